@@ -1,0 +1,43 @@
+# Python >= 3.11, pip and make are all that is needed; everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+train: $(READY) ## train the embedded default; pass settings with ARGS="rewards=no_xmlcount num_generations=8"
+	@$(RUN) -m grpo.train $(ARGS)
+
+test: $(READY) ## run the tests; pass pytest's options with ARGS="-k rewards"
+	@$(RUN) -m pytest $(ARGS)
+
+lint: $(READY) ## check style and types
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+format: $(READY) ## rewrite the code in the project's style
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+clean: ## remove the environment; outputs/ stays
+	rm -rf $(VENV)
+
+# Plain `pip install torch` brings gigabytes of CUDA on Linux. A machine without an NVIDIA driver takes the CPU build
+# from PyTorch's own index instead; where that index cannot be reached, the default index gives the version tested.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up $(VENV) (once; a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+		$(RUN) -m pip install --quiet --disable-pip-version-check --timeout 10 --retries 0 \
+			--index-url https://download.pytorch.org/whl/cpu "torch>=2.6" 2>/dev/null \
+		|| $(RUN) -m pip install --quiet --disable-pip-version-check "torch==2.13.0"; \
+	fi
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $(READY)

@@ -1,0 +1,1 @@
+"""A research framework for GRPO: compose a run from Hydra groups, train it, and see which reward did what."""

@@ -1,0 +1,312 @@
+"""The typed schema of `conf/`, the checks across its fields, and readable words for what Hydra refuses.
+
+Values and what they mean stand in `conf/*.yaml`; here stand the types. Nothing here imports torch.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from grpo.errors import UserError, nearest
+
+# A checkout has conf/ beside the package; a wheel carries it inside.
+CONF = next(
+    folder for folder in (Path(__file__).parent.parent / "conf", Path(__file__).parent / "conf") if folder.is_dir()
+)
+
+
+@dataclass
+class ModelConfig:
+    path: str
+    revision: str | None
+    parameters: float | None
+    init: str
+    num_layers: int | None
+    dtype: str
+    lora_rank: int
+    lora_alpha: int
+    lora_dropout: float
+
+
+@dataclass
+class DataConfig:
+    name: str
+    path: str | None
+    train_problems: int | None
+    eval_problems: int | None
+    # arithmetic
+    seed: int = 0
+    min_steps: int = 2
+    max_steps: int = 4
+    max_number: int = 150
+    # jsonl
+    train_file: str = "train.jsonl"
+    test_file: str | None = None
+    question_column: str = "question"
+    answer_column: str = "answer"
+    gold: str = "number"
+
+
+@dataclass
+class OptimizerConfig:
+    name: str
+    lr: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    max_grad_norm: float
+    schedule: str
+    warmup: float
+
+
+@dataclass
+class AlgorithmConfig:
+    loss_type: str
+    beta: float
+    scale_rewards: str
+    epsilon: float
+    epsilon_high: float | None
+    importance_sampling_level: str
+    num_iterations: int
+    mask_truncated_completions: bool
+
+
+@dataclass
+class TrackingConfig:
+    name: str
+    project: str
+    run_name: str | None
+    group: str | None
+    completions_every: int
+    completions_rows: int
+
+
+@dataclass
+class Config:
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    algorithm: AlgorithmConfig
+    tracking: TrackingConfig
+    seed: int
+    device: str
+    num_generations: int
+    prompts_per_step: int
+    micro_batch_size: int
+    max_steps: int | None
+    num_train_epochs: float
+    max_prompt_length: int | None
+    max_completion_length: int
+    temperature: float
+    system_prompt: str
+    bf16: bool
+    activation_checkpointing: bool
+    eval_batch_size: int
+    logging_steps: int
+    save_steps: int | None
+    save_total_limit: int | None
+    rewards: dict[str, float] = field(default_factory=dict)
+    reward_files: list[str] = field(default_factory=list)
+
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def one_of(*names: str) -> Rule:
+    return lambda value: value in names, f"must be one of {', '.join(names)}"
+
+
+def at_least(low: float, reason: str = "") -> Rule:
+    return lambda value: value >= low, f"must be at least {low}" + (f": {reason}" if reason else "")
+
+
+def between(low: float, high: float) -> Rule:
+    return lambda value: low <= value <= high, f"must lie within {low} and {high}"
+
+
+above_zero: Rule = (lambda value: value > 0, "must be above 0")
+
+# The values each field may take, beyond its type. None is left to the type.
+RULES: dict[str, Rule] = {
+    "seed": between(0, 2**32 - 1),
+    "device": one_of("cpu", "cuda"),
+    "num_generations": at_least(2, "an advantage compares the completions of one prompt"),
+    "prompts_per_step": at_least(1),
+    "micro_batch_size": at_least(1),
+    "max_steps": at_least(1),
+    "num_train_epochs": above_zero,
+    "max_prompt_length": at_least(1),
+    "max_completion_length": at_least(1),
+    "temperature": above_zero,
+    "eval_batch_size": at_least(1),
+    "logging_steps": at_least(1),
+    "save_steps": at_least(1),
+    "save_total_limit": at_least(1),
+    "model.init": one_of("pretrained", "random"),
+    "model.num_layers": at_least(1),
+    "model.dtype": one_of("float32", "bfloat16"),
+    "model.lora_rank": at_least(0),
+    "model.lora_alpha": at_least(1),
+    "model.lora_dropout": between(0, 1),
+    "data.name": one_of("arithmetic", "gsm8k", "jsonl"),
+    "data.train_problems": at_least(1),
+    "data.eval_problems": at_least(1),
+    "data.min_steps": between(1, 4),
+    "data.max_steps": between(1, 4),
+    "data.max_number": between(100, 10_000),
+    "data.gold": one_of("number", "text"),
+    "optimizer.name": one_of("adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit", "adafactor", "sgd"),
+    "optimizer.lr": above_zero,
+    "optimizer.weight_decay": at_least(0),
+    "optimizer.beta1": between(0, 1),
+    "optimizer.beta2": between(0, 1),
+    "optimizer.max_grad_norm": above_zero,
+    "optimizer.schedule": one_of("cosine", "linear", "constant", "constant_with_warmup"),
+    "optimizer.warmup": (
+        lambda value: 0 <= value < 1 or value == int(value) >= 1,
+        "must be a share of the steps below 1, or a whole number of steps",
+    ),
+    "algorithm.loss_type": one_of("grpo", "bnpo", "dr_grpo", "dapo"),
+    "algorithm.beta": at_least(0),
+    "algorithm.scale_rewards": one_of("group", "batch", "none"),
+    "algorithm.epsilon": above_zero,
+    "algorithm.epsilon_high": above_zero,
+    "algorithm.importance_sampling_level": one_of("token", "sequence"),
+    "algorithm.num_iterations": at_least(1),
+    "tracking.name": one_of("wandb", "trackio", "tensorboard", "none"),
+    "tracking.completions_every": at_least(1),
+    "tracking.completions_rows": at_least(0),
+}
+
+
+def load(composed: DictConfig | ListConfig) -> Config:
+    """The composed settings as a typed `Config`, checked.
+
+    Raises:
+        UserError: a key that no setting has, a value out of its range, or two values that exclude each other.
+    """
+    _refuse_unknown_keys(composed, Config, "")
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    check(config)
+    return config
+
+
+def _refuse_unknown_keys(node: Any, schema: Any, prefix: str) -> None:
+    """The schema refuses a plain misspelt key by itself; `+key=` gets past it."""
+    known = {item.name: item.type for item in fields(schema)}
+    for key in node:
+        if key not in known:
+            raise UserError(f"{prefix}{key}: there is no such setting.{nearest(str(key), known)}")
+        if is_dataclass(known[key]):
+            _refuse_unknown_keys(node[key], known[key], f"{prefix}{key}.")
+
+
+def check(config: Config) -> None:
+    for key, (holds, rule) in RULES.items():
+        value: Any = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if value is not None and not (finite and holds(value)):
+            raise UserError(f"{key}={value}: {rule if finite else 'must be a finite number'}.")
+    if config.data.min_steps > config.data.max_steps:
+        raise UserError(
+            f"data.min_steps={config.data.min_steps}: must not exceed data.max_steps={config.data.max_steps}."
+        )
+    if config.data.name == "jsonl" and config.data.path is None:
+        raise UserError("data.path: data=jsonl needs the folder of your files, data.path=FOLDER.")
+    if config.data.name == "arithmetic" and None in (config.data.train_problems, config.data.eval_problems):
+        raise UserError(
+            "data.train_problems, data.eval_problems: arithmetic problems are made on demand; say how many."
+        )
+    if config.model.num_layers is not None and config.model.init != "random":
+        raise UserError(
+            f"model.num_layers={config.model.num_layers}: cuts an architecture without weights; add model.init=random."
+        )
+
+
+@contextmanager
+def configs() -> Iterator[None]:
+    """Let `compose` find `conf/`, outside a Hydra app (tests, scripts)."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        yield
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The run that `python -m grpo.train <overrides>` would compose.
+
+    Raises:
+        UserError: an override that names no setting, or a value that the schema refuses.
+    """
+    with configs(), readable():
+        return load(hydra_compose("config", list(overrides)))
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf refuse into a `UserError` that says what would work."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from error
+
+
+def explain(error: Exception) -> str:
+    """What Hydra or OmegaConf refused, in one line: the key, the value, the rule, the known names."""
+    text, cause = str(error), str(error.__cause__ or "")
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match[1]
+        if key.startswith("rewards."):
+            return f"{key}: the composed stack has no such reward; add one with +{key}=WEIGHT."
+        return f"{key}: there is no such setting.{_nearest_setting(key)}"
+    if match := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
+        group, name = match.groups()
+        other = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
+        return f"{group}={name}: there is no such {group}.{nearest(name, options(group))}{other}"
+    if match := re.search(r"Error merging override (\S+)", text):
+        return f"{match[1]}: {cause.splitlines()[0].rstrip('.')}."
+    if match := re.search(r"Multiple values for (\w+)", text):
+        return f"+{match[1]}=...: {match[1]} has a place in the defaults already; leave out the plus."
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match[1]}: several values are a multirun; add -m."
+    if match := re.search(r"Error parsing override '([^']*)'", text):
+        return f"{match[1]}: not a setting; write key=value, and quote a value with = or spaces twice, 'key=\"a b\"'."
+    return " ".join(
+        text.replace("See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details", "").split()
+    )
+
+
+def options(group: str) -> list[str]:
+    """The files of a group of `conf/`."""
+    return [file.stem for file in (CONF / group).glob("*.yaml")]
+
+
+def _nearest_setting(key: str) -> str:
+    """What may have been meant by `key`, and the names of the level it was looked for on."""
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    levels = {
+        item.name: [inner.name for inner in fields(item.type)] for item in fields(Config) if is_dataclass(item.type)
+    }
+    top = groups | {item.name for item in fields(Config)}
+    below = [f"{group}.{name}" for group, names in levels.items() for name in names]
+    same_name = [dotted for dotted in below if dotted.split(".")[1] == key]
+    close = same_name or get_close_matches(key, [*top, *below], n=1)
+    group, _, _ = key.partition(".")
+    known = levels.get(group, top) if "." in key else top
+    return (f" Did you mean '{close[0]}'?" if close else "") + f" Known: {', '.join(sorted(known))}."

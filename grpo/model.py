@@ -1,0 +1,125 @@
+"""The policy and its tokenizer: from the hub, a local folder, the embedded assets, or an architecture alone."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from grpo.config import ModelConfig
+from grpo.errors import UserError, nearest
+from grpo.hub import is_hub_id, on_hub, unreachable
+
+ASSETS = Path(__file__).parent / "assets"
+EMBEDDED = "embedded:"
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+def resolve(path: str) -> str:
+    """`model.path` as transformers takes it.
+
+    Raises:
+        UserError: an unknown embedded policy, or a folder that does not exist.
+    """
+    if path.startswith(EMBEDDED):
+        name = path.removeprefix(EMBEDDED)
+        shipped = [folder.name for folder in ASSETS.iterdir() if folder.is_dir()]
+        if name not in shipped:
+            raise UserError(f"model.path={path}: there is no embedded policy '{name}'.{nearest(name, shipped)}")
+        return str(ASSETS / name)
+    folder = Path(path).expanduser()
+    if folder.exists():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"model.path={path}: the folder has no config.json; it does not hold a model.")
+        return str(folder)
+    if not is_hub_id(path):
+        raise UserError(f"model.path={path}: there is no such folder, and it is not a hub id (owner/name).")
+    return path
+
+
+def _failed(path: str, error: Exception) -> UserError:
+    if on_hub(path):
+        return unreachable(f"The model {path}", "model.path")
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return UserError(f"model.path={path}: cannot be loaded; a file is missing or damaged: {reason}")
+
+
+def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of the policy, padding on the left.
+
+    Raises:
+        UserError: it cannot be had, or has no chat template.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve(config.path), revision=config.revision, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise _failed(config.path, error) from error
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"model.path={config.path}: its tokenizer has no chat template, so no prompt can be made for it; take an "
+            "instruction-tuned model, or put a chat_template.jinja into its folder."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
+    """The policy with its weights in `config.dtype`; with LoRA, wrapped in adapters.
+
+    Raises:
+        UserError: the weights cannot be had or are damaged.
+    """
+    path, dtype = resolve(config.path), getattr(torch, config.dtype)
+    set_seed(seed)
+    try:
+        if config.init == "random":
+            architecture = AutoConfig.from_pretrained(path, revision=config.revision)
+            if config.num_layers is not None:
+                architecture.num_hidden_layers = config.num_layers
+                if getattr(architecture, "layer_types", None):
+                    architecture.layer_types = architecture.layer_types[: config.num_layers]
+            policy = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+        else:
+            if Path(path).is_dir() and not any(file for pattern in WEIGHTS for file in Path(path).glob(pattern)):
+                raise UserError(
+                    f"model.path={config.path}: the folder has no weights (*.safetensors). To build its architecture "
+                    "with random weights, add model.init=random."
+                )
+            policy = AutoModelForCausalLM.from_pretrained(path, revision=config.revision, dtype=dtype)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _failed(config.path, error) from error
+    return _with_adapters(policy, config) if config.lora_rank else policy
+
+
+def _with_adapters(policy: PreTrainedModel, config: ModelConfig) -> Any:
+    try:
+        from peft import LoraConfig, TaskType, get_peft_model
+    except ImportError as error:
+        raise UserError(
+            f"model.lora_rank={config.lora_rank}: LoRA needs the peft package: pip install peft."
+        ) from error
+    adapters = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",
+        task_type=TaskType.CAUSAL_LM,
+    )
+    return get_peft_model(policy, adapters)
+
+
+def save_policy(policy: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a folder that plain `AutoModelForCausalLM` and `AutoTokenizer` load; adapters are merged into it."""
+    if hasattr(policy, "merge_and_unload"):
+        policy = policy.merge_and_unload()
+    policy.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,166 @@
+"""The one place that knows W&B, trackio and TensorBoard."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from grpo.config import TrackingConfig
+from grpo.console import say
+from grpo.errors import UserError
+
+# An unreachable service costs a run this much at the most.
+INIT_SECONDS = 10
+
+
+class Tracker(Protocol):
+    """Where curves and tables go besides the run's folder."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None: ...
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None: ...
+
+    def summarize(self, figures: dict[str, float]) -> None: ...
+
+    def finish(self, exit_code: int) -> None: ...
+
+
+class NoTracker:
+    def log(self, metrics: dict[str, float], step: int) -> None: ...
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None: ...
+
+    def summarize(self, figures: dict[str, float]) -> None: ...
+
+    def finish(self, exit_code: int) -> None: ...
+
+
+class WandbTracker:
+    """A W&B run of its own, online when logged in, else offline. Training steps are its steps."""
+
+    def __init__(self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None) -> None:
+        import wandb
+
+        self.wandb = wandb
+        # Tables are staged here before they are copied; the default is a folder of the user's.
+        os.environ["WANDB_DATA_DIR"] = str(out / "wandb")
+        self.run = self._init(config, settings, out, sweep)
+        self.offline = self.run.settings._offline
+        if not self.offline:
+            say(f"W&B: {self.run.url}")
+
+    def _init(self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None) -> Any:
+        def init(mode: str | None) -> Any:
+            return self.wandb.init(
+                project=config.project,
+                name=config.run_name or run_name(out, sweep),
+                group=config.group or sweep,
+                dir=out,
+                config=settings,
+                mode=mode,
+                reinit="finish_previous",
+                settings=self.wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off"),
+            )
+
+        if "WANDB_MODE" in os.environ:
+            return init(None)
+        if not self.wandb.login(prompt=False, verify=False):
+            say("W&B: not logged in, so this run is tracked offline (`wandb login`, or tracking=none).")
+            return init("offline")
+        try:
+            return init("online")
+        except self.wandb.Error as error:
+            say(f"W&B: not reached within {INIT_SECONDS} s ({type(error).__name__}), so this run is tracked offline.")
+            return init("offline")
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self.run.log(metrics, step=step)
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        self.run.log({name: self.wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step=step)
+
+    def summarize(self, figures: dict[str, float]) -> None:
+        self.run.summary.update(figures)
+
+    def finish(self, exit_code: int) -> None:
+        folder = Path(self.run.settings.sync_dir)
+        self.run.finish(exit_code=exit_code)
+        if self.offline:
+            say(f"W&B, offline: upload this run with `wandb sync {folder}`.")
+
+
+class TrackioTracker:
+    def __init__(self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None) -> None:
+        self.trackio = _needs("trackio")
+        self.run = self.trackio.init(
+            project=config.project,
+            name=config.run_name or run_name(out, sweep),
+            group=config.group or sweep,
+            config=settings,
+        )
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self.trackio.log(metrics, step=step)
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        import pandas as pd
+
+        self.trackio.log(
+            {name: self.trackio.Table(dataframe=pd.DataFrame(list(rows), columns=list(columns)))}, step=step
+        )
+
+    def summarize(self, figures: dict[str, float]) -> None:
+        self.trackio.log(figures)
+
+    def finish(self, exit_code: int) -> None:
+        self.trackio.finish()
+
+
+class TensorBoardTracker:
+    def __init__(self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None) -> None:
+        _needs("tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(out / "tensorboard"))
+        self.writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in settings.items()))
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        self.writer.add_text(
+            name, "\n\n".join("    " + repr(dict(zip(columns, row, strict=True))) for row in rows), step
+        )
+
+    def summarize(self, figures: dict[str, float]) -> None:
+        self.writer.add_text("summary", "\n".join(f"    {name}: {value}" for name, value in figures.items()))
+
+    def finish(self, exit_code: int) -> None:
+        self.writer.close()
+
+
+def _needs(package: str) -> Any:
+    try:
+        return __import__(package)
+    except ImportError as error:
+        raise UserError(
+            f"tracking={package}: the package is not installed: pip install {package} (or tracking=none)."
+        ) from error
+
+
+TRACKERS: dict[str, Callable[..., Tracker]] = {
+    "wandb": WandbTracker,
+    "trackio": TrackioTracker,
+    "tensorboard": TensorBoardTracker,
+}
+
+
+def build_tracker(config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None = None) -> Tracker:
+    """The tracker of a run; `settings` is its resolved config, `sweep` the name of the multirun it is a job of."""
+    return NoTracker() if config.name == "none" else TRACKERS[config.name](config, settings, out, sweep)
+
+
+def run_name(out: Path, sweep: str | None) -> str:
+    """A run is named by its folder: its date and time, or the sweep's and its number there."""
+    return f"{sweep}-{out.name}" if sweep else "-".join(out.parts[-2:])

@@ -1,0 +1,228 @@
+"""Train a policy with GRPO and show what changed.
+
+python -m grpo.train
+python -m grpo.train rewards=no_xmlcount num_generations=8
+python -m grpo.train experiment=gsm8k
+"""
+
+import json
+import os
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from grpo.batching import Batch, derive_batch
+from grpo.config import CONF, Config, load, readable
+from grpo.console import answers, before_after, log, progress, quiet_libraries, say
+from grpo.data import GSM8K_TRAIN, JOY, build_train_set, load_splits
+from grpo.errors import UserError
+from grpo.hub import on_hub, prepare_hub
+from grpo.rewards import RewardStack, build_rewards
+from grpo.tracking import build_tracker
+
+# What a few CPU cores reach, for saying what a GPU's run would cost on them.
+CPU_FLOP_PER_SECOND = 1e11
+VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "hydra-core", "wandb")
+
+
+def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
+    """Train the run that `config` describes into the folder `out`; returns what `results.json` holds.
+
+    Raises:
+        UserError: anything that the user can mend.
+    """
+    began = time.perf_counter()
+    # Cheap and fallible things first: a typo ends here, before torch is imported.
+    rewards = build_rewards(config.rewards, config.reward_files)
+    batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
+    say(banner(config, rewards, batch, out))
+    check_device(config, batch)
+    splits = load_splits(config.data)
+    for note in splits.notes:
+        say(note)
+
+    if on_hub(config.model.path):
+        prepare_hub()
+    quiet_libraries()
+    from grpo.evaluate import answer_greedily, evaluate
+    from grpo.model import build_policy, build_tokenizer, save_policy
+    from grpo.trainer import Recorder, build_trainer
+
+    tokenizer = build_tokenizer(config.model)
+    train_set, notes = build_train_set(splits.train, tokenizer, config)
+    for note in notes:
+        say(note)
+    policy: Any = build_policy(config.model, config.seed)
+    policy.to(config.device)
+
+    def answer_and_score(when: str) -> tuple[dict[str, Any], list[str]]:
+        """The figures on the held-out problems, and the answers to the showcased ones."""
+        with progress(f"evaluating {when}", len(splits.held_out)) as advance:
+            figures = evaluate(
+                policy, tokenizer, splits.held_out, rewards, config, lambda count: advance(count, "")
+            ).figures
+        answers = answer_greedily(policy, tokenizer, [example.question for example in shown], config)
+        return figures, [answer.text for answer in answers]
+
+    shown = [JOY, *[example for example in splits.held_out if example != JOY][:2]]
+    tracker = build_tracker(config.tracking, asdict(config) | {"batch": asdict(batch)}, out, sweep)
+    exit_code = 1
+    try:
+        started = time.perf_counter()
+        before, answers_before = answer_and_score("before training")
+        evaluated = time.perf_counter()
+        with ExitStack() as bars:
+            recorder = Recorder(
+                config, rewards, tracker, out, lambda steps: bars.enter_context(progress("training", steps))
+            )
+            trainer = build_trainer(config, batch, policy, tokenizer, train_set, rewards, recorder, out)
+            trainer.train()
+        trained = time.perf_counter()
+        after, answers_after = answer_and_score("after training")
+        ended = time.perf_counter()
+
+        say(before_after(before, after))
+        examples = [
+            {"question": example.question, "gold": example.gold, "before": first, "after": last}
+            for example, first, last in zip(shown, answers_before, answers_after, strict=True)
+        ]
+        for example in examples:
+            say(answers(f"{example['question']} (gold: {example['gold']})", example["before"], example["after"]))
+        save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "policy")
+        results = {
+            "before": before,
+            "after": after,
+            "train_seconds": round(trained - evaluated, 2),
+            "steps": trainer.state.global_step,
+            "seed": config.seed,
+            "device": config.device,
+            "seconds": {
+                "start": round(started - began, 2),
+                "evaluate_before": round(evaluated - started, 2),
+                "train": round(trained - evaluated, 2),
+                "evaluate_after": round(ended - trained, 2),
+            },
+            "batch": asdict(batch),
+            "problems": {"train": len(train_set), "held_out": len(splits.held_out)},
+            "examples": examples,
+            "versions": {package: version(package) for package in VERSIONS},
+        }
+        tracker.summarize(summary(results))
+        write_json(out / "results.json", results)
+        say(f"{trainer.state.global_step} steps in {trained - evaluated:.0f} s. Everything is in {shortest(out)}")
+        exit_code = 0
+        return results
+    finally:
+        tracker.finish(exit_code)
+
+
+def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> str:
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in rewards.weights.items())
+    lines = {
+        "model": f"{config.model.path} on {config.device}, seed {config.seed}",
+        "data": config.data.name + (f" from {config.data.path}" if config.data.path else ""),
+        "rewards": weights,
+        "batch": str(batch),
+        "folder": shortest(out),
+    }
+    return "\n".join(f"{name:<8}{value}" for name, value in lines.items())
+
+
+def shortest(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def check_device(config: Config, batch: Batch) -> None:
+    """Nothing is chosen by hardware: a missing GPU stops the run, one that lies idle is pointed out.
+
+    Raises:
+        UserError: CUDA is asked for and absent.
+    """
+    import torch
+
+    if config.device == "cpu":
+        if torch.cuda.is_available():
+            say(f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k.")
+        return
+    if torch.cuda.is_available():
+        return
+    message = "device=cuda: no CUDA device is found."
+    if config.model.parameters is not None:
+        # A forward pass to generate, a forward and a backward pass to train: 2 + 2 + 4 FLOP a parameter and token.
+        tokens = batch.completions * ((config.max_prompt_length or 0) + config.max_completion_length)
+        seconds = 8 * config.model.parameters * tokens / CPU_FLOP_PER_SECOND
+        message += f" On a CPU (at {CPU_FLOP_PER_SECOND / 1e12} TFLOP/s) a step would take about {duration(seconds)}"
+        steps = config.max_steps
+        if steps is None and config.data.name == "gsm8k":
+            problems = min(GSM8K_TRAIN, config.data.train_problems or GSM8K_TRAIN)
+            steps = int(problems // config.prompts_per_step * config.num_train_epochs)
+        message += f", all {steps:,} steps about {duration(steps * seconds)}." if steps else "."
+    raise UserError(
+        f"{message} To go on all the same: device=cpu. The embedded default needs no GPU: python -m grpo.train"
+    )
+
+
+def duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def summary(results: dict[str, Any]) -> dict[str, float]:
+    """The evaluations as flat names: `before/accuracy_strict`, `after/rewards/int`."""
+    flat = {}
+    for when in ("before", "after"):
+        for name, value in results[when].items():
+            nested = {f"{when}/{name}/{inner}": v for inner, v in value.items()} if isinstance(value, dict) else None
+            flat.update(nested or {f"{when}/{name}": value})
+    return flat
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def app(composed: DictConfig) -> None:
+    app.started = True
+    settings = HydraConfig.get()
+    is_job = settings.mode == RunMode.MULTIRUN
+    try:
+        run(load(composed), Path(settings.runtime.output_dir), Path(settings.sweep.dir).name if is_job else None)
+    except UserError as error:
+        log.error("%s", error)
+        raise
+
+
+def main() -> None:
+    # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    app.started = False
+    try:
+        with readable():
+            app()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if app.started:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}; give a folder that can be written, hydra.run.dir=FOLDER")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted: no results were written.")
+
+
+if __name__ == "__main__":
+    main()

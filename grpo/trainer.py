@@ -1,0 +1,170 @@
+"""Config -> GRPOConfig -> GRPOTrainer, and what is recorded while it trains."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from grpo.batching import Batch
+from grpo.config import Config
+from grpo.rewards import RewardStack, score
+from grpo.tracking import Tracker
+
+
+def build_args(config: Config, batch: Batch, rewards: RewardStack, out: Path) -> GRPOConfig:
+    """TRL's arguments. Those that have no setting of ours are set here for the reason beside them."""
+    return GRPOConfig(
+        output_dir=str(out / "checkpoints"),
+        seed=config.seed,
+        use_cpu=config.device == "cpu",
+        num_generations=batch.num_generations,
+        per_device_train_batch_size=batch.per_device,
+        gradient_accumulation_steps=batch.accumulation,
+        max_completion_length=config.max_completion_length,
+        temperature=config.temperature,
+        # TRL folds only the temperature into the log-probabilities: anything else would train on another distribution.
+        top_p=1.0,
+        top_k=0,
+        min_p=None,
+        repetition_penalty=1.0,
+        max_steps=-1 if config.max_steps is None else config.max_steps,
+        num_train_epochs=config.num_train_epochs,
+        bf16=config.bf16,
+        activation_checkpointing=config.activation_checkpointing,
+        optim=config.optimizer.name,
+        learning_rate=config.optimizer.lr,
+        weight_decay=config.optimizer.weight_decay,
+        adam_beta1=config.optimizer.beta1,
+        adam_beta2=config.optimizer.beta2,
+        max_grad_norm=config.optimizer.max_grad_norm,
+        lr_scheduler_type=config.optimizer.schedule,
+        warmup_steps=config.optimizer.warmup,
+        loss_type=config.algorithm.loss_type,
+        beta=config.algorithm.beta,
+        scale_rewards=config.algorithm.scale_rewards,
+        epsilon=config.algorithm.epsilon,
+        epsilon_high=config.algorithm.epsilon_high,
+        importance_sampling_level=config.algorithm.importance_sampling_level,
+        num_iterations=config.algorithm.num_iterations,
+        mask_truncated_completions=config.algorithm.mask_truncated_completions,
+        reward_weights=list(rewards.weights.values()),
+        logging_steps=config.logging_steps,
+        save_strategy="no" if config.save_steps is None else "steps",
+        save_steps=config.save_steps or 500,
+        save_total_limit=config.save_total_limit,
+        # Trackers are ours (grpo/tracking.py): transformers' own never end a run, and log hundreds of other keys.
+        report_to=[],
+        disable_tqdm=True,
+        # A worker process would cost more than the few strings it hands over.
+        dataloader_num_workers=0,
+        dataloader_pin_memory=config.device == "cuda",
+    )
+
+
+def reward_function(name: str, log_columns: bool) -> Callable[..., Any]:
+    """Our reward `name` as TRL calls it; with `log_columns` it also hands question and gold to TRL's table."""
+
+    def function(completions: list[Any], gold: list[str], question: list[str], log_extra: Any, **_: Any) -> list[float]:
+        if log_columns:
+            log_extra("question", question)
+            log_extra("gold", gold)
+        return score(name, [messages[0]["content"] for messages in completions], gold, question)
+
+    function.__name__ = name
+    return function
+
+
+class Recorder(TrainerCallback):
+    """Writes metrics.jsonl and completions/, feeds the tracker, and tells the progress bar."""
+
+    def __init__(
+        self,
+        config: Config,
+        rewards: RewardStack,
+        tracker: Tracker,
+        out: Path,
+        start_bar: Callable[[int], Callable[[int, str], None]],
+    ) -> None:
+        self.config, self.rewards, self.tracker, self.start_bar = config, rewards, tracker, start_bar
+        self.metrics_file = out / "metrics.jsonl"
+        self.completions = out / "completions"
+        self.completions.mkdir()
+        self.table: list[list[Any]] = []
+        self.logs: dict[str, Any] = {}
+        self.last_step = 0
+
+    def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
+        self.advance = self.start_bar(state.max_steps)
+
+    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs is None or "train_runtime" in logs:
+            return
+        step = state.global_step
+        metrics = {name: value for name, value in logs.items() if isinstance(value, int | float)}
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self.tracker.log(metrics, step)
+        self.advance(step - self.last_step, beside(metrics))
+        self.last_step = step
+        columns, rows = self._latest_completions(step)
+        pd.DataFrame(rows, columns=columns).to_parquet(self.completions / f"step_{step:06d}.parquet", index=False)
+        every, limit = self.config.tracking.completions_every, self.config.tracking.completions_rows
+        if limit and (step % every == 0 or step == 1 or step == state.max_steps):
+            # One group, so that rewards can be compared where the advantages were computed.
+            self.table = (self.table + rows[: self.config.num_generations])[-limit:]
+        quarters = {state.max_steps * quarter // 4 for quarter in (1, 2, 3, 4)}
+        if self.table and step in quarters:
+            self.tracker.log_table("completions", columns, self.table, step)
+
+    def _latest_completions(self, step: int) -> tuple[list[str], list[list[Any]]]:
+        """The completions of the last batch as TRL keeps them, a row each."""
+        scores = {name: list(self.logs["rewards"][name]) for name in self.rewards.weights}
+        completions = [messages[0]["content"] for messages in self.logs["completion"]]
+        questions, golds = self.logs["extra"]["question"], self.logs["extra"]["gold"]
+        columns = ["step", "question", "gold", "completion", *scores, "total", "advantage"]
+        total, advantages = self.rewards.total(scores), list(self.logs["advantages"])
+        rows = zip(questions, golds, completions, *scores.values(), total, advantages, strict=True)
+        return columns, [[step, *row] for row in rows]
+
+
+def beside(metrics: dict[str, float]) -> str:
+    """What stands beside the progress bar."""
+    parts = [f"reward {metrics['reward']:.2f}"]
+    if "rewards/correctness/mean" in metrics:
+        parts.append(f"correct {metrics['rewards/correctness/mean'] / 2:.0%}")
+    parts.append(f"{metrics['completions/mean_length']:.0f} tokens")
+    return ", ".join(parts)
+
+
+def build_trainer(
+    config: Config,
+    batch: Batch,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train_set: Dataset,
+    rewards: RewardStack,
+    recorder: Recorder,
+    out: Path,
+) -> GRPOTrainer:
+    if config.algorithm.beta > 0 and config.model.init == "random":
+        # TRL loads the reference policy from where the policy came from; random weights must first be there.
+        policy.save_pretrained(out / "reference")
+        policy.config._name_or_path = str(out / "reference")
+    trainer = GRPOTrainer(
+        model=policy,
+        reward_funcs=[reward_function(name, log_columns=i == 0) for i, name in enumerate(rewards.weights)],
+        args=build_args(config, batch, rewards, out),
+        train_dataset=train_set,
+        processing_class=tokenizer,
+        callbacks=[recorder],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    recorder.logs = trainer._logs
+    return trainer

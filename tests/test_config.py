@@ -1,0 +1,159 @@
+"""Every shipped setting composes, and every mistake is answered in one readable line."""
+
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from grpo.config import CONF, Config, check, compose, options
+from grpo.errors import UserError
+
+GROUPS = {folder.name: options(folder.name) for folder in CONF.iterdir() if folder.is_dir()}
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group, names in sorted(GROUPS.items()) for name in sorted(names)]
+)
+def test_every_shipped_file_composes(group: str, name: str) -> None:
+    extra = ["data.path=somewhere"] if name == "jsonl" else []
+    compose([f"{group}={name}", *extra])
+
+
+def test_the_groups_are_as_documented() -> None:
+    assert GROUPS.keys() == {"model", "data", "rewards", "optimizer", "algorithm", "tracking", "experiment"}
+    assert {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b"} <= set(GROUPS["model"])
+    assert {"default", "no_xmlcount", "no_format", "correctness_only", "verbatim"} <= set(GROUPS["rewards"])
+    assert {"grpo", "grpo_kl", "dr_grpo", "dapo", "gspo"} <= set(GROUPS["algorithm"])
+    assert {"wandb", "trackio", "tensorboard", "none"} <= set(GROUPS["tracking"])
+
+
+def test_experiments_stack_and_the_command_line_wins() -> None:
+    config = compose(["experiment=[gsm8k,gsm8k_original]", "rewards=no_xmlcount", "num_generations=8"])
+    assert config.num_generations == 8 and config.rewards["xmlcount"] == 0.0
+    assert (config.model.dtype, config.algorithm.beta, config.temperature) == ("bfloat16", 0.04, 0.9)
+
+
+def test_the_reference_recipe() -> None:
+    config = compose(["experiment=gsm8k"])
+    assert (config.model.path, config.data.name, config.device) == ("Qwen/Qwen2.5-0.5B-Instruct", "gsm8k", "cuda")
+    optimizer = config.optimizer
+    assert (optimizer.lr, optimizer.schedule, optimizer.warmup, optimizer.max_grad_norm) == (5e-6, "cosine", 0.1, 0.1)
+    assert (config.num_generations, config.prompts_per_step, config.num_train_epochs) == (16, 4, 1)
+    assert (config.max_prompt_length, config.max_completion_length, config.max_steps) == (256, 200, None)
+    assert config.bf16 and config.model.dtype == "float32"
+
+
+def test_every_scalar_is_explained_where_it_is_set() -> None:
+    text = (CONF / "config.yaml").read_text()
+    for item in fields(Config):
+        if not is_dataclass(item.type) and item.name not in ("rewards",):
+            before = text.partition(f"\n{item.name}:")[0].splitlines()
+            assert before[-1].startswith("# "), item.name
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["model/tiny", "optimizer/adamw", "algorithm/grpo", "tracking/wandb", "data/arithmetic", "data/gsm8k", "data/jsonl"],
+)
+def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
+    text = (CONF / f"{file}.yaml").read_text()
+    for key in yaml.safe_load(text):
+        assert " # " in next(line for line in text.splitlines() if line.startswith(f"{key}:")), key
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("num_generations=1", "num_generations=1: must be at least 2: an advantage compares"),
+        ("num_generations=abc", "num_generations=abc: Value 'abc' of type 'str' could not be converted to Integer."),
+        ("num_generations=8,16", "several values are a multirun; add -m"),
+        ("nun_generations=8", "nun_generations: there is no such setting. Did you mean 'num_generations'?"),
+        ("lr=1e-4", "lr: there is no such setting. Did you mean 'optimizer.lr'?"),
+        ("optimizer.lrr=1", "optimizer.lrr: there is no such setting. Did you mean 'optimizer.lr'? Known: beta1, beta2"),
+        ("+optimizer.momentum=1", "optimizer.momentum: there is no such setting."),
+        ("+max_stepz=1", "max_stepz: there is no such setting. Did you mean 'max_steps'?"),
+        ("model=tinny", "model=tinny: there is no such model. Did you mean 'tiny'?"),
+        ("model=Qwen/Qwen2.5-7B", "model.path=HUB_ID_OR_FOLDER"),
+        ("data=gsm", "data=gsm: there is no such data. Did you mean 'gsm8k'?"),
+        ("algorithm=drgrpo", "algorithm=drgrpo: there is no such algorithm. Did you mean 'dr_grpo'?"),
+        ("experiment=nothing", "experiment=nothing: there is no such experiment. Known: gsm8k"),
+        ("+experiment=gsm8k", "leave out the plus"),
+        ("rewards.brevity=1", "rewards.brevity: the composed stack has no such reward; add one with +rewards.brevity=WEIGHT"),
+        ("optimizer.lr=-1", "optimizer.lr=-1.0: must be above 0."),
+        ("optimizer.lr=nan", "optimizer.lr=nan: must be a finite number."),
+        ("optimizer.warmup=1.5", "optimizer.warmup=1.5: must be a share of the steps below 1, or a whole number"),
+        ("seed=-1", "seed=-1: must lie within 0 and"),
+        ("device=gpu", "device=gpu: must be one of cpu, cuda."),
+        ("temperature=0", "temperature=0.0: must be above 0."),
+        ("algorithm.loss_type=ppo", "algorithm.loss_type=ppo: must be one of grpo"),
+        ("data=jsonl", "data.path: data=jsonl needs the folder of your files"),
+        ("data.train_problems=null", "arithmetic problems are made on demand"),
+        ("model.num_layers=2", "add model.init=random"),
+        ("reward_files=mine.py", "reward_files=mine.py: Invalid value assigned: str is not a ListConfig"),
+        ("bf16=maybe", "bf16=maybe: Value 'maybe' is not a valid bool"),
+        ("system_prompt", "system_prompt: not a setting; write key=value"),
+        ("hydra.nothing=1", "hydra.nothing: there is no such setting"),
+    ],
+)
+def test_mistakes(override: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        compose([override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_min_steps_beyond_max_steps() -> None:
+    with pytest.raises(UserError, match=r"data.min_steps=4: must not exceed data.max_steps=3"):
+        compose(["data.min_steps=4", "data.max_steps=3"])
+
+
+def test_seed_zero_and_null_are_values() -> None:
+    config = compose(["seed=0", "max_prompt_length=null", "save_total_limit=null"])
+    check(config)
+    assert config.seed == 0 and config.max_prompt_length is None
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    # -X importtime names every module that is imported.
+    line = [sys.executable, "-X", "importtime", "-m", "grpo.train", *arguments]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True)
+
+
+def imported(done: subprocess.CompletedProcess, module: str) -> bool:
+    return any(line.rpartition("|")[2].strip() == module for line in done.stderr.splitlines())
+
+
+def said(done: subprocess.CompletedProcess) -> list[str]:
+    return [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nun_generations=8"], ["model=tinny"], ["num_generations=1"], ["+rewards.corectness=1"], ["optimizer.lr=fast"]]
+    + [["-m", "num_generations=1"]],
+)
+def test_the_command_refuses_a_mistake_before_torch_is_imported(arguments: list[str], tmp_path) -> None:
+    done = command(*arguments, cwd=tmp_path)
+    lines = said(done)
+    assert done.returncode == 1
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    assert not imported(done, "torch")
+    assert not list(tmp_path.rglob("results.json"))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "experiment=gsm8k"]])
+def test_help_and_settings_need_no_torch(arguments: list[str], tmp_path) -> None:
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == 0 and not imported(done, "torch")
+    assert ("experiment=gsm8k" if "--help" in arguments else "num_generations: 16") in done.stdout
+
+
+def test_a_folder_that_cannot_be_written(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    done = command(f"hydra.run.dir={tmp_path}/file/run", cwd=tmp_path)
+    lines = said(done)
+    assert done.returncode == 1
+    assert len(lines) == 1 and "hydra.run.dir=FOLDER" in lines[0]

@@ -1,0 +1,278 @@
+"""Tables of completion -> score, and properties that hold for any text."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpo.config import compose, options
+from grpo.errors import UserError
+from grpo.prompts import TAGS
+from grpo.rewards import REWARDS, build_rewards, score
+
+PERFECT = "<reasoning>\n8*3=24 pages.\n</reasoning>\n<answer>\n18\n</answer>\n"
+
+
+def one(name: str, completion: str, gold: str = "18") -> float:
+    return score(name, [completion], [gold], ["How many?"])[0]
+
+
+def answered(answer: str) -> str:
+    return f"<answer>{answer}</answer>"
+
+
+@pytest.mark.parametrize(
+    ("completion", "gold", "expected"),
+    [
+        (PERFECT, "18", 2.0),
+        ("18", "18", 0.0),  # no block, no reward
+        ("<answer>18", "18", 0.0),
+        ("18</answer>", "18", 0.0),
+        (answered(" 18\n"), "18", 2.0),
+        (answered("18.0"), "18", 2.0),
+        (answered("18."), "18", 2.0),
+        (answered("18.5"), "18", 0.0),
+        (answered("$18"), "18", 2.0),
+        (answered("-$5"), "-5", 2.0),
+        (answered("5"), "-5", 0.0),
+        (answered("+5"), "5", 2.0),
+        (answered("1,080"), "1080", 2.0),
+        (answered("1080"), "1,080", 2.0),
+        (answered("10,80"), "1080", 0.0),
+        (answered("1 080"), "1080", 0.0),
+        (answered("18 pages"), "18", 0.0),
+        (answered("1") + answered("18"), "18", 2.0),  # the last closed block counts
+        (answered("18") + answered("1"), "18", 0.0),
+        (answered("18") + "<answer>1", "18", 2.0),
+        ("<answer>1" + answered("18"), "18", 2.0),
+        (answered("18") + "</answer>", "18", 2.0),
+        ("</answer>" + answered("18"), "18", 2.0),
+        (answered(""), "18", 0.0),
+        (answered(" Paris "), "Paris", 2.0),
+        (answered("paris"), "Paris", 0.0),
+        (answered("九"), "9", 0.0),
+        (answered("١٨"), "18", 0.0),
+        (answered("9" * 5000), "9" * 5000, 2.0),
+    ],
+)
+def test_correctness(completion: str, gold: str, expected: float) -> None:
+    assert one("correctness", completion, gold) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("18", 0.5), ("-5", 0.5), ("+5", 0.5), ("1,080", 0.5), ("12,345,678", 0.5), (" 18\n", 0.5), ("0", 0.5)]
+    + [(wrong, 0.0) for wrong in ("10,80", "$18", "18.0", "1,0800", ",108", "²", "٣", "", "- 5", "18 pages", "--5")],
+)
+def test_int(answer: str, expected: float) -> None:
+    assert one("int", answered(answer)) == expected
+
+
+def test_int_needs_a_block() -> None:
+    assert one("int", "18") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("completion", "strict", "soft"),
+    [
+        (PERFECT, 0.5, 0.5),
+        (PERFECT.removesuffix("\n"), 0.5, 0.5),
+        (PERFECT + "\n", 0.0, 0.5),
+        ("\n" + PERFECT, 0.0, 0.5),
+        (PERFECT + "I hope this helps.", 0.0, 0.5),
+        (PERFECT.replace("8*3", "8\n*3"), 0.5, 0.5),
+        (PERFECT.replace("\n", "\r\n"), 0.0, 0.5),
+        (PERFECT.replace("8*3=24 pages.", "思考一下。"), 0.5, 0.5),
+        (PERFECT.replace("8*3=24 pages.", ""), 0.0, 0.0),
+        (PERFECT.replace("8*3=24 pages.", " \n\t"), 0.0, 0.0),
+        (PERFECT.replace("\n", ""), 0.0, 0.5),
+        (PERFECT.replace("</reasoning>\n", "</reasoning>\n\n"), 0.0, 0.5),
+        (PERFECT.replace("</reasoning>\n", "</reasoning>\nSo:\n"), 0.0, 0.0),
+        (PERFECT + PERFECT, 0.0, 0.5),
+        (PERFECT.replace("</reasoning>\n", ""), 0.0, 0.0),
+        (PERFECT.replace("</answer>", ""), 0.0, 0.0),
+        (PERFECT.replace("<reasoning>", " <reasoning>"), 0.0, 0.5),
+        (PERFECT.replace("8*3", "<answer> 8*3"), 0.0, 0.5),
+        ("<reasoning>a</reasoning> <reasoning>\n</reasoning><answer>18</answer>", 0.0, 0.0),
+        ("<reasoning></reasoning> <reasoning>a</reasoning><answer>18</answer>", 0.0, 0.5),
+        ("<answer>\n18\n</answer>\n<reasoning>\na\n</reasoning>\n", 0.0, 0.0),
+        ("<answer>\n18\n</answer>\n", 0.0, 0.0),
+        ("18", 0.0, 0.0),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_formats(completion: str, strict: float, soft: float) -> None:
+    assert (one("strict_format", completion), one("soft_format", completion)) == (strict, soft)
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        (PERFECT, 0.5),
+        (PERFECT.removesuffix("\n"), 0.5),  # a missing last line break costs nothing
+        (PERFECT + "\n", 0.499),
+        (PERFECT + "x" * 100, 0.4),
+        (PERFECT + "x" * 10_000, 0.0),  # never below 0
+        ("<reasoning>\na", 0.125),
+        ("<reasoning>\na\n</reasoning>\n", 0.25),
+        ("<reasoning> a </reasoning>", 0.0),
+        (PERFECT + "<reasoning>\n", 0.375 - 0.012),
+        ("18", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_xmlcount(completion: str, expected: float) -> None:
+    assert one("xmlcount", completion) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_perfect_completion_scores_4() -> None:
+    stack = build_rewards(compose().rewards)
+    assert stack.total(stack.score([PERFECT], ["18"], ["How many?"])) == [4.0]
+
+
+# What the widely copied originals do, fault by fault.
+@pytest.mark.parametrize(
+    ("name", "completion", "expected"),
+    [
+        ("verbatim_correctness", "18", 2.0),  # a bare number passes
+        ("verbatim_correctness", PERFECT, 2.0),
+        ("verbatim_correctness", answered("18.0"), 0.0),
+        ("verbatim_int", "18", 0.5),
+        ("verbatim_int", "²", 0.5),
+        ("verbatim_int", "٣", 0.5),
+        ("verbatim_int", "-5", 0.0),
+        ("verbatim_int", "1,080", 0.0),
+        ("verbatim_strict_format", PERFECT, 0.5),
+        ("verbatim_strict_format", PERFECT.removesuffix("\n"), 0.0),
+        ("verbatim_strict_format", PERFECT.replace("8*3", "8\n*3"), 0.0),  # no DOTALL
+        ("verbatim_soft_format", PERFECT, 0.0),  # and so never with strict
+        ("verbatim_soft_format", PERFECT.replace("\n", ""), 0.5),
+        ("verbatim_xmlcount", PERFECT, 0.5),
+        # 400 characters of reasoning, well formed but for the last line break: the whole length is charged.
+        ("verbatim_xmlcount", f"<reasoning>\n{'x' * 400}\n</reasoning>\n<answer>\n5\n</answer>", 0.055),
+        ("verbatim_xmlcount", PERFECT + "x" * 100, 0.3),  # trailing text is charged twice
+        ("verbatim_xmlcount", "x" * 1500 + "\n<answer>\n18\n</answer>", 0.251 - 1.522),
+    ],
+)
+def test_verbatim(name: str, completion: str, expected: float) -> None:
+    assert one(name, completion) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_best_verbatim_score_is_3_5() -> None:
+    stack = build_rewards({name: 1.0 for name in REWARDS if name.startswith("verbatim")})
+    assert stack.total(stack.score([PERFECT], ["18"], ["How many?"])) == [3.5]
+
+
+RANGES = {
+    "correctness": {0.0, 2.0},
+    "int": {0.0, 0.5},
+    "strict_format": {0.0, 0.5},
+    "soft_format": {0.0, 0.5},
+    "verbatim_correctness": {0.0, 2.0},
+    "verbatim_int": {0.0, 0.5},
+    "verbatim_strict_format": {0.0, 0.5},
+    "verbatim_soft_format": {0.0, 0.5},
+}
+pieces = st.sampled_from([*TAGS, "\n", " ", "18", "1,080", "-", "$", "\r", "\x00", "x", "²"])
+texts = st.one_of(st.text(), st.lists(st.one_of(pieces, st.text(max_size=3)), max_size=30).map("".join))
+
+
+@given(texts, texts)
+def test_no_reward_raises_or_leaves_its_range(completion: str, gold: str) -> None:
+    for name, allowed in RANGES.items():
+        assert one(name, completion, gold) in allowed
+    assert 0.0 <= one("xmlcount", completion, gold) <= 0.5
+    assert one("verbatim_xmlcount", completion, gold) <= 0.5
+
+
+@given(texts)
+def test_the_exact_format_has_every_other_format(completion: str) -> None:
+    if one("strict_format", completion):
+        assert one("soft_format", completion) == 0.5
+        assert one("xmlcount", completion) == 0.5
+
+
+def test_long_completions_are_scored_in_linear_time() -> None:
+    for piece in ("<reasoning>", "</reasoning>", "<answer>", "</answer>", "\n", " ", "1,111", "9", "<reasoning>x</reasoning> "):
+        for name in REWARDS:
+            one(name, piece * (200_000 // len(piece)))
+
+
+def test_every_shipped_stack_builds() -> None:
+    for name in options("rewards"):
+        assert build_rewards(compose([f"rewards={name}"]).rewards).weights
+
+
+def write(folder, text: str) -> str:
+    file = folder / "my_rewards.py"
+    file.write_text("from grpo.rewards import reward\n\n\n@reward\n" + text)
+    return str(file)
+
+
+@pytest.fixture(autouse=True)
+def shipped_table_only():
+    shipped = dict(REWARDS)
+    yield
+    REWARDS.clear()
+    REWARDS.update(shipped)
+
+
+def test_a_reward_of_ones_own(tmp_path) -> None:
+    file = write(tmp_path, "def brevity(completion):\n    return -len(completion) / 100\n")
+    stack = build_rewards({"correctness": 1.0, "brevity": 0.5}, [file])
+    assert stack.score(["x" * 50], ["1"], ["?"]) == {"correctness": [0.0], "brevity": [-0.5]}
+    assert stack.total({"correctness": [2.0], "brevity": [-0.5]}) == [1.75]
+
+
+def test_a_reward_may_see_the_batch(tmp_path) -> None:
+    file = write(
+        tmp_path, "def shortest(completions):\n    return [len(c) == min(map(len, completions)) for c in completions]\n"
+    )
+    build_rewards({"shortest": 1.0}, [file])
+    assert score("shortest", ["aa", "a"], ["", ""], ["", ""]) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def bad(completion):\n    return 1 / 0\n", "'bad' raised ZeroDivisionError.*my_rewards.py:6.*'the text'"),
+        ("def bad(completion):\n    return None\n", "'bad' returned None"),
+        ("def bad(completion):\n    return float('nan')\n", "'bad' returned nan"),
+        ("def bad(completion):\n    return float('inf')\n", "'bad' returned inf"),
+        ("def bad(completion):\n    return 'high'\n", "'bad' returned 'high'"),
+        ("def bad(completions):\n    return [1.0, 2.0]\n", "'bad' returned 2 scores for 1 completions"),
+        ("def bad(completions):\n    return None\n", "'bad' returned None for 1 completions"),
+        ("def bad(completions):\n    return [None]\n", "'bad' returned None"),
+    ],
+)
+def test_a_reward_that_fails_is_named(tmp_path, body: str, message: str) -> None:
+    file = write(tmp_path, body)
+    stack = build_rewards({"bad": 1.0}, [file])
+    with pytest.raises(UserError, match=message):
+        stack.score(["the text"], ["1"], ["?"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def correctness(completion):\n    return 1\n", "'correctness' is defined twice"),
+        ("def odd(prompt):\n    return 1\n", r"'odd' takes \(prompt\)"),
+        ("def mixed(completion, golds):\n    return 1\n", r"'mixed' takes \(completion, golds\)"),
+        ("syntax error\n", "my_rewards.py failed with SyntaxError"),
+        ("def fine(completion):\n    return 1\n\nimport no_such_module\n", "failed with ModuleNotFoundError"),
+    ],
+)
+def test_a_bad_reward_file(tmp_path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_rewards({"correctness": 1.0}, [write(tmp_path, text)])
+
+
+def test_bad_stacks(tmp_path) -> None:
+    with pytest.raises(UserError, match="no reward 'corectness'. Did you mean 'correctness'"):
+        build_rewards({"corectness": 1.0})
+    with pytest.raises(UserError, match="every weight is 0"):
+        build_rewards({"correctness": 0.0})
+    with pytest.raises(UserError, match=r"rewards.int=inf"):
+        build_rewards({"int": float("inf")})
+    with pytest.raises(UserError, match="no file"):
+        build_rewards({"int": 1.0}, [str(tmp_path / "missing.py")])
+    assert build_rewards({"xmlcount": -0.5}).weights == {"xmlcount": -0.5}
