@@ -147,9 +147,10 @@ def half_as_many(d: Draw) -> str:
 @template(steps=2)
 def times_as_many(d: Draw) -> str:
     a, times = d.between(2, 30), d.between(2, 6)
-    d.step(a, "+", d.step(a, "*", times, f"{d.things} for {d.friend}"), f"{d.things} together")
+    d.step(a, "+", d.step(a, "*", times, f"{d.things} for the friend"), f"{d.things} together")
     return (
-        f"{d.name} has {a} {d.things}. {d.friend} has {times} times as many. How many {d.things} do they have together?"
+        f"{d.name} has {a} {d.things}, and a friend has {times} times as many. "
+        f"How many {d.things} do they have together?"
     )
 
 
@@ -248,11 +249,11 @@ def baking(d: Draw) -> str:
 @template(steps=3)
 def ages(d: Draw) -> str:
     age, older, times, years = d.between(2, 12), d.between(2, 12), d.between(2, 4), d.between(2, 20)
-    mother = d.step(d.step(age, "+", older, f"for {d.friend}"), "*", times, "for the mother")
+    mother = d.step(d.step(age, "+", older, "for the sister"), "*", times, "for the mother")
     d.step(mother, "+", years, "years old")
     return (
-        f"{d.name} is {age} years old. {d.friend} is {older} years older, and their mother is {times} times as old as "
-        f"{d.friend}. How old will the mother be in {years} years?"
+        f"{d.name} is {age} years old. A sister is {older} years older, and their mother is {times} times as old as "
+        f"the sister. How old will the mother be in {years} years?"
     )
 
 
@@ -299,16 +300,16 @@ def eggs(d: Draw) -> str:
 
 @template(steps=4)
 def road_trip(d: Draw) -> str:
-    days, per_gallon, gallons, price = d.between(2, 8), d.pick(5, 8, 10, 12, 15, 20), d.between(2, 12), d.between(2, 6)
-    budget = d.pick(50, 60, 80, 100)
+    budget, days, per_gallon = d.pick(50, 60, 80, 100), d.between(2, 8), d.pick(5, 8, 10, 12, 15, 20)
+    gallons, price = d.between(2, 12), d.between(2, 6)
     if (per_gallon * gallons) % days:
         raise Rejected
     daily = per_gallon * gallons // days
     used = d.step(d.step(days, "*", daily, "miles"), "/", per_gallon, "gallons")
     d.step(budget, "-", d.step(used, "*", price, "dollars for gas"), "dollars left")
     return (
-        f"{d.name} drives {daily} miles a day for {days} days. The car needs a gallon for {per_gallon} miles, and a "
-        f"gallon costs ${price}. {d.he.capitalize()} has ${budget}. How much money is left?"
+        f"{d.name} has ${budget} for a trip of {days} days with {daily} miles each. The car goes {per_gallon} miles on "
+        f"a gallon of gas, which costs ${price}. How much money is left?"
     )
 
 

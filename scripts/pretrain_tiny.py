@@ -1,4 +1,4 @@
-"""Pretrain the embedded policy from scratch, about 25 minutes on two CPU cores.
+"""Pretrain the embedded policy from scratch, about 20 minutes on two CPU cores.
 
 python scripts/pretrain_tiny.py
 
@@ -257,7 +257,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("grpo/assets/tiny"), help="folder to write the policy to")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and text")
-    parser.add_argument("--steps", type=int, default=2600, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps")
     parser.add_argument("--rows", type=int, default=32, help="rows of text in a step")
     parser.add_argument("--lr", type=float, default=6e-3, help="highest learning rate")
     parser.add_argument("--hidden", type=int, default=128, help="width of the policy")

@@ -56,7 +56,15 @@ def test_every_scalar_is_explained_where_it_is_set() -> None:
 
 @pytest.mark.parametrize(
     "file",
-    ["model/tiny", "optimizer/adamw", "algorithm/grpo", "tracking/wandb", "data/arithmetic", "data/gsm8k", "data/jsonl"],
+    [
+        "model/tiny",
+        "optimizer/adamw",
+        "algorithm/grpo",
+        "tracking/wandb",
+        "data/arithmetic",
+        "data/gsm8k",
+        "data/jsonl",
+    ],
 )
 def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
     text = (CONF / f"{file}.yaml").read_text()
@@ -72,7 +80,10 @@ def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
         ("num_generations=8,16", "several values are a multirun; add -m"),
         ("nun_generations=8", "nun_generations: there is no such setting. Did you mean 'num_generations'?"),
         ("lr=1e-4", "lr: there is no such setting. Did you mean 'optimizer.lr'?"),
-        ("optimizer.lrr=1", "optimizer.lrr: there is no such setting. Did you mean 'optimizer.lr'? Known: beta1, beta2"),
+        (
+            "optimizer.lrr=1",
+            "optimizer.lrr: there is no such setting. Did you mean 'optimizer.lr'? Known: beta1, beta2",
+        ),
         ("+optimizer.momentum=1", "optimizer.momentum: there is no such setting."),
         ("+max_stepz=1", "max_stepz: there is no such setting. Did you mean 'max_steps'?"),
         ("model=tinny", "model=tinny: there is no such model. Did you mean 'tiny'?"),
@@ -81,7 +92,10 @@ def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
         ("algorithm=drgrpo", "algorithm=drgrpo: there is no such algorithm. Did you mean 'dr_grpo'?"),
         ("experiment=nothing", "experiment=nothing: there is no such experiment. Known: gsm8k"),
         ("+experiment=gsm8k", "leave out the plus"),
-        ("rewards.brevity=1", "rewards.brevity: the composed stack has no such reward; add one with +rewards.brevity=WEIGHT"),
+        (
+            "rewards.brevity=1",
+            "rewards.brevity: the composed stack has no such reward; add one with +rewards.brevity=WEIGHT",
+        ),
         ("optimizer.lr=-1", "optimizer.lr=-1.0: must be above 0."),
         ("optimizer.lr=nan", "optimizer.lr=nan: must be a finite number."),
         ("optimizer.warmup=1.5", "optimizer.warmup=1.5: must be a share of the steps below 1, or a whole number"),

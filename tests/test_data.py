@@ -53,7 +53,10 @@ def test_jsonl(tmp_path) -> None:
         {"q": "And now?", "a": "$1,080"},
     )
     loaded = splits([*overrides, "data.question_column=q", "data.answer_column=a"])
-    assert [(example.question, example.gold) for example in loaded.train] == [("How many?", "24"), ("How much?", "-1.5")]
+    assert [(example.question, example.gold) for example in loaded.train] == [
+        ("How many?", "24"),
+        ("How much?", "-1.5"),
+    ]
     assert [example.gold for example in loaded.held_out] == ["$1,080"]
     assert len(loaded.notes) == 2 and "last 1 lines" in loaded.notes[0] and "Joy" in loaded.notes[1]
 
@@ -77,7 +80,10 @@ GOOD = {"question": "How many?", "answer": "1"}
         ({"question": " ", "answer": "1"}, "line 3: 'question' is ' '"),
         ({"question": None, "answer": "1"}, "line 3: 'question' is None"),
         ({"question": "How many?", "answer": ""}, "line 3: 'answer' is ''"),
-        ({"question": "How many?", "answer": "plenty"}, "line 3: the gold answer 'plenty' is not a number.*data.gold=text"),
+        (
+            {"question": "How many?", "answer": "plenty"},
+            "line 3: the gold answer 'plenty' is not a number.*data.gold=text",
+        ),
         ({"question": "How many?", "answer": "so 5 ####"}, "line 3: the gold answer '' is not a number"),
         ({"question": "How many?", "answer": ["1"]}, r"line 3: 'answer' is \['1'\]"),
         ({"question": "How many?", "answer": True}, "line 3: 'answer' is True"),

@@ -192,7 +192,17 @@ def test_the_exact_format_has_every_other_format(completion: str) -> None:
 
 
 def test_long_completions_are_scored_in_linear_time() -> None:
-    for piece in ("<reasoning>", "</reasoning>", "<answer>", "</answer>", "\n", " ", "1,111", "9", "<reasoning>x</reasoning> "):
+    for piece in (
+        "<reasoning>",
+        "</reasoning>",
+        "<answer>",
+        "</answer>",
+        "\n",
+        " ",
+        "1,111",
+        "9",
+        "<reasoning>x</reasoning> ",
+    ):
         for name in REWARDS:
             one(name, piece * (200_000 // len(piece)))
 

@@ -1,0 +1,114 @@
+"""Policies: the embedded one loads anywhere, and what cannot be loaded is said in one line."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grpo.config import ModelConfig, compose
+from grpo.errors import UserError
+from grpo.model import ASSETS, build_policy, build_tokenizer, save_policy
+from grpo.prompts import prompt_ids
+
+QWEN = os.environ.get("GRPO_QWEN_DIR")
+needs_qwen = pytest.mark.skipif(QWEN is None, reason="GRPO_QWEN_DIR does not name a folder with Qwen2.5's tokenizer")
+
+
+def model(**changes) -> ModelConfig:
+    return replace(compose().model, **changes)
+
+
+def test_the_embedded_policy_is_small_and_plainly_loadable(tmp_path) -> None:
+    assert sum(file.stat().st_size for file in (ASSETS / "tiny").iterdir()) < 5e6
+    policy, tokenizer = build_policy(model(), seed=0), build_tokenizer(model())
+    assert sum(parameter.numel() for parameter in policy.parameters()) <= 2e6
+    assert policy.config.model_type == "qwen2"
+
+    save_policy(policy, tokenizer, tmp_path)
+    saved, saved_tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    text = "<reasoning>\n8*30=240 pens, $1,080 é 中文 200 201.\n</reasoning>\n<answer>\n-5\n</answer>\n"
+    assert saved_tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert saved_tokenizer.decode(saved_tokenizer(text)["input_ids"]) == text
+    prompts = prompt_ids(tokenizer, ["How many pens are 12 boxes of 11?"], compose().system_prompt)
+    assert prompt_ids(saved_tokenizer, ["How many pens are 12 boxes of 11?"], compose().system_prompt) == prompts
+    with torch.inference_mode():
+        ids = torch.tensor(prompts)
+        assert torch.equal(saved(ids).logits, policy(ids).logits)
+
+
+def test_numbers_are_single_tokens_in_it() -> None:
+    tokenizer = build_tokenizer(model())
+    assert [tokenizer.tokenize(str(number)) for number in (7, 10, 56, 150, 200)] == [
+        ["7"],
+        ["10"],
+        ["56"],
+        ["150"],
+        ["200"],
+    ]
+
+
+@needs_qwen
+def test_an_architecture_without_weights() -> None:
+    config = model(path=QWEN, init="random", num_layers=2)
+    policy = build_policy(config, seed=0)
+    assert policy.config.num_hidden_layers == 2 and policy.config.hidden_size == 896
+    again = build_policy(config, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), again.parameters(), strict=True))
+
+
+def test_adapters_are_merged_into_what_is_saved(tmp_path) -> None:
+    policy = build_policy(model(lora_rank=4), seed=0)
+    trainable = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    assert trainable and all("lora_" in name for name in trainable)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.inference_mode():
+        expected = policy(ids).logits
+        save_policy(policy, build_tokenizer(model()), tmp_path)
+        assert torch.allclose(AutoModelForCausalLM.from_pretrained(tmp_path)(ids).logits, expected, atol=1e-4)
+
+
+@pytest.fixture
+def copied(tmp_path) -> Path:
+    return Path(shutil.copytree(ASSETS / "tiny", tmp_path / "copied"))
+
+
+def refused(**changes) -> str:
+    with pytest.raises(UserError) as error:
+        build_tokenizer(model(**changes))
+        build_policy(model(**changes), seed=0)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_folders_that_hold_no_policy(copied, tmp_path) -> None:
+    assert "there is no such folder" in refused(path=str(tmp_path / "nowhere"))
+    assert "there is no such folder" in refused(path="./nowhere")
+    assert "no embedded policy 'tinny'. Did you mean 'tiny'?" in refused(path="embedded:tinny")
+    assert "has no config.json" in refused(path=str(tmp_path))
+    (copied / "chat_template.jinja").unlink()
+    assert "has no chat template" in refused(path=str(copied))
+
+
+def test_a_folder_without_weights(copied) -> None:
+    (copied / "model.safetensors").unlink()
+    assert "has no weights (*.safetensors)" in refused(path=str(copied))
+    assert build_policy(model(path=str(copied), init="random"), seed=0).config.model_type == "qwen2"
+
+
+@pytest.mark.parametrize("kept", [0, 100, 1_000_000])
+def test_truncated_weights(copied, kept: int) -> None:
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    assert "a file is missing or damaged" in refused(path=str(copied))
+
+
+def test_a_damaged_config(copied) -> None:
+    (copied / "config.json").write_text('{"model_type": "qwen2", ')
+    assert "a file is missing or damaged" in refused(path=str(copied))

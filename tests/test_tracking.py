@@ -1,0 +1,55 @@
+"""W&B without an account: real offline runs, read back."""
+
+import time
+
+import pytest
+
+from grpo.tracking import run_name
+from tests.conftest import SMALL, read_wandb
+from tests.test_train import STACK, metrics
+
+
+def test_an_offline_run_holds_the_curves_and_the_table(train, capsys) -> None:
+    out, results = train("tracking=wandb", "max_steps=4", "tracking.completions_every=2", "tracking.completions_rows=6")
+    history, summary, tables = read_wandb(out)
+    # W&B's step is the training step, and its curves are those of metrics.jsonl.
+    assert [row["_step"] for row in history] == [1, 2, 3, 4]
+    for row, expected in zip(history, metrics(out), strict=True):
+        assert not [key for key in row if key.startswith("profiling")]
+        for name in ("reward", "loss", *(f"rewards/{reward}/mean" for reward in STACK)):
+            assert row[name] == pytest.approx(expected[name])
+    assert summary["after/accuracy_strict"] == results["after"]["accuracy_strict"]
+    assert summary["before/rewards/int"] == results["before"]["rewards"]["int"]
+    # Sampled at steps 1, 2 and 4, a group of four each, and only the newest six rows kept.
+    table = tables[-1]
+    assert table["columns"] == ["step", "question", "gold", "completion", *STACK, "total", "advantage"]
+    assert [row[0] for row in table["data"]] == [2, 2, 4, 4, 4, 4]
+    assert all(isinstance(value, float) for row in table["data"] for value in row[4:])
+    said = capsys.readouterr().out
+    assert said.count("not logged in") == 1 and "wandb sync" in said
+
+
+def test_every_job_is_a_run_of_its_own(command, tmp_path) -> None:
+    done = command("grpo.train", "-m", "seed=0,1", *SMALL, "tracking=wandb")
+    assert done.returncode == 0, done.stderr
+    for number in ("0", "1"):
+        (out,) = [file.parent for file in tmp_path.rglob("results.json") if file.parent.name == number]
+        history, _, _ = read_wandb(out)
+        assert [row["_step"] for row in history] == [1, 2]
+
+
+def test_an_unreachable_service_costs_seconds(command, tmp_path) -> None:
+    key = {"WANDB_API_KEY": "x" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    began = time.perf_counter()
+    plain = command("grpo.train", *SMALL, "tracking=none")
+    without = time.perf_counter() - began
+    done = command("grpo.train", *SMALL, "tracking=wandb", **key)
+    assert plain.returncode == 0 and done.returncode == 0, done.stderr
+    assert "so this run is tracked offline" in done.stdout
+    assert time.perf_counter() - began - 2 * without < 15
+
+
+def test_names(tmp_path) -> None:
+    out = tmp_path / "outputs" / "2026-11-22" / "10-00-00"
+    assert run_name(out, None) == "2026-11-22-10-00-00"
+    assert run_name(out / "3", "10-00-00") == "10-00-00-3"

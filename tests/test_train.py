@@ -1,0 +1,161 @@
+"""Real runs on the embedded policy: what they leave behind, and how they refuse."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grpo.config import options
+from grpo.errors import UserError
+from tests.conftest import SMALL
+
+FIGURES = {"n", "accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "mean_completion_tokens"}
+STACK = ["correctness", "int", "strict_format", "soft_format", "xmlcount"]
+
+
+def metrics(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_what_a_run_leaves_behind(train) -> None:
+    out, results = train()
+    assert results["before"].keys() >= FIGURES and results["after"].keys() >= FIGURES
+    assert (results["steps"], results["seed"], results["device"], results["before"]["n"]) == (2, 0, "cpu", 4)
+    assert results["train_seconds"] > 0 and results["versions"]["trl"]
+    assert results["batch"]["per_device"] * results["batch"]["accumulation"] == 8
+    assert results["examples"][0]["question"].startswith("Joy can read") and len(results["examples"]) == 3
+
+    rows = metrics(out)
+    assert [row["step"] for row in rows] == [1, 2]
+    for row in rows:
+        assert {f"rewards/{name}/mean" for name in STACK} | {"reward", "loss", "completions/mean_length"} <= row.keys()
+        assert row["reward"] == pytest.approx(sum(row[f"rewards/{name}/mean"] for name in STACK), abs=1e-5)
+
+    table = pd.read_parquet(out / "completions" / "step_000002.parquet")
+    assert list(table.columns) == ["step", "question", "gold", "completion", *STACK, "total", "advantage"]
+    assert len(table) == 8 and set(table["step"]) == {2}
+    assert (table["total"] - table[STACK].sum(axis=1)).abs().max() < 1e-6
+    assert table.groupby("question")["advantage"].sum().abs().max() < 1e-4
+
+    assert AutoModelForCausalLM.from_pretrained(out / "policy").config.model_type == "qwen2"
+    assert len(AutoTokenizer.from_pretrained(out / "policy")("12 pens")["input_ids"]) == 2
+    assert not (out / "checkpoints").exists() or not list((out / "checkpoints").iterdir())
+
+
+def test_a_weight_of_zero_measures_without_training(train) -> None:
+    out, _ = train("rewards=no_xmlcount", "+rewards.verbatim_xmlcount=-0.5")
+    for row in metrics(out):
+        paid = [row[f"rewards/{name}/mean"] for name in STACK[:-1]]
+        assert row["reward"] == pytest.approx(sum(paid) - 0.5 * row["rewards/verbatim_xmlcount/mean"], abs=1e-5)
+        assert "rewards/xmlcount/mean" in row
+
+
+@pytest.mark.parametrize("algorithm", sorted(options("algorithm")))
+def test_every_algorithm_trains(train, algorithm: str) -> None:
+    out, results = train(f"algorithm={algorithm}", "micro_batch_size=4", "algorithm.num_iterations=2")
+    assert results["steps"] == 2
+    assert ("kl" in metrics(out)[-1]) == (algorithm == "grpo_kl")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.lora_rank=4"],
+        ["optimizer=adafactor"],
+        ["model.init=random", "model.num_layers=1", "algorithm=grpo_kl"],
+        ["model.dtype=bfloat16", "bf16=true"],
+        ["activation_checkpointing=true", "system_prompt=''"],
+        ["max_steps=null", "num_train_epochs=0.2", "logging_steps=2", "rewards=verbatim"],
+    ],
+)
+def test_other_ways_to_train(train, overrides: list[str]) -> None:
+    out, results = train(*overrides)
+    assert results["steps"] == 2
+    assert AutoModelForCausalLM.from_pretrained(out / "policy")
+
+
+def test_checkpoints(train) -> None:
+    out, _ = train("save_steps=1", "save_total_limit=1")
+    assert [folder.name for folder in (out / "checkpoints").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_the_same_seed_gives_the_same_numbers(train, tmp_path) -> None:
+    _, results = train()
+    (tmp_path / "run").rename(tmp_path / "first")
+    second, again = train()
+    assert results["after"] == again["after"]
+    rewards = [[row["reward"] for row in metrics(folder)] for folder in (tmp_path / "first", second)]
+    assert rewards[0] == rewards[1]
+
+
+def test_a_reward_that_raises_stops_the_run(train, tmp_path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(
+        "from grpo.rewards import reward\n\n\n@reward\ndef broken_in_training(completion):\n    return {}['x']\n"
+    )
+    with pytest.raises(UserError, match="reward 'broken_in_training' raised KeyError"):
+        train(f"reward_files=[{file}]", "+rewards.broken_in_training=1")
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_tensorboard(train) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out, _ = train("tracking=tensorboard")
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("rewards/correctness/mean")] == [1, 2]
+
+
+def test_trackio(train, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    train("tracking=trackio")
+    assert list((tmp_path / "trackio").glob("*.db"))
+
+
+def test_the_command_as_typed(command, tmp_path) -> None:
+    done = command("grpo.train", "rewards=no_xmlcount", "num_generations=8", *SMALL[:1], *SMALL[3:], "tracking=none")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "4 prompts x 8 completions = 32 a step" in done.stdout and "xmlcount 0" in done.stdout
+    assert "correct inside <answer>" in done.stdout and "Joy can read 8 pages" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120
+    (out,) = [file.parent for file in tmp_path.rglob("results.json")]
+    assert out.parent.parent == tmp_path / "outputs"
+    assert {".hydra", "train.log", "metrics.jsonl", "completions", "policy"} <= {file.name for file in out.iterdir()}
+    assert "correct inside <answer>" in (out / "train.log").read_text()
+    assert not {"=", " ", "'"} & set(str(out.relative_to(tmp_path)))
+
+
+def test_a_multirun_is_a_folder_of_runs(command, tmp_path) -> None:
+    done = command("grpo.train", "-m", "num_generations=2,4", *SMALL[:1], *SMALL[2:], "tracking=none")
+    assert done.returncode == 0, done.stderr
+    found = sorted(tmp_path.rglob("results.json"))
+    assert [file.parent.name for file in found] == ["0", "1"]
+    assert [json.loads(file.read_text())["batch"]["num_generations"] for file in found] == [2, 4]
+    assert "sweeps" in found[0].parts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["device=cuda"], "device=cuda: no CUDA device is found. On a CPU (at 0.1 TFLOP/s) a step would take about"),
+        (["experiment=gsm8k"], "all 1,868 steps about 25 days. To go on all the same: device=cpu."),
+        (
+            ["experiment=gsm8k", "device=cpu", "bf16=false"],
+            "The dataset openai/gsm8k is not on this machine, and the hub",
+        ),
+        (["model=qwen2.5-0.5b"], "The model Qwen/Qwen2.5-0.5B-Instruct is not on this machine, and the hub cannot be"),
+        (["model.path=/no/such/folder"], "model.path=/no/such/folder: there is no such folder"),
+        (["max_prompt_length=5"], "max_prompt_length=5: every training prompt is longer"),
+        (["tracking.completions_rows=-1"], "tracking.completions_rows=-1: must be at least 0."),
+    ],
+)
+def test_refusals_are_one_line(command, tmp_path, arguments: list[str], message: str) -> None:
+    # An address that refuses at once stands for a hub that cannot be reached.
+    done = command("grpo.train", "tracking=none", *arguments, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert not list(tmp_path.rglob("results.json"))
