@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help train test lint format clean
@@ -28,16 +29,15 @@ format: $(READY) ## rewrite the code in the project's style
 clean: ## remove the environment; outputs/ stays
 	rm -rf $(VENV)
 
-# Plain `pip install torch` brings gigabytes of CUDA on Linux. A machine without an NVIDIA driver takes the CPU build
-# from PyTorch's own index instead; where that index cannot be reached, the default index gives the version tested.
+# On Linux a plain `pip install torch` brings gigabytes of CUDA. A machine without an NVIDIA driver takes the CPU build
+# instead, from PyTorch's own index; where that cannot be reached, the default index gives the same version.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	@echo "Setting up $(VENV) (once; a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
-		$(RUN) -m pip install --quiet --disable-pip-version-check --timeout 10 --retries 0 \
-			--index-url https://download.pytorch.org/whl/cpu "torch>=2.6" 2>/dev/null \
-		|| $(RUN) -m pip install --quiet --disable-pip-version-check "torch==2.13.0"; \
+		$(INSTALL) --timeout 10 --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu \
+			"torch==2.13.0+cpu" 2>/dev/null || $(INSTALL) "torch==2.13.0"; \
 	fi
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@$(INSTALL) --editable ".[dev]"
 	@touch $(READY)

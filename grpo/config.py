@@ -46,17 +46,17 @@ class DataConfig:
     path: str | None
     train_problems: int | None
     eval_problems: int | None
-    # arithmetic
-    seed: int = 0
-    min_steps: int = 2
-    max_steps: int = 4
-    max_number: int = 150
-    # jsonl
-    train_file: str = "train.jsonl"
+    # arithmetic alone
+    seed: int | None = None
+    min_steps: int | None = None
+    max_steps: int | None = None
+    max_number: int | None = None
+    # gsm8k and jsonl
+    train_file: str | None = None
     test_file: str | None = None
-    question_column: str = "question"
-    answer_column: str = "answer"
-    gold: str = "number"
+    question_column: str | None = None
+    answer_column: str | None = None
+    gold: str | None = None
 
 
 @dataclass
@@ -170,7 +170,7 @@ RULES: dict[str, Rule] = {
     "data.max_steps": between(1, 4),
     "data.max_number": between(100, 10_000),
     "data.gold": one_of("number", "text"),
-    "optimizer.name": one_of("adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit", "adafactor", "sgd"),
+    "optimizer.name": one_of("adamw_torch", "adafactor", "sgd"),
     "optimizer.lr": above_zero,
     "optimizer.weight_decay": at_least(0),
     "optimizer.beta1": between(0, 1),
@@ -225,16 +225,17 @@ def check(config: Config) -> None:
         finite = not isinstance(value, float) or math.isfinite(value)
         if value is not None and not (finite and holds(value)):
             raise UserError(f"{key}={value}: {rule if finite else 'must be a finite number'}.")
-    if config.data.min_steps > config.data.max_steps:
-        raise UserError(
-            f"data.min_steps={config.data.min_steps}: must not exceed data.max_steps={config.data.max_steps}."
-        )
-    if config.data.name == "jsonl" and config.data.path is None:
+    data = config.data
+    needed = ["train_file", "question_column", "answer_column", "gold"]
+    if data.name == "arithmetic":
+        needed = ["seed", "train_problems", "eval_problems", "min_steps", "max_steps", "max_number"]
+    for name in needed:
+        if getattr(data, name) is None:
+            raise UserError(f"data.{name}=null: data={data.name} needs a value there.")
+    if data.min_steps is not None and data.max_steps is not None and data.min_steps > data.max_steps:
+        raise UserError(f"data.min_steps={data.min_steps}: must not exceed data.max_steps={data.max_steps}.")
+    if data.name == "jsonl" and data.path is None:
         raise UserError("data.path: data=jsonl needs the folder of your files, data.path=FOLDER.")
-    if config.data.name == "arithmetic" and None in (config.data.train_problems, config.data.eval_problems):
-        raise UserError(
-            "data.train_problems, data.eval_problems: arithmetic problems are made on demand; say how many."
-        )
     if config.model.num_layers is not None and config.model.init != "random":
         raise UserError(
             f"model.num_layers={config.model.num_layers}: cuts an architecture without weights; add model.init=random."

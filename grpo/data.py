@@ -61,6 +61,8 @@ def load_splits(config: DataConfig) -> Splits:
 
 def _arithmetic(config: DataConfig) -> Splits:
     def take(held_out: bool, count: int | None) -> list[Example]:
+        assert config.seed is not None and config.max_number is not None
+        assert config.min_steps is not None and config.max_steps is not None
         source = arithmetic.problems(
             held_out,
             seed=config.seed,
@@ -75,9 +77,7 @@ def _arithmetic(config: DataConfig) -> Splits:
 
 def _gsm8k(config: DataConfig) -> Splits:
     if config.path is not None:
-        folder = Path(config.path)
-        train, held_out = (list(read_jsonl(folder / name, config)) for name in ("train.jsonl", "test.jsonl"))
-        return Splits(train, held_out)
+        return _jsonl(config)
     prepare_hub()
     from datasets import load_dataset
 
@@ -90,18 +90,18 @@ def _gsm8k(config: DataConfig) -> Splits:
 
 
 def _jsonl(config: DataConfig) -> Splits:
-    assert config.path is not None
-    folder = Path(config.path)
+    assert config.path is not None and config.train_file is not None
+    folder = Path(config.path).expanduser()
     train = list(read_jsonl(folder / config.train_file, config))
     if config.test_file is not None:
         return Splits(train, list(read_jsonl(folder / config.test_file, config)))
     count = config.eval_problems or 0
     if not 0 < count < len(train):
         raise UserError(
-            f"data.eval_problems={config.eval_problems}: {config.train_file} has {len(train)} lines; without a "
+            f"data.eval_problems={config.eval_problems}: {config.train_file} has {len(train)} problems; without a "
             "data.test_file, between 1 and one less than that are held out of it."
         )
-    note = f"No data.test_file: the last {count} lines of {config.train_file} are held out of training."
+    note = f"No data.test_file: the last {count} problems of {config.train_file} are held out of training."
     return Splits(train[:-count], train[-count:], [note])
 
 
@@ -139,11 +139,16 @@ def _example(row: dict[str, Any], config: DataConfig) -> Example:
     """The question of a row, and the gold answer: what follows `####` in the answer column, else all of it."""
     values = []
     for key in (config.question_column, config.answer_column):
+        assert key is not None
         if key not in row:
             raise UserError(f"there is no column '{key}', only {', '.join(map(repr, row))}.")
         value = row[key]
         if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
             raise UserError(f"'{key}' is {value!r}; it must hold text or a number.")
+        try:
+            str(value).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(f"'{key}' is {value!r}, which is not valid text: {error.reason}.") from error
         values.append(str(value).strip())
     question, answer = values
     gold = answer.rpartition("####")[2].strip()

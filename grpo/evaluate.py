@@ -68,7 +68,9 @@ def answer_greedily(
             encoded = tokenizer.pad(
                 [{"input_ids": prompts[i]} for i in batch], padding_side="left", return_tensors="pt"
             )
-            generated = policy.generate(**encoded.to(policy.device), max_new_tokens=config.max_completion_length)
+            generated = policy.generate(  # type: ignore[operator]
+                **encoded.to(policy.device), max_new_tokens=config.max_completion_length
+            )
             for i, row in zip(batch, generated[:, encoded["input_ids"].shape[1] :].tolist(), strict=True):
                 length = next((n for n, token in enumerate(row, start=1) if token in ends), None)
                 ids = row[:length]

@@ -45,7 +45,7 @@ class WandbTracker:
         # Tables are staged here before they are copied; the default is a folder of the user's.
         os.environ["WANDB_DATA_DIR"] = str(out / "wandb")
         self.run = self._init(config, settings, out, sweep)
-        self.offline = self.run.settings._offline
+        self.offline = self.run.offline
         if not self.offline:
             say(f"W&B: {self.run.url}")
 
@@ -83,7 +83,7 @@ class WandbTracker:
         self.run.summary.update(figures)
 
     def finish(self, exit_code: int) -> None:
-        folder = Path(self.run.settings.sync_dir)
+        folder = Path(self.run.dir).parent
         self.run.finish(exit_code=exit_code)
         if self.offline:
             say(f"W&B, offline: upload this run with `wandb sync {folder}`.")

@@ -41,6 +41,8 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
         UserError: anything that the user can mend.
     """
     began = time.perf_counter()
+    if (out / "completions").exists():
+        raise UserError(f"{out} holds a run already; give this one another folder, hydra.run.dir=FOLDER.")
     # Cheap and fallible things first: a typo ends here, before torch is imported.
     rewards = build_rewards(config.rewards, config.reward_files)
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
@@ -195,33 +197,44 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
+class Command:
+    """What `main` must know of the job that Hydra ran for it."""
+
+    started = False
+    mistake: UserError | None = None
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def app(composed: DictConfig) -> None:
-    app.started = True
+    Command.started = True
     settings = HydraConfig.get()
     is_job = settings.mode == RunMode.MULTIRUN
     try:
         run(load(composed), Path(settings.runtime.output_dir), Path(settings.sweep.dir).name if is_job else None)
     except UserError as error:
         log.error("%s", error)
-        raise
+        if is_job:
+            raise  # Hydra names the job, and goes on with the next one.
+        Command.mistake = error
 
 
 def main() -> None:
     # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    app.started = False
     try:
         with readable():
             app()
+        if Command.mistake:
+            raise Command.mistake
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        if app.started:
+        if Command.started:
             raise
         sys.exit(f"error: {error.filename}: {error.strerror}; give a folder that can be written, hydra.run.dir=FOLDER")
     except KeyboardInterrupt:
-        sys.exit("Interrupted: no results were written.")
+        print("Interrupted: no results were written.", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,8 @@ class Recorder(TrainerCallback):
         self.table: list[list[Any]] = []
         self.logs: dict[str, Any] = {}
         self.last_step = 0
+        self.sampled_at = 0
+        self.quarters = 0
 
     def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
         self.advance = self.start_bar(state.max_steps)
@@ -114,12 +116,17 @@ class Recorder(TrainerCallback):
         self.last_step = step
         columns, rows = self._latest_completions(step)
         pd.DataFrame(rows, columns=columns).to_parquet(self.completions / f"step_{step:06d}.parquet", index=False)
+        self._sample_for_table(columns, rows, step, state.max_steps)
+
+    def _sample_for_table(self, columns: list[str], rows: list[list[Any]], step: int, last: int) -> None:
+        """Keep a group now and then, and log the table anew after each quarter of the run."""
         every, limit = self.config.tracking.completions_every, self.config.tracking.completions_rows
-        if limit and (step % every == 0 or step == 1 or step == state.max_steps):
-            # One group, so that rewards can be compared where the advantages were computed.
+        if limit and (not self.table or step - self.sampled_at >= every or step == last):
+            # A whole group, so that rewards can be compared where the advantages were computed.
             self.table = (self.table + rows[: self.config.num_generations])[-limit:]
-        quarters = {state.max_steps * quarter // 4 for quarter in (1, 2, 3, 4)}
-        if self.table and step in quarters:
+            self.sampled_at = step
+        if self.table and step * 4 // last > self.quarters:
+            self.quarters = step * 4 // last
             self.tracker.log_table("completions", columns, self.table, step)
 
     def _latest_completions(self, step: int) -> tuple[list[str], list[list[Any]]]:

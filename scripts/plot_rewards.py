@@ -31,7 +31,9 @@ def main() -> None:
         left.annotate(name, (smooth.index[-1], end), (6, 0), textcoords="offset points", color=colour, va="center")
     left.set(title="mean score of each reward", xlabel="optimizer step", xlim=(1, smooth.index[-1]))
     right.plot(smooth.index, smooth["completions/mean_length"], color="#444444", linewidth=2)
-    right.set(title="mean completion length, tokens", xlabel="optimizer step", ylim=(0, None), xlim=(1, smooth.index[-1]))
+    right.set(
+        title="mean completion length, tokens", xlabel="optimizer step", ylim=(0, None), xlim=(1, smooth.index[-1])
+    )
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.title.set_fontsize(11)

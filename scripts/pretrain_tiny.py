@@ -102,13 +102,9 @@ def train_tokenizer(seed: int, vocab_size: int, system_prompt: str) -> Qwen2Toke
         corpus, BpeTrainer(vocab_size=vocab_size, initial_alphabet=ByteLevel.alphabet(), show_progress=False)
     )
     trained = json.loads(bpe.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(
-        vocab=trained["vocab"],
-        merges=[tuple(pair) for pair in trained["merges"]],
-        unk_token=None,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-    )
+    special: Any = {"unk_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    merges: Any = [tuple(pair) for pair in trained["merges"]]
+    tokenizer = Qwen2Tokenizer(vocab=trained["vocab"], merges=merges, **special)
     tokenizer.add_tokens([AddedToken("<|im_start|>", special=True)])
     tokenizer.add_tokens([AddedToken(str(number), normalized=False) for number in SINGLE_TOKEN_NUMBERS])
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -178,7 +174,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for weight in group["params"]:
                 average = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
@@ -226,7 +222,7 @@ def train(policy: Qwen2ForCausalLM, source: Iterator[tuple[torch.Tensor, torch.T
 
 @torch.inference_mode()
 def probe(
-    policy: Qwen2ForCausalLM,
+    policy: Any,
     tokenizer: PreTrainedTokenizerBase,
     asked: list[Problem],
     system_prompt: str,

@@ -104,7 +104,7 @@ def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
         ("temperature=0", "temperature=0.0: must be above 0."),
         ("algorithm.loss_type=ppo", "algorithm.loss_type=ppo: must be one of grpo"),
         ("data=jsonl", "data.path: data=jsonl needs the folder of your files"),
-        ("data.train_problems=null", "arithmetic problems are made on demand"),
+        ("data.train_problems=null", "data.train_problems=null: data=arithmetic needs a value there."),
         ("model.num_layers=2", "add model.init=random"),
         ("reward_files=mine.py", "reward_files=mine.py: Invalid value assigned: str is not a ListConfig"),
         ("bf16=maybe", "bf16=maybe: Value 'maybe' is not a valid bool"),
@@ -146,8 +146,7 @@ def said(done: subprocess.CompletedProcess) -> list[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nun_generations=8"], ["model=tinny"], ["num_generations=1"], ["+rewards.corectness=1"], ["optimizer.lr=fast"]]
-    + [["-m", "num_generations=1"]],
+    [["nun_generations=8"], ["model=tinny"], ["num_generations=1"], ["+rewards.corectness=1"], ["optimizer.lr=fast"]],
 )
 def test_the_command_refuses_a_mistake_before_torch_is_imported(arguments: list[str], tmp_path) -> None:
     done = command(*arguments, cwd=tmp_path)
@@ -156,6 +155,13 @@ def test_the_command_refuses_a_mistake_before_torch_is_imported(arguments: list[
     assert len(lines) == 1 and lines[0].startswith("error: ")
     assert not imported(done, "torch")
     assert not list(tmp_path.rglob("results.json"))
+
+
+def test_a_multirun_names_the_job_that_failed(tmp_path) -> None:
+    done = command("-m", "num_generations=1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert said(done)[0] == "Error executing job with overrides: ['num_generations=1']"
+    assert said(done)[1].startswith("error: num_generations=1: must be at least 2")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "experiment=gsm8k"]])

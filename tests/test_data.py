@@ -58,7 +58,7 @@ def test_jsonl(tmp_path) -> None:
         ("How much?", "-1.5"),
     ]
     assert [example.gold for example in loaded.held_out] == ["$1,080"]
-    assert len(loaded.notes) == 2 and "last 1 lines" in loaded.notes[0] and "Joy" in loaded.notes[1]
+    assert len(loaded.notes) == 2 and "last 1 problems" in loaded.notes[0] and "Joy" in loaded.notes[1]
 
 
 def test_text_golds_and_a_test_file(tmp_path) -> None:
@@ -87,6 +87,7 @@ GOOD = {"question": "How many?", "answer": "1"}
         ({"question": "How many?", "answer": "so 5 ####"}, "line 3: the gold answer '' is not a number"),
         ({"question": "How many?", "answer": ["1"]}, r"line 3: 'answer' is \['1'\]"),
         ({"question": "How many?", "answer": True}, "line 3: 'answer' is True"),
+        ('{"question": "How \\ud800?", "answer": "1"}', "line 3: 'question' is .* not valid text"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, row, message: str) -> None:
@@ -102,7 +103,7 @@ def test_bad_files(tmp_path) -> None:
     (tmp_path / "train.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="cannot be read as UTF-8"):
         splits(["data=jsonl", f"data.path={tmp_path}"])
-    with pytest.raises(UserError, match=r"data.eval_problems=1: train.jsonl has 1 lines"):
+    with pytest.raises(UserError, match=r"data.eval_problems=1: train.jsonl has 1 problems"):
         splits(jsonl(tmp_path, GOOD))
     with pytest.raises(UserError, match="the train split has no problems"):
         jsonl(tmp_path, GOOD, name="test.jsonl")

@@ -20,10 +20,10 @@ def test_an_offline_run_holds_the_curves_and_the_table(train, capsys) -> None:
             assert row[name] == pytest.approx(expected[name])
     assert summary["after/accuracy_strict"] == results["after"]["accuracy_strict"]
     assert summary["before/rewards/int"] == results["before"]["rewards"]["int"]
-    # Sampled at steps 1, 2 and 4, a group of four each, and only the newest six rows kept.
+    # Sampled at steps 1, 3 and 4, a group of four each, and only the newest six rows kept.
     table = tables[-1]
     assert table["columns"] == ["step", "question", "gold", "completion", *STACK, "total", "advantage"]
-    assert [row[0] for row in table["data"]] == [2, 2, 4, 4, 4, 4]
+    assert [row[0] for row in table["data"]] == [3, 3, 4, 4, 4, 4]
     assert all(isinstance(value, float) for row in table["data"] for value in row[4:])
     said = capsys.readouterr().out
     assert said.count("not logged in") == 1 and "wandb sync" in said

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo.config import options
+from grpo.config import compose, options
 from grpo.errors import UserError
+from grpo.train import run
 from tests.conftest import SMALL
 
 FIGURES = {"n", "accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "mean_completion_tokens"}
@@ -79,6 +80,13 @@ def test_other_ways_to_train(train, overrides: list[str]) -> None:
 def test_checkpoints(train) -> None:
     out, _ = train("save_steps=1", "save_total_limit=1")
     assert [folder.name for folder in (out / "checkpoints").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_folder_that_holds_a_run_is_refused(train, tmp_path) -> None:
+    train()
+    config = compose([*SMALL, "tracking=none"])
+    with pytest.raises(UserError, match=r"holds a run already; give this one another folder, hydra.run.dir=FOLDER"):
+        run(config, tmp_path / "run")
 
 
 def test_the_same_seed_gives_the_same_numbers(train, tmp_path) -> None:
