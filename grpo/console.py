@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -35,6 +36,11 @@ def say(message: RenderableType) -> None:
     plain = io.StringIO()
     Console(file=plain, width=100, highlight=False).print(message, soft_wrap=whole)
     log.info(plain.getvalue().rstrip("\n"))
+
+
+def shortest(path: Path) -> str:
+    """A path as one would type it here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def quiet_libraries() -> None:

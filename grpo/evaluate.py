@@ -35,19 +35,20 @@ def neutral_generation(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     `generate` fills every value that is left unset from that config, so it is set aside meanwhile. Yields the ids
     that end a completion: the tokenizer's and those of the policy's config.
     """
-    own = policy.generation_config
+    holder: Any = policy.get_base_model() if hasattr(policy, "get_base_model") else policy  # LoRA wraps the policy
+    own = holder.generation_config
     declared = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     ends = sorted({tokenizer.eos_token_id, *declared} - {None})
-    policy.generation_config = GenerationConfig(
+    holder.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, bos_token_id=own.bos_token_id
     )
     try:
         yield ends
     finally:
-        policy.generation_config = own
+        holder.generation_config = own
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def answer_greedily(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from grpo.config import TrackingConfig
-from grpo.console import say
+from grpo.console import say, shortest
 from grpo.errors import UserError
 
 # An unreachable service costs a run this much at the most.
@@ -41,17 +41,8 @@ class WandbTracker:
     def __init__(self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None) -> None:
         import wandb
 
-        self.wandb = wandb
-        # Tables are staged here before they are copied; the default is a folder of the user's.
-        os.environ["WANDB_DATA_DIR"] = str(out / "wandb")
-        self.run = self._init(config, settings, out, sweep)
-        self.offline = self.run.offline
-        if not self.offline:
-            say(f"W&B: {self.run.url}")
-
-    def _init(self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None) -> Any:
         def init(mode: str | None) -> Any:
-            return self.wandb.init(
+            return wandb.init(
                 project=config.project,
                 name=config.run_name or run_name(out, sweep),
                 group=config.group or sweep,
@@ -59,34 +50,38 @@ class WandbTracker:
                 config=settings,
                 mode=mode,
                 reinit="finish_previous",
-                settings=self.wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off"),
+                settings=wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off"),
             )
 
+        self.table = wandb.Table
+        # Tables are staged here before they are copied; the default is a folder of the user's.
+        os.environ["WANDB_DATA_DIR"] = str(out / "wandb")
+        why = ""
         if "WANDB_MODE" in os.environ:
-            return init(None)
-        if not self.wandb.login(prompt=False, verify=False):
-            say("W&B: not logged in, so this run is tracked offline (`wandb login`, or tracking=none).")
-            return init("offline")
-        try:
-            return init("online")
-        except self.wandb.Error as error:
-            say(f"W&B: not reached within {INIT_SECONDS} s ({type(error).__name__}), so this run is tracked offline.")
-            return init("offline")
+            self.run, why = init(None), f"WANDB_MODE={os.environ['WANDB_MODE']}"
+        elif not wandb.login(prompt=False, verify=False):
+            self.run, why = init("offline"), "not logged in"
+        else:
+            try:
+                self.run = init("online")
+            except wandb.Error as error:
+                self.run, why = init("offline"), f"not reached within {INIT_SECONDS} s ({type(error).__name__})"
+        if self.run.offline:
+            say(f"W&B: {why}, so tracked offline. To upload: wandb sync {shortest(Path(self.run.dir).parent)}")
+        elif self.run.url:
+            say(f"W&B: {self.run.url}")
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         self.run.log(metrics, step=step)
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        self.run.log({name: self.wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step=step)
+        self.run.log({name: self.table(columns=list(columns), data=[list(row) for row in rows])}, step=step)
 
     def summarize(self, figures: dict[str, float]) -> None:
         self.run.summary.update(figures)
 
     def finish(self, exit_code: int) -> None:
-        folder = Path(self.run.dir).parent
         self.run.finish(exit_code=exit_code)
-        if self.offline:
-            say(f"W&B, offline: upload this run with `wandb sync {folder}`.")
 
 
 class TrackioTracker:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from grpo.batching import Batch, derive_batch
 from grpo.config import CONF, Config, load, readable
-from grpo.console import answers, before_after, log, progress, quiet_libraries, say
+from grpo.console import answers, before_after, log, progress, quiet_libraries, say, shortest
 from grpo.data import GSM8K_TRAIN, JOY, build_train_set, load_splits
 from grpo.errors import UserError
 from grpo.hub import on_hub, prepare_hub
@@ -137,10 +137,6 @@ def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> str
         "folder": shortest(out),
     }
     return "\n".join(f"{name:<8}{value}" for name, value in lines.items())
-
-
-def shortest(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def check_device(config: Config, batch: Batch) -> None:
