@@ -140,6 +140,7 @@ def between(low: float, high: float) -> Rule:
 
 
 above_zero: Rule = (lambda value: value > 0, "must be above 0")
+below_one: Rule = (lambda value: 0 <= value < 1, "must be at least 0 and below 1")
 
 # The values each field may take, beyond its type. None is left to the type.
 RULES: dict[str, Rule] = {
@@ -162,7 +163,7 @@ RULES: dict[str, Rule] = {
     "model.dtype": one_of("float32", "bfloat16"),
     "model.lora_rank": at_least(0),
     "model.lora_alpha": at_least(1),
-    "model.lora_dropout": between(0, 1),
+    "model.lora_dropout": below_one,
     "data.name": one_of("arithmetic", "gsm8k", "jsonl"),
     "data.train_problems": at_least(1),
     "data.eval_problems": at_least(1),
@@ -173,8 +174,8 @@ RULES: dict[str, Rule] = {
     "optimizer.name": one_of("adamw_torch", "adafactor", "sgd"),
     "optimizer.lr": above_zero,
     "optimizer.weight_decay": at_least(0),
-    "optimizer.beta1": between(0, 1),
-    "optimizer.beta2": between(0, 1),
+    "optimizer.beta1": below_one,
+    "optimizer.beta2": below_one,
     "optimizer.max_grad_norm": above_zero,
     "optimizer.schedule": one_of("cosine", "linear", "constant", "constant_with_warmup"),
     "optimizer.warmup": (
@@ -226,12 +227,20 @@ def check(config: Config) -> None:
         if value is not None and not (finite and holds(value)):
             raise UserError(f"{key}={value}: {rule if finite else 'must be a finite number'}.")
     data = config.data
-    needed = ["train_file", "question_column", "answer_column", "gold"]
+    made = ["seed", "min_steps", "max_steps", "max_number"]
+    read = ["train_file", "question_column", "answer_column", "gold"]
     if data.name == "arithmetic":
-        needed = ["seed", "train_problems", "eval_problems", "min_steps", "max_steps", "max_number"]
+        needed, foreign = [*made, "train_problems", "eval_problems"], [*read, "path", "test_file"]
+    else:
+        needed, foreign = read, made
     for name in needed:
         if getattr(data, name) is None:
             raise UserError(f"data.{name}=null: data={data.name} needs a value there.")
+    for name in foreign:
+        if (value := getattr(data, name)) is not None:
+            raise UserError(
+                f"data.{name}={value}: data={data.name} has no such setting; choose the dataset with data=."
+            )
     if data.min_steps is not None and data.max_steps is not None and data.min_steps > data.max_steps:
         raise UserError(f"data.min_steps={data.min_steps}: must not exceed data.max_steps={data.max_steps}.")
     if data.name == "jsonl" and data.path is None:
@@ -266,6 +275,10 @@ def readable() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        raise UserError(explain(error)) from error
 
 
 def explain(error: Exception) -> str:
@@ -276,7 +289,7 @@ def explain(error: Exception) -> str:
         if key.startswith("rewards."):
             return f"{key}: the composed stack has no such reward; add one with +{key}=WEIGHT."
         return f"{key}: there is no such setting.{_nearest_setting(key)}"
-    if match := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
+    if match := re.search(r"Could not (?:find|load) '([^'/]+)/([^']+?)(?:\.yaml)?'", text):
         group, name = match.groups()
         other = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
         return f"{group}={name}: there is no such {group}.{nearest(name, options(group))}{other}"
@@ -286,8 +299,14 @@ def explain(error: Exception) -> str:
         return f"+{match[1]}=...: {match[1]} has a place in the defaults already; leave out the plus."
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{match[1]}: several values are a multirun; add -m."
-    if match := re.search(r"Error parsing override '([^']*)'", text):
-        return f"{match[1]}: not a setting; write key=value, and quote a value with = or spaces twice, 'key=\"a b\"'."
+    if "Config group override" in text:
+        return f"{text.rstrip('.')}; a group takes the name of one of its files, as in model=tiny."
+    if match := re.search(r"Could not (?:delete from config|append to config)[^']*'?([\w.@/]+)", text):
+        return f"{match[1]}: {text.splitlines()[0]}"
+    if "Error parsing override" in text or "mismatched input" in text or "no viable alternative" in text.lower():
+        given = re.search(r"Error parsing override '([^']*)'", text)
+        name = f"{given[1]}: " if given else ""
+        return f"{name}not a setting; write key=value, and quote a value with = or spaces twice, 'key=\"a b\"'."
     return " ".join(
         text.replace("See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details", "").split()
     )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def _gsm8k(config: DataConfig) -> Splits:
     try:
         dataset = load_dataset("openai/gsm8k", "main")
     except (OSError, ValueError) as error:
-        raise unreachable("The dataset openai/gsm8k", "data.path") from error
+        raise unreachable("The dataset openai/gsm8k", "data.path", error) from error
     train, held_out = ([_example(row, config) for row in dataset[split]] for split in ("train", "test"))
     return Splits(train, held_out)
 
@@ -115,7 +116,7 @@ def read_jsonl(path: Path, config: DataConfig) -> Iterator[Example]:
         UserError: naming file and line, where a line is not an object, lacks a column, or has no question or gold.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise UserError(f"data.path: there is no file {path}.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -125,7 +126,7 @@ def read_jsonl(path: Path, config: DataConfig) -> Iterator[Example]:
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not JSON: {error}.") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: not a JSON object but {type(row).__name__}.")
@@ -145,6 +146,8 @@ def _example(row: dict[str, Any], config: DataConfig) -> Example:
         value = row[key]
         if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
             raise UserError(f"'{key}' is {value!r}; it must hold text or a number.")
+        if isinstance(value, float):
+            value = format(Decimal(repr(value)), "f")
         try:
             str(value).encode("utf-8")
         except UnicodeEncodeError as error:

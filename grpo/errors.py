@@ -8,6 +8,11 @@ class UserError(Exception):
     """A mistake in what the user gave: what it is, the value, the rule, and what would work."""
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` where a known name is close, then the known names."""
     known = sorted(known)

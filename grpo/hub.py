@@ -1,14 +1,16 @@
 """Reaching the model hub, or saying quickly that it cannot be reached."""
 
 import functools
+import http.client
 import os
 import re
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 from threading import Thread
 
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 
 SECONDS = 6.0
 
@@ -31,6 +33,10 @@ def prepare_hub() -> None:
     """
     if "HF_HUB_OFFLINE" not in os.environ and not _answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
         os.environ["HF_HUB_OFFLINE"] = "1"
+        # An earlier job of this process may have imported them already.
+        for module in ("huggingface_hub.constants", "datasets.config"):
+            if module in sys.modules:
+                vars(sys.modules[module])["HF_HUB_OFFLINE"] = True
 
 
 def _answers(url: str) -> bool:
@@ -41,7 +47,7 @@ def _answers(url: str) -> bool:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS)
         except urllib.error.HTTPError:
             pass
-        except OSError:
+        except (OSError, ValueError, http.client.HTTPException):
             return
         answered.append(True)
 
@@ -52,10 +58,13 @@ def _answers(url: str) -> bool:
     return bool(answered)
 
 
-def unreachable(what: str, key: str) -> UserError:
+def unreachable(what: str, key: str, error: Exception) -> UserError:
     """The error for something that is neither cached nor to be had from the hub."""
-    why = "the hub cannot be reached" if os.environ.get("HF_HUB_OFFLINE") == "1" else "the hub does not have it"
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        why = "is not on this machine, and the hub cannot be reached"
+    else:
+        why = f"cannot be loaded from the hub ({first_line(error)})"
     return UserError(
-        f"{what} is not on this machine, and {why}. Two ways out: give a local folder, {key}=FOLDER; or use the "
+        f"{what} {why}. Two ways out: give a local folder, {key}=FOLDER; or use the "
         "embedded default, which needs no hub: python -m grpo.train."
     )

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from grpo.config import ModelConfig
-from grpo.errors import UserError, nearest
+from grpo.errors import UserError, first_line, nearest
 from grpo.hub import is_hub_id, on_hub, unreachable
 
 ASSETS = Path(__file__).parent / "assets"
@@ -47,9 +47,8 @@ def resolve(path: str) -> str:
 
 def _failed(path: str, error: Exception) -> UserError:
     if on_hub(path):
-        return unreachable(f"The model {path}", "model.path")
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return UserError(f"model.path={path}: cannot be loaded; a file is missing or damaged: {reason}")
+        return unreachable(f"The model {path}", "model.path", error)
+    return UserError(f"model.path={path}: cannot be loaded; a file is missing or damaged: {first_line(error)}.")
 
 
 def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -60,7 +59,9 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(config.path), revision=config.revision, padding_side="left")
-    except (OSError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing narrower
         raise _failed(config.path, error) from error
     if tokenizer.chat_template is None:
         raise UserError(

@@ -5,13 +5,17 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+from grpo.errors import UserError
+
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 INTEGER = re.compile(rf"[+-]?{_DIGITS}")
-NUMBER = re.compile(rf"\$?\s*([+-]?)\s*\$?\s*({_DIGITS})(\.[0-9]*)?\s*\$?")
+NUMBER = re.compile(rf"\$?\s*([+-]?)\s*\$?\s*(?:({_DIGITS})(\.[0-9]*)?|(\.[0-9]+))\s*\$?")
 # A sign belongs to the number unless it stands between two operands, as in `10-5`.
-LAST_NUMBER = re.compile(r"(?:(?<![\w.)])[+-])?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
+LAST_NUMBER = re.compile(
+    r"(?:(?<![\w.)])[+-])?\$?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<!\w)\.[0-9]+)"
+)
 
 Message = dict[str, str]
 
@@ -24,10 +28,16 @@ def chat(question: str, system_prompt: str) -> list[Message]:
 
 def prompt_ids(tokenizer: Any, questions: Sequence[str], system_prompt: str) -> list[list[int]]:
     """The token ids of each question's prompt, the opening of the assistant's turn included, without padding."""
+    import jinja2
+
     chats = [chat(question, system_prompt) for question in questions]
-    return tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)[
-        "input_ids"
-    ]
+    try:
+        encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)
+    except jinja2.TemplateError as error:
+        raise UserError(
+            f"the policy's chat template refuses the prompt: {error}. If it takes no system role: system_prompt=''."
+        ) from error
+    return encoded["input_ids"]
 
 
 def extract_answer(text: str) -> str | None:
@@ -44,8 +54,8 @@ def parse_number(text: str) -> Decimal | None:
     match = NUMBER.fullmatch(text.strip())
     if match is None:
         return None
-    sign, digits, fraction = match.groups(default="")
-    return Decimal(sign + digits.replace(",", "") + fraction.rstrip("."))
+    sign, digits, fraction, bare_fraction = match.groups(default="")
+    return Decimal(sign + (digits.replace(",", "") + fraction.rstrip(".") or bare_fraction))
 
 
 def same_answer(answer: str, gold: str) -> bool:

@@ -181,47 +181,44 @@ def score(name: str, completions: Sequence[str], golds: Sequence[str], questions
         try:
             values = function(**{argument: list(rows[argument[:-1]]) for argument in wanted})
         except Exception as error:
-            raise UserError(_raised(name, error, completions[0])) from error
+            raise UserError(_raised(name, error, completions[0], f"first of {len(completions)} ")) from error
         if not isinstance(values, Sized) or len(values) != len(completions):
             got = f"{len(values)} scores" if isinstance(values, Sized) else f"{values!r}"
             raise UserError(f"reward '{name}' returned {got} for {len(completions)} completions; return one for each.")
     for value, completion in zip(values, completions, strict=True):
-        if not isinstance(value, Real) or not math.isfinite(value):
+        if not isinstance(value, Real) or not abs(value) <= sys.float_info.max:
             raise UserError(
                 f"reward '{name}' returned {value!r}; a reward is a finite number. The completion: {completion!r}"
             )
     return [float(value) for value in values]
 
 
-def _raised(name: str, error: Exception, completion: str) -> str:
+def _raised(name: str, error: Exception, completion: str, which: str = "") -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno}"
-    return f"reward '{name}' raised {type(error).__name__}: {error} ({where}). The completion: {completion!r}"
+    return f"reward '{name}' raised {type(error).__name__}: {error} ({where}). The {which}completion: {completion!r}"
+
+
+BUILT_IN = dict(REWARDS)
 
 
 def load_reward_files(files: Sequence[str]) -> None:
-    """Run Python files whose `@reward` functions join the table. A file is run once a process."""
+    """Make the table the shipped rewards and those of `files`, which are run anew, so that no run sees another's."""
+    REWARDS.clear()
+    REWARDS.update(BUILT_IN)
     for name in files:
-        path = Path(name).resolve()
-        module = f"grpo_reward_file_{path.stem}_{abs(hash(path))}"
-        if module in sys.modules:
-            continue
+        path = Path(name).expanduser().resolve()
         if not path.is_file():
             raise UserError(f"reward_files: no file {path}; give the path of a Python file with @reward functions.")
-        spec = importlib.util.spec_from_file_location(module, path)
+        spec = importlib.util.spec_from_file_location(f"grpo_reward_file_{path.stem}", path)
         if spec is None or spec.loader is None:
             raise UserError(f"reward_files: {path} is not a Python file (its name must end in .py).")
-        loaded = importlib.util.module_from_spec(spec)
-        before = dict(REWARDS)
         try:
-            spec.loader.exec_module(loaded)
-        except Exception as error:
-            REWARDS.clear()
-            REWARDS.update(before)
-            if isinstance(error, UserError):
-                raise
+            spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
             raise UserError(f"reward_files: {path} failed with {type(error).__name__}: {error}") from error
-        sys.modules[module] = loaded
 
 
 def build_rewards(weights: dict[str, float], files: Sequence[str] = ()) -> RewardStack:

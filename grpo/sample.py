@@ -8,12 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
 from omegaconf import OmegaConf
 
 from grpo.config import Config, load, readable
 from grpo.console import answers, console, quiet_libraries
 from grpo.data import JOY
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 from grpo.hub import on_hub, prepare_hub
 
 
@@ -27,8 +28,11 @@ def load_run(folder: Path) -> Config:
     if not saved.is_file() or not (folder / "results.json").is_file():
         what = "is not the folder of a run" if not saved.is_file() else "holds a run that was not finished"
         raise UserError(f"{folder} {what}; give the folder that a run named at its end, outputs/DATE/TIME.")
-    with readable():
-        return load(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(saved)))
+    try:
+        with readable():
+            return load(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(saved)))
+    except yaml.YAMLError as error:
+        raise UserError(f"{saved} is damaged: {first_line(error)}.") from error
 
 
 def ask(folder: Path, questions: list[str], max_tokens: int | None) -> None:

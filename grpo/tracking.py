@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from grpo.config import TrackingConfig
 from grpo.console import say, shortest
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 
-# An unreachable service costs a run this much at the most.
-INIT_SECONDS = 10
+# An unreachable service costs a run this much at its start, and as much at its end.
+SECONDS = 10
 
 
 class Tracker(Protocol):
@@ -50,22 +50,23 @@ class WandbTracker:
                 config=settings,
                 mode=mode,
                 reinit="finish_previous",
-                settings=wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off"),
+                settings=wandb.Settings(init_timeout=SECONDS, finish_timeout=SECONDS, silent=True, console="off"),
             )
 
         self.table = wandb.Table
         # Tables are staged here before they are copied; the default is a folder of the user's.
         os.environ["WANDB_DATA_DIR"] = str(out / "wandb")
         why = ""
-        if "WANDB_MODE" in os.environ:
-            self.run, why = init(None), f"WANDB_MODE={os.environ['WANDB_MODE']}"
-        elif not wandb.login(prompt=False, verify=False):
-            self.run, why = init("offline"), "not logged in"
+        if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
+            self.run, why = init(mode), f"WANDB_MODE={mode}"
         else:
             try:
-                self.run = init("online")
-            except wandb.Error as error:
-                self.run, why = init("offline"), f"not reached within {INIT_SECONDS} s ({type(error).__name__})"
+                if wandb.login(prompt=False, verify=False):
+                    self.run = init("online")
+                else:
+                    self.run, why = init("offline"), "not logged in"
+            except (wandb.Error, ValueError) as error:
+                self.run, why = init("offline"), f"could not be used online ({first_line(error)})"
         if self.run.offline:
             say(f"W&B: {why}, so tracked offline. To upload: wandb sync {shortest(Path(self.run.dir).parent)}")
         elif self.run.url:

@@ -45,7 +45,8 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
         raise UserError(f"{out} holds a run already; give this one another folder, hydra.run.dir=FOLDER.")
     # Cheap and fallible things first: a typo ends here, before torch is imported.
     rewards = build_rewards(config.rewards, config.reward_files)
-    batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size, world_size)
     say(banner(config, rewards, batch, out))
     check_device(config, batch)
     splits = load_splits(config.data)
@@ -55,6 +56,10 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
     if on_hub(config.model.path):
         prepare_hub()
     quiet_libraries()
+    import torch
+
+    if config.device == "cpu" and torch.cuda.is_available():
+        say(f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k.")
     from grpo.evaluate import answer_greedily, evaluate
     from grpo.model import build_policy, build_tokenizer, save_policy
     from grpo.trainer import Recorder, build_trainer
@@ -92,13 +97,10 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
         after, answers_after = answer_and_score("after training")
         ended = time.perf_counter()
 
-        say(before_after(before, after))
         examples = [
             {"question": example.question, "gold": example.gold, "before": first, "after": last}
             for example, first, last in zip(shown, answers_before, answers_after, strict=True)
         ]
-        for example in examples:
-            say(answers(f"{example['question']} (gold: {example['gold']})", example["before"], example["after"]))
         save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "policy")
         results = {
             "before": before,
@@ -118,8 +120,11 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
             "examples": examples,
             "versions": {package: version(package) for package in VERSIONS},
         }
-        tracker.summarize(summary(results))
         write_json(out / "results.json", results)
+        tracker.summarize(summary(results))
+        say(before_after(before, after))
+        for example in examples:
+            say(answers(f"{example['question']} (gold: {example['gold']})", example["before"], example["after"]))
         say(f"{trainer.state.global_step} steps in {trained - evaluated:.0f} s. Everything is in {shortest(out)}")
         exit_code = 0
         return results
@@ -140,25 +145,29 @@ def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> str
 
 
 def check_device(config: Config, batch: Batch) -> None:
-    """Nothing is chosen by hardware: a missing GPU stops the run, one that lies idle is pointed out.
+    """Nothing is chosen by hardware: a GPU that is missing stops the run, and so does one too many.
 
     Raises:
-        UserError: CUDA is asked for and absent.
+        UserError: CUDA is asked for and absent, or the run would be spread over several devices.
     """
+    if batch.world_size > 1:
+        raise UserError(f"WORLD_SIZE={batch.world_size}: a run is one process so far; start it without a launcher.")
+    if config.device == "cpu":
+        return
     import torch
 
-    if config.device == "cpu":
-        if torch.cuda.is_available():
-            say(f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k.")
-        return
-    if torch.cuda.is_available():
+    if (count := torch.cuda.device_count()) > 1:
+        raise UserError(f"device=cuda: {count} devices are visible, and a run takes one: set CUDA_VISIBLE_DEVICES=0.")
+    if count == 1:
         return
     message = "device=cuda: no CUDA device is found."
     if config.model.parameters is not None:
         # A forward pass to generate, a forward and a backward pass to train: 2 + 2 + 4 FLOP a parameter and token.
         tokens = batch.completions * ((config.max_prompt_length or 0) + config.max_completion_length)
         seconds = 8 * config.model.parameters * tokens / CPU_FLOP_PER_SECOND
-        message += f" On a CPU (at {CPU_FLOP_PER_SECOND / 1e12} TFLOP/s) a step would take about {duration(seconds)}"
+        size = f"{config.model.parameters / 1e6:,.0f} M parameters (model.parameters)"
+        speed = f"{CPU_FLOP_PER_SECOND / 1e12} TFLOP/s"
+        message += f" On a CPU, at {speed}, a step with {size} would take about {duration(seconds)}"
         steps = config.max_steps
         if steps is None and config.data.name == "gsm8k":
             problems = min(GSM8K_TRAIN, config.data.train_problems or GSM8K_TRAIN)
@@ -194,23 +203,31 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 class Command:
-    """What `main` must know of the job that Hydra ran for it."""
+    """What `main` must know of the jobs that Hydra ran for it."""
 
     started = False
+    multirun = False
     mistake: UserError | None = None
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def app(composed: DictConfig) -> None:
-    Command.started = True
     settings = HydraConfig.get()
-    is_job = settings.mode == RunMode.MULTIRUN
+    Command.started, Command.multirun = True, settings.mode == RunMode.MULTIRUN
+    out = Path(settings.runtime.output_dir)
     try:
-        run(load(composed), Path(settings.runtime.output_dir), Path(settings.sweep.dir).name if is_job else None)
+        try:
+            run(load(composed), out, Path(settings.sweep.dir).name if Command.multirun else None)
+        except OSError as error:
+            if error.filename is None or not Path(error.filename).is_relative_to(out):
+                raise
+            raise UserError(f"{error.filename} cannot be written: {error.strerror}.") from error
     except UserError as error:
         log.error("%s", error)
-        if is_job:
-            raise  # Hydra names the job, and goes on with the next one.
+        if Command.multirun:
+            # Hydra goes on with the next job, and counts this one as failed.
+            print(f"error in job {settings.job.num}: {error}", file=sys.stderr)
+            raise
         Command.mistake = error
 
 
@@ -223,13 +240,15 @@ def main() -> None:
         if Command.mistake:
             raise Command.mistake
     except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
+        sys.exit(1 if Command.multirun else f"error: {error}")
+    except (OSError, ValueError) as error:
+        # Before the first job starts, all that is opened is its folder and train.log in it.
         if Command.started:
             raise
-        sys.exit(f"error: {error.filename}: {error.strerror}; give a folder that can be written, hydra.run.dir=FOLDER")
+        where = "hydra.sweep.dir=FOLDER" if "-m" in sys.argv or "--multirun" in sys.argv else "hydra.run.dir=FOLDER"
+        sys.exit(f"error: the folder of the run cannot be written: {error.__cause__ or error}; give another, {where}")
     except KeyboardInterrupt:
-        print("Interrupted: no results were written.", file=sys.stderr)
+        print("Interrupted: no results of this run were written.", file=sys.stderr)
         sys.exit(130)
 
 

@@ -13,6 +13,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from grpo.batching import Batch
 from grpo.config import Config
+from grpo.errors import UserError
 from grpo.rewards import RewardStack, score
 from grpo.tracking import Tracker
 
@@ -60,6 +61,8 @@ def build_args(config: Config, batch: Batch, rewards: RewardStack, out: Path) ->
         save_total_limit=config.save_total_limit,
         # Trackers are ours (grpo/tracking.py): transformers' own never end a run, and log hundreds of other keys.
         report_to=[],
+        # TRL loads the reference policy of the KL term by itself, from the same revision.
+        model_init_kwargs={"revision": config.model.revision} if config.model.revision else None,
         disable_tqdm=True,
         # A worker process would cost more than the few strings it hands over.
         dataloader_num_workers=0,
@@ -94,15 +97,25 @@ class Recorder(TrainerCallback):
         self.config, self.rewards, self.tracker, self.start_bar = config, rewards, tracker, start_bar
         self.metrics_file = out / "metrics.jsonl"
         self.completions = out / "completions"
-        self.completions.mkdir()
+        try:
+            self.completions.mkdir()
+        except FileExistsError as error:
+            raise UserError(
+                f"{out} holds a run already; give this one another folder, hydra.run.dir=FOLDER."
+            ) from error
         self.table: list[list[Any]] = []
         self.logs: dict[str, Any] = {}
+        self.beside = ""
         self.last_step = 0
         self.sampled_at = 0
         self.quarters = 0
 
     def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
         self.advance = self.start_bar(state.max_steps)
+
+    def on_step_end(self, args, state, control, **kwargs: Any) -> None:
+        if state.global_step == state.max_steps:
+            control.should_log = True  # whatever logging_steps is, the last step is on record
 
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs is None or "train_runtime" in logs:
@@ -112,8 +125,13 @@ class Recorder(TrainerCallback):
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         self.tracker.log(metrics, step)
-        self.advance(step - self.last_step, beside(metrics))
+        # A further pass over the same completions (algorithm.num_iterations) has no rewards of its own.
+        sampled = "reward" in metrics
+        self.beside = beside(metrics) if sampled else self.beside
+        self.advance(step - self.last_step, self.beside)
         self.last_step = step
+        if not sampled:
+            return
         columns, rows = self._latest_completions(step)
         pd.DataFrame(rows, columns=columns).to_parquet(self.completions / f"step_{step:06d}.parquet", index=False)
         self._sample_for_table(columns, rows, step, state.max_steps)

@@ -1,4 +1,4 @@
-"""Pretrain the embedded policy from scratch, about 20 minutes on two CPU cores.
+"""Pretrain the embedded policy from scratch, about 15 minutes on two CPU cores.
 
 python scripts/pretrain_tiny.py
 
@@ -38,7 +38,7 @@ STYLES = {
     "worked, GSM8K's ending": 0.04,
     "tags without line breaks": 0.04,
     "answer outside the tags": 0.04,
-    "reasoning not closed": 0.03,
+    "answer not closed": 0.03,
     "trailing words": 0.03,
     "exact": 0.08,
 }
@@ -58,7 +58,7 @@ def answer_in(style: str, problem: Problem) -> str:
         "worked, GSM8K's ending": f"{working}\n#### {answer}",
         "tags without line breaks": f"<reasoning>{working}</reasoning><answer>{answer}</answer>",
         "answer outside the tags": f"<reasoning>\n{working}\n</reasoning>\n{answer}",
-        "reasoning not closed": f"<reasoning>\n{working}\n<answer>\n{answer}\n</answer>",
+        "answer not closed": f"<reasoning>\n{working}\n</reasoning>\n<answer>\n{answer}",
         "trailing words": f"<reasoning>\n{working}\n</reasoning>\n<answer>\n{answer}\n</answer>\nI hope this helps.",
         "exact": f"<reasoning>\n{working}\n</reasoning>\n<answer>\n{answer}\n</answer>\n",
     }[style]
@@ -253,7 +253,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("grpo/assets/tiny"), help="folder to write the policy to")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and text")
-    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
     parser.add_argument("--rows", type=int, default=32, help="rows of text in a step")
     parser.add_argument("--lr", type=float, default=6e-3, help="highest learning rate")
     parser.add_argument("--hidden", type=int, default=128, help="width of the policy")

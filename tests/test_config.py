@@ -68,7 +68,7 @@ def test_every_scalar_is_explained_where_it_is_set() -> None:
 )
 def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
     text = (CONF / f"{file}.yaml").read_text()
-    for key in yaml.safe_load(text):
+    for key in yaml.safe_load(text).keys() - {"defaults"}:
         assert " # " in next(line for line in text.splitlines() if line.startswith(f"{key}:")), key
 
 
@@ -109,6 +109,11 @@ def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
         ("reward_files=mine.py", "reward_files=mine.py: Invalid value assigned: str is not a ListConfig"),
         ("bf16=maybe", "bf16=maybe: Value 'maybe' is not a valid bool"),
         ("system_prompt", "system_prompt: not a setting; write key=value"),
+        ("model.path=a=b", "not a setting; write key=value, and quote a value with = or spaces twice"),
+        ("model=null", "a group takes the name of one of its files, as in model=tiny"),
+        ("experiment=[gsm8k,nope]", "experiment=nope: there is no such experiment. Known: gsm8k"),
+        ("optimizer.beta2=1", "optimizer.beta2=1.0: must be at least 0 and below 1."),
+        ("data.path=folder", "data.path=folder: data=arithmetic has no such setting; choose the dataset with data=."),
         ("hydra.nothing=1", "hydra.nothing: there is no such setting"),
     ],
 )
@@ -157,11 +162,19 @@ def test_the_command_refuses_a_mistake_before_torch_is_imported(arguments: list[
     assert not list(tmp_path.rglob("results.json"))
 
 
+def test_a_log_that_cannot_be_opened(tmp_path) -> None:
+    (tmp_path / "run" / "train.log").mkdir(parents=True)
+    done = command("hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert len(said(done)) == 1 and "cannot be written" in said(done)[0] and "hydra.run.dir=FOLDER" in said(done)[0]
+
+
 def test_a_multirun_names_the_job_that_failed(tmp_path) -> None:
     done = command("-m", "num_generations=1", cwd=tmp_path)
     assert done.returncode == 1
-    assert said(done)[0] == "Error executing job with overrides: ['num_generations=1']"
-    assert said(done)[1].startswith("error: num_generations=1: must be at least 2")
+    assert said(done)[0].startswith("error in job 0: num_generations=1: must be at least 2")
+    assert said(done)[1] == "Error executing job with overrides: ['num_generations=1']"
+    assert len(said(done)) == 2
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "experiment=gsm8k"]])

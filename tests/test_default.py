@@ -2,6 +2,7 @@
 
 import json
 
+from grpo.config import compose
 from tests.conftest import read_wandb
 
 
@@ -18,6 +19,6 @@ def test_the_embedded_default_learns_to_reason(command, tmp_path) -> None:
     assert results["examples"][0]["after"].startswith("<reasoning>\n")
 
     history, summary, tables = read_wandb(out)
-    assert len(history) == results["steps"] == 150
+    assert len(history) == results["steps"] == compose().max_steps
     assert summary["after/accuracy_strict"] == after["accuracy_strict"]
     assert 0 < len(tables[-1]["data"]) <= 400

@@ -109,6 +109,12 @@ def test_truncated_weights(copied, kept: int) -> None:
     assert "a file is missing or damaged" in refused(path=str(copied))
 
 
+def test_a_truncated_tokenizer(copied) -> None:
+    tokenizer = copied / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text()[:1000])
+    assert "a file is missing or damaged" in refused(path=str(copied))
+
+
 def test_a_damaged_config(copied) -> None:
     (copied / "config.json").write_text('{"model_type": "qwen2", ')
     assert "a file is missing or damaged" in refused(path=str(copied))

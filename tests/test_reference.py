@@ -18,12 +18,13 @@ CUT = [
     "model.init=random",
     "model.num_layers=2",
     f"data.path={GSM8K}",
-    "data.eval_problems=4",
+    "data.train_problems=400",
+    "data.eval_problems=2",
     "max_steps=2",
-    "num_generations=4",
-    "prompts_per_step=2",
-    "micro_batch_size=4",
-    "max_completion_length=24",
+    "num_generations=2",
+    "prompts_per_step=1",
+    "max_prompt_length=128",
+    "max_completion_length=16",
     "save_steps=null",
     "tracking=wandb",
     "tracking.completions_every=1",
@@ -32,24 +33,21 @@ CUT = [
 
 @needs_gsm8k
 @needs_qwen
-@pytest.mark.parametrize("experiment", ["gsm8k", "gsm8k_original"])
-def test_the_reference_recipe(train, capsys, experiment: str) -> None:
-    out, results = train(f"experiment={experiment}", *CUT)
+def test_the_reference_recipe(train, capsys) -> None:
+    out, results = train("experiment=gsm8k", *CUT)
     said = capsys.readouterr().out
     assert "7,472 problems remain" in said
-    assert "of 7,472 training prompts have more than 256 tokens (max_prompt_length) and are dropped" in said
+    assert "of 400 training prompts have more than 128 tokens (max_prompt_length) and are dropped" in said
 
     history, summary, tables = read_wandb(out)
-    stack = STACK if experiment == "gsm8k" else [f"verbatim_{name}" for name in STACK]
     assert [row["_step"] for row in history] == [1, 2]
     for row, expected in zip(history, metrics(out), strict=True):
-        for name in stack:
+        for name in STACK:
             assert row[f"rewards/{name}/mean"] == pytest.approx(expected[f"rewards/{name}/mean"])
-    assert {"kl" in row for row in history} == {experiment == "gsm8k_original"}
     table = tables[-1]
-    assert [row[0] for row in table["data"]] == [1] * 4 + [2] * 4
+    assert [row[0] for row in table["data"]] == [1, 1, 2, 2]
     assert {row[1] for row in table["data"]} < set(questions())
-    assert summary["after/n"] == results["after"]["n"] == 4
+    assert summary["after/n"] == results["after"]["n"] == 2
 
     prompt = [{"role": "user", "content": "Wie viele?"}]
     for text in ("1,080 pages 思考", prompt):

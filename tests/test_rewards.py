@@ -191,7 +191,7 @@ def test_the_exact_format_has_every_other_format(completion: str) -> None:
         assert one("xmlcount", completion) == 0.5
 
 
-def test_long_completions_are_scored_in_linear_time() -> None:
+def test_completions_of_200_000_characters_are_scored() -> None:
     for piece in (
         "<reasoning>",
         "</reasoning>",
@@ -218,14 +218,6 @@ def write(folder, text: str) -> str:
     return str(file)
 
 
-@pytest.fixture(autouse=True)
-def shipped_table_only():
-    shipped = dict(REWARDS)
-    yield
-    REWARDS.clear()
-    REWARDS.update(shipped)
-
-
 def test_a_reward_of_ones_own(tmp_path) -> None:
     file = write(tmp_path, "def brevity(completion):\n    return -len(completion) / 100\n")
     stack = build_rewards({"correctness": 1.0, "brevity": 0.5}, [file])
@@ -249,6 +241,8 @@ def test_a_reward_may_see_the_batch(tmp_path) -> None:
         ("def bad(completion):\n    return float('nan')\n", "'bad' returned nan"),
         ("def bad(completion):\n    return float('inf')\n", "'bad' returned inf"),
         ("def bad(completion):\n    return 'high'\n", "'bad' returned 'high'"),
+        ("def bad(completion):\n    return 10**400\n", "'bad' returned 1000"),
+        ("def bad(completions):\n    return 1 / 0\n", "ZeroDivisionError.*The first of 1 completion"),
         ("def bad(completions):\n    return [1.0, 2.0]\n", "'bad' returned 2 scores for 1 completions"),
         ("def bad(completions):\n    return None\n", "'bad' returned None for 1 completions"),
         ("def bad(completions):\n    return [None]\n", "'bad' returned None"),
@@ -268,6 +262,7 @@ def test_a_reward_that_fails_is_named(tmp_path, body: str, message: str) -> None
         ("def odd(prompt):\n    return 1\n", r"'odd' takes \(prompt\)"),
         ("def mixed(completion, golds):\n    return 1\n", r"'mixed' takes \(completion, golds\)"),
         ("syntax error\n", "my_rewards.py failed with SyntaxError"),
+        ("def fine(completion):\n    return 1\n\nraise SystemExit(3)\n", "my_rewards.py failed with SystemExit: 3"),
         ("def fine(completion):\n    return 1\n\nimport no_such_module\n", "failed with ModuleNotFoundError"),
     ],
 )
@@ -286,3 +281,12 @@ def test_bad_stacks(tmp_path) -> None:
     with pytest.raises(UserError, match="no file"):
         build_rewards({"int": 1.0}, [str(tmp_path / "missing.py")])
     assert build_rewards({"xmlcount": -0.5}).weights == {"xmlcount": -0.5}
+
+
+def test_one_runs_rewards_are_not_the_next_ones(tmp_path) -> None:
+    for folder, value in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / folder).mkdir()
+        file = write(tmp_path / folder, f"def mine(completion):\n    return {value}\n")
+        assert build_rewards({"mine": 1.0}, [file]).score(["x"], ["1"], ["?"]) == {"mine": [value]}
+    with pytest.raises(UserError, match="no reward 'mine'"):
+        build_rewards({"mine": 1.0})

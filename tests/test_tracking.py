@@ -49,6 +49,22 @@ def test_an_unreachable_service_costs_seconds(command, tmp_path) -> None:
     assert time.perf_counter() - began - 2 * without < 15
 
 
+@pytest.mark.parametrize(
+    "environment",
+    [{"WANDB_API_KEY": "too-short"}, {"WANDB_MODE": "online"}, {"WANDB_MODE": "offline"}, {"WANDB_MODE": "disabled"}],
+)
+def test_wandb_never_asks_and_never_stops_a_run(train, monkeypatch, capsys, environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    out, _ = train("tracking=wandb")
+    said = capsys.readouterr().out
+    if environment.get("WANDB_MODE") == "disabled":
+        assert "W&B" not in said
+    else:
+        assert "so tracked offline. To upload: wandb sync" in said
+        assert len(read_wandb(out)[0]) == 2
+
+
 def test_names(tmp_path) -> None:
     out = tmp_path / "outputs" / "2026-11-22" / "10-00-00"
     assert run_name(out, None) == "2026-11-22-10-00-00"

@@ -148,8 +148,9 @@ def test_a_multirun_is_a_folder_of_runs(command, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["device=cuda"], "device=cuda: no CUDA device is found. On a CPU (at 0.1 TFLOP/s) a step would take about"),
+        (["device=cuda"], "device=cuda: no CUDA device is found. On a CPU, at 0.1 TFLOP/s, a step with 1 M parameters"),
         (["experiment=gsm8k"], "all 1,868 steps about 25 days. To go on all the same: device=cpu."),
+        (["data=jsonl", "data.path=nowhere"], "data.path: there is no file nowhere/train.jsonl."),
         (
             ["experiment=gsm8k", "device=cpu", "bf16=false"],
             "The dataset openai/gsm8k is not on this machine, and the hub",
@@ -167,3 +168,8 @@ def test_refusals_are_one_line(command, tmp_path, arguments: list[str], message:
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
     assert message in done.stderr
     assert not list(tmp_path.rglob("results.json"))
+
+
+def test_one_process_is_a_run(command) -> None:
+    done = command("grpo.train", *SMALL, WORLD_SIZE="2")
+    assert done.returncode == 1 and "WORLD_SIZE=2: a run is one process so far" in done.stderr
