@@ -9,8 +9,9 @@ from grpo.config import TrackingConfig
 from grpo.console import say, shortest
 from grpo.errors import UserError, first_line
 
-# An unreachable service costs a run this much at its start, and as much at its end.
-SECONDS = 10
+# What an unreachable service may cost a run at its start and at its end, starting W&B's own process apart.
+INIT_SECONDS = 6
+FINISH_SECONDS = 10
 
 
 class Tracker(Protocol):
@@ -50,7 +51,9 @@ class WandbTracker:
                 config=settings,
                 mode=mode,
                 reinit="finish_previous",
-                settings=wandb.Settings(init_timeout=SECONDS, finish_timeout=SECONDS, silent=True, console="off"),
+                settings=wandb.Settings(
+                    init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, silent=True, console="off"
+                ),
             )
 
         self.table = wandb.Table

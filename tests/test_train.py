@@ -116,10 +116,10 @@ def test_tensorboard(train) -> None:
     assert [event.step for event in events.Scalars("rewards/correctness/mean")] == [1, 2]
 
 
-def test_trackio(train, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    train("tracking=trackio")
-    assert list((tmp_path / "trackio").glob("*.db"))
+def test_trackio(command, tmp_path) -> None:
+    done = command("grpo.train", *SMALL, "tracking=trackio", TRACKIO_DIR=str(tmp_path / "trackio"))
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "trackio").rglob("*.db"))
 
 
 def test_the_command_as_typed(command, tmp_path) -> None:
