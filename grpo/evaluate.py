@@ -29,13 +29,13 @@ class Evaluation:
 
 
 @contextmanager
-def neutral_generation(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+def neutral_generation(policy: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
     """Greedy generation without what the policy's own `generation_config` would add, such as a repetition penalty.
 
     `generate` fills every value that is left unset from that config, so it is set aside meanwhile. Yields the ids
     that end a completion: the tokenizer's and those of the policy's config.
     """
-    holder: Any = policy.get_base_model() if hasattr(policy, "get_base_model") else policy  # LoRA wraps the policy
+    holder = policy.get_base_model() if hasattr(policy, "get_base_model") else policy  # LoRA wraps the policy
     own = holder.generation_config
     declared = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     ends = sorted({tokenizer.eos_token_id, *declared} - {None})

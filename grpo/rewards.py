@@ -186,11 +186,15 @@ def score(name: str, completions: Sequence[str], golds: Sequence[str], questions
             got = f"{len(values)} scores" if isinstance(values, Sized) else f"{values!r}"
             raise UserError(f"reward '{name}' returned {got} for {len(completions)} completions; return one for each.")
     for value, completion in zip(values, completions, strict=True):
-        if not isinstance(value, Real) or not abs(value) <= sys.float_info.max:
+        if not isinstance(value, Real) or not is_finite(value):
             raise UserError(
                 f"reward '{name}' returned {value!r}; a reward is a finite number. The completion: {completion!r}"
             )
     return [float(value) for value in values]
+
+
+def is_finite(value: Any) -> bool:
+    return abs(value) <= sys.float_info.max
 
 
 def _raised(name: str, error: Exception, completion: str, which: str = "") -> str:

@@ -42,7 +42,7 @@ class WandbTracker:
     def __init__(self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None) -> None:
         import wandb
 
-        def init(mode: str | None) -> Any:
+        def init(mode: Any) -> Any:
             return wandb.init(
                 project=config.project,
                 name=config.run_name or run_name(out, sweep),

@@ -23,7 +23,11 @@ def main() -> None:
     smooth = metrics.rolling(WINDOW, min_periods=1, center=True).mean()
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=[3, 1.2], layout="constrained")
-    names = [column.split("/")[1] for column in metrics if column.startswith("rewards/") and column.endswith("/mean")]
+    names = [
+        column.split("/")[1]
+        for column in map(str, metrics)
+        if column.startswith("rewards/") and column.endswith("/mean")
+    ]
     ends = spread([float(smooth[f"rewards/{name}/mean"].iloc[-1]) for name in names], gap=0.14)
     for name, end, colour in zip(names, ends, COLOURS, strict=False):
         left.plot(metrics.index, metrics[f"rewards/{name}/mean"], color=colour, alpha=0.2, linewidth=0.8)
