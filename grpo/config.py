@@ -84,6 +84,17 @@ class AlgorithmConfig:
 
 
 @dataclass
+class RolloutConfig:
+    name: str
+    native: bool | None = None  # fast alone
+    # generate alone
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+@dataclass
 class TrackingConfig:
     name: str
     project: str
@@ -99,9 +110,11 @@ class Config:
     data: DataConfig
     optimizer: OptimizerConfig
     algorithm: AlgorithmConfig
+    rollout: RolloutConfig
     tracking: TrackingConfig
     seed: int
     device: str
+    threads: int | None
     num_generations: int
     prompts_per_step: int
     micro_batch_size: int
@@ -113,6 +126,7 @@ class Config:
     system_prompt: str
     bf16: bool
     activation_checkpointing: bool
+    share_prompts: bool
     eval_batch_size: int
     logging_steps: int
     save_steps: int | None
@@ -146,6 +160,7 @@ below_one: Rule = (lambda value: 0 <= value < 1, "must be at least 0 and below 1
 RULES: dict[str, Rule] = {
     "seed": between(0, 2**32 - 1),
     "device": one_of("cpu", "cuda"),
+    "threads": at_least(1),
     "num_generations": at_least(2, "an advantage compares the completions of one prompt"),
     "prompts_per_step": at_least(1),
     "micro_batch_size": at_least(1),
@@ -189,6 +204,11 @@ RULES: dict[str, Rule] = {
     "algorithm.epsilon_high": above_zero,
     "algorithm.importance_sampling_level": one_of("token", "sequence"),
     "algorithm.num_iterations": at_least(1),
+    "rollout.name": one_of("fast", "generate"),
+    "rollout.top_p": (lambda value: 0 < value <= 1, "must lie above 0 and not above 1"),
+    "rollout.top_k": at_least(0),
+    "rollout.min_p": between(0, 1),
+    "rollout.repetition_penalty": above_zero,
     "tracking.name": one_of("wandb", "trackio", "tensorboard", "none"),
     "tracking.completions_every": at_least(1),
     "tracking.completions_rows": at_least(0),
@@ -241,6 +261,15 @@ def check(config: Config) -> None:
             raise UserError(
                 f"data.{name}={value}: data={data.name} has no such setting; choose the dataset with data=."
             )
+    rollout = config.rollout
+    for name in ("top_p", "top_k", "min_p", "repetition_penalty"):
+        if rollout.name == "fast" and (value := getattr(rollout, name)) is not None:
+            raise UserError(
+                f"rollout.{name}={value}: rollout=fast samples from the policy's own distribution and has no such "
+                f"setting; take rollout=generate rollout.{name}={value}."
+            )
+    if rollout.name == "fast" and rollout.native is None:
+        raise UserError("rollout.native=null: must be true or false.")
     if data.min_steps is not None and data.max_steps is not None and data.min_steps > data.max_steps:
         raise UserError(f"data.min_steps={data.min_steps}: must not exceed data.max_steps={data.max_steps}.")
     if data.name == "jsonl" and data.path is None:

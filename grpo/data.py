@@ -15,7 +15,6 @@ from grpo.hub import prepare_hub, unreachable
 from grpo.prompts import chat, parse_number, prompt_ids
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 
@@ -164,14 +163,12 @@ def _example(row: dict[str, Any], config: DataConfig) -> Example:
 
 def build_train_set(
     examples: Iterable[Example], tokenizer: "PreTrainedTokenizerBase", config: Config
-) -> tuple["Dataset", list[str]]:
-    """TRL's training set (`prompt`, `question`, `gold`) without prompts over `max_prompt_length`, and notes on it.
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """TRL's training rows (`prompt`, `question`, `gold`) without prompts over `max_prompt_length`, and notes on them.
 
     Raises:
         UserError: fewer prompts are left than one optimizer step takes.
     """
-    from datasets import Dataset
-
     examples, notes = list(examples), []
     if config.max_prompt_length is not None:
         ids = prompt_ids(tokenizer, [example.question for example in examples], config.system_prompt)
@@ -199,4 +196,4 @@ def build_train_set(
         {"prompt": chat(example.question, config.system_prompt), "question": example.question, "gold": example.gold}
         for example in examples
     ]
-    return Dataset.from_list(rows), notes
+    return rows, notes

@@ -1,18 +1,17 @@
 """Held-out scoring: greedy answers, judged by the reward functions that train the policy."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from grpo.config import Config
 from grpo.data import Example
 from grpo.prompts import last_number, prompt_ids, same_answer
 from grpo.rewards import RewardStack, score
+from grpo.rollout import Rollout
 
 
 @dataclass(frozen=True)
@@ -28,29 +27,8 @@ class Evaluation:
     completions: list[Completion]
 
 
-@contextmanager
-def neutral_generation(policy: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
-    """Greedy generation without what the policy's own `generation_config` would add, such as a repetition penalty.
-
-    `generate` fills every value that is left unset from that config, so it is set aside meanwhile. Yields the ids
-    that end a completion: the tokenizer's and those of the policy's config.
-    """
-    holder = policy.get_base_model() if hasattr(policy, "get_base_model") else policy  # LoRA wraps the policy
-    own = holder.generation_config
-    declared = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-    ends = sorted({tokenizer.eos_token_id, *declared} - {None})
-    holder.generation_config = GenerationConfig(
-        do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, bos_token_id=own.bos_token_id
-    )
-    try:
-        yield ends
-    finally:
-        holder.generation_config = own
-
-
-@torch.no_grad()
 def answer_greedily(
-    policy: PreTrainedModel,
+    rollout: Rollout,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[str],
     config: Config,
@@ -60,31 +38,19 @@ def answer_greedily(
     prompts = prompt_ids(tokenizer, questions, config.system_prompt)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     completions: dict[int, Completion] = {}
-    autocast = torch.autocast(config.device, torch.bfloat16) if config.bf16 else nullcontext()
-    was_training = policy.training
-    policy.eval()
-    with neutral_generation(policy, tokenizer) as ends, autocast:
-        for start in range(0, len(order), config.eval_batch_size):
-            batch = order[start : start + config.eval_batch_size]
-            encoded = tokenizer.pad(
-                [{"input_ids": prompts[i]} for i in batch], padding_side="left", return_tensors="pt"
-            )
-            generated = policy.generate(  # type: ignore[operator]
-                **encoded.to(policy.device), max_new_tokens=config.max_completion_length
-            )
-            for i, row in zip(batch, generated[:, encoded["input_ids"].shape[1] :].tolist(), strict=True):
-                length = next((n for n, token in enumerate(row, start=1) if token in ends), None)
-                ids = row[:length]
-                completions[i] = Completion(
-                    str(tokenizer.decode(ids, skip_special_tokens=True)), len(ids), truncated=length is None
-                )
-            on_answered(len(batch))
-    policy.train(was_training)
+    for start in range(0, len(order), config.eval_batch_size):
+        batch = order[start : start + config.eval_batch_size]
+        for i, ids in zip(
+            batch, rollout.complete([prompts[i] for i in batch], config.max_completion_length), strict=True
+        ):
+            text = str(tokenizer.decode(ids, skip_special_tokens=True))
+            completions[i] = Completion(text, len(ids), truncated=ids[-1] not in rollout.ends)
+        on_answered(len(batch))
     return [completions[i] for i in range(len(prompts))]
 
 
 def evaluate(
-    policy: PreTrainedModel,
+    rollout: Rollout,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     rewards: RewardStack,
@@ -99,7 +65,7 @@ def evaluate(
     """
     questions = [example.question for example in examples]
     golds = [example.gold for example in examples]
-    completions = answer_greedily(policy, tokenizer, questions, config, on_answered)
+    completions = answer_greedily(rollout, tokenizer, questions, config, on_answered)
     texts = [completion.text for completion in completions]
 
     def share(name: str) -> float:

@@ -42,6 +42,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None) -> None:
     quiet_libraries()
     from grpo.evaluate import answer_greedily
     from grpo.model import build_policy, build_tokenizer
+    from grpo.rollout import build_rollout
 
     # A question needs no GPU, and LoRA's adapters are part of the trained policy by now.
     config.device, config.bf16 = "cpu", False
@@ -52,7 +53,8 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None) -> None:
     answered = []
     for model in (before, after):
         policy, tokenizer = build_policy(model, config.seed), build_tokenizer(model)
-        answered.append([answer.text for answer in answer_greedily(policy, tokenizer, questions, config)])
+        rollout, _ = build_rollout(policy, tokenizer, config)
+        answered.append([answer.text for answer in answer_greedily(rollout, tokenizer, questions, config)])
     for question, first, last in zip(questions, *answered, strict=True):
         console.print(answers(question, first, last))
 

@@ -62,22 +62,24 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
         say(f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k.")
     from grpo.evaluate import answer_greedily, evaluate
     from grpo.model import build_policy, build_tokenizer, save_policy
-    from grpo.trainer import Recorder, build_trainer
+    from grpo.rollout import build_rollout
 
+    torch.set_num_threads(config.threads or min(torch.get_num_threads(), cpu_quota()))
     tokenizer = build_tokenizer(config.model)
-    train_set, notes = build_train_set(splits.train, tokenizer, config)
-    for note in notes:
-        say(note)
+    train_rows, notes = build_train_set(splits.train, tokenizer, config)
     policy: Any = build_policy(config.model, config.seed)
     policy.to(config.device)
+    rollout, fallback = build_rollout(policy, tokenizer, config)
+    for note in (*notes, *fallback):
+        say(note)
 
     def answer_and_score(when: str) -> tuple[dict[str, Any], list[str]]:
         """The figures on the held-out problems, and the answers to the showcased ones."""
         with progress(f"evaluating {when}", len(splits.held_out)) as advance:
             figures = evaluate(
-                policy, tokenizer, splits.held_out, rewards, config, lambda count: advance(count, "")
+                rollout, tokenizer, splits.held_out, rewards, config, lambda count: advance(count, "")
             ).figures
-        answers = answer_greedily(policy, tokenizer, [example.question for example in shown], config)
+        answers = answer_greedily(rollout, tokenizer, [example.question for example in shown], config)
         return figures, [answer.text for answer in answers]
 
     shown = [JOY, *[example for example in splits.held_out if example != JOY][:2]]
@@ -87,11 +89,14 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
         started = time.perf_counter()
         before, answers_before = answer_and_score("before training")
         evaluated = time.perf_counter()
+        # TRL takes seconds to import; they come after there is something to look at.
+        from grpo.trainer import Recorder, build_trainer
+
         with ExitStack() as bars:
             recorder = Recorder(
                 config, rewards, tracker, out, lambda steps: bars.enter_context(progress("training", steps))
             )
-            trainer = build_trainer(config, batch, policy, tokenizer, train_set, rewards, recorder, out)
+            trainer = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, out)
             trainer.train()
         trained = time.perf_counter()
         after, answers_after = answer_and_score("after training")
@@ -109,6 +114,7 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
             "steps": trainer.state.global_step,
             "seed": config.seed,
             "device": config.device,
+            "threads": torch.get_num_threads(),
             "seconds": {
                 "start": round(started - began, 2),
                 "evaluate_before": round(evaluated - started, 2),
@@ -116,7 +122,7 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
                 "evaluate_after": round(ended - trained, 2),
             },
             "batch": asdict(batch),
-            "problems": {"train": len(train_set), "held_out": len(splits.held_out)},
+            "problems": {"train": len(train_rows), "held_out": len(splits.held_out)},
             "examples": examples,
             "versions": {package: version(package) for package in VERSIONS},
         }
@@ -176,6 +182,15 @@ def check_device(config: Config, batch: Batch) -> None:
     raise UserError(
         f"{message} To go on all the same: device=cpu. The embedded default needs no GPU: python -m grpo.train"
     )
+
+
+def cpu_quota() -> int:
+    """The cores that a container lets this process use, which torch does not ask for; without a container, all."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, round(int(quota) / int(period)))
+    except (OSError, ValueError):  # no such file, or no limit: "max"
+        return os.cpu_count() or 1
 
 
 def duration(seconds: float) -> str:

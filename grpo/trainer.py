@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from datasets import Dataset
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import split_tensor_dict
 
 from grpo.batching import Batch
 from grpo.config import Config
+from grpo.console import say
 from grpo.errors import UserError
 from grpo.rewards import RewardStack, score
+from grpo.rollout import Fast, Rollout
+from grpo.shared_prompts import Packed, Unsupported, distinct, forward, share_prompts
 from grpo.tracking import Tracker
 
 
@@ -29,11 +35,11 @@ def build_args(config: Config, batch: Batch, rewards: RewardStack, out: Path) ->
         gradient_accumulation_steps=batch.accumulation,
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
-        # TRL folds only the temperature into the log-probabilities: anything else would train on another distribution.
-        top_p=1.0,
-        top_k=0,
-        min_p=None,
-        repetition_penalty=1.0,
+        # rollout=fast has no such settings: neutral.
+        top_p=1.0 if config.rollout.top_p is None else config.rollout.top_p,
+        top_k=config.rollout.top_k or 0,
+        min_p=config.rollout.min_p,
+        repetition_penalty=config.rollout.repetition_penalty or 1.0,
         max_steps=-1 if config.max_steps is None else config.max_steps,
         num_train_epochs=config.num_train_epochs,
         bf16=config.bf16,
@@ -68,6 +74,129 @@ def build_args(config: Config, batch: Batch, rewards: RewardStack, out: Path) ->
         dataloader_num_workers=0,
         dataloader_pin_memory=config.device == "cuda",
     )
+
+
+class Trainer(GRPOTrainer):
+    """TRL's trainer with our rollouts, and with each prompt computed once a group in the training step.
+
+    What is overridden computes what TRL 1.16 computes; tests/test_trl.py names the methods and holds them to it.
+    """
+
+    def __init__(self, *args: Any, rollout: Rollout, share_prompts: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rollout = rollout
+        self.shared = share_prompts and self._can_share()
+        self._advantages: Tensor | None = None
+
+    def _can_share(self) -> bool:
+        try:
+            if self.aux_loss_enabled:
+                raise Unsupported("its load-balancing loss counts every prompt K times")
+            for model in (self.model, self.ref_model):
+                if model is not None:
+                    share_prompts(self.accelerator.unwrap_model(model))
+        except Unsupported as reason:
+            self._say_fallback(reason)
+            return False
+        return True
+
+    def _say_fallback(self, reason: Unsupported) -> None:
+        say(f"share_prompts does not go with this policy: {reason}. The training step is TRL's own.")
+
+    def _tokenize_prompts(self, prompts: list) -> tuple[list, Any, dict]:
+        """Each distinct prompt once."""
+        first, group = distinct([json.dumps(prompt) for prompt in prompts])
+        ids, images, fields = super()._tokenize_prompts([prompts[i] for i in first])
+        return [ids[i] for i in group], images, fields
+
+    def _generate_single_turn(
+        self, prompt_ids: list, images: Any, multimodal_fields: dict, num_generations: int, *args: Any, **kwargs: Any
+    ) -> tuple[list, None]:
+        if isinstance(self.rollout, Fast):
+            return self.rollout.complete(prompt_ids, self.max_completion_length, self.temperature), None
+        return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs)
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """As TRL's in training, but the completions of a prompt stay together instead of being shuffled."""
+        if not self.shared or not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        steps = self.args.steps_per_generation
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            self._buffered_inputs = split_tensor_dict(self._generate_and_score_completions(generation_batch), steps)
+        return self._buffered_inputs[self._step % steps]
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        # Rows of zero advantage get no gradient from the policy loss, so without other terms they need none at all.
+        policy_loss_alone = self.beta == 0 and not self._entropy_bonus_enabled
+        self._advantages = inputs["advantages"] if policy_loss_alone else None
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self._advantages = None
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **multimodal: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Log-probabilities and entropies (B, C) of the completions, in (B, P + C) ids of padded rows.
+
+        Every forward is of `batch_size` rows, or of all of them.
+        """
+        size = batch_size or len(input_ids)
+        if self.shared and attention_mask[:, -logits_to_keep].any():
+            try:
+                pieces = [
+                    self._shared(model, input_ids[i : i + size], attention_mask[i : i + size], logits_to_keep)
+                    for i in range(0, len(input_ids), size)
+                ]
+                logps, entropies = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+                return logps, entropies if compute_entropy else None, None
+            except Unsupported as reason:
+                self._say_fallback(reason)
+                self.shared = False
+        return super()._get_per_token_logps_and_entropies(
+            model,
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            batch_size=batch_size,
+            compute_entropy=compute_entropy,
+            compute_aux_loss=compute_aux_loss,
+            **multimodal,
+        )
+
+    def _shared(self, model: Any, ids: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies (B, C) by way of shared prompts."""
+        logps = entropies = ids.new_zeros(len(ids), width, dtype=torch.float32)
+        for rows, with_gradient in self._parts(ids, mask, width):
+            packed = Packed(ids[rows], mask[rows], width)
+            with torch.set_grad_enabled(with_gradient), self.accelerator.autocast():
+                outputs = forward(model, packed, shift_labels=packed.labels[None], fused_lm_head=True)
+            logps = logps.to(outputs.log_probs.dtype).index_copy(0, rows, packed.unpack(outputs.log_probs))
+            if outputs.entropy is not None:  # the reference policy's head gives none
+                entropies = entropies.index_copy(0, rows, packed.unpack(outputs.entropy.float()))
+        return logps, entropies
+
+    def _parts(self, ids: Tensor, mask: Tensor, width: int) -> list[tuple[Tensor, bool]]:
+        """Rows to forward together, and whether they need a gradient; rows without a token are in none."""
+        real = mask[:, -width].bool()
+        gradient = torch.full_like(real, torch.is_grad_enabled())
+        if torch.is_grad_enabled() and self._advantages is not None:
+            group = torch.tensor(distinct([row.tobytes() for row in (ids * mask)[:, :-width].cpu().numpy()])[1])
+            moving = torch.isin(group, group[((self._advantages != 0) & real).cpu()])
+            if not moving.any():
+                # One prompt keeps its gradient of zero: without any, the optimizer would take the step for none.
+                moving = group == group[real.cpu()][0]
+            gradient = moving.to(ids.device)
+        parts = [(((gradient == needs) & real).nonzero()[:, 0], needs) for needs in (True, False)]
+        return [(rows, needs) for rows, needs in parts if len(rows)]
 
 
 def reward_function(name: str, log_columns: bool) -> Callable[..., Any]:
@@ -172,20 +301,23 @@ def build_trainer(
     batch: Batch,
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train_set: Dataset,
+    train_rows: list[dict[str, Any]],
     rewards: RewardStack,
+    rollout: Rollout,
     recorder: Recorder,
     out: Path,
-) -> GRPOTrainer:
+) -> Trainer:
     if config.algorithm.beta > 0 and config.model.init == "random":
         # TRL loads the reference policy from where the policy came from; random weights must first be there.
         policy.save_pretrained(out / "reference")
         policy.config._name_or_path = str(out / "reference")
-    trainer = GRPOTrainer(
+    trainer = Trainer(
+        rollout=rollout,
+        share_prompts=config.share_prompts,
         model=policy,
         reward_funcs=[reward_function(name, log_columns=i == 0) for i, name in enumerate(rewards.weights)],
         args=build_args(config, batch, rewards, out),
-        train_dataset=train_set,
+        train_dataset=Dataset.from_list(train_rows),
         processing_class=tokenizer,
         callbacks=[recorder],
     )

@@ -23,10 +23,11 @@ def test_every_shipped_file_composes(group: str, name: str) -> None:
 
 
 def test_the_groups_are_as_documented() -> None:
-    assert GROUPS.keys() == {"model", "data", "rewards", "optimizer", "algorithm", "tracking", "experiment"}
+    assert GROUPS.keys() == {"model", "data", "rewards", "optimizer", "algorithm", "rollout", "tracking", "experiment"}
     assert {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b"} <= set(GROUPS["model"])
     assert {"default", "no_xmlcount", "no_format", "correctness_only", "verbatim"} <= set(GROUPS["rewards"])
     assert {"grpo", "grpo_kl", "dr_grpo", "dapo", "gspo"} <= set(GROUPS["algorithm"])
+    assert {"fast", "generate"} == set(GROUPS["rollout"])
     assert {"wandb", "trackio", "tensorboard", "none"} <= set(GROUPS["tracking"])
 
 

@@ -120,7 +120,7 @@ def test_long_prompts_are_dropped_aloud() -> None:
         f"{2000 - len(kept):,} of 2,000 training prompts have more than 80 tokens (max_prompt_length) and are dropped; "
         f"{len(kept):,} remain."
     ]
-    assert max(map(len, prompt_ids(tokenizer, kept["question"][:], config.system_prompt))) <= 80
+    assert max(map(len, prompt_ids(tokenizer, [row["question"] for row in kept], config.system_prompt))) <= 80
 
 
 def test_too_few_prompts() -> None:

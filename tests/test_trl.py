@@ -9,6 +9,7 @@ from grpo.config import compose
 from grpo.data import build_train_set, load_splits
 from grpo.model import build_policy, build_tokenizer
 from grpo.rewards import RewardStack
+from grpo.rollout import build_rollout
 from grpo.tracking import NoTracker
 from grpo.trainer import Recorder, build_trainer
 from tests.conftest import SMALL
@@ -17,12 +18,13 @@ from tests.conftest import SMALL
 def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
     config = compose(SMALL)
     tokenizer = build_tokenizer(config.model)
-    train_set, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
+    train_rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
     rewards = RewardStack(config.rewards)
     recorder = Recorder(config, rewards, NoTracker(), tmp_path, lambda steps: lambda count, beside: None)
     batch = derive_batch(4, 2, 4)
     policy = build_policy(config.model, 0)
-    trainer = build_trainer(config, batch, policy, tokenizer, train_set, rewards, recorder, tmp_path)
+    rollout, _ = build_rollout(policy, tokenizer, config)
+    trainer = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, tmp_path)
     trainer.train()
     logs = trainer._logs
     assert {"prompt", "completion", "rewards", "advantages", "extra"} <= logs.keys()

@@ -1,0 +1,161 @@
+"""The training step on shared prompts against TRL's own, on the same completions: losses, log-probabilities, gradients."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import trl.trainer.utils
+from transformers.models.qwen2 import modeling_qwen2
+
+from grpo.batching import derive_batch
+from grpo.config import CONF, compose
+from grpo.data import build_train_set, load_splits
+from grpo.model import build_policy, build_tokenizer
+from grpo.rewards import build_rewards
+from grpo.rollout import build_rollout
+from grpo.tracking import NoTracker
+from grpo.trainer import Recorder, Trainer, build_trainer
+
+ALGORITHMS = sorted(file.stem for file in (CONF / "algorithm").glob("*.yaml"))
+# Templates of different lengths and a limit that cuts some completions.
+BATCH = ["num_generations=6", "prompts_per_step=4", "max_completion_length=20", "data.train_problems=40"]
+
+
+@pytest.fixture
+def trainer(tmp_path) -> Callable[..., Trainer]:
+    def build(*overrides: str, double: bool = False) -> Trainer:
+        config = compose([*BATCH, *overrides])
+        tokenizer = build_tokenizer(config.model)
+        policy = build_policy(config.model, 0)
+        if config.model.lora_rank:  # adapters start at zero, where half of the gradients vanish
+            for name, parameter in policy.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(parameter, std=0.01)
+        if double:
+            policy.double()
+        rewards = build_rewards(config.rewards, [])
+        rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
+        batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
+        rollout, _ = build_rollout(policy, tokenizer, config)
+        recorder = Recorder(config, rewards, NoTracker(), tmp_path, lambda steps: lambda count, beside: None)
+        built = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, tmp_path)
+        if built.ref_model is not None:  # another policy than the one trained
+            torch.manual_seed(1)
+            for parameter in built.ref_model.parameters():
+                parameter.data.add_(torch.randn_like(parameter), alpha=0.01)
+                if double:
+                    parameter.data = parameter.data.double()
+        return built
+
+    return build
+
+
+def micro_batches(trainer: Trainer) -> list[dict[str, Any]]:
+    """One generation batch, cut as the step takes it."""
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+    generation_batch = next(iter(trainer.get_train_dataloader()))
+    batches = []
+    for _ in range(trainer.args.steps_per_generation):
+        batches.append(trainer._prepare_inputs(generation_batch))
+        trainer._step += 1
+    return batches
+
+
+def step(trainer: Trainer, batches: list[dict[str, Any]], shared: bool) -> tuple[list, list, torch.Tensor, dict]:
+    """Losses, log-probabilities and the gradient of a whole accumulated step, and the metrics it logged."""
+    trainer.shared = shared
+    trainer.model.zero_grad()
+    trainer._metrics["train"].clear()
+    losses, logps = [], []
+    for inputs in batches:
+        loss = trainer._compute_loss(trainer.model, inputs)
+        loss.backward()
+        losses.append(loss.item())
+        ids = torch.cat((inputs["prompt_ids"], inputs["completion_ids"]), 1)
+        mask = torch.cat((inputs["prompt_mask"], inputs["completion_mask"]), 1)
+        with torch.no_grad():
+            logps.append(
+                trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, inputs["completion_ids"].shape[1])[
+                    0
+                ]
+            )
+    parameters = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None for parameter in parameters)
+    gradient = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    return losses, logps, gradient, {name: list(values) for name, values in trainer._metrics["train"].items()}
+
+
+CASES = [
+    *([f"algorithm={name}"] for name in ALGORITHMS),
+    ["micro_batch_size=6"],  # a group each
+    ["micro_batch_size=4"],  # a group in pieces
+    ["algorithm.num_iterations=2", "micro_batch_size=12"],
+    ["algorithm.mask_truncated_completions=true"],
+    ["model.lora_rank=4"],
+    ["model.lora_rank=4", "algorithm=grpo_kl"],
+    ["temperature=0.7"],
+    ["activation_checkpointing=true"],
+]
+
+
+@pytest.mark.parametrize("overrides", CASES, ids="-".join)
+def test_the_step_equals_trls(trainer, overrides: list[str]) -> None:
+    built = trainer(*overrides)
+    batches = micro_batches(built)
+    shuffle(batches)
+    theirs, ours = step(built, batches, shared=False), step(built, batches, shared=True)
+    assert built.shared, "fell back"
+    assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
+    for mine, its in zip(ours[1], theirs[1], strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-5, rtol=0)
+    a, b = ours[2].double(), theirs[2].double()
+    assert b.norm() > 0
+    assert a @ b / (a.norm() * b.norm()) >= 1 - 1e-9
+    assert a.norm().item() == pytest.approx(b.norm().item(), rel=1e-5)
+    assert ours[3].keys() == theirs[3].keys()
+    for name, values in ours[3].items():
+        assert values == pytest.approx(theirs[3][name], abs=1e-5), name
+
+
+def shuffle(batches: list[dict[str, Any]]) -> None:
+    """Rows of a micro-batch in any order, as TRL itself leaves them."""
+    for inputs in batches:
+        order = torch.randperm(len(inputs["prompt_ids"]))
+        for name, value in inputs.items():
+            if isinstance(value, torch.Tensor) and value.ndim:
+                inputs[name] = value[order]
+
+
+class PlainHead:
+    """TRL's fused head computes in float32; this is what it computes, in the dtype of its inputs."""
+
+    @staticmethod
+    def apply(hidden, weight, bias, targets, temperature, chunk, softcap, scale, outputs):
+        logps = (hidden @ weight.T / temperature).log_softmax(-1)
+        entropy = -(logps.exp() * logps).sum(-1) if "entropy" in outputs else None
+        return logps.gather(-1, targets[:, None])[:, 0], entropy, None, None, None
+
+
+@pytest.mark.parametrize("overrides", CASES, ids="-".join)
+def test_in_float64_the_step_equals_trls_to_ten_digits(trainer, overrides: list[str], monkeypatch) -> None:
+    def norm(self, x):
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    def rotary(self, x, position_ids):
+        angles = (position_ids[..., None].double() * self.inv_freq.double()).repeat(1, 1, 2)
+        return angles.cos(), angles.sin()
+
+    monkeypatch.setattr(trl.trainer.utils, "_ChunkedLogProbFunction", PlainHead)
+    monkeypatch.setattr(modeling_qwen2.Qwen2RMSNorm, "forward", norm)
+    monkeypatch.setattr(modeling_qwen2.Qwen2RotaryEmbedding, "forward", rotary)
+    built = trainer(*overrides, "rollout.native=false", double=True)
+    batches = micro_batches(built)
+    shuffle(batches)
+    theirs, ours = step(built, batches, shared=False), step(built, batches, shared=True)
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-10, abs=1e-12)
+    for mine, its in zip(ours[1], theirs[1], strict=True):
+        assert mine.dtype == torch.float64
+        torch.testing.assert_close(mine, its, rtol=1e-10, atol=1e-10)
+    assert (ours[2] - theirs[2]).norm() <= 1e-10 * theirs[2].norm()
