@@ -14,7 +14,7 @@ from grpo.config import Config
 from grpo.shared_prompts import Ragged, Unsupported, causal_lm, distinct, forward, share_prompts
 
 # Tokens between two looks at which rows have ended, and the grain in which the cache is read.
-BLOCK = 8
+BLOCK = 4
 CUDA_BLOCK = 64
 
 

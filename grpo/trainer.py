@@ -20,8 +20,11 @@ from grpo.console import say
 from grpo.errors import UserError
 from grpo.rewards import RewardStack, score
 from grpo.rollout import Fast, Rollout
-from grpo.shared_prompts import Packed, Unsupported, distinct, forward, share_prompts
+from grpo.shared_prompts import LogProbs, Packed, Unsupported, distinct, forward, share_prompts
 from grpo.tracking import Tracker
+
+# The most logits, tokens x vocabulary, that are held at once on a CPU; beyond it, TRL's head takes them in pieces.
+PLAIN_HEAD = 2**25
 
 
 def build_args(config: Config, batch: Batch, rewards: RewardStack, out: Path) -> GRPOConfig:
@@ -173,30 +176,47 @@ class Trainer(GRPOTrainer):
         )
 
     def _shared(self, model: Any, ids: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies (B, C) by way of shared prompts."""
+        """Log-probabilities and entropies (B, C) by way of shared prompts; completions that came out alike, once."""
+        tokens = ids.where(mask.bool(), -1).cpu().numpy()
+        first, alike = distinct([row.tobytes() for row in tokens])
+        prompts = distinct([row.tobytes() for row in tokens[first, :-width]])[1]
+        ids, mask = ids[first], mask[first]
         logps = entropies = ids.new_zeros(len(ids), width, dtype=torch.float32)
-        for rows, with_gradient in self._parts(ids, mask, width):
+        for rows, with_gradient in self._parts(
+            torch.tensor(prompts), torch.tensor(alike), mask[:, -width].bool().cpu()
+        ):
+            rows = rows.to(ids.device)
             packed = Packed(ids[rows], mask[rows], width)
             with torch.set_grad_enabled(with_gradient), self.accelerator.autocast():
-                outputs = forward(model, packed, shift_labels=packed.labels[None], fused_lm_head=True)
-            logps = logps.to(outputs.log_probs.dtype).index_copy(0, rows, packed.unpack(outputs.log_probs))
-            if outputs.entropy is not None:  # the reference policy's head gives none
-                entropies = entropies.index_copy(0, rows, packed.unpack(outputs.entropy.float()))
-        return logps, entropies
+                of_logps, of_entropies = self._head(model, packed)
+            logps = logps.to(of_logps.dtype).index_copy(0, rows, packed.unpack(of_logps))
+            entropies = entropies.index_copy(0, rows, packed.unpack(of_entropies.float()))
+        return logps[alike], entropies[alike]
 
-    def _parts(self, ids: Tensor, mask: Tensor, width: int) -> list[tuple[Tensor, bool]]:
-        """Rows to forward together, and whether they need a gradient; rows without a token are in none."""
-        real = mask[:, -width].bool()
+    def _parts(self, prompts: Tensor, alike: Tensor, real: Tensor) -> list[tuple[Tensor, bool]]:
+        """Which of the distinct rows to forward together, and whether with a gradient; rows without tokens in none."""
         gradient = torch.full_like(real, torch.is_grad_enabled())
         if torch.is_grad_enabled() and self._advantages is not None:
-            group = torch.tensor(distinct([row.tobytes() for row in (ids * mask)[:, :-width].cpu().numpy()])[1])
-            moving = torch.isin(group, group[((self._advantages != 0) & real).cpu()])
-            if not moving.any():
+            moved = alike[self._advantages.cpu() != 0]
+            gradient = torch.isin(prompts, prompts[moved][real[moved]])
+            if not gradient.any():
                 # One prompt keeps its gradient of zero: without any, the optimizer would take the step for none.
-                moving = group == group[real.cpu()][0]
-            gradient = moving.to(ids.device)
+                gradient = prompts == prompts[real][0]
         parts = [(((gradient == needs) & real).nonzero()[:, 0], needs) for needs in (True, False)]
         return [(rows, needs) for rows, needs in parts if len(rows)]
+
+    def _head(self, model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies (M,) of the predicted tokens."""
+        predicting, vocabulary = packed.predicting, model.config.get_text_config().vocab_size
+        small = packed.ids.device.type == "cpu" and len(predicting) * vocabulary <= PLAIN_HEAD
+        if small and not self._entropy_bonus_enabled:
+            logits = forward(model, packed, logits_to_keep=predicting).logits[0] / self.temperature
+            logps, entropies = LogProbs.apply(logits, packed.labels[predicting])
+            return logps, entropies
+        outputs = forward(model, packed, shift_labels=packed.labels[None], fused_lm_head=True)
+        logps = outputs.log_probs[0, predicting]
+        # The reference policy's head gives no entropy.
+        return logps, logps.detach() if outputs.entropy is None else outputs.entropy[0, predicting]
 
 
 def reward_function(name: str, log_columns: bool) -> Callable[..., Any]:

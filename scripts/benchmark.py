@@ -1,0 +1,467 @@
+"""Time an optimizer step of GRPO, ours against TRL's, side by side.
+
+`make bench`, or `python scripts/benchmark.py --help`
+
+The arms train in turns, step by step, in one process, from the same weights, on the same problems and seed, so that
+whatever slows the machine slows them all; read the ratios. Each takes a few steps to warm up and is then timed:
+
+  plain   TRL as a first script runs it: activation checkpointing, micro-batches of 16 completions
+  trl     TRL at its best here: no checkpointing, and whichever micro-batch and dtype is quickest, all of them tried
+  shared  ours with transformers' modules alone: rollout.native=false
+  fast    ours, as shipped
+
+The learning rate is so small that every arm keeps the policy it started from, which is the trained one for the embedded
+default: without --policy a run of it is made first and kept for the next time.
+
+The floor of a step on a GPU (--model qwen) is the time that its arithmetic or its memory traffic takes at the rates
+measured on the spot, R (FLOP/s, a large bf16 product) and W (B/s, a large copy), for N parameters in the layers, V in
+the output head, B completions of C tokens and G prompts of P tokens:
+
+  decode   C * max(2 (N + V) B / R,  (2 (N + V) + KV) / W)   KV: bytes of keys and values read for a token, prompts once
+  prefill  2 N G P / R
+  train    6 (N (B C + G P) + V B C) / R   a forward and a backward pass of twice its cost; the head sees completions
+  update   28 (N + V) / W                  AdamW in float32 reads weight, gradient, two moments; writes all but one
+
+It counts no attention arithmetic and no activations, so it cannot be reached.
+"""
+
+import argparse
+import copy
+import gc
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from accelerate.state import AcceleratorState
+from greenlet import GreenletExit, getcurrent, greenlet
+from rich.console import Console
+from rich.table import Table
+from transformers import Qwen2Config, Qwen2ForCausalLM, TrainerCallback, set_seed
+
+from grpo.batching import derive_batch
+from grpo.config import compose
+from grpo.console import progress, quiet_libraries
+from grpo.data import Example, build_train_set, load_splits
+from grpo.model import build_policy, build_tokenizer
+from grpo.prompts import prompt_ids
+from grpo.rewards import build_rewards
+from grpo.rollout import build_rollout
+from grpo.tracking import NoTracker
+from grpo.trainer import Recorder, Trainer, build_trainer
+
+CUDA = torch.cuda.is_available()
+REFERENCE = ["rollout=generate", "share_prompts=false"]
+# Without a GPU all is fp32: most CPUs only emulate bf16, many times slower.
+SETTINGS = {
+    "plain": [*REFERENCE, f"bf16={CUDA}", "activation_checkpointing=true", "micro_batch_size=16"],
+    "trl": [*REFERENCE, f"bf16={CUDA}"],
+    "trl, micro-batch 16": [*REFERENCE, f"bf16={CUDA}", "micro_batch_size=16"],
+    "trl, micro-batch 32": [*REFERENCE, f"bf16={CUDA}", "micro_batch_size=32"],
+    "trl, fp32": [*REFERENCE, "bf16=false"],
+    "shared": ["rollout.native=false", f"bf16={CUDA}"],
+    "fast": [f"bf16={CUDA}"],
+}
+if not CUDA:
+    del SETTINGS["trl, fp32"]
+WARM_UP = 3
+PARTS = ("generation", "training", "other")
+COLOURS = ("#0072B2", "#E69F00", "#BBBBBB")
+# Qwen2.5-0.5B. The cut one keeps two of its 24 layers.
+QWEN = {
+    "vocab_size": 151936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    "tie_word_embeddings": True,
+}
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is the same for all arms."""
+
+    model: str = "tiny"  # tiny, qwen or qwen-cut
+    num_generations: int = 16
+    prompts: int = 4
+    limit: int = 64
+    forced: bool = False  # every completion runs to the limit
+    prompt_tokens: int | None = None  # every prompt is brought to this length
+    micro_batch_size: int = 1024
+
+    def __str__(self) -> str:
+        ends = "all forced to" if self.forced else "natural ends, at most"
+        prompts = f" after {self.prompt_tokens}" if self.prompt_tokens else ""
+        return f"{self.model}: {self.prompts} x {self.num_generations} completions, {ends} {self.limit} tokens{prompts}"
+
+    def overrides(self) -> list[str]:
+        return [
+            f"device={'cuda' if CUDA else 'cpu'}",
+            f"num_generations={self.num_generations}",
+            f"prompts_per_step={self.prompts}",
+            f"micro_batch_size={self.micro_batch_size}",
+            f"max_completion_length={self.limit}",
+            "max_prompt_length=null",
+            "max_steps=100000",
+            "data.train_problems=500",
+            "optimizer.lr=1e-12",
+            "optimizer.schedule=constant",
+            "tracking=none",
+        ]
+
+
+class Arm(TrainerCallback):
+    """A trainer that makes one step whenever it has the turn.
+
+    The arms are greenlets, not threads: each thread would bring a pool of OpenMP threads of its own, and where there are
+    more of those than cores, OpenMP makes all of them wait slowly.
+    """
+
+    def __init__(self, name: str, trainer: Trainer) -> None:
+        self.name, self.trainer = name, trainer
+        self.spent: dict[str, float] = {}
+        self.tokens = 0
+        self.steps: list[dict[str, float]] = []
+        self._time("_generate_single_turn", "generation")
+        self._time("_prepare_inputs", "preparing")
+        self._time("training_step", "training")
+        trainer.add_callback(self)
+        self.turn = greenlet(trainer.train)
+        self.turn.switch()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        getcurrent().parent.switch()
+
+    def _time(self, method: str, part: str) -> None:
+        original = getattr(self.trainer, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = now()
+            result = original(*args, **kwargs)
+            self.spent[part] = self.spent.get(part, 0.0) + now() - began
+            if part == "generation":
+                self.tokens += sum(map(len, result[0]))
+            return result
+
+        setattr(self.trainer, method, timed)
+
+    def step(self) -> None:
+        """From the beginning of one optimizer step to that of the next, logging and all."""
+        self.spent, self.tokens, began = {}, 0, now()
+        self.turn.switch()
+        whole, generation = now() - began, self.spent["generation"]
+        training = self.spent["training"] - self.spent["preparing"]
+        other = whole - generation - training
+        self.steps.append(
+            {"step": whole, "generation": generation, "training": training, "other": other, "tokens": self.tokens}
+        )
+
+    def stop(self) -> None:
+        self.turn.throw(GreenletExit)
+
+    def figures(self) -> dict[str, Any]:
+        """Medians in seconds, the quartiles of the whole step, and completion tokens a second."""
+        measured = self.steps[WARM_UP:]
+        figures: dict[str, Any] = {part: median(step[part] for step in measured) for part in ("step", *PARTS)}
+        low, _, high = quantiles((step["step"] for step in measured), n=4)
+        return figures | {
+            "quartiles": [low, high],
+            "tokens_per_second": median(step["tokens"] / step["step"] for step in measured),
+            "mean_tokens": sum(step["tokens"] for step in measured) / len(measured),
+            "steps": [step["step"] for step in measured],
+        }
+
+
+def now() -> float:
+    if CUDA:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def lengthened(examples: list[Example], tokenizer: Any, system_prompt: str, tokens: int) -> list[Example]:
+    """The same questions brought to `tokens` tokens a prompt by words that ask nothing."""
+    longer = []
+    for example in examples:
+        question = example.question
+        while (missing := tokens - len(prompt_ids(tokenizer, [question], system_prompt)[0])) > 0:
+            question = f"{'pens ' * max(1, missing // 2)}{question}"
+        longer.append(Example(question, example.gold))
+    return longer
+
+
+def build_base(case: Case, policy_folder: str) -> Any:
+    if case.model == "tiny":
+        return build_policy(compose([f"model.path={policy_folder}"]).model, 0)
+    set_seed(0)
+    config = Qwen2Config(**QWEN | ({"num_hidden_layers": 2} if case.model == "qwen-cut" else {}))
+    policy = Qwen2ForCausalLM(config)
+    policy.generation_config.eos_token_id = None
+    return policy
+
+
+def build_arm(name: str, case: Case, base: Any, folder: Path) -> Arm:
+    config = compose([*case.overrides(), *SETTINGS[name]])
+    tokenizer = build_tokenizer(config.model)
+    policy = copy.deepcopy(base).to(config.device)
+    # The state that accelerate shares between trainers holds the dtype of autocast; only bf16 reads it there.
+    if config.bf16:
+        AcceleratorState._reset_state()
+    rewards = build_rewards(config.rewards)
+    examples = load_splits(config.data).train
+    if case.prompt_tokens:
+        examples = lengthened(examples[:64], tokenizer, config.system_prompt, case.prompt_tokens)
+    rows, _ = build_train_set(examples, tokenizer, config)
+    batch = derive_batch(case.num_generations, case.prompts, config.micro_batch_size)
+    out = folder / name.replace(" ", "_")
+    out.mkdir()
+    rollout, notes = build_rollout(policy, tokenizer, config)
+    assert not notes, notes
+    recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
+    trainer = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
+    if case.forced:
+        if hasattr(rollout, "is_end"):
+            rollout.is_end.fill_(False)
+        else:
+            trainer.generation_config.min_new_tokens = case.limit
+    return Arm(name, trainer)
+
+
+def measure(case: Case, names: Sequence[str], steps: int, policy_folder: str) -> dict[str, dict[str, Any]]:
+    """The figures of each arm."""
+    base = build_base(case, policy_folder)
+    with tempfile.TemporaryDirectory() as folder:
+        # bf16 last: see build_arm.
+        ordered = sorted(names, key=lambda name: "bf16=True" in SETTINGS[name])
+        arms = [build_arm(name, case, base, Path(folder)) for name in ordered]
+        with progress(str(case), (WARM_UP + steps) * len(arms)) as advance:
+            for number in range(WARM_UP + steps):
+                for arm in list(arms):
+                    arm.step()
+                    advance(1, arm.name)
+                if number == WARM_UP - 1:
+                    rivals = [arm for arm in arms if arm.name.startswith("trl")]
+                    rivals.sort(key=lambda arm: min(step["step"] for step in arm.steps))
+                    for slower in rivals[1:]:
+                        arms.remove(slower)
+                        slower.stop()
+                        advance(steps, "")
+        figures = {("trl" if arm.name.startswith("trl") else arm.name): arm.figures() | arm_notes(arm) for arm in arms}
+        for arm in arms:
+            arm.stop()
+    del arms
+    gc.collect()
+    return {name: figures[name] for name in ("plain", "trl", "shared", "fast") if name in figures}
+
+
+def arm_notes(arm: Arm) -> dict[str, Any]:
+    args = arm.trainer.args
+    return {"settings": arm.name, "bf16": args.bf16, "micro_batch": args.per_device_train_batch_size}
+
+
+def peak_memory(name: str, case: Case, policy_folder: str) -> float:
+    """Bytes at the most in three steps of one arm, in a process of its own: the GPU's, else resident ones."""
+    command = [sys.executable, __file__, "--policy", policy_folder, "--memory-of", name, json.dumps(asdict(case))]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return float(output.split()[-1])
+
+
+def print_peak_memory(name: str, case: Case, policy_folder: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        arm = build_arm(name, case, build_base(case, policy_folder), Path(folder))
+        for _ in range(3):
+            arm.step()
+        arm.stop()
+    print(torch.cuda.max_memory_allocated() if CUDA else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def ceilings() -> tuple[float, float]:
+    """FLOP/s of a large bf16 product and B/s of a large copy on the GPU."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    source = torch.randn(2**29, device="cuda")
+    target = torch.empty_like(source)
+
+    def seconds(run: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(13):
+            began = now()
+            run()
+            times.append(now() - began)
+        return median(times[3:])
+
+    return 2 * 8192**3 / seconds(lambda: a @ b), 2 * source.nbytes / seconds(lambda: target.copy_(source))
+
+
+def floor(case: Case, flops: float, bandwidth: float) -> dict[str, float]:
+    """Seconds that a step takes at the least; see above."""
+    config = Qwen2Config(**QWEN)
+    head_dim = config.hidden_size // config.num_attention_heads
+    projections = 2 * config.hidden_size**2 + 2 * config.hidden_size * config.num_key_value_heads * head_dim
+    layers = config.num_hidden_layers * (projections + 3 * config.hidden_size * config.intermediate_size)
+    head = config.vocab_size * config.hidden_size
+    rows, prompt = case.prompts * case.num_generations, case.prompt_tokens or 0
+    completion, prompts = rows * case.limit, case.prompts * prompt
+    cache = 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim  # bytes a token, bf16
+    read = 2 * (layers + head) + cache * (prompts + rows * case.limit / 2)
+    parts = {
+        "decode": case.limit * max(2 * (layers + head) * rows / flops, read / bandwidth),
+        "prefill": 2 * layers * prompts / flops,
+        "train": 6 * (layers * (completion + prompts) + head * completion) / flops,
+        "update": 28 * (layers + head) / bandwidth,
+    }
+    return parts | {"step": sum(parts.values())}
+
+
+def table(case: Case, figures: dict[str, dict[str, Any]]) -> Table:
+    shown = Table("arm", *("step", *PARTS), "tokens/s", "speed", title=str(case), title_justify="left")
+    reference = figures["trl"]["step"] if "trl" in figures else None
+    for name, of in figures.items():
+        low, high = of["quartiles"]
+        shown.add_row(
+            name,
+            f"{of['step'] * 1e3:.0f} ms ({low * 1e3:.0f}-{high * 1e3:.0f})",
+            *(f"{of[part] * 1e3:.0f}" for part in PARTS),
+            f"{of['tokens_per_second']:,.0f}",
+            f"{reference / of['step']:.2f}x" if reference else "",
+        )
+    if "trl" in figures:
+        shown.caption = (
+            f"the quickest TRL here: bf16={figures['trl']['bf16']}, micro-batch {figures['trl']['micro_batch']}"
+        )
+    return shown
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    bars = [(entry["title"], name, of) for entry in results for name, of in entry["arms"].items()]
+    figure, axes = plt.subplots(figsize=(9, 0.6 + 0.34 * (len(bars) + 1.6 * len(results))), layout="constrained")
+    y, ticks, labels = 0.0, [], []
+    for entry in results:
+        y += 1.0
+        axes.text(0, y - 0.1, entry["title"], va="bottom", fontsize=9)
+        for name, of in entry["arms"].items():
+            y += 0.8
+            left = 0.0
+            for part, colour in zip(PARTS, COLOURS, strict=True):
+                axes.barh(y, of[part], 0.6, left=left, color=colour, label=part if not ticks else None)
+                left += of[part]
+            axes.text(left, y, f" {of['step'] * 1e3:.0f} ms", va="center", fontsize=8)
+            ticks.append(y)
+            labels.append(name)
+    axes.set_yticks(ticks, labels)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds for an optimizer step, median")
+    axes.margins(x=0.1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def machine() -> dict[str, Any]:
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if CUDA else None,
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "transformers", "trl", "accelerate")},
+    }
+
+
+def trained_policy(folder: Path) -> str:
+    """The policy of the embedded default, trained once."""
+    if not (folder / "results.json").is_file():
+        console.print("The embedded default is trained first, once.")
+        run = [sys.executable, "-m", "grpo.train", "tracking=none", f"hydra.run.dir={folder}"]
+        subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
+    return str(folder / "policy")
+
+
+def cases(grid: bool, model: str) -> list[Case]:
+    if model == "qwen":
+        return [Case("qwen", limit=200, forced=True, prompt_tokens=256)]
+    if not grid:
+        return [Case(model), Case(model, forced=True)]
+    return [
+        *(Case(model, num_generations=k) for k in (4, 8, 16, 32)),
+        *(Case(model, limit=limit, forced=True) for limit in (64, 128, 256)),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--grid", action="store_true", help="also K = 4 to 32 and limits of 64 to 256 tokens; hours")
+    parser.add_argument(
+        "--model",
+        choices=("tiny", "qwen-cut", "qwen"),
+        default="qwen" if CUDA else "tiny",
+        help="the embedded policy; Qwen2.5-0.5B with random weights, cut to two layers; or whole, for a GPU",
+    )
+    parser.add_argument("--steps", type=int, default=15, help="measured steps of each arm")
+    parser.add_argument("--arms", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, a process for each arm")
+    parser.add_argument("--policy", help="folder of a tiny policy; default: the embedded default, trained")
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.steps < 2:
+        parser.error(f"--steps {arguments.steps}: quartiles need at least 2")
+    quiet_libraries()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    if arguments.memory_of:
+        name, case = arguments.memory_of
+        return print_peak_memory(name, Case(**json.loads(case)), arguments.policy)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    policy = arguments.policy or ""
+    if arguments.model == "tiny" and not policy:
+        policy = trained_policy(arguments.out / "policy")
+    results: list[dict[str, Any]] = []
+    for case in cases(arguments.grid, arguments.model):
+        figures = measure(case, arguments.arms, arguments.steps, policy)
+        entry: dict[str, Any] = {"title": str(case), "case": asdict(case), "arms": figures}
+        console.print(table(case, figures))
+        if arguments.model == "qwen":
+            entry["ceilings"] = ceilings()
+            entry["floor"] = floor(case, *entry["ceilings"])
+            for name, of in figures.items():
+                console.print(f"{name}: {of['step'] / entry['floor']['step']:.2f} times the floor")
+            console.print({part: f"{seconds * 1e3:.1f} ms" for part, seconds in entry["floor"].items()})
+        results.append(entry)
+    if not arguments.no_memory:
+        case = cases(False, arguments.model)[-1]
+        micro = (1, 16, 64) if CUDA else (case.micro_batch_size,)
+        memory = {}
+        for name in results[-1]["arms"]:
+            for size in micro:
+                key = name + (f", micro-batch {size}" if CUDA else "")
+                memory[key] = peak_memory(name, Case(**asdict(case) | {"micro_batch_size": size}), policy)
+                console.print(f"peak memory, {key}: {memory[key] / 1e9:.2f} GB")
+        results[-1]["peak_memory_bytes"] = memory
+    report = {"machine": machine(), "command": sys.argv, "warm_up": WARM_UP, "cases": results}
+    (arguments.out / "benchmark.json").write_text(json.dumps(report, indent=2) + "\n")
+    draw(results, arguments.out / "benchmark.png")
+    console.print(f"{arguments.out}/benchmark.json, benchmark.png")
+
+
+if __name__ == "__main__":
+    main()
