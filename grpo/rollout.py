@@ -1,8 +1,9 @@
 """Samplers: from prompts to completions."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -13,9 +14,10 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from grpo.config import Config
 from grpo.shared_prompts import Ragged, Unsupported, causal_lm, distinct, forward, share_prompts
 
-# Tokens between two looks at which rows have ended, and the grain in which the cache is read.
-BLOCK = 4
-CUDA_BLOCK = 64
+# Tokens between two looks at which completions have ended.
+BLOCK = 8
+# The grain of a CUDA graph's shapes, in tokens.
+GRAIN = 64
 
 
 class Rollout(Protocol):
@@ -93,8 +95,8 @@ class Generate:
 
 
 class Fast:
-    """Computes each distinct prompt once, keeps its keys and values once for all of its completions, and drops
-    completions that have ended.
+    """Computes each distinct prompt once, keeps its keys and values once for all of its completions, and computes
+    completions once for as long as they are alike. Those that have ended are dropped.
 
     Sampling is by inverse CDF from one uniform number a token. The numbers come from torch's own CPU generator, whose
     state is part of every checkpoint, and belong to the rows: what a row gets does not hang on the rows beside it.
@@ -128,31 +130,23 @@ class Fast:
         uniforms = None
         if temperature is not None:
             uniforms = torch.rand(len(prompts), max_new_tokens, dtype=torch.float64)
-        completions = torch.full((len(prompts) + 1, max_new_tokens), -1, device=model.device)  # the last: of idle rows
         with sampling(self.policy, self.bf16):
             prefill = Prefill([list(prompts[i]) for i in first], model.device)
             self.decoder.refresh(prefill.longest + max_new_tokens)
             if len(prefill.ids):
                 forward(model.base_model, prefill)
-            decoding = Decoding.start(prefill, group, max_new_tokens, uniforms)
-            while decoding.done < max_new_tokens:
-                if self.graphs:
-                    decoding = self.graphs.advance(decoding, self.decoder, temperature, self.is_end)
-                else:
-                    decoding.advance_block(self.decoder, temperature, self.is_end)
-                completions[decoding.rows] = decoding.picked
-                if not decoding.alive.any():
-                    break
-                decoding = decoding.without_ended(halving=self.graphs is not None)
-        return [[token for token in row if token >= 0] for row in completions[:-1].tolist()]
+            sampler = Sampler(self.decoder, temperature, self.is_end)
+            run = self.graphs.run if self.graphs else run_merged
+            picked = run(sampler, prefill, group, uniforms, max_new_tokens)
+        return [[token for token in row if token >= 0] for row in picked.tolist()]
 
 
 class Decoder(Protocol):
     def refresh(self, longest: int) -> None:
         """Take over the policy's present weights, for sequences up to `longest` tokens."""
 
-    def logits(self, batch: "Decoding") -> Tensor:
-        """(rows, vocabulary) in float32: what follows each of the rows' last tokens, `batch.ids`."""
+    def logits(self, batch: "Cache") -> Tensor:
+        """(slots, vocabulary) in float32: what follows the last token of each slot, `batch.ids`."""
 
 
 class Transformers:
@@ -164,7 +158,7 @@ class Transformers:
     def refresh(self, longest: int) -> None:
         pass  # the modules read the policy's weights as they are
 
-    def logits(self, batch: "Decoding") -> Tensor:
+    def logits(self, batch: "Cache") -> Tensor:
         logits: Tensor = forward(self.policy, batch).logits[0]
         return logits.float()
 
@@ -192,177 +186,96 @@ class Prefill:
         return self.prompts.unpad(seen)
 
 
-@dataclass
-class Decoding:
-    """Completions in the making: `A` rows for each of `G` prompts (rows of a prompt adjacent), all `done` tokens long.
+class Cache:
+    """The keys and values of G prompts, each once, and of `A` slots a prompt, texts in the making of equal length.
 
-    A step changes tensors in place, and what it does hangs on no value in them, so it can be captured as a CUDA graph.
+    A step changes tensors in place, and what it does hangs on no value in them, so that it can become a CUDA graph.
+
+    Attributes:
+        ids: (S,) the last token of each of the G * A slots; those of a prompt are adjacent.
+        positions: (S,) where it stands.
+        t: (1,) how many tokens of the completions are in the cache.
+        width: how many places for them a step reads; masked beyond `t`.
     """
 
-    prompts: int  # G
-    rows: Tensor  # (R,) which completion a row is
-    ids: Tensor  # (R,) each row's last token
-    positions: Tensor  # (R,) where it stands
-    alive: Tensor  # (R,) whether the completion goes on
-    t: Tensor  # (1,) `done`, for the device
-    picked: Tensor  # (R, T) the tokens sampled so far, -1 after the end
-    uniforms: Tensor | None  # (R, T)
-    prompt_bias: Tensor  # (G, 1, P) 0 where a prompt has a token, else -inf
-    own_bias: Tensor  # (T,) likewise, of the completions
-    prompt_keys: dict[int, Tensor]  # layer -> (G * key heads, P, D)
-    prompt_values: dict[int, Tensor]
-    own_keys: dict[int, Tensor] = field(default_factory=dict)  # layer -> (G * key heads * A, T, D)
-    own_values: dict[int, Tensor] = field(default_factory=dict)
-    done: int = 0
-    width: int = 0  # how much of the completions' keys and values a step reads; masked beyond `t`
-    _bias: Tensor | None = None  # prompt_bias for every key head
-
-    @classmethod
-    def start(cls, prefill: Prefill, group: list[int], max_new_tokens: int, uniforms: Tensor | None) -> "Decoding":
-        """Rows for the completions of the prompts `group` (B,). A prompt with fewer than the most gets idle rows."""
-        prompts, device = len(prefill.last), prefill.last.device
-        members: list[list[int]] = [[] for _ in range(prompts)]
-        for row, prompt in enumerate(group):
-            members[prompt].append(row)
-        slots = max(map(len, members))
-        rows = torch.tensor([of + [len(group)] * (slots - len(of)) for of in members], device=device).flatten()
-        alive = rows < len(group)
-        if uniforms is not None:
-            uniforms = uniforms[rows.clamp(max=len(group) - 1).cpu()].to(device)
-        # On CUDA the widths of prompts fall into a few buckets, since every shape is a graph of its own.
-        extra = -prefill.prompts.width % CUDA_BLOCK if device.type == "cuda" else 0
+    def __init__(self, prefill: Prefill, slots: int, limit: int, grain: int = 1) -> None:
+        """For completions of at most `limit` tokens; the width of prompts is brought to a multiple of `grain`."""
+        device = prefill.last.device
+        extra = -prefill.prompts.width % grain
         mask = F.pad(prefill.prompts.mask, (0, extra))[:, None]
+        self.prompts, self.limit, self.width = len(prefill.last), limit, limit
+        self.ids = prefill.last.repeat_interleave(slots)
+        self.positions = prefill.prompts.lengths.repeat_interleave(slots)
+        self.t = torch.zeros(1, dtype=torch.long, device=device)
+        # (G, 1, P) and (limit,): 0 where there is a token, else -inf
+        self.prompt_bias = torch.zeros(mask.shape, device=device).masked_fill_(~mask, -torch.inf)
+        self.own_bias = torch.full((limit,), -torch.inf, device=device)
 
-        def own(states: dict[int, Tensor]) -> dict[int, Tensor]:
+        def flat(states: dict[int, Tensor]) -> dict[int, Tensor]:
             return {layer: F.pad(each, (0, 0, 0, extra)).flatten(0, 1).contiguous() for layer, each in states.items()}
 
-        return cls(
-            prompts=prompts,
-            rows=rows,
-            ids=prefill.last.repeat_interleave(slots),
-            positions=prefill.prompts.lengths.repeat_interleave(slots),
-            alive=alive,
-            t=torch.zeros(1, dtype=torch.long, device=device),
-            picked=torch.full((len(rows), max_new_tokens), -1, device=device),
-            uniforms=uniforms,
-            prompt_bias=torch.zeros(mask.shape, device=device).masked_fill_(~mask, -torch.inf),
-            own_bias=torch.full((max_new_tokens,), -torch.inf, device=device),
-            prompt_keys=own(prefill.keys),
-            prompt_values=own(prefill.values),
-        )
+        # layer -> (G * key heads, P, D), and (G * key heads * A, limit, D)
+        self.prompt_keys, self.prompt_values = flat(prefill.keys), flat(prefill.values)
+        self.own_keys: dict[int, Tensor] = {}
+        self.own_values: dict[int, Tensor] = {}
+
+    @property
+    def slots(self) -> int:
+        return len(self.ids) // self.prompts
 
     @property
     def longest(self) -> int:
-        return self.prompt_bias.shape[-1] + len(self.own_bias)
+        return self.prompt_bias.shape[-1] + self.limit
 
-    def advance_block(self, decoder: Decoder, temperature: float | None, is_end: Tensor) -> None:
-        """Sample the next few tokens of every row; stops early where all have ended."""
-        until = min(self.done + BLOCK, len(self.own_bias))
-        self.width = until
-        while self.done < until:
-            self.step(decoder, temperature, is_end)
-            self.done += 1
-            if not self.alive.any():
-                break
-
-    def step(self, decoder: Decoder, temperature: float | None, is_end: Tensor) -> None:
-        """Sample the next token of every row; ended rows sample on, unrecorded."""
-        self.own_bias.index_fill_(0, self.t, 0.0)
-        logits = decoder.logits(self)
-        if temperature is None or self.uniforms is None:
-            picked = logits.argmax(-1)
-        else:
-            picked = inverse_cdf(logits / temperature, self.uniforms.index_select(1, self.t))
-        self.picked.index_copy_(1, self.t, picked.where(self.alive, -1)[:, None])
-        self.alive &= ~is_end[picked]
-        self.ids.copy_(picked)
+    def append(self, ids: Tensor) -> None:
+        """What follows in each slot (S,)."""
+        self.ids.copy_(ids)
         self.positions.add_(1)
         self.t.add_(1)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        rows, heads, dim = query.shape
-        g, a, kv, dtype = self.prompts, rows // self.prompts, key.shape[1], value.dtype
+        slots, heads, dim = query.shape
+        g, a, kv, dtype = self.prompts, self.slots, key.shape[1], value.dtype
         repeats, size = heads // kv, self.prompt_bias.shape[-1] if self.prompt_keys else 0
 
-        def by_prompt(states: Tensor) -> Tensor:  # the heads of a prompt's rows side by side: (G * key heads * A, ...)
+        def by_prompt(states: Tensor) -> Tensor:  # the heads of a prompt's slots side by side: (G * key heads * A, ...)
             return states.to(dtype).view(g, a, kv, -1).transpose(1, 2).reshape(g * kv * a, -1, dim)
 
         for kept, new in ((self.own_keys, key), (self.own_values, value)):
             if layer not in kept:
-                kept[layer] = torch.zeros(rows * kv, len(self.own_bias), dim, dtype=dtype, device=query.device)
+                kept[layer] = torch.zeros(slots * kv, self.limit, dim, dtype=dtype, device=query.device)
             kept[layer].index_copy_(1, self.t, by_prompt(new))
         own_key, own_value = self.own_keys[layer][:, : self.width], self.own_values[layer][:, : self.width]
         query = by_prompt(query)
         scores = _scores(query, own_key, self.own_bias[: self.width], scale)
-        if size:
-            # All rows of a prompt against its one copy of keys: a product for each prompt and key head.
-            if self._bias is None:
-                self._bias = self.prompt_bias.repeat_interleave(kv, 0)
-            of_prompt = _scores(query.view(g * kv, a * repeats, dim), self.prompt_keys[layer], self._bias, scale)
+        if size:  # else every prompt is one token long
+            # All slots of a prompt against its one copy of keys: a product for each prompt and key head.
+            bias = self.prompt_bias.expand(g, kv, size).reshape(g * kv, 1, size)
+            of_prompt = _scores(query.view(g * kv, a * repeats, dim), self.prompt_keys[layer], bias, scale)
             scores = torch.cat((of_prompt.view(-1, repeats, size), scores), -1)
         weights = scores.softmax(-1).to(dtype)
         seen = torch.bmm(weights[..., size:], own_value)
         if size:
             of_prompt = weights[..., :size].view(g * kv, a * repeats, size)
             seen += torch.bmm(of_prompt, self.prompt_values[layer]).view(seen.shape)
-        return seen.view(g, kv, a, repeats * dim).transpose(1, 2).reshape(rows, heads, dim)
+        return seen.view(g, kv, a, repeats * dim).transpose(1, 2).reshape(slots, heads, dim)
 
-    def without_ended(self, halving: bool) -> "Decoding":
-        """With as few rows a prompt as hold those that go on; with `halving` only where they fit into half as many."""
-        slots = len(self.rows) // self.prompts
-        alive = self.alive.view(self.prompts, slots)
-        counts = alive.sum(1)
-        most = fewer = int(counts.max())
-        kept = counts > 0
-        if halving:
-            kept, fewer = torch.ones_like(kept), slots
-            while fewer > 1 and (fewer + 1) // 2 >= most:
-                fewer = (fewer + 1) // 2
-        if fewer == slots and kept.all():
-            return self
-        first = torch.arange(self.prompts, device=alive.device)[:, None] * slots
-        order = alive.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :fewer]
-        rows, prompts = (order + first)[kept].flatten(), kept.nonzero()[:, 0]
-
-        def of_prompts(states: dict[int, Tensor]) -> dict[int, Tensor]:
-            return {k: s.unflatten(0, (self.prompts, -1))[prompts].flatten(0, 1) for k, s in states.items()}
-
-        def of_rows(states: dict[int, Tensor]) -> dict[int, Tensor]:
-            chosen = {}
+    def select(self, prompts: Tensor, parents: Tensor, done: int) -> None:
+        """Keep the prompts (G',) and, of each, copies of the slots `parents` (G', A'), numbered within the prompt."""
+        old, chosen = self.slots, prompts[:, None] * self.slots + parents
+        self.ids, self.positions = self.ids[chosen.flatten()], self.positions[chosen.flatten()]
+        if len(prompts) < self.prompts:
+            for states in (self.prompt_keys, self.prompt_values):
+                for layer, each in states.items():
+                    states[layer] = each.unflatten(0, (self.prompts, -1))[prompts].flatten(0, 1)
+            self.prompt_bias = self.prompt_bias[prompts]
+        for states in (self.own_keys, self.own_values):
             for layer, each in states.items():
-                by_prompt = each.unflatten(0, (self.prompts, -1, slots))
-                heads = torch.arange(by_prompt.shape[1], device=each.device)[:, None]
-                chosen[layer] = by_prompt[prompts[:, None, None], heads, order[prompts][:, None]].flatten(0, 2)
-            return chosen
-
-        return Decoding(
-            prompts=len(prompts),
-            rows=self.rows[rows],
-            ids=self.ids[rows],
-            positions=self.positions[rows],
-            alive=self.alive[rows],
-            t=self.t.clone(),
-            picked=self.picked[rows],
-            uniforms=None if self.uniforms is None else self.uniforms[rows],
-            prompt_bias=self.prompt_bias[prompts],
-            own_bias=self.own_bias.clone(),
-            prompt_keys=of_prompts(self.prompt_keys),
-            prompt_values=of_prompts(self.prompt_values),
-            own_keys=of_rows(self.own_keys),
-            own_values=of_rows(self.own_values),
-            done=self.done,
-        )
-
-    def load(self, other: "Decoding") -> None:
-        """Take over the values of another one of the same shape, into the same storage."""
-        self.done = other.done
-        for name in (item.name for item in fields(self)):
-            mine, its = getattr(self, name), getattr(other, name)
-            if isinstance(mine, Tensor):
-                mine.copy_(its)
-            elif isinstance(mine, dict):
-                for layer, states in its.items():
-                    mine[layer].copy_(states)
+                by_head = each.unflatten(0, (self.prompts, -1, old))
+                heads = torch.arange(by_head.shape[1], device=each.device)[:, None]
+                copies = by_head[:, :, :, :done][prompts[:, None, None], heads, parents[:, None]].flatten(0, 2)
+                states[layer] = F.pad(copies, (0, 0, 0, self.limit - done))
+        self.prompts = len(prompts)
 
 
 def _scores(query: Tensor, key: Tensor, bias: Tensor, scale: float) -> Tensor:
@@ -372,56 +285,197 @@ def _scores(query: Tensor, key: Tensor, bias: Tensor, scale: float) -> Tensor:
     return torch.baddbmm(bias.to(query.dtype), query, key.transpose(1, 2), alpha=scale)
 
 
-def inverse_cdf(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """One token (R,) for each row of float32 logits (R, V), from uniforms in [0, 1) (R, 1)."""
-    # Accumulated in float64: in float32 a large vocabulary's tail would be lost in rounding.
-    cumulative = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
-    tokens = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)[:, 0]
-    return tokens.clamp_(max=logits.shape[-1] - 1)
+@dataclass
+class Sampler:
+    """How tokens follow from a policy's logits."""
+
+    decoder: Decoder
+    temperature: float | None  # None: greedy
+    is_end: Tensor  # (V,)
+
+    def next(self, cache: Cache, uniforms: Tensor | None, slot: Tensor | None = None) -> Tensor:
+        """The next token (B,) of completions in the slots (B,), or one a slot, from uniforms in [0, 1) (B, 1)."""
+        cache.own_bias.index_fill_(0, cache.t, 0.0)
+        logits = self.decoder.logits(cache)
+        if self.temperature is None or uniforms is None:
+            greedy = logits.argmax(-1)
+            return greedy if slot is None else greedy[slot]
+        # Accumulated in float64: in float32 a large vocabulary's tail would be lost in rounding.
+        cumulative = (logits / self.temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+        if slot is not None:
+            cumulative = cumulative[slot]
+        tokens = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)[:, 0]
+        return tokens.clamp_(max=logits.shape[-1] - 1)
+
+
+def run_merged(sampler: Sampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int) -> Tensor:
+    """Tokens (B, limit) of the completions of the prompts `group` (B,), -1 after their ends.
+
+    Completions that are alike so far share a slot, which splits where they part; the slots of ended ones are dropped.
+    """
+    cache, device = Cache(prefill, 1, limit), prefill.last.device
+    slot = torch.tensor(group, device=device)
+    alive = torch.ones(len(group), dtype=torch.bool, device=device)
+    picked = torch.full((len(group), limit), -1, device=device)
+    uniforms = None if uniforms is None else uniforms.to(device)
+    for done in range(1, limit + 1):
+        cache.width = done
+        tokens = sampler.next(cache, None if uniforms is None else uniforms[:, done - 1 : done], slot)
+        picked[:, done - 1] = tokens.where(alive, -1)
+        alive &= ~sampler.is_end[tokens]
+        rows = alive.nonzero()[:, 0].tolist()
+        if not rows or done == limit:
+            break
+        children: dict[tuple[int, int], list[int]] = {}
+        of_slot, of_token = slot.tolist(), tokens.tolist()
+        for row in rows:
+            children.setdefault((of_slot[row], of_token[row]), []).append(row)
+        parted = len(children) > len({parent for parent, _ in children})
+        if parted or (done % BLOCK == 0 and len(children) < len(cache.ids)):
+            _rearrange(cache, list(children), slot, list(children.values()), done)
+        ids = cache.ids.clone()
+        ids[slot[rows]] = tokens[rows]
+        cache.append(ids)
+    return picked
+
+
+def _rearrange(cache: Cache, children: list[tuple[int, int]], slot: Tensor, rows: list[list[int]], done: int) -> None:
+    """Give each of the children (slot, token) a slot of its own, and its completions `rows` that slot."""
+    old = cache.slots
+    of_prompt: dict[int, list[int]] = {}
+    for child, (parent, _) in enumerate(children):
+        of_prompt.setdefault(parent // old, []).append(child)
+    most = max(map(len, of_prompt.values()))
+    parents = []
+    slot.zero_()  # ended completions look on where they do no harm
+    for place, members in enumerate(of_prompt.values()):
+        # A prompt with fewer than the most has idle slots.
+        parents.append([children[members[i]][0] % old if i < len(members) else 0 for i in range(most)])
+        for i, child in enumerate(members):
+            slot[rows[child]] = place * most + i
+    device = slot.device
+    cache.select(torch.tensor(list(of_prompt), device=device), torch.tensor(parents, device=device), done)
 
 
 class Graphs:
-    """Steps as CUDA graphs: one launch for a token instead of hundreds.
+    """Decodes with CUDA graphs: one launch for a token instead of hundreds.
 
-    A graph is captured for each number of prompts and rows, each bucket of prompt width and of tokens sampled so far,
-    and replayed over the same storage from then on, in every later rollout too.
+    Every completion has a slot of its own. A graph is captured for each number of prompts and slots, and each bucket
+    of prompt width and of tokens sampled so far, and replayed over the same storage from then on, in all rollouts.
     """
 
     def __init__(self) -> None:
-        self.held: dict[tuple[int, ...], Decoding] = {}
-        self.graphs: dict[tuple[Any, ...], torch.cuda.CUDAGraph] = {}
+        self.held: dict[tuple[Any, ...], Rows] = {}
+        self.graphs: dict[tuple[Any, ...], Any] = {}
 
-    def advance(self, decoding: Decoding, decoder: Decoder, temperature: float | None, is_end: Tensor) -> Decoding:
-        """Sample the next few tokens of every row; returns the decoding that holds them."""
-        limit = len(decoding.own_bias)
-        shape = (decoding.prompts, len(decoding.rows), decoding.prompt_bias.shape[-1], limit, decoding.uniforms is None)
-        held = self.held.setdefault(shape, decoding)
-        if held is not decoding:
-            held.load(decoding)
-        until = min(held.done + BLOCK, limit)
-        held.width = min(-(-until // CUDA_BLOCK) * CUDA_BLOCK, limit)
-        key = (*shape, held.width, temperature)
-        if key not in self.graphs:
-            self.graphs[key] = self._capture(held, decoder, temperature, is_end)
-        for _ in range(until - held.done):
-            self.graphs[key].replay()
-        held.done = until
-        return held
+    def run(self, sampler: Sampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int) -> Tensor:
+        """As `run_merged`."""
+        rows = Rows.start(prefill, group, uniforms, limit)
+        # One row more takes what idle slots sample.
+        picked = torch.full((len(group) + 1, limit), -1, device=prefill.last.device)
+        for done in range(0, limit, BLOCK):
+            shape = rows.shape
+            held = self.held.setdefault(shape, rows)
+            if held is not rows:
+                held.load(rows)
+                rows = held
+            until = min(done + BLOCK, limit)
+            rows.cache.width = min(-(-until // GRAIN) * GRAIN, limit)
+            key = (*shape, rows.cache.width, sampler.temperature)
+            if key not in self.graphs:
+                self.graphs[key] = self.capture(rows, sampler)
+            for _ in range(until - done):
+                self.graphs[key].replay()
+            picked[rows.rows] = rows.picked
+            if not rows.alive.any():
+                break
+            rows = rows.halved(until)
+        return picked[:-1]
 
-    def _capture(
-        self, held: Decoding, decoder: Decoder, temperature: float | None, is_end: Tensor
-    ) -> torch.cuda.CUDAGraph:
-        changing = (held.ids, held.positions, held.alive, held.t, held.picked, held.own_bias)
+    def capture(self, rows: "Rows", sampler: Sampler) -> Any:
+        changing = (rows.cache.ids, rows.cache.positions, rows.cache.t, rows.cache.own_bias, rows.alive, rows.picked)
         saved = [tensor.clone() for tensor in changing]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):  # libraries set themselves up in the first steps, which a capture must not see
-                held.step(decoder, temperature, is_end)
+                rows.step(sampler)
                 for tensor, value in zip(changing, saved, strict=True):
                     tensor.copy_(value)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            held.step(decoder, temperature, is_end)
+            rows.step(sampler)
         return graph
+
+
+@dataclass
+class Rows:
+    """Completions with a slot each, in static storage."""
+
+    cache: Cache
+    rows: Tensor  # (S,) which completion is in a slot; B in an idle one
+    alive: Tensor  # (S,) whether it goes on
+    picked: Tensor  # (S, limit) its tokens so far, -1 after the end
+    uniforms: Tensor | None  # (S, limit)
+
+    @classmethod
+    def start(cls, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int) -> "Rows":
+        device = prefill.last.device
+        members: list[list[int]] = [[] for _ in prefill.last]
+        for row, prompt in enumerate(group):
+            members[prompt].append(row)
+        slots = max(map(len, members))
+        rows = torch.tensor([of + [len(group)] * (slots - len(of)) for of in members], device=device).flatten()
+        if uniforms is not None:
+            uniforms = uniforms.to(device)[rows.clamp(max=len(group) - 1)]
+        picked = torch.full((len(rows), limit), -1, device=device)
+        return cls(Cache(prefill, slots, limit, GRAIN), rows, rows < len(group), picked, uniforms)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        cache = self.cache
+        return cache.prompts, cache.slots, cache.prompt_bias.shape[-1], cache.limit, self.uniforms is None
+
+    def step(self, sampler: Sampler) -> None:
+        """Sample the next token of every row; ended ones sample on, unrecorded."""
+        uniforms = None if self.uniforms is None else self.uniforms.index_select(1, self.cache.t)
+        tokens = sampler.next(self.cache, uniforms)
+        self.picked.index_copy_(1, self.cache.t, tokens.where(self.alive, -1)[:, None])
+        self.alive &= ~sampler.is_end[tokens]
+        self.cache.append(tokens)
+
+    def halved(self, done: int) -> "Rows":
+        """In half as many slots, or a quarter and so on, where those that go on fit into them."""
+        cache = copy.copy(self.cache)
+        alive = self.alive.view(cache.prompts, cache.slots)
+        most, fewer = int(alive.sum(1).max()), cache.slots
+        while fewer > 1 and (fewer + 1) // 2 >= most:
+            fewer = (fewer + 1) // 2
+        if fewer == cache.slots:
+            return self
+        order = alive.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :fewer]
+        prompts = torch.arange(cache.prompts, device=alive.device)
+        kept = (prompts[:, None] * cache.slots + order).flatten()
+        cache.own_keys, cache.own_values = dict(cache.own_keys), dict(cache.own_values)
+        cache.t, cache.own_bias = cache.t.clone(), cache.own_bias.clone()
+        cache.select(prompts, order, done)
+        uniforms = None if self.uniforms is None else self.uniforms[kept]
+        return Rows(cache, self.rows[kept], self.alive[kept], self.picked[kept], uniforms)
+
+    def load(self, other: "Rows") -> None:
+        """Take over the values of another one of the same shape, into the same storage."""
+        for mine, its in zip(self._tensors(), other._tensors(), strict=False):
+            mine.copy_(its)
+
+    def _tensors(self) -> list[Tensor]:
+        cache = self.cache
+        state = [self.rows, self.alive, self.picked, *([] if self.uniforms is None else [self.uniforms])]
+        state += [cache.ids, cache.positions, cache.t, cache.prompt_bias, cache.own_bias]
+        kept = (
+            cache.prompt_keys,
+            cache.prompt_values,
+            cache.own_keys,
+            cache.own_values,
+        )  # the last two may be empty yet
+        return state + [states[layer] for states in kept for layer in sorted(states)]
