@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format clean
+.PHONY: help train test bench lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ train: $(READY) ## train the embedded default; pass settings with ARGS="rewards=
 
 test: $(READY) ## run the tests; pass pytest's options with ARGS="-k rewards"
 	@$(RUN) -m pytest $(ARGS)
+
+bench: $(READY) ## time a step against TRL's, side by side; pass options with ARGS="--grid"
+	@$(RUN) scripts/benchmark.py $(ARGS)
 
 lint: $(READY) ## check style and types
 	@$(RUN) -m ruff check .

@@ -273,7 +273,9 @@ def _difference(model: Any) -> float:
     ids, mask = ids.to(model.device), mask.to(model.device)
     training = model.training
     model.eval()
-    plain = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -width - 1 : -1].float()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    plain = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    plain = plain[:, -width - 1 : -1].float()
     packed = Packed(ids, mask, width)
     shared = forward(model, packed, logits_to_keep=packed.predicting).logits[0].float()
     model.train(training)

@@ -132,8 +132,8 @@ class Case:
 class Arm(TrainerCallback):
     """A trainer that makes one step whenever it has the turn.
 
-    The arms are greenlets, not threads: each thread would bring a pool of OpenMP threads of its own, and where there are
-    more of those than cores, OpenMP makes all of them wait slowly.
+    The arms are greenlets, not threads: each thread would bring a pool of OpenMP threads of its own, and where there
+    are more of those than cores, OpenMP makes all of them wait slowly.
     """
 
     def __init__(self, name: str, trainer: Trainer) -> None:

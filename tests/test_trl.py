@@ -1,8 +1,16 @@
 """What we rely on inside TRL 1.16 without it being promised; a failure here says what moved.
 
 grpo/trainer.py reads `GRPOTrainer._logs` (trl 1.16.0, trl/trainer/grpo_trainer.py, lines 1063 and 2833) for the
-completions of the last batch, and has `log_extra` (line 1593) carry question and gold there.
+completions of the last batch, and has `log_extra` (line 1593) carry question and gold there. `Trainer` overrides the
+methods below, of lines 1419 to 3254, and tests/test_trainer.py holds what it computes to what TRL computes.
 """
+
+import inspect
+
+import transformers
+import trl
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
+from trl import GRPOTrainer
 
 from grpo.batching import derive_batch
 from grpo.config import compose
@@ -33,3 +41,56 @@ def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
     # Groups stand together, in the order of generation.
     questions = list(logs["extra"]["question"])
     assert questions[:4] == [questions[0]] * 4 and questions[4:] == [questions[4]] * 4 != questions[:4]
+
+
+# With trl 1.16.0 and transformers 5.23.0, which are known to work together.
+OVERRIDDEN = {
+    "_tokenize_prompts": ["self", "prompts"],
+    "_generate_single_turn": [
+        "self",
+        "prompt_ids",
+        "images",
+        "multimodal_fields",
+        "num_generations",
+        "has_tool_images",
+    ],
+    "_prepare_inputs": ["self", "generation_batch"],
+    "_compute_loss": ["self", "model", "inputs"],
+    "_get_per_token_logps_and_entropies": [
+        "self",
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+        "batch_size",
+        "compute_entropy",
+        "compute_aux_loss",
+        "pixel_values",
+        "image_grid_thw",
+        "num_images",
+        "pixel_attention_mask",
+        "spatial_shapes",
+        "num_tiles",
+        "image_sizes",
+        "token_type_ids",
+        "mm_token_type_ids",
+        "image_position_ids",
+    ],
+}
+
+
+def test_the_methods_that_are_overridden() -> None:
+    installed = (
+        f"written for trl 1.16.0 and transformers 5.23.0, here are {trl.__version__}, {transformers.__version__}"
+    )
+    for name, parameters in OVERRIDDEN.items():
+        method = inspect.unwrap(getattr(GRPOTrainer, name))
+        assert list(inspect.signature(method).parameters) == parameters, f"{name}: {installed}"
+    # What `Trainer` calls in TRL's place, and what it reads there.
+    prepare = inspect.getsource(GRPOTrainer._prepare_inputs)
+    for used in ("_buffered_inputs", "_step %", "steps_per_generation * self.num_iterations", "split_tensor_dict"):
+        assert used in prepare, f"_prepare_inputs: {installed}"
+    head = inspect.getsource(trl.trainer.utils.add_fused_lm_head)
+    assert "fused_lm_head=False" in head and "shift_labels=None" in head, installed
+    # A layer hands what the policy is called with on to its attention.
+    assert "**kwargs" in inspect.getsource(Qwen2Attention.forward).split("attention_interface(")[1], installed

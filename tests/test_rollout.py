@@ -1,0 +1,218 @@
+"""The sampler against transformers' `generate` and plain forwards: tokens, probabilities, distribution, ends."""
+
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+
+from grpo.arithmetic import problems
+from grpo.config import compose
+from grpo.model import build_policy, build_tokenizer
+from grpo.prompts import prompt_ids
+from grpo.qwen2 import Qwen2
+from grpo.rollout import Fast, Generate, Graphs, Sampler, Transformers
+
+CONFIG = compose()
+LIMIT = 48
+
+
+class EagerGraphs(Graphs):
+    """Runs what would be captured: all of the way on CUDA but the capture itself."""
+
+    def capture(self, rows: Any, sampler: Sampler) -> Any:
+        class Graph:
+            @staticmethod
+            def replay() -> None:
+                rows.step(sampler)
+
+        return Graph
+
+
+def fast(policy, tokenizer, kind: str) -> Fast:
+    rollout = Fast(policy, tokenizer, bf16=False, native=kind != "transformers")
+    rollout.graphs = EagerGraphs() if kind == "graphs" else None
+    assert type(rollout.decoder) is (Transformers if kind == "transformers" else Qwen2)
+    return rollout
+
+
+KINDS = ["native", "transformers", "graphs"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(CONFIG.model)
+
+
+@pytest.fixture
+def policy():
+    return build_policy(CONFIG.model, 0)
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer) -> list[list[int]]:
+    questions = [problem.question for problem in islice(problems(True, seed=0), 256)]
+    begun = tokenizer("<reasoning>\n")["input_ids"]  # the embedded policy left alone blurts; so begun, it reasons
+    return [ids + begun for ids in prompt_ids(tokenizer, questions, CONFIG.system_prompt)]
+
+
+@torch.no_grad()
+def logits_after(policy, ids: list[int]) -> torch.Tensor:
+    return policy(torch.tensor([ids])).logits[0, -1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_completions_are_those_of_generate(policy, tokenizer, prompts, kind: str) -> None:
+    reference = Generate(policy, tokenizer, bf16=False).complete(prompts, LIMIT)
+    ties = 0
+    for prompt, mine, its in zip(
+        prompts, fast(policy, tokenizer, kind).complete(prompts, LIMIT), reference, strict=True
+    ):
+        if mine != its:
+            parted = next(i for i, (a, b) in enumerate(zip(mine, its, strict=False)) if a != b)
+            first, second = logits_after(policy, prompt + mine[:parted]).topk(2).values
+            assert first - second < 1e-4
+            ties += 1
+    assert ties <= 2
+    assert len({len(completion) for completion in reference}) >= 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_sampled_tokens_have_the_probabilities_of_a_plain_forward(
+    policy, tokenizer, prompts, kind: str, temperature: float, monkeypatch
+) -> None:
+    rollout = fast(policy, tokenizer, kind)
+    decoder, original, seen = rollout.decoder, Sampler.next, []
+    logits_of = decoder.logits
+
+    def logits(batch):
+        seen.append(logits_of(batch))
+        return seen[-1]
+
+    def spy(self, cache, uniforms, slot=None):
+        tokens = original(self, cache, uniforms, slot)
+        logps = (seen.pop() / temperature).log_softmax(-1)
+        logps = logps if slot is None else logps[slot]
+        chosen.append(logps.gather(-1, tokens[:, None])[:, 0].clone())
+        return tokens
+
+    chosen: list[torch.Tensor] = []
+    monkeypatch.setattr(decoder, "logits", logits)
+    monkeypatch.setattr(Sampler, "next", spy)
+    torch.manual_seed(0)
+    rows = [prompts[0]] * 6 + [prompts[1]] * 6  # equal groups: the rows of static storage stand in order
+    if kind == "graphs":
+        monkeypatch.setattr("grpo.rollout.Rows.halved", lambda self, done: self)
+    completions = rollout.complete(rows, LIMIT, temperature)
+    for row, (prompt, completion) in enumerate(zip(rows, completions, strict=True)):
+        with torch.no_grad():
+            plain = policy(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / temperature
+        expected = plain.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
+        mine = torch.stack([step[row] for step in chosen[: len(completion)]])
+        torch.testing.assert_close(mine, expected, atol=1e-5, rtol=0)
+
+
+class Fixed:
+    """A policy whose next token never hangs on anything."""
+
+    logits_row = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0, -3.0])
+
+    def logits(self, cache) -> torch.Tensor:
+        return self.logits_row.expand(len(cache.ids), -1)
+
+
+def chi_squared(sampled_at: float, expected_at: float) -> float:
+    class OneSlot:
+        ids, own_bias, t = torch.zeros(1), torch.zeros(1), torch.zeros(1, dtype=torch.long)
+
+    torch.manual_seed(0)
+    draws = 20_000
+    sampler = Sampler(Fixed(), sampled_at, torch.zeros(8, dtype=torch.bool))
+    tokens = sampler.next(OneSlot(), torch.rand(draws, 1, dtype=torch.float64), torch.zeros(draws, dtype=torch.long))
+    expected = (Fixed.logits_row / expected_at).softmax(-1) * draws
+    return float(((torch.bincount(tokens, minlength=8) - expected) ** 2 / expected).sum())
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_the_sampled_distribution(temperature: float) -> None:
+    critical = 24.3  # of chi-squared with 7 degrees of freedom at p = 0.001
+    assert chi_squared(temperature, temperature) < critical
+    assert chi_squared(temperature, temperature * 1.1) > critical
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_completions(policy, tokenizer, prompts, kind: str) -> None:
+    rows = [prompts[i] for i in (3, 3, 3, 5, 5, 3, 8)]  # shared unevenly, and not all adjacent
+    samples = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        samples.append(fast(policy, tokenizer, kind).complete(rows, LIMIT, 1.0))
+    assert samples[0] == samples[1] != samples[2]
+    torch.manual_seed(0)
+    assert fast(policy, tokenizer, "native").complete(rows, LIMIT, 1.0) == samples[0]
+    assert len(set(map(tuple, samples[0]))) > 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rollouts_follow_the_policys_weights(policy, tokenizer, prompts, kind: str) -> None:
+    rollout = fast(policy, tokenizer, kind)
+    rows = [prompt for prompt in prompts[:3] for _ in range(4)]
+    torch.manual_seed(0)
+    before = rollout.complete(rows, LIMIT, 1.0)
+    torch.manual_seed(1)
+    for parameter in policy.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    torch.manual_seed(0)
+    after = rollout.complete(rows, LIMIT, 1.0)
+    torch.manual_seed(0)
+    assert after == fast(policy, tokenizer, "native").complete(rows, LIMIT, 1.0) != before
+    assert all(1 <= len(completion) <= LIMIT for completion in after)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ends(policy, tokenizer, prompts, kind: str) -> None:
+    greedy = Generate(policy, tokenizer, bf16=False).complete(prompts[:8], LIMIT)
+    # Where every first token is an end, it is all there is.
+    policy.generation_config.eos_token_id = [tokenizer.eos_token_id, *{completion[0] for completion in greedy}]
+    rollout = fast(policy, tokenizer, kind)
+    assert rollout.ends == sorted(policy.generation_config.eos_token_id)
+    assert rollout.complete(prompts[:8], LIMIT) == [completion[:1] for completion in greedy]
+    # Taken for the only one, a token in the middle ends some.
+    token, _ = Counter(token for completion in greedy for token in completion[3:]).most_common(1)[0]
+    policy.generation_config.eos_token_id = [token]
+    rollout = fast(policy, tokenizer, kind)
+    assert rollout.complete(prompts[:8], LIMIT) == Generate(policy, tokenizer, bf16=False).complete(prompts[:8], LIMIT)
+    # Without any, all run to the limit, ragged or not.
+    rollout.is_end.fill_(False)
+    assert {len(completion) for completion in rollout.complete(prompts[:8], 11)} == {11}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_odd_batches(policy, tokenizer, prompts, kind: str) -> None:
+    rollout, generate = fast(policy, tokenizer, kind), Generate(policy, tokenizer, bf16=False)
+    one_token = [[tokenizer.eos_token_id], [5], [5]]
+    for rows in (prompts[:1], prompts[:1] * 3, [prompts[0], *prompts[:7]], one_token, [*one_token, *prompts[:2]]):
+        assert rollout.complete(rows, 9) == generate.complete(rows, 9)
+    assert rollout.complete(prompts[:3], 1) == generate.complete(prompts[:3], 1)
+
+
+def test_adapters_are_part_of_the_policy(tokenizer, prompts) -> None:
+    policy: Any = build_policy(replace(CONFIG.model, lora_rank=4), 0)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    native, modules = (fast(policy, tokenizer, kind).complete(prompts[:32], LIMIT) for kind in KINDS[:2])
+    assert native == modules == Generate(policy, tokenizer, bf16=False).complete(prompts[:32], LIMIT)
+    with policy.disable_adapter():
+        assert native != Generate(policy, tokenizer, bf16=False).complete(prompts[:32], LIMIT)
+
+
+def test_the_policy_is_left_as_it_was(policy, tokenizer, prompts) -> None:
+    policy.train()
+    fast(policy, tokenizer, "native").complete(prompts[:4], 4, 1.0)
+    assert policy.training and all(parameter.requires_grad for parameter in policy.parameters())
+    loss = policy(torch.tensor([prompts[0]])).logits.sum()
+    loss.backward()

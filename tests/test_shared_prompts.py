@@ -1,0 +1,116 @@
+"""Policies of other architectures on shared prompts: equal to their own forward, or refused with the reason."""
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from grpo.shared_prompts import LogProbs, Packed, Ragged, Unsupported, forward, share_prompts
+
+SIZE = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def build(config) -> AutoModelForCausalLM:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():  # as trained ones are: no zeros, no symmetries
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SIZE),
+        MistralConfig(**SIZE, sliding_window=64),
+        Qwen2Config(**SIZE),
+        Qwen3Config(**SIZE),
+        Phi3Config(**SIZE),
+        Gemma3TextConfig(**SIZE, sliding_window=64),
+        GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_other_architectures_compute_the_same(config: AutoConfig) -> None:
+    model = build(config)
+    # Two prompts of different lengths, shared in no order; a row that is masked whole.
+    ids = torch.randint(3, 50, (5, 9 + 6))
+    ids[[2, 4], :9] = ids[0, :9]
+    mask = torch.ones_like(ids)
+    mask[1, :4] = mask[3, :7] = 0
+    for row, length in enumerate((6, 3, 1, 5, 0)):
+        mask[row, 9 + length :] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    plain = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, 8:-1].log_softmax(-1)
+    expected = plain.gather(-1, ids[:, 9:, None])[..., 0] * mask[:, 9:]
+    share_prompts(model)
+    packed = Packed(ids, mask, 6)
+    assert len(packed.ids) == (9 - 1) + (5 - 1) + (2 - 1) + 6 + 3 + 1 + 5
+    logits = forward(model, packed, logits_to_keep=packed.predicting).logits[0]
+    logps = packed.unpack(LogProbs.apply(logits, packed.labels[packed.predicting])[0])
+    torch.testing.assert_close(logps, expected, atol=1e-5, rtol=1e-5)
+    # Everything else it does stays as it was.
+    again = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, 8:-1].log_softmax(-1)
+    torch.testing.assert_close(again, plain)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (MambaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2), "its attention is fixed"),
+        (BloomConfig(vocab_size=50, hidden_size=32, n_layer=2, n_head=4), "its attention is fixed"),
+        (Gemma2Config(**SIZE), "softcap|its attention is fixed"),
+        (MistralConfig(**SIZE, sliding_window=4), "window of 4 tokens is shorter"),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_what_cannot_share_says_why(config: AutoConfig, reason: str) -> None:
+    model = build(config)
+    before = model.config._attn_implementation
+    with pytest.raises(Unsupported, match=reason):
+        share_prompts(model)
+    assert model.config._attn_implementation == before
+
+
+def test_log_probabilities_and_their_gradient() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(7, 11, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(11, (7,))
+    logps, entropies = LogProbs.apply(logits, targets)
+    distribution = torch.distributions.Categorical(logits=logits)
+    torch.testing.assert_close(logps, distribution.log_prob(targets))
+    torch.testing.assert_close(entropies, distribution.entropy())
+    assert torch.autograd.gradcheck(lambda x: LogProbs.apply(x, targets)[0], logits)
+
+
+def test_padding_and_its_gradient() -> None:
+    ragged = Ragged(torch.tensor([2, 0, 3]))
+    packed = torch.randn(5, 2, 4, dtype=torch.float64, requires_grad=True)
+    padded = ragged.pad(packed)
+    assert padded.shape == (3, 2, 3, 4)
+    assert torch.equal(padded[2, :, 1], packed[3])
+    torch.testing.assert_close(ragged.unpad(padded), packed)
+    assert torch.autograd.gradcheck(lambda x: ragged.unpad(ragged.pad(x) ** 2), packed)
