@@ -137,8 +137,7 @@ class Fast:
                 forward(model.base_model, prefill)
             sampler = Sampler(self.decoder, temperature, self.is_end)
             run = self.graphs.run if self.graphs else run_merged
-            picked = run(sampler, prefill, group, uniforms, max_new_tokens)
-        return [[token for token in row if token >= 0] for row in picked.tolist()]
+            return run(sampler, prefill, group, uniforms, max_new_tokens)
 
 
 class Decoder(Protocol):
@@ -293,68 +292,80 @@ class Sampler:
     temperature: float | None  # None: greedy
     is_end: Tensor  # (V,)
 
-    def next(self, cache: Cache, uniforms: Tensor | None, slot: Tensor | None = None) -> Tensor:
-        """The next token (B,) of completions in the slots (B,), or one a slot, from uniforms in [0, 1) (B, 1)."""
+    def next(self, cache: Cache, uniforms: Tensor | None, slot: Tensor) -> Tensor:
+        """The next token (B,) of the completions in the slots (B,), from uniforms in [0, 1) (B,)."""
         cache.own_bias.index_fill_(0, cache.t, 0.0)
         logits = self.decoder.logits(cache)
         if self.temperature is None or uniforms is None:
-            greedy = logits.argmax(-1)
-            return greedy if slot is None else greedy[slot]
-        # Accumulated in float64: in float32 a large vocabulary's tail would be lost in rounding.
-        cumulative = (logits / self.temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
-        if slot is not None:
-            cumulative = cumulative[slot]
-        tokens = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)[:, 0]
-        return tokens.clamp_(max=logits.shape[-1] - 1)
+            return logits.argmax(-1)[slot]
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        # Accumulated in float64: in float32 a large vocabulary's tail would be lost in rounding. Each slot's sums are
+        # lifted above those before it, so that one search through all of them serves the completions of any slot.
+        slots, vocabulary = logits.shape
+        sums = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
+        lift = 2.0 * torch.arange(slots, device=logits.device)
+        sought = (uniforms * sums[:, -1][slot]).add_(lift[slot])
+        found = torch.searchsorted(sums.add_(lift[:, None]).view(-1), sought, right=True)
+        return (found - slot * vocabulary).clamp_(0, vocabulary - 1)
 
 
-def run_merged(sampler: Sampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int) -> Tensor:
-    """Tokens (B, limit) of the completions of the prompts `group` (B,), -1 after their ends.
+def run_merged(
+    sampler: Sampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int
+) -> list[list[int]]:
+    """The completions of the prompts `group` (B,), with uniforms (B, limit).
 
     Completions that are alike so far share a slot, which splits where they part; the slots of ended ones are dropped.
     """
     cache, device = Cache(prefill, 1, limit), prefill.last.device
-    slot = torch.tensor(group, device=device)
-    alive = torch.ones(len(group), dtype=torch.bool, device=device)
-    picked = torch.full((len(group), limit), -1, device=device)
-    uniforms = None if uniforms is None else uniforms.to(device)
+    completions: list[list[int]] = [[] for _ in group]
+    slot_of, alive = list(group), list(range(len(group)))
+    slot = torch.tensor(slot_of, device=device)
+    ends = set(sampler.is_end.nonzero()[:, 0].tolist())
+    if uniforms is not None:
+        uniforms = uniforms.T.contiguous().to(device)
     for done in range(1, limit + 1):
         cache.width = done
-        tokens = sampler.next(cache, None if uniforms is None else uniforms[:, done - 1 : done], slot)
-        picked[:, done - 1] = tokens.where(alive, -1)
-        alive &= ~sampler.is_end[tokens]
-        rows = alive.nonzero()[:, 0].tolist()
-        if not rows or done == limit:
+        tokens = sampler.next(cache, None if uniforms is None else uniforms[done - 1], slot).tolist()
+        for row in alive:
+            completions[row].append(tokens[row])
+        alive = [row for row in alive if tokens[row] not in ends]
+        if not alive:
             break
         children: dict[tuple[int, int], list[int]] = {}
-        of_slot, of_token = slot.tolist(), tokens.tolist()
-        for row in rows:
-            children.setdefault((of_slot[row], of_token[row]), []).append(row)
+        for row in alive:
+            children.setdefault((slot_of[row], tokens[row]), []).append(row)
         parted = len(children) > len({parent for parent, _ in children})
         if parted or (done % BLOCK == 0 and len(children) < len(cache.ids)):
-            _rearrange(cache, list(children), slot, list(children.values()), done)
-        ids = cache.ids.clone()
-        ids[slot[rows]] = tokens[rows]
-        cache.append(ids)
-    return picked
+            places = _rearrange(cache, list(children), done)
+            slot_of = [0] * len(group)  # ended completions look on where they do no harm
+            for place, rows in zip(places, children.values(), strict=True):
+                for row in rows:
+                    slot_of[row] = place
+            slot = torch.tensor(slot_of, device=device)
+        following = [0] * len(cache.ids)
+        for row in alive:
+            following[slot_of[row]] = tokens[row]
+        cache.append(torch.tensor(following, device=device))
+    return completions
 
 
-def _rearrange(cache: Cache, children: list[tuple[int, int]], slot: Tensor, rows: list[list[int]], done: int) -> None:
-    """Give each of the children (slot, token) a slot of its own, and its completions `rows` that slot."""
+def _rearrange(cache: Cache, children: list[tuple[int, int]], done: int) -> list[int]:
+    """Give each of the children (slot, token) a slot of its own; returns which."""
     old = cache.slots
     of_prompt: dict[int, list[int]] = {}
     for child, (parent, _) in enumerate(children):
         of_prompt.setdefault(parent // old, []).append(child)
     most = max(map(len, of_prompt.values()))
-    parents = []
-    slot.zero_()  # ended completions look on where they do no harm
+    places, parents = [0] * len(children), []
     for place, members in enumerate(of_prompt.values()):
-        # A prompt with fewer than the most has idle slots.
-        parents.append([children[members[i]][0] % old if i < len(members) else 0 for i in range(most)])
         for i, child in enumerate(members):
-            slot[rows[child]] = place * most + i
-    device = slot.device
+            places[child] = place * most + i
+        # A prompt with fewer than the most has idle slots.
+        parents.append([children[child][0] % old for child in members] + [0] * (most - len(members)))
+    device = cache.ids.device
     cache.select(torch.tensor(list(of_prompt), device=device), torch.tensor(parents, device=device), done)
+    return places
 
 
 class Graphs:
@@ -390,7 +401,7 @@ class Graphs:
             if not rows.alive.any():
                 break
             rows = rows.halved(until)
-        return picked[:-1]
+        return [[token for token in row if token >= 0] for row in picked[:-1].tolist()]
 
     def capture(self, rows: "Rows", sampler: Sampler) -> Any:
         changing = (rows.cache.ids, rows.cache.positions, rows.cache.t, rows.cache.own_bias, rows.alive, rows.picked)
@@ -432,6 +443,9 @@ class Rows:
         picked = torch.full((len(rows), limit), -1, device=device)
         return cls(Cache(prefill, slots, limit, GRAIN), rows, rows < len(group), picked, uniforms)
 
+    def __post_init__(self) -> None:
+        self.slot = torch.arange(len(self.rows), device=self.rows.device)
+
     @property
     def shape(self) -> tuple[Any, ...]:
         cache = self.cache
@@ -439,8 +453,8 @@ class Rows:
 
     def step(self, sampler: Sampler) -> None:
         """Sample the next token of every row; ended ones sample on, unrecorded."""
-        uniforms = None if self.uniforms is None else self.uniforms.index_select(1, self.cache.t)
-        tokens = sampler.next(self.cache, uniforms)
+        uniforms = None if self.uniforms is None else self.uniforms.index_select(1, self.cache.t)[:, 0]
+        tokens = sampler.next(self.cache, uniforms, self.slot)
         self.picked.index_copy_(1, self.cache.t, tokens.where(self.alive, -1)[:, None])
         self.alive &= ~sampler.is_end[tokens]
         self.cache.append(tokens)

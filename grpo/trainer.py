@@ -104,7 +104,7 @@ class Trainer(GRPOTrainer):
         return True
 
     def _say_fallback(self, reason: Unsupported) -> None:
-        say(f"share_prompts does not go with this policy: {reason}. The training step is TRL's own.")
+        say(f"share_prompts=true does not go with this policy: {reason}. The training step is TRL's own.")
 
     def _tokenize_prompts(self, prompts: list) -> tuple[list, Any, dict]:
         """Each distinct prompt once."""

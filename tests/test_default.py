@@ -1,13 +1,18 @@
 """The shipped embedded default, trained to its end: what the README promises must hold."""
 
 import json
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from grpo.config import compose
 from tests.conftest import read_wandb
 
 
-def test_the_embedded_default_learns_to_reason(command, tmp_path) -> None:
-    done = command("grpo.train")
+def learned(command, tmp_path: Path, *overrides: str) -> tuple[Path, dict[str, Any]]:
+    """The folder and the results of a whole run, which must have reached what the README promises."""
+    done = command("grpo.train", *overrides)
     assert done.returncode == 0, done.stderr
     (out,) = [file.parent for file in tmp_path.rglob("results.json")]
     results = json.loads((out / "results.json").read_text())
@@ -17,7 +22,20 @@ def test_the_embedded_default_learns_to_reason(command, tmp_path) -> None:
     assert before["accuracy_strict"] <= 0.10 and after["accuracy_strict"] >= 0.90
     assert after["mean_completion_tokens"] > before["mean_completion_tokens"]
     assert results["examples"][0]["after"].startswith("<reasoning>\n")
+    return out, results
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rollout", ["fast", "generate"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_both_samplers_teach_it(command, tmp_path, rollout: str, seed: int) -> None:
+    shared = "true" if rollout == "fast" else "false"
+    learned(command, tmp_path, f"rollout={rollout}", f"share_prompts={shared}", f"seed={seed}", "tracking=none")
+
+
+def test_the_embedded_default_learns_to_reason(command, tmp_path) -> None:
+    out, results = learned(command, tmp_path)
+    after = results["after"]
     history, summary, tables = read_wandb(out)
     assert len(history) == results["steps"] == compose().max_steps
     assert summary["after/accuracy_strict"] == after["accuracy_strict"]

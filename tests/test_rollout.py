@@ -92,10 +92,9 @@ def test_sampled_tokens_have_the_probabilities_of_a_plain_forward(
         seen.append(logits_of(batch))
         return seen[-1]
 
-    def spy(self, cache, uniforms, slot=None):
+    def spy(self, cache, uniforms, slot):
         tokens = original(self, cache, uniforms, slot)
-        logps = (seen.pop() / temperature).log_softmax(-1)
-        logps = logps if slot is None else logps[slot]
+        logps = (seen.pop() / temperature).log_softmax(-1)[slot]
         chosen.append(logps.gather(-1, tokens[:, None])[:, 0].clone())
         return tokens
 
@@ -125,13 +124,13 @@ class Fixed:
 
 
 def chi_squared(sampled_at: float, expected_at: float) -> float:
-    class OneSlot:
-        ids, own_bias, t = torch.zeros(1), torch.zeros(1), torch.zeros(1, dtype=torch.long)
+    class Slots:
+        ids, own_bias, t = torch.zeros(3), torch.zeros(1), torch.zeros(1, dtype=torch.long)
 
     torch.manual_seed(0)
     draws = 20_000
     sampler = Sampler(Fixed(), sampled_at, torch.zeros(8, dtype=torch.bool))
-    tokens = sampler.next(OneSlot(), torch.rand(draws, 1, dtype=torch.float64), torch.zeros(draws, dtype=torch.long))
+    tokens = sampler.next(Slots(), torch.rand(draws, dtype=torch.float64), torch.arange(draws) % 3)
     expected = (Fixed.logits_row / expected_at).softmax(-1) * draws
     return float(((torch.bincount(tokens, minlength=8) - expected) ** 2 / expected).sum())
 

@@ -13,7 +13,7 @@ from grpo.config import CONF, compose
 from grpo.data import build_train_set, load_splits
 from grpo.model import build_policy, build_tokenizer
 from grpo.rewards import build_rewards
-from grpo.rollout import build_rollout
+from grpo.rollout import Fast, build_rollout
 from grpo.tracking import NoTracker
 from grpo.trainer import Recorder, Trainer, build_trainer
 
@@ -23,11 +23,13 @@ BATCH = ["num_generations=6", "prompts_per_step=4", "max_completion_length=20", 
 
 
 @pytest.fixture
-def trainer(tmp_path) -> Callable[..., Trainer]:
-    def build(*overrides: str, double: bool = False) -> Trainer:
+def trainer(tmp_path_factory) -> Callable[..., Trainer]:
+    def build(*overrides: str, double: bool = False, attention: str = "sdpa") -> Trainer:
+        out = tmp_path_factory.mktemp("run")
         config = compose([*BATCH, *overrides])
         tokenizer = build_tokenizer(config.model)
         policy = build_policy(config.model, 0)
+        policy.set_attn_implementation(attention)
         if config.model.lora_rank:  # adapters start at zero, where half of the gradients vanish
             for name, parameter in policy.named_parameters():
                 if "lora_B" in name:
@@ -38,8 +40,8 @@ def trainer(tmp_path) -> Callable[..., Trainer]:
         rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
         batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
         rollout, _ = build_rollout(policy, tokenizer, config)
-        recorder = Recorder(config, rewards, NoTracker(), tmp_path, lambda steps: lambda count, beside: None)
-        built = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, tmp_path)
+        recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
+        built = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
         if built.ref_model is not None:  # another policy than the one trained
             torch.manual_seed(1)
             for parameter in built.ref_model.parameters():
@@ -159,3 +161,49 @@ def test_in_float64_the_step_equals_trls_to_ten_digits(trainer, overrides: list[
         assert mine.dtype == torch.float64
         torch.testing.assert_close(mine, its, rtol=1e-10, atol=1e-10)
     assert (ours[2] - theirs[2]).norm() <= 1e-10 * theirs[2].norm()
+
+
+def test_groups_stay_together(trainer) -> None:
+    built = trainer("micro_batch_size=4")
+    prompts = torch.cat([inputs["prompt_ids"] for inputs in micro_batches(built)])
+    groups = prompts.view(4, 6, -1)
+    assert (groups == groups[:, :1]).all()
+    assert len(torch.unique(groups[:, 0], dim=0)) == 4
+
+
+def test_a_batch_without_signal_has_a_gradient_of_zero(trainer) -> None:
+    built = trainer()
+    (inputs,) = micro_batches(built)
+    inputs["advantages"].zero_()
+    losses, _, gradient, metrics = step(built, [inputs], shared=True)
+    assert losses == [0.0] and not gradient.any()
+    assert metrics["entropy"] == pytest.approx(step(built, [inputs], shared=False)[3]["entropy"], rel=1e-5)
+
+
+def test_a_batch_cut_off_and_masked_whole(trainer) -> None:
+    built = trainer("max_completion_length=3", "algorithm.mask_truncated_completions=true")
+    (inputs,) = micro_batches(built)
+    assert not inputs["completion_mask"].any()
+    losses, _, gradient, _ = step(built, [inputs], shared=True)
+    assert losses == [0.0] and not gradient.any()
+
+
+def test_a_policy_that_cannot_share_prompts_trains_as_in_trl(trainer, monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("grpo.trainer.say", said.append)
+    built = trainer("max_steps=2", attention="eager")
+    assert not isinstance(built.rollout, Fast)
+    built.train()
+    assert said == [
+        "share_prompts=true does not go with this policy: its attention is fixed to eager. "
+        "The training step is TRL's own."
+    ]
+
+
+def test_a_checkpoint_holds_the_samplers_state(trainer) -> None:
+    whole = trainer("max_steps=3", "save_steps=2")
+    whole.train()
+    resumed = trainer("max_steps=3")
+    resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-2")
+    assert list(resumed._logs["completion"]) == list(whole._logs["completion"])[-24:]
+    assert len({str(completion) for completion in resumed._logs["completion"]}) > 4
