@@ -51,27 +51,22 @@ class Qwen2:
         self.mean = torch.full((width, 1), 1 / width, device=device)
         self.layers: list[Layer] = []
         self.head = torch.empty(0)
-        self.cos = self.sin = torch.empty(0, 0)
 
     @torch.no_grad()
-    def refresh(self, longest: int) -> None:
-        """Take over the policy's present weights, into the same storage as before, for sequences up to `longest`."""
-        layers = [self._fuse(layer) for layer in self.model.model.layers]
+    def refresh(self) -> None:
+        """Take over the policy's present weights, into the same storage as before."""
+        for number, layer in enumerate(self.model.model.layers):
+            fused = self._fuse(layer)
+            if number == len(self.layers):
+                self.layers.append(fused)
+            else:
+                for name, new in vars(fused).items():
+                    _overwrite(getattr(self.layers[number], name), new)
         head = self.model.lm_head.weight.detach()
-        if not self.layers:
-            self.layers, self.head = layers, head.to(self.dtype)
+        if len(self.head):
+            _overwrite(self.head, head)
         else:
-            for mine, new in zip(self.layers, layers, strict=True):
-                for name, tensor in vars(new).items():
-                    getattr(mine, name).copy_(tensor)
-            if self.head.dtype != head.dtype:  # else it is the policy's own
-                self.head.copy_(head)
-        if len(self.cos) < longest:
-            positions = torch.arange(longest, device=head.device)[None]
-            cos, sin = self.model.model.rotary_emb(torch.empty(0, device=head.device), positions)
-            # rotate_half(x) * sin is x with its halves exchanged, times sin with its first half negated.
-            half = self.head_dim // 2
-            self.cos, self.sin = cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
+            self.head = head.to(self.dtype)
 
     def _fuse(self, layer: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -92,7 +87,10 @@ class Qwen2:
 
     def _logits(self, batch: Batch) -> Tensor:
         rows, rotated = len(batch.ids), self.heads + self.key_heads
-        cos, sin = (table.index_select(0, batch.positions)[:, None] for table in (self.cos, self.sin))
+        angles = batch.positions[:, None, None] * self.model.model.rotary_emb.inv_freq
+        cos, sin = angles.cos(), angles.sin()
+        # rotate_half(x) * sin is x with its halves exchanged, times sin with its first half negated.
+        cos, sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
         x = F.embedding(batch.ids, self.model.model.embed_tokens.weight)
         for number, layer in enumerate(self.layers):
             qkv = torch.addmm(layer.qkv_bias, self._norm(x), layer.qkv.T).view(rows, -1, self.head_dim)
@@ -110,6 +108,11 @@ class Qwen2:
         x = x.float()
         # A product with a column of 1 / width is the quickest mean over rows; it starts from epsilon.
         return (x * torch.addmm(self.eps, x * x, self.mean).rsqrt_()).to(self.dtype)
+
+
+def _overwrite(mine: Tensor, new: Tensor) -> None:
+    if mine.data_ptr() != new.data_ptr():  # else it is the policy's own
+        mine.copy_(new)
 
 
 def _add_product(x: Tensor, left: Tensor, weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from grpo.config import Config
-from grpo.shared_prompts import Ragged, Unsupported, causal_lm, distinct, forward, share_prompts
+from grpo.shared_prompts import Batch, Ragged, Unsupported, causal_lm, distinct, forward, share_prompts
 
 # Tokens between two looks at which completions have ended.
 BLOCK = 8
@@ -132,7 +132,7 @@ class Fast:
             uniforms = torch.rand(len(prompts), max_new_tokens, dtype=torch.float64)
         with sampling(self.policy, self.bf16):
             prefill = Prefill([list(prompts[i]) for i in first], model.device)
-            self.decoder.refresh(prefill.longest + max_new_tokens)
+            self.decoder.refresh()
             if len(prefill.ids):
                 forward(model.base_model, prefill)
             sampler = Sampler(self.decoder, temperature, self.is_end)
@@ -141,10 +141,10 @@ class Fast:
 
 
 class Decoder(Protocol):
-    def refresh(self, longest: int) -> None:
-        """Take over the policy's present weights, for sequences up to `longest` tokens."""
+    def refresh(self) -> None:
+        """Take over the policy's present weights."""
 
-    def logits(self, batch: "Cache") -> Tensor:
+    def logits(self, batch: Batch) -> Tensor:
         """(slots, vocabulary) in float32: what follows the last token of each slot, `batch.ids`."""
 
 
@@ -154,10 +154,10 @@ class Transformers:
     def __init__(self, policy: Any) -> None:
         self.policy = policy
 
-    def refresh(self, longest: int) -> None:
+    def refresh(self) -> None:
         pass  # the modules read the policy's weights as they are
 
-    def logits(self, batch: "Cache") -> Tensor:
+    def logits(self, batch: Batch) -> Tensor:
         logits: Tensor = forward(self.policy, batch).logits[0]
         return logits.float()
 
@@ -378,8 +378,11 @@ class Graphs:
     def __init__(self) -> None:
         self.held: dict[tuple[Any, ...], Rows] = {}
         self.graphs: dict[tuple[Any, ...], Any] = {}
+        self.pool: Any = None  # of memory: graphs never run at the same time, so they may share it
 
-    def run(self, sampler: Sampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int) -> Tensor:
+    def run(
+        self, sampler: Sampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int
+    ) -> list[list[int]]:
         """As `run_merged`."""
         rows = Rows.start(prefill, group, uniforms, limit)
         # One row more takes what idle slots sample.
@@ -415,7 +418,8 @@ class Graphs:
                     tensor.copy_(value)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self.pool):
             rows.step(sampler)
         return graph
 

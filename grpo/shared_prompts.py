@@ -26,7 +26,10 @@ class Batch(Protocol):
 
     ids: Tensor  # (N,)
     positions: Tensor  # (N,)
-    longest: int  # tokens of the longest sequence
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Queries (N, heads, D), keys and values (N, key heads, D) -> what the queries see (N, heads, D)."""
@@ -57,8 +60,8 @@ def _attention(
     for name in ("softcap", "position_bias", "s_aux"):
         if kwargs.get(name) is not None:
             raise Unsupported(f"its attention uses {name}")
-    packed = (states[0].transpose(0, 1) for states in (query, key, value))
-    return shared_prompts.attend(module.layer_idx, *packed, kwargs["scaling"])[None], None
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+    return shared_prompts.attend(module.layer_idx, query, key, value, kwargs["scaling"])[None], None
 
 
 AttentionInterface.register(NAME, _attention)
@@ -115,7 +118,7 @@ class _Pad(torch.autograd.Function):
         return packed.index_select(0, source)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return grad.index_select(0, ctx.real), None, None
 
 
@@ -126,14 +129,14 @@ class _Unpad(torch.autograd.Function):
         return grid.index_select(0, real)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         return grad.index_select(0, ctx.source).mul_(ctx.mask.view(-1, 1, 1)), None, None, None
 
 
 def distinct(rows: list[Any]) -> tuple[list[int], list[int]]:
     """Where each distinct row first stands, and for every row the number of its like."""
     number: dict[Any, int] = {}
-    first = []
+    first: list[int] = []
     for i, row in enumerate(rows):
         if row not in number:
             number[row] = len(first)
@@ -228,7 +231,7 @@ class LogProbs(torch.autograd.Function):
         return chosen, entropies
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
         probabilities, targets = ctx.saved_tensors
         whole = probabilities * -grad[:, None]
         return whole.scatter_add_(-1, targets[:, None], grad[:, None]), None

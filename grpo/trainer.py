@@ -85,6 +85,10 @@ class Trainer(GRPOTrainer):
     What is overridden computes what TRL 1.16 computes; tests/test_trl.py names the methods and holds them to it.
     """
 
+    args: Any
+    model: Any
+    _buffered_inputs: Any
+
     def __init__(self, *args: Any, rollout: Rollout, share_prompts: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rollout = rollout
@@ -116,7 +120,7 @@ class Trainer(GRPOTrainer):
         self, prompt_ids: list, images: Any, multimodal_fields: dict, num_generations: int, *args: Any, **kwargs: Any
     ) -> tuple[list, None]:
         if isinstance(self.rollout, Fast):
-            return self.rollout.complete(prompt_ids, self.max_completion_length, self.temperature), None
+            return self.rollout.complete(prompt_ids, self.args.max_completion_length, self.temperature), None
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs)
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:

@@ -83,7 +83,7 @@ WARM_UP = 3
 PARTS = ("generation", "training", "other")
 COLOURS = ("#0072B2", "#E69F00", "#BBBBBB")
 # Qwen2.5-0.5B. The cut one keeps two of its 24 layers.
-QWEN = {
+QWEN: dict[str, Any] = {
     "vocab_size": 151936,
     "hidden_size": 896,
     "intermediate_size": 4864,
@@ -312,14 +312,15 @@ def ceilings() -> tuple[float, float]:
 
 def floor(case: Case, flops: float, bandwidth: float) -> dict[str, float]:
     """Seconds that a step takes at the least; see above."""
-    config = Qwen2Config(**QWEN)
-    head_dim = config.hidden_size // config.num_attention_heads
-    projections = 2 * config.hidden_size**2 + 2 * config.hidden_size * config.num_key_value_heads * head_dim
-    layers = config.num_hidden_layers * (projections + 3 * config.hidden_size * config.intermediate_size)
-    head = config.vocab_size * config.hidden_size
+    hidden, depth, heads, key_heads = (
+        QWEN[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    )
+    head_dim = hidden // heads
+    layers = depth * (2 * hidden**2 + 2 * hidden * key_heads * head_dim + 3 * hidden * QWEN["intermediate_size"])
+    head = QWEN["vocab_size"] * hidden
     rows, prompt = case.prompts * case.num_generations, case.prompt_tokens or 0
     completion, prompts = rows * case.limit, case.prompts * prompt
-    cache = 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim  # bytes a token, bf16
+    cache = 2 * 2 * depth * key_heads * head_dim  # bytes a token, bf16
     read = 2 * (layers + head) + cache * (prompts + rows * case.limit / 2)
     parts = {
         "decode": case.limit * max(2 * (layers + head) * rows / flops, read / bandwidth),
@@ -352,7 +353,9 @@ def table(case: Case, figures: dict[str, dict[str, Any]]) -> Table:
 def draw(results: list[dict[str, Any]], path: Path) -> None:
     bars = [(entry["title"], name, of) for entry in results for name, of in entry["arms"].items()]
     figure, axes = plt.subplots(figsize=(9, 0.6 + 0.34 * (len(bars) + 1.6 * len(results))), layout="constrained")
-    y, ticks, labels = 0.0, [], []
+    y = 0.0
+    ticks: list[float] = []
+    labels: list[str] = []
     for entry in results:
         y += 1.0
         axes.text(0, y - 0.1, entry["title"], va="bottom", fontsize=9)

@@ -31,8 +31,8 @@ class EagerGraphs(Graphs):
         return Graph
 
 
-def fast(policy, tokenizer, kind: str) -> Fast:
-    rollout = Fast(policy, tokenizer, bf16=False, native=kind != "transformers")
+def fast(policy, tokenizer, kind: str, bf16: bool = False) -> Fast:
+    rollout = Fast(policy, tokenizer, bf16, native=kind != "transformers")
     rollout.graphs = EagerGraphs() if kind == "graphs" else None
     assert type(rollout.decoder) is (Transformers if kind == "transformers" else Qwen2)
     return rollout
@@ -215,3 +215,13 @@ def test_the_policy_is_left_as_it_was(policy, tokenizer, prompts) -> None:
     assert policy.training and all(parameter.requires_grad for parameter in policy.parameters())
     loss = policy(torch.tensor([prompts[0]])).logits.sum()
     loss.backward()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_in_bfloat16(tokenizer, prompts, dtype: str) -> None:
+    policy = build_policy(replace(CONFIG.model, dtype=dtype), 0)
+    reference = Generate(policy, tokenizer, bf16=True).complete(prompts[:3], 3)
+    for kind in KINDS:
+        # Rounded to bf16, near ties fall either way.
+        completions = fast(policy, tokenizer, kind, bf16=True).complete(prompts[:3], 3)
+        assert sum(mine == its for mine, its in zip(completions, reference, strict=True)) >= 2
