@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from grpo.config import Config
+from grpo.console import say
 from grpo.shared_prompts import Batch, Ragged, Unsupported, causal_lm, distinct, forward, share_prompts
 
 # Tokens between two looks at which completions have ended.
@@ -29,15 +30,18 @@ class Rollout(Protocol):
         """One completion for each prompt, up to and with its end token; greedy without a temperature."""
 
 
-def build_rollout(policy: Any, tokenizer: PreTrainedTokenizerBase, config: Config) -> tuple[Rollout, list[str]]:
-    """The sampler that `config` names, and what to tell the user where another one had to be taken."""
+def build_rollout(policy: Any, tokenizer: PreTrainedTokenizerBase, config: Config) -> Rollout:
+    """The sampler that `config` names; where the policy rules it out, transformers' own, aloud."""
     if config.rollout.name == "fast":
         try:
-            return Fast(policy, tokenizer, config.bf16, bool(config.rollout.native)), []
+            return Fast(policy, tokenizer, config.bf16, bool(config.rollout.native))
         except Unsupported as reason:
-            note = f"rollout=fast does not go with this policy: {reason}. Sampling goes on as with rollout=generate."
-            return Generate(policy, tokenizer, config.bf16), [note]
-    return Generate(policy, tokenizer, config.bf16), []
+            say(fallback(reason))
+    return Generate(policy, tokenizer, config.bf16)
+
+
+def fallback(reason: Unsupported) -> str:
+    return f"rollout=fast does not go with this policy: {reason}. Sampling goes on as with rollout=generate."
 
 
 def end_tokens(policy: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -108,7 +112,8 @@ class Fast:
             Unsupported: the policy cannot run on shared prompts.
         """
         share_prompts(policy)
-        self.policy, self.bf16 = policy, bf16
+        self.policy, self.tokenizer, self.bf16 = policy, tokenizer, bf16
+        self.instead: Generate | None = None
         model = causal_lm(policy)
         self.is_end = torch.zeros(model.config.get_text_config().vocab_size, dtype=torch.bool, device=model.device)
         self.ends = end_tokens(policy, tokenizer)
@@ -124,6 +129,17 @@ class Fast:
 
     def complete(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float | None = None
+    ) -> list[list[int]]:
+        if self.instead is None:
+            try:
+                return self._complete(prompts, max_new_tokens, temperature)
+            except Unsupported as reason:
+                say(fallback(reason))
+                self.instead = Generate(self.policy, self.tokenizer, self.bf16)
+        return self.instead.complete(prompts, max_new_tokens, temperature)
+
+    def _complete(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float | None
     ) -> list[list[int]]:
         model = causal_lm(self.policy)
         first, group = distinct([tuple(ids) for ids in prompts])

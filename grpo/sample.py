@@ -53,7 +53,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None) -> None:
     answered = []
     for model in (before, after):
         policy, tokenizer = build_policy(model, config.seed), build_tokenizer(model)
-        rollout, _ = build_rollout(policy, tokenizer, config)
+        rollout = build_rollout(policy, tokenizer, config)
         answered.append([answer.text for answer in answer_greedily(rollout, tokenizer, questions, config)])
     for question, first, last in zip(questions, *answered, strict=True):
         console.print(answers(question, first, last))

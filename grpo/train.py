@@ -69,8 +69,8 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
     train_rows, notes = build_train_set(splits.train, tokenizer, config)
     policy: Any = build_policy(config.model, config.seed)
     policy.to(config.device)
-    rollout, fallback = build_rollout(policy, tokenizer, config)
-    for note in (*notes, *fallback):
+    rollout = build_rollout(policy, tokenizer, config)
+    for note in notes:
         say(note)
 
     def answer_and_score(when: str) -> tuple[dict[str, Any], list[str]]:

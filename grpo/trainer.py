@@ -99,6 +99,8 @@ class Trainer(GRPOTrainer):
         try:
             if self.aux_loss_enabled:
                 raise Unsupported("its load-balancing loss counts every prompt K times")
+            if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in self.model.modules()):
+                raise Unsupported("dropout is drawn for every completion anew")
             for model in (self.model, self.ref_model):
                 if model is not None:
                     share_prompts(self.accelerator.unwrap_model(model))

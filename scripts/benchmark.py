@@ -233,8 +233,7 @@ def build_arm(name: str, case: Case, base: Any, folder: Path) -> Arm:
     batch = derive_batch(case.num_generations, case.prompts, config.micro_batch_size)
     out = folder / name.replace(" ", "_")
     out.mkdir()
-    rollout, notes = build_rollout(policy, tokenizer, config)
-    assert not notes, notes
+    rollout = build_rollout(policy, tokenizer, config)
     recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
     trainer = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
     if case.forced:
@@ -332,13 +331,13 @@ def floor(case: Case, flops: float, bandwidth: float) -> dict[str, float]:
 
 
 def table(case: Case, figures: dict[str, dict[str, Any]]) -> Table:
-    shown = Table("arm", *("step", *PARTS), "tokens/s", "speed", title=str(case), title_justify="left")
+    shown = Table("arm", "step, ms", *PARTS, "tokens/s", "speed", title=str(case), title_justify="left")
     reference = figures["trl"]["step"] if "trl" in figures else None
     for name, of in figures.items():
         low, high = of["quartiles"]
         shown.add_row(
             name,
-            f"{of['step'] * 1e3:.0f} ms ({low * 1e3:.0f}-{high * 1e3:.0f})",
+            f"{of['step'] * 1e3:.0f} ({low * 1e3:.0f}-{high * 1e3:.0f})",
             *(f"{of[part] * 1e3:.0f}" for part in PARTS),
             f"{of['tokens_per_second']:,.0f}",
             f"{reference / of['step']:.2f}x" if reference else "",
@@ -439,8 +438,11 @@ def main() -> None:
     if arguments.model == "tiny" and not policy:
         policy = trained_policy(arguments.out / "policy")
     results: list[dict[str, Any]] = []
+    names = arguments.arms
     for case in cases(arguments.grid, arguments.model):
-        figures = measure(case, arguments.arms, arguments.steps, policy)
+        figures = measure(case, names, arguments.steps, policy)
+        if "trl" in figures and not arguments.grid:  # what was quickest in the first case is taken for the next
+            names = [name for name in names if not name.startswith("trl") or name == figures["trl"]["settings"]]
         entry: dict[str, Any] = {"title": str(case), "case": asdict(case), "arms": figures}
         console.print(table(case, figures))
         if arguments.model == "qwen":
@@ -454,7 +456,7 @@ def main() -> None:
         case = cases(False, arguments.model)[-1]
         micro = (1, 16, 64) if CUDA else (case.micro_batch_size,)
         memory = {}
-        for name in results[-1]["arms"]:
+        for name in (name for name in results[-1]["arms"] if arguments.grid or CUDA or name in ("trl", "fast")):
             for size in micro:
                 key = name + (f", micro-batch {size}" if CUDA else "")
                 memory[key] = peak_memory(name, Case(**asdict(case) | {"micro_batch_size": size}), policy)

@@ -25,7 +25,7 @@ def test_the_quick_form(tmp_path) -> None:
             assert 0.5 * arm["step"] < parts < 1.5 * arm["step"]
             low, high = arm["quartiles"]
             assert low <= arm["step"] <= high and len(arm["steps"]) == 2
-            assert f"{arm['step'] * 1e3:.0f} ms" in done.stdout
+            assert f" {arm['step'] * 1e3:.0f} (" in done.stdout
     assert natural["arms"]["fast"]["mean_tokens"] < 64 * 64
     assert {arm["mean_tokens"] for arm in forced["arms"].values()} == {64 * 64}
     assert forced["peak_memory_bytes"].keys() == {"trl", "fast"}

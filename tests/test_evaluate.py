@@ -25,14 +25,14 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def rollout(tokenizer):
-    return build_rollout(build_policy(CONFIG.model, 0), tokenizer, CONFIG)[0]
+    return build_rollout(build_policy(CONFIG.model, 0), tokenizer, CONFIG)
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
 @pytest.mark.parametrize("name", ["fast", "generate"])
 def test_the_policys_own_generation_config_does_not_leak_in(tokenizer, name: str, lora_rank: int) -> None:
     policy = build_policy(replace(CONFIG.model, lora_rank=lora_rank), 0)
-    rollout, _ = build_rollout(policy, tokenizer, compose([f"rollout={name}"]))
+    rollout = build_rollout(policy, tokenizer, compose([f"rollout={name}"]))
     plain = answer_greedily(rollout, tokenizer, QUESTIONS, CONFIG)
     own = policy.generation_config
     own.repetition_penalty, own.temperature, own.do_sample, own.top_k = 5.0, 3.0, True, 50

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from grpo.arithmetic import problems
 from grpo.config import compose
@@ -207,6 +208,24 @@ def test_adapters_are_part_of_the_policy(tokenizer, prompts) -> None:
     assert native == modules == Generate(policy, tokenizer, bf16=False).complete(prompts[:32], LIMIT)
     with policy.disable_adapter():
         assert native != Generate(policy, tokenizer, bf16=False).complete(prompts[:32], LIMIT)
+
+
+def test_a_window_shorter_than_a_text_is_left_to_generate(tokenizer, prompts, monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("grpo.rollout.say", said.append)
+    size = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    torch.manual_seed(0)
+    policy = MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), sliding_window=16, **size))
+    rollout = Fast(policy, tokenizer, bf16=False, native=True)
+    reference = Generate(policy, tokenizer, bf16=False).complete(prompts[:3], 4)
+    assert rollout.complete(prompts[:3], 4) == rollout.complete(prompts[:3], 4) == reference
+    assert len(said) == 1 and "its attention window of 16 tokens is shorter" in said[0]
 
 
 def test_the_policy_is_left_as_it_was(policy, tokenizer, prompts) -> None:

@@ -39,7 +39,7 @@ def trainer(tmp_path_factory) -> Callable[..., Trainer]:
         rewards = build_rewards(config.rewards, [])
         rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
         batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
-        rollout, _ = build_rollout(policy, tokenizer, config)
+        rollout = build_rollout(policy, tokenizer, config)
         recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
         built = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
         if built.ref_model is not None:  # another policy than the one trained
@@ -191,13 +191,21 @@ def test_a_batch_cut_off_and_masked_whole(trainer) -> None:
 def test_a_policy_that_cannot_share_prompts_trains_as_in_trl(trainer, monkeypatch) -> None:
     said: list[str] = []
     monkeypatch.setattr("grpo.trainer.say", said.append)
+    monkeypatch.setattr("grpo.rollout.say", said.append)
     built = trainer("max_steps=2", attention="eager")
     assert not isinstance(built.rollout, Fast)
     built.train()
     assert said == [
+        "rollout=fast does not go with this policy: its attention is fixed to eager. "
+        "Sampling goes on as with rollout=generate.",
         "share_prompts=true does not go with this policy: its attention is fixed to eager. "
-        "The training step is TRL's own."
+        "The training step is TRL's own.",
     ]
+
+
+def test_dropout_is_not_shared(trainer) -> None:
+    built = trainer("model.lora_rank=4", "model.lora_dropout=0.1")
+    assert not built.shared and isinstance(built.rollout, Fast)
 
 
 def test_a_checkpoint_holds_the_samplers_state(trainer) -> None:

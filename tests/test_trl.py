@@ -31,7 +31,7 @@ def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
     recorder = Recorder(config, rewards, NoTracker(), tmp_path, lambda steps: lambda count, beside: None)
     batch = derive_batch(4, 2, 4)
     policy = build_policy(config.model, 0)
-    rollout, _ = build_rollout(policy, tokenizer, config)
+    rollout = build_rollout(policy, tokenizer, config)
     trainer = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, tmp_path)
     trainer.train()
     logs = trainer._logs
