@@ -151,6 +151,8 @@ class Fast:
             self.decoder.refresh()
             if len(prefill.ids):
                 forward(model.base_model, prefill)
+            if self.graphs:
+                torch.clear_autocast_cache()  # weights cast for the prefill, which the decoder has copies of
             sampler = Sampler(self.decoder, temperature, self.is_end)
             run = self.graphs.run if self.graphs else run_merged
             return run(sampler, prefill, group, uniforms, max_new_tokens)
@@ -395,11 +397,17 @@ class Graphs:
         self.held: dict[tuple[Any, ...], Rows] = {}
         self.graphs: dict[tuple[Any, ...], Any] = {}
         self.pool: Any = None  # of memory: graphs never run at the same time, so they may share it
+        self.mode: tuple[int, bool] | None = None
 
     def run(
         self, sampler: Sampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int
     ) -> list[list[int]]:
         """As `run_merged`."""
+        if self.mode != (mode := (limit, uniforms is None)):
+            # What an evaluation held is not kept through training, nor the other way round.
+            self.held.clear()
+            self.graphs.clear()
+            self.mode = mode
         rows = Rows.start(prefill, group, uniforms, limit)
         # One row more takes what idle slots sample.
         picked = torch.full((len(group) + 1, limit), -1, device=prefill.last.device)

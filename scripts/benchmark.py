@@ -11,7 +11,8 @@ whatever slows the machine slows them all; read the ratios. Each takes a few ste
   fast    ours, as shipped
 
 The learning rate is so small that every arm keeps the policy it started from, which is the trained one for the embedded
-default: without --policy a run of it is made first and kept for the next time.
+default: without --policy a run of it is made first and kept for the next time. Random weights earn no reward, so with
+them every completion is given an advantage: groups that do not learn would be forwarded without a gradient.
 
 The floor of a step on a GPU (--model qwen) is the time that its arithmetic or its memory traffic takes at the rates
 measured on the spot, R (FLOP/s, a large bf16 product) and W (B/s, a large copy), for N parameters in the layers, V in
@@ -218,8 +219,8 @@ def build_base(case: Case, policy_folder: str) -> Any:
     return policy
 
 
-def build_arm(name: str, case: Case, base: Any, folder: Path) -> Arm:
-    config = compose([*case.overrides(), *SETTINGS[name]])
+def build_arm(name: str, case: Case, base: Any, folder: Path, *more: str) -> Arm:
+    config = compose([*case.overrides(), *SETTINGS[name], *more])
     tokenizer = build_tokenizer(config.model)
     policy = copy.deepcopy(base).to(config.device)
     # The state that accelerate shares between trainers holds the dtype of autocast; only bf16 reads it there.
@@ -241,6 +242,15 @@ def build_arm(name: str, case: Case, base: Any, folder: Path) -> Arm:
             rollout.is_end.fill_(False)
         else:
             trainer.generation_config.min_new_tokens = case.limit
+    if case.model != "tiny":
+        score = trainer._generate_and_score_completions
+
+        def with_signal(inputs: Any) -> dict[str, Any]:
+            batch = score(inputs)
+            rows = torch.arange(len(batch["advantages"]), device=batch["advantages"].device)
+            return batch | {"advantages": 1.0 - 2.0 * (rows % 2)}
+
+        setattr(trainer, "_generate_and_score_completions", with_signal)
     return Arm(name, trainer)
 
 
@@ -254,7 +264,11 @@ def measure(case: Case, names: Sequence[str], steps: int, policy_folder: str) ->
         with progress(str(case), (WARM_UP + steps) * len(arms)) as advance:
             for number in range(WARM_UP + steps):
                 for arm in list(arms):
-                    arm.step()
+                    try:
+                        arm.step()
+                    except torch.OutOfMemoryError:
+                        console.print(f"{arm.name}: out of memory, left out")
+                        arms.remove(arm)
                     advance(1, arm.name)
                 if number == WARM_UP - 1:
                     rivals = [arm for arm in arms if arm.name.startswith("trl")]
@@ -266,8 +280,6 @@ def measure(case: Case, names: Sequence[str], steps: int, policy_folder: str) ->
         figures = {("trl" if arm.name.startswith("trl") else arm.name): arm.figures() | arm_notes(arm) for arm in arms}
         for arm in arms:
             arm.stop()
-    del arms
-    gc.collect()
     return {name: figures[name] for name in ("plain", "trl", "shared", "fast") if name in figures}
 
 
@@ -276,20 +288,21 @@ def arm_notes(arm: Arm) -> dict[str, Any]:
     return {"settings": arm.name, "bf16": args.bf16, "micro_batch": args.per_device_train_batch_size}
 
 
-def peak_memory(name: str, case: Case, policy_folder: str) -> float:
-    """Bytes at the most in three steps of one arm, in a process of its own: the GPU's, else resident ones."""
-    command = [sys.executable, __file__, "--policy", policy_folder, "--memory-of", name, json.dumps(asdict(case))]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return float(output.split()[-1])
+def peak_memory(settings: str, case: Case, policy_folder: str) -> float:
+    """Bytes at the most in three steps of one arm, in a process of its own: reserved on the GPU, else resident."""
+    command = [sys.executable, __file__, "--policy", policy_folder, "--memory-of", settings, json.dumps(asdict(case))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout.split()[-1]) if done.returncode == 0 else float("nan")
 
 
-def print_peak_memory(name: str, case: Case, policy_folder: str) -> None:
+def print_peak_memory(settings: str, case: Case, policy_folder: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        arm = build_arm(name, case, build_base(case, policy_folder), Path(folder))
+        size = f"micro_batch_size={case.micro_batch_size}"
+        arm = build_arm(settings, case, build_base(case, policy_folder), Path(folder), size)
         for _ in range(3):
             arm.step()
         arm.stop()
-    print(torch.cuda.max_memory_allocated() if CUDA else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(torch.cuda.max_memory_reserved() if CUDA else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def ceilings() -> tuple[float, float]:
@@ -410,6 +423,10 @@ def cases(grid: bool, model: str) -> list[Case]:
     ]
 
 
+def write(report: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(report, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grid", action="store_true", help="also K = 4 to 32 and limits of 64 to 256 tokens; hours")
@@ -426,6 +443,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.model == "qwen" and not CUDA:
+        parser.error("--model qwen needs a GPU; --model qwen-cut runs without")
     if arguments.steps < 2:
         parser.error(f"--steps {arguments.steps}: quartiles need at least 2")
     quiet_libraries()
@@ -452,18 +471,23 @@ def main() -> None:
                 console.print(f"{name}: {of['step'] / entry['floor']['step']:.2f} times the floor")
             console.print({part: f"{seconds * 1e3:.1f} ms" for part, seconds in entry["floor"].items()})
         results.append(entry)
-    if not arguments.no_memory:
-        case = cases(False, arguments.model)[-1]
-        micro = (1, 16, 64) if CUDA else (case.micro_batch_size,)
-        memory = {}
-        for name in (name for name in results[-1]["arms"] if arguments.grid or CUDA or name in ("trl", "fast")):
-            for size in micro:
-                key = name + (f", micro-batch {size}" if CUDA else "")
-                memory[key] = peak_memory(name, Case(**asdict(case) | {"micro_batch_size": size}), policy)
-                console.print(f"peak memory, {key}: {memory[key] / 1e9:.2f} GB")
-        results[-1]["peak_memory_bytes"] = memory
     report = {"machine": machine(), "command": sys.argv, "warm_up": WARM_UP, "cases": results}
-    (arguments.out / "benchmark.json").write_text(json.dumps(report, indent=2) + "\n")
+    write(report, arguments.out / "benchmark.json")
+    if not arguments.no_memory:
+        gc.collect()
+        if CUDA:
+            torch.cuda.empty_cache()  # the processes below need the room
+        case = cases(False, arguments.model)[-1]
+        memory = results[-1]["peak_memory_bytes"] = {}
+        for name, of in results[-1]["arms"].items():
+            if not (CUDA or arguments.grid or name in ("trl", "fast")):
+                continue
+            for size in (1, 16, 64) if CUDA else (of["micro_batch"],):
+                key = f"{name}, micro-batch {size}"
+                sized = Case(**asdict(case) | {"micro_batch_size": size})
+                memory[key] = peak_memory(of["settings"], sized, policy)
+                console.print(f"peak memory, {key}: {memory[key] / 1e9:.2f} GB")
+        write(report, arguments.out / "benchmark.json")
     draw(results, arguments.out / "benchmark.png")
     console.print(f"{arguments.out}/benchmark.json, benchmark.png")
 
