@@ -236,7 +236,7 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *more: str) -> Arm
     out.mkdir()
     rollout = build_rollout(policy, tokenizer, config)
     recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
-    trainer = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
+    trainer: Any = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
     if case.forced:
         if hasattr(rollout, "is_end"):
             rollout.is_end.fill_(False)
@@ -250,7 +250,7 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *more: str) -> Arm
             rows = torch.arange(len(batch["advantages"]), device=batch["advantages"].device)
             return batch | {"advantages": 1.0 - 2.0 * (rows % 2)}
 
-        setattr(trainer, "_generate_and_score_completions", with_signal)
+        trainer._generate_and_score_completions = with_signal
     return Arm(name, trainer)
 
 
