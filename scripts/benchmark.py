@@ -33,6 +33,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -407,6 +408,7 @@ def trained_policy(folder: Path) -> str:
     """The policy of the embedded default, trained once."""
     if not (folder / "results.json").is_file():
         console.print("The embedded default is trained first, once.")
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was broken off
         run = [sys.executable, "-m", "grpo.train", "tracking=none", f"hydra.run.dir={folder}"]
         subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
     return str(folder / "policy")
