@@ -9,6 +9,7 @@ whatever slows the machine slows them all; read the ratios. Each takes a few ste
   trl     TRL at its best here: no checkpointing, and whichever micro-batch and dtype is quickest, all of them tried
   shared  ours with transformers' modules alone: rollout.native=false
   fast    ours, as shipped
+  vllm    TRL with vLLM beside it on the same GPU, where vLLM is installed
 
 The learning rate is so small that every arm keeps the policy it started from, which is the trained one for the embedded
 default: without --policy a run of it is made first and kept for the next time. Random weights earn no reward, so with
@@ -40,10 +41,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
+from unittest.mock import patch
 
 import matplotlib
 
@@ -55,6 +59,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from rich.console import Console
 from rich.table import Table
 from transformers import Qwen2Config, Qwen2ForCausalLM, TrainerCallback, set_seed
+from trl import GRPOConfig
 
 from grpo.batching import derive_batch
 from grpo.config import compose
@@ -65,7 +70,7 @@ from grpo.prompts import prompt_ids
 from grpo.rewards import build_rewards
 from grpo.rollout import build_rollout
 from grpo.tracking import NoTracker
-from grpo.trainer import Recorder, Trainer, build_trainer
+from grpo.trainer import Recorder, Trainer, build_args, build_trainer
 
 CUDA = torch.cuda.is_available()
 REFERENCE = ["rollout=generate", "share_prompts=false"]
@@ -81,6 +86,8 @@ SETTINGS = {
 }
 if not CUDA:
     del SETTINGS["trl, fp32"]
+elif find_spec("vllm"):
+    SETTINGS["vllm"] = SETTINGS["trl"]
 WARM_UP = 3
 PARTS = ("generation", "training", "other")
 COLOURS = ("#0072B2", "#E69F00", "#BBBBBB")
@@ -237,8 +244,14 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *more: str) -> Arm
     out.mkdir()
     rollout = build_rollout(policy, tokenizer, config)
     recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
-    trainer: Any = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
-    if case.forced:
+    if name == "vllm":  # it loads the policy from a folder
+        for saved in (policy, tokenizer):
+            saved.save_pretrained(out / "policy")
+        policy.config._name_or_path = str(out / "policy")
+    arguments = partial(with_vllm, case) if name == "vllm" else build_args
+    with patch("grpo.trainer.build_args", arguments):
+        trainer: Any = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
+    if case.forced and name != "vllm":
         if hasattr(rollout, "is_end"):
             rollout.is_end.fill_(False)
         else:
@@ -253,6 +266,14 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *more: str) -> Arm
 
         trainer._generate_and_score_completions = with_signal
     return Arm(name, trainer)
+
+
+def with_vllm(case: Case, *args: Any) -> GRPOConfig:
+    config = build_args(*args)
+    config.use_vllm, config.vllm_mode, config.vllm_gpu_memory_utilization = True, "colocate", 0.2
+    if case.forced:
+        config.generation_kwargs = {"min_tokens": case.limit}
+    return config
 
 
 def measure(case: Case, names: Sequence[str], steps: int, policy_folder: str) -> dict[str, dict[str, Any]]:
@@ -281,7 +302,7 @@ def measure(case: Case, names: Sequence[str], steps: int, policy_folder: str) ->
         figures = {("trl" if arm.name.startswith("trl") else arm.name): arm.figures() | arm_notes(arm) for arm in arms}
         for arm in arms:
             arm.stop()
-    return {name: figures[name] for name in ("plain", "trl", "shared", "fast") if name in figures}
+    return {name: figures[name] for name in ("plain", "trl", "shared", "fast", "vllm") if name in figures}
 
 
 def arm_notes(arm: Arm) -> dict[str, Any]:
