@@ -1,0 +1,84 @@
+"""Estimates from held-out problems, and how far they can be trusted: intervals are 95%, and the problem is the unit."""
+
+from functools import cache
+from math import comb, prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Interval = tuple[float, float]
+
+RESAMPLES = 9_999
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """Wilson's score interval of a proportion (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(successes, trials).proportion_ci(method="wilson")
+    return float(low), float(high)
+
+
+def bootstrap(values: Floats) -> list[Interval]:
+    """Percentile bootstrap intervals (Efron 1979) of the mean of each row of `values` (F, P) over its P problems.
+
+    All rows are resampled alike, with a fixed seed. A row that does not vary has an interval of no width.
+    """
+    from scipy.stats import bootstrap as resample
+
+    if values.shape[1] == 1:  # a lone problem says nothing of its spread
+        return [(float(value), float(value)) for value in values[:, 0]]
+    interval = resample(
+        (values,), np.mean, axis=-1, n_resamples=RESAMPLES, batch=100, method="percentile", vectorized=True, rng=0
+    ).confidence_interval
+    # How numpy adds up hangs on where an array lies in memory; rounding makes equal data give equal intervals.
+    return [(round(float(low), 9), round(float(high), 9)) for low, high in zip(*interval, strict=True)]
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The exact two-sided p value of McNemar's test (1947): of the problems on which two policies differ, `gained` are
+    right under the first alone and `lost` under the second alone."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """The chance that one of `k` completions is right, without bias from `samples` >= k of which `right` are.
+
+    1 - C(n - c, k) / C(n, k), as a product (Chen et al. 2021, Evaluating Large Language Models Trained on Code).
+    """
+    assert k <= samples
+    return 1.0 - prod(1.0 - k / n for n in range(samples - right + 1, samples + 1)) if samples - right >= k else 1.0
+
+
+@cache
+def maj_at_k(samples: int, right: int, others: tuple[int, ...], k: int) -> float:
+    """The chance that the most frequent answer among `k` of the `samples` completions is the right one.
+
+    `right` completions give the right answer, `others` are the sizes of the groups that agree on a wrong one (sorted,
+    for the cache), and the rest give none, which does not vote. The mean over all C(n, k) choices is exact; where
+    answers are equally frequent, each of them is as likely (self-consistency, Wang et al. 2022).
+    """
+    assert k <= samples and right + sum(others) <= samples
+    silent = samples - right - sum(others)
+    chosen = 0.0
+    for votes in range(1, min(right, k) + 1):
+        # ways[t][m]: how many ways there are to take m of the other completions with no wrong answer above `votes`
+        # and t of them level with it. Groups below `votes` cannot be level and are free.
+        ways = np.zeros((1 + k // votes, 1 + k - votes))
+        ways[0] = _ways(silent + sum(size for size in others if size < votes), k - votes)
+        for size in others:
+            if size >= votes:
+                below = _ways(size, min(votes - 1, k - votes))
+                level = np.zeros_like(ways)
+                level[1:, votes:] = comb(size, votes) * ways[:-1, : max(0, 1 + k - 2 * votes)]
+                ways = np.stack([np.convolve(row, below)[: len(row)] for row in ways]) + level
+        chosen += comb(right, votes) * float(np.sum(ways[:, -1] / np.arange(1, len(ways) + 1)))
+    return chosen / comb(samples, k)
+
+
+def _ways(size: int, most: int) -> Floats:
+    """How many ways there are to take 0, 1, ... `most` of `size`."""
+    return np.array([comb(size, m) for m in range(most + 1)], dtype=np.float64)
