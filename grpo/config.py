@@ -7,19 +7,20 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from grpo.errors import UserError, nearest
+from grpo.errors import UserError, first_line, nearest
 
 # A checkout has conf/ beside the package; a wheel carries it inside.
 CONF = next(
@@ -46,6 +47,7 @@ class DataConfig:
     path: str | None
     train_problems: int | None
     eval_problems: int | None
+    validation_problems: int | None
     # arithmetic alone
     seed: int | None = None
     min_steps: int | None = None
@@ -54,6 +56,7 @@ class DataConfig:
     # gsm8k and jsonl
     train_file: str | None = None
     test_file: str | None = None
+    validation_file: str | None = None
     question_column: str | None = None
     answer_column: str | None = None
     gold: str | None = None
@@ -105,37 +108,61 @@ class TrackingConfig:
 
 
 @dataclass
-class Config:
+class Common:
+    """What every command that runs a policy is told."""
+
     model: ModelConfig
     data: DataConfig
-    optimizer: OptimizerConfig
-    algorithm: AlgorithmConfig
     rollout: RolloutConfig
-    tracking: TrackingConfig
+    rewards: dict[str, float]
+    reward_files: list[str]
     seed: int
     device: str
     threads: int | None
+    bf16: bool
+    max_completion_length: int
+    system_prompt: str
+    eval_batch_size: int
+
+
+@dataclass
+class Config(Common):
+    """A training run."""
+
+    optimizer: OptimizerConfig
+    algorithm: AlgorithmConfig
+    tracking: TrackingConfig
     num_generations: int
     prompts_per_step: int
     micro_batch_size: int
     max_steps: int | None
     num_train_epochs: float
     max_prompt_length: int | None
-    max_completion_length: int
     temperature: float
-    system_prompt: str
-    bf16: bool
     activation_checkpointing: bool
     share_prompts: bool
-    eval_batch_size: int
     logging_steps: int
+    eval_steps: int | None
     save_steps: int | None
     save_total_limit: int | None
-    rewards: dict[str, float] = field(default_factory=dict)
-    reward_files: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EvaluateConfig(Common):
+    """An evaluation."""
+
+    run: str | None
+    baseline: str | None
+    completions: str | None
+    name: str | None
+    samples: int
+    k: list[int] | None
+    temperature: float
+    show: int
 
 
 ConfigStore.instance().store(name="schema", node=Config)
+ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -157,22 +184,12 @@ above_zero: Rule = (lambda value: value > 0, "must be above 0")
 below_one: Rule = (lambda value: 0 <= value < 1, "must be at least 0 and below 1")
 
 # The values each field may take, beyond its type. None is left to the type.
-RULES: dict[str, Rule] = {
+COMMON: dict[str, Rule] = {
     "seed": between(0, 2**32 - 1),
     "device": one_of("cpu", "cuda"),
     "threads": at_least(1),
-    "num_generations": at_least(2, "an advantage compares the completions of one prompt"),
-    "prompts_per_step": at_least(1),
-    "micro_batch_size": at_least(1),
-    "max_steps": at_least(1),
-    "num_train_epochs": above_zero,
-    "max_prompt_length": at_least(1),
     "max_completion_length": at_least(1),
-    "temperature": above_zero,
     "eval_batch_size": at_least(1),
-    "logging_steps": at_least(1),
-    "save_steps": at_least(1),
-    "save_total_limit": at_least(1),
     "model.init": one_of("pretrained", "random"),
     "model.num_layers": at_least(1),
     "model.dtype": one_of("float32", "bfloat16"),
@@ -182,49 +199,87 @@ RULES: dict[str, Rule] = {
     "data.name": one_of("arithmetic", "gsm8k", "jsonl"),
     "data.train_problems": at_least(1),
     "data.eval_problems": at_least(1),
+    "data.validation_problems": at_least(1),
     "data.min_steps": between(1, 4),
     "data.max_steps": between(1, 4),
     "data.max_number": between(100, 10_000),
     "data.gold": one_of("number", "text"),
-    "optimizer.name": one_of("adamw_torch", "adafactor", "sgd"),
-    "optimizer.lr": above_zero,
-    "optimizer.weight_decay": at_least(0),
-    "optimizer.beta1": below_one,
-    "optimizer.beta2": below_one,
-    "optimizer.max_grad_norm": above_zero,
-    "optimizer.schedule": one_of("cosine", "linear", "constant", "constant_with_warmup"),
-    "optimizer.warmup": (
-        lambda value: 0 <= value < 1 or value == int(value) >= 1,
-        "must be a share of the steps below 1, or a whole number of steps",
-    ),
-    "algorithm.loss_type": one_of("grpo", "bnpo", "dr_grpo", "dapo"),
-    "algorithm.beta": at_least(0),
-    "algorithm.scale_rewards": one_of("group", "batch", "none"),
-    "algorithm.epsilon": above_zero,
-    "algorithm.epsilon_high": above_zero,
-    "algorithm.importance_sampling_level": one_of("token", "sequence"),
-    "algorithm.num_iterations": at_least(1),
     "rollout.name": one_of("fast", "generate"),
     "rollout.top_p": (lambda value: 0 < value <= 1, "must lie above 0 and not above 1"),
     "rollout.top_k": at_least(0),
     "rollout.min_p": between(0, 1),
     "rollout.repetition_penalty": above_zero,
-    "tracking.name": one_of("wandb", "trackio", "tensorboard", "none"),
-    "tracking.completions_every": at_least(1),
-    "tracking.completions_rows": at_least(0),
+}
+RULES: dict[type, dict[str, Rule]] = {
+    Config: {
+        "num_generations": at_least(2, "an advantage compares the completions of one prompt"),
+        "prompts_per_step": at_least(1),
+        "micro_batch_size": at_least(1),
+        "max_steps": at_least(1),
+        "num_train_epochs": above_zero,
+        "max_prompt_length": at_least(1),
+        "logging_steps": at_least(1),
+        "eval_steps": at_least(1),
+        "save_steps": at_least(1),
+        "save_total_limit": at_least(1),
+        "temperature": above_zero,
+        "optimizer.name": one_of("adamw_torch", "adafactor", "sgd"),
+        "optimizer.lr": above_zero,
+        "optimizer.weight_decay": at_least(0),
+        "optimizer.beta1": below_one,
+        "optimizer.beta2": below_one,
+        "optimizer.max_grad_norm": above_zero,
+        "optimizer.schedule": one_of("cosine", "linear", "constant", "constant_with_warmup"),
+        "optimizer.warmup": (
+            lambda value: 0 <= value < 1 or value == int(value) >= 1,
+            "must be a share of the steps below 1, or a whole number of steps",
+        ),
+        "algorithm.loss_type": one_of("grpo", "bnpo", "dr_grpo", "dapo"),
+        "algorithm.beta": at_least(0),
+        "algorithm.scale_rewards": one_of("group", "batch", "none"),
+        "algorithm.epsilon": above_zero,
+        "algorithm.epsilon_high": above_zero,
+        "algorithm.importance_sampling_level": one_of("token", "sequence"),
+        "algorithm.num_iterations": at_least(1),
+        "tracking.name": one_of("wandb", "trackio", "tensorboard", "none"),
+        "tracking.completions_every": at_least(1),
+        "tracking.completions_rows": at_least(0),
+    },
+    EvaluateConfig: {
+        "name": (
+            lambda value: re.fullmatch(r"[\w.-]*\w", value) is not None,
+            "must be a file name of letters, digits, dots, dashes and underscores",
+        ),
+        "samples": between(1, 256),
+        "temperature": at_least(0),
+        "show": at_least(0),
+    },
 }
 
 
-def load(composed: DictConfig | ListConfig) -> Config:
-    """The composed settings as a typed `Config`, checked.
+Schema = TypeVar("Schema", bound=Common)
+
+
+def load(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
+    """The composed settings as a typed `schema`, checked.
 
     Raises:
         UserError: a key that no setting has, a value out of its range, or two values that exclude each other.
     """
-    _refuse_unknown_keys(composed, Config, "")
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
+    config = typed(composed, schema)
     check(config)
+    return config
+
+
+def typed(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
+    """The composed settings as a `schema`, unchecked but for the names and types.
+
+    Raises:
+        UserError: a key that no setting has.
+    """
+    _refuse_unknown_keys(composed, schema, "")
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, schema)
     return config
 
 
@@ -238,19 +293,45 @@ def _refuse_unknown_keys(node: Any, schema: Any, prefix: str) -> None:
             _refuse_unknown_keys(node[key], known[key], f"{prefix}{key}.")
 
 
-def check(config: Config) -> None:
-    for key, (holds, rule) in RULES.items():
+def check(config: Common) -> None:
+    for key, (holds, rule) in (COMMON | RULES.get(type(config), {})).items():
         value: Any = config
         for name in key.split("."):
             value = getattr(value, name)
         finite = not isinstance(value, float) or math.isfinite(value)
         if value is not None and not (finite and holds(value)):
             raise UserError(f"{key}={value}: {rule if finite else 'must be a finite number'}.")
-    data = config.data
+    _check_data(config.data)
+    rollout = config.rollout
+    for name, value in distorting(rollout).items():
+        if rollout.name == "fast" and value is not None:
+            raise UserError(
+                f"rollout.{name}={value}: rollout=fast samples from the policy's own distribution and has no such "
+                f"setting; take rollout=generate rollout.{name}={value}."
+            )
+    if rollout.name == "fast" and rollout.native is None:
+        raise UserError("rollout.native=null: must be true or false.")
+    if config.model.num_layers is not None and config.model.init != "random":
+        raise UserError(
+            f"model.num_layers={config.model.num_layers}: cuts an architecture without weights; add model.init=random."
+        )
+    if isinstance(config, Config):
+        data = config.data
+        if config.eval_steps and data.validation_problems is None and data.validation_file is None:
+            raise UserError(
+                f"data.validation_problems=null: eval_steps={config.eval_steps} needs a number of problems there, or a "
+                "data.validation_file."
+            )
+    if isinstance(config, EvaluateConfig):
+        _check_sampling(config)
+
+
+def _check_data(data: DataConfig) -> None:
     made = ["seed", "min_steps", "max_steps", "max_number"]
     read = ["train_file", "question_column", "answer_column", "gold"]
     if data.name == "arithmetic":
-        needed, foreign = [*made, "train_problems", "eval_problems"], [*read, "path", "test_file"]
+        needed = [*made, "train_problems", "eval_problems", "validation_problems"]
+        foreign = [*read, "path", "test_file", "validation_file"]
     else:
         needed, foreign = read, made
     for name in needed:
@@ -261,23 +342,32 @@ def check(config: Config) -> None:
             raise UserError(
                 f"data.{name}={value}: data={data.name} has no such setting; choose the dataset with data=."
             )
-    rollout = config.rollout
-    for name in ("top_p", "top_k", "min_p", "repetition_penalty"):
-        if rollout.name == "fast" and (value := getattr(rollout, name)) is not None:
-            raise UserError(
-                f"rollout.{name}={value}: rollout=fast samples from the policy's own distribution and has no such "
-                f"setting; take rollout=generate rollout.{name}={value}."
-            )
-    if rollout.name == "fast" and rollout.native is None:
-        raise UserError("rollout.native=null: must be true or false.")
     if data.min_steps is not None and data.max_steps is not None and data.min_steps > data.max_steps:
         raise UserError(f"data.min_steps={data.min_steps}: must not exceed data.max_steps={data.max_steps}.")
     if data.name == "jsonl" and data.path is None:
         raise UserError("data.path: data=jsonl needs the folder of your files, data.path=FOLDER.")
-    if config.model.num_layers is not None and config.model.init != "random":
-        raise UserError(
-            f"model.num_layers={config.model.num_layers}: cuts an architecture without weights; add model.init=random."
-        )
+
+
+def _check_sampling(config: EvaluateConfig) -> None:
+    if config.samples > 1 and config.temperature == 0:
+        raise UserError(f"samples={config.samples}: greedy answers are all alike; add temperature=1.0.")
+    for k in config.k or []:
+        if config.completions is None and not 1 <= k <= config.samples:
+            raise UserError(f"k={config.k}: each must lie within 1 and samples={config.samples}.")
+    neutral = {"top_p": 1.0, "top_k": 0, "min_p": None}
+    for name, value in distorting(config.rollout).items():
+        if config.temperature == 0 and name in neutral and value not in (None, neutral[name]):
+            raise UserError(f"rollout.{name}={value}: greedy answers have no use for it; add temperature=1.0.")
+
+
+def distorting(rollout: RolloutConfig) -> dict[str, float | None]:
+    """The settings that make samples come from another distribution than the policy's own."""
+    return {name: getattr(rollout, name) for name in ("top_p", "top_k", "min_p", "repetition_penalty")}
+
+
+def neutral(rollout: RolloutConfig) -> RolloutConfig:
+    """The same sampler, sampling from the policy's own distribution."""
+    return replace(rollout, top_p=None, top_k=None, min_p=None, repetition_penalty=None)
 
 
 @contextmanager
@@ -294,30 +384,72 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         UserError: an override that names no setting, or a value that the schema refuses.
     """
     with configs(), readable():
-        return load(hydra_compose("config", list(overrides)))
+        return load(hydra_compose("config", list(overrides)), Config)
+
+
+def load_run(folder: Path) -> Common:
+    """What a finished run shares with other commands; `model` is what it was trained from.
+
+    Raises:
+        UserError: the folder does not hold a finished run, or one whose settings are not those of this version.
+    """
+    saved = folder / ".hydra" / "config.yaml"
+    if not saved.is_file():
+        raise UserError(
+            f"{folder} is not the folder of a run; give the one that a run named at its end, outputs/DATE/TIME."
+        )
+    if not (folder / "policy" / "config.json").is_file() or not (folder / "results.json").is_file():
+        raise UserError(
+            f"{folder} holds a run that was not finished: it has no final policy. A checkpoint of it can be named "
+            "as a policy, model.path=FOLDER/checkpoints/checkpoint-N."
+        )
+    try:
+        settings: Any = OmegaConf.to_container(OmegaConf.load(saved))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{saved} is damaged: {first_line(error)}.") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{saved} is damaged: it holds no settings.")
+    shared = {item.name: settings.get(item.name, MISSING) for item in fields(Common)}
+    try:
+        with readable():
+            config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Common), shared))
+            assert isinstance(config, Common)
+            check(config)
+    except UserError as error:
+        raise UserError(
+            f"{folder} was made by another version of this project, or its settings were changed: {error} Its policy "
+            f"can still be named, model.path={folder}/policy."
+        ) from error
+    config.model.lora_rank = 0  # an adapter that has not learnt adds nothing, and one that has is merged
+    return config
+
+
+def trained(model: ModelConfig, run: Path) -> ModelConfig:
+    """The final policy of a run that was trained from `model`."""
+    return replace(model, path=str(run / "policy"), revision=None, init="pretrained", num_layers=None)
 
 
 @contextmanager
-def readable() -> Iterator[None]:
+def readable(schema: type[Common] = Config) -> Iterator[None]:
     """Turn what Hydra and OmegaConf refuse into a `UserError` that says what would work."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error)) from error
+        raise UserError(explain(error, schema)) from error
     except ValueError as error:
         if "Config group override" not in str(error):
             raise
-        raise UserError(explain(error)) from error
+        raise UserError(explain(error, schema)) from error
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, schema: type[Common]) -> str:
     """What Hydra or OmegaConf refused, in one line: the key, the value, the rule, the known names."""
     text, cause = str(error), str(error.__cause__ or "")
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
         if key.startswith("rewards."):
             return f"{key}: the composed stack has no such reward; add one with +{key}=WEIGHT."
-        return f"{key}: there is no such setting.{_nearest_setting(key)}"
+        return f"{key}: there is no such setting.{_nearest_setting(key, schema)}"
     if match := re.search(r"Could not (?:find|load) '([^'/]+)/([^']+?)(?:\.yaml)?'", text):
         group, name = match.groups()
         other = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
@@ -346,13 +478,12 @@ def options(group: str) -> list[str]:
     return [file.stem for file in (CONF / group).glob("*.yaml")]
 
 
-def _nearest_setting(key: str) -> str:
+def _nearest_setting(key: str, schema: type[Common]) -> str:
     """What may have been meant by `key`, and the names of the level it was looked for on."""
-    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    top = {item.name for item in fields(schema)} | ({"experiment"} if schema is Config else set())
     levels = {
-        item.name: [inner.name for inner in fields(item.type)] for item in fields(Config) if is_dataclass(item.type)
+        item.name: [inner.name for inner in fields(item.type)] for item in fields(schema) if is_dataclass(item.type)
     }
-    top = groups | {item.name for item in fields(Config)}
     below = [f"{group}.{name}" for group, names in levels.items() for name in names]
     same_name = [dotted for dotted in below if dotted.split(".")[1] == key]
     close = same_name or get_close_matches(key, [*top, *below], n=1)

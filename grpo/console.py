@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,11 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """A bar over `total`, advanced by calling it with (how many, what stands beside); no terminal, then ten lines."""
+def progress(title: str, total: int, lines: bool = True) -> Iterator[Callable[[int, str], None]]:
+    """A bar over `total`, advanced by calling it with (how many, what stands beside).
+
+    Without a terminal: ten lines, or none.
+    """
     if console.is_terminal:
         with Progress(
             TextColumn("{task.description}"),
@@ -74,42 +77,124 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
         def advance(count: int, beside: str) -> None:
             nonlocal done, tenth
             done += count
-            if done * 10 // total > tenth:
+            if lines and done * 10 // total > tenth:
                 tenth = done * 10 // total
                 console.print(Text(f"{title} {done}/{total}  {time.monotonic() - began:.0f} s  {beside}".rstrip()))
 
         yield advance
 
 
-FIGURES: list[tuple[str, str, Callable[[Any], str]]] = [
-    ("strict_format", "exact format", "{:.1%}".format),
-    ("soft_format", "reasoning, then answer", "{:.1%}".format),
-    ("accuracy_strict", "correct inside <answer>", "{:.1%}".format),
-    ("accuracy_flexible", "correct as last number", "{:.1%}".format),
-    ("mean_completion_tokens", "mean completion tokens", "{:.1f}".format),
-    ("truncated", "cut at the limit", "{:.1%}".format),
-    ("reward", "mean total reward", "{:.2f}".format),
-]
+# figure -> what a person reads, and how its value is written; the share of a whole as a number of percent
+FIGURES = {
+    "strict_format": "exact format",
+    "soft_format": "reasoning, then answer",
+    "accuracy_strict": "correct inside <answer>",
+    "accuracy_flexible": "correct as last number",
+    "mean_completion_tokens": "mean completion tokens",
+    "truncated": "cut at the limit",
+    "reward": "mean total reward",
+}
 
 
-def before_after(before: dict[str, Any], after: dict[str, Any]) -> Table:
-    """The figures of both evaluations, side by side."""
-    table = Table(
-        "", box=SIMPLE_HEAD, title=f"{before['n']:,} held-out problems, answered greedily", title_justify="left"
-    )
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right", style="bold")
-    for key, label, shown in FIGURES:
-        table.add_row(Text(label), shown(before[key]), shown(after[key]))
+def shown(figure: str) -> tuple[str, Callable[[float], str]]:
+    """What a person reads for `figure`, and how its value is written."""
+    if figure.startswith("rewards/"):
+        return f"reward {figure.removeprefix('rewards/')}", "{:.3f}".format
+    if figure == "reward":
+        return FIGURES[figure], "{:.2f}".format
+    if figure == "mean_completion_tokens":
+        return FIGURES[figure], "{:.1f}".format
+    return FIGURES.get(figure, figure), lambda value: f"{value * 100:.1f}"
+
+
+def with_unit(figure: str, value: float) -> str:
+    share = "@" in figure or (figure in FIGURES and figure not in ("reward", "mean_completion_tokens"))
+    return shown(figure)[1](value) + "%" * share
+
+
+def interval(figure: str, low: float, high: float) -> str:
+    number = shown(figure)[1]
+    return f"{number(low)} to {number(high)}"
+
+
+def facts(lines: dict[str, str]) -> Table:
+    """Names and what is to be said of each, the latter wrapped in a column of its own."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in lines.items():
+        table.add_row(Text(name), Text(value))
     return table
 
 
-def answers(question: str, before: str, after: str) -> Table:
-    """One question answered before and after, in two columns."""
+def _table(*columns: str) -> Table:
+    table = Table("", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def listed(figures: Iterable[str], rewards: bool = True) -> list[str]:
+    """The figures that make a table, in its order."""
+    figures = list(figures)
+    return [name for name in FIGURES if name in figures] + [
+        name for name in figures if rewards and name.startswith("rewards/")
+    ]
+
+
+def figures_table(figures: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
+    """Every figure with its interval; pass@k and maj@k stand apart, see `at_k_table`."""
+    table = _table("", "95% interval")
+    for name in listed(figures):
+        table.add_row(Text(shown(name)[0]), with_unit(name, figures[name]), interval(name, *intervals[name]))
+    return table
+
+
+def at_k_table(figures: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
+    """pass@k and maj@k, a row for each k."""
+    table = _table("pass@k", "95% interval", "maj@k", "95% interval")
+    table.columns[0].header = Text("k: samples of a problem")
+    for suffix, title in (("", "correct inside <answer>"), ("/flexible", "correct as last number")):
+        ks = [name.removeprefix("pass@").removesuffix(suffix) for name in figures if is_at(name, "pass@", suffix)]
+        table.add_row(Text(title, style="bold"))
+        for k in ks:
+            names = [f"{kind}@{k}{suffix}" for kind in ("pass", "maj")]
+            cells = [
+                cell for name in names for cell in (with_unit(name, figures[name]), interval(name, *intervals[name]))
+            ]
+            table.add_row(k, *cells)
+    return table
+
+
+def is_at(name: str, prefix: str, suffix: str) -> bool:
+    return name.startswith(prefix) and name.endswith(suffix) and ("/" in name) == bool(suffix)
+
+
+def comparison_table(
+    names: tuple[str, str], first: dict[str, float], second: dict[str, float], differences: dict[str, Any]
+) -> Table:
+    """Two evaluations of the same problems, and what the second has over the first, as grpo.evaluation.compare says."""
+    table = _table(*names, "difference", "95% interval", "p")
+    table.columns[2].style = "bold"
+    table.caption, table.caption_justify = "p: exact two-sided McNemar test", "left"
+    for name, difference in differences.items():
+        change = shown(name)[1](difference.value)
+        table.add_row(
+            Text(shown(name)[0]),
+            with_unit(name, first[name]),
+            with_unit(name, second[name]),
+            change if change.startswith("-") else f"+{change}",
+            interval(name, difference.low, difference.high),
+            "" if difference.p is None else f"{difference.p:.3f}" if difference.p >= 0.001 else "<.001",
+        )
+    return table
+
+
+def answers(question: str, columns: dict[str, str]) -> Table:
+    """One question with the answers of two policies side by side, or of one."""
     title = Text(printable(question), style="bold")
-    table = Table("before", "after", box=SIMPLE_HEAD, title=title, title_justify="left", expand=True)
-    table.columns[0].ratio = table.columns[1].ratio = 1
-    table.add_row(tinted(before), tinted(after))
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", expand=True)
+    for name in columns:
+        table.add_column(Text(name), ratio=1)
+    table.add_row(*map(tinted, columns.values()))
     return table
 
 

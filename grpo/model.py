@@ -1,5 +1,6 @@
 """The policy and its tokenizer: from the hub, a local folder, the embedded assets, or an architecture alone."""
 
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,21 @@ def resolve(path: str) -> str:
     if not is_hub_id(path):
         raise UserError(f"model.path={path}: there is no such folder, and it is not a hub id (owner/name).")
     return path
+
+
+def identity(config: ModelConfig, seed: int) -> dict[str, Any]:
+    """What tells this policy from any other: a digest of its files, or a revision of the hub, or a seed."""
+    path = resolve(config.path)
+    known: dict[str, Any] = {"path": config.path, "revision": config.revision}
+    if Path(path).is_dir():
+        digest = sha256()
+        for file in sorted(file for file in Path(path).iterdir() if file.is_file()):
+            with file.open("rb") as content:
+                digest.update(file.name.encode() + file_digest(content, "sha256").digest())
+        known = {"path": config.path, "sha256": digest.hexdigest()}
+    if config.init == "random":
+        known |= {"init": "random", "num_layers": config.num_layers, "seed": seed}
+    return known
 
 
 def _failed(path: str, error: Exception) -> UserError:

@@ -6,12 +6,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from grpo.config import Config
+from grpo.config import Common, distorting
 from grpo.console import say
 from grpo.shared_prompts import Batch, Ragged, Unsupported, causal_lm, distinct, forward, share_prompts
 
@@ -21,23 +22,33 @@ BLOCK = 8
 GRAIN = 64
 
 
+Seed = tuple[int, ...]
+
+
 class Rollout(Protocol):
     ends: list[int]  # the ids that end a completion
 
     def complete(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float | None = None,
+        seeds: Sequence[Seed] | None = None,
     ) -> list[list[int]]:
-        """One completion for each prompt, up to and with its end token; greedy without a temperature."""
+        """One completion for each prompt, up to and with its end token; greedy without a temperature.
+
+        With `seeds`, one for each prompt, sampling draws from them instead of torch's own generator.
+        """
 
 
-def build_rollout(policy: Any, tokenizer: PreTrainedTokenizerBase, config: Config) -> Rollout:
+def build_rollout(policy: Any, tokenizer: PreTrainedTokenizerBase, config: Common) -> Rollout:
     """The sampler that `config` names; where the policy rules it out, transformers' own, aloud."""
     if config.rollout.name == "fast":
         try:
             return Fast(policy, tokenizer, config.bf16, bool(config.rollout.native))
         except Unsupported as reason:
             say(fallback(reason))
-    return Generate(policy, tokenizer, config.bf16)
+    return Generate(policy, tokenizer, config.bf16, **distorting(config.rollout))
 
 
 def fallback(reason: Unsupported) -> str:
@@ -63,31 +74,46 @@ def sampling(policy: Any, bf16: bool) -> Iterator[None]:
 
 
 class Generate:
-    """transformers' own `generate`, without what the policy's `generation_config` would add to it."""
+    """transformers' own `generate`, without what the policy's `generation_config` would add to it.
 
-    def __init__(self, policy: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool) -> None:
+    `seeds` make a batch repeatable, not its rows: they all draw from the first one's.
+    """
+
+    def __init__(self, policy: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool, **distorting: float | None) -> None:
+        """`distorting`: any of grpo.config.distorting; left out, samples are from the policy's own distribution."""
         self.policy, self.tokenizer, self.bf16 = policy, tokenizer, bf16
+        self.distorting = {name: value for name, value in distorting.items() if value is not None}
         self.ends = end_tokens(policy, tokenizer)
 
     def complete(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float | None = None,
+        seeds: Sequence[Seed] | None = None,
     ) -> list[list[int]]:
         encoded = self.tokenizer.pad(
             [{"input_ids": list(ids)} for ids in prompts], padding_side="left", return_tensors="pt"
         ).to(self.policy.device)
-        with sampling(self.policy, self.bf16), self._neutral(temperature):
+        with sampling(self.policy, self.bf16), self._settings(temperature), torch.random.fork_rng(enabled=bool(seeds)):
+            if seeds:
+                torch.manual_seed(int(np.random.SeedSequence(seeds[0]).generate_state(1)[0]))
             generated = self.policy.generate(**encoded, max_new_tokens=max_new_tokens)
         rows = generated[:, encoded["input_ids"].shape[1] :].tolist()
         return [row[: next((n for n, token in enumerate(row, 1) if token in self.ends), None)] for row in rows]
 
     @contextmanager
-    def _neutral(self, temperature: float | None) -> Iterator[None]:
+    def _settings(self, temperature: float | None) -> Iterator[None]:
         # `generate` fills every value that is left unset from the policy's own config, so that is set aside meanwhile.
         holder = causal_lm(self.policy)
         own = holder.generation_config
-        sampled = {"do_sample": True, "temperature": temperature, "top_k": 0}
+        if temperature:
+            settings = {"do_sample": True, "temperature": temperature, "top_k": 0} | self.distorting
+        else:
+            penalty = self.distorting.get("repetition_penalty")
+            settings = {"do_sample": False} | ({} if penalty is None else {"repetition_penalty": penalty})
         holder.generation_config = GenerationConfig(
-            **(sampled if temperature else {"do_sample": False}),
+            **settings,
             eos_token_id=self.ends,
             pad_token_id=self.tokenizer.pad_token_id,
             bos_token_id=own.bos_token_id,
@@ -128,24 +154,35 @@ class Fast:
                 self.graphs = Graphs() if model.device.type == "cuda" else None
 
     def complete(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float | None = None,
+        seeds: Sequence[Seed] | None = None,
     ) -> list[list[int]]:
         if self.instead is None:
             try:
-                return self._complete(prompts, max_new_tokens, temperature)
+                return self._complete(prompts, max_new_tokens, temperature, seeds)
             except Unsupported as reason:
                 say(fallback(reason))
                 self.instead = Generate(self.policy, self.tokenizer, self.bf16)
-        return self.instead.complete(prompts, max_new_tokens, temperature)
+        return self.instead.complete(prompts, max_new_tokens, temperature, seeds)
 
     def _complete(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float | None
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float | None,
+        seeds: Sequence[Seed] | None,
     ) -> list[list[int]]:
         model = causal_lm(self.policy)
         first, group = distinct([tuple(ids) for ids in prompts])
         uniforms = None
-        if temperature is not None:
+        if temperature is not None and seeds is None:
             uniforms = torch.rand(len(prompts), max_new_tokens, dtype=torch.float64)
+        elif temperature is not None and seeds is not None:
+            drawn = [np.random.default_rng(seed).random(max_new_tokens) for seed in seeds]
+            uniforms = torch.from_numpy(np.stack(drawn))
         with sampling(self.policy, self.bf16):
             prefill = Prefill([list(prompts[i]) for i in first], model.device)
             self.decoder.refresh()

@@ -5,33 +5,34 @@ python -m grpo.train rewards=no_xmlcount num_generations=8
 python -m grpo.train experiment=gsm8k
 """
 
-import json
 import os
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from grpo.batching import Batch, derive_batch
-from grpo.config import CONF, Config, load, readable
-from grpo.console import answers, before_after, log, progress, quiet_libraries, say, shortest
-from grpo.data import GSM8K_TRAIN, JOY, build_train_set, load_splits
+from grpo.command import Jobs, command, job
+from grpo.config import CONF, Config, load, neutral
+from grpo.console import answers, comparison_table, listed, progress, quiet_libraries, say, shortest
+from grpo.data import GSM8K_TRAIN, JOY, Example, build_train_set, load_splits
+from grpo.device import use_threads
 from grpo.errors import UserError
+from grpo.evaluation import VERSIONS, Evaluation, answer, answer_greedily, compare, evaluate, protocol
+from grpo.files import write_json
 from grpo.hub import on_hub, prepare_hub
 from grpo.rewards import RewardStack, build_rewards
 from grpo.tracking import build_tracker
 
 # What a few CPU cores reach, for saying what a GPU's run would cost on them.
 CPU_FLOP_PER_SECOND = 1e11
-VERSIONS = ("torch", "transformers", "trl", "accelerate", "datasets", "hydra-core", "wandb")
 
 
 def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size, world_size)
     say(banner(config, rewards, batch, out))
     check_device(config, batch)
-    splits = load_splits(config.data)
+    splits = load_splits(config.data, validation=config.eval_steps is not None)
     for note in splits.notes:
         say(note)
 
@@ -60,57 +61,80 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
 
     if config.device == "cpu" and torch.cuda.is_available():
         say(f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k.")
-    from grpo.evaluate import answer_greedily, evaluate
     from grpo.model import build_policy, build_tokenizer, save_policy
     from grpo.rollout import build_rollout
 
-    torch.set_num_threads(config.threads or min(torch.get_num_threads(), cpu_quota()))
+    use_threads(config)
     tokenizer = build_tokenizer(config.model)
     train_rows, notes = build_train_set(splits.train, tokenizer, config)
     policy: Any = build_policy(config.model, config.seed)
     policy.to(config.device)
-    rollout = build_rollout(policy, tokenizer, config)
+    evaluated_by = replace(config, rollout=neutral(config.rollout))  # however training samples
+    rollout = build_rollout(policy, tokenizer, evaluated_by)
+    stop = {"stop": tokenizer.convert_ids_to_tokens(rollout.ends)}
     for note in notes:
         say(note)
 
-    def answer_and_score(when: str) -> tuple[dict[str, Any], list[str]]:
-        """The figures on the held-out problems, and the answers to the showcased ones."""
-        with progress(f"evaluating {when}", len(splits.held_out)) as advance:
-            figures = evaluate(
-                rollout, tokenizer, splits.held_out, rewards, config, lambda count: advance(count, "")
-            ).figures
-        answers = answer_greedily(rollout, tokenizer, [example.question for example in shown], config)
-        return figures, [answer.text for answer in answers]
+    def evaluate_on(examples: list[Example], when: str, lines: bool = True) -> Evaluation:
+        questions = [example.question for example in examples]
+        with progress(f"evaluating {when}", len(examples), lines) as advance:
+            return evaluate(examples, answer(rollout, tokenizer, questions, config), rewards, on_answered=advance)
+
+    def ask_shown() -> list[str]:
+        return answer_greedily(rollout, tokenizer, [example.question for example in shown], config)
 
     shown = [JOY, *[example for example in splits.held_out if example != JOY][:2]]
     tracker = build_tracker(config.tracking, asdict(config) | {"batch": asdict(batch)}, out, sweep)
+    validating = 0.0
+
+    def validate(step: int) -> None:
+        nonlocal validating
+        started = time.perf_counter()
+        evaluation = evaluate_on(splits.validation, f"at step {step}", lines=False)
+        evaluation.keep(
+            out / "evaluations" / f"step_{step:06d}.json",
+            protocol(evaluated_by, splits.validation, {"path": f"step {step}"}) | stop,
+        )
+        recorder.record(evaluation.flat("eval"), step)
+        low, high = evaluation.intervals["accuracy_strict"]
+        right = evaluation.figures["accuracy_strict"]
+        say(f"step {step}: {right:.1%} of {len(splits.validation)} validation problems right ({low:.1%} to {high:.1%})")
+        validating += time.perf_counter() - started
+
     exit_code = 1
     try:
         started = time.perf_counter()
-        before, answers_before = answer_and_score("before training")
+        before, answers_before = evaluate_on(splits.held_out, "before training"), ask_shown()
         evaluated = time.perf_counter()
         # TRL takes seconds to import; they come after there is something to look at.
-        from grpo.trainer import Recorder, build_trainer
+        from grpo.trainer import Recorder, Validation, build_trainer
 
         with ExitStack() as bars:
             recorder = Recorder(
                 config, rewards, tracker, out, lambda steps: bars.enter_context(progress("training", steps))
             )
             trainer = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, out)
+            if config.eval_steps:
+                trainer.add_callback(Validation(config.eval_steps, validate))
             trainer.train()
         trained = time.perf_counter()
-        after, answers_after = answer_and_score("after training")
+        after, answers_after = evaluate_on(splits.held_out, "after training"), ask_shown()
         ended = time.perf_counter()
 
+        save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "policy")
+        for evaluation, when, path in ((before, "before", config.model.path), (after, "after", str(out / "policy"))):
+            how = protocol(evaluated_by, splits.held_out, {"path": path}) | stop
+            evaluation.keep(out / "evaluations" / f"{when}.json", how)
+        differences = compare(after, before)
         examples = [
             {"question": example.question, "gold": example.gold, "before": first, "after": last}
             for example, first, last in zip(shown, answers_before, answers_after, strict=True)
         ]
-        save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "policy")
         results = {
-            "before": before,
-            "after": after,
-            "train_seconds": round(trained - evaluated, 2),
+            "before": before.as_json(),
+            "after": after.as_json(),
+            "difference": {name: asdict(difference) for name, difference in differences.items()},
+            "train_seconds": round(trained - evaluated - validating, 2),
             "steps": trainer.state.global_step,
             "seed": config.seed,
             "device": config.device,
@@ -118,7 +142,8 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
             "seconds": {
                 "start": round(started - began, 2),
                 "evaluate_before": round(evaluated - started, 2),
-                "train": round(trained - evaluated, 2),
+                "train": round(trained - evaluated - validating, 2),
+                "validate": round(validating, 2),
                 "evaluate_after": round(ended - trained, 2),
             },
             "batch": asdict(batch),
@@ -127,11 +152,14 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
             "versions": {package: version(package) for package in VERSIONS},
         }
         write_json(out / "results.json", results)
-        tracker.summarize(summary(results))
-        say(before_after(before, after))
+        tracker.summarize(before.flat("before") | after.flat("after"))
+        say(f"\n{len(splits.held_out):,} held-out problems, answered greedily")
+        main_figures = {name: differences[name] for name in listed(differences, rewards=False)}
+        say(comparison_table(("before", "after"), before.figures, after.figures, main_figures))
         for example in examples:
-            say(answers(f"{example['question']} (gold: {example['gold']})", example["before"], example["after"]))
-        say(f"{trainer.state.global_step} steps in {trained - evaluated:.0f} s. Everything is in {shortest(out)}")
+            title = f"{example['question']} (gold: {example['gold']})"
+            say(answers(title, {when: example[when] for when in ("before", "after")}))
+        say(f"{trainer.state.global_step} steps in {results['train_seconds']:.0f} s. Everything is in {shortest(out)}")
         exit_code = 0
         return results
     finally:
@@ -184,15 +212,6 @@ def check_device(config: Config, batch: Batch) -> None:
     )
 
 
-def cpu_quota() -> int:
-    """The cores that a container lets this process use, which torch does not ask for; without a container, all."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, round(int(quota) / int(period)))
-    except (OSError, ValueError):  # no such file, or no limit: "max"
-        return os.cpu_count() or 1
-
-
 def duration(seconds: float) -> str:
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
@@ -200,71 +219,28 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def summary(results: dict[str, Any]) -> dict[str, float]:
-    """The evaluations as flat names: `before/accuracy_strict`, `after/rewards/int`."""
-    flat = {}
-    for when in ("before", "after"):
-        for name, value in results[when].items():
-            nested = {f"{when}/{name}/{inner}": v for inner, v in value.items()} if isinstance(value, dict) else None
-            flat.update(nested or {f"{when}/{name}": value})
-    return flat
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-class Command:
-    """What `main` must know of the jobs that Hydra ran for it."""
-
-    started = False
-    multirun = False
-    mistake: UserError | None = None
-
-
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def app(composed: DictConfig) -> None:
     settings = HydraConfig.get()
-    Command.started, Command.multirun = True, settings.mode == RunMode.MULTIRUN
     out = Path(settings.runtime.output_dir)
-    try:
+    with job():
         try:
-            run(load(composed), out, Path(settings.sweep.dir).name if Command.multirun else None)
+            run(load(composed, Config), out, Path(settings.sweep.dir).name if Jobs.multirun else None)
         except OSError as error:
             if error.filename is None or not Path(error.filename).is_relative_to(out):
                 raise
             raise UserError(f"{error.filename} cannot be written: {error.strerror}.") from error
-    except UserError as error:
-        log.error("%s", error)
-        if Command.multirun:
-            # Hydra goes on with the next job, and counts this one as failed.
-            print(f"error in job {settings.job.num}: {error}", file=sys.stderr)
-            raise
-        Command.mistake = error
 
 
 def main() -> None:
-    # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        with readable():
-            app()
-        if Command.mistake:
-            raise Command.mistake
-    except UserError as error:
-        sys.exit(1 if Command.multirun else f"error: {error}")
+        command(app, Config, "Interrupted: no results of this run were written.")
     except (OSError, ValueError) as error:
         # Before the first job starts, all that is opened is its folder and train.log in it.
-        if Command.started:
+        if Jobs.started:
             raise
         where = "hydra.sweep.dir=FOLDER" if "-m" in sys.argv or "--multirun" in sys.argv else "hydra.run.dir=FOLDER"
         sys.exit(f"error: the folder of the run cannot be written: {error.__cause__ or error}; give another, {where}")
-    except KeyboardInterrupt:
-        print("Interrupted: no results of this run were written.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -277,9 +277,7 @@ class Recorder(TrainerCallback):
             return
         step = state.global_step
         metrics = {name: value for name, value in logs.items() if isinstance(value, int | float)}
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self.tracker.log(metrics, step)
+        self.record(metrics, step)
         # A further pass over the same completions (algorithm.num_iterations) has no rewards of its own.
         sampled = "reward" in metrics
         self.beside = beside(metrics) if sampled else self.beside
@@ -290,6 +288,12 @@ class Recorder(TrainerCallback):
         columns, rows = self._latest_completions(step)
         pd.DataFrame(rows, columns=columns).to_parquet(self.completions / f"step_{step:06d}.parquet", index=False)
         self._sample_for_table(columns, rows, step, state.max_steps)
+
+    def record(self, metrics: dict[str, float], step: int) -> None:
+        """A line of metrics.jsonl, and the same for the tracker."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self.tracker.log(metrics, step)
 
     def _sample_for_table(self, columns: list[str], rows: list[list[Any]], step: int, last: int) -> None:
         """Keep a group now and then, and log the table anew after each quarter of the run."""
@@ -311,6 +315,20 @@ class Recorder(TrainerCallback):
         total, advantages = self.rewards.total(scores), list(self.logs["advantages"])
         rows = zip(questions, golds, completions, *scores.values(), total, advantages, strict=True)
         return columns, [[step, *row] for row in rows]
+
+
+class Validation(TrainerCallback):
+    """Calls `validate` with the step before the first step, after every `every` steps, and after the last one."""
+
+    def __init__(self, every: int, validate: Callable[[int], None]) -> None:
+        self.every, self.validate = every, validate
+
+    def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
+        self.validate(state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self.validate(state.global_step)
 
 
 def beside(metrics: dict[str, float]) -> str:

@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("picture", type=Path, help="the file to write, .png or .svg")
     args = parser.parse_args()
     metrics = pd.read_json(args.run / "metrics.jsonl", lines=True).set_index("step")
+    metrics = metrics[metrics["reward"].notna()]  # lines of their own hold evaluations, and passes without a rollout
     smooth = metrics.rolling(WINDOW, min_periods=1, center=True).mean()
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=[3, 1.2], layout="constrained")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grpo.config import CONF, Config, check, compose, options
+from grpo.config import CONF, Config, EvaluateConfig, check, compose, options
 from grpo.errors import UserError
 
 GROUPS = {folder.name: options(folder.name) for folder in CONF.iterdir() if folder.is_dir()}
@@ -48,11 +48,12 @@ def test_the_reference_recipe() -> None:
 
 
 def test_every_scalar_is_explained_where_it_is_set() -> None:
-    text = (CONF / "config.yaml").read_text()
-    for item in fields(Config):
-        if not is_dataclass(item.type) and item.name not in ("rewards",):
-            before = text.partition(f"\n{item.name}:")[0].splitlines()
-            assert before[-1].startswith("# "), item.name
+    for schema, files in ((Config, ["common", "config"]), (EvaluateConfig, ["common", "evaluate"])):
+        text = "\n".join((CONF / f"{file}.yaml").read_text() for file in files)
+        for item in fields(schema):
+            if not is_dataclass(item.type) and item.name not in ("rewards",):
+                before = text.partition(f"\n{item.name}:")[0].splitlines()
+                assert before[-1].startswith("# "), item.name
 
 
 @pytest.mark.parametrize(

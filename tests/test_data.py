@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grpo.config import compose
-from grpo.data import GSM8K_TRAIN, JOY, build_train_set, load_splits
+from grpo.data import GSM8K_TRAIN, JOY, build_train_set, load_held_out, load_splits
 from grpo.errors import UserError
 from grpo.model import build_tokenizer
 from grpo.prompts import prompt_ids
@@ -66,6 +66,44 @@ def test_text_golds_and_a_test_file(tmp_path) -> None:
     overrides = jsonl(tmp_path, {"question": "Capital of France?", "answer": " Paris "})
     loaded = splits([*overrides, "data.gold=text", "data.test_file=test.jsonl"])
     assert [loaded.train[0].gold, loaded.held_out[0].gold] == ["Paris", "東京"]
+
+
+def test_validation_problems(tmp_path) -> None:
+    config = compose(["data.eval_problems=5", "data.validation_problems=7", "data.train_problems=9"]).data
+    loaded, plain = load_splits(config, validation=True), load_splits(config)
+    assert (loaded.train, loaded.held_out, plain.validation) == (plain.train, plain.held_out, [])
+    assert len(loaded.validation) == 7 and not set(loaded.validation) & set(loaded.held_out + loaded.train)
+
+    rows = [{"question": f"{i}?", "answer": str(i)} for i in range(6)]
+    overrides = [*jsonl(tmp_path, *rows), "data.validation_problems=2"]
+    loaded = load_splits(compose(overrides).data, validation=True)
+    assert [[example.gold for example in split] for split in (loaded.train, loaded.validation, loaded.held_out)] == [
+        ["0", "1", "2"],
+        ["3", "4"],
+        ["5"],
+    ]
+    assert loaded.notes == [
+        "No data.test_file: the last 1 problems of the training split are held out of training.",
+        "No data.validation_file: the last 2 problems of the training split are held out of training.",
+    ]
+    jsonl(tmp_path, *rows[:3], name="validation.jsonl")
+    loaded = load_splits(compose([*overrides, "data.validation_file=validation.jsonl"]).data, validation=True)
+    assert [example.gold for example in loaded.validation] == ["0", "1"] and len(loaded.train) == 5
+    with pytest.raises(
+        UserError, match=r"data.validation_problems=5: train.jsonl has 5 problems; without a data.valid"
+    ):
+        load_splits(compose([*overrides, "data.validation_problems=5"]).data, validation=True)
+    with pytest.raises(UserError, match=r"data.validation_problems=null: eval_steps=1 needs a number of problems"):
+        compose([*overrides, "data.validation_problems=null", "eval_steps=1"])
+
+
+def test_held_out_problems_alone(tmp_path) -> None:
+    jsonl(tmp_path, {"question": "Where?", "answer": "3"}, name="test.jsonl")
+    config = compose(["data=jsonl", f"data.path={tmp_path}", "data.test_file=test.jsonl"]).data
+    assert [example.gold for example in load_held_out(config)] == ["3"]  # with no training file in sight
+    for overrides in ([], jsonl(tmp_path, *[{"question": f"{i}?", "answer": str(i)} for i in range(6)])):
+        config = compose(overrides).data
+        assert load_held_out(config) == load_splits(config).held_out
 
 
 GOOD = {"question": "How many?", "answer": "1"}

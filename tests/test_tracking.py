@@ -20,7 +20,7 @@ def test_an_offline_run_holds_the_curves_and_the_table(train, capsys) -> None:
         for name in ("reward", "loss", *(f"rewards/{reward}/mean" for reward in STACK)):
             assert row[name] == pytest.approx(expected[name])
     assert summary["after/accuracy_strict"] == results["after"]["accuracy_strict"]
-    assert summary["before/rewards/int"] == results["before"]["rewards"]["int"]
+    assert summary["before/rewards/int"] == results["before"]["rewards/int"]
     # Sampled at steps 1, 3 and 4, a group of four each, and only the newest six rows kept.
     table = tables[-1]
     assert table["columns"] == ["step", "question", "gold", "completion", *STACK, "total", "advantage"]

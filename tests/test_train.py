@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grpo.config import compose, options
 from grpo.errors import UserError
 from grpo.train import run
-from tests.conftest import SMALL
+from tests.conftest import SMALL, read_wandb
 
 FIGURES = {"n", "accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "mean_completion_tokens"}
 STACK = ["correctness", "int", "strict_format", "soft_format", "xmlcount"]
@@ -39,6 +39,12 @@ def test_what_a_run_leaves_behind(train) -> None:
     assert len(table) == 8 and set(table["step"]) == {2}
     assert (table["total"] - table[STACK].sum(axis=1)).abs().max() < 1e-6
     assert table.groupby("question")["advantage"].sum().abs().max() < 1e-4
+
+    assert results["difference"]["accuracy_flexible"]["p"] <= 1
+    for when in ("before", "after"):
+        kept = json.loads((out / "evaluations" / f"{when}.json").read_text())
+        assert kept["figures"] == results[when] and kept["protocol"]["decoding"]["temperature"] == 0
+        assert len(pd.read_parquet(out / "evaluations" / f"{when}.parquet")) == 4
 
     assert AutoModelForCausalLM.from_pretrained(out / "policy").config.model_type == "qwen2"
     assert len(AutoTokenizer.from_pretrained(out / "policy")("12 pens")["input_ids"]) == 2
@@ -75,6 +81,37 @@ def test_other_ways_to_train(train, overrides: list[str]) -> None:
     out, results = train(*overrides)
     assert results["steps"] == 2
     assert AutoModelForCausalLM.from_pretrained(out / "policy")
+
+
+def test_evaluating_while_training(train, tmp_path, capsys) -> None:
+    plain, results = train("max_steps=5")
+    plain = plain.rename(tmp_path / "plain")
+    out, again = train("max_steps=5", "eval_steps=2", "data.validation_problems=6", "tracking=wandb")
+    # Looking on changes nothing.
+    assert again["before"] == results["before"] and again["after"] == results["after"]
+    timing = {"step_time", "num_tokens"}
+    lines = [[row for row in metrics(folder) if "reward" in row] for folder in (plain, out)]
+    for left, right in zip(*lines, strict=True):
+        assert {k: v for k, v in left.items() if k not in timing} == {k: v for k, v in right.items() if k not in timing}
+
+    rows = [row for row in metrics(out) if "eval/accuracy_strict" in row]
+    assert [row["step"] for row in rows] == [0, 2, 4, 5]
+    assert "6 validation problems right" in capsys.readouterr().out
+    history, _, _ = read_wandb(out)
+    curve = {row["_step"]: row for row in history if "eval/accuracy_strict" in row}
+    for row in rows:
+        assert {f"eval/rewards/{name}" for name in STACK} < row.keys()
+        kept = json.loads((out / "evaluations" / f"step_{row['step']:06d}.json").read_text())["figures"]
+        for name in ("accuracy_flexible", "mean_completion_tokens", "rewards/xmlcount"):
+            assert [row[f"eval/{name}{end}"] for end in ("", "_low", "_high")] == [
+                kept[name],
+                *kept["intervals"][name],
+            ]
+            assert curve[row["step"]][f"eval/{name}_low"] == row[f"eval/{name}_low"]
+    # None of them is among those of the evaluations before and after, or of training.
+    tables = {name: pd.read_parquet(out / "evaluations" / f"{name}.parquet") for name in ("after", "step_000005")}
+    assert len(tables["step_000005"]) == 6 and len(tables["after"]) == 4
+    assert not set(tables["step_000005"]["question"]) & set(tables["after"]["question"])
 
 
 def test_checkpoints(train) -> None:

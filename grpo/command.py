@@ -1,0 +1,54 @@
+"""What every Hydra command does around its work: a user's mistake ends in one message and a non-zero exit."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from grpo.config import Common, readable
+from grpo.console import log
+from grpo.errors import UserError
+
+
+class Jobs:
+    """What `command` must know of the jobs that Hydra ran for it."""
+
+    started = False
+    multirun = False
+    mistake: UserError | None = None
+
+
+@contextmanager
+def job() -> Iterator[None]:
+    """Around the work of one job."""
+    settings = HydraConfig.get()
+    Jobs.started, Jobs.multirun = True, settings.mode == RunMode.MULTIRUN
+    try:
+        yield
+    except UserError as error:
+        log.error("%s", error)
+        if Jobs.multirun:
+            # Hydra goes on with the next job, and counts this one as failed.
+            print(f"error in job {settings.job.num}: {error}", file=sys.stderr)
+            raise
+        Jobs.mistake = error
+
+
+def command(app: Callable[[], Any], schema: type[Common], interrupted: str) -> None:
+    """Run a Hydra app to its exit code; `interrupted` is what is said after Ctrl-C."""
+    # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        with readable(schema):
+            app()
+        if Jobs.mistake:
+            raise Jobs.mistake
+    except UserError as error:
+        sys.exit(1 if Jobs.multirun else f"error: {error}")
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        sys.exit(130)

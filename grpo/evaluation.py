@@ -1,0 +1,367 @@
+"""Held-out evaluation: completions of problems, scored by the very functions that train the policy.
+
+Nothing here imports torch: completions made elsewhere are scored without a policy.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grpo.config import Common, distorting
+from grpo.console import say
+from grpo.data import Example
+from grpo.errors import UserError
+from grpo.estimators import Floats, Interval, bootstrap, maj_at_k, mcnemar, pass_at_k, wilson
+from grpo.files import write_json, written_aside
+from grpo.prompts import extract_answer, last_number, parse_number, prompt_ids, same_answer
+from grpo.rewards import RewardStack, score
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from grpo.rollout import Rollout
+
+VERSIONS = ("grpo", "torch", "transformers", "trl", "accelerate", "datasets", "hydra-core", "wandb")
+# Figures that are 0 or 1 for each completion.
+SHARES = ("accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "truncated")
+EXTRACTION = {
+    "strict": "the last closed <answer> block, equal to the gold answer as a number, else as text",
+    "flexible": "the last number anywhere",
+}
+
+
+@dataclass(frozen=True)
+class Completion:
+    text: str
+    tokens: int | None  # the end-of-sequence token included; None where it is not known
+    truncated: bool | None
+
+
+Place = tuple[int, int]  # which problem, and which of its samples
+Batch = dict[Place, Completion]
+
+
+def answer(
+    rollout: "Rollout",
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[str],
+    config: Common,
+    samples: int = 1,
+    temperature: float = 0.0,
+    skip: Set[Place] = frozenset(),
+) -> Iterator[Batch]:
+    """Completions of every question, batch after batch, those with long prompts first; greedy at temperature 0.
+
+    A sampled completion hangs on the seed, the question and its number alone, so that neither an interruption nor the
+    batch size changes it. Batches are halved when memory runs out, aloud.
+
+    Raises:
+        UserError: memory does not suffice for a single completion.
+    """
+    prompts = prompt_ids(tokenizer, questions, config.system_prompt)
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    places = [place for i in order for s in range(samples) if (place := (i, s)) not in skip]
+    size, done = config.eval_batch_size, 0
+    while done < len(places):
+        batch = places[done : done + size]
+        seeds = [(config.seed, *place) for place in batch] if temperature else None
+        try:
+            completions = rollout.complete(
+                [prompts[i] for i, _ in batch], config.max_completion_length, temperature or None, seeds
+            )
+        except (MemoryError, RuntimeError) as error:
+            size = _smaller(len(batch), error)
+            continue
+        texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+        yield {
+            place: Completion(text, len(ids), truncated=ids[-1] not in rollout.ends)
+            for place, text, ids in zip(batch, texts, completions, strict=True)
+        }
+        done += len(batch)
+
+
+def _smaller(size: int, error: Exception) -> int:
+    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+    if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+        raise error
+    clear_device_cache(garbage_collection=True)
+    if size == 1:
+        raise UserError("out of memory with a single completion; lower max_completion_length.") from error
+    say(f"Out of memory with {size} completions at once: going on with eval_batch_size={size // 2}.")
+    return size // 2
+
+
+def answer_greedily(
+    rollout: "Rollout", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], config: Common
+) -> list[str]:
+    """One greedy completion a question."""
+    texts = {i: each.text for batch in answer(rollout, tokenizer, questions, config) for (i, _), each in batch.items()}
+    return [texts[i] for i in range(len(questions))]
+
+
+def evaluate(
+    examples: Sequence[Example],
+    batches: Iterable[Batch],
+    rewards: RewardStack,
+    k: Sequence[int] | None = None,
+    on_answered: Callable[[int, str], None] = lambda count, beside: None,
+) -> "Evaluation":
+    """Score completions of `examples`; `on_answered` is told how many are new, and the accuracy so far in words."""
+    completions: list[dict[int, Completion]] = [{} for _ in examples]
+    right = total = 0
+    for batch in batches:
+        rows = [(each.text, examples[i]) for (i, _), each in batch.items()]
+        right += sum(value > 0 for value in _scores("correctness", rows))
+        total += len(rows)
+        for (i, sample), each in batch.items():
+            completions[i][sample] = each
+        on_answered(len(rows), f"correct {right / max(1, total):.1%}")
+    return Evaluation(list(examples), [[of[s] for s in sorted(of)] for of in completions], rewards, k)
+
+
+def _scores(name: str, rows: Sequence[tuple[str, Example]]) -> list[float]:
+    if not rows:
+        return []
+    return score(name, [text for text, _ in rows], [of.gold for _, of in rows], [of.question for _, of in rows])
+
+
+class Evaluation:
+    """The completions of every problem and what was measured of them.
+
+    Attributes:
+        values: what -> its value for each completion, those of a problem next to each other (N,).
+        by_problem: figure -> the mean of its value for each problem, or the estimate of it (P,).
+        figures: figure -> its mean over the problems: `accuracy_strict` (the answer inside `<answer>`, the
+            `correctness` reward), `accuracy_flexible` (the last number anywhere), `strict_format`, `soft_format` and
+            `truncated` as shares, `mean_completion_tokens`, `reward` (the weighted total) and `rewards/<name>` as raw
+            scores; with several completions a problem `pass@k` and `maj@k`, of the strict answer and `/flexible`.
+    """
+
+    def __init__(
+        self,
+        examples: list[Example],
+        completions: list[list[Completion]],
+        rewards: RewardStack,
+        k: Sequence[int] | None = None,
+    ) -> None:
+        assert all(completions) and len(completions) == len(examples) > 0
+        self.examples, self.completions, self.rewards = examples, completions, rewards
+        self.counts = [len(of) for of in completions]
+        rows = [(each.text, example) for example, of in zip(examples, completions, strict=True) for each in of]
+        flat = [each for of in completions for each in of]
+        texts, golds = [text for text, _ in rows], [example.gold for _, example in rows]
+        scores = rewards.score(texts, golds, [example.question for _, example in rows])
+        self.answers = {
+            "strict": [extract_answer(text) for text in texts],
+            "flexible": [last_number(text) for text in texts],
+        }
+        values: dict[str, list[Any]] = {
+            "accuracy_strict": [value > 0 for value in _scores("correctness", rows)],
+            "accuracy_flexible": [
+                number is not None and same_answer(number, gold)
+                for number, gold in zip(self.answers["flexible"], golds, strict=True)
+            ],
+            "strict_format": [value > 0 for value in _scores("strict_format", rows)],
+            "soft_format": [value > 0 for value in _scores("soft_format", rows)],
+            "truncated": [each.truncated for each in flat],
+            "mean_completion_tokens": [each.tokens for each in flat],
+            "reward": rewards.total(scores),
+            **{f"rewards/{name}": of for name, of in scores.items()},
+        }
+        self.values = {name: np.array(of, dtype=np.float64) for name, of in values.items() if None not in of}
+        self.starts = np.cumsum([0, *self.counts[:-1]])
+        self.by_problem = {name: np.add.reduceat(of, self.starts) / self.counts for name, of in self.values.items()}
+        self.single = max(self.counts) == 1
+        if not self.single:
+            self._add_at_k(k)
+        self.figures = {name: float(of.mean()) for name, of in self.by_problem.items()}
+
+    def _add_at_k(self, k: Sequence[int] | None) -> None:
+        fewest = min(self.counts)
+        if k is not None and max(k) > fewest:
+            raise UserError(f"k={list(k)}: a problem has only {fewest} completions; k must not exceed that.")
+        chosen = sorted(set(k)) if k is not None else [2**i for i in range(fewest.bit_length())]
+        for kind, suffix in (("strict", ""), ("flexible", "/flexible")):
+            right, wrong = self._votes(kind)
+            for each in chosen:
+                passed = [pass_at_k(n, c, each) for n, c in zip(self.counts, right, strict=True)]
+                voted = [maj_at_k(n, c, w, each) for n, c, w in zip(self.counts, right, wrong, strict=True)]
+                self.by_problem[f"pass@{each}{suffix}"] = np.array(passed)
+                self.by_problem[f"maj@{each}{suffix}"] = np.array(voted)
+
+    def _votes(self, kind: str) -> tuple[list[int], list[tuple[int, ...]]]:
+        """How many completions of each problem are right, and how many agree on each wrong answer."""
+        right, wrong = [], []
+        for example, start, count in zip(self.examples, self.starts, self.counts, strict=True):
+            given = [each for each in self.answers[kind][start : start + count] if each is not None]
+            correct = [each for each in given if same_answer(each, example.gold)]
+            others = [each for each in given if not same_answer(each, example.gold)]
+            right.append(len(correct))
+            agreed = Counter(number if (number := parse_number(each)) is not None else each for each in others)
+            wrong.append(tuple(sorted(agreed.values())))
+        return right, wrong
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """95% intervals: Wilson's where each problem gives one 0 or 1, else a bootstrap over the problems."""
+        shares = [name for name in self.by_problem if self.single and name in SHARES]
+        others = [name for name in self.by_problem if name not in shares]
+        n = len(self.examples)
+        by_wilson = {name: wilson(int(self.by_problem[name].sum()), n) for name in shares}
+        return by_wilson | dict(
+            zip(others, bootstrap(np.stack([self.by_problem[name] for name in others])), strict=True)
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        intervals = {name: list(interval) for name, interval in self.intervals.items()}
+        return {"n": len(self.examples), **self.figures, "intervals": intervals}
+
+    def flat(self, prefix: str) -> dict[str, float]:
+        """`prefix/figure`, `prefix/figure_low`, `prefix/figure_high`."""
+        low = {f"{prefix}/{name}_low": interval[0] for name, interval in self.intervals.items()}
+        high = {f"{prefix}/{name}_high": interval[1] for name, interval in self.intervals.items()}
+        return {f"{prefix}/{name}": value for name, value in self.figures.items()} | low | high
+
+    def columns(self) -> dict[str, list[Any]]:
+        """A row for each completion."""
+        rows = [
+            (i, s, example, each)
+            for i, (example, of) in enumerate(zip(self.examples, self.completions, strict=True))
+            for s, each in enumerate(of)
+        ]
+        return {
+            "problem": [i for i, _, _, _ in rows],
+            "sample": [s for _, s, _, _ in rows],
+            "question": [example.question for _, _, example, _ in rows],
+            "gold": [example.gold for _, _, example, _ in rows],
+            "completion": [each.text for *_, each in rows],
+            "tokens": [each.tokens for *_, each in rows],
+            "truncated": [each.truncated for *_, each in rows],
+            "answer_strict": self.answers["strict"],
+            "answer_flexible": self.answers["flexible"],
+            **{
+                name: of.astype(bool).tolist() if name in SHARES else of.tolist()
+                for name, of in self.values.items()
+                if name not in ("truncated", "mean_completion_tokens")
+            },
+        }
+
+    def keep(self, path: Path, protocol: dict[str, Any]) -> None:
+        """Write the protocol and the figures to `path`, and every completion with its scores to a .parquet beside."""
+        import pyarrow
+        from pyarrow import parquet
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path.with_suffix(".parquet")) as partial:
+            parquet.write_table(pyarrow.table(self.columns()), partial)
+        report = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "protocol": protocol,
+            "figures": self.as_json(),
+            "versions": {package: version(package) for package in VERSIONS},
+        }
+        write_json(path, report)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of one evaluation less that of another, over the same problems."""
+
+    value: float
+    low: float  # the 95% interval, a bootstrap over the problems' differences
+    high: float
+    # Of a figure that is 0 or 1 for each problem, on how many problems it holds in the first alone, and in the second.
+    gained: int | None = None
+    lost: int | None = None
+    p: float | None = None  # McNemar's exact two-sided test
+
+
+def compare(evaluation: Evaluation, baseline: Evaluation) -> dict[str, Difference]:
+    """The figures of `evaluation` less those of `baseline`.
+
+    Raises:
+        UserError: they are not of the same problems.
+    """
+    order = pairs(evaluation.examples, baseline.examples)
+    names = [name for name in evaluation.by_problem if name in baseline.by_problem]
+    changes = {name: evaluation.by_problem[name] - baseline.by_problem[name][order] for name in names}
+    differences = {}
+    for name, interval in zip(names, bootstrap(np.stack(list(changes.values()))), strict=True):
+        change: Floats = changes[name]
+        value = float(change.mean())
+        if evaluation.single and baseline.single and name in SHARES:
+            gained, lost = int((change > 0).sum()), int((change < 0).sum())
+            differences[name] = Difference(value, *interval, gained, lost, mcnemar(gained, lost))
+        else:
+            differences[name] = Difference(value, *interval)
+    return differences
+
+
+def pairs(examples: Sequence[Example], others: Sequence[Example]) -> list[int]:
+    """Where each of `examples` stands among `others`.
+
+    Raises:
+        UserError: they are not the same problems.
+    """
+    places: dict[Example, list[int]] = {}
+    for place, example in enumerate(others):
+        places.setdefault(example, []).append(place)
+    try:
+        order = [places[example].pop(0) for example in examples]
+    except (KeyError, IndexError):
+        order = []
+    if len(order) != len(others):
+        shared = len(set(examples) & set(others))
+        raise UserError(
+            f"baseline: a paired comparison needs the same problems; {shared:,} of {len(examples):,} are among the "
+            f"baseline's {len(others):,}. With data=NAME both are evaluated on that dataset's held-out problems."
+        )
+    return order
+
+
+def problems_of(examples: Sequence[Example]) -> dict[str, Any]:
+    text = json.dumps([[example.question, example.gold] for example in examples])
+    return {"n": len(examples), "sha256": sha256(text.encode()).hexdigest()}
+
+
+def protocol(
+    config: Common, examples: Sequence[Example], policy: dict[str, Any], samples: int = 1, temperature: float = 0.0
+) -> dict[str, Any]:
+    """How completions were had and judged, as far as figures hang on it."""
+    decoding: dict[str, Any] = {"samples": samples, "temperature": temperature}
+    if temperature:
+        neutral = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
+        given = {name: value for name, value in distorting(config.rollout).items() if value is not None}
+        decoding |= neutral | given | {"seed": config.seed}
+    elif config.rollout.repetition_penalty:
+        decoding["repetition_penalty"] = config.rollout.repetition_penalty
+    return {
+        "policy": policy,
+        "data": {
+            name: value
+            for name, value in asdict(config.data).items()
+            if value is not None and not name.startswith(("train_", "validation_"))
+        },
+        "problems": problems_of(examples),
+        "system_prompt": config.system_prompt,
+        "decoding": decoding,
+        "max_completion_length": config.max_completion_length,
+        "extraction": EXTRACTION,
+        "rewards": config.rewards,
+        "computing": {
+            "weights": config.model.dtype,
+            "autocast": "bfloat16" if config.bf16 else None,
+            "device": config.device,
+            "rollout": config.rollout.name,
+        },
+    }
