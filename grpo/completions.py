@@ -16,14 +16,14 @@ SUFFIXES = (".jsonl", ".parquet")
 def read_completions(path: Path, setting: str) -> tuple[list[Example], Batch]:
     """The problems of a file with `question`, `gold` and `completion` a row, and their completions.
 
-    Rows of the same question and gold are samples of one problem; so are those of the same `problem`, where the file
-    numbers them. `tokens` and `truncated` are read where it has them.
+    Rows of the same question and gold, and of the same `problem` where the file numbers them, are samples of one
+    problem. `tokens` and `truncated` are read where it has them.
 
     Raises:
         UserError: the file is missing, damaged, empty, or a row lacks something.
     """
     if path.suffix == ".parquet":
-        rows = [_row(row) for row in _parquet(path, setting)]
+        rows = list(_parquet(path, setting))
     elif path.suffix == ".jsonl":
         rows = list(read_jsonl(path, _row, setting))
     else:
@@ -43,43 +43,63 @@ def read_completions(path: Path, setting: str) -> tuple[list[Example], Batch]:
     return examples, completions
 
 
-def _parquet(path: Path, setting: str) -> list[dict[str, Any]]:
+Row = tuple[Any, Example, Completion]
+
+
+def _parquet(path: Path, setting: str) -> Iterator[Row]:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        return parquet.read_table(path).to_pylist()
+        rows = parquet.read_table(path).to_pylist()
     except FileNotFoundError as error:
         raise UserError(f"{setting}: there is no file {path}.") from error
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{setting}: {path} is damaged or not a Parquet file: {first_line(error)}.") from error
+    for number, row in enumerate(rows, start=1):
+        try:
+            yield _row(row)
+        except UserError as error:
+            raise UserError(f"{path}, row {number}: {error}") from error
 
 
-def _row(row: dict[str, Any]) -> tuple[Any, Example, Completion]:
+def _row(row: dict[str, Any]) -> Row:
     example = Example(text_of(row, "question").strip(), text_of(row, "gold").strip())
     tokens, truncated = row.get("tokens"), row.get("truncated")
+    if isinstance(tokens, float) and tokens.is_integer():  # as pandas keeps whole numbers beside missing ones
+        tokens = int(tokens)
     if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int)):
         raise UserError(f"'tokens' is {tokens!r}; it must be a whole number.")
     if truncated is not None and not isinstance(truncated, bool):
         raise UserError(f"'truncated' is {truncated!r}; it must be true or false.")
-    return row.get("problem", example), example, Completion(text_of(row, "completion", blank=True), tokens, truncated)
+    key = (repr(row.get("problem")), example)
+    return key, example, Completion(text_of(row, "completion", blank=True), tokens, truncated)
 
 
 class Unfinished:
     """The completions of an evaluation under way, on disk batch by batch, so that an interrupted one goes on."""
 
     def __init__(self, path: Path, identity: str) -> None:
-        """Takes up what `path` holds for `identity`; anything else in it is begun anew."""
+        """Takes up what `path` holds.
+
+        Raises:
+            UserError: it is damaged, or of another evaluation than `identity`.
+        """
         self.path, self.done = path, Batch()
         self.header = json.dumps({"identity": identity})
+        if not path.is_file():
+            return
         try:
             header, *lines = path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError):
-            return
-        if header == self.header:
             for line in lines[:-1]:  # a process that is killed may leave half a line behind the last line break
                 problem, sample, *completion = json.loads(line)
                 self.done[problem, sample] = Completion(*completion)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged; delete it to begin anew.") from error
+        if header != self.header:
+            raise UserError(
+                f"{path} holds another evaluation, which was interrupted; give this one another name=, or delete it."
+            )
 
     def through(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """What was done before as the first batch, then `batches`, each written down before it is handed on."""

@@ -304,7 +304,7 @@ def check(config: Common) -> None:
     _check_data(config.data)
     rollout = config.rollout
     for name, value in distorting(rollout).items():
-        if rollout.name == "fast" and value is not None:
+        if rollout.name == "fast":
             raise UserError(
                 f"rollout.{name}={value}: rollout=fast samples from the policy's own distribution and has no such "
                 f"setting; take rollout=generate rollout.{name}={value}."
@@ -351,21 +351,26 @@ def _check_data(data: DataConfig) -> None:
 def _check_sampling(config: EvaluateConfig) -> None:
     if config.samples > 1 and config.temperature == 0:
         raise UserError(f"samples={config.samples}: greedy answers are all alike; add temperature=1.0.")
-    for k in config.k or []:
-        if config.completions is None and not 1 <= k <= config.samples:
-            raise UserError(f"k={config.k}: each must lie within 1 and samples={config.samples}.")
-    neutral = {"top_p": 1.0, "top_k": 0, "min_p": None}
+    if config.k is not None and (not config.k or min(config.k) < 1):
+        raise UserError(f"k={config.k}: must be a list of whole numbers from 1 on, k=[1,8].")
+    if config.k is not None and config.completions is None and max(config.k) > config.samples:
+        raise UserError(f"k={config.k}: must not exceed samples={config.samples}.")
     for name, value in distorting(config.rollout).items():
-        if config.temperature == 0 and name in neutral and value not in (None, neutral[name]):
+        if config.temperature == 0 and name != "repetition_penalty":
             raise UserError(f"rollout.{name}={value}: greedy answers have no use for it; add temperature=1.0.")
 
 
-def distorting(rollout: RolloutConfig) -> dict[str, float | None]:
+# What these are where samples come from the policy's own distribution.
+NEUTRAL: dict[str, float | None] = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
+
+
+def distorting(rollout: RolloutConfig) -> dict[str, float]:
     """The settings that make samples come from another distribution than the policy's own."""
-    return {name: getattr(rollout, name) for name in ("top_p", "top_k", "min_p", "repetition_penalty")}
+    given = {name: getattr(rollout, name) for name in NEUTRAL}
+    return {name: value for name, value in given.items() if value is not None and value != NEUTRAL[name]}
 
 
-def neutral(rollout: RolloutConfig) -> RolloutConfig:
+def undistorted(rollout: RolloutConfig) -> RolloutConfig:
     """The same sampler, sampling from the policy's own distribution."""
     return replace(rollout, top_p=None, top_k=None, min_p=None, repetition_penalty=None)
 

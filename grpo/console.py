@@ -174,7 +174,8 @@ def comparison_table(
     """Two evaluations of the same problems, and what the second has over the first, as grpo.evaluation.compare says."""
     table = _table(*names, "difference", "95% interval", "p")
     table.columns[2].style = "bold"
-    table.caption, table.caption_justify = "p: exact two-sided McNemar test", "left"
+    if any(difference.p is not None for difference in differences.values()):
+        table.caption, table.caption_justify = "p: exact two-sided McNemar test", "left"
     for name, difference in differences.items():
         change = shown(name)[1](difference.value)
         table.add_row(

@@ -10,6 +10,7 @@ Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
 RESAMPLES = 9_999
+MOST = 1_000  # with more, C(n, k) leaves the range of a float
 
 
 def wilson(successes: int, trials: int) -> Interval:
@@ -59,26 +60,28 @@ def maj_at_k(samples: int, right: int, others: tuple[int, ...], k: int) -> float
 
     `right` completions give the right answer, `others` are the sizes of the groups that agree on a wrong one (sorted,
     for the cache), and the rest give none, which does not vote. The mean over all C(n, k) choices is exact; where
-    answers are equally frequent, each of them is as likely (self-consistency, Wang et al. 2022).
+    answers are equally frequent, each of them is as likely (self-consistency, Wang et al. 2022). Up to `MOST` samples.
     """
-    assert k <= samples and right + sum(others) <= samples
+    assert k <= samples <= MOST and right + sum(others) <= samples
     silent = samples - right - sum(others)
     chosen = 0.0
     for votes in range(1, min(right, k) + 1):
-        # ways[t][m]: how many ways there are to take m of the other completions with no wrong answer above `votes`
+        # ways[t, m]: how many ways there are to take m of the other completions with no wrong answer above `votes`
         # and t of them level with it. Groups below `votes` cannot be level and are free.
-        ways = np.zeros((1 + k // votes, 1 + k - votes))
+        rivals = [size for size in others if size >= votes]
+        ways = np.zeros((1 + min(k // votes, len(rivals)), 1 + k - votes))
         ways[0] = _ways(silent + sum(size for size in others if size < votes), k - votes)
-        for size in others:
-            if size >= votes:
-                below = _ways(size, min(votes - 1, k - votes))
-                level = np.zeros_like(ways)
-                level[1:, votes:] = comb(size, votes) * ways[:-1, : max(0, 1 + k - 2 * votes)]
-                ways = np.stack([np.convolve(row, below)[: len(row)] for row in ways]) + level
+        for size in rivals:
+            taken = np.zeros_like(ways)
+            for m, count in enumerate(_ways(size, min(votes - 1, k - votes))):
+                taken[:, m:] += count * ways[:, : ways.shape[1] - m]
+            taken[1:, votes:] += comb(size, votes) * ways[:-1, : max(0, ways.shape[1] - votes)]
+            ways = taken
         chosen += comb(right, votes) * float(np.sum(ways[:, -1] / np.arange(1, len(ways) + 1)))
     return chosen / comb(samples, k)
 
 
+@cache
 def _ways(size: int, most: int) -> Floats:
     """How many ways there are to take 0, 1, ... `most` of `size`."""
     return np.array([comb(size, m) for m in range(most + 1)], dtype=np.float64)

@@ -8,7 +8,7 @@ python -m grpo.evaluate completions=file.jsonl
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -21,7 +21,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from grpo.command import command, job
 from grpo.completions import SUFFIXES, Unfinished, read_completions
-from grpo.config import CONF, Common, EvaluateConfig, check, load, load_run, neutral, trained, typed
+from grpo.config import (
+    CONF,
+    Common,
+    DataConfig,
+    EvaluateConfig,
+    check,
+    load,
+    load_run,
+    trained,
+    typed,
+    undistorted,
+)
 from grpo.console import (
     answers,
     at_k_table,
@@ -45,6 +56,7 @@ from grpo.evaluation import (
     answer,
     compare,
     evaluate,
+    made_now,
     pairs,
     problems_of,
     protocol,
@@ -67,12 +79,12 @@ class Subject:
     folder: Path
     stem: str
     examples: list[Example]
-    file: Path | None = None  # of completions; None: they are the policy's
-    completions: Batch | None = None
+    seed: int = 0  # of random weights
+    made: tuple[Path, Batch] | None = None  # completions of a file; None: they are the policy's
 
 
 @dataclass
-class Kept:
+class Done:
     evaluation: Evaluation
     protocol: dict[str, Any]
     path: Path
@@ -85,31 +97,27 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
         UserError: anything that the user can mend.
     """
     config = typed(composed, EvaluateConfig)
-    subject = _subject(config, composed, overrides)
-    baseline = None
+    subjects = [_subject(config, composed, overrides)]
     if config.baseline is not None:
-        baseline = _baseline(config.baseline, config, composed, overrides)
-        pairs(subject.examples, baseline.examples)  # before hours are spent on what cannot be compared
-    files_alone = subject.file is not None and (baseline is None or baseline.file is not None)
-    for key in _keys(overrides) if files_alone else ():
+        subjects.insert(0, _baseline(config.baseline, subjects[0], config, composed, overrides))
+        pairs(subjects[1].examples, subjects[0].examples)
+    for key in _keys(overrides) if all(subject.made for subject in subjects) else ():
         if key.partition(".")[0] in OF_POLICIES:
             raise UserError(f"{key}: completions=FILE asks no policy and has no use for it; leave it out.")
-    first = _evaluate(baseline) if baseline else None
-    done = _evaluate(subject)
-    say(facts(described(done.protocol)))
-    if baseline and first:
-        say(f"\n{baseline.title}, where it differs:")
-        say(facts(unlike(first.protocol, done.protocol) or {"nothing": "the same policy under the same protocol"}))
-        differences = compare(done.evaluation, first.evaluation)
-        _say_comparison((baseline.title, subject.title), first.evaluation, done.evaluation, differences)
-        _keep_comparison(first, done, differences)
+    # What can go wrong with either is found out before hours are spent on one.
+    ready = [_prepare(subject) for subject in subjects]
+    done = {subject.title: evaluation() for subject, evaluation in zip(subjects, ready, strict=True)}
+    *_, main = done.values()
+    say(facts(described(main.protocol)))
+    if len(done) == 2:
+        _compare(done, config.k)
     else:
-        say(figures_table(done.evaluation.figures, done.evaluation.intervals))
-        if not done.evaluation.single:
-            say(at_k_table(done.evaluation.figures, done.evaluation.intervals))
-    shown = {baseline.title: first.evaluation} if baseline and first else {}
-    _show(config.show, shown | {subject.title: done.evaluation})
-    say(f"Every completion with its scores: {shortest(done.path.with_suffix('.parquet').absolute())}")
+        figures = {name: value for name, value in main.evaluation.figures.items() if _wanted(name, config.k)}
+        say(figures_table(figures, main.evaluation.intervals))
+        if not main.evaluation.single:
+            say(at_k_table(figures, main.evaluation.intervals))
+    _show(config.show, {title: each.evaluation for title, each in done.items()})
+    say(f"Every completion with its scores: {shortest(main.path.with_suffix('.parquet').absolute())}")
 
 
 def _subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]) -> Subject:
@@ -120,34 +128,36 @@ def _subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequence[s
     if config.completions is not None:
         return _of_file("file", config.completions, "completions", config)
     if config.run is not None:
-        return _of_run("run", Path(config.run), composed, overrides)
+        return _of_run("run", Path(config.run).expanduser(), composed, overrides)
     check(config)
-    stem = re.sub(r"[^\w.-]", "-", Path(config.model.path).name)
-    return Subject("policy", config, ELSEWHERE, f"{stem}-{config.data.name}", load_held_out(config.data))
+    stem = f"{_plain(Path(config.model.path).name)}-{config.data.name}"
+    return Subject("policy", config, ELSEWHERE, stem, load_held_out(config.data), config.seed)
 
 
-def _baseline(given: str, config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]) -> Subject:
+def _baseline(
+    given: str, other: Subject, config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]
+) -> Subject:
     # The policy and the name on the command line are the other side's.
-    overrides = [
-        override
-        for override, key in zip(overrides, _keys(overrides), strict=True)
-        if key.partition(".")[0] not in ("model", "name")
-    ]
+    keys = zip(overrides, _keys(overrides), strict=True)
+    overrides = [override for override, key in keys if key.partition(".")[0] not in ("model", "name")]
     config, composed = replace(config, name=None), composed.copy()
     composed.name = None
+    path = Path(given).expanduser()
     if given == "before":
         if config.run is None:
             raise UserError("baseline=before: means the policy from which run= was trained; add run=FOLDER.")
-        subject = _of_run("before", Path(config.run), composed, overrides, before=True)
-    elif Path(given).suffix in SUFFIXES:
+        subject = _of_run("before", Path(config.run).expanduser(), composed, overrides, before=True)
+    elif path.suffix in SUFFIXES:
         subject = _of_file("baseline", given, "baseline", config)
-    elif Path(given).is_dir():
-        subject = _of_run("baseline", Path(given), composed, overrides)
+    elif path.is_dir():
+        subject = _of_run("baseline", path, composed, overrides)
     else:
         raise UserError(
             f"baseline={given}: there is no such folder; give the folder of a run, a file of completions "
             f"({' or '.join(SUFFIXES)}), or before."
         )
+    # One stack scores both: totals of two stacks cannot be compared.
+    subject.config.rewards, subject.config.reward_files = other.config.rewards, other.config.reward_files
     return subject
 
 
@@ -155,13 +165,14 @@ def _of_file(title: str, file: str, setting: str, config: EvaluateConfig) -> Sub
     check(config)
     path = Path(file).expanduser()
     examples, completions = read_completions(path, setting)
-    return Subject(title, config, ELSEWHERE, re.sub(r"[^\w.-]", "-", path.stem), examples, path, completions)
+    return Subject(title, config, ELSEWHERE, _plain(path.stem), examples, made=(path, completions))
 
 
 def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[str], before: bool = False) -> Subject:
     """A run's policy under the run's own settings, but for those that the command line sets."""
     saved = load_run(folder)
-    saved.rollout = neutral(saved.rollout)
+    data, seed = saved.data, saved.seed
+    saved.rollout = undistorted(saved.rollout)
     if not before:
         saved.model = trained(saved.model, folder)
     merged = composed.copy()
@@ -177,65 +188,136 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
                 OmegaConf.update(merged, key, OmegaConf.select(composed, key), merge=False)
     config = load(merged, EvaluateConfig)
     stem = f"before-{config.data.name}" if before else config.data.name
-    return Subject(title, config, folder / "evaluations", stem, load_held_out(config.data))
+    return Subject(title, config, folder / "evaluations", stem, _never_trained_on(config.data, data), seed)
+
+
+def _never_trained_on(data: DataConfig, of_run: DataConfig) -> list[Example]:
+    """The held-out problems of `data`, for a run that was trained on the training problems of `of_run`.
+
+    Raises:
+        UserError: they would be cut out of what the run was trained on.
+    """
+    if data.test_file is not None or (data.path, data.train_file) != (of_run.path, of_run.train_file) or not data.path:
+        return load_held_out(data)
+    held_out = load_held_out(of_run) if of_run.test_file is None else []
+    if data.eval_problems is None or data.eval_problems > len(held_out):
+        raise UserError(
+            f"data.eval_problems={data.eval_problems}: the run held {len(held_out)} problems of {data.train_file} out "
+            "of training; take at most as many, or name a file of problems, data.test_file=FILE."
+        )
+    return held_out[: data.eval_problems]
 
 
 def _keys(overrides: Sequence[str]) -> list[str]:
     return [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
 
 
-def _evaluate(subject: Subject) -> Kept:
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]", "-", name)
+
+
+def _prepare(subject: Subject) -> Callable[[], Done]:
+    """What evaluates the subject, after everything that is quickly checked."""
     config = subject.config
     rewards = build_rewards(config.rewards, config.reward_files)
-    if subject.file is not None and subject.completions is not None:
-        return _score(subject, subject.file, subject.completions, rewards)
-    require(config)
-    if on_hub(config.model.path):
-        prepare_hub()
-    quiet_libraries()
-    from grpo.model import identity
+    if subject.made is not None:
+        with subject.made[0].open("rb") as content:
+            file = {"path": str(subject.made[0]), "sha256": file_digest(content, "sha256").hexdigest()}
+        how = {"completions": file, "problems": problems_of(subject.examples)}
+        how |= {"extraction": EXTRACTION, "rewards": config.rewards}
+        sampling = ""
+    else:
+        require(config)
+        if on_hub(config.model.path):
+            prepare_hub()
+        quiet_libraries()
+        from grpo.model import identity
 
-    how = protocol(config, subject.examples, identity(config.model, config.seed), config.samples, config.temperature)
-    sampling = f"{config.samples}-at-{config.temperature:g}" if config.temperature else "greedy"
-    name = config.name or f"{subject.stem}-{sampling}-{_identity(how)}"
-    path = subject.folder / f"{name}.json"
-    if (kept := _kept(path, how)) is None:
-        return _answer(subject, how, path, rewards)
-    report, completions = kept
+        policy = identity(config.model, subject.seed)
+        how = protocol(config, "held-out", subject.examples, policy, config.samples, config.temperature)
+        sampling = f"-{config.samples}-at-{config.temperature:g}" if config.temperature else "-greedy"
+    digest = _identity(how)
+    path = subject.folder / f"{config.name or f'{subject.stem}{sampling}-{digest}'}.json"
+    kept = _kept(path, digest, how)
+    if subject.made is not None:
+        return lambda: _score(subject, how, path, made_now(digest), rewards)
+    if kept is None:
+        unfinished = Unfinished(path.with_suffix(".partial.jsonl"), digest)
+        return lambda: _answer(subject, how, path, unfinished, made_now(digest), rewards)
+    return lambda: _score_again(subject, path, kept, rewards)
+
+
+def _identity(how: dict[str, Any]) -> str:
+    """A digest of a protocol, in which a folder or a file is its content, wherever it lies."""
+    known = dict(how)
+    for name in ("policy", "completions"):
+        if "sha256" in known.get(name, {}):
+            known[name] = {key: value for key, value in known[name].items() if key != "path"}
+    return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _kept(path: Path, identity: str, how: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of an evaluation that was finished before, if there is one.
+
+    Raises:
+        UserError: what is there is damaged, or another evaluation.
+    """
+    if not path.is_file():
+        return None
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        kept, other = report["identity"], report["protocol"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; delete it to answer anew.") from error
+    if kept != identity:
+        lines = [f"{name}: {line}" for name, line in unlike(other, {"stop": other.get("stop", [])} | how).items()]
+        raise UserError(
+            f"name={path.stem}: {path} holds another evaluation ({'; '.join(lines) or 'made by a training run'}); give "
+            "this one another name."
+        )
+    return report if path.with_suffix(".parquet").is_file() else None
+
+
+def _score(subject: Subject, how: dict[str, Any], path: Path, origin: dict[str, Any], rewards: RewardStack) -> Done:
+    assert subject.made is not None
+    evaluation = evaluate(subject.examples, [subject.made[1]], rewards, subject.config.k)
+    evaluation.keep(path, how, origin)
+    return Done(evaluation, how, path)
+
+
+def _score_again(subject: Subject, path: Path, report: dict[str, Any], rewards: RewardStack) -> Done:
+    table = path.with_suffix(".parquet")
+    try:
+        examples, completions = read_completions(table, "evaluation")
+    except UserError as error:
+        raise UserError(f"{error} Delete it to answer anew.") from error
+    if examples != subject.examples:
+        raise UserError(f"evaluation: {table} is damaged: its problems are others. Delete it to answer anew.")
     say(f"{subject.title}: answered before, {report['created']}. To answer anew, delete {shortest(path.absolute())}")
-    evaluation = evaluate(subject.examples, [completions], rewards, config.k)
-    if evaluation.as_json() != report["figures"]:  # other k, or a reward of the user's own
-        evaluation.keep(path, report["protocol"])
-    return Kept(evaluation, report["protocol"], path)
-
-
-def _score(subject: Subject, file: Path, completions: Batch, rewards: RewardStack) -> Kept:
-    with file.open("rb") as content:
-        digest = file_digest(content, "sha256").hexdigest()
-    how = {
-        "completions": {"path": str(file), "sha256": digest},
-        "problems": problems_of(subject.examples),
-        "extraction": EXTRACTION,
-        "rewards": subject.config.rewards,
-    }
     evaluation = evaluate(subject.examples, [completions], rewards, subject.config.k)
-    path = subject.folder / f"{subject.config.name or f'{subject.stem}-{_identity(how)}'}.json"
-    evaluation.keep(path, how)
-    return Kept(evaluation, how, path)
+    if evaluation.as_json() != report["figures"]:  # another k, or a reward of the user's own that has changed
+        evaluation.keep(path, report["protocol"], report)
+    return Done(evaluation, report["protocol"], path)
 
 
-def _answer(subject: Subject, how: dict[str, Any], path: Path, rewards: RewardStack) -> Kept:
+def _answer(
+    subject: Subject,
+    how: dict[str, Any],
+    path: Path,
+    unfinished: Unfinished,
+    origin: dict[str, Any],
+    rewards: RewardStack,
+) -> Done:
     config, began = subject.config, time.perf_counter()
     from grpo.model import build_policy, build_tokenizer
     from grpo.rollout import build_rollout
 
     use_threads(config)
     tokenizer = build_tokenizer(config.model)
-    policy: Any = build_policy(config.model, config.seed)
+    policy: Any = build_policy(config.model, subject.seed)
     policy.to(config.device)
     rollout = build_rollout(policy, tokenizer, config)
     how["stop"] = tokenizer.convert_ids_to_tokens(rollout.ends)
-    unfinished = Unfinished(path.with_suffix(".partial.jsonl"), _identity(how))
     total = len(subject.examples) * config.samples
     if unfinished.done:
         say(f"{subject.title}: going on after {len(unfinished.done):,} of {total:,} completions.")
@@ -243,40 +325,10 @@ def _answer(subject: Subject, how: dict[str, Any], path: Path, rewards: RewardSt
     answered = answer(rollout, tokenizer, questions, config, config.samples, config.temperature, unfinished.done.keys())
     with progress(f"evaluating {subject.title}", total) as advance:
         evaluation = evaluate(subject.examples, unfinished.through(answered), rewards, config.k, advance)
-    evaluation.keep(path, how)
+    evaluation.keep(path, how, origin)
     unfinished.remove()
     say(f"{total:,} completions, {time.perf_counter() - began:.1f} s\n")
-    return Kept(evaluation, how, path)
-
-
-def _identity(how: dict[str, Any]) -> str:
-    """A digest of all that completions hang on and that is known before the policy is loaded."""
-    known = {name: value for name, value in how.items() if name != "stop"}
-    if "sha256" in known.get("policy", {}):
-        known["policy"] = {name: value for name, value in known["policy"].items() if name != "path"}
-    return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _kept(path: Path, how: dict[str, Any]) -> tuple[dict[str, Any], Batch] | None:
-    """The report and the completions of an evaluation that was finished before, if there is one."""
-    table = path.with_suffix(".parquet")
-    if not path.is_file() or not table.is_file():
-        return None
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        same = _identity(report["protocol"]) == _identity(how)
-        other = unlike(report["protocol"], {"stop": report["protocol"]["stop"]} | how)
-        examples, completions = read_completions(table, "evaluation")
-        if same and problems_of(examples) != how["problems"]:
-            raise UserError(f"evaluation: {table} is damaged: its problems are not those of {path.name}.")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"evaluation: {path} is damaged. Delete it to answer anew.") from error
-    except UserError as error:
-        raise UserError(f"{error} Delete it to answer anew.") from error
-    if not same:
-        found = "; ".join(f"{name}: {line}" for name, line in other.items()) or "other data"
-        raise UserError(f"name={path.stem}: {path} holds another evaluation ({found}). Give this one another name.")
-    return report, completions
+    return Done(evaluation, how, path)
 
 
 def described(how: dict[str, Any]) -> dict[str, str]:
@@ -285,21 +337,21 @@ def described(how: dict[str, Any]) -> dict[str, str]:
         lines = {"completions": how["completions"]["path"], "problems": f"{how['problems']['n']:,} of that file"}
     else:
         policy, data, decoding, computing = (how[name] for name in ("policy", "data", "decoding", "computing"))
-        known = f"sha256 {policy['sha256'][:8]}" if "sha256" in policy else f"revision {policy['revision'] or 'main'}"
-        seed = f", random weights of seed {policy['seed']}" if "init" in policy else ""
+        known = [f"{name} {policy[name][:8]}" for name in ("sha256", "commit") if policy.get(name)]
+        known += [f"random weights of seed {policy['seed']}"] if "seed" in policy else []
         place = f" in {data['path']}" if "path" in data else ""
-        prompt = how["system_prompt"].strip()
-        knobs = ", ".join(f"{name} {'none' if value is None else value}" for name, value in decoding.items())
+        prompt = " ".join(how["system_prompt"].split())
+        settings = ", ".join(f"{name} {'none' if value is None else value}" for name, value in decoding.items())
+        penalty = decoding.get("repetition_penalty")
         autocast = f", computing in {computing['autocast']}" if computing["autocast"] else ""
         lines = {
-            "policy": f"{policy['path']} ({known}{seed})",
-            "problems": f"{how['problems']['n']:,} held-out problems of {data['name']}{place}",
-            "prompt": f"{' '.join(prompt.split())!r}, then the question" if prompt else "the question alone",
-            "sampling": knobs
+            "policy": policy["path"] + (f" ({', '.join(known)})" if known else ""),
+            "problems": f"{how['problems']['n']:,} {how['split']} problems of {data['name']}{place}",
+            "prompt": f"{prompt!r}, then the question" if prompt else "the question alone",
+            "sampling": settings
             if decoding["temperature"]
-            else "greedy"
-            + (f", repetition_penalty {decoding['repetition_penalty']}" if "repetition_penalty" in decoding else ""),
-            "stop": f"{how['max_completion_length']} tokens, or {' or '.join(how['stop'])}",
+            else "greedy" + (f", repetition_penalty {penalty}" if penalty else ""),
+            "length": f"at most {how['max_completion_length']} tokens, ended by {' or '.join(how.get('stop', []))}",
             "weights": f"{computing['weights']}{autocast} on {computing['device']}, rollout={computing['rollout']}",
         }
     rewards = ", ".join(f"{name} {weight:g}" for name, weight in how["rewards"].items())
@@ -312,44 +364,49 @@ def unlike(other: dict[str, Any], how: dict[str, Any]) -> dict[str, str]:
     return {name: line for name, line in described(other).items() if line != lines.get(name)}
 
 
-def _say_comparison(
-    titles: tuple[str, str], first: Evaluation, second: Evaluation, differences: dict[str, Difference]
-) -> None:
-    for names in (listed(differences), [name for name in differences if "@" in name]):
+def _wanted(figure: str, asked: Sequence[int] | None) -> bool:
+    """Whether a figure is shown: of pass@k and maj@k those that were asked for, or all."""
+    k = re.search(r"@(\d+)", figure)
+    return k is None or asked is None or int(k[1]) in asked
+
+
+def _compare(done: dict[str, Done], k: Sequence[int] | None) -> None:
+    (before, first), (after, second) = done.items()
+    say(f"\n{before}, where it differs:")
+    say(facts(unlike(first.protocol, second.protocol) or {"nothing": "the same policy under the same protocol"}))
+    differences = compare(second.evaluation, first.evaluation)
+    for names in (listed(differences), [name for name in differences if "@" in name and _wanted(name, k)]):
         if names:
             chosen = {name: differences[name] for name in names}
-            say(comparison_table(titles, first.figures, second.figures, chosen))
-    right, (before, after) = differences["accuracy_strict"], titles
+            say(comparison_table((before, after), first.evaluation.figures, second.evaluation.figures, chosen))
+    right = differences["accuracy_strict"]
     if right.gained is not None:
-        n = len(second.examples)
+        n = len(second.evaluation.examples)
         say(f"Right under {after} alone: {right.gained:,} of {n:,}; under {before} alone: {right.lost:,}.")
+    report = {"evaluation": str(second.path), "baseline": str(first.path), "difference": _as_json(differences)}
+    write_json(second.path.with_name(f"{second.path.stem}-vs-{first.path.stem}.json"), report)
 
 
-def _keep_comparison(baseline: Kept, evaluation: Kept, differences: dict[str, Difference]) -> None:
-    report = {
-        "evaluation": str(evaluation.path),
-        "baseline": str(baseline.path),
-        "difference": {name: asdict(difference) for name, difference in differences.items()},
-    }
-    write_json(evaluation.path.with_name(f"{evaluation.path.stem}-vs-{baseline.path.stem}.json"), report)
+def _as_json(differences: dict[str, Difference]) -> dict[str, Any]:
+    return {name: asdict(difference) for name, difference in differences.items()}
 
 
 def _show(count: int, evaluations: dict[str, Evaluation]) -> None:
     """The first completions of some problems side by side, those first on which the two differ."""
     sides = list(evaluations.values())
-    order = [range(len(sides[0].examples)), pairs(sides[0].examples, sides[-1].examples)]
-    rows = list(zip(*order, strict=True)) if len(sides) == 2 else [(i,) for i in order[0]]
+    columns = [range(len(sides[0].examples)), *([pairs(sides[0].examples, sides[1].examples)] if sides[1:] else [])]
 
     def right(places: tuple[int, ...]) -> list[bool]:
         return [bool(side.values["accuracy_strict"][side.starts[i]]) for side, i in zip(sides, places, strict=True)]
 
-    for places in sorted(rows, key=lambda places: len(set(right(places))) == 1)[:count]:
+    rows = sorted(zip(*columns, strict=True), key=lambda places: len(set(right(places))) < len(sides))
+    for places in rows[:count]:
         example = sides[0].examples[places[0]]
-        columns = {
+        texts = {
             f"{title}: {'right' if good else 'wrong'}": side.completions[i][0].text
             for (title, side), i, good in zip(evaluations.items(), places, right(places), strict=True)
         }
-        say(answers(f"{example.question} (gold: {example.gold})", columns))
+        say(answers(f"{example.question} (gold: {example.gold})", texts))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
@@ -358,9 +415,9 @@ def app(composed: DictConfig) -> None:
         try:
             run(composed, HydraConfig.get().overrides.task)
         except OSError as error:
-            if error.filename is None:
+            if error.strerror is None:
                 raise
-            raise UserError(f"{error.filename}: {error.strerror}.") from error
+            raise UserError(f"{error.filename or 'a file'}: {error.strerror}.") from error
 
 
 def main() -> None:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grpo.config import Common, distorting
-from grpo.console import say
+from grpo.config import NEUTRAL, Common, distorting
+from grpo.console import progress, say
 from grpo.data import Example
 from grpo.errors import UserError
-from grpo.estimators import Floats, Interval, bootstrap, maj_at_k, mcnemar, pass_at_k, wilson
+from grpo.estimators import MOST, Floats, Interval, bootstrap, maj_at_k, mcnemar, pass_at_k, wilson
 from grpo.files import write_json, written_aside
 from grpo.prompts import extract_answer, last_number, parse_number, prompt_ids, same_answer
 from grpo.rewards import RewardStack, score
@@ -61,8 +61,8 @@ def answer(
 ) -> Iterator[Batch]:
     """Completions of every question, batch after batch, those with long prompts first; greedy at temperature 0.
 
-    A sampled completion hangs on the seed, the question and its number alone, so that neither an interruption nor the
-    batch size changes it. Batches are halved when memory runs out, aloud.
+    A sampled completion hangs on the seed, its question's place and its own number alone, so that neither an
+    interruption nor the batch size changes it. Batches are halved when memory runs out, aloud.
 
     Raises:
         UserError: memory does not suffice for a single completion.
@@ -92,7 +92,8 @@ def answer(
 def _smaller(size: int, error: Exception) -> int:
     from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-    if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
+    chain = (error, error.__context__)  # a CUDA graph's capture fails of its own because memory ran out in it
+    if not any(isinstance(each, MemoryError) or (each and should_reduce_batch_size(each)) for each in chain):
         raise error
     clear_device_cache(garbage_collection=True)
     if size == 1:
@@ -182,22 +183,31 @@ class Evaluation:
         self.starts = np.cumsum([0, *self.counts[:-1]])
         self.by_problem = {name: np.add.reduceat(of, self.starts) / self.counts for name, of in self.values.items()}
         self.single = max(self.counts) == 1
-        if not self.single:
-            self._add_at_k(k)
+        # Figures of which each problem gives one 0 or 1.
+        self.binary = [name for name in self.by_problem if self.single and name in SHARES]
+        self._add_at_k(list(k or []))
         self.figures = {name: float(of.mean()) for name, of in self.by_problem.items()}
 
-    def _add_at_k(self, k: Sequence[int] | None) -> None:
-        fewest = min(self.counts)
-        if k is not None and max(k) > fewest:
-            raise UserError(f"k={list(k)}: a problem has only {fewest} completions; k must not exceed that.")
-        chosen = sorted(set(k)) if k is not None else [2**i for i in range(fewest.bit_length())]
-        for kind, suffix in (("strict", ""), ("flexible", "/flexible")):
-            right, wrong = self._votes(kind)
-            for each in chosen:
-                passed = [pass_at_k(n, c, each) for n, c in zip(self.counts, right, strict=True)]
-                voted = [maj_at_k(n, c, w, each) for n, c, w in zip(self.counts, right, wrong, strict=True)]
-                self.by_problem[f"pass@{each}{suffix}"] = np.array(passed)
-                self.by_problem[f"maj@{each}{suffix}"] = np.array(voted)
+    def _add_at_k(self, asked: list[int]) -> None:
+        fewest, most = min(self.counts), max(self.counts)
+        if asked and max(asked) > fewest:
+            raise UserError(f"k={asked}: a problem has only {fewest} completions; k must not exceed that.")
+        if most > MOST:
+            raise UserError(f"a problem has {most:,} completions; pass@k and maj@k are computed for at most {MOST:,}.")
+        if self.single:
+            return
+        chosen = sorted({*asked, *(2**i for i in range(fewest.bit_length()))})
+        with progress("pass@k and maj@k", 2 * len(chosen), lines=False) as advance:
+            for kind, suffix in (("strict", ""), ("flexible", "/flexible")):
+                right, wrong = self._votes(kind)
+                for k in chosen:
+                    passed = [pass_at_k(n, c, k) for n, c in zip(self.counts, right, strict=True)]
+                    voted = [maj_at_k(n, c, w, k) for n, c, w in zip(self.counts, right, wrong, strict=True)]
+                    self.by_problem[f"pass@{k}{suffix}"] = np.array(passed)
+                    self.by_problem[f"maj@{k}{suffix}"] = np.array(voted)
+                    if k == most:
+                        self.binary.append(f"pass@{k}{suffix}")
+                    advance(1, "")
 
     def _votes(self, kind: str) -> tuple[list[int], list[tuple[int, ...]]]:
         """How many completions of each problem are right, and how many agree on each wrong answer."""
@@ -214,10 +224,9 @@ class Evaluation:
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """95% intervals: Wilson's where each problem gives one 0 or 1, else a bootstrap over the problems."""
-        shares = [name for name in self.by_problem if self.single and name in SHARES]
-        others = [name for name in self.by_problem if name not in shares]
         n = len(self.examples)
-        by_wilson = {name: wilson(int(self.by_problem[name].sum()), n) for name in shares}
+        by_wilson = {name: wilson(round(float(self.by_problem[name].sum())), n) for name in self.binary}
+        others = [name for name in self.by_problem if name not in by_wilson]
         return by_wilson | dict(
             zip(others, bootstrap(np.stack([self.by_problem[name] for name in others])), strict=True)
         )
@@ -256,21 +265,27 @@ class Evaluation:
             },
         }
 
-    def keep(self, path: Path, protocol: dict[str, Any]) -> None:
-        """Write the protocol and the figures to `path`, and every completion with its scores to a .parquet beside."""
+    def keep(self, path: Path, protocol: dict[str, Any], origin: dict[str, Any] | None = None) -> None:
+        """Write the protocol and the figures to `path`, and every completion with its scores to a .parquet beside.
+
+        `origin` says when and by what the completions were made, and for which evaluation; here and now where it is
+        left out.
+        """
         import pyarrow
         from pyarrow import parquet
 
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(path.with_suffix(".parquet")) as partial:
             parquet.write_table(pyarrow.table(self.columns()), partial)
-        report = {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "protocol": protocol,
-            "figures": self.as_json(),
-            "versions": {package: version(package) for package in VERSIONS},
-        }
-        write_json(path, report)
+        write_json(path, (origin or made_now()) | {"protocol": protocol, "figures": self.as_json()})
+
+
+def made_now(identity: str | None = None) -> dict[str, Any]:
+    return {
+        "identity": identity,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {package: version(package) for package in VERSIONS},
+    }
 
 
 @dataclass(frozen=True)
@@ -299,7 +314,7 @@ def compare(evaluation: Evaluation, baseline: Evaluation) -> dict[str, Differenc
     for name, interval in zip(names, bootstrap(np.stack(list(changes.values()))), strict=True):
         change: Floats = changes[name]
         value = float(change.mean())
-        if evaluation.single and baseline.single and name in SHARES:
+        if name in evaluation.binary and name in baseline.binary:
             gained, lost = int((change > 0).sum()), int((change < 0).sum())
             differences[name] = Difference(value, *interval, gained, lost, mcnemar(gained, lost))
         else:
@@ -324,7 +339,7 @@ def pairs(examples: Sequence[Example], others: Sequence[Example]) -> list[int]:
         shared = len(set(examples) & set(others))
         raise UserError(
             f"baseline: a paired comparison needs the same problems; {shared:,} of {len(examples):,} are among the "
-            f"baseline's {len(others):,}. With data=NAME both are evaluated on that dataset's held-out problems."
+            f"baseline's {len(others):,}. Name a dataset, with its data.path if it has one, to evaluate both on that."
         )
     return order
 
@@ -335,23 +350,24 @@ def problems_of(examples: Sequence[Example]) -> dict[str, Any]:
 
 
 def protocol(
-    config: Common, examples: Sequence[Example], policy: dict[str, Any], samples: int = 1, temperature: float = 0.0
+    config: Common,
+    split: str,
+    examples: Sequence[Example],
+    policy: dict[str, Any],
+    samples: int = 1,
+    temperature: float = 0.0,
 ) -> dict[str, Any]:
-    """How completions were had and judged, as far as figures hang on it."""
+    """How completions are had and judged: all that they and the figures hang on, but for the tokens that end them."""
     decoding: dict[str, Any] = {"samples": samples, "temperature": temperature}
+    decoding |= (NEUTRAL if temperature else {}) | distorting(config.rollout)
     if temperature:
-        neutral = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
-        given = {name: value for name, value in distorting(config.rollout).items() if value is not None}
-        decoding |= neutral | given | {"seed": config.seed}
-    elif config.rollout.repetition_penalty:
-        decoding["repetition_penalty"] = config.rollout.repetition_penalty
+        decoding["seed"] = config.seed
+    settings = asdict(config.data).items()
+    unused = "train_" if split == "validation" else ("train_", "validation_")
     return {
         "policy": policy,
-        "data": {
-            name: value
-            for name, value in asdict(config.data).items()
-            if value is not None and not name.startswith(("train_", "validation_"))
-        },
+        "split": split,
+        "data": {name: value for name, value in settings if value is not None and not name.startswith(unused)},
         "problems": problems_of(examples),
         "system_prompt": config.system_prompt,
         "decoding": decoding,
@@ -363,5 +379,6 @@ def protocol(
             "autocast": "bfloat16" if config.bf16 else None,
             "device": config.device,
             "rollout": config.rollout.name,
+            "native": config.rollout.native,
         },
     }

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from grpo.config import ModelConfig
 from grpo.errors import UserError, first_line, nearest
@@ -47,18 +48,27 @@ def resolve(path: str) -> str:
 
 
 def identity(config: ModelConfig, seed: int) -> dict[str, Any]:
-    """What tells this policy from any other: a digest of its files, or a revision of the hub, or a seed."""
+    """What tells this policy from any other: a digest of its files, or the commit of the hub, and the seed of random
+    weights.
+
+    Raises:
+        UserError: it is not to be had.
+    """
     path = resolve(config.path)
-    known: dict[str, Any] = {"path": config.path, "revision": config.revision}
+    known: dict[str, Any] = {"path": config.path}
     if Path(path).is_dir():
         digest = sha256()
         for file in sorted(file for file in Path(path).iterdir() if file.is_file()):
             with file.open("rb") as content:
                 digest.update(file.name.encode() + file_digest(content, "sha256").digest())
-        known = {"path": config.path, "sha256": digest.hexdigest()}
-    if config.init == "random":
-        known |= {"init": "random", "num_layers": config.num_layers, "seed": seed}
-    return known
+        known["sha256"] = digest.hexdigest()
+    else:
+        try:
+            found = cached_file(path, "config.json", revision=config.revision)
+        except (OSError, ValueError) as error:
+            raise _failed(config.path, error) from error
+        known["commit"] = extract_commit_hash(found, None)
+    return known | ({"num_layers": config.num_layers, "seed": seed} if config.init == "random" else {})
 
 
 def _failed(path: str, error: Exception) -> UserError:

@@ -82,7 +82,7 @@ class Generate:
     def __init__(self, policy: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool, **distorting: float | None) -> None:
         """`distorting`: any of grpo.config.distorting; left out, samples are from the policy's own distribution."""
         self.policy, self.tokenizer, self.bf16 = policy, tokenizer, bf16
-        self.distorting = {name: value for name, value in distorting.items() if value is not None}
+        self.distorting = distorting
         self.ends = end_tokens(policy, tokenizer)
 
     def complete(
@@ -107,11 +107,8 @@ class Generate:
         # `generate` fills every value that is left unset from the policy's own config, so that is set aside meanwhile.
         holder = causal_lm(self.policy)
         own = holder.generation_config
-        if temperature:
-            settings = {"do_sample": True, "temperature": temperature, "top_k": 0} | self.distorting
-        else:
-            penalty = self.distorting.get("repetition_penalty")
-            settings = {"do_sample": False} | ({} if penalty is None else {"repetition_penalty": penalty})
+        sampled = {"do_sample": True, "temperature": temperature, "top_k": 0}
+        settings = (sampled if temperature else {"do_sample": False}) | self.distorting
         holder.generation_config = GenerationConfig(
             **settings,
             eos_token_id=self.ends,
@@ -445,6 +442,17 @@ class Graphs:
             self.held.clear()
             self.graphs.clear()
             self.mode = mode
+        try:
+            return self._run(sampler, prefill, group, uniforms, limit)
+        except BaseException:
+            # Out of memory, maybe: what is held must not stand in the way of a smaller batch.
+            self.held.clear()
+            self.graphs.clear()
+            raise
+
+    def _run(
+        self, sampler: Sampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int
+    ) -> list[list[int]]:
         rows = Rows.start(prefill, group, uniforms, limit)
         # One row more takes what idle slots sample.
         picked = torch.full((len(group) + 1, limit), -1, device=prefill.last.device)

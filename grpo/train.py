@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from grpo.batching import Batch, derive_batch
 from grpo.command import Jobs, command, job
-from grpo.config import CONF, Config, load, neutral
+from grpo.config import CONF, Config, load, undistorted
 from grpo.console import answers, comparison_table, listed, progress, quiet_libraries, say, shortest
 from grpo.data import GSM8K_TRAIN, JOY, Example, build_train_set, load_splits
 from grpo.device import use_threads
@@ -69,7 +69,7 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
     train_rows, notes = build_train_set(splits.train, tokenizer, config)
     policy: Any = build_policy(config.model, config.seed)
     policy.to(config.device)
-    evaluated_by = replace(config, rollout=neutral(config.rollout))  # however training samples
+    evaluated_by = replace(config, rollout=undistorted(config.rollout))  # however training samples
     rollout = build_rollout(policy, tokenizer, evaluated_by)
     stop = {"stop": tokenizer.convert_ids_to_tokens(rollout.ends)}
     for note in notes:
@@ -93,7 +93,7 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
         evaluation = evaluate_on(splits.validation, f"at step {step}", lines=False)
         evaluation.keep(
             out / "evaluations" / f"step_{step:06d}.json",
-            protocol(evaluated_by, splits.validation, {"path": f"step {step}"}) | stop,
+            protocol(evaluated_by, "validation", splits.validation, {"path": f"step {step}"}) | stop,
         )
         recorder.record(evaluation.flat("eval"), step)
         low, high = evaluation.intervals["accuracy_strict"]
@@ -118,12 +118,12 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
                 trainer.add_callback(Validation(config.eval_steps, validate))
             trainer.train()
         trained = time.perf_counter()
+        save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "policy")
         after, answers_after = evaluate_on(splits.held_out, "after training"), ask_shown()
         ended = time.perf_counter()
 
-        save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "policy")
         for evaluation, when, path in ((before, "before", config.model.path), (after, "after", str(out / "policy"))):
-            how = protocol(evaluated_by, splits.held_out, {"path": path}) | stop
+            how = protocol(evaluated_by, "held-out", splits.held_out, {"path": path}) | stop
             evaluation.keep(out / "evaluations" / f"{when}.json", how)
         differences = compare(after, before)
         examples = [

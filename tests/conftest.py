@@ -1,4 +1,4 @@
-"""Every test runs offline, untracked by any account, and outside the repository."""
+"""Every test runs offline, on the CPU, untracked by any account, and outside the repository."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from typing import Any
 
 os.environ["WANDB_API_KEY"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 

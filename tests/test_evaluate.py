@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from hydra import compose as hydra_compose
 from grpo import evaluate
 from grpo.config import EvaluateConfig, compose, configs, readable
 from grpo.errors import UserError
+from grpo.estimators import wilson
 from tests.conftest import SMALL
 from tests.test_config import imported
 from tests.test_data import GSM8K, needs_gsm8k
@@ -73,7 +75,7 @@ def test_a_runs_own_figures_again(folder, capsys) -> None:
     for line in (
         f"{PROBLEMS} held-out problems of arithmetic",
         "greedy",
-        "16 tokens, or <|im_end|>",
+        "at most 16 tokens, ended by <|im_end|>",
         "A/policy (sha256",
     ):
         assert line in said
@@ -100,11 +102,11 @@ def test_it_is_answered_once(folder, capsys) -> None:
     assert len(list((folder / "A" / "evaluations").glob("arithmetic-*.json"))) == 3
     run("run=A", "name=mine")
     with pytest.raises(
-        UserError, match=r"name=mine: A/evaluations/mine.json holds another evaluation \(stop: 16 tokens"
+        UserError, match=r"name=mine: A/evaluations/mine.json holds another evaluation \(length: at most 16 tokens"
     ):
         run("run=A", "name=mine", "max_completion_length=8")
     (folder / "A" / "evaluations" / "mine.json").write_text("{")
-    with pytest.raises(UserError, match=r"mine.json is damaged. Delete it to answer anew"):
+    with pytest.raises(UserError, match=r"mine.json is damaged; delete it to answer anew"):
         run("run=A", "name=mine")
     report.with_suffix(".parquet").write_bytes(b"PAR1 but not much more")
     with pytest.raises(UserError, match=r"arithmetic-greedy-\w+.parquet is damaged.* Delete it to answer anew"):
@@ -148,7 +150,8 @@ def test_several_samples(folder, capsys) -> None:
     run("run=A", "samples=4", "temperature=1.0", "name=x")
     said = capsys.readouterr().out
     assert "samples 4, temperature 1.0, top_p 1.0, top_k 0, min_p none" in said and "maj@k" in said
-    figures = kept(folder / "A" / "evaluations")["figures"]
+    first = kept(folder / "A" / "evaluations")
+    figures = first["figures"]
     assert {"pass@1", "pass@4", "maj@2", "maj@2/flexible"} <= figures.keys() and "pass@3" not in figures
     assert figures["pass@1"] == pytest.approx(figures["accuracy_strict"])
     table = pd.read_parquet(folder / "A" / "evaluations" / "x.parquet")
@@ -158,7 +161,11 @@ def test_several_samples(folder, capsys) -> None:
     run("run=A", "baseline=before", "samples=4", "temperature=1.0", "name=x", "k=[3]")
     said = capsys.readouterr().out
     assert "run: answered before" in said and "pass@3" in said and "pass@4" not in said
-    assert "pass@3" in kept(folder / "A" / "evaluations")["figures"]
+    again = kept(folder / "A" / "evaluations")
+    assert {"pass@3", "pass@4"} <= again["figures"].keys() and again["created"] == first["created"]
+    # Each problem either has a right one among all four or not; of fewer there is an estimate.
+    right = table.groupby("problem")["accuracy_flexible"].any().sum()
+    assert figures["intervals"]["pass@4/flexible"] == list(wilson(int(right), PROBLEMS))
 
 
 def test_what_the_command_line_does_not_set_is_the_runs(folder) -> None:
@@ -185,18 +192,76 @@ def test_what_the_command_line_does_not_set_is_the_runs(folder) -> None:
 def test_two_runs_on_their_own_problems_or_on_the_same(folder, capsys) -> None:
     shutil.copytree("A", "B")
     saved = folder / "B" / ".hydra" / "config.yaml"
-    saved.write_text(saved.read_text().replace("  seed: 0", "  seed: 7").replace("_length: 16", "_length: 8"))
+    text = saved.read_text().replace("  seed: 0", "  seed: 7").replace("_length: 16", "_length: 8")
+    saved.write_text(text.replace("  correctness: 1.0", "  correctness: 3.0"))
     with pytest.raises(
-        UserError, match=r"needs the same problems; 0 of 12 are among the baseline's 12. With data=NAME"
+        UserError, match=r"needs the same problems; 0 of 12 are among the baseline's 12. Name a dataset"
     ):
         run("run=A", "baseline=B")
     run("run=A", "baseline=B", "data=arithmetic", "data.eval_problems=5")
     said = capsys.readouterr().out
-    assert "baseline, where it differs:" in said and "8 tokens, or <|im_end|>" in said
+    assert "baseline, where it differs:" in said and "at most 8 tokens, ended by <|im_end|>" in said
+    # One stack of rewards scores both.
+    (report,) = (folder / "B" / "evaluations").glob("arithmetic-greedy-*.json")
+    assert kept(report.parent, report.stem)["protocol"]["rewards"]["correctness"] == 1.0
     # A checkpoint, or any other policy, of the run.
     run("run=A", "baseline=A", "model.path=embedded:tiny", "name=x", "rollout.native=false")
     assert kept(folder / "A" / "evaluations")["protocol"]["policy"]["path"] == "embedded:tiny"
     assert kept(folder / "A" / "evaluations")["figures"] == results(folder)["before"]
+
+
+def test_problems_that_the_run_trained_on_are_never_held_out(trained, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained / "A", "A")
+    rows = [{"question": f"How much is {i} and 1?", "answer": str(i + 1)} for i in range(9)]
+    lines(tmp_path / "train.jsonl", rows)
+    saved = tmp_path / "A" / ".hydra" / "config.yaml"
+    text = saved.read_text()
+    data = compose(["data=jsonl", f"data.path={tmp_path}", "data.eval_problems=4"]).data
+    head, tail = text.partition("\ndata:\n")[0], text.partition("\nrollout:\n")[2]
+    settings = "".join(f"  {name}: {'null' if value is None else value}\n" for name, value in asdict(data).items())
+    saved.write_text(f"{head}\ndata:\n{settings}rollout:\n{tail}")
+    run("run=A", "name=x")
+    run("run=A", "name=y", "data.eval_problems=2")
+    for name, expected in (("x", rows[5:]), ("y", rows[5:7])):
+        table = pd.read_parquet(tmp_path / "A" / "evaluations" / f"{name}.parquet")
+        assert table["question"].tolist() == [row["question"] for row in expected]
+    with pytest.raises(
+        UserError, match=r"data.eval_problems=5: the run held 4 problems of train.jsonl out of training"
+    ):
+        run("run=A", "data.eval_problems=5")
+    saved.write_text(saved.read_text().replace("test_file: null", "test_file: train.jsonl"))
+    with pytest.raises(UserError, match=r"the run held 0 problems of train.jsonl out of training; take at most"):
+        run("run=A", "data.test_file=null")
+    # Another file is another matter.
+    lines(tmp_path / "other.jsonl", rows[:3])
+    run("run=A", "name=z", "data.test_file=null", "data.train_file=other.jsonl", "data.eval_problems=2")
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=1", "bf16=true", "model.dtype=bfloat16", "rollout.native=false", "max_completion_length=9"]
+)
+def test_what_completions_hang_on_makes_another_evaluation(folder, override: str) -> None:
+    sampled = ["run=A", "samples=2", "temperature=1", "data.eval_problems=2"]
+    run(*sampled)
+    run(*sampled, override)
+    run(*sampled, "threads=1", "eval_batch_size=3", "show=1")
+    assert len(list((folder / "A" / "evaluations").glob("arithmetic-*.json"))) == 2
+
+
+def test_a_hub_policy_is_its_commit(tmp_path, monkeypatch, folder) -> None:
+    """As the hub's cache lays it out."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cache = tmp_path / "cache" / "models--someone--tiny"
+    shutil.copytree(folder / "A" / "policy", cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
+    line = [sys.executable, "-m", "grpo.evaluate", "model.path=someone/tiny", "data.eval_problems=2", "name=x"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "policy    someone/tiny (commit 01234567)" in done.stdout
+    assert kept(tmp_path / "outputs" / "evaluations")["protocol"]["policy"]["commit"] == commit
 
 
 ROWS = [
@@ -264,13 +329,17 @@ def test_bad_files_of_completions(tmp_path, monkeypatch, rows: list, message: st
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def a_protocol(folder: Path) -> dict:
+    return kept(folder / "A" / "evaluations", "after")["protocol"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["run=nowhere"], "nowhere is not the folder of a run"),
         (["run=A", "samples=4"], "samples=4: greedy answers are all alike; add temperature=1.0."),
         (["run=A", "samples=0"], "samples=0: must lie within 1 and 256."),
-        (["run=A", "samples=4", "temperature=1", "k=[1,8]"], "k=[1, 8]: each must lie within 1 and samples=4."),
+        (["run=A", "samples=4", "temperature=1", "k=[1,8]"], "k=[1, 8]: must not exceed samples=4."),
         (["run=A", "temperature=-1"], "temperature=-1.0: must be at least 0."),
         (["run=A", "rollout=generate", "rollout.top_p=0.9"], "greedy answers have no use for it; add temperature=1.0."),
         (["run=A", "rollout.top_p=0.9"], "rollout=fast samples from the policy's own distribution"),
@@ -290,6 +359,14 @@ def test_bad_files_of_completions(tmp_path, monkeypatch, rows: list, message: st
         (["run=A", "completions=B.jsonl"], "evaluate one of them; the other can be the baseline="),
         (["completions=made.jsonl", "data.eval_problems=3"], "data.eval_problems: completions=FILE asks no policy"),
         (["completions=made.jsonl", "k=[4]"], "k=[4]: a problem has only 2 completions"),
+        (["completions=single.jsonl", "k=[2]"], "k=[2]: a problem has only 1 completions"),
+        (["completions=made.jsonl", "k=[]"], "k=[]: must be a list of whole numbers from 1 on"),
+        (["completions=made.jsonl", "k=[0,1]"], "k=[0, 1]: must be a list of whole numbers from 1 on"),
+        (["completions=made.jsonl", "name=here"], "name=here: outputs/evaluations/here.json holds another evaluation"),
+        (["run=A", "name=after"], "A/evaluations/after.json holds another evaluation"),
+        (["run=A", "name=half", "samples=1"], "half.partial.jsonl holds another evaluation, which was interrupted"),
+        (["run=A", "name=hurt"], "hurt.partial.jsonl is damaged; delete it to begin anew."),
+        (["completions=blank.parquet"], "blank.parquet, row 2: 'gold' is None; it must hold text or a number."),
         (["run=A", "baseline=made.jsonl"], "baseline: a paired comparison needs the same problems; 0 of 12 are"),
     ],
 )
@@ -297,6 +374,13 @@ def test_mistakes(folder, overrides: list[str], message: str) -> None:
     (folder / "empty.jsonl").write_text("\n")
     (folder / "bad.parquet").write_text("PAR1")
     lines(folder / "made.jsonl", ROWS)
+    lines(folder / "single.jsonl", ROWS[:2])
+    pd.DataFrame([ROWS[1], ROWS[3] | {"gold": None}]).to_parquet(folder / "blank.parquet")
+    elsewhere = folder / "outputs" / "evaluations"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "here.json").write_text(json.dumps({"identity": "12345678", "protocol": a_protocol(folder)}))
+    (folder / "A" / "evaluations" / "half.partial.jsonl").write_text('{"identity": "12345678"}\n[0, 0, "", 1, false]\n')
+    (folder / "A" / "evaluations" / "hurt.partial.jsonl").write_text('{"identity": "12345678"}\n[0, 0, "]\n\n')
     with pytest.raises(UserError) as error:
         run(*overrides)
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -351,7 +435,7 @@ def test_any_policy_on_gsm8k(command, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "5 held-out problems of gsm8k" in said and "random weights of seed 0" in said
-    assert "12 tokens, or <|endoftext|> or <|im_end|>" in said
+    assert "at most 12 tokens, ended by <|endoftext|> or <|im_end|>" in said
     report = kept(tmp_path / "outputs" / "evaluations")
     assert report["figures"]["n"] == 5 and report["figures"]["truncated"] > 0
     table = pd.read_parquet(tmp_path / "outputs" / "evaluations" / "x.parquet")

@@ -47,7 +47,7 @@ def test_the_reference_recipe(train, capsys) -> None:
     table = tables[-1]
     assert [row[0] for row in table["data"]] == [1, 1, 2, 2]
     assert {row[1] for row in table["data"]} < set(questions())
-    assert summary["after/n"] == results["after"]["n"] == 2
+    assert summary["after/reward"] == results["after"]["reward"] and results["after"]["n"] == 2
 
     prompt = [{"role": "user", "content": "Wie viele?"}]
     for text in ("1,080 pages 思考", prompt):
