@@ -54,10 +54,10 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
-def progress(title: str, total: int, lines: bool = True) -> Iterator[Callable[[int, str], None]]:
+def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[[int, str], None]]:
     """A bar over `total`, advanced by calling it with (how many, what stands beside).
 
-    Without a terminal: ten lines, or none.
+    One that is not `lasting` leaves nothing behind. Without a terminal: ten lines, or none.
     """
     if console.is_terminal:
         with Progress(
@@ -68,6 +68,7 @@ def progress(title: str, total: int, lines: bool = True) -> Iterator[Callable[[i
             TextColumn("{task.fields[beside]}"),
             console=console,
             expand=True,
+            transient=not lasting,
         ) as bars:
             task = bars.add_task(title, total=total, beside="")
             yield lambda count, beside: bars.update(task, advance=count, beside=beside)
@@ -77,7 +78,7 @@ def progress(title: str, total: int, lines: bool = True) -> Iterator[Callable[[i
         def advance(count: int, beside: str) -> None:
             nonlocal done, tenth
             done += count
-            if lines and done * 10 // total > tenth:
+            if lasting and done * 10 // total > tenth:
                 tenth = done * 10 // total
                 console.print(Text(f"{title} {done}/{total}  {time.monotonic() - began:.0f} s  {beside}".rstrip()))
 
@@ -172,20 +173,22 @@ def comparison_table(
     names: tuple[str, str], first: dict[str, float], second: dict[str, float], differences: dict[str, Any]
 ) -> Table:
     """Two evaluations of the same problems, and what the second has over the first, as grpo.evaluation.compare says."""
-    table = _table(*names, "difference", "95% interval", "p")
+    tested = any(difference.p is not None for difference in differences.values())
+    table = _table(*names, "difference", "95% interval", *(["p"] if tested else []))
     table.columns[2].style = "bold"
-    if any(difference.p is not None for difference in differences.values()):
+    if tested:
         table.caption, table.caption_justify = "p: exact two-sided McNemar test", "left"
     for name, difference in differences.items():
         change = shown(name)[1](difference.value)
-        table.add_row(
-            Text(shown(name)[0]),
+        cells = [
             with_unit(name, first[name]),
             with_unit(name, second[name]),
             change if change.startswith("-") else f"+{change}",
             interval(name, difference.low, difference.high),
-            "" if difference.p is None else f"{difference.p:.3f}" if difference.p >= 0.001 else "<.001",
-        )
+        ]
+        if difference.p is not None:
+            cells.append(f"{difference.p:.3f}" if difference.p >= 0.001 else "<.001")
+        table.add_row(Text(shown(name)[0]), *cells)
     return table
 
 

@@ -197,7 +197,7 @@ class Evaluation:
         if self.single:
             return
         chosen = sorted({*asked, *(2**i for i in range(fewest.bit_length()))})
-        with progress("pass@k and maj@k", 2 * len(chosen), lines=False) as advance:
+        with progress("pass@k and maj@k", 2 * len(chosen), lasting=False) as advance:
             for kind, suffix in (("strict", ""), ("flexible", "/flexible")):
                 right, wrong = self._votes(kind)
                 for k in chosen:

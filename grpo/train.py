@@ -75,9 +75,9 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
     for note in notes:
         say(note)
 
-    def evaluate_on(examples: list[Example], when: str, lines: bool = True) -> Evaluation:
+    def evaluate_on(examples: list[Example], when: str, lasting: bool = True) -> Evaluation:
         questions = [example.question for example in examples]
-        with progress(f"evaluating {when}", len(examples), lines) as advance:
+        with progress(f"evaluating {when}", len(examples), lasting) as advance:
             return evaluate(examples, answer(rollout, tokenizer, questions, config), rewards, on_answered=advance)
 
     def ask_shown() -> list[str]:
@@ -90,7 +90,7 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
     def validate(step: int) -> None:
         nonlocal validating
         started = time.perf_counter()
-        evaluation = evaluate_on(splits.validation, f"at step {step}", lines=False)
+        evaluation = evaluate_on(splits.validation, f"at step {step}", lasting=False)
         evaluation.keep(
             out / "evaluations" / f"step_{step:06d}.json",
             protocol(evaluated_by, "validation", splits.validation, {"path": f"step {step}"}) | stop,

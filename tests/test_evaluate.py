@@ -435,7 +435,7 @@ def test_any_policy_on_gsm8k(command, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "5 held-out problems of gsm8k" in said and "random weights of seed 0" in said
-    assert "at most 12 tokens, ended by <|endoftext|> or <|im_end|>" in said
+    assert "at most 12 tokens, ended by <|im_end|>" in said
     report = kept(tmp_path / "outputs" / "evaluations")
     assert report["figures"]["n"] == 5 and report["figures"]["truncated"] > 0
     table = pd.read_parquet(tmp_path / "outputs" / "evaluations" / "x.parquet")
