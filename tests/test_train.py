@@ -92,7 +92,8 @@ def test_evaluating_while_training(train, tmp_path, capsys) -> None:
     timing = {"step_time", "num_tokens"}
     lines = [[row for row in metrics(folder) if "reward" in row] for folder in (plain, out)]
     for left, right in zip(*lines, strict=True):
-        assert {k: v for k, v in left.items() if k not in timing} == {k: v for k, v in right.items() if k not in timing}
+        left, right = ({name: row[name] for name in row.keys() - timing} for row in (left, right))
+        assert left == pytest.approx(right, rel=1e-3, abs=1e-6)  # sums hang on where in memory their terms lie
 
     rows = [row for row in metrics(out) if "eval/accuracy_strict" in row]
     assert [row["step"] for row in rows] == [0, 2, 4, 5]
