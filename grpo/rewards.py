@@ -226,7 +226,7 @@ def load_reward_files(files: Sequence[str]) -> None:
 
 
 def build_rewards(weights: dict[str, float], files: Sequence[str] = ()) -> RewardStack:
-    """The stack of a run.
+    """The stack of a run; `correctness` is always measured.
 
     Raises:
         UserError: an unknown reward, a weight that is not finite, or a stack whose weights are all zero.
@@ -239,4 +239,4 @@ def build_rewards(weights: dict[str, float], files: Sequence[str] = ()) -> Rewar
             raise UserError(f"rewards.{name}={weight}: a weight is a finite number.")
     if not any(weights.values()):
         raise UserError("rewards: every weight is 0, so nothing would be trained; give one reward a weight.")
-    return RewardStack(dict(weights))
+    return RewardStack({**weights, "correctness": weights.get("correctness", 0.0)})

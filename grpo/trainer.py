@@ -17,6 +17,7 @@ from trl.trainer.utils import split_tensor_dict
 from grpo.batching import Batch
 from grpo.config import Config
 from grpo.console import say
+from grpo.diagnostics import attribute, measure
 from grpo.errors import UserError
 from grpo.rewards import RewardStack, score
 from grpo.rollout import Fast, Rollout
@@ -87,6 +88,7 @@ class Trainer(GRPOTrainer):
 
     args: Any
     model: Any
+    num_generations: int
     _buffered_inputs: Any
 
     def __init__(self, *args: Any, rollout: Rollout, share_prompts: bool, **kwargs: Any) -> None:
@@ -133,6 +135,24 @@ class Trainer(GRPOTrainer):
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
             self._buffered_inputs = split_tensor_dict(self._generate_and_score_completions(generation_batch), steps)
         return self._buffered_inputs[self._step % steps]
+
+    def _calculate_rewards(self, *args: Any) -> Tensor:
+        """The raw scores (N, R) of all ranks' completions; logs what their advantages are made of."""
+        scores: Tensor = super()._calculate_rewards(*args)
+        if self.model.training:
+            raw = scores.cpu().double().numpy()
+            split = attribute(
+                raw,
+                self.reward_weights.double().cpu().numpy(),
+                self.num_generations,
+                self.scale_rewards,
+                self.multi_objective_aggregation,
+            )
+            correct = raw[:, self.reward_func_names.index("correctness")] > 0
+            figures = measure(split, self.reward_func_names, correct, self.num_generations)
+            for name, value in figures.items():
+                self._metrics["train"][name].append(value)
+        return scores
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         # Rows of zero advantage get no gradient from the policy loss, so without other terms they need none at all.

@@ -280,13 +280,14 @@ def test_bad_stacks(tmp_path) -> None:
         build_rewards({"int": float("inf")})
     with pytest.raises(UserError, match="no file"):
         build_rewards({"int": 1.0}, [str(tmp_path / "missing.py")])
-    assert build_rewards({"xmlcount": -0.5}).weights == {"xmlcount": -0.5}
+    # Correctness is always measured.
+    assert build_rewards({"xmlcount": -0.5}).weights == {"xmlcount": -0.5, "correctness": 0.0}
 
 
 def test_one_runs_rewards_are_not_the_next_ones(tmp_path) -> None:
     for folder, value in (("a", 1.0), ("b", 2.0)):
         (tmp_path / folder).mkdir()
         file = write(tmp_path / folder, f"def mine(completion):\n    return {value}\n")
-        assert build_rewards({"mine": 1.0}, [file]).score(["x"], ["1"], ["?"]) == {"mine": [value]}
+        assert build_rewards({"mine": 1.0}, [file]).score(["x"], ["1"], ["?"])["mine"] == [value]
     with pytest.raises(UserError, match="no reward 'mine'"):
         build_rewards({"mine": 1.0})
