@@ -1,5 +1,6 @@
 """What every Hydra command does around its work: a user's mistake ends in one message and a non-zero exit."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -42,6 +43,9 @@ def command(app: Callable[[], Any], schema: type[Common], interrupted: str) -> N
     """Run a Hydra app to its exit code; `interrupted` is what is said after Ctrl-C."""
     # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows fewer characters than completions hold
     try:
         with readable(schema):
             app()

@@ -64,11 +64,11 @@ def _parquet(path: Path, setting: str) -> Iterator[Row]:
 
 
 def _row(row: dict[str, Any]) -> Row:
-    example = Example(text_of(row, "question").strip(), text_of(row, "gold").strip())
+    example = Example(text_of(row, "question").strip(), text_of(row, "gold").rpartition("####")[2].strip())
     tokens, truncated = row.get("tokens"), row.get("truncated")
     if isinstance(tokens, float) and tokens.is_integer():  # as pandas keeps whole numbers beside missing ones
         tokens = int(tokens)
-    if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int)):
+    if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0):
         raise UserError(f"'tokens' is {tokens!r}; it must be a whole number.")
     if truncated is not None and not isinstance(truncated, bool):
         raise UserError(f"'truncated' is {truncated!r}; it must be true or false.")

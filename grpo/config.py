@@ -405,8 +405,8 @@ def load_run(folder: Path) -> Common:
         )
     if not (folder / "policy" / "config.json").is_file() or not (folder / "results.json").is_file():
         raise UserError(
-            f"{folder} holds a run that was not finished: it has no final policy. A checkpoint of it can be named "
-            "as a policy, model.path=FOLDER/checkpoints/checkpoint-N."
+            f"{folder} holds a run that was not finished. A policy that it saved can be named all the same, "
+            f"model.path={folder}/checkpoints/checkpoint-N."
         )
     try:
         settings: Any = OmegaConf.to_container(OmegaConf.load(saved))
@@ -416,6 +416,8 @@ def load_run(folder: Path) -> Common:
         raise UserError(f"{saved} is damaged: it holds no settings.")
     shared = {item.name: settings.get(item.name, MISSING) for item in fields(Common)}
     try:
+        if missing := [name for name, value in shared.items() if value == MISSING]:
+            raise UserError(f"there is no {', '.join(missing)}.")
         with readable():
             config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Common), shared))
             assert isinstance(config, Common)
@@ -459,7 +461,13 @@ def explain(error: Exception, schema: type[Common]) -> str:
         group, name = match.groups()
         other = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
         return f"{group}={name}: there is no such {group}.{nearest(name, options(group))}{other}"
+    if "LexerNoViableAlt" in text:
+        typed_in = text.partition(": ")[2].splitlines()[0].strip()
+        return f"{typed_in}: a value with other than plain characters is quoted twice, 'key=\"value\"'."
     if match := re.search(r"Error merging override (\S+)", text):
+        if "is not a ListConfig" in cause:
+            key, _, value = match[1].partition("=")
+            return f"{match[1]}: a list is written in brackets, {key}=[{value}]."
         return f"{match[1]}: {cause.splitlines()[0].rstrip('.')}."
     if match := re.search(r"Multiple values for (\w+)", text):
         return f"+{match[1]}=...: {match[1]} has a place in the defaults already; leave out the plus."

@@ -23,7 +23,7 @@ console = Console(highlight=False)
 
 TAG = re.compile(r"</?(?:reasoning|answer)>")
 # What a terminal would obey rather than show.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def say(message: RenderableType) -> None:
@@ -100,12 +100,12 @@ FIGURES = {
 def shown(figure: str) -> tuple[str, Callable[[float], str]]:
     """What a person reads for `figure`, and how its value is written."""
     if figure.startswith("rewards/"):
-        return f"reward {figure.removeprefix('rewards/')}", "{:.3f}".format
+        return f"reward {figure.removeprefix('rewards/')}", "{:z.3f}".format
     if figure == "reward":
-        return FIGURES[figure], "{:.2f}".format
+        return FIGURES[figure], "{:z.2f}".format
     if figure == "mean_completion_tokens":
-        return FIGURES[figure], "{:.1f}".format
-    return FIGURES.get(figure, figure), lambda value: f"{value * 100:.1f}"
+        return FIGURES[figure], "{:z.1f}".format
+    return FIGURES.get(figure, figure), lambda value: f"{value * 100:z.1f}"
 
 
 def with_unit(figure: str, value: float) -> str:
@@ -128,6 +128,7 @@ def facts(lines: dict[str, str]) -> Table:
 
 def _table(*columns: str) -> Table:
     table = Table("", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.columns[0].overflow = "fold"
     for column in columns:
         table.add_column(column, justify="right")
     return table
@@ -197,7 +198,7 @@ def answers(question: str, columns: dict[str, str]) -> Table:
     title = Text(printable(question), style="bold")
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", expand=True)
     for name in columns:
-        table.add_column(Text(name), ratio=1)
+        table.add_column(Text(name), ratio=1, overflow="fold")
     table.add_row(*map(tinted, columns.values()))
     return table
 

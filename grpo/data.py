@@ -186,10 +186,11 @@ def text_of(row: dict[str, Any], key: str, blank: bool = False) -> str:
     if key not in row:
         raise UserError(f"there is no column '{key}', only {', '.join(map(repr, row))}.")
     value = row[key]
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not (blank or str(value).strip()):
+    kinds = str | int | float | Decimal
+    if isinstance(value, bool) or not isinstance(value, kinds) or value != value or not (blank or str(value).strip()):
         raise UserError(f"'{key}' is {value!r}; it must hold text or a number.")
-    if isinstance(value, float):
-        value = format(Decimal(repr(value)), "f")
+    if isinstance(value, float | Decimal):
+        value = format(Decimal(str(value)), "f")
     try:
         str(value).encode("utf-8")
     except UnicodeEncodeError as error:

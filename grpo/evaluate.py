@@ -6,11 +6,14 @@ python -m grpo.evaluate completions=file.jsonl
 """
 
 import json
+import os
 import re
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from grpo.command import command, job
+from grpo.command import Jobs, command, job
 from grpo.completions import SUFFIXES, Unfinished, read_completions
 from grpo.config import (
     CONF,
@@ -45,7 +48,7 @@ from grpo.console import (
     say,
     shortest,
 )
-from grpo.data import Example, load_held_out
+from grpo.data import Example, load_held_out, load_splits
 from grpo.device import require, use_threads
 from grpo.errors import UserError
 from grpo.evaluation import (
@@ -61,12 +64,12 @@ from grpo.evaluation import (
     problems_of,
     protocol,
 )
-from grpo.files import write_json
+from grpo.files import file_sha256, write_json
 from grpo.hub import on_hub, prepare_hub
 from grpo.rewards import RewardStack, build_rewards
 
-# Settings that completions made elsewhere have no use for.
-OF_POLICIES = {item.name for item in fields(Common)} - {"rewards", "reward_files"} | {"samples", "temperature"}
+# Settings that cannot hold for completions made elsewhere.
+OF_POLICIES = {"model", "data", "rollout", "system_prompt", "max_completion_length", "samples", "temperature"}
 ELSEWHERE = Path("outputs/evaluations")
 
 
@@ -188,24 +191,51 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
                 OmegaConf.update(merged, key, OmegaConf.select(composed, key), merge=False)
     config = load(merged, EvaluateConfig)
     stem = f"before-{config.data.name}" if before else config.data.name
-    return Subject(title, config, folder / "evaluations", stem, _never_trained_on(config.data, data), seed)
+    if config.model.path != saved.model.path:
+        title, stem = "policy", f"{_plain(Path(config.model.path).name)}-{stem}"
+    keep = folder / "evaluations" if os.access(folder, os.W_OK) else ELSEWHERE
+    return Subject(title, config, keep, stem, _held_out(config.data, data, folder), seed)
 
 
-def _never_trained_on(data: DataConfig, of_run: DataConfig) -> list[Example]:
-    """The held-out problems of `data`, for a run that was trained on the training problems of `of_run`.
+def _held_out(data: DataConfig, of_run: DataConfig, folder: Path) -> list[Example]:
+    """The held-out problems of `data`, for the run in `folder`, which was trained on those of `of_run`.
 
     Raises:
-        UserError: they would be cut out of what the run was trained on.
+        UserError: some are problems that the run was trained on, or the run's own are not what they were.
     """
-    if data.test_file is not None or (data.path, data.train_file) != (of_run.path, of_run.train_file) or not data.path:
-        return load_held_out(data)
-    held_out = load_held_out(of_run) if of_run.test_file is None else []
-    if data.eval_problems is None or data.eval_problems > len(held_out):
+    with _settled_by(folder):
+        examples = load_held_out(data)
+        if of_run.name == "arithmetic":
+            return examples  # no held-out problem shares its numbers with a training problem
+        known = _json(folder / "evaluations" / "after.json").get("protocol", {}).get("problems")
+        if data == of_run and known not in (None, problems_of(examples)):
+            raise UserError("data: the files are not those of the run any more: its held-out problems are others now.")
+        seen = set(load_splits(of_run).train)
+    shared = sum(example in seen for example in examples)
+    if shared and data != of_run:
         raise UserError(
-            f"data.eval_problems={data.eval_problems}: the run held {len(held_out)} problems of {data.train_file} out "
-            "of training; take at most as many, or name a file of problems, data.test_file=FILE."
+            f"data: {shared:,} of these {len(examples):,} problems are among those the run was trained on; name "
+            "others, data.test_file=FILE."
         )
-    return held_out[: data.eval_problems]
+    if shared:
+        say(f"Beware: {shared:,} of the {len(examples):,} held-out problems are in the training file, too.")
+    return examples
+
+
+@contextmanager
+def _settled_by(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} (Of {folder}; its settings can be set anew on the command line.)") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _keys(overrides: Sequence[str]) -> list[str]:
@@ -221,9 +251,9 @@ def _prepare(subject: Subject) -> Callable[[], Done]:
     config = subject.config
     rewards = build_rewards(config.rewards, config.reward_files)
     if subject.made is not None:
-        with subject.made[0].open("rb") as content:
-            file = {"path": str(subject.made[0]), "sha256": file_digest(content, "sha256").hexdigest()}
-        how = {"completions": file, "problems": problems_of(subject.examples)}
+        file, completions = subject.made
+        made = {"path": str(file), "sha256": file_sha256(file), "n": len(completions)}
+        how = {"completions": made, "problems": problems_of(subject.examples)}
         how |= {"extraction": EXTRACTION, "rewards": config.rewards}
         sampling = ""
     else:
@@ -238,6 +268,8 @@ def _prepare(subject: Subject) -> Callable[[], Done]:
         sampling = f"-{config.samples}-at-{config.temperature:g}" if config.temperature else "-greedy"
     digest = _identity(how)
     path = subject.folder / f"{config.name or f'{subject.stem}{sampling}-{digest}'}.json"
+    if subject.made and path.with_suffix(".parquet").absolute() == subject.made[0].absolute():
+        raise UserError(f"name={path.stem}: the evaluation would take the place of {subject.made[0]}; give it another.")
     kept = _kept(path, digest, how)
     if subject.made is not None:
         return lambda: _score(subject, how, path, made_now(digest), rewards)
@@ -270,9 +302,10 @@ def _kept(path: Path, identity: str, how: dict[str, Any]) -> dict[str, Any] | No
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; delete it to answer anew.") from error
     if kept != identity:
+        made = "other content" if kept else "made by a training run"
         lines = [f"{name}: {line}" for name, line in unlike(other, {"stop": other.get("stop", [])} | how).items()]
         raise UserError(
-            f"name={path.stem}: {path} holds another evaluation ({'; '.join(lines) or 'made by a training run'}); give "
+            f"name={path.stem}: {path} holds another evaluation ({'; '.join(lines) or made}); give "
             "this one another name."
         )
     return report if path.with_suffix(".parquet").is_file() else None
@@ -291,8 +324,8 @@ def _score_again(subject: Subject, path: Path, report: dict[str, Any], rewards: 
         examples, completions = read_completions(table, "evaluation")
     except UserError as error:
         raise UserError(f"{error} Delete it to answer anew.") from error
-    if examples != subject.examples:
-        raise UserError(f"evaluation: {table} is damaged: its problems are others. Delete it to answer anew.")
+    if examples != subject.examples or file_sha256(table) != report.get("parquet_sha256"):
+        raise UserError(f"evaluation: {table} is not what was kept. Delete it to answer anew.")
     say(f"{subject.title}: answered before, {report['created']}. To answer anew, delete {shortest(path.absolute())}")
     evaluation = evaluate(subject.examples, [completions], rewards, subject.config.k)
     if evaluation.as_json() != report["figures"]:  # another k, or a reward of the user's own that has changed
@@ -334,7 +367,10 @@ def _answer(
 def described(how: dict[str, Any]) -> dict[str, str]:
     """A protocol, for a person to read."""
     if "completions" in how:
-        lines = {"completions": how["completions"]["path"], "problems": f"{how['problems']['n']:,} of that file"}
+        lines = {
+            "completions": f"{how['completions']['n']:,} in {how['completions']['path']}",
+            "problems": f"{how['problems']['n']:,} of that file",
+        }
     else:
         policy, data, decoding, computing = (how[name] for name in ("policy", "data", "decoding", "computing"))
         known = [f"{name} {policy[name][:8]}" for name in ("sha256", "commit") if policy.get(name)]
@@ -373,7 +409,9 @@ def _wanted(figure: str, asked: Sequence[int] | None) -> bool:
 def _compare(done: dict[str, Done], k: Sequence[int] | None) -> None:
     (before, first), (after, second) = done.items()
     say(f"\n{before}, where it differs:")
-    say(facts(unlike(first.protocol, second.protocol) or {"nothing": "the same policy under the same protocol"}))
+    other = unlike(first.protocol, second.protocol)
+    other.pop("problems", None)  # they are the same, wherever they come from
+    say(facts(other or {"nothing": "the same policy under the same protocol"}))
     differences = compare(second.evaluation, first.evaluation)
     for names in (listed(differences), [name for name in differences if "@" in name and _wanted(name, k)]):
         if names:
@@ -384,7 +422,9 @@ def _compare(done: dict[str, Done], k: Sequence[int] | None) -> None:
         n = len(second.evaluation.examples)
         say(f"Right under {after} alone: {right.gained:,} of {n:,}; under {before} alone: {right.lost:,}.")
     report = {"evaluation": str(second.path), "baseline": str(first.path), "difference": _as_json(differences)}
-    write_json(second.path.with_name(f"{second.path.stem}-vs-{first.path.stem}.json"), report)
+    path = second.path.with_name(f"{second.path.stem}-vs-{first.path.stem}.json")
+    write_json(path, report)
+    say(f"The comparison: {shortest(path.absolute())}")
 
 
 def _as_json(differences: dict[str, Difference]) -> dict[str, Any]:
@@ -412,8 +452,11 @@ def _show(count: int, evaluations: dict[str, Evaluation]) -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 def app(composed: DictConfig) -> None:
     with job():
+        overrides = list(HydraConfig.get().overrides.task)
+        if Jobs.multirun:
+            say(f"\n{' '.join(overrides)}")
         try:
-            run(composed, HydraConfig.get().overrides.task)
+            run(composed, overrides)
         except OSError as error:
             if error.strerror is None:
                 raise
@@ -421,7 +464,12 @@ def app(composed: DictConfig) -> None:
 
 
 def main() -> None:
-    command(app, EvaluateConfig, "Interrupted: the same command goes on where it stopped.")
+    try:
+        command(app, EvaluateConfig, "Interrupted: the same command goes on where it stopped.")
+    except OSError as error:  # what Hydra itself writes for a multirun
+        if Jobs.started:
+            raise
+        sys.exit(f"error: {error.filename or ELSEWHERE}: {error.strerror or error}.")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from grpo.console import progress, say
 from grpo.data import Example
 from grpo.errors import UserError
 from grpo.estimators import MOST, Floats, Interval, bootstrap, maj_at_k, mcnemar, pass_at_k, wilson
-from grpo.files import write_json, written_aside
+from grpo.files import file_sha256, write_json, written_aside
 from grpo.prompts import extract_answer, last_number, parse_number, prompt_ids, same_answer
 from grpo.rewards import RewardStack, score
 
@@ -30,7 +30,19 @@ if TYPE_CHECKING:
 
     from grpo.rollout import Rollout
 
-VERSIONS = ("grpo", "torch", "transformers", "trl", "accelerate", "datasets", "hydra-core", "wandb")
+VERSIONS = (
+    "grpo",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "hydra-core",
+    "wandb",
+    "numpy",
+    "scipy",
+    "pyarrow",
+)
 # Figures that are 0 or 1 for each completion.
 SHARES = ("accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "truncated")
 EXTRACTION = {
@@ -277,7 +289,12 @@ class Evaluation:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(path.with_suffix(".parquet")) as partial:
             parquet.write_table(pyarrow.table(self.columns()), partial)
-        write_json(path, (origin or made_now()) | {"protocol": protocol, "figures": self.as_json()})
+        kept = {
+            "protocol": protocol,
+            "figures": self.as_json(),
+            "parquet_sha256": file_sha256(path.with_suffix(".parquet")),
+        }
+        write_json(path, (origin or made_now()) | kept)
 
 
 def made_now(identity: str | None = None) -> dict[str, Any]:
@@ -328,18 +345,21 @@ def pairs(examples: Sequence[Example], others: Sequence[Example]) -> list[int]:
     Raises:
         UserError: they are not the same problems.
     """
-    places: dict[Example, list[int]] = {}
-    for place, example in enumerate(others):
-        places.setdefault(example, []).append(place)
+    keys, other_keys = (
+        [(each.question, parse_number(each.gold) or each.gold) for each in of] for of in (examples, others)
+    )
+    places: dict[Any, list[int]] = {}
+    for place, key in enumerate(other_keys):
+        places.setdefault(key, []).append(place)
     try:
-        order = [places[example].pop(0) for example in examples]
+        order = [places[key].pop(0) for key in keys]
     except (KeyError, IndexError):
         order = []
     if len(order) != len(others):
-        shared = len(set(examples) & set(others))
+        shared = len(set(keys) & set(other_keys))
         raise UserError(
             f"baseline: a paired comparison needs the same problems; {shared:,} of {len(examples):,} are among the "
-            f"baseline's {len(others):,}. Name a dataset, with its data.path if it has one, to evaluate both on that."
+            f"baseline's {len(others):,}. Two runs are evaluated on the same with data= or data.eval_problems=."
         )
     return order
 
@@ -374,6 +394,7 @@ def protocol(
         "max_completion_length": config.max_completion_length,
         "extraction": EXTRACTION,
         "rewards": config.rewards,
+        "reward_files": {name: file_sha256(Path(name).expanduser()) for name in config.reward_files},
         "computing": {
             "weights": config.model.dtype,
             "autocast": "bfloat16" if config.bf16 else None,

@@ -94,6 +94,10 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
             f"model.path={config.path}: its tokenizer has no chat template, so no prompt can be made for it; take an "
             "instruction-tuned model, or put a chat_template.jinja into its folder."
         )
+    if tokenizer.eos_token_id is None or not tokenizer("1 + 2")["input_ids"]:
+        raise UserError(
+            f"model.path={config.path}: its tokenizer is damaged or incomplete: it knows no end or no text."
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

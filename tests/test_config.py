@@ -115,7 +115,7 @@ def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
         ("data=jsonl", "data.path: data=jsonl needs the folder of your files"),
         ("data.train_problems=null", "data.train_problems=null: data=arithmetic needs a value there."),
         ("model.num_layers=2", "add model.init=random"),
-        ("reward_files=mine.py", "reward_files=mine.py: Invalid value assigned: str is not a ListConfig"),
+        ("reward_files=mine.py", "reward_files=mine.py: a list is written in brackets, reward_files=[mine.py]."),
         ("bf16=maybe", "bf16=maybe: Value 'maybe' is not a valid bool"),
         ("system_prompt", "system_prompt: not a setting; write key=value"),
         ("model.path=a=b", "not a setting; write key=value, and quote a value with = or spaces twice"),

@@ -19,6 +19,7 @@ from grpo.estimators import wilson
 from tests.conftest import SMALL
 from tests.test_config import imported
 from tests.test_data import GSM8K, needs_gsm8k
+from tests.test_evaluation import tagged
 from tests.test_model import QWEN, needs_qwen
 
 PROBLEMS = 12
@@ -108,7 +109,13 @@ def test_it_is_answered_once(folder, capsys) -> None:
     (folder / "A" / "evaluations" / "mine.json").write_text("{")
     with pytest.raises(UserError, match=r"mine.json is damaged; delete it to answer anew"):
         run("run=A", "name=mine")
-    report.with_suffix(".parquet").write_bytes(b"PAR1 but not much more")
+    table = report.with_suffix(".parquet")
+    pd.read_parquet(table).assign(completion=tagged("1")).to_parquet(table)
+    with pytest.raises(
+        UserError, match=r"arithmetic-greedy-\w+.parquet is not what was kept. Delete it to answer anew"
+    ):
+        run("run=A")
+    table.write_bytes(b"PAR1 but not much more")
     with pytest.raises(UserError, match=r"arithmetic-greedy-\w+.parquet is damaged.* Delete it to answer anew"):
         run("run=A")
     report.with_suffix(".parquet").unlink()
@@ -195,11 +202,12 @@ def test_two_runs_on_their_own_problems_or_on_the_same(folder, capsys) -> None:
     text = saved.read_text().replace("  seed: 0", "  seed: 7").replace("_length: 16", "_length: 8")
     saved.write_text(text.replace("  correctness: 1.0", "  correctness: 3.0"))
     with pytest.raises(
-        UserError, match=r"needs the same problems; 0 of 12 are among the baseline's 12. Name a dataset"
+        UserError, match=r"needs the same problems; 0 of 12 are among the baseline's 12. Two runs are evaluated on the same with data="
     ):
         run("run=A", "baseline=B")
     run("run=A", "baseline=B", "data=arithmetic", "data.eval_problems=5")
     said = capsys.readouterr().out
+    assert "The comparison: A/evaluations/arithmetic-greedy-" in said
     assert "baseline, where it differs:" in said and "at most 8 tokens, ended by <|im_end|>" in said
     # One stack of rewards scores both.
     (report,) = (folder / "B" / "evaluations").glob("arithmetic-greedy-*.json")
@@ -210,32 +218,39 @@ def test_two_runs_on_their_own_problems_or_on_the_same(folder, capsys) -> None:
     assert kept(folder / "A" / "evaluations")["figures"] == results(folder)["before"]
 
 
-def test_problems_that_the_run_trained_on_are_never_held_out(trained, tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(trained / "A", "A")
+def test_problems_that_the_run_trained_on_are_never_held_out(folder, capsys) -> None:
     rows = [{"question": f"How much is {i} and 1?", "answer": str(i + 1)} for i in range(9)]
-    lines(tmp_path / "train.jsonl", rows)
-    saved = tmp_path / "A" / ".hydra" / "config.yaml"
+    lines(folder / "train.jsonl", rows)
+    saved = folder / "A" / ".hydra" / "config.yaml"
     text = saved.read_text()
-    data = compose(["data=jsonl", f"data.path={tmp_path}", "data.eval_problems=4"]).data
+    data = compose(["data=jsonl", "data.path=.", "data.eval_problems=4"]).data
     head, tail = text.partition("\ndata:\n")[0], text.partition("\nrollout:\n")[2]
     settings = "".join(f"  {name}: {'null' if value is None else value}\n" for name, value in asdict(data).items())
     saved.write_text(f"{head}\ndata:\n{settings}rollout:\n{tail}")
+    after = folder / "A" / "evaluations" / "after.json"
+    with pytest.raises(UserError, match="data: the files are not those of the run any more"):
+        run("run=A")
+    after.unlink()
     run("run=A", "name=x")
     run("run=A", "name=y", "data.eval_problems=2")
-    for name, expected in (("x", rows[5:]), ("y", rows[5:7])):
-        table = pd.read_parquet(tmp_path / "A" / "evaluations" / f"{name}.parquet")
+    for name, expected in (("x", rows[5:]), ("y", rows[7:])):
+        table = pd.read_parquet(folder / "A" / "evaluations" / f"{name}.parquet")
         assert table["question"].tolist() == [row["question"] for row in expected]
-    with pytest.raises(
-        UserError, match=r"data.eval_problems=5: the run held 4 problems of train.jsonl out of training"
+    shutil.copy("train.jsonl", "copy.jsonl")
+    for overrides, shared in (
+        (["data.eval_problems=6"], 2),
+        (["data.eval_problems=6", f"data.path={folder}"], 2),
+        (["data.eval_problems=6", "data.train_file=copy.jsonl"], 2),
+        (["data.test_file=train.jsonl", "data.eval_problems=null"], 5),
     ):
-        run("run=A", "data.eval_problems=5")
+        with pytest.raises(UserError, match=f"data: {shared} of these . problems are among those the run was trained"):
+            run("run=A", *overrides)
+    # Others are welcome; a run whose own split shares some is told so.
+    lines(folder / "other.jsonl", [{"question": f"How much is {i} and 2?", "answer": str(i + 2)} for i in range(3)])
+    run("run=A", "name=z", "data.test_file=other.jsonl")
     saved.write_text(saved.read_text().replace("test_file: null", "test_file: train.jsonl"))
-    with pytest.raises(UserError, match=r"the run held 0 problems of train.jsonl out of training; take at most"):
-        run("run=A", "data.test_file=null")
-    # Another file is another matter.
-    lines(tmp_path / "other.jsonl", rows[:3])
-    run("run=A", "name=z", "data.test_file=null", "data.train_file=other.jsonl", "data.eval_problems=2")
+    run("run=A", "name=w")
+    assert "Beware: 4 of the 4 held-out problems are in the training file, too." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -265,9 +280,9 @@ def test_a_hub_policy_is_its_commit(tmp_path, monkeypatch, folder) -> None:
 
 
 ROWS = [
-    {"question": "1 + 1?", "gold": 2, "completion": "<answer>2</answer>"},
+    {"question": "1 + 1?", "gold": "one more is\n#### 2", "completion": "<answer>2</answer>"},
     {"question": "1 + 2?", "gold": "3", "completion": "It is 3."},
-    {"question": "1 + 1?", "gold": "2", "completion": ""},
+    {"question": "1 + 1?", "gold": 2, "completion": ""},
     {"question": "1 + 2?", "gold": "3", "completion": "東京 \u2028 3", "tokens": 5},
 ]
 
@@ -283,7 +298,7 @@ def test_completions_made_elsewhere(tmp_path) -> None:
     line = [sys.executable, "-X", "importtime", "-m", "grpo.evaluate", *arguments]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"})
     assert done.returncode == 0 and not imported(done, "torch") and not imported(done, "transformers")
-    assert "problems     2 of that file" in done.stdout and "made.jsonl" in done.stdout
+    assert "problems     2 of that file" in done.stdout and "4 in made.jsonl" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     figures = kept(tmp_path / "outputs" / "evaluations")["figures"]
     assert (figures["n"], figures["accuracy_strict"], figures["accuracy_flexible"]) == (2, 0.25, 0.75)
@@ -317,6 +332,8 @@ def test_completions_of_a_run_against_others(folder, capsys) -> None:
         ),
         ([{"question": "1?", "gold": None, "completion": "1"}], "line 1: 'gold' is None"),
         ([{"question": "1?", "gold": "1", "completion": ["1"]}], "line 1: 'completion' is ['1']"),
+        ([ROWS[0] | {"gold": float("nan")}], "line 1: 'gold' is nan"),
+        ([ROWS[0] | {"tokens": -5}], "line 1: 'tokens' is -5; it must be a whole number."),
         ([ROWS[0] | {"tokens": "5"}], "line 1: 'tokens' is '5'; it must be a whole number."),
         ([ROWS[0] | {"truncated": "no"}], "line 1: 'truncated' is 'no'; it must be true or false."),
     ],
@@ -345,7 +362,13 @@ def a_protocol(folder: Path) -> dict:
         (["run=A", "rollout.top_p=0.9"], "rollout=fast samples from the policy's own distribution"),
         (["run=A", "name=a/b"], "name=a/b: must be a file name"),
         (["run=A", "device=cuda"], "device=cuda: no CUDA device is found. To go on without one: device=cpu"),
-        (["run=A", "data=jsonl", "data.path=."], "data.path: there is no file train.jsonl."),
+        (["run=A", "data=jsonl", "data.path=."], "data.path: there is no file train.jsonl. (Of A; its settings can be"),
+        (["run=A", "k=5"], "k=5: a list is written in brackets, k=[5]."),
+        (["completions=f/ünï.jsonl"], "completions=f/ünï.jsonl: a value with other than plain characters is quoted"),
+        (
+            ["completions=outputs/evaluations/mine.parquet", "name=mine"],
+            "name=mine: the evaluation would take the place of outputs/evaluations/mine.parquet",
+        ),
         (["run=A", "data=jsonl", "data.path=.", "data.test_file=empty.jsonl"], "data=jsonl: the held-out split has no"),
         (["run=A", "rewards.corectness=1"], "rewards.corectness: the composed stack has no such reward"),
         (["run=A", "num_generations=4"], "num_generations: there is no such setting. "),
@@ -378,6 +401,7 @@ def test_mistakes(folder, overrides: list[str], message: str) -> None:
     pd.DataFrame([ROWS[1], ROWS[3] | {"gold": None}]).to_parquet(folder / "blank.parquet")
     elsewhere = folder / "outputs" / "evaluations"
     elsewhere.mkdir(parents=True)
+    pd.DataFrame(ROWS[1:2]).to_parquet(elsewhere / "mine.parquet")
     (elsewhere / "here.json").write_text(json.dumps({"identity": "12345678", "protocol": a_protocol(folder)}))
     (folder / "A" / "evaluations" / "half.partial.jsonl").write_text('{"identity": "12345678"}\n[0, 0, "", 1, false]\n')
     (folder / "A" / "evaluations" / "hurt.partial.jsonl").write_text('{"identity": "12345678"}\n[0, 0, "]\n\n')
@@ -390,7 +414,11 @@ def test_mistakes(folder, overrides: list[str], message: str) -> None:
     ("old", "new", "message"),
     [
         ("seed: 0", "seeds: 0", "A was made by another version of this project"),
-        ("eval_batch_size: 128\n", "", "Its policy can still be named, model.path=A/policy."),
+        (
+            "eval_batch_size: 128\n",
+            "",
+            "were changed: there is no eval_batch_size. Its policy can still be named, model",
+        ),
         ("device: cpu", "device: tpu", "device=tpu: must be one of cpu, cuda."),
         ("model:", "model: [", ".hydra/config.yaml is damaged: "),
     ],
@@ -404,11 +432,16 @@ def test_runs_that_cannot_be_read(folder, old: str, new: str, message: str) -> N
 
 
 def test_runs_without_a_policy(folder) -> None:
+    tokenizer = folder / "A" / "policy" / "tokenizer.json"
+    tokenizer.rename(folder / "tokenizer.json")
+    with pytest.raises(UserError, match=r"model.path=A/policy: "):
+        run("run=A")
+    (folder / "tokenizer.json").rename(tokenizer)
     (folder / "A" / "policy" / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"model.path=A/policy: cannot be loaded; a file is missing or damaged"):
         run("run=A")
     shutil.rmtree(folder / "A" / "policy")
-    with pytest.raises(UserError, match="A holds a run that was not finished: it has no final policy"):
+    with pytest.raises(UserError, match="A holds a run that was not finished"):
         run("run=A")
 
 
