@@ -202,7 +202,8 @@ def test_two_runs_on_their_own_problems_or_on_the_same(folder, capsys) -> None:
     text = saved.read_text().replace("  seed: 0", "  seed: 7").replace("_length: 16", "_length: 8")
     saved.write_text(text.replace("  correctness: 1.0", "  correctness: 3.0"))
     with pytest.raises(
-        UserError, match=r"needs the same problems; 0 of 12 are among the baseline's 12. Two runs are evaluated on the same with data="
+        UserError,
+        match=r"needs the same problems; 0 of 12 are among the baseline's 12. Two runs are evaluated on the same with data=",
     ):
         run("run=A", "baseline=B")
     run("run=A", "baseline=B", "data=arithmetic", "data.eval_problems=5")
