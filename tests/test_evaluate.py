@@ -251,7 +251,10 @@ def test_problems_that_the_run_trained_on_are_never_held_out(folder, capsys) -> 
     run("run=A", "name=z", "data.test_file=other.jsonl")
     saved.write_text(saved.read_text().replace("test_file: null", "test_file: train.jsonl"))
     run("run=A", "name=w")
-    assert "Beware: 4 of the 4 held-out problems are in the training file, too." in capsys.readouterr().out
+    (folder / "train.jsonl").rename(folder / "away.jsonl")
+    run("run=A", "name=v", "data.test_file=other.jsonl")
+    assert "The training problems of A are not here: whether" in (said := capsys.readouterr().out)
+    assert "Beware: 4 of the 4 held-out problems are in the training file, too." in said
 
 
 @pytest.mark.parametrize(
