@@ -393,7 +393,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 
 def load_run(folder: Path) -> Common:
-    """What a finished run shares with other commands; `model` is what it was trained from.
+    """What a finished run shares with other commands: `model` is what it was trained from, `rollout` undistorted.
 
     Raises:
         UserError: the folder does not hold a finished run, or one whose settings are not those of this version.
@@ -428,6 +428,7 @@ def load_run(folder: Path) -> Common:
             f"can still be named, model.path={folder}/policy."
         ) from error
     config.model.lora_rank = 0  # an adapter that has not learnt adds nothing, and one that has is merged
+    config.rollout = undistorted(config.rollout)  # however training sampled
     return config
 
 

@@ -85,7 +85,7 @@ def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[
         yield advance
 
 
-# figure -> what a person reads, and how its value is written; the share of a whole as a number of percent
+# figure -> what a person reads
 FIGURES = {
     "strict_format": "exact format",
     "soft_format": "reasoning, then answer",

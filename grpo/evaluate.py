@@ -34,7 +34,6 @@ from grpo.config import (
     load_run,
     trained,
     typed,
-    undistorted,
 )
 from grpo.console import (
     answers,
@@ -175,7 +174,6 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
     """A run's policy under the run's own settings, but for those that the command line sets."""
     saved = load_run(folder)
     data, seed = saved.data, saved.seed
-    saved.rollout = undistorted(saved.rollout)
     if not before:
         saved.model = trained(saved.model, folder)
     merged = composed.copy()

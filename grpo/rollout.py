@@ -79,7 +79,7 @@ class Generate:
     `seeds` make a batch repeatable, not its rows: they all draw from the first one's.
     """
 
-    def __init__(self, policy: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool, **distorting: float | None) -> None:
+    def __init__(self, policy: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool, **distorting: float) -> None:
         """`distorting`: any of grpo.config.distorting; left out, samples are from the policy's own distribution."""
         self.policy, self.tokenizer, self.bf16 = policy, tokenizer, bf16
         self.distorting = distorting

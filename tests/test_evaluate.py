@@ -13,7 +13,7 @@ import pytest
 from hydra import compose as hydra_compose
 
 from grpo import evaluate
-from grpo.config import EvaluateConfig, compose, configs, readable
+from grpo.config import EvaluateConfig, compose, configs, distorting, load_run, readable
 from grpo.errors import UserError
 from grpo.estimators import wilson
 from tests.conftest import SMALL
@@ -194,6 +194,13 @@ def test_what_the_command_line_does_not_set_is_the_runs(folder) -> None:
     protocol = kept(folder / "A" / "evaluations", "z")["protocol"]
     assert (protocol["data"]["seed"], protocol["computing"]["rollout"]) == (5, "fast")
     assert set(protocol["rewards"]) == set(compose(["rewards=verbatim"]).rewards)
+
+
+def test_a_finished_run_is_asked_undistorted(folder) -> None:
+    saved = folder / "A" / ".hydra" / "config.yaml"
+    text = saved.read_text().replace("  name: fast\n  native: true", "  name: generate\n  native: null")
+    saved.write_text(text.replace("  repetition_penalty: null", "  repetition_penalty: 5.0"))
+    assert distorting(load_run(folder / "A").rollout) == {}
 
 
 def test_two_runs_on_their_own_problems_or_on_the_same(folder, capsys) -> None:

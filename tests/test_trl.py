@@ -55,6 +55,7 @@ OVERRIDDEN = {
         "has_tool_images",
     ],
     "_prepare_inputs": ["self", "generation_batch"],
+    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_compute_loss": ["self", "model", "inputs"],
     "_get_per_token_logps_and_entropies": [
         "self",
@@ -90,6 +91,10 @@ def test_the_methods_that_are_overridden() -> None:
     prepare = inspect.getsource(GRPOTrainer._prepare_inputs)
     for used in ("_buffered_inputs", "_step %", "steps_per_generation * self.num_iterations", "split_tensor_dict"):
         assert used in prepare, f"_prepare_inputs: {installed}"
+    # The scores of all ranks (line 1681), as their advantages are made of them, and the guard of a zero deviation.
+    assert "rewards_per_func = gather(rewards_per_func)" in inspect.getsource(GRPOTrainer._calculate_rewards), installed
+    advantages = inspect.getsource(inspect.unwrap(GRPOTrainer._generate_and_score_completions))
+    assert advantages.count("+ 1e-4") == 3, installed
     head = inspect.getsource(trl.trainer.utils.add_fused_lm_head)
     assert "fused_lm_head=False" in head and "shift_labels=None" in head, installed
     # A layer hands what the policy is called with on to its attention.
