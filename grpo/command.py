@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from grpo.config import Common, readable
+from grpo.config import AnyConfig, readable
 from grpo.console import log
 from grpo.errors import UserError
 
@@ -39,7 +39,7 @@ def job() -> Iterator[None]:
         Jobs.mistake = error
 
 
-def command(app: Callable[[], Any], schema: type[Common], interrupted: str) -> None:
+def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -> None:
     """Run a Hydra app to its exit code; `interrupted` is what is said after Ctrl-C."""
     # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"

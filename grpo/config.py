@@ -161,8 +161,21 @@ class EvaluateConfig(Common):
     show: int
 
 
+@dataclass
+class AuditConfig:
+    """A stack of rewards put to the test; no policy, no data."""
+
+    rewards: dict[str, float]
+    reward_files: list[str]
+    completions: str | None
+    fail_on: str | None
+
+
+AnyConfig = Common | AuditConfig
+
 ConfigStore.instance().store(name="schema", node=Config)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+ConfigStore.instance().store(name="audit_schema", node=AuditConfig)
 
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -254,10 +267,11 @@ RULES: dict[type, dict[str, Rule]] = {
         "temperature": at_least(0),
         "show": at_least(0),
     },
+    AuditConfig: {"fail_on": one_of("warning", "note")},
 }
 
 
-Schema = TypeVar("Schema", bound=Common)
+Schema = TypeVar("Schema", bound=AnyConfig)
 
 
 def load(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
@@ -293,14 +307,17 @@ def _refuse_unknown_keys(node: Any, schema: Any, prefix: str) -> None:
             _refuse_unknown_keys(node[key], known[key], f"{prefix}{key}.")
 
 
-def check(config: Common) -> None:
-    for key, (holds, rule) in (COMMON | RULES.get(type(config), {})).items():
+def check(config: AnyConfig) -> None:
+    common = COMMON if isinstance(config, Common) else {}
+    for key, (holds, rule) in (common | RULES.get(type(config), {})).items():
         value: Any = config
         for name in key.split("."):
             value = getattr(value, name)
         finite = not isinstance(value, float) or math.isfinite(value)
         if value is not None and not (finite and holds(value)):
             raise UserError(f"{key}={value}: {rule if finite else 'must be a finite number'}.")
+    if isinstance(config, AuditConfig):
+        return
     _check_data(config.data)
     rollout = config.rollout
     for name, value in distorting(rollout).items():
@@ -438,7 +455,7 @@ def trained(model: ModelConfig, run: Path) -> ModelConfig:
 
 
 @contextmanager
-def readable(schema: type[Common] = Config) -> Iterator[None]:
+def readable(schema: type[AnyConfig] = Config) -> Iterator[None]:
     """Turn what Hydra and OmegaConf refuse into a `UserError` that says what would work."""
     try:
         yield
@@ -450,7 +467,7 @@ def readable(schema: type[Common] = Config) -> Iterator[None]:
         raise UserError(explain(error, schema)) from error
 
 
-def explain(error: Exception, schema: type[Common]) -> str:
+def explain(error: Exception, schema: type[AnyConfig]) -> str:
     """What Hydra or OmegaConf refused, in one line: the key, the value, the rule, the known names."""
     text, cause = str(error), str(error.__cause__ or "")
     if match := re.search(r"Could not override '([^']+)'", text):
@@ -492,7 +509,7 @@ def options(group: str) -> list[str]:
     return [file.stem for file in (CONF / group).glob("*.yaml")]
 
 
-def _nearest_setting(key: str, schema: type[Common]) -> str:
+def _nearest_setting(key: str, schema: type[AnyConfig]) -> str:
     """What may have been meant by `key`, and the names of the level it was looked for on."""
     top = {item.name for item in fields(schema)} | ({"experiment"} if schema is Config else set())
     levels = {

@@ -1,0 +1,313 @@
+"""What a stack of rewards pays for, before GPU time is spent on it.
+
+python -m grpo.audit rewards=verbatim
+python -m grpo.audit rewards=no_format fail_on=warning
+python -m grpo.audit completions=file.jsonl
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations, groupby
+from pathlib import Path
+
+import hydra
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from grpo.battery import CHANGES, PROBES, Finding, Measured, judge, measure, number, probe
+from grpo.command import Jobs, command, job
+from grpo.config import CONF, AuditConfig, load
+from grpo.console import facts, printable, say
+from grpo.diagnostics import ROUNDING, Attribution, Floats, attribute
+from grpo.errors import UserError
+from grpo.rewards import RewardStack, build_rewards
+
+ALIKE = 0.95  # two rewards that correlate above this teach the same
+
+
+def run(config: AuditConfig) -> list[Finding]:
+    """Say what the stack pays for, on the battery or on the completions of a file.
+
+    Raises:
+        UserError: anything that the user can mend, and findings on which the command shall fail.
+    """
+    stack = build_rewards(config.rewards, config.reward_files)
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in stack.weights.items() if weight)
+    if config.completions is None:
+        measured = measure(stack)
+        found = judge(measured)
+        what = f"{len(PROBES)} probes"
+        _say_battery(weights, measured, found)
+    else:
+        scored = score_file(stack, Path(config.completions).expanduser())
+        found = list(scored.judge())
+        what = f"{len(scored.completions):,} completions"
+        _say_file(weights, scored)
+    _say_findings(found)
+    warnings = sum(finding.level == "warning" for finding in found)
+    counted = f"{_count(warnings, 'warning')}, {_count(len(found) - warnings, 'note')}"
+    say(Text(f"\n{counted[0].upper()}{counted[1:]} from {what}.", style="bold yellow" if warnings else "bold"))
+    failing = {None: 0, "warning": warnings, "note": len(found)}[config.fail_on]
+    if failing:
+        raise UserError(f"fail_on={config.fail_on}: {counted}.")
+    return found
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}{'' if count == 1 else 's'}"
+
+
+# The battery
+
+
+def _say_battery(weights: str, measured: Measured, found: Sequence[Finding]) -> None:
+    best, top = measured.best, measured.parts.max(axis=0).sum()
+    reached = "" if measured.total(best.name) >= top - measured.rounding else f" of {number(top)}"
+    score = f"{number(measured.total(best.name))}{reached}, attained by '{best.name}':\n{shown(best.completion)}"
+    say(facts({"weights": weights, "best": score}))
+    say(_probes_table(measured, found))
+    say(_changes_table(measured))
+
+
+def shown(completion: str, most: int = 220) -> str:
+    """A completion in one line, its line breaks as `\\n`, cut in the middle."""
+    text = printable(completion).replace("\n", "\\n")
+    return text if len(text) <= most else f"{text[: most - 60]} [...] {text[-50:]}"
+
+
+def _probes_table(measured: Measured, found: Sequence[Finding]) -> Table:
+    """A row a probe; `!` marks those that a warning points at."""
+    marked = {name for finding in found if finding.level == "warning" for name in finding.probes}
+    prefix, names = _short(measured.names)
+    table = _table(f"probe (rewards: {prefix}...)" if prefix else "probe", "total", *names)
+    cells = list(zip(*map(_column, [measured.totals, *measured.raw.T]), strict=True))
+    for kind, rows in groupby(zip(PROBES, cells, strict=True), key=lambda row: row[0].kind):
+        table.add_row(Text(kind, style="bold"))
+        for each, values in rows:
+            worry = each.name in marked
+            table.add_row(
+                Text(f"{'!' if worry else ' '} {each.name}", style="yellow" if worry else ""),
+                Text(values[0], style="bold"),
+                *(Text(value, style="" if float(value) else "dim") for value in values[1:]),
+            )
+    return table
+
+
+def _table(first: str, *columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(Text(first), overflow="fold")
+    for name in columns:
+        table.add_column(Text(name), justify="right")
+    return table
+
+
+def _short(names: Sequence[str]) -> tuple[str, list[str]]:
+    """What all names begin with, up to a `_`, which would only widen the columns; and the heads without it."""
+    words = names[0].split("_")[:-1] if len(names) > 1 else []
+    while words and not all(name.startswith("_".join([*words, ""])) for name in names):
+        words.pop()
+    prefix = "_".join([*words, ""])
+    return prefix, [name.removeprefix(prefix).replace("_", "_\n") for name in names]
+
+
+def _column(values: Floats, sign: str = "") -> list[str]:
+    """Numbers with as few decimals as tell them whole, up to three."""
+    decimals = next((d for d in (1, 2) if np.allclose(values, np.round(values, d), rtol=0, atol=5e-5)), 3)
+    return [f"{value:{sign}z.{decimals}f}" for value in values]
+
+
+def _changes_table(measured: Measured) -> Table:
+    prefix, _ = _short(measured.names)
+    table = _table("a change of form", "total")
+    table.add_column(Text(f"by (rewards: {prefix}...)" if prefix else "by"))
+    changes = {change: measured.change(*probes) for change, probes in CHANGES.items()}
+    totals = _column(np.array([total for total, _ in changes.values()]), "+")
+    for (change, (_, parts)), total in zip(changes.items(), totals, strict=True):
+        made = ", ".join(f"{name.removeprefix(prefix)} {part:+.4g}" for name, part in parts.items())
+        table.add_row(Text(change), total if parts else "", Text(made or "nothing", style="" if made else "dim"))
+    return table
+
+
+def _say_findings(found: Sequence[Finding]) -> None:
+    for level, style in (("warning", "bold yellow"), ("note", "")):
+        table = Table.grid(padding=(0, 1))
+        for finding in found:
+            if finding.level == level:
+                table.add_row(Text("!" if level == "warning" else "-", style=style), Text(finding.text))
+                if finding.example is not None:
+                    table.add_row("", Text(shown(probe(finding.example).completion, 140), style="dim"))
+        if table.row_count:
+            say(Text(f"{level.capitalize()}s", style=style or "bold"))
+            say(table)
+
+
+# A file of completions
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Completions of a file under a stack.
+
+    Attributes:
+        completions: (N) texts.
+        stack: R rewards, those of weight 0 included.
+        scores: (N, R) raw.
+        groups: the places of the completions of each group.
+    """
+
+    completions: list[str]
+    stack: RewardStack
+    scores: Floats
+    groups: list[list[int]]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.stack.weights)
+
+    @property
+    def weights(self) -> Floats:
+        return np.array(list(self.stack.weights.values()))
+
+    @property
+    def totals(self) -> Floats:
+        return self.scores @ self.weights
+
+    @cached_property
+    def attribution(self) -> Attribution:
+        """The advantages of groups of two and more under `scale_rewards: none`, and their parts."""
+        parts, spread = [np.zeros((0, len(self.names)))], [np.zeros((0, len(self.names) + 1), dtype=bool)]
+        for size in sorted({len(group) for group in self.groups} - {1}):
+            places = [place for group in self.groups if len(group) == size for place in group]
+            of_size = attribute(self.scores[places], self.weights, size, scale_rewards="none")
+            parts.append(of_size.parts)
+            spread.append(of_size.zero_std)
+        joined = np.concatenate(parts)
+        return Attribution(joined.sum(axis=1), joined, np.concatenate(spread))
+
+    def correlations(self) -> Floats:
+        """Pearson's r (R + 1, R + 1) of the rewards and, last, the total; NaN where one does not vary."""
+        columns = np.column_stack([self.scores, self.totals])
+        centred = columns - columns.mean(axis=0)
+        centred[:, np.abs(centred).max(axis=0) <= ROUNDING * np.abs(columns).max(axis=0)] = 0.0
+        norms = np.sqrt((centred**2).sum(axis=0))
+        products = np.outer(norms, norms)
+        return np.divide(centred.T @ centred, products, out=np.full_like(products, np.nan), where=products > 0)
+
+    def judge(self) -> Iterator[Finding]:
+        """What is found, warnings first."""
+        names, correlations, shares = self.names, self.correlations(), self.attribution.shares()
+        paid = [k for k in range(len(names)) if self.weights[k]]
+        for k in paid:
+            if np.isnan(correlations[k, k]):
+                text = f"{names[k]} gives every completion the same score, {number(self.scores[0, k])}."
+                yield Finding("warning", text)
+        alone = all(len(group) == 1 for group in self.groups)
+        if shares is not None:
+            for k in paid:
+                if shares[k] < -ROUNDING:
+                    text = f"{names[k]} pulls against the total: its share of the variance is {shares[k]:.1%}."
+                    yield Finding("warning", text)
+        elif not alone:
+            yield Finding("warning", "The total does not vary within any group: no completion has an advantage.")
+        for i, j in combinations(paid, 2):
+            if correlations[i, j] > ALIKE:
+                yield Finding(
+                    "note", f"{names[i]} and {names[j]} pay for the same: they correlate by {correlations[i, j]:.3f}."
+                )
+        if alone:
+            yield Finding(
+                "note",
+                "Every group is a single completion, so nothing can be said of what moves a policy; give several "
+                "completions of each question.",
+            )
+
+
+def score_file(stack: RewardStack, path: Path) -> Scored:
+    """Score the completions of a file.
+
+    Raises:
+        UserError: the file is missing or damaged, or a reward failed.
+    """
+    from grpo.completions import read_completions
+
+    examples, batch = read_completions(path, "completions")
+    groups: list[list[int]] = [[] for _ in examples]
+    places = sorted(batch)  # completions of one question next to each other, as in training
+    for row, (problem, _) in enumerate(places):
+        groups[problem].append(row)
+    texts = [batch[place].text for place in places]
+    asked = [examples[problem] for problem, _ in places]
+    scores = stack.score(texts, [example.gold for example in asked], [example.question for example in asked])
+    return Scored(texts, stack, np.array(list(scores.values())).T, groups)
+
+
+def _say_file(weights: str, scored: Scored) -> None:
+    sizes = sorted({len(group) for group in scored.groups})
+    of = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    lines = {
+        "weights": weights,
+        "completions": f"{len(scored.completions):,}",
+        "groups": f"{len(scored.groups):,} of {of}",
+    }
+    flat = scored.attribution.zero_std[:, -1]
+    if len(flat):
+        lines["no spread"] = f"the total does not vary in {flat.sum():,} of {len(flat):,} groups of two or more"
+    say(facts(lines))
+    say(_distribution_table(scored))
+    say(_variance_table(scored))
+    totals = scored.totals
+    for title, place in (("best", int(np.argmax(totals))), ("worst", int(np.argmin(totals)))):
+        say(facts({title: f"{number(totals[place])}: {shown(scored.completions[place])}"}))
+    say("")
+
+
+def _distribution_table(scored: Scored) -> Table:
+    table = _table("score", "mean", "std", "min", "25%", "50%", "75%", "max", "above 0")
+    columns = {name: scored.scores[:, k] for k, name in enumerate(scored.names)} | {"total": scored.totals}
+    for name, values in columns.items():
+        row = [values.mean(), values.std(), *np.percentile(values, [0, 25, 50, 75, 100])]
+        table.add_row(Text(name), *map(number, row), f"{(values > 0).mean():.1%}")
+    return table
+
+
+def _variance_table(scored: Scored) -> Table:
+    """Shares of the variance within groups, and correlations."""
+    correlations, shares = scored.correlations(), scored.attribution.shares()
+    names = [*scored.names, "total"]
+    table = _table("correlations", "share", *(f"{k + 1}" for k in range(len(names))))
+    for k, name in enumerate(names):
+        paid = k < len(scored.names) and scored.weights[k] and shares is not None
+        share = f"{shares[k]:.1%}" if paid and shares is not None else ""
+        if np.isnan(correlations[k, k]):
+            cells = ["constant"]
+        else:
+            cells = ["" if np.isnan(value) else f"{value:z.2f}" for value in correlations[k, : k + 1]]
+        table.add_row(Text(f"{k + 1} {name}"), share, *cells)
+    return table
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="audit")
+def app(composed: DictConfig) -> None:
+    with job():
+        if Jobs.multirun:
+            say(f"\n{' '.join(HydraConfig.get().overrides.task)}")
+        run(load(composed, AuditConfig))
+
+
+def main() -> None:
+    try:
+        command(app, AuditConfig, "Interrupted.")
+    except OSError as error:  # what Hydra itself writes for a multirun
+        if Jobs.started:
+            raise
+        sys.exit(f"error: {error.filename or 'outputs/audits'}: {error.strerror or error}.")
+
+
+if __name__ == "__main__":
+    main()
