@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, groupby
+from math import ceil
 from pathlib import Path
 
 import hydra
@@ -17,13 +18,14 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from grpo.battery import CHANGES, PROBES, Finding, Measured, judge, measure, number, probe
+from grpo.battery import CHANGES, PROBES, Finding, Measured, judge, listing, measure, number, probe
 from grpo.command import Jobs, command, job
 from grpo.config import CONF, AuditConfig, load
-from grpo.console import facts, printable, say
+from grpo.console import console, facts, printable, say
 from grpo.diagnostics import ROUNDING, Attribution, Floats, attribute
 from grpo.errors import UserError
 from grpo.rewards import RewardStack, build_rewards
@@ -52,7 +54,7 @@ def run(config: AuditConfig) -> list[Finding]:
     _say_findings(found)
     warnings = sum(finding.level == "warning" for finding in found)
     counted = f"{_count(warnings, 'warning')}, {_count(len(found) - warnings, 'note')}"
-    say(Text(f"\n{counted[0].upper()}{counted[1:]} from {what}.", style="bold yellow" if warnings else "bold"))
+    say(Text(f"{counted[0].upper()}{counted[1:]} from {what}.", style="bold yellow" if warnings else "bold"))
     failing = {None: 0, "warning": warnings, "note": len(found)}[config.fail_on]
     if failing:
         raise UserError(f"fail_on={config.fail_on}: {counted}.")
@@ -78,15 +80,19 @@ def _say_battery(weights: str, measured: Measured, found: Sequence[Finding]) -> 
 def shown(completion: str, most: int = 220) -> str:
     """A completion in one line, its line breaks as `\\n`, cut in the middle."""
     text = printable(completion).replace("\n", "\\n")
-    return text if len(text) <= most else f"{text[: most - 60]} [...] {text[-50:]}"
+    return (text or "(empty)") if len(text) <= most else f"{text[: most - 60]} [...] {text[-50:]}"
 
 
 def _probes_table(measured: Measured, found: Sequence[Finding]) -> Table:
     """A row a probe; `!` marks those that a warning points at."""
     marked = {name for finding in found if finding.level == "warning" for name in finding.probes}
-    prefix, names = _short(measured.names)
-    table = _table(f"probe (rewards: {prefix}...)" if prefix else "probe", "total", *names)
-    cells = list(zip(*map(_column, [measured.totals, *measured.raw.T]), strict=True))
+    prefix = _prefix(measured.names)
+    totals, *columns = map(_column, [measured.totals, *measured.raw.T])
+    names = [f"  {probe.name}" for probe in PROBES]
+    room = console.width - max(map(cell_len, names)) - max(map(len, totals)) - 4
+    heads = _heads([name.removeprefix(prefix) for name in measured.names], columns, room)
+    table = _table(f"probe\n(rewards: {prefix}...)" if prefix else "probe", "total", *heads)
+    cells = zip(totals, *columns, strict=True)
     for kind, rows in groupby(zip(PROBES, cells, strict=True), key=lambda row: row[0].kind):
         table.add_row(Text(kind, style="bold"))
         for each, values in rows:
@@ -103,27 +109,44 @@ def _table(first: str, *columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(Text(first), overflow="fold")
     for name in columns:
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(name), justify="right", no_wrap=True)
     return table
 
 
-def _short(names: Sequence[str]) -> tuple[str, list[str]]:
-    """What all names begin with, up to a `_`, which would only widen the columns; and the heads without it."""
+def _prefix(names: Sequence[str]) -> str:
+    """What all names begin with, up to a `_`; it would only widen the columns."""
     words = names[0].split("_")[:-1] if len(names) > 1 else []
     while words and not all(name.startswith("_".join([*words, ""])) for name in names):
         words.pop()
-    prefix = "_".join([*words, ""])
-    return prefix, [name.removeprefix(prefix).replace("_", "_\n") for name in names]
+    return "_".join([*words, ""])
+
+
+def _heads(names: Sequence[str], columns: Sequence[Sequence[str]], room: int) -> list[str]:
+    """Names broken at `_`, and within words where the columns would not fit into `room` otherwise."""
+    words = [name.replace("_", "_ ").split() for name in names]
+    least = [max(min(6, max(map(len, parts))), *map(len, column)) for parts, column in zip(words, columns, strict=True)]
+    widths = [max(low, *map(len, parts)) for low, parts in zip(least, words, strict=True)]
+    while sum(widths) + 2 * len(widths) > room and widths != least:
+        widest = max(range(len(widths)), key=lambda k: (widths[k] > least[k]) * widths[k])
+        widths[widest] -= 1
+    return ["\n".join(_broken(word, width) for word in parts) for parts, width in zip(words, widths, strict=True)]
+
+
+def _broken(word: str, width: int) -> str:
+    """A word in equal pieces of at most `width`."""
+    size = ceil(len(word) / ceil(len(word) / width))
+    return "\n".join(word[i : i + size] for i in range(0, len(word), size))
 
 
 def _column(values: Floats, sign: str = "") -> list[str]:
-    """Numbers with as few decimals as tell them whole, up to three."""
+    """Numbers with as few decimals as tell them whole, up to three, and one beside large ones."""
     decimals = next((d for d in (1, 2) if np.allclose(values, np.round(values, d), rtol=0, atol=5e-5)), 3)
+    decimals = 1 if np.abs(values).max() >= 100 else decimals
     return [f"{value:{sign}z.{decimals}f}" for value in values]
 
 
 def _changes_table(measured: Measured) -> Table:
-    prefix, _ = _short(measured.names)
+    prefix = _prefix(measured.names)
     table = _table("a change of form", "total")
     table.add_column(Text(f"by (rewards: {prefix}...)" if prefix else "by"))
     changes = {change: measured.change(*probes) for change, probes in CHANGES.items()}
@@ -145,6 +168,7 @@ def _say_findings(found: Sequence[Finding]) -> None:
         if table.row_count:
             say(Text(f"{level.capitalize()}s", style=style or "bold"))
             say(table)
+            say("")
 
 
 # A file of completions
@@ -203,16 +227,13 @@ class Scored:
         """What is found, warnings first."""
         names, correlations, shares = self.names, self.correlations(), self.attribution.shares()
         paid = [k for k in range(len(names)) if self.weights[k]]
-        for k in paid:
-            if np.isnan(correlations[k, k]):
-                text = f"{names[k]} gives every completion the same score, {number(self.scores[0, k])}."
-                yield Finding("warning", text)
+        if constant := [f"{names[k]} ({number(self.scores[0, k])})" for k in paid if np.isnan(correlations[k, k])]:
+            yield Finding("warning", f"The same score for every completion: {listing(constant)}.")
         alone = all(len(group) == 1 for group in self.groups)
         if shares is not None:
-            for k in paid:
-                if shares[k] < -ROUNDING:
-                    text = f"{names[k]} pulls against the total: its share of the variance is {shares[k]:.1%}."
-                    yield Finding("warning", text)
+            if against := [f"{names[k]} ({shares[k]:.1%})" for k in paid if shares[k] <= -0.0005]:
+                text = f"Pulling against the total, with a negative share of its variance: {listing(against)}."
+                yield Finding("warning", text)
         elif not alone:
             yield Finding("warning", "The total does not vary within any group: no completion has an advantage.")
         for i, j in combinations(paid, 2):
@@ -258,37 +279,35 @@ def _say_file(weights: str, scored: Scored) -> None:
     flat = scored.attribution.zero_std[:, -1]
     if len(flat):
         lines["no spread"] = f"the total does not vary in {flat.sum():,} of {len(flat):,} groups of two or more"
+    totals = scored.totals
+    for title, place in (("best", int(np.argmax(totals))), ("worst", int(np.argmin(totals)))):
+        lines[title] = f"{number(totals[place])}: {shown(scored.completions[place])}"
     say(facts(lines))
     say(_distribution_table(scored))
     say(_variance_table(scored))
-    totals = scored.totals
-    for title, place in (("best", int(np.argmax(totals))), ("worst", int(np.argmin(totals)))):
-        say(facts({title: f"{number(totals[place])}: {shown(scored.completions[place])}"}))
-    say("")
 
 
 def _distribution_table(scored: Scored) -> Table:
-    table = _table("score", "mean", "std", "min", "25%", "50%", "75%", "max", "above 0")
-    columns = {name: scored.scores[:, k] for k, name in enumerate(scored.names)} | {"total": scored.totals}
-    for name, values in columns.items():
-        row = [values.mean(), values.std(), *np.percentile(values, [0, 25, 50, 75, 100])]
-        table.add_row(Text(name), *map(number, row), f"{(values > 0).mean():.1%}")
+    table = _table("score", "mean", "std", "min", "25%", "50%", "75%", "max", ">0")
+    columns = np.column_stack([scored.scores, scored.totals]).T
+    for name, values in zip([*scored.names, "total"], columns, strict=True):
+        figures = np.array([values.mean(), values.std(), *np.percentile(values, [0, 25, 50, 75, 100])])
+        table.add_row(Text(name), *_column(figures), f"{(values > 0).mean():.0%}")
     return table
 
 
 def _variance_table(scored: Scored) -> Table:
-    """Shares of the variance within groups, and correlations."""
+    """What each reward makes of the variance within groups, and correlations over all completions."""
     correlations, shares = scored.correlations(), scored.attribution.shares()
     names = [*scored.names, "total"]
-    table = _table("correlations", "share", *(f"{k + 1}" for k in range(len(names))))
+    table = _table("share within groups,\ncorrelations", "share", *(f"{k + 1}" for k in range(len(names))))
     for k, name in enumerate(names):
-        paid = k < len(scored.names) and scored.weights[k] and shares is not None
-        share = f"{shares[k]:.1%}" if paid and shares is not None else ""
-        if np.isnan(correlations[k, k]):
-            cells = ["constant"]
-        else:
-            cells = ["" if np.isnan(value) else f"{value:z.2f}" for value in correlations[k, : k + 1]]
-        table.add_row(Text(f"{k + 1} {name}"), share, *cells)
+        paid = k < len(scored.weights) and scored.weights[k] != 0 and shares is not None
+        share = f"{shares[k]:z.1%}" if paid and shares is not None else ""
+        row = correlations[k, : k + 1]
+        cells = ["" if np.isnan(value) else f"{value:z.2f}".replace("0.", ".") for value in row]
+        label = Text(f"{k + 1} {name}", no_wrap=True, overflow="ellipsis")
+        table.add_row(label, share, *(["const"] if np.isnan(row[k]) else cells))
     return table
 
 

@@ -46,7 +46,7 @@ CHATTER = " ".join(16 * ["Let me know if you have any other question."])
 BLOCK = "<answer>\n18\n</answer>\n"
 WORK = f"<reasoning>\n{LINE}\n</reasoning>\n"
 
-REASONING = {"one line": LINE, "several lines": LINES, "one long line": LONG_LINE, "many lines": MANY_LINES}
+REASONING = {"one line": LINE, "three lines": LINES, "long line": LONG_LINE, "many lines": MANY_LINES}
 UNBROKEN = ", no break"  # at the end of a name: without the last line break
 
 
@@ -54,6 +54,7 @@ def _number(name: str, answer: str, gold: str, question: str = Probe.question) -
     return Probe(name, NUMBERS, _asked("I work it out step by step.", answer), gold, question)
 
 
+# Those with the same question stand next to each other, as completions do in training.
 PROBES = (
     *(Probe(name, ASKED, _asked(reasoning, "18")) for name, reasoning in REASONING.items()),
     *(Probe(name + UNBROKEN, ASKED, _asked(reasoning, "18")[:-1]) for name, reasoning in REASONING.items()),
@@ -61,7 +62,7 @@ PROBES = (
     Probe("short text after", LOOSE, _asked(LINE, "18") + "I hope this helps!\n"),
     Probe("long text after", LOOSE, _asked(LINE, "18") + CHATTER),
     Probe("blank lines between", LOOSE, f"{WORK}\n\n{BLOCK}"),
-    Probe("tags inline", LOOSE, f"<reasoning>{LINE}</reasoning> <answer>18</answer>"),
+    Probe("tags inline", LOOSE, f"<reasoning>{LINE}</reasoning> <answer>18</answer>\n"),
     Probe("bare number", LAZY, "18"),
     Probe("bare sentence", LAZY, "The answer is 18."),
     Probe("answer tags alone", LAZY, BLOCK),
@@ -71,26 +72,26 @@ PROBES = (
     Probe("reasoning twice", REPEATED, 2 * WORK + BLOCK),
     Probe("answer twice", REPEATED, WORK + 2 * BLOCK),
     Probe("inline, then in lines", REPEATED, f"<reasoning>{LINE}</reasoning><answer>18</answer>\n" + WORK + BLOCK),
-    Probe("3 answers, last right", REPEATED, WORK + BLOCK.replace("18", "16") + BLOCK.replace("18", "17") + BLOCK),
-    Probe("3 answers, first right", REPEATED, WORK + BLOCK + BLOCK.replace("18", "17") + BLOCK.replace("18", "16")),
+    Probe("last of 3 right", REPEATED, WORK + BLOCK.replace("18", "16") + BLOCK.replace("18", "17") + BLOCK),
+    Probe("first of 3 right", REPEATED, WORK + BLOCK + BLOCK.replace("18", "17") + BLOCK.replace("18", "16")),
     Probe("3 answers in one", REPEATED, _asked(LINE, "16\n17\n18")),
     Probe("wrong as asked", WRONG, _asked("3 boxes of 6 pens are 3 * 6 = 17 pens.", "17")),
-    Probe("wrong after right work", WRONG, _asked(LINE, "17")),
-    Probe("wrong, long text after", WRONG, _asked("I cannot tell.", "none") + CHATTER),
+    Probe("right work, wrong end", WRONG, _asked(LINE, "17")),
+    Probe("wrong, then long text", WRONG, _asked("I cannot tell.", "none") + CHATTER),
     Probe("a word for an answer", WRONG, _asked("I work it out step by step.", "no")),
     Probe("no answer in the tags", WRONG, _asked(LINE, "")),
     Probe("template copied", WRONG, _asked("...", "...")),
     Probe("bare wrong number", WRONG, "17"),
     Probe("empty text", WRONG, ""),
     _number("18", "18", "18"),
-    _number("-5", "-5", "-5", "It is 3 degrees and gets 8 degrees colder. How many degrees is it then?"),
-    _number("1,080 for gold 1080", "1,080", "1080", "How many pens are in 90 boxes of 12 pens?"),
-    _number("1,080 for gold 1,080", "1,080", "1,080", "How many pens are in 90 boxes of 12 pens?"),
-    _number("1080 for gold 1,080", "1080", "1,080", "How many pens are in 90 boxes of 12 pens?"),
     _number("18.0", "18.0", "18"),
     _number("$18", "$18", "18"),
     _number("eighteen", "eighteen", "18"),
     _number("１８ (full-width)", "１８", "18"),
+    _number("-5", "-5", "-5", "It is 3 degrees and gets 8 degrees colder. How many degrees is it then?"),
+    _number("1,080 for gold 1080", "1,080", "1080", "How many pens are in 90 boxes of 12 pens?"),
+    _number("1,080 for gold 1,080", "1,080", "1,080", "How many pens are in 90 boxes of 12 pens?"),
+    _number("1080 for gold 1,080", "1080", "1,080", "How many pens are in 90 boxes of 12 pens?"),
     _number("² (superscript)", "²", "2", "Tom has 1 pen and finds another one. How many pens does he have?"),
     _number("٣ (Arabic-Indic)", "٣", "3", "Tom has 1 pen and finds 2 others. How many pens does he have?"),
 )
@@ -103,9 +104,9 @@ PLACES = {probe.name: place for place, probe in enumerate(PROBES)}
 CHANGES = {
     "no last line break": (REFERENCE, REFERENCE + UNBROKEN),
     "the same in a long completion": ("many lines", "many lines" + UNBROKEN),
-    "reasoning over several lines": (REFERENCE, "several lines"),
-    "longer reasoning": (REFERENCE, "one long line"),
-    "the same, no last line break": (REFERENCE + UNBROKEN, "one long line" + UNBROKEN),
+    "reasoning over three lines": (REFERENCE, "three lines"),
+    "longer reasoning": (REFERENCE, "long line"),
+    "the same, no last line break": (REFERENCE + UNBROKEN, "long line" + UNBROKEN),
     "a preamble before": (REFERENCE, "preamble before"),
     "a short text after": (REFERENCE, "short text after"),
     "a long text after": (REFERENCE, "long text after"),
@@ -113,7 +114,7 @@ CHANGES = {
     "tags inline": (REFERENCE, "tags inline"),
     "everything twice": (REFERENCE, "everything twice"),
     "the answer twice": (REFERENCE, "answer twice"),
-    "3 answers, the last right": (REFERENCE, "3 answers, last right"),
+    "three answers, the last right": (REFERENCE, "last of 3 right"),
     "the bare number, no tags": (REFERENCE, "bare number"),
     "a comma: 1,080 for 1080": ("18", "1,080 for gold 1080"),
     "a sign: -5": ("18", "-5"),
@@ -255,7 +256,9 @@ def _line_break(m: Measured) -> Iterator[Finding]:
     growth = costs[-1] - costs[0]
     growing = (np.diff(costs, axis=0) >= -m.rounding).all(axis=0) & (growth > m.rounding)
     if growing.any():
-        slopes = m.made_of(np.where(growing, growth, 0.0) / (sizes[-1] - sizes[0]))
+        # Between the two shortest where it grows there: the cost of long ones may have met a limit.
+        slope = np.maximum((costs[1] - costs[0]) / (sizes[1] - sizes[0]), growth / (sizes[-1] - sizes[0]))
+        slopes = {m.names[k]: float(slope[k]) for k in np.flatnonzero(growing)}
         short, long = (f"from {number(m.total(name))} to {number(m.total(name + UNBROKEN))}" for name in names[::3])
         yield Finding(
             "warning",
@@ -263,30 +266,32 @@ def _line_break(m: Measured) -> Iterator[Finding]:
             f"character{by(slopes)}: a right answer of {sizes[0]} characters falls {short}, one of {sizes[-1]} {long}.",
             tuple(name + UNBROKEN for name in names),
         )
-    elif (np.abs(costs) > m.rounding).any():
-        place = int(np.argmax(np.abs(costs.sum(axis=1))))
-        yield Finding(
-            "note", f"A missing last line break costs {number(costs[place].sum())}{by(m.made_of(costs[place]))}."
-        )
+        return
+    place = int(np.argmax(np.abs(costs.sum(axis=1))))
+    cost = float(costs[place].sum())
+    # A reward of length charges for the line break as for any character; that is not about line breaks.
+    if abs(cost) > 0.01 * float(np.abs(m.totals).max()):
+        what = "A missing last line break" if cost > 0 else "A last line break"
+        yield Finding("note", f"{what} costs {number(abs(cost))}{by(m.made_of(np.abs(costs[place])))}.")
 
 
 def _length(m: Measured) -> Iterator[Finding]:
     """What more reasoning does to the score of the same answer, with and without the last line break."""
     short, *longer = REASONING
     worst, lowered, probes = 0.0, [], []
-    for end, said in (("", ""), (UNBROKEN, " without the last line break")):
+    for end in ("", UNBROKEN):
         changes = {name: m.change(short + end, name + end) for name in longer}
         least = min(total for total, _ in changes.values())
         if least >= worst - m.rounding:
             continue
         name = next(name for name in longer if changes[name][0] <= least + m.rounding)
-        lowered.append(f"by {number(-least)} in {name}{said}{by(changes[name][1])}")
+        lowered.append(f"by {number(-least)} in '{name}{end}'{by(changes[name][1])}")
         probes.append(name + end)
         worst = least
     if lowered:
         text = f"More reasoning lowers the score of the same answer: {listing(lowered)}."
         yield Finding("warning", text, tuple(probes))
-    pairs = [(short, "one long line"), ("several lines", "many lines")]
+    pairs = [(short, "long line"), ("three lines", "many lines")]
     pairs += [(before + UNBROKEN, after + UNBROKEN) for before, after in pairs]
     before, after = max(pairs, key=lambda pair: m.change(*pair)[0])
     total, parts = m.change(before, after)
