@@ -357,24 +357,35 @@ def _below_zero(m: Measured) -> Iterator[Finding]:
         yield Finding("note", f"Only ever a penalty: {ranges}.")
 
 
+def _outscoring(m: Measured, kind: str) -> tuple[str, tuple[str, ...]]:
+    """The probes of a kind that outscore the worst honest one with the same end, in words and by name."""
+    said: list[str] = []
+    names: list[str] = []
+    # A last line break that one has and the other lacks is a difference of its own.
+    for broken in (True, False):
+        alike = [each for each in PROBES if each.completion.endswith("\n") is broken]
+        honest = min((each.name for each in alike if each.kind == ASKED), key=m.total)
+        if above := _above(m, [each.name for each in alike if each.kind == kind], honest):
+            said.append(f"{_scored(m, above)} over {_scored(m, [honest])}")
+            names += above
+    return "; ".join(said), tuple(names)
+
+
 def _correctness(m: Measured) -> Iterator[Finding]:
     right, wrong = m.total(REFERENCE), m.total("wrong as asked")
     if right - wrong <= m.rounding:
         text = f"A right answer earns no more than a wrong one in the same format: {number(right)} and {number(wrong)}."
         yield Finding("warning", text, ("wrong as asked",))
-    honest = min(_of(ASKED), key=m.total)
-    if above := _above(m, _of(WRONG), honest):
-        text = f"Wrong outscores right: {_scored(m, above)}, over {_scored(m, [honest])}."
-        yield Finding("warning", text, above, above[0])
+    said, names = _outscoring(m, WRONG)
+    if names:
+        yield Finding("warning", f"Wrong outscores right: {said}.", names, names[0])
 
 
 def _shortcuts(m: Measured) -> Iterator[Finding]:
-    honest = min(_of(ASKED), key=m.total)
-    above = _above(m, _of(LAZY), honest)
-    if above:
-        text = f"Right without work outscores right with work: {_scored(m, above)}, over {_scored(m, [honest])}."
-        yield Finding("warning", text, above, above[0])
-    if level := [name for name in _level(m, _of(LAZY)) if name not in above]:
+    said, names = _outscoring(m, LAZY)
+    if names:
+        yield Finding("warning", f"Right without work outscores right with work: {said}.", names, names[0])
+    if level := [name for name in _level(m, _of(LAZY)) if name not in names]:
         text = f"No work pays as much as work, {number(m.total(REFERENCE))}: {listing(level)}."
         yield Finding("note", text, tuple(level))
 

@@ -102,8 +102,8 @@ def test_verbatim(capsys) -> None:
         "verbatim_int reads numbers, but refuses the right answers -5 and 1,080, and pays for ² (superscript), "
         "٣ (Arabic-Indic) and １８ (full-width).",
         "verbatim_xmlcount pays up to 0.5 and falls to -0.906; the lowest total is -0.906, of 'wrong, then long text'.",
-        "Right without work outscores right with work: 'empty reasoning' 3.5, 'filler reasoning' 3.5, 'answer tags alone' "
-        "2.625 and 'bare number' 2.5, over 'many lines, no break' 2.198.",
+        "Right without work outscores right with work: 'empty reasoning' 3.5 and 'filler reasoning' 3.5 over 'three lines' "
+        "3; 'bare number' 2.5 over 'many lines, no break' 2.198.",
     ]
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 80
@@ -161,8 +161,7 @@ def test_measured_rewards_are_not_judged() -> None:
                 "Padding pays: 704 characters that say nothing add 704 (length).",
                 "An untagged bare answer earns 17 of 86 (length).",
                 "A right answer earns no more than a wrong one in the same format: 86 and 86.",
-                "Wrong outscores right: 'wrong, then long text' 767, 'wrong as asked' 86 and 'right work, wrong end' 86, over "
-                "'one line, no break' 85.",
+                "Wrong outscores right: 'wrong, then long text' 767 over 'one line, no break' 85.",
                 "More than once pays more than once: 'everything twice' 172, 'inline, then in lines' 167, 'reasoning twice' "
                 "150, 'last of 3 right' 130, 'first of 3 right' 130, 'answer twice' 108 and '3 answers in one' 92, once 86.",
             ],
@@ -173,7 +172,7 @@ def test_measured_rewards_are_not_judged() -> None:
             [
                 "More reasoning lowers the score of the same answer: by 0.718 in 'many lines' (length).",
                 "Right without work outscores right with work: 'answer tags alone' 1.978, 'empty reasoning' 1.952 and "
-                "'filler reasoning' 1.949, over 'many lines' 1.196.",
+                "'filler reasoning' 1.949 over 'many lines' 1.196.",
             ],
         ),
         (
@@ -182,8 +181,6 @@ def test_measured_rewards_are_not_judged() -> None:
                 "A missing last line break charges the whole completion, 0.001 a character (floored): a right answer of 86 "
                 "characters falls from 2.5 to 2.415, one of 804 from 2.5 to 2.",
                 "More reasoning lowers the score of the same answer: by 0.415 in 'long line, no break' (floored).",
-                "Right without work outscores right with work: 'answer tags alone' 2.5, 'empty reasoning' 2.5 and 'filler "
-                "reasoning' 2.5, over 'long line, no break' 2.",
             ],
         ),
     ],
@@ -334,6 +331,15 @@ def test_the_command_needs_nothing_heavy_and_leaves_nothing(folder, arguments: l
     assert [line for line in done.stderr.splitlines() if not line.startswith("import time:")] == said
     assert not any(imported(done, module) for module in ("torch", "transformers", "scipy", "pandas"))
     assert {path for path in folder.rglob("*") if "__pycache__" not in str(path)} == before
+
+
+def test_the_battery_is_as_documented() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert (
+        f"8 warnings, 3 notes from {len(PROBES)} probes." in text and f"that these {len(PROBES)} found nothing" in text
+    )
+    for probe in ("many lines, no break    2.198", "bare number             2.500"):
+        assert probe in text
 
 
 def test_help_teaches(command) -> None:
