@@ -4,6 +4,7 @@ The findings are rules on measured scores and know no reward by name. What they 
 whether its answer is the gold one, and whether it has the format that grpo/prompts.py asks for.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -228,7 +229,9 @@ def _above(m: Measured, names: Sequence[str], honest: str) -> tuple[str, ...]:
 
 
 def _level(m: Measured, names: Sequence[str]) -> tuple[str, ...]:
-    """Those with the total of the reference."""
+    """Those that are paid, and with the total of the reference."""
+    if m.total(REFERENCE) <= m.rounding:
+        return ()
     return tuple(name for name in names if abs(m.total(name) - m.total(REFERENCE)) <= m.rounding)
 
 
@@ -238,15 +241,29 @@ def _exclusive(m: Measured) -> Iterator[Finding]:
         return
     paid = m.parts > m.rounding
     apart = [
-        f"{m.names[i]} and {m.names[j]}"
-        for i, j in combinations(range(len(m.names)), 2)
-        if paid[:, i].any() and paid[:, j].any() and not (paid[:, i] & paid[:, j]).any()
+        pair
+        for pair in combinations(range(len(m.names)), 2)
+        if paid[:, pair].any(axis=0).all() and not paid[:, pair].all(axis=1).any()
     ]
     lost = f"the best score found is {number(best)}; the best of each reward would sum to {number(each.sum())}"
     if apart:
-        yield Finding("warning", f"{listing(apart)} exclude each other: no probe is paid by both, so {lost}.")
+        yield Finding("warning", f"{_pairs(m, apart)}: no probe is paid by both, so {lost}.")
     else:
         yield Finding("note", f"No probe has the best of every reward: {lost}.")
+
+
+def _pairs(m: Measured, pairs: Sequence[tuple[int, int]]) -> str:
+    """Pairs in words, those of one reward together."""
+    said = []
+    while pairs:
+        most, _ = Counter(k for pair in pairs for k in pair).most_common(1)[0]
+        others = [m.names[sum(pair) - most] for pair in pairs if most in pair]
+        if len(others) == 1:
+            said.append(f"{m.names[most]} and {others[0]} exclude each other")
+        else:
+            said.append(f"{m.names[most]} excludes each of {listing(others)}")
+        pairs = [pair for pair in pairs if most not in pair]
+    return "; ".join(said)
 
 
 def _line_break(m: Measured) -> Iterator[Finding]:

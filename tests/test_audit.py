@@ -47,6 +47,10 @@ def closed(completion):
     return 0.5 * completion.endswith("</answer>\\n")
 
 @reward
+def signed(completion, gold):
+    return 1.0 if completion.endswith(gold) else -1.0
+
+@reward
 def broken(completion):
     return 1 / len(completion)
 """
@@ -164,6 +168,15 @@ def test_measured_rewards_are_not_judged() -> None:
                 "Wrong outscores right: 'wrong, then long text' 767 over 'one line, no break' 85.",
                 "More than once pays more than once: 'everything twice' 172, 'inline, then in lines' 167, 'reasoning twice' "
                 "150, 'last of 3 right' 130, 'first of 3 right' 130, 'answer twice' 108 and '3 answers in one' 92, once 86.",
+            ],
+        ),
+        (
+            {"correctness": 1, "strict_format": 1, "signed": 1},
+            [
+                "signed excludes each of correctness and strict_format: no probe is paid by both, so the best score found is "
+                "1.5; the best of each reward would sum to 3.5.",
+                "An untagged bare answer earns 1 of 1.5 (signed).",
+                "signed pays up to 1 and falls to -1; the lowest total is -1, of 'bare sentence'.",
             ],
         ),
         # A price on length: deliberate, perhaps, and what it does is said all the same.
