@@ -145,6 +145,8 @@ class Config(Common):
     eval_steps: int | None
     save_steps: int | None
     save_total_limit: int | None
+    alarm_window: int
+    stop_on: list[str]
 
 
 @dataclass
@@ -196,6 +198,18 @@ def between(low: float, high: float) -> Rule:
 above_zero: Rule = (lambda value: value > 0, "must be above 0")
 below_one: Rule = (lambda value: 0 <= value < 1, "must be at least 0 and below 1")
 
+# What grpo/alarms.py watches for.
+ALARMS = (
+    "truncated",
+    "constant_reward",
+    "no_signal",
+    "reward_hacking",
+    "length_collapse",
+    "length_limit",
+    "entropy_collapse",
+    "not_finite",
+)
+
 # The values each field may take, beyond its type. None is left to the type.
 COMMON: dict[str, Rule] = {
     "seed": between(0, 2**32 - 1),
@@ -235,6 +249,8 @@ RULES: dict[type, dict[str, Rule]] = {
         "eval_steps": at_least(1),
         "save_steps": at_least(1),
         "save_total_limit": at_least(1),
+        "alarm_window": at_least(2),
+        "stop_on": (lambda value: set(value) <= set(ALARMS), f"must be a list of {', '.join(ALARMS)}"),
         "temperature": above_zero,
         "optimizer.name": one_of("adamw_torch", "adafactor", "sgd"),
         "optimizer.lr": above_zero,

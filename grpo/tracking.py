@@ -1,7 +1,9 @@
 """The one place that knows W&B, trackio and TensorBoard."""
 
+import io
 import os
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +23,8 @@ class Tracker(Protocol):
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None: ...
 
+    def alert(self, title: str, message: str, step: int) -> None: ...
+
     def summarize(self, figures: dict[str, float]) -> None: ...
 
     def finish(self, exit_code: int) -> None: ...
@@ -30,6 +34,8 @@ class NoTracker:
     def log(self, metrics: dict[str, float], step: int) -> None: ...
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None: ...
+
+    def alert(self, title: str, message: str, step: int) -> None: ...
 
     def summarize(self, figures: dict[str, float]) -> None: ...
 
@@ -81,6 +87,9 @@ class WandbTracker:
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         self.run.log({name: self.table(columns=list(columns), data=[list(row) for row in rows])}, step=step)
 
+    def alert(self, title: str, message: str, step: int) -> None:
+        self.run.alert(title=title, text=message, level="WARN", wait_duration=0)
+
     def summarize(self, figures: dict[str, float]) -> None:
         self.run.summary.update(figures)
 
@@ -108,6 +117,10 @@ class TrackioTracker:
             {name: self.trackio.Table(dataframe=pd.DataFrame(list(rows), columns=list(columns)))}, step=step
         )
 
+    def alert(self, title: str, message: str, step: int) -> None:
+        with redirect_stdout(io.StringIO()):  # it would print the alarm a second time
+            self.trackio.alert(title, message)
+
     def summarize(self, figures: dict[str, float]) -> None:
         self.trackio.log(figures)
 
@@ -131,6 +144,9 @@ class TensorBoardTracker:
         self.writer.add_text(
             name, "\n\n".join("    " + repr(dict(zip(columns, row, strict=True))) for row in rows), step
         )
+
+    def alert(self, title: str, message: str, step: int) -> None:
+        self.writer.add_text(f"alarm/{title}", message, step)
 
     def summarize(self, figures: dict[str, float]) -> None:
         self.writer.add_text("summary", "\n".join(f"    {name}: {value}" for name, value in figures.items()))

@@ -136,6 +136,7 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
             "difference": {name: asdict(difference) for name, difference in differences.items()},
             "train_seconds": round(trained - evaluated - validating, 2),
             "steps": trainer.state.global_step,
+            "stopped_by": recorder.stopped_by,
             "seed": config.seed,
             "device": config.device,
             "threads": torch.get_num_threads(),
@@ -159,7 +160,10 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
         for example in examples:
             title = f"{example['question']} (gold: {example['gold']})"
             say(answers(title, {when: example[when] for when in ("before", "after")}))
-        say(f"{trainer.state.global_step} steps in {results['train_seconds']:.0f} s. Everything is in {shortest(out)}")
+        steps = f"{trainer.state.global_step} steps"
+        if recorder.stopped_by:
+            steps += f" of {trainer.state.max_steps} (stop_on={recorder.stopped_by})"
+        say(f"{steps} in {results['train_seconds']:.0f} s. Everything is in {shortest(out)}")
         exit_code = 0
         return results
     finally:

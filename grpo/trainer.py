@@ -1,6 +1,7 @@
 """Config -> GRPOConfig -> GRPOTrainer, and what is recorded while it trains."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import Dataset
+from rich.text import Text
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
+from grpo.alarms import Alarm, Alarms
 from grpo.batching import Batch
 from grpo.config import Config
 from grpo.console import say
@@ -284,6 +287,8 @@ class Recorder(TrainerCallback):
         self.last_step = 0
         self.sampled_at = 0
         self.quarters = 0
+        self.alarms = Alarms(config, rewards)
+        self.stopped_by: str | None = None
 
     def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
         self.advance = self.start_bar(state.max_steps)
@@ -296,8 +301,15 @@ class Recorder(TrainerCallback):
         if logs is None or "train_runtime" in logs:
             return
         step = state.global_step
-        metrics = {name: value for name, value in logs.items() if isinstance(value, int | float)}
+        # TRL hands on None for what is nan throughout.
+        metrics = {
+            name: math.nan if value is None else value
+            for name, value in logs.items()
+            if isinstance(value, int | float | None)
+        }
         self.record(metrics, step)
+        for alarm in self.alarms.see(metrics, step):
+            self._sound(alarm, step, control)
         # A further pass over the same completions (algorithm.num_iterations) has no rewards of its own.
         sampled = "reward" in metrics
         self.beside = beside(metrics) if sampled else self.beside
@@ -311,9 +323,21 @@ class Recorder(TrainerCallback):
 
     def record(self, metrics: dict[str, float], step: int) -> None:
         """A line of metrics.jsonl, and the same for the tracker."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._write({"step": step, **finite})
         self.tracker.log(metrics, step)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def _sound(self, alarm: Alarm, step: int, control: TrainerControl) -> None:
+        say(Text(f"Alarm: {alarm.message}", style="yellow"))
+        self._write({"step": step, "alarm": alarm.name, "message": alarm.message})
+        self.tracker.alert(alarm.title, alarm.message, step)
+        if alarm.name in self.config.stop_on:
+            self.stopped_by = alarm.name
+            control.should_training_stop = True
 
     def _sample_for_table(self, columns: list[str], rows: list[list[Any]], step: int, last: int) -> None:
         """Keep a group now and then, and log the table anew after each quarter of the run."""

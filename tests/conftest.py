@@ -42,12 +42,17 @@ def train(tmp_path, monkeypatch):
     return call
 
 
-def read_wandb(out: Path) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
-    """An offline W&B run read back: its history rows, its summary, and its tables of completions."""
+def wandb_records(out: Path) -> tuple[list[dict[str, Any]], Path]:
+    """What an offline W&B run wrote down, and its folder."""
     (folder,) = (out / "wandb").glob("offline-run-*")
     inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
     lines = subprocess.run([*inspect, str(folder)], capture_output=True, text=True, check=True).stdout.splitlines()
-    records = [json.loads(line) for line in lines]
+    return [json.loads(line) for line in lines], folder
+
+
+def read_wandb(out: Path) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
+    """An offline W&B run read back: its history rows, its summary, and its tables of completions."""
+    records, folder = wandb_records(out)
     history = [record["history"]["item"] for record in records if record["type"] == "history"]
     summary: dict[str, Any] = {}
     for record in records:
