@@ -5,6 +5,7 @@ python -m grpo.train rewards=no_xmlcount num_generations=8
 python -m grpo.train experiment=gsm8k
 """
 
+import json
 import os
 import sys
 import time
@@ -80,16 +81,29 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
         with progress(f"evaluating {when}", len(examples), lasting) as advance:
             return evaluate(examples, answer(rollout, tokenizer, questions, config), rewards, on_answered=advance)
 
-    def ask_shown() -> list[str]:
-        return answer_greedily(rollout, tokenizer, [example.question for example in shown], config)
+    def ask_shown(step: int) -> list[str]:
+        answers = answer_greedily(rollout, tokenizer, [example.question for example in shown], config)
+        with (out / "transcripts.jsonl").open("a", encoding="utf-8") as file:
+            for example, completion in zip(shown, answers, strict=True):
+                file.write(json.dumps({"step": step, **asdict(example), "completion": completion}) + "\n")
+        return answers
 
     shown = [JOY, *[example for example in splits.held_out if example != JOY][:2]]
     tracker = build_tracker(config.tracking, asdict(config) | {"batch": asdict(batch)}, out, sweep)
-    validating = 0.0
+    asking = 0.0
+
+    def look(step: int) -> None:
+        """What is asked of the policy while it trains, its time apart."""
+        nonlocal asking
+        started = time.perf_counter()
+        steps = trainer.state.max_steps
+        if step in (round(steps / 3), round(steps * 2 / 3)) and 0 < step < steps:
+            ask_shown(step)
+        if config.eval_steps and (step % config.eval_steps == 0 or step == steps):
+            validate(step)
+        asking += time.perf_counter() - started
 
     def validate(step: int) -> None:
-        nonlocal validating
-        started = time.perf_counter()
         evaluation = evaluate_on(splits.validation, f"at step {step}", lasting=False)
         evaluation.keep(
             out / "evaluations" / f"step_{step:06d}.json",
@@ -99,27 +113,25 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
         low, high = evaluation.intervals["accuracy_strict"]
         right = evaluation.figures["accuracy_strict"]
         say(f"step {step}: {right:.1%} of {len(splits.validation)} validation problems right ({low:.1%} to {high:.1%})")
-        validating += time.perf_counter() - started
 
     exit_code = 1
     try:
         started = time.perf_counter()
-        before, answers_before = evaluate_on(splits.held_out, "before training"), ask_shown()
+        before, answers_before = evaluate_on(splits.held_out, "before training"), ask_shown(0)
         evaluated = time.perf_counter()
         # TRL takes seconds to import; they come after there is something to look at.
-        from grpo.trainer import Recorder, Validation, build_trainer
+        from grpo.trainer import Looks, Recorder, build_trainer
 
         with ExitStack() as bars:
             recorder = Recorder(
                 config, rewards, tracker, out, lambda steps: bars.enter_context(progress("training", steps))
             )
             trainer = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, out)
-            if config.eval_steps:
-                trainer.add_callback(Validation(config.eval_steps, validate))
+            trainer.add_callback(Looks(look))
             trainer.train()
         trained = time.perf_counter()
         save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "policy")
-        after, answers_after = evaluate_on(splits.held_out, "after training"), ask_shown()
+        after, answers_after = evaluate_on(splits.held_out, "after training"), ask_shown(trainer.state.global_step)
         ended = time.perf_counter()
 
         for evaluation, when, path in ((before, "before", config.model.path), (after, "after", str(out / "policy"))):
@@ -134,7 +146,7 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
             "before": before.as_json(),
             "after": after.as_json(),
             "difference": {name: asdict(difference) for name, difference in differences.items()},
-            "train_seconds": round(trained - evaluated - validating, 2),
+            "train_seconds": round(trained - evaluated - asking, 2),
             "steps": trainer.state.global_step,
             "stopped_by": recorder.stopped_by,
             "seed": config.seed,
@@ -143,8 +155,8 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
             "seconds": {
                 "start": round(started - began, 2),
                 "evaluate_before": round(evaluated - started, 2),
-                "train": round(trained - evaluated - validating, 2),
-                "validate": round(validating, 2),
+                "train": round(trained - evaluated - asking, 2),
+                "ask_meanwhile": round(asking, 2),
                 "evaluate_after": round(ended - trained, 2),
             },
             "batch": asdict(batch),

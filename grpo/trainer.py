@@ -361,18 +361,17 @@ class Recorder(TrainerCallback):
         return columns, [[step, *row] for row in rows]
 
 
-class Validation(TrainerCallback):
-    """Calls `validate` with the step before the first step, after every `every` steps, and after the last one."""
+class Looks(TrainerCallback):
+    """Calls `look` with the step, before the first step and after every one."""
 
-    def __init__(self, every: int, validate: Callable[[int], None]) -> None:
-        self.every, self.validate = every, validate
+    def __init__(self, look: Callable[[int], None]) -> None:
+        self.look = look
 
     def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
-        self.validate(state.global_step)
+        self.look(state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs: Any) -> None:
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self.validate(state.global_step)
+        self.look(state.global_step)
 
 
 def beside(metrics: dict[str, float]) -> str:

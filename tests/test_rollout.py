@@ -1,6 +1,7 @@
 """The sampler against transformers' `generate` and plain forwards: tokens, probabilities, distribution, ends."""
 
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -107,12 +108,21 @@ def test_sampled_tokens_have_the_probabilities_of_a_plain_forward(
     if kind == "graphs":
         monkeypatch.setattr("grpo.rollout.Rows.halved", lambda self, done: self)
     completions = rollout.complete(rows, LIMIT, temperature)
+    exact_policy = deepcopy(policy).double()
+    errors, plain_errors = [], []
     for row, (prompt, completion) in enumerate(zip(rows, completions, strict=True)):
         with torch.no_grad():
-            plain = policy(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / temperature
-        expected = plain.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
+            exact, plain = (
+                (computed(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / temperature)
+                .log_softmax(-1)
+                .gather(-1, torch.tensor(completion)[:, None])[:, 0]
+                for computed in (exact_policy, policy)
+            )
         mine = torch.stack([step[row] for step in chosen[: len(completion)]])
-        torch.testing.assert_close(mine, expected, atol=1e-5, rtol=0)
+        errors.append((mine - exact).abs())
+        plain_errors.append((plain - exact).abs())
+    # float32 rounds otherwise on every CPU: the bound is what it costs a plain forward on this one.
+    assert torch.cat(errors).max() <= 4 * torch.cat(plain_errors).max() < 1e-4
 
 
 class Fixed:

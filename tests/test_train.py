@@ -52,6 +52,17 @@ def test_what_a_run_leaves_behind(train) -> None:
     assert not (out / "checkpoints").exists() or not list((out / "checkpoints").iterdir())
 
 
+def test_what_the_policy_says_as_it_trains(train) -> None:
+    out, results = train("max_steps=6", "optimizer.lr=0.01")
+    said = [json.loads(line) for line in (out / "transcripts.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in said] == [0] * 3 + [2] * 3 + [4] * 3 + [6] * 3
+    for column, rows in (("before", said[:3]), ("after", said[-3:])):
+        assert [(row["question"], row["completion"]) for row in rows] == [
+            (example["question"], example[column]) for example in results["examples"]
+        ]
+    assert len({row["completion"] for row in said}) > 3
+
+
 def test_a_weight_of_zero_measures_without_training(train) -> None:
     out, _ = train("rewards=no_xmlcount", "+rewards.verbatim_xmlcount=-0.5")
     for row in metrics(out):

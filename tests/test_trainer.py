@@ -111,7 +111,7 @@ def test_the_step_equals_trls(trainer, overrides: list[str]) -> None:
     assert built.shared, "fell back"
     assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
     for mine, its in zip(ours[1], theirs[1], strict=True):
-        torch.testing.assert_close(mine, its, atol=1e-5, rtol=0)
+        torch.testing.assert_close(mine, its)  # to float32's rounding; the test in float64 is the exact one
     a, b = ours[2].double(), theirs[2].double()
     assert b.norm() > 0
     assert a @ b / (a.norm() * b.norm()) >= 1 - 1e-9
