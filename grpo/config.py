@@ -16,6 +16,7 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -410,7 +411,10 @@ def undistorted(rollout: RolloutConfig) -> RolloutConfig:
 
 @contextmanager
 def configs() -> Iterator[None]:
-    """Let `compose` find `conf/`, outside a Hydra app (tests, scripts)."""
+    """Let `compose` find `conf/`; inside one of the project's Hydra apps it does already."""
+    if GlobalHydra.instance().is_initialized():
+        yield
+        return
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         yield
 

@@ -242,6 +242,10 @@ def app(composed: DictConfig) -> None:
     with job():
         try:
             run(load(composed, Config), out, Path(settings.sweep.dir).name if Jobs.multirun else None)
+            if not Jobs.multirun:
+                from grpo.report import write_report  # it draws, and is not needed before
+
+                say(f"Report: {shortest(write_report(out))}")
         except OSError as error:
             if error.filename is None or not Path(error.filename).is_relative_to(out):
                 raise
