@@ -70,7 +70,7 @@ class WandbTracker:
             self.run, why = init(mode), f"WANDB_MODE={mode}"
         else:
             try:
-                if wandb.login(prompt=False, verify=False):
+                if logged_in():
                     self.run = init("online")
                 else:
                     self.run, why = init("offline"), "not logged in"
@@ -174,6 +174,17 @@ TRACKERS: dict[str, Callable[..., Tracker]] = {
 def build_tracker(config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None = None) -> Tracker:
     """The tracker of a run; `settings` is its resolved config, `sweep` the name of the multirun it is a job of."""
     return NoTracker() if config.name == "none" else TRACKERS[config.name](config, settings, out, sweep)
+
+
+def logged_in() -> bool:
+    """Whether W&B has a key, of which the service is not asked.
+
+    Raises:
+        wandb.Error: it has one that cannot be a key.
+    """
+    import wandb
+
+    return wandb.login(prompt=False, verify=False)
 
 
 def run_name(out: Path, sweep: str | None) -> str:

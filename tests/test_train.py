@@ -1,6 +1,8 @@
 """Real runs on the embedded policy: what they leave behind, and how they refuse."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -167,9 +169,37 @@ def test_tensorboard(train) -> None:
 
 
 def test_trackio(command, tmp_path) -> None:
-    done = command("grpo.train", *SMALL, "tracking=trackio", TRACKIO_DIR=str(tmp_path / "trackio"))
+    validation = ["eval_steps=2", "data.validation_problems=4"]
+    done = command("grpo.train", *SMALL, *validation, "tracking=trackio", TRACKIO_DIR=str(tmp_path / "trackio"))
     assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "trackio").rglob("*.db"))
+    (out,) = [file.parent for file in tmp_path.rglob("results.json")]
+    (file,) = (tmp_path / "trackio").rglob("*.db")
+    with closing(sqlite3.connect(file)) as database:
+        logged = [
+            (step, json.loads(row)) for step, row in database.execute("SELECT step, metrics FROM metrics ORDER BY id")
+        ]
+        alerts = list(database.execute("SELECT step, title, text, level FROM alerts ORDER BY id"))
+
+    # The curves are those of metrics.jsonl, then come the figures before and after.
+    *logged, (_, summary) = logged
+    curves = [(step, row) for step, row in logged if "completions" not in row]
+    kept = metrics(out)
+    assert [step for step, _ in curves] == [row.pop("step") for row in kept] == [0, 1, 2, 2]
+    for (_, row), expected in zip(curves, kept, strict=True):
+        assert row == expected
+    prefixes = {name.split("/")[0] for row in kept for name in row if "/" in name}
+    assert {"eval", "rewards", "advantage_share", "groups", "completions"} <= prefixes
+    results = json.loads((out / "results.json").read_text())
+    for when in ("before", "after"):
+        assert summary[f"{when}/accuracy_strict"] == results[when]["accuracy_strict"]
+
+    step, table = [(step, row["completions"]["_value"]) for step, row in logged if "completions" in row][-1]
+    assert step == 2 and [row["step"] for row in table] == [1] * 4 + [2] * 4
+    assert list(table[0]) == ["step", "question", "gold", "completion", *STACK, "total", "advantage"]
+    assert all(isinstance(row[name], float) for row in table for name in [*STACK, "total", "advantage"])
+
+    alarms = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines() if "alarm" in line]
+    assert alarms and alerts == [(line["step"], line["alarm"], line["message"], "warn") for line in alarms]
 
 
 def test_the_command_as_typed(command, tmp_path) -> None:

@@ -1,0 +1,180 @@
+"""Lay out the panels of a W&B project: `python scripts/wandb_workspace.py ENTITY/PROJECT`
+
+Adds a saved view to the project and prints its address. Its sections, from the top: total reward and right answers,
+each reward, what makes the advantage, groups of completions, completions and the table of them, optimisation,
+validation in full. One panel overlays all rewards, whatever their names, so that rewards of your own are shown too.
+
+The project must hold a run. Each call adds another view; those that you have are left alone.
+"""
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from grpo.config import compose
+from grpo.errors import UserError, first_line
+from grpo.tracking import logged_in
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Section, Workspace
+
+# What the service may take to answer. It is asked twice at the most; wandb would go on for many minutes.
+ANSWER_SECONDS = 4
+INTERVAL = "(?:_low|_high)?"
+
+
+def sections() -> "list[Section]":
+    """The panels from the top. W&B takes RE2, in which a group that captures could split a panel: none captures."""
+    from wandb_workspaces.reports.v2 import BarPlot, LinePlot, WeavePanelSummaryTable
+    from wandb_workspaces.workspaces import Section, SectionLayoutSettings
+
+    def lines(title: str, *names: str) -> LinePlot:
+        return LinePlot(title=title, y=list(names))
+
+    def overlay(title: str, regex: str) -> LinePlot:
+        return LinePlot(title=title, metric_regex=f"^{regex}$")
+
+    def section(name: str, *panels: LinePlot | BarPlot | WeavePanelSummaryTable, is_open: bool = True) -> Section:
+        columns = min(3, len(panels))
+        layout = SectionLayoutSettings(columns=columns, rows=-(-len(panels) // columns))
+        return Section(name=name, panels=list(panels), is_open=is_open, layout_settings=layout)
+
+    return [
+        section(
+            "Total reward and right answers",
+            lines("Total reward of a completion", "reward"),
+            overlay("Validation problems right, with a 95% interval", f"eval/accuracy_strict{INTERVAL}"),
+            BarPlot(
+                title="Held-out problems right, before and after training",
+                metrics=["before/accuracy_strict", "after/accuracy_strict"],
+            ),
+        ),
+        section(
+            "Each reward (rewards/)",
+            overlay("Mean of each reward, unweighted", "rewards/.+/mean"),
+            overlay("Spread of each reward and of the total", "(?:rewards/.+/std|reward_std)"),
+        ),
+        section(
+            "What makes the advantage (advantage_share/)",
+            overlay("Each reward's share of the advantage; below 0 it pulls against the total", "advantage_share/.+"),
+            overlay("Completions whose advantage would change sign without the reward", "advantage_flips/.+"),
+        ),
+        section(
+            "Groups of completions (groups/)",
+            lines(
+                "Groups that are all right, partly right, all wrong",
+                "groups/all_correct",
+                "groups/mixed",
+                "groups/none_correct",
+            ),
+            lines(
+                "Groups that teach nothing; that teach by other rewards than correctness alone",
+                "groups/zero_std",
+                "groups/correctness_constant",
+            ),
+            overlay("Groups in which a reward is the same for all", "groups/zero_std/.+"),
+        ),
+        section(
+            "Completions (completions/)",
+            overlay("Tokens of a completion: mean, shortest, longest", "completions/(?:mean|min|max)_length"),
+            overlay("The same of those that ended by themselves", "completions/(?:mean|min|max)_terminated_length"),
+            lines("Share cut at max_completion_length", "completions/clipped_ratio"),
+        ),
+        section("Completions, one by one", WeavePanelSummaryTable(table_name="completions")),
+        section(
+            "Optimisation",
+            lines("Loss", "loss"),
+            lines("Norm of the gradient", "grad_norm"),
+            lines("Entropy, nats a token", "entropy"),
+            lines("KL from the policy at the start (algorithm.beta above 0)", "kl"),
+            lines("Learning rate", "learning_rate"),
+            overlay("Share of tokens with a clipped ratio", "clip_ratio/.+"),
+            lines("Seconds a step", "step_time"),
+            lines("Tokens seen so far", "num_tokens"),
+        ),
+        section(
+            "Validation in full (eval/, with eval_steps)",
+            overlay("Right as the last number of the text", f"eval/accuracy_flexible{INTERVAL}"),
+            overlay("Exact format; reasoning, then answer", f"eval/(?:strict|soft)_format{INTERVAL}"),
+            overlay("Total reward", f"eval/reward{INTERVAL}"),
+            overlay("Mean of each reward, unweighted", "eval/rewards/.+"),
+            overlay("Tokens of a completion", f"eval/mean_completion_tokens{INTERVAL}"),
+            overlay("Share cut at max_completion_length", f"eval/truncated{INTERVAL}"),
+            is_open=False,
+        ),
+    ]
+
+
+def workspace(entity: str, project: str) -> "Workspace":
+    from wandb_workspaces.workspaces import RunsetSettings, Workspace
+
+    columns = ["summary:before/accuracy_strict", "summary:after/accuracy_strict"]
+    return Workspace(
+        entity=entity,
+        project=project,
+        name="GRPO",
+        sections=sections(),
+        runset_settings=RunsetSettings(pinned_columns=columns),
+    )
+
+
+def save(target: str) -> str:
+    """Save the panels of `[ENTITY/]PROJECT`; the address of the view.
+
+    Raises:
+        UserError: the package is missing, nobody is logged in, or W&B cannot be reached or refuses.
+    """
+    *entities, project = target.split("/")
+    if len(entities) > 1 or not all([*entities, project]):
+        raise UserError(f"{target!r} names no project; give ENTITY/PROJECT, as in the project's address, or PROJECT.")
+    try:
+        import wandb
+        import wandb_workspaces.workspaces  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "the package wandb-workspaces is not installed: pip install 'wandb-workspaces>=0.4'."
+        ) from error
+    if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
+        raise UserError(f"WANDB_MODE={mode}: panels are laid out online alone; unset it and run this again.")
+    limits = wandb.Settings(
+        silent=True,
+        x_graphql_timeout_seconds=ANSWER_SECONDS,
+        x_graphql_retry_max=1,
+        x_graphql_retry_wait_max_seconds=1,
+    )
+    try:
+        wandb.setup(settings=limits)
+        if not logged_in():
+            raise UserError("nobody is logged in to W&B; run `wandb login`, or set WANDB_API_KEY, then run this again.")
+        api = wandb.Api()
+        entity = entities[0] if entities else api.settings["entity"] or api.default_entity
+        if not entity:
+            raise UserError(f"W&B names no default entity; give one, ENTITY/{project}.")
+        return workspace(entity, project).save().url
+    except UserError:
+        raise
+    except Exception as error:  # some of wandb's are private
+        raise UserError(
+            f"W&B did not take the panels of {target}: {first_line(error)}. "
+            "Can it be reached, and is the key one that may write there?"
+        ) from error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "target",
+        nargs="?",
+        metavar="ENTITY/PROJECT",
+        help="default: tracking.project of conf/tracking/wandb.yaml; PROJECT alone: of your own default entity",
+    )
+    target = parser.parse_args().target
+    try:
+        print(save(compose().tracking.project if target is None else target))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
