@@ -6,7 +6,7 @@ light and for dark; a PNG has the light ones.
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 # name -> light, dark. The hues (c0 to c7) stay apart for colour-blind readers, at a contrast of 3 to the page and more:
@@ -39,7 +40,7 @@ HUES = [name for name in COLOURS if re.fullmatch(r"c\d", name)]
 OF_REWARD = dict(zip(("correctness", "int", "strict_format", "soft_format", "xmlcount"), HUES, strict=False))
 
 WIDTH, HEIGHT = 4.5, 2.7  # inches; at the width of a phone a point is then about a pixel
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10.5,
     "axes.titlesize": 10.5,
@@ -84,11 +85,12 @@ class Chart:
             drawn = drawn.replace(light, f"var(--{name})")
         return drawn.replace("<svg", f'<svg role="img" aria-label="{self.title}"', 1)
 
-    def save(self, folder: Path) -> Path:
-        path = folder / f"{self.name}.png"
+    def save(self, folder: Path) -> None:
+        """Write it as PNG; there the title stands in the picture."""
         with mpl.rc_context(STYLE):
-            self.figure.savefig(path, dpi=200, facecolor=COLOURS["page"][0])
-        return path
+            title = self.figure.suptitle(self.title, x=0.02, ha="left", weight="bold")
+            self.figure.savefig(folder / f"{self.name}.png", dpi=200, facecolor=COLOURS["page"][0])
+            title.remove()
 
 
 def colours(rewards: Sequence[str]) -> dict[str, str]:
@@ -178,7 +180,11 @@ class Drawing:
     def groups(self) -> Chart | None:
         figure, axes = panel()
         labels, base = [], np.zeros(len(self.smooth))
-        for column, name, hue in (("all_correct", "all right", "c2"), ("mixed", "mixed", "c5"), ("none_correct", "none right", "c4")):
+        for column, name, hue in (
+            ("all_correct", "all right", "c2"),
+            ("mixed", "mixed", "c5"),
+            ("none_correct", "none right", "c4"),
+        ):
             share = self.smooth[f"groups/{column}"].to_numpy()
             axes.fill_between(self.smooth.index, base, base + share, color=colour(hue), alpha=0.75, linewidth=0)
             labels.append((base[-1] + share[-1] / 2, name, hue))
@@ -218,7 +224,14 @@ class Drawing:
         figure, axes = panel()
         low, high = evaluations["eval/accuracy_strict_low"], evaluations["eval/accuracy_strict_high"]
         axes.fill_between(low.index, low, high, color=colour("c0"), alpha=0.15, linewidth=0)
-        axes.plot(evaluations.index, evaluations["eval/accuracy_strict"], color=colour("c0"), linewidth=2, marker="o", markersize=4)
+        axes.plot(
+            evaluations.index,
+            evaluations["eval/accuracy_strict"],
+            color=colour("c0"),
+            linewidth=2,
+            marker="o",
+            markersize=4,
+        )
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         return finished("accuracy", "Right on validation problems", "band: 95% interval", figure, axes)
@@ -238,8 +251,8 @@ def colour(name: str) -> str:
 
 def panel(lines: int = 0) -> tuple[Figure, Axes]:
     """An empty figure, higher where that many labels do not fit beside it."""
-    figure = Figure(figsize=(WIDTH, max(HEIGHT, 0.7 + 0.32 * lines)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
+    figure = Figure(figsize=(WIDTH, max(HEIGHT, 0.7 + 0.32 * lines)), layout=layout)
     return figure, figure.add_subplot()
 
 
@@ -255,8 +268,9 @@ def finished(
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("step")
-    if len(xs := axes.lines[0].get_xdata() if axes.lines else []) == 1:
-        axes.set_xlim(xs[0] - 1, xs[0] + 1)
+    first, last = axes.dataLim.intervalx
+    if first == last:
+        axes.set_xlim(first - 1, first + 1)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     texts = [wrapped(text) for _, text, _ in labels]

@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 
 from grpo.batching import Batch
 from grpo.config import compose
-from grpo.console import TAG, FIGURES, interval, listed, printable, say, shortest, shown, with_unit
+from grpo.console import TAG, interval, listed, printable, say, shortest, shown, with_unit
 from grpo.errors import UserError, first_line
 from grpo.figures import COLOURS, Chart, charts, colours, window
 from grpo.files import written_aside
@@ -45,7 +45,7 @@ class Record:
     history: pd.DataFrame  # the logged steps with a rollout, by step
     evaluations: pd.DataFrame  # those made while training, by step
     alarms: list[dict[str, Any]]
-    transcripts: pd.DataFrame  # step, question, gold, completion
+    transcripts: list[dict[str, Any]]  # step, question, gold, completion
 
     @property
     def weights(self) -> dict[str, float]:
@@ -82,9 +82,7 @@ def read(folder: Path) -> Record:
         metrics[metrics["reward"].notna()] if "reward" in metrics else metrics[:0],
         metrics[metrics["eval/accuracy_strict"].notna()] if "eval/accuracy_strict" in metrics else metrics[:0],
         [line for line in lines if "alarm" in line],
-        pd.DataFrame(
-            _lines(folder / "transcripts.jsonl"), columns=["step", "question", "gold", "completion"]
-        ).drop_duplicates(["step", "question"], keep="last"),
+        _lines(folder / "transcripts.jsonl"),
     )
 
 
@@ -157,8 +155,8 @@ def headline(record: Record) -> str:
     """What changed, in a sentence: as sure as the figures are."""
     results = record.results
     if not results:
-        steps = int(record.history.index[-1]) if len(record.history) else 0
-        return f"Not finished: {steps:,} {plural(steps, 'step')} on record, and no evaluation after training yet."
+        done = int(record.history.index[-1]) if len(record.history) else 0
+        return f"Not finished: {done:,} {plural(done, 'step')} on record, and no evaluation after training yet."
     before, after = results["before"], results["after"]
     difference = results["difference"]["accuracy_strict"]
     first, last = (with_unit("accuracy_strict", each["accuracy_strict"]) for each in (before, after))
@@ -202,7 +200,7 @@ def moved(record: Record) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -(row["share"] or 0))
 
 
-def changes(record: Record) -> list[dict[str, str | bool]]:
+def changes(record: Record) -> list[dict[str, Any]]:
     """The rows of the table before and after."""
     if not (results := record.results):
         return []
@@ -210,7 +208,9 @@ def changes(record: Record) -> list[dict[str, str | bool]]:
     for name in listed(results["difference"]):
         difference = results["difference"][name]
         number = shown(name)[1]
-        cells = [(with_unit(name, results[when][name]), results[when]["intervals"][name]) for when in ("before", "after")]
+        cells = [
+            (with_unit(name, results[when][name]), results[when]["intervals"][name]) for when in ("before", "after")
+        ]
         rows.append(
             {
                 "title": shown(name)[0],
@@ -233,14 +233,11 @@ def signed(number: str) -> str:
 
 def asked(record: Record) -> list[dict[str, Any]]:
     """Each question with what the policy said to it, by step."""
-    return [
-        {
-            "question": question,
-            "gold": rows["gold"].iloc[0],
-            "said": [(int(step), text) for step, text in zip(rows["step"], rows["completion"], strict=True)],
-        }
-        for question, rows in record.transcripts.groupby("question", sort=False)
-    ]
+    questions: dict[str, dict[str, Any]] = {}
+    for line in record.transcripts:
+        each = questions.setdefault(line["question"], {"gold": line["gold"], "said": {}})
+        each["said"][line["step"]] = line["completion"]
+    return [{"question": question, **each} for question, each in questions.items()]
 
 
 def settings_that_differ(settings: dict[str, Any]) -> list[tuple[str, str, str]]:

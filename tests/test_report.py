@@ -1,0 +1,244 @@
+"""The page about a run: read as text, and opened in a browser that has no network and no JavaScript."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grpo.errors import UserError
+from grpo.figures import COLOURS, HUES, colours, spread
+from grpo.report import headline, main, read, write_report
+from tests.conftest import SMALL
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FIGURES = {
+    "reward",
+    "rewards",
+    "advantage_share",
+    "groups",
+    "length",
+    "truncated",
+    "entropy",
+    "grad_norm",
+    "kl",
+    "accuracy",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A real run that has every figure, reported by itself at its end."""
+    folder = tmp_path_factory.mktemp("report")
+    given = ["max_steps=6", "eval_steps=3", "data.validation_problems=4", "algorithm=grpo_kl", "algorithm.beta=0.2"]
+    command = [sys.executable, "-m", "grpo.train", *SMALL, *given, "tracking=none", "hydra.run.dir=run"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("Report: run/report.html")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """The same, to be changed."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is here; on Debian: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser(finished, browser, width: int, scheme: str) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=False
+    )
+    page, requests, complaints = context.new_page(), [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(f"file://{finished}/report.html")
+    assert requests == [f"file://{finished}/report.html"] and not complaints
+    figures = page.locator("figure").all()
+    assert {figure.get_attribute("id") for figure in figures} == FIGURES
+    for figure in figures:
+        box, drawn = figure.bounding_box(), figure.locator("svg").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        assert drawn["width"] > 300 and drawn["height"] > 150
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page_colour = COLOURS["page"][scheme == "dark"]
+    assert background == f"rgb({', '.join(str(int(page_colour[i : i + 2], 16)) for i in (1, 3, 5))})"
+    line = page.locator("#reward svg path[style*='--c0']").first
+    assert line.count() == 1
+    # Read without opening or unfolding anything.
+    for text in ("Before and after", "What moved it", "What it said as it trained", "To run it again"):
+        assert page.get_by_text(text, exact=False).first.is_visible()
+
+
+def test_what_stands_in_it(finished) -> None:
+    page = (finished / "report.html").read_text()
+    results = json.loads((finished / "results.json").read_text())
+    assert "http:" not in re.sub(r'xmlns(:\w+)?="http://[^"]+"', "", page) and "https:" not in page
+    assert "<script" not in page
+    assert "In 6 steps, right answers on 4 held-out problems went from" in page
+    assert f"{results['before']['reward']:.2f}" in page and "95% interval" in page
+    assert all(f"<small>step {step}</small>" in page for step in (0, 2, 4, 6))
+    for example in results["examples"]:
+        assert example["question"] in page
+    for key, default, here in (
+        ("max_steps", "100", "6"),
+        ("algorithm.beta", "0.0", "0.2"),
+        ("num_generations", "16", "4"),
+    ):
+        assert re.search(rf"<td>{key}</td><td[^>]*>{default}</td><td[^>]*>{here}</td>", page), key
+    assert "python -m grpo.train max_steps=2" in page and "optimizer.lr" not in page
+    assert "2 prompts x 4 completions = 8 a step" in page
+    assert all(name in page for name in ("trl 1.", "training", "evaluation before"))
+
+
+def test_figures_as_pictures(run, monkeypatch, capsys) -> None:
+    (run / "report.html").unlink()
+    monkeypatch.setattr(sys, "argv", ["grpo.report", str(run), "--figures"])
+    main()
+    assert {file.stem for file in (run / "figures").glob("*.png")} == FIGURES
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in (run / "figures").iterdir())
+    assert (run / "report.html").is_file() and "10 figures" in capsys.readouterr().out
+
+
+HOSTILE = (
+    "</pre><script>document.title='owned'</script><img src=http://127.0.0.1/x> \x1b[31m\ud800 <answer>\n"
+    + "x" * 1_000_000
+)
+
+
+def test_any_text_is_shown_as_text(run, browser) -> None:
+    results = json.loads((run / "results.json").read_text())
+    results["examples"][0] |= {"question": HOSTILE[:200], "after": HOSTILE}
+    (run / "results.json").write_text(json.dumps(results))
+    with (run / "transcripts.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 6, "question": HOSTILE[:100], "gold": "<b>", "completion": HOSTILE}) + "\n")
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(f"file://{write_report(run)}")
+    assert page.title() == "run · grpo report" and page.locator("script, img").count() == 0 and len(requests) == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("pre b").filter(has_text="<answer>").count() >= 2
+    assert max(box["height"] for pre in page.locator("pre").all() if (box := pre.bounding_box())) <= 400
+
+
+def test_a_run_that_has_not_ended(run) -> None:
+    (run / "results.json").unlink()
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:4]) + lines[4][:30])  # the next one is being written
+    page = write_report(run).read_text()
+    assert re.search(r"Not finished: \d steps on record, and no evaluation after training yet", page)
+    assert "<figure" in page and "Before and after" not in page
+    (run / "metrics.jsonl").unlink()
+    (run / "transcripts.jsonl").unlink()
+    page = write_report(run).read_text()
+    assert "Not finished: 0 steps on record" in page and "No step has been logged yet" in page
+
+
+def test_what_is_no_run_is_refused(run, tmp_path) -> None:
+    with pytest.raises(UserError, match="is not the folder of a run; give the one that a run named at its end"):
+        read(tmp_path)
+    (tmp_path / "multirun.yaml").touch()
+    with pytest.raises(UserError, match=r"is the folder of a sweep.*Name one of its 1 runs, .*run"):
+        read(tmp_path)
+    whole = (run / "results.json").read_text()
+    (run / "results.json").write_text(whole[:50])
+    with pytest.raises(UserError, match=r"results\.json is damaged"):
+        read(run)
+    (run / "results.json").write_text(whole)
+    (run / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged in line 2"):
+        read(run)
+    (run / ".hydra" / "config.yaml").write_text("rewards: 3\n")
+    with pytest.raises(UserError, match="settings name no rewards"):
+        read(run)
+
+
+def test_the_command_refuses_in_a_line(command, tmp_path) -> None:
+    done = command("grpo.report", "nowhere")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: nowhere is not the folder of a run")
+
+
+@pytest.mark.parametrize(
+    "value,low,high,p,words",
+    [
+        (0.25, 0.1, 0.4, 0.001, "rose from 25.0% to 50.0% (+25.0 points, 95% interval +10.0 to +40.0)."),
+        (-0.25, -0.4, -0.1, 0.001, "fell from 50.0% to 25.0% (-25.0 points, 95% interval -40.0 to -10.0)."),
+        (0.25, -0.1, 0.6, 0.2, "went from 25.0% to 50.0%: no more than chance makes (+25.0 points"),
+    ],
+)
+def test_the_headline_is_as_sure_as_the_figures(run, value, low, high, p, words: str) -> None:
+    results = json.loads((run / "results.json").read_text())
+    first, last = (0.25, 0.5) if value > 0 else (0.5, 0.25)
+    results["before"]["accuracy_strict"], results["after"]["accuracy_strict"] = first, last
+    results["difference"]["accuracy_strict"] |= {"value": value, "low": low, "high": high, "p": p}
+    (run / "results.json").write_text(json.dumps(results))
+    assert words in headline(read(run))
+
+
+def test_a_reward_keeps_its_colour() -> None:
+    default = colours(["correctness", "int", "strict_format", "soft_format", "xmlcount"])
+    assert len(set(default.values())) == 5
+    own = colours(["brevity", "xmlcount", "correctness", "another"])
+    assert own["xmlcount"] == default["xmlcount"] and own["correctness"] == default["correctness"]
+    assert len(set(own.values())) == 4
+    assert colours(["verbatim_int"]) == {"verbatim_int": default["int"]}
+
+
+# Machado, Oliveira and Fernandes (2009), severity 1: what protanopes, deuteranopes and tritanopes see of linear RGB.
+SEEN = {
+    "all": np.eye(3),
+    "without red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "without green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "without blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+
+
+def linear(colour: str) -> np.ndarray:
+    values = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    x, y, z = np.cbrt(XYZ @ rgb.clip(0, 1) / XYZ.sum(1))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("dark", [0, 1], ids=["light", "dark"])
+def test_the_palette_is_safe_for_the_colour_blind(dark: int) -> None:
+    hues, page = [linear(COLOURS[name][dark]) for name in HUES], linear(COLOURS["page"][dark])
+    for hue in hues:
+        low, high = sorted(float((XYZ @ each)[1]) for each in (hue, page))
+        assert (high + 0.05) / (low + 0.05) >= 3  # WCAG 2.2, 1.4.11
+    for sight in SEEN.values():
+        apart = [np.linalg.norm(lab(sight @ a) - lab(sight @ b)) for a, b in combinations(hues, 2)]
+        assert min(apart) >= 15
+
+
+def test_labels_stand_apart_and_in_sight() -> None:
+    assert spread([0.5, 0.9], [0.1, 0.1], 0, 1) == [0.5, 0.9]
+    placed = spread([0.99, 1.0, 0.5, 0.98, 0.0], [0.1] * 5, 0, 1)
+    assert all(0.05 - 1e-9 <= height <= 0.95 + 1e-9 for height in placed)
+    assert min(b - a for a, b in pairwise(sorted(placed))) >= 0.1 - 1e-9
