@@ -134,6 +134,8 @@ def charts(history: pd.DataFrame, evaluations: pd.DataFrame, weights: dict[str, 
 
 class Drawing:
     def __init__(self, history: pd.DataFrame, weights: dict[str, float]) -> None:
+        if len(history) == 1:  # a point would not be seen
+            history = pd.concat([history, history]).set_axis(history.index[0] + np.array([-0.5, 0.5]))
         self.history, self.weights, self.colours = history, weights, colours(list(weights))
         self.window = window(len(history))
         self.smooth = history.rolling(self.window, min_periods=1, center=True).mean()
@@ -167,7 +169,10 @@ class Drawing:
         for name, column in zip(paid, columns, strict=True):
             share = shares[column].to_numpy()
             for base, part in ((above, share.clip(min=0)), (below, share.clip(max=0))):
-                axes.fill_between(shares.index, base, base + part, color=colour(self.colours[name]), linewidth=0)
+                hue = colour(self.colours[name])
+                axes.fill_between(
+                    shares.index, base, base + part, facecolor=hue, edgecolor=colour("page"), linewidth=0.6
+                )
                 if part[-1]:
                     labels.append((base[-1] + part[-1] / 2, name, self.colours[name]))
                 base += part
@@ -265,12 +270,9 @@ def finished(
     labels: Sequence[tuple[float, str, str]] = (),
 ) -> Chart:
     """The figure with what all have; `labels` are (height, text, colour), at the right end."""
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("step")
-    first, last = axes.dataLim.intervalx
-    if first == last:
-        axes.set_xlim(first - 1, first + 1)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     texts = [wrapped(text) for _, text, _ in labels]

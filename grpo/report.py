@@ -140,6 +140,7 @@ def _write(record: Record, drawn: list[Chart]) -> Path:
         charts=[(chart, Markup(chart.svg())) for chart in drawn],  # made here: names in it are escaped by matplotlib
         colours=COLOURS,
         window=window(len(record.history)),
+        logged=f"{len(record.history):,} logged {plural(len(record.history), 'step')}",
         settings=settings_that_differ(record.settings),
         facts=facts(record),
         phases=phases(record.results.get("seconds", {})),
@@ -162,6 +163,9 @@ def headline(record: Record) -> str:
     first, last = (with_unit("accuracy_strict", each["accuracy_strict"]) for each in (before, after))
     steps = f"{results['steps']:,} {plural(results['steps'], 'step')}"
     what = f"right answers on {after['n']:,} held-out {plural(after['n'], 'problem')}"
+    if not difference["value"]:
+        around = interval("accuracy_strict", *after["intervals"]["accuracy_strict"])
+        return f"In {steps}, {what} stayed at {last} (95% interval {around})."
     points = f"{difference['value'] * 100:+z.1f} points, 95% interval {_points(difference)}"
     if difference["p"] is not None and difference["p"] < 0.05:
         verb = "rose" if difference["value"] > 0 else "fell"

@@ -93,7 +93,7 @@ def test_what_stands_in_it(finished) -> None:
     results = json.loads((finished / "results.json").read_text())
     assert "http:" not in re.sub(r'xmlns(:\w+)?="http://[^"]+"', "", page) and "https:" not in page
     assert "<script" not in page
-    assert "In 6 steps, right answers on 4 held-out problems went from" in page
+    assert re.search(r"In 6 steps, right answers on 4 held-out problems (rose|fell|went|stayed) ", page)
     assert f"{results['before']['reward']:.2f}" in page and "95% interval" in page
     assert all(f"<small>step {step}</small>" in page for step in (0, 2, 4, 6))
     for example in results["examples"]:
@@ -153,6 +153,15 @@ def test_a_run_that_has_not_ended(run) -> None:
     assert "Not finished: 0 steps on record" in page and "No step has been logged yet" in page
 
 
+def test_a_single_step_is_seen(run, browser) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text(next(line for line in lines if '"reward"' in line))
+    page = browser.new_page()
+    page.goto(f"file://{write_report(run)}")
+    assert page.get_by_text("Means over 1 logged step.").is_visible()
+    assert page.locator("#reward svg path[style*='--c0']").last.bounding_box()["width"] > 100
+
+
 def test_what_is_no_run_is_refused(run, tmp_path) -> None:
     with pytest.raises(UserError, match="is not the folder of a run; give the one that a run named at its end"):
         read(tmp_path)
@@ -183,6 +192,7 @@ def test_the_command_refuses_in_a_line(command, tmp_path) -> None:
     [
         (0.25, 0.1, 0.4, 0.001, "rose from 25.0% to 50.0% (+25.0 points, 95% interval +10.0 to +40.0)."),
         (-0.25, -0.4, -0.1, 0.001, "fell from 50.0% to 25.0% (-25.0 points, 95% interval -40.0 to -10.0)."),
+        (0.0, 0.0, 0.0, 1.0, "stayed at 25.0% (95% interval "),
         (0.25, -0.1, 0.6, 0.2, "went from 25.0% to 50.0%: no more than chance makes (+25.0 points"),
     ],
 )
