@@ -77,8 +77,8 @@ class Alarms:
             return None
         return Alarm(
             "truncated",
-            f"{share:.0%} of the completions of step {step} were cut at {self.config.max_completion_length} tokens, "
-            "most before an answer. Raise max_completion_length.",
+            f"{share:.0%} of the completions of step {step} were cut at {self.config.max_completion_length} tokens. "
+            "Raise max_completion_length.",
         )
 
     def _no_signal(self, step: int) -> Alarm | None:
@@ -145,7 +145,7 @@ class Alarms:
         if length > 0.9 * limit:
             return Alarm(
                 "length_limit",
-                f"completions have grown to {length:.0f} of the {limit} tokens allowed (mean of {self.window} steps, "
+                f"completions are {length:.1f} of the {limit} tokens allowed (mean of {self.window} steps, "
                 f"at step {step}). Raise max_completion_length, or see which reward pays for length.",
             )
         if length < 0.5 * start:

@@ -1,7 +1,7 @@
 """What a stack of rewards pays for, before GPU time is spent on it.
 
 python -m grpo.audit rewards=verbatim
-python -m grpo.audit rewards=no_format fail_on=warning
+python -m grpo.audit rewards=verbatim fail_on=warning
 python -m grpo.audit completions=file.jsonl
 """
 

@@ -146,7 +146,7 @@ class Drawing:
         mean, spread = self.smooth["reward"], self.smooth["reward_std"]
         axes.fill_between(mean.index, mean - spread, mean + spread, color=light, alpha=0.15, linewidth=0)
         self.line(axes, "reward", "c0")
-        return finished("reward", "Total reward", "band: ± the standard deviation inside a group", figure, axes)
+        return finished("reward", "Total reward", "band: ± its standard deviation, TRL's reward_std", figure, axes)
 
     def rewards(self) -> Chart | None:
         figure, axes = panel(lines=len(self.weights))

@@ -99,11 +99,13 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a JSON Lines file; the last one may still be being written."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     found = []
     for number, line in enumerate(lines[:-1], 1):
         try:
             found.append(json.loads(line))
+            if not isinstance(found[-1], dict) or "step" not in found[-1]:
+                raise ValueError("it is not that of a step")
         except ValueError as error:
             raise UserError(f"{path} is damaged in line {number}: {first_line(error)}.") from error
     return found
@@ -167,10 +169,17 @@ def headline(record: Record) -> str:
         around = interval("accuracy_strict", *after["intervals"]["accuracy_strict"])
         return f"In {steps}, {what} stayed at {last} (95% interval {around})."
     points = f"{difference['value'] * 100:+z.1f} points, 95% interval {_points(difference)}"
-    if difference["p"] is not None and difference["p"] < 0.05:
+    if beyond_chance(difference):
         verb = "rose" if difference["value"] > 0 else "fell"
         return f"In {steps}, {what} {verb} from {first} to {last} ({points})."
     return f"In {steps}, {what} went from {first} to {last}: no more than chance makes ({points})."
+
+
+def beyond_chance(difference: dict[str, Any]) -> bool:
+    """By the exact test where there is one, else by the interval."""
+    if difference["p"] is not None:
+        return bool(difference["p"] < 0.05)
+    return not difference["low"] <= 0 <= difference["high"]
 
 
 def _points(difference: dict[str, Any]) -> str:
@@ -224,7 +233,7 @@ def changes(record: Record) -> list[dict[str, Any]]:
                 "last_interval": interval(name, *cells[1][1]),
                 "change": signed(number(difference["value"])),
                 "change_interval": interval(name, difference["low"], difference["high"]),
-                "sure": not difference["low"] <= 0 <= difference["high"],
+                "sure": beyond_chance(difference),
                 "reward": name.startswith("rewards/"),
             }
         )

@@ -65,7 +65,7 @@ def wobble(step: int) -> float:
             "strict_format rose from .* to .* right answers fell from 50% .*Lower rewards.strict_format",
         ),
         (lambda i: {"completions/mean_length": 20.0 if i <= 10 else 2.0}, 16, "length_collapse", "from 20 to"),
-        (lambda i: {"completions/mean_length": min(64.0, 4.0 * i)}, 20, "length_limit", "58 of the 64 tokens"),
+        (lambda i: {"completions/mean_length": min(64.0, 4.0 * i)}, 20, "length_limit", "58.0 of the 64 tokens"),
         (lambda i: {"entropy": 0.15 if i <= 10 else 0.001}, 20, "entropy_collapse", "0.001 nats .* 50% right.*lr"),
         (lambda i: {"grad_norm": math.nan if i == 7 else 1.0}, 7, "not_finite", "grad_norm is nan at step 7.*max_grad"),
         (lambda i: {"kl": math.inf if i == 7 else 1.0}, 7, "not_finite", "kl is inf at step 7.*algorithm.beta"),

@@ -158,7 +158,7 @@ def test_a_single_step_is_seen(run, browser) -> None:
     (run / "metrics.jsonl").write_text(next(line for line in lines if '"reward"' in line))
     page = browser.new_page()
     page.goto(f"file://{write_report(run)}")
-    assert page.get_by_text("Means over 1 logged step.").is_visible()
+    assert page.get_by_text("Means over 1 logged step;").is_visible()
     assert page.locator("#reward svg path[style*='--c0']").last.bounding_box()["width"] > 100
 
 
