@@ -43,7 +43,6 @@ WIDTH, HEIGHT = 4.5, 2.7  # inches; at the width of a phone a point is then abou
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10.5,
-    "axes.titlesize": 10.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
@@ -60,7 +59,6 @@ STYLE: dict[Any, Any] = {
     "ytick.color": COLOURS["soft"][0],
     "xtick.major.size": 0,
     "ytick.major.size": 0,
-    "legend.frameon": False,
 }
 
 

@@ -32,6 +32,21 @@ PHASES = {
     "ask_meanwhile": "questions and evaluations meanwhile",
     "evaluate_after": "evaluation after",
 }
+# What `results.json` must hold to be reported.
+RESULTS = {
+    "before",
+    "after",
+    "difference",
+    "steps",
+    "examples",
+    "problems",
+    "batch",
+    "device",
+    "threads",
+    "seed",
+    "versions",
+    "seconds",
+}
 
 
 @dataclass(frozen=True)
@@ -69,20 +84,26 @@ def read(folder: Path) -> Record:
     settings = _parsed(folder / ".hydra" / "config.yaml", yaml.safe_load)
     if not isinstance(settings, dict) or not isinstance(settings.get("rewards"), dict):
         raise UserError(f"{folder} is not the folder of a training run: its settings name no rewards.")
-    if "prompts_per_step" not in settings:
+    if not settings.keys() >= {"prompts_per_step", "max_completion_length", "model", "data"}:
         raise UserError(f"{folder} is not the folder of a training run, which is all that a report is about.")
-    lines = _lines(folder / "metrics.jsonl")
+    results = _parsed(folder / "results.json", json.loads)
+    if results is not None and not (isinstance(results, dict) and results.keys() >= RESULTS):
+        raise UserError(f"{folder / 'results.json'} is damaged, or was written by another version of this project.")
+    lines = _lines(folder / "metrics.jsonl", {"step"})
     metrics = pd.DataFrame([line for line in lines if "alarm" not in line], columns=None if lines else ["step"])
-    metrics = metrics.set_index("step").astype(float)
+    try:
+        metrics = metrics.set_index("step").astype(float)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder / 'metrics.jsonl'} is damaged: {first_line(error)}.") from error
     return Record(
         folder,
         settings,
         _parsed(folder / ".hydra" / "overrides.yaml", yaml.safe_load) or [],
-        _parsed(folder / "results.json", json.loads) or {},
+        results or {},
         metrics[metrics["reward"].notna()] if "reward" in metrics else metrics[:0],
         metrics[metrics["eval/accuracy_strict"].notna()] if "eval/accuracy_strict" in metrics else metrics[:0],
         [line for line in lines if "alarm" in line],
-        _lines(folder / "transcripts.jsonl"),
+        _lines(folder / "transcripts.jsonl", {"step", "question", "gold", "completion"}),
     )
 
 
@@ -95,8 +116,8 @@ def _parsed(path: Path, parse: Any) -> Any:
         raise UserError(f"{path} is damaged: {first_line(error)}.") from error
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSON Lines file; the last one may still be being written."""
+def _lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
+    """The lines of a JSON Lines file, each with the `needed` keys; the last one may still be being written."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -104,8 +125,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines[:-1], 1):
         try:
             found.append(json.loads(line))
-            if not isinstance(found[-1], dict) or "step" not in found[-1]:
-                raise ValueError("it is not that of a step")
+            if not isinstance(found[-1], dict) or not found[-1].keys() >= needed:
+                raise ValueError(f"it does not hold {', '.join(sorted(needed))}")
         except ValueError as error:
             raise UserError(f"{path} is damaged in line {number}: {first_line(error)}.") from error
     return found
@@ -234,7 +255,6 @@ def changes(record: Record) -> list[dict[str, Any]]:
                 "change": signed(number(difference["value"])),
                 "change_interval": interval(name, difference["low"], difference["high"]),
                 "sure": beyond_chance(difference),
-                "reward": name.startswith("rewards/"),
             }
         )
     return rows

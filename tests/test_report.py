@@ -181,6 +181,24 @@ def test_what_is_no_run_is_refused(run, tmp_path) -> None:
         read(run)
 
 
+@pytest.mark.parametrize(
+    "file,content",
+    [
+        ("results.json", "[1]"),
+        ("results.json", "{}"),
+        ("results.json", '{"before": {}}'),
+        ("metrics.jsonl", "3\n"),
+        ("metrics.jsonl", '{"step": 7, "reward": "x"}\n'),
+        ("metrics.jsonl", "\udcff\n"),
+        ("transcripts.jsonl", "{}\n"),
+    ],
+)
+def test_damage_is_named(run, file: str, content: str) -> None:
+    (run / file).write_text(content, errors="surrogateescape")
+    with pytest.raises(UserError, match=rf"{file} is damaged"):
+        read(run)
+
+
 def test_the_command_refuses_in_a_line(command, tmp_path) -> None:
     done = command("grpo.report", "nowhere")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
