@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean, variance
+from typing import Any
 
 from grpo.config import Config
 from grpo.rewards import RewardStack
@@ -33,14 +34,22 @@ class Alarms:
 
     def __init__(self, config: Config, rewards: RewardStack) -> None:
         self.config, self.weights = config, rewards.weights
-        self.window = max(config.alarm_window, LEAST_ROWS * config.logging_steps * config.algorithm.num_iterations)
+        algorithm = config.algorithm
+        rollout = algorithm.num_iterations * algorithm.steps_per_generation  # steps to each
+        self.window = max(config.alarm_window, LEAST_ROWS * config.logging_steps * rollout)
         self.rows: list[tuple[int, Metrics]] = []
         self.first: list[Metrics] = []  # what the first window logged
         self.said: set[str] = set()
 
+    def state(self) -> dict[str, Any]:
+        return {"rows": self.rows, "first": self.first, "said": sorted(self.said)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.rows, self.first, self.said = state["rows"], state["first"], set(state["said"])
+
     def see(self, metrics: Metrics, step: int) -> list[Alarm]:
         """What is to be said after `step`, given what it logged; nothing twice."""
-        if step <= self.window and "reward" in metrics:
+        if step <= self.window and "groups/zero_std" in metrics:
             self.first.append(metrics)
         self.rows = [row for row in self.rows if row[0] > step - 2 * self.window] + [(step, metrics)]
         new = [alarm for alarm in self._found(metrics, step) if alarm.title not in self.said]
@@ -49,14 +58,14 @@ class Alarms:
 
     def _found(self, metrics: Metrics, step: int) -> Iterable[Alarm]:
         found = [self._not_finite(metrics, step), self._truncated(metrics, step), self._no_signal(step)]
-        if step >= self.window:
+        if step >= self.window and self.first and self._since(step - self.window, step):
             found += [self._constant(reward, step) for reward, weight in self.weights.items() if weight]
             found += [self._hacking(step), self._length(step), self._entropy(step)]
         return filter(None, found)
 
     def _since(self, start: int, end: int) -> list[Metrics]:
-        """What the rollouts of the steps after `start` and up to `end` logged."""
-        return [metrics for step, metrics in self.rows if start < step <= end and "reward" in metrics]
+        """What the rollouts of the steps after `start` and up to `end` logged; those without rewards left out."""
+        return [metrics for step, metrics in self.rows if start < step <= end and "groups/zero_std" in metrics]
 
     def _mean(self, key: str, step: int) -> float:
         return fmean(metrics[key] for metrics in self._since(step - self.window, step))
@@ -65,10 +74,10 @@ class Alarms:
         for name in ("loss", "grad_norm", "kl", "reward"):
             if not math.isfinite(metrics.get(name, 0.0)):
                 where = "algorithm.beta or optimizer.lr" if name == "kl" else "optimizer.lr or optimizer.max_grad_norm"
-                return Alarm(
-                    "not_finite",
-                    f"{name} is {metrics[name]} at step {step}: the policy can be lost from here on. Lower {where}.",
-                )
+                then = "the policy can be lost from here on"
+                if self.config.on_nonfinite == "skip" and name != "kl":
+                    then = "such steps are left out (on_nonfinite=skip)"
+                return Alarm("not_finite", f"{name} is {metrics[name]} at step {step}: {then}. Lower {where}.")
         return None
 
     def _truncated(self, metrics: Metrics, step: int) -> Alarm | None:

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from math import ceil
 
+from grpo.config import Config
 from grpo.errors import UserError
 
 
@@ -49,6 +51,22 @@ def derive_batch(num_generations: int, prompts_per_step: int, micro_batch_size: 
     share = completions // world_size
     per_device = max(size for size in range(1, min(micro_batch_size, share) + 1) if share % size == 0)
     return Batch(num_generations, prompts_per_step, per_device, share // per_device, world_size)
+
+
+def smaller(batch: Batch) -> Batch | None:
+    """The same batch in the next smaller micro-batches."""
+    if batch.per_device == 1:
+        return None
+    return derive_batch(batch.num_generations, batch.prompts_per_step, batch.per_device - 1, batch.world_size)
+
+
+def optimizer_steps(config: Config, problems: int) -> int:
+    """How many a run on `problems` training problems takes."""
+    if config.max_steps is not None:
+        return config.max_steps
+    steps, passes = config.algorithm.steps_per_generation, config.algorithm.num_iterations
+    rollouts = problems // (config.prompts_per_step * steps)
+    return ceil(rollouts * steps * passes * config.num_train_epochs)
 
 
 def _nearest(value: int, least: int, fits: Callable[[int], bool]) -> str:

@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from grpo.config import AnyConfig, readable
 from grpo.console import log
 from grpo.errors import UserError
+from grpo.signals import Stopped
 
 
 class Jobs:
@@ -53,6 +54,9 @@ def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -
             raise Jobs.mistake
     except UserError as error:
         sys.exit(1 if Jobs.multirun else f"error: {error}")
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         sys.exit(130)

@@ -40,6 +40,8 @@ class ModelConfig:
     lora_rank: int
     lora_alpha: int
     lora_dropout: float
+    trust_pickle: bool
+    trust_remote_code: bool
 
 
 @dataclass
@@ -84,6 +86,7 @@ class AlgorithmConfig:
     epsilon_high: float | None
     importance_sampling_level: str
     num_iterations: int
+    steps_per_generation: int
     mask_truncated_completions: bool
 
 
@@ -121,6 +124,7 @@ class Common:
     device: str
     threads: int | None
     bf16: bool
+    deterministic: bool
     max_completion_length: int
     system_prompt: str
     eval_batch_size: int
@@ -146,6 +150,8 @@ class Config(Common):
     eval_steps: int | None
     save_steps: int | None
     save_total_limit: int | None
+    resume: str | None
+    on_nonfinite: str
     alarm_window: int
     stop_on: list[str]
 
@@ -249,7 +255,8 @@ RULES: dict[type, dict[str, Rule]] = {
         "logging_steps": at_least(1),
         "eval_steps": at_least(1),
         "save_steps": at_least(1),
-        "save_total_limit": at_least(1),
+        "save_total_limit": at_least(2, "a damaged checkpoint must leave one to go back to"),
+        "on_nonfinite": one_of("stop", "skip"),
         "alarm_window": at_least(2),
         "stop_on": (lambda value: set(value) <= set(ALARMS), f"must be a list of {', '.join(ALARMS)}"),
         "temperature": above_zero,
@@ -271,6 +278,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "algorithm.epsilon_high": above_zero,
         "algorithm.importance_sampling_level": one_of("token", "sequence"),
         "algorithm.num_iterations": at_least(1),
+        "algorithm.steps_per_generation": at_least(1),
         "tracking.name": one_of("wandb", "trackio", "tensorboard", "none"),
         "tracking.completions_every": at_least(1),
         "tracking.completions_rows": at_least(0),
@@ -435,30 +443,14 @@ def load_run(folder: Path) -> Common:
     Raises:
         UserError: the folder does not hold a finished run, or one whose settings are not those of this version.
     """
-    saved = folder / ".hydra" / "config.yaml"
-    if not saved.is_file():
-        raise UserError(
-            f"{folder} is not the folder of a run; give the one that a run named at its end, outputs/DATE/TIME."
-        )
+    settings = saved_settings(folder)
     if not (folder / "policy" / "config.json").is_file() or not (folder / "results.json").is_file():
         raise UserError(
-            f"{folder} holds a run that was not finished. A policy that it saved can be named all the same, "
-            f"model.path={folder}/checkpoints/checkpoint-N."
+            f"{folder} holds a run that was not finished; resume={folder} goes on with it. A policy that it saved can "
+            f"be named all the same, model.path={folder}/checkpoints/checkpoint-N."
         )
     try:
-        settings: Any = OmegaConf.to_container(OmegaConf.load(saved))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{saved} is damaged: {first_line(error)}.") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{saved} is damaged: it holds no settings.")
-    shared = {item.name: settings.get(item.name, MISSING) for item in fields(Common)}
-    try:
-        if missing := [name for name, value in shared.items() if value == MISSING]:
-            raise UserError(f"there is no {', '.join(missing)}.")
-        with readable():
-            config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Common), shared))
-            assert isinstance(config, Common)
-            check(config)
+        config = as_schema(settings, Common)
     except UserError as error:
         raise UserError(
             f"{folder} was made by another version of this project, or its settings were changed: {error} Its policy "
@@ -469,13 +461,57 @@ def load_run(folder: Path) -> Common:
     return config
 
 
+def saved_settings(folder: Path) -> dict[str, Any]:
+    """The settings that a run was started with.
+
+    Raises:
+        UserError: the folder is not that of a run, or they are damaged.
+    """
+    saved = folder / ".hydra" / "config.yaml"
+    if not saved.is_file():
+        raise UserError(
+            f"{folder} is not the folder of a run; give the one that a run named at its end, outputs/DATE/TIME."
+        )
+    try:
+        settings: Any = OmegaConf.to_container(OmegaConf.load(saved))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{saved} is damaged: {first_line(error)}.") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{saved} is damaged: it holds no settings.")
+    return settings
+
+
+def as_schema(settings: dict[str, Any], schema: type[Schema]) -> Schema:
+    """What of saved settings belongs to `schema`, checked.
+
+    Raises:
+        UserError: something is missing, or is not as this version has it.
+    """
+    shared = {item.name: settings.get(item.name, MISSING) for item in fields(schema)}
+    if missing := [name for name, value in shared.items() if value == MISSING]:
+        raise UserError(f"there is no {', '.join(missing)}.")
+    with readable(schema):
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), shared))
+    assert isinstance(config, schema)
+    check(config)
+    return config
+
+
 def trained(model: ModelConfig, run: Path) -> ModelConfig:
     """The final policy of a run that was trained from `model`."""
     return replace(model, path=str(run / "policy"), revision=None, init="pretrained", num_layers=None)
 
 
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their full keys, `group.name`."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 @contextmanager
-def readable(schema: type[AnyConfig] = Config) -> Iterator[None]:
+def readable(schema: type[Any] = Config) -> Iterator[None]:
     """Turn what Hydra and OmegaConf refuse into a `UserError` that says what would work."""
     try:
         yield
@@ -487,7 +523,7 @@ def readable(schema: type[AnyConfig] = Config) -> Iterator[None]:
         raise UserError(explain(error, schema)) from error
 
 
-def explain(error: Exception, schema: type[AnyConfig]) -> str:
+def explain(error: Exception, schema: type[Any]) -> str:
     """What Hydra or OmegaConf refused, in one line: the key, the value, the rule, the known names."""
     text, cause = str(error), str(error.__cause__ or "")
     if match := re.search(r"Could not override '([^']+)'", text):
@@ -529,7 +565,7 @@ def options(group: str) -> list[str]:
     return [file.stem for file in (CONF / group).glob("*.yaml")]
 
 
-def _nearest_setting(key: str, schema: type[AnyConfig]) -> str:
+def _nearest_setting(key: str, schema: type[Any]) -> str:
     """What may have been meant by `key`, and the names of the level it was looked for on."""
     top = {item.name for item in fields(schema)} | ({"experiment"} if schema is Config else set())
     levels = {

@@ -236,10 +236,12 @@ def build_train_set(
                 f"{config.max_prompt_length} tokens (max_prompt_length) and are dropped; {len(kept):,} remain."
             )
         examples = kept
-    if len(examples) < config.prompts_per_step:
+    steps = config.algorithm.steps_per_generation
+    if len(examples) < config.prompts_per_step * steps:
+        rollout = f" x algorithm.steps_per_generation={steps} = {config.prompts_per_step * steps}" if steps > 1 else ""
         raise UserError(
-            f"prompts_per_step={config.prompts_per_step}: there are only {len(examples)} training prompts; an "
-            "optimizer step takes that many at the most."
+            f"prompts_per_step={config.prompts_per_step}{rollout}: there are only {len(examples)} training prompts; "
+            f"{'a rollout' if steps > 1 else 'an optimizer step'} takes that many at the most."
         )
     rows = [
         {"prompt": chat(example.question, config.system_prompt), "question": example.question, "gold": example.gold}

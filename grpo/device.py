@@ -7,6 +7,27 @@ from grpo.config import Common
 from grpo.errors import UserError
 
 
+def use_determinism(config: Common) -> None:
+    """Have torch take deterministic kernels where it has them; what has none, it warns of.
+
+    On a CPU always: it sums some gradients in whichever order threads come to it, and the loss in speed is small.
+    """
+    import torch
+
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+    torch.use_deterministic_algorithms(config.deterministic or config.device == "cpu", warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an exception, or the one it arose from, means."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    chain = (error, error.__context__)  # a CUDA graph's capture fails of its own because memory ran out in it
+    return any(isinstance(each, MemoryError) or (each is not None and should_reduce_batch_size(each)) for each in chain)
+
+
 def use_threads(config: Common) -> None:
     import torch
 

@@ -19,6 +19,7 @@ import numpy as np
 from grpo.config import NEUTRAL, Common, distorting
 from grpo.console import progress, say
 from grpo.data import Example
+from grpo.device import out_of_memory
 from grpo.errors import UserError
 from grpo.estimators import MOST, Floats, Interval, bootstrap, maj_at_k, mcnemar, pass_at_k, wilson
 from grpo.files import file_sha256, write_json, written_aside
@@ -102,10 +103,9 @@ def answer(
 
 
 def _smaller(size: int, error: Exception) -> int:
-    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+    from accelerate.utils.memory import clear_device_cache
 
-    chain = (error, error.__context__)  # a CUDA graph's capture fails of its own because memory ran out in it
-    if not any(isinstance(each, MemoryError) or (each and should_reduce_batch_size(each)) for each in chain):
+    if not out_of_memory(error):
         raise error
     clear_device_cache(garbage_collection=True)
     if size == 1:
@@ -146,6 +146,17 @@ def _scores(name: str, rows: Sequence[tuple[str, Example]]) -> list[float]:
     if not rows:
         return []
     return score(name, [text for text, _ in rows], [of.gold for _, of in rows], [of.question for _, of in rows])
+
+
+def reread(path: Path, examples: Sequence[Example], rewards: RewardStack) -> "Evaluation":
+    """An evaluation of `examples` that `Evaluation.keep` wrote to `path`, scored again."""
+    from pyarrow import parquet
+
+    rows = parquet.read_table(path.with_suffix(".parquet")).to_pylist()
+    batch = {
+        (row["problem"], row["sample"]): Completion(row["completion"], row["tokens"], row["truncated"]) for row in rows
+    }
+    return evaluate(examples, [batch], rewards)
 
 
 class Evaluation:

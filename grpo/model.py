@@ -22,7 +22,7 @@ from grpo.hub import is_hub_id, on_hub, unreachable
 
 ASSETS = Path(__file__).parent / "assets"
 EMBEDDED = "embedded:"
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
 
 
 def resolve(path: str) -> str:
@@ -72,9 +72,23 @@ def identity(config: ModelConfig, seed: int) -> dict[str, Any]:
 
 
 def _failed(path: str, error: Exception) -> UserError:
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"model.path={path}: the model comes with Python code of its own, which is not run unless you say "
+            "model.trust_remote_code=true. Read it first."
+        )
     if on_hub(path):
         return unreachable(f"The model {path}", "model.path", error)
     return UserError(f"model.path={path}: cannot be loaded; a file is missing or damaged: {first_line(error)}.")
+
+
+def source(config: ModelConfig) -> dict[str, Any]:
+    """What `from_pretrained` is told of where the weights come from, and how far that is trusted."""
+    return {
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "use_safetensors": None if config.trust_pickle else True,
+    }
 
 
 def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -84,7 +98,12 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         UserError: it cannot be had, or has no chat template.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(config.path), revision=config.revision, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve(config.path),
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            padding_side="left",
+        )
     except UserError:
         raise
     except Exception as error:  # the tokenizers library raises nothing narrower
@@ -113,22 +132,37 @@ def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
     set_seed(seed)
     try:
         if config.init == "random":
-            architecture = AutoConfig.from_pretrained(path, revision=config.revision)
+            architecture = AutoConfig.from_pretrained(
+                path, revision=config.revision, trust_remote_code=config.trust_remote_code
+            )
             if config.num_layers is not None:
                 architecture.num_hidden_layers = config.num_layers
                 if getattr(architecture, "layer_types", None):
                     architecture.layer_types = architecture.layer_types[: config.num_layers]
-            policy = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+            policy = AutoModelForCausalLM.from_config(
+                architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
+            )
         else:
-            if Path(path).is_dir() and not any(file for pattern in WEIGHTS for file in Path(path).glob(pattern)):
-                raise UserError(
-                    f"model.path={config.path}: the folder has no weights (*.safetensors). To build its architecture "
-                    "with random weights, add model.init=random."
-                )
-            policy = AutoModelForCausalLM.from_pretrained(path, revision=config.revision, dtype=dtype)
+            if Path(path).is_dir():
+                _require_weights(config, Path(path))
+            policy = AutoModelForCausalLM.from_pretrained(path, **source(config), dtype=dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _failed(config.path, error) from error
     return _with_adapters(policy, config) if config.lora_rank else policy
+
+
+def _require_weights(config: ModelConfig, folder: Path) -> None:
+    if any(folder.glob(SAFE)) or (config.trust_pickle and any(folder.glob(PICKLED))):
+        return
+    if any(folder.glob(PICKLED)):
+        raise UserError(
+            f"model.path={config.path}: its weights are pickled (*.bin), and loading them can run code of their "
+            "maker's. Take a model with *.safetensors, or say model.trust_pickle=true if you trust it."
+        )
+    raise UserError(
+        f"model.path={config.path}: the folder has no weights (*.safetensors). To build its architecture with random "
+        "weights, add model.init=random."
+    )
 
 
 def _with_adapters(policy: PreTrainedModel, config: ModelConfig) -> Any:

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from grpo.batching import Batch
-from grpo.config import compose
+from grpo.config import compose, flat
 from grpo.console import TAG, interval, listed, printable, say, shortest, shown, with_unit
 from grpo.errors import UserError, first_line
 from grpo.figures import COLOURS, Chart, charts, colours, window
@@ -282,13 +282,6 @@ def settings_that_differ(settings: dict[str, Any]) -> list[tuple[str, str, str]]
         for key in keys
         if key != "experiment" and defaults.get(key) != here.get(key)
     ]
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def written(value: Any) -> str:

@@ -160,6 +160,10 @@ class RewardStack:
         return [math.fsum(row) for row in zip(*columns, strict=True)]
 
 
+class NotFinite(UserError):
+    """A reward is nan or infinite."""
+
+
 def score(name: str, completions: Sequence[str], golds: Sequence[str], questions: Sequence[str]) -> list[float]:
     """One reward's score of every completion.
 
@@ -187,7 +191,7 @@ def score(name: str, completions: Sequence[str], golds: Sequence[str], questions
             raise UserError(f"reward '{name}' returned {got} for {len(completions)} completions; return one for each.")
     for value, completion in zip(values, completions, strict=True):
         if not isinstance(value, Real) or not is_finite(value):
-            raise UserError(
+            raise (NotFinite if isinstance(value, Real) else UserError)(
                 f"reward '{name}' returned {value!r}; a reward is a finite number. The completion: {completion!r}"
             )
     return [float(value) for value in values]

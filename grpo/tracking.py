@@ -1,10 +1,15 @@
-"""The one place that knows W&B, trackio and TensorBoard."""
+"""The one place that knows W&B, trackio and TensorBoard.
 
+Training does not hang on them: one that fails while a run trains is said once, and then left alone.
+"""
+
+import functools
 import io
 import os
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
 from grpo.config import TrackingConfig
@@ -14,10 +19,18 @@ from grpo.errors import UserError, first_line
 # What an unreachable service may cost a run at its start and at its end, starting W&B's own process apart.
 INIT_SECONDS = 6
 FINISH_SECONDS = 10
+OWN_FINISH_SECONDS = 8  # what W&B gives itself of that
 
 
 class Tracker(Protocol):
     """Where curves and tables go besides the run's folder."""
+
+    @property
+    def id(self) -> str | None:
+        """By which a run that goes on finds its curves again."""
+
+    def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None:
+        """What is on record of a run that goes on, (metrics, step); log what is missing there."""
 
     def log(self, metrics: dict[str, float], step: int) -> None: ...
 
@@ -31,6 +44,10 @@ class Tracker(Protocol):
 
 
 class NoTracker:
+    id: str | None = None
+
+    def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None: ...
+
     def log(self, metrics: dict[str, float], step: int) -> None: ...
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None: ...
@@ -45,11 +62,15 @@ class NoTracker:
 class WandbTracker:
     """A W&B run of its own, online when logged in, else offline. Training steps are its steps."""
 
-    def __init__(self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None) -> None:
+    def __init__(
+        self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None, id: str | None
+    ) -> None:
         import wandb
 
         def init(mode: Any) -> Any:
             return wandb.init(
+                id=id,
+                resume="allow" if id and mode == "online" else None,
                 project=config.project,
                 name=config.run_name or run_name(out, sweep),
                 group=config.group or sweep,
@@ -58,7 +79,7 @@ class WandbTracker:
                 mode=mode,
                 reinit="finish_previous",
                 settings=wandb.Settings(
-                    init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, silent=True, console="off"
+                    init_timeout=INIT_SECONDS, finish_timeout=OWN_FINISH_SECONDS, silent=True, console="off"
                 ),
             )
 
@@ -81,6 +102,17 @@ class WandbTracker:
         elif self.run.url:
             say(f"W&B: {self.run.url}")
 
+    @property
+    def id(self) -> str:
+        return str(self.run.id)
+
+    def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None:
+        # An offline run is a folder of its own each time, which must hold the whole: nothing tells what reached others.
+        first = self.run.starting_step if self.run.resumed else 0
+        for metrics, step in rows:
+            if step >= first:
+                self.log(metrics, step)
+
     def log(self, metrics: dict[str, float], step: int) -> None:
         self.run.log(metrics, step=step)
 
@@ -98,14 +130,21 @@ class WandbTracker:
 
 
 class TrackioTracker:
-    def __init__(self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None) -> None:
+    def __init__(
+        self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None, id: str | None
+    ) -> None:
         self.trackio = _needs("trackio")
+        self.id: str | None = id or config.run_name or run_name(out, sweep)
         self.run = self.trackio.init(
             project=config.project,
-            name=config.run_name or run_name(out, sweep),
+            name=self.id,
             group=config.group or sweep,
             config=settings,
+            resume="allow" if id else "never",
         )
+
+    def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None:
+        pass  # it writes every row to the disk as it comes
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         self.trackio.log(metrics, step=step)
@@ -129,12 +168,23 @@ class TrackioTracker:
 
 
 class TensorBoardTracker:
-    def __init__(self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None) -> None:
+    id: str | None = None
+
+    def __init__(
+        self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None, id: str | None
+    ) -> None:
         _needs("tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(out / "tensorboard"))
+        self.new_writer = functools.partial(SummaryWriter, str(out / "tensorboard"))
+        self.writer = self.new_writer()
         self.writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in settings.items()))
+
+    def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None:
+        self.writer.close()
+        self.writer = self.new_writer(purge_step=0)  # what was shown before is shown anew
+        for metrics, step in rows:
+            self.log(metrics, step)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         for name, value in metrics.items():
@@ -171,9 +221,66 @@ TRACKERS: dict[str, Callable[..., Tracker]] = {
 }
 
 
-def build_tracker(config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None = None) -> Tracker:
-    """The tracker of a run; `settings` is its resolved config, `sweep` the name of the multirun it is a job of."""
-    return NoTracker() if config.name == "none" else TRACKERS[config.name](config, settings, out, sweep)
+class Unfailing:
+    """A tracker whose failures are said once, and end nothing but the tracking."""
+
+    def __init__(self, name: str, tracker: Tracker) -> None:
+        self.name, self.tracker, self.failed = name, tracker, False
+
+    @property
+    def id(self) -> str | None:
+        return self.tracker.id
+
+    def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None:
+        self._try(self.tracker.catch_up, rows)
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self._try(self.tracker.log, metrics, step)
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        self._try(self.tracker.log_table, name, columns, rows, step)
+
+    def alert(self, title: str, message: str, step: int) -> None:
+        self._try(self.tracker.alert, title, message, step)
+
+    def summarize(self, figures: dict[str, float]) -> None:
+        self._try(self.tracker.summarize, figures)
+
+    def finish(self, exit_code: int) -> None:
+        if self.failed:
+            return
+        # In a thread, because a service that was killed or cannot be reached is waited for without end.
+        closing = Thread(target=self._try, args=(self.tracker.finish, exit_code), daemon=True)
+        closing.start()
+        closing.join(FINISH_SECONDS)
+        if closing.is_alive():
+            self._give_up(f"it did not close within {FINISH_SECONDS} s")
+
+    def _try(self, call: Callable[..., None], *arguments: Any) -> None:
+        if self.failed:
+            return
+        try:
+            call(*arguments)
+        except Exception as error:  # whatever it is, it is not the run's
+            self._give_up(f"{type(error).__name__}: {first_line(error)}")
+
+    def _give_up(self, why: str) -> None:
+        self.failed = True
+        say(f"Tracking with {self.name} has failed ({why}). Training goes on; metrics.jsonl holds everything.")
+
+
+def build_tracker(
+    config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None = None, id: str | None = None
+) -> Tracker:
+    """The tracker of a run; `settings` is its resolved config, `sweep` the name of the multirun it is a job of, `id`
+    what the tracker of the same run had before it was interrupted.
+
+    Raises:
+        UserError: its package is not installed.
+    """
+    if config.name == "none":
+        return NoTracker()
+    return Unfailing(config.name, TRACKERS[config.name](config, settings, out, sweep, id))
 
 
 def logged_in() -> bool:

@@ -7,11 +7,11 @@ python -m grpo.train experiment=gsm8k
 
 import json
 import os
+import shlex
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,51 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from grpo.batching import Batch, derive_batch
+from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
+from grpo.checkpoint import step_of
 from grpo.command import Jobs, command, job
-from grpo.config import CONF, Config, load, undistorted
+from grpo.config import CONF, Config, flat, load, undistorted
 from grpo.console import answers, comparison_table, listed, progress, quiet_libraries, say, shortest
-from grpo.data import GSM8K_TRAIN, JOY, Example, build_train_set, load_splits
-from grpo.device import use_threads
+from grpo.data import GSM8K_TRAIN, JOY, Example, Splits, build_train_set, load_splits
+from grpo.device import out_of_memory, use_determinism, use_threads
 from grpo.errors import UserError
-from grpo.evaluation import VERSIONS, Evaluation, answer, answer_greedily, compare, evaluate, protocol
-from grpo.files import write_json
+from grpo.evaluation import Evaluation, answer, answer_greedily, compare, evaluate, protocol, reread
+from grpo.files import write_json, written_aside
+from grpo.folder import (
+    command_to_resume,
+    cut_back,
+    going_on,
+    holds_run,
+    is_done,
+    owned,
+    resume,
+    same_job,
+    save_settings,
+)
 from grpo.hub import on_hub, prepare_hub
+from grpo.provenance import NAME as PROVENANCE
+from grpo.provenance import changes, diff, provenance
 from grpo.rewards import RewardStack, build_rewards
+from grpo.signals import Signals, Stopped
 from grpo.tracking import build_tracker
 
+TRANSCRIPTS = "transcripts.jsonl"
 # What a few CPU cores reach, for saying what a GPU's run would cost on them.
 CPU_FLOP_PER_SECOND = 1e11
 
 
-def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
+def run(
+    config: Config, out: Path, sweep: str | None = None, command: str = "", checkpoint: Path | None = None
+) -> dict[str, Any]:
     """Train the run that `config` describes into the folder `out`; returns what `results.json` holds.
+
+    From a whole `checkpoint` in that folder, it goes on as if it had never stopped.
 
     Raises:
         UserError: anything that the user can mend.
+        Stopped: a signal came; what was trained until then is saved.
     """
     began = time.perf_counter()
-    if (out / "completions").exists():
-        raise UserError(f"{out} holds a run already; give this one another folder, hydra.run.dir=FOLDER.")
     # Cheap and fallible things first: a typo ends here, before torch is imported.
     rewards = build_rewards(config.rewards, config.reward_files)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -66,6 +85,7 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
     from grpo.rollout import build_rollout
 
     use_threads(config)
+    use_determinism(config)
     tokenizer = build_tokenizer(config.model)
     train_rows, notes = build_train_set(splits.train, tokenizer, config)
     policy: Any = build_policy(config.model, config.seed)
@@ -75,40 +95,45 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
     stop = {"stop": tokenizer.convert_ids_to_tokens(rollout.ends)}
     for note in notes:
         say(note)
+    origin = record_provenance(config, out, splits, command, checkpoint)
 
     def evaluate_on(examples: list[Example], when: str, lasting: bool = True) -> Evaluation:
         questions = [example.question for example in examples]
         with progress(f"evaluating {when}", len(examples), lasting) as advance:
             return evaluate(examples, answer(rollout, tokenizer, questions, config), rewards, on_answered=advance)
 
-    def ask_shown(step: int) -> list[str]:
+    def keep(evaluation: Evaluation, name: str, split: str, path: str) -> None:
+        how = protocol(evaluated_by, split, evaluation.examples, {"path": path}) | stop
+        evaluation.keep(out / "evaluations" / f"{name}.json", how)
+
+    def ask_shown(step: int) -> None:
         answers = answer_greedily(rollout, tokenizer, [example.question for example in shown], config)
-        with (out / "transcripts.jsonl").open("a", encoding="utf-8") as file:
-            for example, completion in zip(shown, answers, strict=True):
-                file.write(json.dumps({"step": step, **asdict(example), "completion": completion}) + "\n")
-        return answers
+        # A run that was interrupted may have asked at this step already.
+        lines = [line for line in transcripts(out) if line["step"] < step]
+        for example, completion in zip(shown, answers, strict=True):
+            lines.append({"step": step, **asdict(example), "completion": completion})
+        with written_aside(out / TRANSCRIPTS) as partial:
+            partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 
     shown = [JOY, *[example for example in splits.held_out if example != JOY][:2]]
-    tracker = build_tracker(config.tracking, asdict(config) | {"batch": asdict(batch)}, out, sweep)
-    asking = 0.0
+    settings = asdict(config) | {"batch": asdict(batch), "provenance": origin | {"settings": None}}
+    tracker = build_tracker(config.tracking, settings, out, sweep, origin["tracking"])
+    origin["tracking"] = tracker.id
+    write_json(out / PROVENANCE, origin)
 
     def look(step: int) -> None:
         """What is asked of the policy while it trains, its time apart."""
-        nonlocal asking
         started = time.perf_counter()
         steps = trainer.state.max_steps
         if step in (round(steps / 3), round(steps * 2 / 3)) and 0 < step < steps:
             ask_shown(step)
         if config.eval_steps and (step % config.eval_steps == 0 or step == steps):
             validate(step)
-        asking += time.perf_counter() - started
+        recorder.asking += time.perf_counter() - started
 
     def validate(step: int) -> None:
         evaluation = evaluate_on(splits.validation, f"at step {step}", lasting=False)
-        evaluation.keep(
-            out / "evaluations" / f"step_{step:06d}.json",
-            protocol(evaluated_by, "validation", splits.validation, {"path": f"step {step}"}) | stop,
-        )
+        keep(evaluation, f"step_{step:06d}", "validation", f"step {step}")
         recorder.record(evaluation.flat("eval"), step)
         low, high = evaluation.intervals["accuracy_strict"]
         right = evaluation.figures["accuracy_strict"]
@@ -116,79 +141,167 @@ def run(config: Config, out: Path, sweep: str | None = None) -> dict[str, Any]:
 
     exit_code = 1
     try:
-        started = time.perf_counter()
-        before, answers_before = evaluate_on(splits.held_out, "before training"), ask_shown(0)
-        evaluated = time.perf_counter()
-        # TRL takes seconds to import; they come after there is something to look at.
-        from grpo.trainer import Looks, Recorder, build_trainer
+        with Signals() as signals:
+            started = time.perf_counter()
+            if checkpoint:
+                before = reread(out / "evaluations" / "before.json", splits.held_out, rewards)
+            else:
+                before = evaluate_on(splits.held_out, "before training")
+                keep(before, "before", "held-out", config.model.path)
+                ask_shown(0)
+            evaluated = time.perf_counter()
+            # TRL takes seconds to import; they come after there is something to look at.
+            from grpo.trainer import Looks, Recorder, Stops, build_trainer
 
-        with ExitStack() as bars:
-            recorder = Recorder(
-                config, rewards, tracker, out, lambda steps: bars.enter_context(progress("training", steps))
-            )
-            trainer = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, out)
-            trainer.add_callback(Looks(look))
-            trainer.train()
-        trained = time.perf_counter()
-        save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "policy")
-        after, answers_after = evaluate_on(splits.held_out, "after training"), ask_shown(trainer.state.global_step)
-        ended = time.perf_counter()
+            with ExitStack() as bars:
+                recorder = Recorder(
+                    config, rewards, tracker, out, lambda steps: bars.enter_context(progress("training", steps))
+                )
+                trainer = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, out)
+                trainer.add_callback(Looks(look))
+                trainer.add_callback(Stops(signals))
+                if on_record := recorder.on_record():
+                    tracker.catch_up(on_record)
+                built = time.perf_counter()
+                try:
+                    with signals.noted("finishing the step, then saving"):
+                        if checkpoint:
+                            trainer.go_on(checkpoint, optimizer_steps(config, len(train_rows)))
+                        else:
+                            trainer.train()
+                except (MemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    step = trainer.state.global_step + 1
+                    raise UserError(out_of_memory_advice(config, batch, step, trainer.sampling)) from error
+            trained = time.perf_counter()
+            if signals.received:
+                raise Stopped(signals.received)
+            try:
+                after = evaluate_on(splits.held_out, "after training")
+                keep(after, "after", "held-out", str(out / "policy"))
+                ask_shown(trainer.state.global_step)
+            except Stopped:
+                trainer.save()
+                raise
+            ended = time.perf_counter()
+            with signals.noted("writing the results"):
+                save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "policy")
 
-        for evaluation, when, path in ((before, "before", config.model.path), (after, "after", str(out / "policy"))):
-            how = protocol(evaluated_by, "held-out", splits.held_out, {"path": path}) | stop
-            evaluation.keep(out / "evaluations" / f"{when}.json", how)
         differences = compare(after, before)
-        examples = [
-            {"question": example.question, "gold": example.gold, "before": first, "after": last}
-            for example, first, last in zip(shown, answers_before, answers_after, strict=True)
-        ]
+        train_seconds = round(recorder.seconds() - recorder.asking, 2)
         results = {
             "before": before.as_json(),
             "after": after.as_json(),
             "difference": {name: asdict(difference) for name, difference in differences.items()},
-            "train_seconds": round(trained - evaluated - asking, 2),
+            "train_seconds": train_seconds,
             "steps": trainer.state.global_step,
             "stopped_by": recorder.stopped_by,
             "seed": config.seed,
             "device": config.device,
             "threads": torch.get_num_threads(),
             "seconds": {
-                "start": round(started - began, 2),
+                "start": round(started - began + built - evaluated, 2),
                 "evaluate_before": round(evaluated - started, 2),
-                "train": round(trained - evaluated - asking, 2),
-                "ask_meanwhile": round(asking, 2),
+                "train": train_seconds,
+                "ask_meanwhile": round(recorder.asking, 2),
                 "evaluate_after": round(ended - trained, 2),
             },
             "batch": asdict(batch),
             "problems": {"train": len(train_rows), "held_out": len(splits.held_out)},
-            "examples": examples,
-            "versions": {package: version(package) for package in VERSIONS},
+            "examples": asked_before_and_after(out, trainer.state.global_step),
+            "versions": origin["versions"],
+            "provenance": origin,
         }
         write_json(out / "results.json", results)
         tracker.summarize(before.flat("before") | after.flat("after"))
         say(f"\n{len(splits.held_out):,} held-out problems, answered greedily")
         main_figures = {name: differences[name] for name in listed(differences, rewards=False)}
         say(comparison_table(("before", "after"), before.figures, after.figures, main_figures))
-        for example in examples:
+        for example in results["examples"]:
             title = f"{example['question']} (gold: {example['gold']})"
             say(answers(title, {when: example[when] for when in ("before", "after")}))
         steps = f"{trainer.state.global_step} steps"
         if recorder.stopped_by:
             steps += f" of {trainer.state.max_steps} (stop_on={recorder.stopped_by})"
-        say(f"{steps} in {results['train_seconds']:.0f} s. Everything is in {shortest(out)}")
+        say(f"{steps} in {train_seconds:.0f} s. Everything is in {shortest(out)}")
         exit_code = 0
         return results
+    except Stopped as stopped:
+        exit_code = stopped.exit_code
+        raise
     finally:
         tracker.finish(exit_code)
 
 
+def record_provenance(
+    config: Config, out: Path, splits: Splits, command: str, checkpoint: Path | None
+) -> dict[str, Any]:
+    """Where this run comes from, as `results.json` is to hold it; says what is not as it was when the run began."""
+    now = provenance(config, splits.train, splits.held_out)
+    if not (out / PROVENANCE).is_file():
+        if now["code"] and not now["code"]["clean"]:
+            (out / "git.diff").write_text(diff(), encoding="utf-8")
+        return {"command": command} | now | {"settings": asdict(config), "tracking": None, "resumed": []}
+    began = json.loads((out / PROVENANCE).read_text(encoding="utf-8"))
+    differences = changes(began, now)
+    for difference in differences:
+        say(f"Not as when the run began, so its numbers may differ from an unbroken run's: {difference}")
+    step = step_of(checkpoint) if checkpoint else 0
+    anew = {
+        key: value for key, value in flat(asdict(config)).items() if flat(began["settings"]).get(key, value) != value
+    }
+    began["resumed"].append(
+        {"command": command, "started": now["started"], "step": step, "settings": anew, "differences": differences}
+    )
+    return began
+
+
+def transcripts(out: Path) -> list[dict[str, Any]]:
+    """What was asked of the policy while it trained, and what it said."""
+    path = out / TRANSCRIPTS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def asked_before_and_after(out: Path, last_step: int) -> list[dict[str, str]]:
+    lines = transcripts(out)
+    said = {(line["step"], line["question"]): line["completion"] for line in lines}
+    return [
+        {
+            "question": line["question"],
+            "gold": line["gold"],
+            "before": line["completion"],
+            "after": said[last_step, line["question"]],
+        }
+        for line in lines
+        if line["step"] == 0
+    ]
+
+
+def out_of_memory_advice(config: Config, batch: Batch, step: int, sampling: bool) -> str:
+    if sampling:
+        return (
+            f"out of memory at step {step} while sampling all {batch.completions} completions of the batch ({batch}). "
+            "Lower max_completion_length or prompts_per_step; micro_batch_size plays no part in it."
+        )
+    advice = "Lower max_completion_length, or train adapters, model.lora_rank=16."
+    if fitting := smaller(batch):
+        advice = f"micro_batch_size={fitting.per_device} takes the same optimizer steps in smaller parts: {fitting}."
+        if config.algorithm.loss_type == "bnpo":
+            advice += " Not quite the same: loss_type=bnpo averages within a part."
+    elif not config.activation_checkpointing:
+        advice = "activation_checkpointing=true takes less. " + advice
+    return f"out of memory at step {step} with {batch.per_device} completions at once ({batch}). {advice}"
+
+
 def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> str:
     weights = ", ".join(f"{name} {weight:g}" for name, weight in rewards.weights.items())
+    steps = config.algorithm.steps_per_generation
     lines = {
         "model": f"{config.model.path} on {config.device}, seed {config.seed}",
         "data": config.data.name + (f" from {config.data.path}" if config.data.path else ""),
         "rewards": weights,
-        "batch": str(batch),
+        "batch": str(batch) + f", {steps} steps a rollout" * (steps > 1),
         "folder": shortest(out),
     }
     return "\n".join(f"{name:<8}{value}" for name, value in lines.items())
@@ -214,14 +327,13 @@ def check_device(config: Config, batch: Batch) -> None:
     if config.model.parameters is not None:
         # A forward pass to generate, a forward and a backward pass to train: 2 + 2 + 4 FLOP a parameter and token.
         tokens = batch.completions * ((config.max_prompt_length or 0) + config.max_completion_length)
+        steps = None
         seconds = 8 * config.model.parameters * tokens / CPU_FLOP_PER_SECOND
         size = f"{config.model.parameters / 1e6:,.0f} M parameters (model.parameters)"
         speed = f"{CPU_FLOP_PER_SECOND / 1e12} TFLOP/s"
         message += f" On a CPU, at {speed}, a step with {size} would take about {duration(seconds)}"
-        steps = config.max_steps
-        if steps is None and config.data.name == "gsm8k":
-            problems = min(GSM8K_TRAIN, config.data.train_problems or GSM8K_TRAIN)
-            steps = int(problems // config.prompts_per_step * config.num_train_epochs)
+        if config.max_steps is not None or config.data.name == "gsm8k":
+            steps = optimizer_steps(config, min(GSM8K_TRAIN, config.data.train_problems or GSM8K_TRAIN))
         message += f", all {steps:,} steps about {duration(steps * seconds)}." if steps else "."
     raise UserError(
         f"{message} To go on all the same: device=cpu. The embedded default needs no GPU: python -m grpo.train"
@@ -241,20 +353,52 @@ def app(composed: DictConfig) -> None:
     out = Path(settings.runtime.output_dir)
     with job():
         try:
-            run(load(composed, Config), out, Path(settings.sweep.dir).name if Jobs.multirun else None)
-            if not Jobs.multirun:
-                from grpo.report import write_report  # it draws, and is not needed before
-
-                say(f"Report: {shortest(write_report(out))}")
+            with owned(out):
+                started(load(composed, Config), out, settings)
         except OSError as error:
             if error.filename is None or not Path(error.filename).is_relative_to(out):
                 raise
             raise UserError(f"{error.filename} cannot be written: {error.strerror}.") from error
+        except Stopped as stopped:
+            again = f"To go on: {command_to_resume(out)}"
+            if Jobs.multirun:
+                again = f"To go on, type the sweep's command again with hydra.sweep.dir={shortest(out.parent)}"
+            raise Stopped(stopped.number, f"Stopped by {stopped.name}. {again}") from stopped
+
+
+def started(config: Config, out: Path, settings: Any) -> None:
+    """A run of its own, or one that goes on, in a folder that is ours."""
+    overrides = list(settings.overrides.task)
+    checkpoint = None
+    if config.resume is not None or (Jobs.multirun and holds_run(out)):
+        config = resume(out, config) if config.resume is not None else same_job(out, config)
+        if is_done(out, config):
+            say(f"{shortest(out)} has all its steps already. For more: {command_to_resume(out)} max_steps=N")
+            return
+        checkpoint = cut_back(out, config)
+        overrides = [each for each in overrides if not each.startswith("resume=")]
+    elif holds_run(out):
+        raise UserError(
+            f"{shortest(out)} holds a run already. To go on with that: {command_to_resume(out)}. For another: "
+            "hydra.run.dir=FOLDER."
+        )
+    save_settings(out, config, overrides, settings)
+    sweep = Path(settings.sweep.dir).name if Jobs.multirun else None
+    run(config, out, sweep, shlex.join(["python", "-m", "grpo.train", *sys.argv[1:]]), checkpoint)
+    if not Jobs.multirun:
+        from grpo.report import write_report  # it draws, and is not needed before
+
+        say(f"Report: {shortest(write_report(out))}")
+
+
+def start() -> None:
+    sys.argv[1:] = going_on(sys.argv[1:])
+    app()
 
 
 def main() -> None:
     try:
-        command(app, Config, "Interrupted: no results of this run were written.")
+        command(start, Config, "Interrupted: no results of this run were written.")
     except (OSError, ValueError) as error:
         # Before the first job starts, all that is opened is its folder and train.log in it.
         if Jobs.started:

@@ -2,7 +2,10 @@
 
 import json
 import math
-from collections.abc import Callable
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +13,32 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from rich.text import Text
+from safetensors import SafetensorError
 from torch import Tensor
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from grpo.alarms import Alarm, Alarms
 from grpo.batching import Batch
+from grpo.checkpoint import PREFIX, sealed
 from grpo.config import Config
-from grpo.console import say
+from grpo.console import say, shortest
 from grpo.diagnostics import attribute, measure
-from grpo.errors import UserError
-from grpo.rewards import RewardStack, score
+from grpo.errors import UserError, first_line
+from grpo.files import write_json, written_aside
+from grpo.model import source
+from grpo.rewards import NotFinite, RewardStack, score
 from grpo.rollout import Fast, Rollout
 from grpo.shared_prompts import LogProbs, Packed, Unsupported, distinct, forward, share_prompts
+from grpo.signals import Signals
 from grpo.tracking import Tracker
 
+# What a checkpoint holds besides transformers' files: all that a run is in the middle of.
+RUN_STATE = "run_state.pt"
 # The most logits, tokens x vocabulary, that are held at once on a CPU; beyond it, TRL's head takes them in pieces.
 PLAIN_HEAD = 2**25
 
@@ -66,16 +78,20 @@ def build_args(config: Config, batch: Batch, rewards: RewardStack, out: Path) ->
         epsilon_high=config.algorithm.epsilon_high,
         importance_sampling_level=config.algorithm.importance_sampling_level,
         num_iterations=config.algorithm.num_iterations,
+        steps_per_generation=batch.accumulation * config.algorithm.steps_per_generation,
         mask_truncated_completions=config.algorithm.mask_truncated_completions,
         reward_weights=list(rewards.weights.values()),
         logging_steps=config.logging_steps,
         save_strategy="no" if config.save_steps is None else "steps",
         save_steps=config.save_steps or 500,
         save_total_limit=config.save_total_limit,
+        # A loss that is not finite is looked for here; transformers would log the mean of others in its place.
+        logging_nan_inf_filter=False,
+        trust_remote_code=config.model.trust_remote_code,
         # Trackers are ours (grpo/tracking.py): transformers' own never end a run, and log hundreds of other keys.
         report_to=[],
-        # TRL loads the reference policy of the KL term by itself, from the same revision.
-        model_init_kwargs={"revision": config.model.revision} if config.model.revision else None,
+        # TRL loads the reference policy of the KL term by itself.
+        model_init_kwargs=source(config.model) if config.algorithm.beta > 0 and not config.model.lora_rank else None,
         disable_tqdm=True,
         # A worker process would cost more than the few strings it hands over.
         dataloader_num_workers=0,
@@ -84,7 +100,8 @@ def build_args(config: Config, batch: Batch, rewards: RewardStack, out: Path) ->
 
 
 class Trainer(GRPOTrainer):
-    """TRL's trainer with our rollouts, and with each prompt computed once a group in the training step.
+    """TRL's trainer with our rollouts, each prompt computed once a group in the training step, and whole checkpoints
+    from which a run goes on as if it had never stopped.
 
     What is overridden computes what TRL 1.16 computes; tests/test_trl.py names the methods and holds them to it.
     """
@@ -94,11 +111,88 @@ class Trainer(GRPOTrainer):
     num_generations: int
     _buffered_inputs: Any
 
-    def __init__(self, *args: Any, rollout: Rollout, share_prompts: bool, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.rollout = rollout
+    def __init__(self, rollout: Rollout, share_prompts: bool, recorder: "Recorder", **kwargs: Any) -> None:
+        super().__init__(callbacks=[recorder], **kwargs)
+        self.rollout, self.recorder = rollout, recorder
         self.shared = share_prompts and self._can_share()
+        self.sampling = False
         self._advantages: Tensor | None = None
+        self._aside: Path | None = None  # where a checkpoint is being written
+        self._losses: list[Tensor] = []  # of the micro-batches of this step
+        self._unscored = False  # a reward of the present rollout was not finite
+
+    def go_on(self, checkpoint: Path, steps: int) -> None:
+        """Train up to `steps` from a whole checkpoint of this run."""
+        state = torch.load(checkpoint / RUN_STATE, weights_only=True)
+        if int(state["global_step"]) < steps:
+            self.add_callback(AtStart(lambda: self._restore(state)))
+            self.train(resume_from_checkpoint=str(checkpoint))
+        else:
+            self._load_from_checkpoint(str(checkpoint))
+            self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            self._restore(state)
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler:
+        return Shuffled(super()._get_train_sampler(dataset))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        pass  # a run describes itself in its own folder
+
+    def save(self) -> None:
+        self._save_checkpoint(self.model, None)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._aside) if self._aside else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        checkpoint = Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}"
+        try:
+            with sealed(checkpoint) as self._aside:
+                super()._save_checkpoint(model, trial)
+                torch.save(self._run_state(), self._aside / checkpoint.name / RUN_STATE)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            # What torch.save raises when a disk is full has no type of its own.
+            if isinstance(error, RuntimeError) and not re.search("inline_container|PytorchStreamWriter", str(error)):
+                raise
+            say(
+                Text(
+                    f"No checkpoint of step {self.state.global_step}: it could not be written ({first_line(error)}). "
+                    "Training goes on, and earlier checkpoints stay.",
+                    style="yellow",
+                )
+            )
+        else:
+            rotate_checkpoints(self.args.output_dir, self.args.save_total_limit)
+        finally:
+            self._aside = None
+
+    def _run_state(self) -> dict[str, Any]:
+        under_way = self._step % (self.args.steps_per_generation * self.num_iterations)
+        return {
+            "global_step": self.state.global_step,
+            "step": self._step,
+            "inputs": self._buffered_inputs if under_way else None,
+            "unscored": self._unscored,
+            "metrics": dict(self._metrics["train"]),
+            "logs": _plain(self._logs),
+            "loss": self._tr_loss,
+            "last_logged": self._globalstep_last_logged,
+            "recorder": self.recorder.state(),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._step, self._buffered_inputs, self._unscored = state["step"], state["inputs"], state["unscored"]
+        self._metrics["train"].update(state["metrics"])
+        logs: dict[str, Any] = self._logs
+        for name, kept in state["logs"].items():
+            if isinstance(kept, dict):
+                for column, values in kept.items():
+                    logs[name][column].extend(values)
+            else:
+                logs[name].extend(kept)
+        self._tr_loss = state["loss"].to(self.args.device)
+        self._globalstep_last_logged = state["last_logged"]
+        self.recorder.restore(state["recorder"])
 
     def _can_share(self) -> bool:
         try:
@@ -126,9 +220,15 @@ class Trainer(GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list, images: Any, multimodal_fields: dict, num_generations: int, *args: Any, **kwargs: Any
     ) -> tuple[list, None]:
+        self.sampling = True
         if isinstance(self.rollout, Fast):
-            return self.rollout.complete(prompt_ids, self.args.max_completion_length, self.temperature), None
-        return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs)
+            completions = self.rollout.complete(prompt_ids, self.args.max_completion_length, self.temperature), None
+        else:
+            completions = super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
+            )
+        self.sampling = False
+        return completions
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """As TRL's in training, but the completions of a prompt stay together instead of being shuffled."""
@@ -141,7 +241,14 @@ class Trainer(GRPOTrainer):
 
     def _calculate_rewards(self, *args: Any) -> Tensor:
         """The raw scores (N, R) of all ranks' completions; logs what their advantages are made of."""
-        scores: Tensor = super()._calculate_rewards(*args)
+        try:
+            scores: Tensor = super()._calculate_rewards(*args)
+            self._unscored = False
+        except NotFinite as error:
+            _, prompts, completions, *_ = args
+            self._not_finite(str(error).rstrip("."), [], {"prompt": prompts, "completion": completions})
+            self._unscored = True
+            return torch.full((len(prompts), len(self.reward_funcs)), math.nan, device=self.args.device)
         if self.model.training:
             raw = scores.cpu().double().numpy()
             split = attribute(
@@ -156,6 +263,51 @@ class Trainer(GRPOTrainer):
             for name, value in figures.items():
                 self._metrics["train"][name].append(value)
         return scores
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self._losses.append(loss)
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        """The norm of the gradient that the optimizer is about to take; none is left where it must not."""
+        norm: Tensor = super()._clip_grad_norm(model)
+        loss, self._losses = torch.stack(self._losses).sum(), []
+        if self._unscored or not torch.isfinite(loss + norm):
+            if not self._unscored:
+                what = f"the loss is {loss.item():.3g} and the norm of its gradient {norm.item():.3g}"
+                self._not_finite(what, self._buffered_inputs, {"loss": loss, "grad_norm": norm})
+            for parameter in model.parameters():
+                parameter.grad = None
+        return norm
+
+    def _not_finite(self, what: str, inputs: list[dict[str, Any]], more: dict[str, Any]) -> None:
+        """Keep what a step that must not be taken was made of, and say so.
+
+        Raises:
+            UserError: such a step ends the run.
+        """
+        step = self.state.global_step + 1
+        folder = self.recorder.out / "nonfinite" / f"step_{step:06d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save({"inputs": inputs, **more}, folder / "batch.pt")
+        tensors = {f"inputs/{i}/{name}": value for i, part in enumerate(inputs) for name, value in part.items()}
+        for name, parameter in self.model.named_parameters():
+            tensors |= {f"gradient/{name}": parameter.grad, f"weight/{name}": parameter.detach()}
+        found = {name: statistics(value) for name, value in (tensors | more).items() if isinstance(value, Tensor)}
+        write_json(folder / "statistics.json", {"step": step, "what": what, "tensors": found})
+        where = f"The batch and the statistics of its tensors are in {shortest(folder)}."
+        if self.recorder.config.on_nonfinite == "stop":
+            raise UserError(
+                f"step {step}: {what}. {where} No checkpoint is touched. Lower optimizer.lr or "
+                "optimizer.max_grad_norm, mend the reward if it is one; or leave such steps out, on_nonfinite=skip."
+            )
+        say(Text(f"Step {step} is skipped: {what}. {where}", style="yellow"))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        if not torch.isfinite(self._tr_loss):  # transformers subtracts it from itself, which leaves nan as it is
+            self._tr_loss.zero_()
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         # Rows of zero advantage get no gradient from the policy loss, so without other terms they need none at all.
@@ -248,6 +400,40 @@ class Trainer(GRPOTrainer):
         return logps, logps.detach() if outputs.entropy is None else outputs.entropy[0, predicting]
 
 
+class Shuffled(Sampler):
+    """TRL's sampler with an order that hangs on the seed and the epoch alone, not on the epochs drawn before."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler, self.epoch = sampler, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.sampler.generator.manual_seed(self.sampler.seed + self.epoch)
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+def statistics(tensor: Tensor) -> dict[str, Any]:
+    """Shape, dtype, how many values are not finite, and the least, the mean and the largest of the others."""
+    values = tensor.detach().double().flatten()
+    finite = values[torch.isfinite(values)]
+    found = {"shape": list(tensor.shape), "dtype": str(tensor.dtype), "not_finite": len(values) - len(finite)}
+    if not len(finite):
+        return found
+    return found | {"min": finite.min().item(), "mean": finite.mean().item(), "max": finite.max().item()}
+
+
+def _plain(content: Any) -> Any:
+    """Dictionaries and deques as what torch.load takes from a file without trusting it."""
+    if isinstance(content, dict):
+        return {name: _plain(value) for name, value in content.items()}
+    return list(content) if isinstance(content, deque) else content
+
+
 def reward_function(name: str, log_columns: bool) -> Callable[..., Any]:
     """Our reward `name` as TRL calls it; with `log_columns` it also hands question and gold to TRL's table."""
 
@@ -264,6 +450,9 @@ def reward_function(name: str, log_columns: bool) -> Callable[..., Any]:
 class Recorder(TrainerCallback):
     """Writes metrics.jsonl and completions/, feeds the tracker, and tells the progress bar."""
 
+    # What a run that goes on takes up again, besides the alarms.
+    KEPT = ("table", "beside", "last_step", "sampled_at", "quarters", "stopped_by", "asking")
+
     def __init__(
         self,
         config: Config,
@@ -273,24 +462,51 @@ class Recorder(TrainerCallback):
         start_bar: Callable[[int], Callable[[int, str], None]],
     ) -> None:
         self.config, self.rewards, self.tracker, self.start_bar = config, rewards, tracker, start_bar
+        self.out = out
         self.metrics_file = out / "metrics.jsonl"
         self.completions = out / "completions"
-        try:
-            self.completions.mkdir()
-        except FileExistsError as error:
-            raise UserError(
-                f"{out} holds a run already; give this one another folder, hydra.run.dir=FOLDER."
-            ) from error
+        self.completions.mkdir(exist_ok=True)
         self.table: list[list[Any]] = []
         self.logs: dict[str, Any] = {}
         self.beside = ""
         self.last_step = 0
         self.sampled_at = 0
         self.quarters = 0
+        self.advance: Callable[[int, str], None] | None = None
         self.alarms = Alarms(config, rewards)
         self.stopped_by: str | None = None
+        self.asking = 0.0  # seconds of what was asked of the policy meanwhile
+        self.seconds_before = 0.0
+        self.began = time.perf_counter()
+
+    def seconds(self) -> float:
+        """How long training has taken, that of earlier sessions on record included."""
+        return self.seconds_before + time.perf_counter() - self.began
+
+    def on_record(self) -> list[tuple[dict[str, float], int]]:
+        """(metrics, step) of every line that is written."""
+        if not self.metrics_file.exists():
+            return []
+        lines = [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines()]
+        rows = [({name: math.nan if v is None else v for name, v in line.items()}, line["step"]) for line in lines]
+        return [(metrics, step) for metrics, step in rows if "alarm" not in metrics and metrics.pop("step") == step]
+
+    def state(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.KEPT} | {
+            "alarms": self.alarms.state(),
+            "seconds": self.seconds(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name in self.KEPT:
+            setattr(self, name, state[name])
+        self.alarms.restore(state["alarms"])
+        self.seconds_before = state["seconds"]
+        if self.advance:
+            self.advance(self.last_step, self.beside)
 
     def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
+        self.began = time.perf_counter()
         self.advance = self.start_bar(state.max_steps)
 
     def on_step_end(self, args, state, control, **kwargs: Any) -> None:
@@ -313,12 +529,14 @@ class Recorder(TrainerCallback):
         # A further pass over the same completions (algorithm.num_iterations) has no rewards of its own.
         sampled = "reward" in metrics
         self.beside = beside(metrics) if sampled else self.beside
+        assert self.advance, "nothing is logged before training begins"
         self.advance(step - self.last_step, self.beside)
         self.last_step = step
         if not sampled:
             return
         columns, rows = self._latest_completions(step)
-        pd.DataFrame(rows, columns=columns).to_parquet(self.completions / f"step_{step:06d}.parquet", index=False)
+        with written_aside(self.completions / f"step_{step:06d}.parquet") as partial:
+            pd.DataFrame(rows, columns=columns).to_parquet(partial, index=False)
         self._sample_for_table(columns, rows, step, state.max_steps)
 
     def record(self, metrics: dict[str, float], step: int) -> None:
@@ -368,10 +586,30 @@ class Looks(TrainerCallback):
         self.look = look
 
     def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
-        self.look(state.global_step)
+        if state.global_step == 0:  # else it was called after that step, before the run was interrupted
+            self.look(0)
 
     def on_step_end(self, args, state, control, **kwargs: Any) -> None:
         self.look(state.global_step)
+
+
+class AtStart(TrainerCallback):
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+
+    def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
+        self.call()
+
+
+class Stops(TrainerCallback):
+    """Ends training after a step in which a signal came, with a checkpoint."""
+
+    def __init__(self, signals: Signals) -> None:
+        self.signals = signals
+
+    def on_step_end(self, args, state, control, **kwargs: Any) -> None:
+        if self.signals.received:
+            control.should_save = control.should_training_stop = True
 
 
 def beside(metrics: dict[str, float]) -> str:
@@ -401,12 +639,12 @@ def build_trainer(
     trainer = Trainer(
         rollout=rollout,
         share_prompts=config.share_prompts,
+        recorder=recorder,
         model=policy,
         reward_funcs=[reward_function(name, log_columns=i == 0) for i, name in enumerate(rewards.weights)],
         args=build_args(config, batch, rewards, out),
         train_dataset=Dataset.from_list(train_rows),
         processing_class=tokenizer,
-        callbacks=[recorder],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,74 @@ def read_wandb(out: Path) -> tuple[list[dict[str, Any]], dict[str, Any], list[di
             summary |= record["summary"]["update"]
     tables = [folder / "files" / row["completions.path"] for row in history if "completions.path" in row]
     return history, summary, [json.loads(file.read_text()) for file in tables]
+
+
+class Process:
+    """A run in a process of its own, as tests/warm.py starts it."""
+
+    def __init__(
+        self, server: "subprocess.Popen[str]", folder: Path, *arguments: str, kill: Any = None, **environment: str
+    ):
+        self.server = server
+        self.files = {name: folder / f"{name}.txt" for name in ("stdout", "stderr")}
+        files = {name: str(path) for name, path in self.files.items()}
+        job = {"cwd": str(folder), "arguments": arguments, "kill": kill, "environment": environment, **files}
+        assert server.stdin and server.stdout
+        server.stdin.write(json.dumps(job) + "\n")
+        server.stdin.flush()
+        self.pid = int(server.stdout.readline())
+        self.code: int | None = None
+
+    def said(self) -> str:
+        return self.files["stdout"].read_text() if self.files["stdout"].exists() else ""
+
+    def complained(self) -> str:
+        return self.files["stderr"].read_text()
+
+    def until(self, text: str, seconds: float = 60) -> None:
+        """Wait until it has said something."""
+        end = time.monotonic() + seconds
+        while text not in self.said():
+            assert time.monotonic() < end, f"{text!r} was not said:\n{self.said()}\n{self.complained()}"
+            time.sleep(0.005)
+
+    def ended(self) -> int:
+        """Wait for its end; the exit code, or minus the signal that killed it."""
+        if self.code is None:
+            assert self.server.stdout
+            self.code = int(self.server.stdout.readline())
+        return self.code
+
+
+@pytest.fixture(scope="session")
+def server():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.warm"],
+        cwd=Path(__file__).parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def start(server, tmp_path):
+    """Start `python -m grpo.train ARGUMENTS` in an empty folder, within a second; one at a time."""
+
+    def call(*arguments: str, kill: Any = None, **environment: str) -> Process:
+        started.append(Process(server, tmp_path, *arguments, kill=kill, **environment))
+        return started[-1]
+
+    started: list[Process] = []
+    yield call
+    for process in started:
+        if process.code is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.ended()
 
 
 @pytest.fixture

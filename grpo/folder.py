@@ -1,0 +1,199 @@
+"""The folder of a run: one owner at a time, its settings, and going on with it where it was left."""
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from hydra import compose as hydra_compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from grpo.checkpoint import newest_whole, step_of
+from grpo.config import Config, as_schema, configs, flat, load, readable, saved_settings
+from grpo.console import say, shortest
+from grpo.errors import UserError
+from grpo.files import written_aside
+
+# What a run that goes on may be given anew, and every setting of the group.
+FREE = ("max_steps", "num_train_epochs", "tracking.")
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """The folder belongs to this process meanwhile; the system ends that with the process, however it ends.
+
+    Raises:
+        UserError: it belongs to another.
+    """
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"{shortest(folder)} is in use by another run; wait for that, or give this one another folder, "
+            "hydra.run.dir=FOLDER."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def holds_run(folder: Path) -> bool:
+    return (folder / ".hydra" / "config.yaml").exists() or (folder / "completions").exists()
+
+
+def save_settings(folder: Path, config: Config, overrides: Sequence[str], hydra: DictConfig | None = None) -> None:
+    """Write `.hydra/`: the composed settings, what was typed, and Hydra's own."""
+    (folder / ".hydra").mkdir(exist_ok=True)
+    for name, content in (("hydra", hydra), ("overrides", list(overrides)), ("config", asdict(config))):
+        if content is not None:
+            with written_aside(folder / ".hydra" / f"{name}.yaml") as partial:
+                OmegaConf.save(OmegaConf.create(content), partial)
+
+
+def overrides_of(folder: Path) -> list[str]:
+    """What was typed for the run.
+
+    Raises:
+        UserError: the folder is not that of a run.
+    """
+    try:
+        return [str(each) for each in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
+    except OSError as error:
+        raise UserError(_not_a_run(folder)) from error
+
+
+def _not_a_run(folder: Path) -> str:
+    if (folder / "multirun.yaml").is_file():
+        return (
+            f"{folder} is the folder of a sweep: type the sweep's own command once more, with "
+            f"hydra.sweep.dir={folder}, and it does what is missing."
+        )
+    return f"{folder} is not the folder of a run; give the one that the run named at its start, outputs/DATE/TIME."
+
+
+def going_on(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command; with `resume=FOLDER` among them, those that go on with that run.
+
+    Raises:
+        UserError: there is no run to go on with.
+    """
+    typed = [each for each in arguments if each.lstrip("+").startswith("resume=")]
+    if not typed:
+        return list(arguments)
+    with readable():
+        value = OverridesParser.create().parse_override(typed[-1]).value()
+    if value is None:
+        return list(arguments)
+    if "-m" in arguments or "--multirun" in arguments or not isinstance(value, str | int):
+        raise UserError(
+            "resume: goes on with one run. A sweep goes on with its own command and hydra.sweep.dir=FOLDER, its folder."
+        )
+    folder = Path(str(value))
+    quoted = json.dumps(str(folder))
+    return [*overrides_of(folder), *arguments, f"hydra.run.dir={quoted}", "hydra.mode=RUN"]
+
+
+def resume(folder: Path, composed: Config) -> Config:
+    """The settings that the run in `folder` goes on with: its own, and what of `FREE` was typed anew.
+
+    Raises:
+        UserError: anything else was typed, or its settings cannot be read.
+    """
+    saved = as_schema(saved_settings(folder), Config)
+    with configs(), readable():
+        before = load(hydra_compose("config", overrides_of(folder)), Config)
+    changed = {
+        key: value for key, value in flat(asdict(composed)).items() if value != flat(asdict(before)).get(key, value)
+    } | dict.fromkeys(flat(asdict(before)).keys() - flat(asdict(composed)).keys())
+    changed.pop("resume")
+    for key, value in changed.items():
+        if not key.startswith(FREE):
+            raise UserError(
+                f"{key}={value}: a run that goes on keeps its settings (here {flat(asdict(saved)).get(key)}); only "
+                "max_steps, num_train_epochs and tracking can be given anew. For any other, start a new run."
+            )
+    tracking = {key.partition(".")[2]: value for key, value in changed.items() if key.startswith("tracking.")}
+    scalars = {key: value for key, value in changed.items() if "." not in key}
+    return replace(saved, tracking=replace(saved.tracking, **tracking), **scalars, resume=None)
+
+
+def same_job(folder: Path, composed: Config) -> Config:
+    """The settings of a job of a sweep that is typed again, and has been here before.
+
+    Raises:
+        UserError: it was another one.
+    """
+    saved, here = (flat(asdict(each)) for each in (as_schema(saved_settings(folder), Config), composed))
+    for key in here.keys() | saved.keys():
+        if saved.get(key) != here.get(key):
+            raise UserError(
+                f"{shortest(folder)} holds a job of another sweep: {key} is {saved.get(key)} there and "
+                f"{here.get(key)} here. Give this sweep another folder, hydra.sweep.dir=FOLDER."
+            )
+    return composed
+
+
+def is_done(folder: Path, config: Config) -> bool:
+    """Whether the run has its results, and all the steps that `config` asks for.
+
+    Raises:
+        UserError: it has more than that.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        return False
+    results = json.loads(path.read_text(encoding="utf-8"))
+    saved = as_schema(saved_settings(folder), Config)
+    if (config.max_steps, config.num_train_epochs) == (saved.max_steps, saved.num_train_epochs):
+        return True
+    if config.max_steps is not None and config.max_steps < results["steps"]:
+        raise UserError(f"max_steps={config.max_steps}: the run has {results['steps']} steps already.")
+    if not newest_whole(folder / "checkpoints")[0]:
+        raise UserError(
+            f"{folder} is finished and has no whole checkpoint to go on from; start a new run with more steps, and "
+            "save_steps=N for one that can go on."
+        )
+    return config.max_steps == results["steps"]
+
+
+def cut_back(folder: Path, config: Config) -> Path | None:
+    """Bring what the run has written back to its newest whole checkpoint, and name that; None: to its very start.
+
+    Raises:
+        UserError: the checkpoint is past the last step that `config` asks for.
+    """
+    checkpoint, damaged = newest_whole(folder / "checkpoints")
+    step = -1 if checkpoint is None else step_of(checkpoint)
+    if config.max_steps is not None and config.max_steps < step:
+        raise UserError(f"max_steps={config.max_steps}: the run is at step {step} already.")
+    for each, wrong in damaged.items():
+        aside = each.rename(each.with_name(f"damaged-{each.name}"))
+        say(f"{each.name} is damaged ({wrong}); it is left out, as {shortest(aside)}.")
+    for name in ("metrics.jsonl", "transcripts.jsonl"):
+        if (path := folder / name).is_file():
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last one may be half written
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            with written_aside(path) as partial:
+                partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    for path in (*folder.glob("completions/step_*"), *folder.glob("evaluations/step_*")):
+        if int(path.name.removeprefix("step_").partition(".")[0]) > step:
+            path.unlink()
+    for path in (folder / "results.json", folder / "report.html", *folder.glob("evaluations/after.*")):
+        path.unlink(missing_ok=True)
+    if checkpoint is None:
+        for path in folder.glob("evaluations/before.*"):
+            path.unlink()
+        say("No checkpoint was saved before it stopped: it starts at its first step.")
+    else:
+        say(f"Going on from step {step}.")
+    return checkpoint
+
+
+def command_to_resume(folder: Path) -> str:
+    return f"python -m grpo.train {shlex.quote(f'resume={shortest(folder)}')}"

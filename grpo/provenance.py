@@ -1,0 +1,98 @@
+"""Where the numbers of a run come from: code, packages, machine, data, policy, settings, command."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from grpo.config import Config
+from grpo.data import Example
+from grpo.evaluation import VERSIONS, problems_of
+from grpo.files import file_sha256
+
+PACKAGE = Path(__file__).parent
+NAME = "provenance.json"
+
+
+def provenance(config: Config, train: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
+    """What can be told before a run, but for its settings.
+
+    Raises:
+        UserError: the policy is not to be had.
+    """
+    import torch
+
+    from grpo.model import identity
+
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": code(),
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in VERSIONS},
+        "hardware": hardware() | {"threads": torch.get_num_threads()},
+        "data": {"train": problems_of(train), "held_out": problems_of(held_out)},
+        "model": identity(config.model, config.seed),
+        "reward_files": {name: file_sha256(Path(name).expanduser()) for name in config.reward_files},
+    }
+
+
+def code() -> dict[str, Any] | None:
+    """The revision of the checkout that runs, and a digest of `diff()`; None where it is none or git is missing."""
+    try:
+        _git("ls-files", "--error-unmatch", "__init__.py")  # it may be installed inside another repository
+        changed = diff()
+        digest = sha256(changed.encode("utf-8", "replace")).hexdigest() if changed else None
+        return {"revision": _git("rev-parse", "HEAD").strip(), "clean": not changed, "diff_sha256": digest}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def diff() -> str:
+    """What the code that runs, and its settings, have over the revision; new files included."""
+    top = _git("rev-parse", "--show-toplevel").strip()
+    new = _git("ls-files", "--others", "--exclude-standard", "--full-name", f"{top}/grpo", f"{top}/conf").splitlines()
+    return _git("diff", "HEAD") + "".join(_git("diff", "--no-index", "/dev/null", f"{top}/{name}") for name in new)
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True)
+    if done.returncode > ("--no-index" in arguments):  # which exits with 1 where there is a difference
+        raise subprocess.CalledProcessError(done.returncode, done.args)
+    return done.stdout.decode("utf-8", "replace")
+
+
+def hardware() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return {
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus],
+        "cuda": torch.version.cuda if gpus else None,
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What a run's numbers can hang on that is not as it was, each in a line."""
+    found = []
+    for part in ("code", "versions", "hardware", "data", "model", "reward_files"):
+        before, after = ((each.get(part) or {}) for each in (then, now))
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                found.append(f"{part} {name}: was {before.get(name)}, is {after.get(name)}")
+    return found

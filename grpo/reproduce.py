@@ -1,0 +1,135 @@
+"""Run a finished run again from its record, and say whether the numbers are the same.
+
+python -m grpo.reproduce outputs/DATE/TIME
+"""
+
+import argparse
+import io
+import json
+import logging
+import shlex
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from grpo.config import Config, as_schema, saved_settings
+from grpo.console import say, shortest
+from grpo.errors import UserError, first_line
+from grpo.files import file_sha256
+from grpo.folder import command_to_resume, holds_run, overrides_of, owned, save_settings
+from grpo.signals import Stopped
+
+# Of a line of metrics.jsonl, what is a time.
+TIMINGS = {"step_time"}
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """Where the numbers of two finished runs differ, each in a line; none where every one is the same to the last bit.
+
+    Compared are the logged metrics but for times, the held-out figures before and after, and the final weights.
+
+    Raises:
+        UserError: one of them is not finished.
+    """
+    found = _of_metrics(*(_metrics(folder) for folder in (first, second)))
+    results = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (first, second)]
+    for when in ("before", "after"):
+        left, right = (each[when] for each in results)
+        for name in left.keys() | right.keys():
+            if left.get(name) != right.get(name) and name != "intervals":
+                found.append(f"{when} training, {name}: {left.get(name)} and {right.get(name)}")
+    weights = [
+        {path.name: file_sha256(path) for path in (folder / "policy").glob("*.safetensors")}
+        for folder in (first, second)
+    ]
+    return found + ["the final weights"] * (weights[0] != weights[1])
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    if not (folder / "results.json").is_file():
+        raise UserError(f"{folder} holds a run that was not finished; {command_to_resume(folder)} goes on with it.")
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _of_metrics(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[str]:
+    for left, right in zip(first, second, strict=False):
+        if left.get("step") != right.get("step"):
+            return [f"metrics.jsonl: a line of step {left.get('step')} stands against one of step {right.get('step')}"]
+        names = [name for name in left | right if name not in TIMINGS and left.get(name, "") != right.get(name, "")]
+        if names:
+            name, more = names[0], f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            return [
+                f"step {left['step']}, {name}: {left.get(name)} and {right.get(name)}{more}; the first that differs"
+            ]
+    if len(first) != len(second):
+        return [f"metrics.jsonl: {len(first)} lines and {len(second)}"]
+    return []
+
+
+def reproduce(folder: Path, out: Path) -> list[str]:
+    """Run what `folder` records again, in `out`; gives the `differences`.
+
+    Raises:
+        UserError: there is nothing to run again, or something that it was made from is missing.
+    """
+    _metrics(folder)
+    config = as_schema(saved_settings(folder), Config)
+    origin = json.loads((folder / "results.json").read_text(encoding="utf-8")).get("provenance")
+    if origin is None:
+        raise UserError(f"{folder}/results.json was written by another version of this project.")
+    if any(not key.startswith("tracking.") for each in origin["resumed"] for key in each["settings"]):
+        say("This run was given other steps on its way, so that its learning rates are those of two schedules.")
+    config = replace(config, tracking=replace(config.tracking, name="none"))
+    save_settings(out, config, [*overrides_of(folder), "tracking=none"])
+    from grpo.provenance import NAME, changes  # it needs torch
+    from grpo.train import run
+
+    run(config, out, command=shlex.join(["python", "-m", "grpo.reproduce", str(folder)]))
+    now = json.loads((out / NAME).read_text(encoding="utf-8"))
+    for change in changes(origin, now):
+        say(f"Not as it was then: {change}")
+    return differences(folder, out)
+
+
+def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    parser = argparse.ArgumentParser(
+        prog="python -m grpo.reproduce",
+        description="Run a finished run again from its record, and say whether the numbers are the same.",
+        epilog="Exit code 0: the same to the last bit. 1: not the same. 2: it could not be run again.",
+    )
+    parser.add_argument("run", type=Path, help="the folder of a finished run, outputs/DATE/TIME")
+    parser.add_argument("--out", type=Path, help="where to run it again; else outputs/DATE/TIME of now")
+    arguments = parser.parse_args()
+    out = arguments.out or Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if holds_run(out):
+            raise UserError(f"--out {out}: holds a run already; give another folder.")
+        line = "[%(asctime)s][%(levelname)s] %(message)s"
+        logging.basicConfig(filename=out / "train.log", level=logging.INFO, format=line)
+        with owned(out):
+            found = reproduce(arguments.run, out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {error.filename}: {first_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stopped:
+        print(f"Stopped by {stopped.name}.", file=sys.stderr)
+        sys.exit(stopped.exit_code)
+    if found:
+        say(f"NOT the same numbers as {shortest(arguments.run)}:")
+        for each in found:
+            say(f"  {each}")
+        sys.exit(1)
+    say(f"The same numbers as {shortest(arguments.run)}, to the last bit: metrics, evaluations, weights.")
+
+
+if __name__ == "__main__":
+    main()

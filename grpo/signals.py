@@ -1,0 +1,61 @@
+"""Signals that end a run without losing it: SIGTERM, Ctrl-C, and SIGUSR1, Slurm's warning."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Stopped(BaseException):
+    """A signal ended the run; like KeyboardInterrupt, no `except Exception` may take it for a failure."""
+
+    def __init__(self, number: int, message: str = "") -> None:
+        super().__init__(message)
+        self.number, self.exit_code = number, 128 + number
+
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.number).name
+
+
+class Signals:
+    """While it is entered, the first signal raises `Stopped`, and a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._waiting = ""
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
+            self._before = {number: signal.signal(number, self._catch) for number in CAUGHT}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def noted(self, what: str) -> Iterator[None]:
+        """Inside, the first signal is only noted in `received`; `what` says what is finished first."""
+        self._waiting = what
+        try:
+            yield
+        finally:
+            self._waiting = ""
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = signal.Signals(number)
+        if not self._waiting:
+            raise Stopped(number)
+        # Whatever stream is being written to just now cannot be written to from here.
+        os.write(2, f"\n{self.received.name}: {self._waiting}; a second one stops at once.\n".encode())
