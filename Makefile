@@ -6,16 +6,19 @@ READY := $(VENV)/.ready
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help train test bench lint format clean
+.PHONY: help train test test-slow bench lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 train: $(READY) ## train the embedded default; pass settings with ARGS="rewards=no_xmlcount num_generations=8"
 	@$(RUN) -m grpo.train $(ARGS)
 
 test: $(READY) ## run the tests; pass pytest's options with ARGS="-k rewards"
 	@$(RUN) -m pytest $(ARGS)
+
+test-slow: $(READY) ## run the tests that take minutes, two at a time
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow -n 2 $(ARGS)
 
 bench: $(READY) ## time a step against TRL's, side by side; pass options with ARGS="--grid"
 	@$(RUN) scripts/benchmark.py $(ARGS)

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from grpo.config import AnyConfig, readable
-from grpo.console import log
+from grpo.console import log, printable
 from grpo.errors import UserError
 from grpo.signals import Stopped
 
@@ -32,10 +32,10 @@ def job() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        log.error("%s", error)
+        log.error("%s", printable(str(error)))
         if Jobs.multirun:
             # Hydra goes on with the next job, and counts this one as failed.
-            print(f"error in job {settings.job.num}: {error}", file=sys.stderr)
+            print(f"error in job {settings.job.num}: {printable(str(error))}", file=sys.stderr)
             raise
         Jobs.mistake = error
 
@@ -53,7 +53,7 @@ def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -
         if Jobs.mistake:
             raise Jobs.mistake
     except UserError as error:
-        sys.exit(1 if Jobs.multirun else f"error: {error}")
+        sys.exit(1 if Jobs.multirun else f"error: {printable(str(error))}")
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)

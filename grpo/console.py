@@ -30,6 +30,8 @@ def say(message: RenderableType) -> None:
     """Print to the terminal, and without colours to the log."""
     if isinstance(message, str):
         message = Text(message)
+    if isinstance(message, Text):
+        message.plain = printable(message.plain)
     # A line of text is left whole, so that paths in it can be copied.
     whole = isinstance(message, Text)
     console.print(message, soft_wrap=whole)
@@ -204,7 +206,12 @@ def answers(question: str, columns: dict[str, str]) -> Table:
 
 
 def printable(text: str) -> str:
-    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text).encode("utf-8", "replace").decode("utf-8")
+    return valid(CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))
+
+
+def valid(text: str) -> str:
+    """`text` as UTF-8 can carry it: lone surrogates become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def tinted(completion: str) -> Text:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grpo.config import NEUTRAL, Common, distorting
-from grpo.console import progress, say
+from grpo.console import progress, say, valid
 from grpo.data import Example
 from grpo.device import out_of_memory
 from grpo.errors import UserError
@@ -94,7 +94,7 @@ def answer(
         except (MemoryError, RuntimeError) as error:
             size = _smaller(len(batch), error)
             continue
-        texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+        texts = map(valid, tokenizer.batch_decode(completions, skip_special_tokens=True))
         yield {
             place: Completion(text, len(ids), truncated=ids[-1] not in rollout.ends)
             for place, text, ids in zip(batch, texts, completions, strict=True)

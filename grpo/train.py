@@ -84,6 +84,9 @@ def run(
     from grpo.model import build_policy, build_tokenizer, save_policy
     from grpo.rollout import build_rollout
 
+    for name in ("trust_remote_code", "trust_pickle"):
+        if getattr(config.model, name):
+            say(f"model.{name}=true: code that comes with {config.model.path} can run here.")
     use_threads(config)
     use_determinism(config)
     tokenizer = build_tokenizer(config.model)

@@ -26,7 +26,7 @@ from grpo.alarms import Alarm, Alarms
 from grpo.batching import Batch
 from grpo.checkpoint import PREFIX, sealed
 from grpo.config import Config
-from grpo.console import say, shortest
+from grpo.console import say, shortest, valid
 from grpo.diagnostics import attribute, measure
 from grpo.errors import UserError, first_line
 from grpo.files import write_json, written_aside
@@ -571,7 +571,7 @@ class Recorder(TrainerCallback):
     def _latest_completions(self, step: int) -> tuple[list[str], list[list[Any]]]:
         """The completions of the last batch as TRL keeps them, a row each."""
         scores = {name: list(self.logs["rewards"][name]) for name in self.rewards.weights}
-        completions = [messages[0]["content"] for messages in self.logs["completion"]]
+        completions = [valid(messages[0]["content"]) for messages in self.logs["completion"]]
         questions, golds = self.logs["extra"]["question"], self.logs["extra"]["gold"]
         columns = ["step", "question", "gold", "completion", *scores, "total", "advantage"]
         total, advantages = self.rewards.total(scores), list(self.logs["advantages"])

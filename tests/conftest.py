@@ -30,6 +30,7 @@ SMALL = [
 def train(tmp_path, monkeypatch):
     """Run the training command's own `run` in this process; gives the run's folder and results."""
     from grpo.config import compose
+    from grpo.folder import save_settings
     from grpo.train import run
 
     monkeypatch.chdir(tmp_path)
@@ -37,7 +38,9 @@ def train(tmp_path, monkeypatch):
     def call(*overrides: str) -> tuple[Path, dict[str, Any]]:
         out = tmp_path / "run"
         out.mkdir()
-        results = run(compose([*SMALL, "tracking=none", *overrides]), out)
+        typed = [*SMALL, "tracking=none", *overrides]
+        save_settings(out, compose(typed), typed)
+        results = run(compose(typed), out)
         assert json.loads((out / "results.json").read_text()) == results
         return out, results
 
