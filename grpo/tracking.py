@@ -7,8 +7,10 @@ import functools
 import io
 import os
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
+from contextvars import copy_context
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
 
@@ -20,6 +22,8 @@ from grpo.errors import UserError, first_line
 INIT_SECONDS = 6
 FINISH_SECONDS = 10
 OWN_FINISH_SECONDS = 8  # what W&B gives itself of that
+# So many failures in a row, and a tracker is left alone.
+FAILURES = 3
 
 
 class Tracker(Protocol):
@@ -41,6 +45,13 @@ class Tracker(Protocol):
     def summarize(self, figures: dict[str, float]) -> None: ...
 
     def finish(self, exit_code: int) -> None: ...
+
+
+class Service(Tracker, Protocol):
+    """A tracker that can fail."""
+
+    def abandon(self) -> None:
+        """Let go of it once it has failed."""
 
 
 class NoTracker:
@@ -128,6 +139,12 @@ class WandbTracker:
     def finish(self, exit_code: int) -> None:
         self.run.finish(exit_code=exit_code)
 
+    def abandon(self) -> None:
+        import wandb
+
+        # Else the next job would speak to the same service, and the interpreter would wait for it at its exit.
+        wandb.teardown()
+
 
 class TrackioTracker:
     def __init__(
@@ -165,6 +182,8 @@ class TrackioTracker:
 
     def finish(self, exit_code: int) -> None:
         self.trackio.finish()
+
+    def abandon(self) -> None: ...
 
 
 class TensorBoardTracker:
@@ -204,6 +223,8 @@ class TensorBoardTracker:
     def finish(self, exit_code: int) -> None:
         self.writer.close()
 
+    def abandon(self) -> None: ...
+
 
 def _needs(package: str) -> Any:
     try:
@@ -214,7 +235,7 @@ def _needs(package: str) -> Any:
         ) from error
 
 
-TRACKERS: dict[str, Callable[..., Tracker]] = {
+TRACKERS: dict[str, Callable[..., Service]] = {
     "wandb": WandbTracker,
     "trackio": TrackioTracker,
     "tensorboard": TensorBoardTracker,
@@ -222,51 +243,70 @@ TRACKERS: dict[str, Callable[..., Tracker]] = {
 
 
 class Unfailing:
-    """A tracker whose failures are said once, and end nothing but the tracking."""
+    """A tracker that training neither waits for nor hangs on.
 
-    def __init__(self, name: str, tracker: Tracker) -> None:
-        self.name, self.tracker, self.failed = name, tracker, False
+    Its calls are made in order by a thread of their own: a service that cannot be reached is waited for at length. The
+    first failure is said, and after several in a row it is left alone.
+    """
+
+    def __init__(self, name: str, tracker: Service) -> None:
+        self.name, self.tracker = name, tracker
+        self.said, self.failures = False, 0
+        self.calls: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = SimpleQueue()
+        # In this context, because trackio keeps its run there.
+        self.thread = Thread(target=copy_context().run, args=(self._work,), daemon=True)
+        self.thread.start()
 
     @property
     def id(self) -> str | None:
         return self.tracker.id
 
     def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None:
-        self._try(self.tracker.catch_up, rows)
+        self.calls.put((self.tracker.catch_up, (rows,)))
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        self._try(self.tracker.log, metrics, step)
+        self.calls.put((self.tracker.log, (metrics, step)))
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        self._try(self.tracker.log_table, name, columns, rows, step)
+        self.calls.put((self.tracker.log_table, (name, columns, rows, step)))
 
     def alert(self, title: str, message: str, step: int) -> None:
-        self._try(self.tracker.alert, title, message, step)
+        self.calls.put((self.tracker.alert, (title, message, step)))
 
     def summarize(self, figures: dict[str, float]) -> None:
-        self._try(self.tracker.summarize, figures)
+        self.calls.put((self.tracker.summarize, (figures,)))
 
     def finish(self, exit_code: int) -> None:
-        if self.failed:
-            return
-        # In a thread, because a service that was killed or cannot be reached is waited for without end.
-        closing = Thread(target=self._try, args=(self.tracker.finish, exit_code), daemon=True)
-        closing.start()
-        closing.join(FINISH_SECONDS)
-        if closing.is_alive():
-            self._give_up(f"it did not close within {FINISH_SECONDS} s")
+        self.calls.put((self.tracker.finish, (exit_code,)))
+        self.calls.put(None)
+        self.thread.join(FINISH_SECONDS)
+        if self.thread.is_alive():
+            self._failed(f"it did not close within {FINISH_SECONDS} s")
+        if self.failures:
+            letting_go = Thread(target=self._abandon, daemon=True)
+            letting_go.start()
+            letting_go.join(1)
 
-    def _try(self, call: Callable[..., None], *arguments: Any) -> None:
-        if self.failed:
-            return
-        try:
-            call(*arguments)
-        except Exception as error:  # whatever it is, it is not the run's
-            self._give_up(f"{type(error).__name__}: {first_line(error)}")
+    def _work(self) -> None:
+        while (item := self.calls.get()) is not None:
+            call, arguments = item
+            if self.failures >= FAILURES:
+                continue
+            try:
+                call(*arguments)
+                self.failures = 0
+            except Exception as error:  # whatever it is, it is not the run's
+                self._failed(f"{type(error).__name__}: {first_line(error)}")
 
-    def _give_up(self, why: str) -> None:
-        self.failed = True
-        say(f"Tracking with {self.name} has failed ({why}). Training goes on; metrics.jsonl holds everything.")
+    def _failed(self, why: str) -> None:
+        self.failures += 1
+        if not self.said:
+            say(f"Tracking with {self.name} has failed ({why}). Training goes on; metrics.jsonl holds everything.")
+        self.said = True
+
+    def _abandon(self) -> None:
+        with suppress(Exception):  # it has failed already, which is said
+            self.tracker.abandon()
 
 
 def build_tracker(

@@ -14,6 +14,7 @@ import torch
 
 from grpo.errors import UserError
 from grpo.reproduce import differences
+from tests import fake_wandb
 from tests.conftest import SMALL, wandb_records
 from tests.test_resume import assert_same, lines
 
@@ -171,15 +172,24 @@ def test_no_space_left_stops_the_save_and_not_the_run(start, tmp_path: Path) -> 
     assert [line["step"] for line in lines(tmp_path / "run") if "reward" in line] == list(range(1, 8))
 
 
-def test_wandbs_service_killed_in_mid_run(start, slow, tmp_path: Path) -> None:
-    run = start(*LONG, "tracking=wandb", "hydra.run.dir=run")
-    run.until("training 3/12")
+def test_wandbs_service_killed_in_mid_run(slow, tmp_path: Path) -> None:
+    # The command itself, to its very end: W&B has hooks there. Two jobs, of which the second has a service again.
+    train = [sys.executable, "-m", "grpo.train", "-m", "seed=0,1", *LONG, "max_steps=6", "hydra.sweep.dir=sweep"]
+    run = subprocess.Popen(train, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert run.stdout
+    said = ""
+    while "training 3/6" not in said:
+        said += run.stdout.readline()
     assert subprocess.run(["pkill", "-KILL", "-P", str(run.pid), "wandb-core"]).returncode == 0
-    assert run.ended() == 0, run.complained()
-    assert run.said().count("Tracking with wandb has failed") == 1
-    assert "Traceback" not in run.complained()
-    assert [line["step"] for line in lines(tmp_path / "run") if "reward" in line] == list(range(1, 13))
-    assert (tmp_path / "run" / "results.json").exists()
+    rest, complained = run.communicate(timeout=120)
+    assert run.returncode == 0, complained
+    assert (said + rest).count("Tracking with wandb has failed") == 1
+    assert "Traceback" not in complained
+    for job in "01":
+        steps = [line["step"] for line in lines(tmp_path / "sweep" / job) if "reward" in line]
+        assert steps == list(range(1, 7)) and (tmp_path / "sweep" / job / "results.json").exists()
+    records, _ = wandb_records(tmp_path / "sweep" / "1")
+    assert sum("history" in record for record in records) == 6
 
 
 def test_wandbs_folder_full_in_mid_run(start, tmp_path: Path) -> None:
@@ -380,3 +390,38 @@ def test_reproduce(start, command, tmp_path: Path) -> None:
 def test_completions_are_read_back_from_every_step(train) -> None:
     out, _ = train("max_steps=3")
     assert [len(pd.read_parquet(path)) for path in sorted((out / "completions").iterdir())] == [8, 8, 8]
+
+
+def test_an_online_run_keeps_its_id_and_gets_what_it_missed(start, slow, tmp_path: Path) -> None:
+    with fake_wandb.running() as service:
+        online = {"WANDB_API_KEY": fake_wandb.KEY, "WANDB_BASE_URL": service.url}
+        run = start(
+            *LONG, "save_steps=2", "tracking=wandb", "tracking.completions_rows=0", "hydra.run.dir=run", **online
+        )
+        run.until("training 9/12")
+        os.kill(run.pid, signal.SIGTERM)
+        assert run.ended() == 128 + signal.SIGTERM
+        ((name, rows),) = service.history.items()
+        assert service.exit_codes == {name: [128 + signal.SIGTERM]}
+        # As if the newest had never reached it.
+        del rows[3:]
+        assert start("resume=run", **online).ended() == 0
+        assert list(service.history) == [name]
+        assert [row["_step"] for row in rows] == list(range(1, 13))
+        logged = {row["step"]: row["loss"] for row in lines(tmp_path / "run") if "loss" in row}
+        assert {row["_step"]: row["loss"] for row in rows} == logged
+        assert service.exit_codes[name] == [128 + signal.SIGTERM, 0]
+
+
+def test_wandb_out_of_reach_in_mid_run(start, slow, tmp_path: Path) -> None:
+    with fake_wandb.running() as service:
+        online = {"WANDB_API_KEY": fake_wandb.KEY, "WANDB_BASE_URL": service.url}
+        run = start(*LONG, "tracking=wandb", "hydra.run.dir=run", **online)
+        run.until("training 2/12")
+        service.reachable = False
+        run.until("Everything is in run", seconds=20)  # a table waits for the service longer than that
+        began = time.monotonic()
+        assert run.ended() == 0, run.complained()
+        assert time.monotonic() - began < 14
+        assert run.said().count("Tracking with wandb has failed") == 1
+        assert [line["step"] for line in lines(tmp_path / "run") if "reward" in line] == list(range(1, 13))
