@@ -4,10 +4,9 @@ Training does not hang on them: one that fails while a run trains is said once, 
 """
 
 import functools
-import io
 import os
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
 from queue import SimpleQueue
@@ -151,6 +150,7 @@ class TrackioTracker:
         self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None, id: str | None
     ) -> None:
         self.trackio = _needs("trackio")
+        vars(self.trackio.run)["print"] = lambda *_: None  # it would print every alarm a second time
         self.id: str | None = id or config.run_name or run_name(out, sweep)
         self.run = self.trackio.init(
             project=config.project,
@@ -174,8 +174,7 @@ class TrackioTracker:
         )
 
     def alert(self, title: str, message: str, step: int) -> None:
-        with redirect_stdout(io.StringIO()):  # it would print the alarm a second time
-            self.trackio.alert(title, message)
+        self.trackio.alert(title, message)
 
     def summarize(self, figures: dict[str, float]) -> None:
         self.trackio.log(figures)

@@ -2,7 +2,9 @@
 
 grpo/trainer.py reads `GRPOTrainer._logs` (trl 1.16.0, trl/trainer/grpo_trainer.py, lines 1063 and 2833) for the
 completions of the last batch, and has `log_extra` (line 1593) carry question and gold there. `Trainer` overrides the
-methods below, of lines 1419 to 3254, and tests/test_trainer.py holds what it computes to what TRL computes.
+methods below, of lines 1309 to 3384 and of transformers 5.23 (transformers/trainer.py, lines 2781 and 3363), and
+tests/test_trainer.py holds what it computes to what TRL computes. What a run is in the middle of, its checkpoints take
+from attributes of both; tests/test_resume.py shows that it is all.
 """
 
 import inspect
@@ -45,6 +47,13 @@ def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
 
 # With trl 1.16.0 and transformers 5.23.0, which are known to work together.
 OVERRIDDEN = {
+    "_get_train_sampler": ["self", "dataset"],
+    "create_model_card": ["self", "model_name", "dataset_name", "tags"],
+    "training_step": ["self", "model", "inputs", "num_items_in_batch"],
+    "log": ["self", "logs", "start_time"],
+    "_save_checkpoint": ["self", "model", "trial"],
+    "_get_output_dir": ["self", "trial"],
+    "_clip_grad_norm": ["self", "model"],
     "_tokenize_prompts": ["self", "prompts"],
     "_generate_single_turn": [
         "self",
@@ -91,6 +100,14 @@ def test_the_methods_that_are_overridden() -> None:
     prepare = inspect.getsource(GRPOTrainer._prepare_inputs)
     for used in ("_buffered_inputs", "_step %", "steps_per_generation * self.num_iterations", "split_tensor_dict"):
         assert used in prepare, f"_prepare_inputs: {installed}"
+    # A step's gradient is looked at once, before the optimizer takes it, and a checkpoint lies where it is asked to.
+    loop = inspect.getsource(transformers.Trainer._run_epoch)
+    assert loop.index("self._clip_grad_norm(model)") < loop.index("self.optimizer.step()"), installed
+    assert "run_dir = self._get_output_dir(trial=trial)" in inspect.getsource(transformers.Trainer._save_checkpoint)
+    # What `Trainer._run_state` keeps and `_restore` sets, after transformers has set it and before the first step.
+    begin = inspect.getsource(transformers.Trainer._inner_training_loop)
+    for used in ("self._tr_loss =", "self._globalstep_last_logged ="):
+        assert begin.index(used) < begin.index("self.callback_handler.on_train_begin("), f"{used} {installed}"
     # The scores of all ranks (line 1681), as their advantages are made of them, and the guard of a zero deviation.
     assert "rewards_per_func = gather(rewards_per_func)" in inspect.getsource(GRPOTrainer._calculate_rewards), installed
     advantages = inspect.getsource(inspect.unwrap(GRPOTrainer._generate_and_score_completions))
