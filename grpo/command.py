@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from grpo.signals import Stopped
 class Jobs:
     """What `command` must know of the jobs that Hydra ran for it."""
 
+    typed: Sequence[str] = ()
     started = False
     multirun = False
     mistake: UserError | None = None

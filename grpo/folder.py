@@ -1,6 +1,7 @@
 """The folder of a run: one owner at a time, its settings, and going on with it where it was left."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -95,8 +96,27 @@ def going_on(arguments: Sequence[str]) -> list[str]:
             "resume: goes on with one run. A sweep goes on with its own command and hydra.sweep.dir=FOLDER, its folder."
         )
     folder = Path(str(value))
-    quoted = json.dumps(str(folder))
-    return [*overrides_of(folder), *arguments, f"hydra.run.dir={quoted}", "hydra.mode=RUN"]
+    return [*overrides_of(folder), *arguments, f"hydra.run.dir={_quoted(folder)}", "hydra.mode=RUN"]
+
+
+def _quoted(folder: Path) -> str:
+    """A path as Hydra takes it for a value."""
+    text = str(folder)
+    return text if re.fullmatch(r"[\w./-]+", text, re.ASCII) else json.dumps(text, ensure_ascii=False)
+
+
+def settings_of(folder: Path) -> Config:
+    """
+    Raises:
+        UserError: they are missing, damaged, or of another version.
+    """
+    settings = saved_settings(folder)
+    try:
+        return as_schema(settings, Config)
+    except UserError as error:
+        raise UserError(
+            f"{folder} was made by another version of this project, or its settings were changed: {error}"
+        ) from error
 
 
 def resume(folder: Path, composed: Config) -> Config:
@@ -105,7 +125,7 @@ def resume(folder: Path, composed: Config) -> Config:
     Raises:
         UserError: anything else was typed, or its settings cannot be read.
     """
-    saved = as_schema(saved_settings(folder), Config)
+    saved = settings_of(folder)
     with configs(), readable():
         before = load(hydra_compose("config", overrides_of(folder)), Config)
     changed = {
@@ -129,7 +149,7 @@ def same_job(folder: Path, composed: Config) -> Config:
     Raises:
         UserError: it was another one.
     """
-    saved, here = (flat(asdict(each)) for each in (as_schema(saved_settings(folder), Config), composed))
+    saved, here = (flat(asdict(each)) for each in (settings_of(folder), composed))
     for key in here.keys() | saved.keys():
         if saved.get(key) != here.get(key):
             raise UserError(
@@ -149,7 +169,7 @@ def is_done(folder: Path, config: Config) -> bool:
     if not path.is_file():
         return False
     results = json.loads(path.read_text(encoding="utf-8"))
-    saved = as_schema(saved_settings(folder), Config)
+    saved = settings_of(folder)
     if (config.max_steps, config.num_train_epochs) == (saved.max_steps, saved.num_train_epochs):
         return True
     if config.max_steps is not None and config.max_steps < results["steps"]:
@@ -196,4 +216,4 @@ def cut_back(folder: Path, config: Config) -> Path | None:
 
 
 def command_to_resume(folder: Path) -> str:
-    return f"python -m grpo.train {shlex.quote(f'resume={shortest(folder)}')}"
+    return f"python -m grpo.train {shlex.quote(f'resume={_quoted(Path(shortest(folder)))}')}"

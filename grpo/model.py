@@ -1,5 +1,6 @@
 """The policy and its tokenizer: from the hub, a local folder, the embedded assets, or an architecture alone."""
 
+import errno
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -183,8 +184,15 @@ def _with_adapters(policy: PreTrainedModel, config: ModelConfig) -> Any:
 
 
 def save_policy(policy: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a folder that plain `AutoModelForCausalLM` and `AutoTokenizer` load; adapters are merged into it."""
+    """Write a folder that plain `AutoModelForCausalLM` and `AutoTokenizer` load; adapters are merged into it.
+
+    Raises:
+        OSError: it could not be written.
+    """
     if hasattr(policy, "merge_and_unload"):
         policy = policy.merge_and_unload()
-    policy.save_pretrained(folder)
+    try:
+        policy.save_pretrained(folder)
+    except SafetensorError as error:  # raised for whatever keeps it from writing
+        raise OSError(errno.EIO, first_line(error), str(folder)) from error
     tokenizer.save_pretrained(folder)

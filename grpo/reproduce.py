@@ -14,11 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from grpo.config import Config, as_schema, saved_settings
 from grpo.console import say, shortest
 from grpo.errors import UserError, first_line
 from grpo.files import file_sha256
-from grpo.folder import command_to_resume, holds_run, overrides_of, owned, save_settings
+from grpo.folder import command_to_resume, holds_run, overrides_of, owned, save_settings, settings_of
 from grpo.signals import Stopped
 
 # Of a line of metrics.jsonl, what is a time.
@@ -75,7 +74,7 @@ def reproduce(folder: Path, out: Path) -> list[str]:
         UserError: there is nothing to run again, or something that it was made from is missing.
     """
     _metrics(folder)
-    config = as_schema(saved_settings(folder), Config)
+    config = settings_of(folder)
     origin = json.loads((folder / "results.json").read_text(encoding="utf-8")).get("provenance")
     if origin is None:
         raise UserError(f"{folder}/results.json was written by another version of this project.")

@@ -5,6 +5,7 @@ python -m grpo.train rewards=no_xmlcount num_generations=8
 python -m grpo.train experiment=gsm8k
 """
 
+import errno
 import json
 import os
 import shlex
@@ -48,6 +49,7 @@ from grpo.signals import Signals, Stopped
 from grpo.tracking import build_tracker
 
 TRANSCRIPTS = "transcripts.jsonl"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What a few CPU cores reach, for saying what a GPU's run would cost on them.
 CPU_FLOP_PER_SECOND = 1e11
 
@@ -359,9 +361,13 @@ def app(composed: DictConfig) -> None:
             with owned(out):
                 started(load(composed, Config), out, settings)
         except OSError as error:
-            if error.filename is None or not Path(error.filename).is_relative_to(out):
+            ours = error.filename is not None and Path(error.filename).is_relative_to(out)
+            if not ours and error.errno not in NO_SPACE:
                 raise
-            raise UserError(f"{error.filename} cannot be written: {error.strerror}.") from error
+            raise UserError(
+                f"{error.filename if ours else shortest(out)} cannot be written: {error.strerror}. When it can: "
+                f"{command_to_resume(out)}"
+            ) from error
         except Stopped as stopped:
             again = f"To go on: {command_to_resume(out)}"
             if Jobs.multirun:
@@ -380,14 +386,17 @@ def started(config: Config, out: Path, settings: Any) -> None:
             return
         checkpoint = cut_back(out, config)
         overrides = [each for each in overrides if not each.startswith("resume=")]
+        save_settings(out, config, overrides)
     elif holds_run(out):
         raise UserError(
             f"{shortest(out)} holds a run already. To go on with that: {command_to_resume(out)}. For another: "
             "hydra.run.dir=FOLDER."
         )
-    save_settings(out, config, overrides, settings)
-    sweep = Path(settings.sweep.dir).name if Jobs.multirun else None
-    run(config, out, sweep, shlex.join(["python", "-m", "grpo.train", *sys.argv[1:]]), checkpoint)
+    else:
+        save_settings(out, config, overrides, settings)
+    sweep = Path(settings.sweep.dir) if Jobs.multirun else out.parent
+    group = sweep.name if (sweep / "multirun.yaml").is_file() else None  # a job can go on by itself
+    run(config, out, group, shlex.join(["python", "-m", "grpo.train", *Jobs.typed]), checkpoint)
     if not Jobs.multirun:
         from grpo.report import write_report  # it draws, and is not needed before
 
@@ -395,7 +404,8 @@ def started(config: Config, out: Path, settings: Any) -> None:
 
 
 def start() -> None:
-    sys.argv[1:] = going_on(sys.argv[1:])
+    Jobs.typed = sys.argv[1:]
+    sys.argv[1:] = going_on(Jobs.typed)
     app()
 
 

@@ -125,11 +125,14 @@ def test_two_runs_in_one_folder(start, slow, command, tmp_path: Path) -> None:
     other = command("grpo.train", *LONG, "hydra.run.dir=run", "seed=5")
     assert other.returncode == 1
     assert "run holds a run already. To go on with that: python -m grpo.train resume=run." in other.stderr
+    kept = {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()}
     run = start("resume=run")
     run.until("training")
     os.kill(run.pid, signal.SIGKILL)
     run.ended()
-    assert "seed: 0" in (tmp_path / "run" / ".hydra" / "config.yaml").read_text()
+    assert {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()} == kept
+    origin = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert [(each["command"], each["step"]) for each in origin["resumed"]] == [("python -m grpo.train resume=run", 0)]
 
 
 @pytest.mark.parametrize(
