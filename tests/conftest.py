@@ -75,6 +75,8 @@ class Process:
     ):
         self.server = server
         self.files = {name: folder / f"{name}.txt" for name in ("stdout", "stderr")}
+        for path in self.files.values():
+            path.unlink(missing_ok=True)
         files = {name: str(path) for name, path in self.files.items()}
         job = {"cwd": str(folder), "arguments": arguments, "kill": kill, "environment": environment, **files}
         assert server.stdin and server.stdout
