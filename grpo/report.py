@@ -303,8 +303,15 @@ def facts(record: Record) -> dict[str, str]:
         "batch": str(Batch(**results["batch"])),
         "machine": f"{results['device']}, {results['threads']} {plural(results['threads'], 'thread')}",
         "seed": str(results["seed"]),
+        "code": code(results.get("provenance", {}).get("code")),
         "versions": ", ".join(f"{package} {number}" for package, number in results["versions"].items()),
     }
+
+
+def code(revision: dict[str, Any] | None) -> str:
+    if revision is None:
+        return "not in a git checkout"
+    return f"revision {revision['revision'][:10]}" + ("" if revision["clean"] else ", with the changes in git.diff")
 
 
 def phases(seconds: dict[str, float]) -> list[tuple[str, float, float]]:

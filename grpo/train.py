@@ -180,6 +180,7 @@ def run(
                     step = trainer.state.global_step + 1
                     raise UserError(out_of_memory_advice(config, batch, step, trainer.sampling)) from error
             trained = time.perf_counter()
+            train_seconds = round(recorder.seconds() - recorder.asking, 2)
             if signals.received:
                 raise Stopped(signals.received)
             try:
@@ -194,7 +195,6 @@ def run(
                 save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "policy")
 
         differences = compare(after, before)
-        train_seconds = round(recorder.seconds() - recorder.asking, 2)
         results = {
             "before": before.as_json(),
             "after": after.as_json(),

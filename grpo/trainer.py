@@ -124,7 +124,7 @@ class Trainer(GRPOTrainer):
     def go_on(self, checkpoint: Path, steps: int) -> None:
         """Train up to `steps` from a whole checkpoint of this run."""
         state = torch.load(checkpoint / RUN_STATE, weights_only=True)
-        if int(state["global_step"]) < steps:
+        if int(state["global_step"]) < steps and not state["recorder"]["stopped_by"]:
             self.add_callback(AtStart(lambda: self._restore(state)))
             self.train(resume_from_checkpoint=str(checkpoint))
         else:

@@ -106,11 +106,17 @@ class Process:
         return self.code
 
 
+def surroundings(*without: str) -> dict[str, str]:
+    """The environment of a process of its own; a W&B run in this one would lend it its service."""
+    return {name: value for name, value in os.environ.items() if name not in ("WANDB_SERVICE", *without)}
+
+
 @pytest.fixture(scope="session")
 def server():
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.warm"],
         cwd=Path(__file__).parent.parent,
+        env=surroundings(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -145,7 +151,7 @@ def command(tmp_path):
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=tmp_path,
-            env={name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | environment,
+            env=surroundings("HF_HUB_OFFLINE") | environment,
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ import torch
 from grpo.errors import UserError
 from grpo.reproduce import differences
 from tests import fake_wandb
-from tests.conftest import SMALL, wandb_records
+from tests.conftest import SMALL, surroundings, wandb_records
 from tests.test_resume import assert_same, lines
 
 # One that goes on until it is stopped; each step waits for its reward.
@@ -178,7 +178,8 @@ def test_no_space_left_stops_the_save_and_not_the_run(start, tmp_path: Path) -> 
 def test_wandbs_service_killed_in_mid_run(slow, tmp_path: Path) -> None:
     # The command itself, to its very end: W&B has hooks there. Two jobs, of which the second has a service again.
     train = [sys.executable, "-m", "grpo.train", "-m", "seed=0,1", *LONG, "max_steps=6", "hydra.sweep.dir=sweep"]
-    run = subprocess.Popen(train, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    run = subprocess.Popen(train, cwd=tmp_path, env=surroundings(), text=True, **pipes)
     assert run.stdout
     said = ""
     while "training 3/6" not in said:
@@ -215,7 +216,7 @@ def test_wandb_keeps_its_run_and_gets_what_it_missed(start, slow, tmp_path: Path
     os.kill(run.pid, signal.SIGKILL)
     assert run.ended() == -signal.SIGKILL
     assert start("resume=run").ended() == 0
-    folders = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime)
+    folders = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))  # by the time in their names
     assert len(folders) == 2 and len({folder.name.rpartition("-")[2] for folder in folders}) == 1
     inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folders[-1])]
     records = [json.loads(line) for line in subprocess.run(inspect, capture_output=True, text=True).stdout.splitlines()]
