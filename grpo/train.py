@@ -182,7 +182,8 @@ def run(
             trained = time.perf_counter()
             train_seconds = round(recorder.seconds() - recorder.asking, 2)
             if signals.received:
-                raise Stopped(signals.received)
+                steps = f"{trainer.state.global_step} of {trainer.state.max_steps}"
+                raise Stopped(signals.received, f" after step {steps}")
             try:
                 after = evaluate_on(splits.held_out, "after training")
                 keep(after, "after", "held-out", str(out / "policy"))
@@ -372,7 +373,7 @@ def app(composed: DictConfig) -> None:
             again = f"To go on: {command_to_resume(out)}"
             if Jobs.multirun:
                 again = f"To go on, type the sweep's command again with hydra.sweep.dir={shortest(out.parent)}"
-            raise Stopped(stopped.number, f"Stopped by {stopped.name}. {again}") from stopped
+            raise Stopped(stopped.number, f"Stopped by {stopped.name}{stopped}. {again}") from stopped
 
 
 def started(config: Config, out: Path, settings: Any) -> None:

@@ -28,7 +28,8 @@ POINTS = {"generation": 0.03, "backward": 0.03, "checkpoint": 0.08, "logging": 0
 @pytest.mark.slow
 def test_twenty_kills(start, tmp_path: Path) -> None:
     assert start(*RUN, "hydra.run.dir=whole").ended() == 0
-    calls = {"generation": 4, "backward": 16, "checkpoint": 4, "logging": 8, "anywhere": 1}
+    # How often each comes up; the first of generation answer the held-out problems.
+    calls = {"generation": 12, "backward": 16, "checkpoint": 4, "logging": 12, "anywhere": 1}
     chance = random.Random(0)
     begun_anew = gone_on = 0
     for number in range(20):

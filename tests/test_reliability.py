@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -39,11 +40,12 @@ def test_a_signal_ends_a_run_after_its_step_and_saves_it(start, slow, tmp_path: 
     (os.killpg if name == "SIGINT" else os.kill)(run.pid, number)
     began = time.monotonic()
     assert run.ended() == 128 + number
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 13
     assert f"{name}: finishing the step, then saving; a second one stops at once." in run.complained()
-    assert f"Stopped by {name}. To go on: python -m grpo.train resume=run" in run.complained()
-    assert "Traceback" not in run.complained()
     steps = [line["step"] for line in lines(tmp_path / "run") if "reward" in line]
+    again = "To go on: python -m grpo.train resume=run"
+    assert f"Stopped by {name} after step {steps[-1]} of 12. {again}" in run.complained()
+    assert "Traceback" not in run.complained()
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("checkpoint-*")
     assert checkpoint.name == f"checkpoint-{steps[-1]}" and not (tmp_path / "run" / "results.json").exists()
     records, _ = wandb_records(tmp_path / "run")
@@ -91,8 +93,8 @@ def test_a_signal_ends_a_sweep_which_goes_on_where_it_was(start, slow, tmp_path:
     sweep = ["-m", "seed=0,1,2", *LONG, "max_steps=4", "tracking=none", "hydra.sweep.dir=sweep"]
     run = start(*sweep)
     run.until("Everything is in sweep/0")
-    run.until("training 2/4  ")
-    time.sleep(1)
+    while not (tmp_path / "sweep" / "1" / "metrics.jsonl").exists():
+        time.sleep(0.01)
     os.kill(run.pid, signal.SIGUSR1)
     assert run.ended() == 128 + signal.SIGUSR1
     assert "type the sweep's command again with hydra.sweep.dir=sweep" in run.complained()
@@ -184,7 +186,8 @@ def test_wandbs_service_killed_in_mid_run(slow, tmp_path: Path) -> None:
     said = ""
     while "training 3/6" not in said:
         said += run.stdout.readline()
-    assert subprocess.run(["pkill", "-KILL", "-P", str(run.pid), "wandb-core"]).returncode == 0
+    (service,) = [child for child in psutil.Process(run.pid).children() if child.name() == "wandb-core"]
+    service.kill()
     rest, complained = run.communicate(timeout=120)
     assert run.returncode == 0, complained
     assert (said + rest).count("Tracking with wandb has failed") == 1
