@@ -7,10 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from grpo.files import file_sha256, write_json
+from grpo.files import file_sha256, write_json, written_aside
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
+# Without any of these it is none.
+NEEDED = {"optimizer.pt", "rng_state.pth", "run_state.pt", "scheduler.pt", "trainer_state.json", "records.json"}
+# What a run had written by then: copies lie in its checkpoints, and are what it goes on with.
+RECORDS = (
+    "metrics.jsonl",
+    "transcripts.jsonl",
+    "provenance.json",
+    "evaluations/before.json",
+    "evaluations/before.parquet",
+)
 
 
 @contextmanager
@@ -53,6 +63,8 @@ def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None where it is whole."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        if not manifest.keys() >= NEEDED:
+            return f"{MANIFEST} does not list {', '.join(sorted(NEEDED - manifest.keys()))}"
         for name, expected in manifest.items():
             file = checkpoint / name
             if not file.is_file():
@@ -66,6 +78,38 @@ def damage(checkpoint: Path) -> str | None:
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return f"{MANIFEST} is damaged"
     return None
+
+
+def keep_records(run: Path, written: Path) -> None:
+    """Copy what a run has written so far into the checkpoint that is being written."""
+    for name in RECORDS:
+        if (run / name).is_file():
+            (written / "records" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(run / name, written / "records" / name)
+    write_json(written / "records.json", {"completions": sorted(path.name for path in (run / "completions").iterdir())})
+
+
+def put_back(checkpoint: Path | None, run: Path) -> list[str]:
+    """Make the records of a run those of its checkpoint, or none; gives the files of completions that are gone."""
+    for name in RECORDS:
+        if name == "provenance.json" and _readable(run / name):
+            continue  # it also tells of sessions since
+        (run / name).unlink(missing_ok=True)
+        if checkpoint and (kept := checkpoint / "records" / name).is_file():
+            (run / name).parent.mkdir(exist_ok=True)
+            with written_aside(run / name) as partial:
+                shutil.copyfile(kept, partial)
+    if checkpoint is None:
+        return []
+    completions = json.loads((checkpoint / "records.json").read_text(encoding="utf-8"))["completions"]
+    return [name for name in completions if not (run / "completions" / name).is_file()]
+
+
+def _readable(provenance: Path) -> bool:
+    try:
+        return "resumed" in json.loads(provenance.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def step_of(checkpoint: Path) -> int:

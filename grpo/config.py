@@ -445,10 +445,9 @@ def load_run(folder: Path) -> Common:
     """
     settings = saved_settings(folder)
     if not (folder / "policy" / "config.json").is_file() or not (folder / "results.json").is_file():
-        raise UserError(
-            f"{folder} holds a run that was not finished; resume={folder} goes on with it. A policy that it saved can "
-            f"be named all the same, model.path={folder}/checkpoints/checkpoint-N."
-        )
+        saved = sorted((folder / "checkpoints").glob("checkpoint-*"))
+        policy = f" A policy that it saved can be named all the same, model.path={saved[-1]}." if saved else ""
+        raise UserError(f"{folder} holds a run that was not finished; resume={folder} goes on with it.{policy}")
     try:
         config = as_schema(settings, Common)
     except UserError as error:

@@ -7,16 +7,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 from hydra import compose as hydra_compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from grpo.checkpoint import newest_whole, step_of
+from grpo.checkpoint import newest_whole, put_back, step_of
 from grpo.config import Config, as_schema, configs, flat, load, readable, saved_settings
 from grpo.console import say, shortest
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 from grpo.files import written_aside
 
 # What a run that goes on may be given anew, and every setting of the group.
@@ -63,10 +66,15 @@ def overrides_of(folder: Path) -> list[str]:
     Raises:
         UserError: the folder is not that of a run.
     """
+    path = folder / ".hydra" / "overrides.yaml"
     try:
-        return [str(each) for each in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
+        typed = [str(each) for each in OmegaConf.load(path)]
+        OverridesParser.create().parse_overrides(typed)
+        return typed
     except OSError as error:
         raise UserError(_not_a_run(folder)) from error
+    except (yaml.YAMLError, UnicodeDecodeError, OverrideParseException, HydraException) as error:
+        raise UserError(f"{path} is damaged: {first_line(error)}.") from error
 
 
 def _not_a_run(folder: Path) -> str:
@@ -91,6 +99,10 @@ def going_on(arguments: Sequence[str]) -> list[str]:
         value = OverridesParser.create().parse_override(typed[-1]).value()
     if value is None:
         return list(arguments)
+    if elsewhere := [each for each in arguments if each.startswith("hydra.run.dir=")]:
+        raise UserError(f"{elsewhere[0]}: with resume=FOLDER a run goes on in FOLDER; leave it out.")
+    if value == "":
+        raise UserError("resume=: give the folder of a run, resume=outputs/DATE/TIME.")
     if "-m" in arguments or "--multirun" in arguments or not isinstance(value, str | int):
         raise UserError(
             "resume: goes on with one run. A sweep goes on with its own command and hydra.sweep.dir=FOLDER, its folder."
@@ -135,12 +147,18 @@ def resume(folder: Path, composed: Config) -> Config:
     for key, value in changed.items():
         if not key.startswith(FREE):
             raise UserError(
-                f"{key}={value}: a run that goes on keeps its settings (here {flat(asdict(saved)).get(key)}); only "
-                "max_steps, num_train_epochs and tracking can be given anew. For any other, start a new run."
+                f"{key}={'null' if value is None else value}: a run that goes on keeps its settings (here "
+                f"{flat(asdict(saved)).get(key)}); only max_steps, num_train_epochs and tracking can be given anew. "
+                "For any other, start a new run."
             )
     tracking = {key.partition(".")[2]: value for key, value in changed.items() if key.startswith("tracking.")}
-    scalars = {key: value for key, value in changed.items() if "." not in key}
-    return replace(saved, tracking=replace(saved.tracking, **tracking), **scalars, resume=None)
+    scalars: dict[str, Any] = {key: value for key, value in changed.items() if "." not in key}
+    config = replace(saved, tracking=replace(saved.tracking, **tracking), **scalars, resume=None)
+    if "num_train_epochs" in scalars and config.max_steps is not None:
+        raise UserError(
+            f"num_train_epochs={config.num_train_epochs}: max_steps={config.max_steps} comes first; add max_steps=null."
+        )
+    return config
 
 
 def same_job(folder: Path, composed: Config) -> Config:
@@ -168,7 +186,10 @@ def is_done(folder: Path, config: Config) -> bool:
     path = folder / "results.json"
     if not path.is_file():
         return False
-    results = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return False  # it was damaged since, and is written again
     saved = settings_of(folder)
     if (config.max_steps, config.num_train_epochs) == (saved.max_steps, saved.num_train_epochs):
         return True
@@ -195,23 +216,17 @@ def cut_back(folder: Path, config: Config) -> Path | None:
     for each, wrong in damaged.items():
         aside = each.rename(each.with_name(f"damaged-{each.name}"))
         say(f"{each.name} is damaged ({wrong}); it is left out, as {shortest(aside)}.")
-    for name in ("metrics.jsonl", "transcripts.jsonl"):
-        if (path := folder / name).is_file():
-            lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last one may be half written
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            with written_aside(path) as partial:
-                partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     for path in (*folder.glob("completions/step_*"), *folder.glob("evaluations/step_*")):
         if int(path.name.removeprefix("step_").partition(".")[0]) > step:
             path.unlink()
     for path in (folder / "results.json", folder / "report.html", *folder.glob("evaluations/after.*")):
         path.unlink(missing_ok=True)
-    if checkpoint is None:
-        for path in folder.glob("evaluations/before.*"):
-            path.unlink()
-        say("No checkpoint was saved before it stopped: it starts at its first step.")
-    else:
+    if gone := put_back(checkpoint, folder):
+        say(f"{len(gone)} files of completions/ are gone, {gone[0]} the first; they are not made again.")
+    if checkpoint:
         say(f"Going on from step {step}.")
+    else:
+        say(f"{'No whole checkpoint is left' if damaged else 'It has no checkpoint yet'}: it starts at its first step.")
     return checkpoint
 
 

@@ -32,8 +32,8 @@ def differences(first: Path, second: Path) -> list[str]:
     Raises:
         UserError: one of them is not finished.
     """
+    results = [_results(folder) for folder in (first, second)]
     found = _of_metrics(*(_metrics(folder) for folder in (first, second)))
-    results = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (first, second)]
     for when in ("before", "after"):
         left, right = (each[when] for each in results)
         for name in left.keys() | right.keys():
@@ -47,9 +47,25 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in _read(folder / "metrics.jsonl").splitlines()]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged or missing: {first_line(error)}.") from error
+
+
+def _results(folder: Path) -> dict[str, Any]:
     if not (folder / "results.json").is_file():
         raise UserError(f"{folder} holds a run that was not finished; {command_to_resume(folder)} goes on with it.")
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    try:
+        results: dict[str, Any] = json.loads(_read(folder / "results.json"))
+        _metrics(folder)
+    except ValueError as error:
+        raise UserError(f"{folder} holds damaged results or metrics: {first_line(error)}.") from error
+    return results
 
 
 def _of_metrics(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[str]:
@@ -73,15 +89,16 @@ def reproduce(folder: Path, out: Path) -> list[str]:
     Raises:
         UserError: there is nothing to run again, or something that it was made from is missing.
     """
-    _metrics(folder)
+    overrides = overrides_of(folder)
     config = settings_of(folder)
-    origin = json.loads((folder / "results.json").read_text(encoding="utf-8")).get("provenance")
+    origin = _results(folder).get("provenance")
     if origin is None:
         raise UserError(f"{folder}/results.json was written by another version of this project.")
-    if any(not key.startswith("tracking.") for each in origin["resumed"] for key in each["settings"]):
-        say("This run was given other steps on its way, so that its learning rates are those of two schedules.")
+    extended = any(not key.startswith("tracking.") for each in origin["resumed"] for key in each["settings"])
+    if extended and config.optimizer.schedule != "constant":
+        raise UserError(f"{folder} was given more steps on its way: no single run has its learning rates.")
     config = replace(config, tracking=replace(config.tracking, name="none"))
-    save_settings(out, config, [*overrides_of(folder), "tracking=none"])
+    save_settings(out, config, [*overrides, "tracking=none"])
     from grpo.provenance import NAME, changes  # it needs torch
     from grpo.train import run
 
@@ -120,7 +137,7 @@ def main() -> None:
         print(f"error: {error.filename}: {first_line(error)}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
-        print(f"Stopped by {stopped.name}.", file=sys.stderr)
+        print(f"Stopped by {stopped.name}; nothing was compared. To begin anew, give another --out.", file=sys.stderr)
         sys.exit(stopped.exit_code)
     if found:
         say(f"NOT the same numbers as {shortest(arguments.run)}:")

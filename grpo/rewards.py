@@ -179,12 +179,12 @@ def score(name: str, completions: Sequence[str], golds: Sequence[str], questions
         for i, row in enumerate(zip(*taken, strict=True)):
             try:
                 values.append(function(**dict(zip(wanted, row, strict=True))))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise UserError(_raised(name, error, completions[i])) from error
     else:
         try:
             values = function(**{argument: list(rows[argument[:-1]]) for argument in wanted})
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(_raised(name, error, completions[0], f"first of {len(completions)} ")) from error
         if not isinstance(values, Sized) or len(values) != len(completions):
             got = f"{len(values)} scores" if isinstance(values, Sized) else f"{values!r}"
@@ -201,7 +201,7 @@ def is_finite(value: Any) -> bool:
     return abs(value) <= sys.float_info.max
 
 
-def _raised(name: str, error: Exception, completion: str, which: str = "") -> str:
+def _raised(name: str, error: BaseException, completion: str, which: str = "") -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno}"
     return f"reward '{name}' raised {type(error).__name__}: {error} ({where}). The {which}completion: {completion!r}"

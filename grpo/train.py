@@ -359,7 +359,7 @@ def app(composed: DictConfig) -> None:
     out = Path(settings.runtime.output_dir)
     with job():
         try:
-            with owned(out):
+            with owned(out), Signals():  # those that come before training and after it
                 started(load(composed, Config), out, settings)
         except OSError as error:
             ours = error.filename is not None and Path(error.filename).is_relative_to(out)

@@ -24,7 +24,7 @@ from trl.trainer.utils import split_tensor_dict
 
 from grpo.alarms import Alarm, Alarms
 from grpo.batching import Batch
-from grpo.checkpoint import PREFIX, sealed
+from grpo.checkpoint import PREFIX, keep_records, sealed
 from grpo.config import Config
 from grpo.console import say, shortest, valid
 from grpo.diagnostics import attribute, measure
@@ -150,6 +150,7 @@ class Trainer(GRPOTrainer):
             with sealed(checkpoint) as self._aside:
                 super()._save_checkpoint(model, trial)
                 torch.save(self._run_state(), self._aside / checkpoint.name / RUN_STATE)
+                keep_records(self.recorder.out, self._aside / checkpoint.name)
         except (OSError, SafetensorError, RuntimeError) as error:
             # What torch.save raises when a disk is full has no type of its own.
             if isinstance(error, RuntimeError) and not re.search("inline_container|PytorchStreamWriter", str(error)):
@@ -300,7 +301,8 @@ class Trainer(GRPOTrainer):
         if self.recorder.config.on_nonfinite == "stop":
             raise UserError(
                 f"step {step}: {what}. {where} No checkpoint is touched. Lower optimizer.lr or "
-                "optimizer.max_grad_norm, mend the reward if it is one; or leave such steps out, on_nonfinite=skip."
+                "optimizer.max_grad_norm, or mend the reward if it is one. A new run leaves such steps out with "
+                "on_nonfinite=skip."
             )
         say(Text(f"Step {step} is skipped: {what}. {where}", style="yellow"))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from grpo.checkpoint import damage, newest_whole
 from grpo.config import compose, options
 from grpo.errors import UserError
-from grpo.folder import cut_back, holds_run, overrides_of, resume, save_settings
+from grpo.folder import cut_back, holds_run, is_done, overrides_of, resume, save_settings
 from grpo.reproduce import differences
 from grpo.signals import Stopped
 from grpo.train import run
@@ -140,10 +141,59 @@ def test_a_run_without_a_checkpoint_starts_anew_in_its_folder(runs, capsys) -> N
     out = runs("killed")
     (out / "results.json").unlink()
     assert_same(runs("killed"), whole)
-    assert "No checkpoint was saved before it stopped: it starts at its first step." in capsys.readouterr().out
+    assert "It has no checkpoint yet: it starts at its first step." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("harm", ["cut", "changed", "missing", "manifest"])
+@pytest.mark.parametrize(
+    "record",
+    [
+        "metrics.jsonl",
+        "transcripts.jsonl",
+        "provenance.json",
+        "evaluations/before.json",
+        "evaluations/before.parquet",
+        "results.json",
+    ],
+)
+@pytest.mark.parametrize("harm", ["gone", "cut", "garbage"])
+def test_damaged_records_are_put_back(unbroken, tmp_path, monkeypatch, record: str, harm: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    path = out / record
+    content = path.read_bytes()
+    if record != "results.json":
+        (out / "results.json").unlink()
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[: len(content) // 2] if harm == "cut" else b"\xff\xfe\x00garbage")
+    config = resume(out, compose([*overrides_of(out), f"resume={out}"]))
+    assert not is_done(out, config)
+    run(config, out, checkpoint=cut_back(out, config))
+    assert_same(out, unbroken)
+    assert json.loads((out / "provenance.json").read_text())["resumed"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    out.mkdir()
+    typed = [*SMALL, "tracking=none"]
+    save_settings(out, compose(typed), typed)
+    run(compose(typed), out)
+    return out
+
+
+def test_completions_that_are_gone_are_named(unbroken, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    (out / "completions" / "step_000001.parquet").unlink()
+    cut_back(out, compose(overrides_of(out)))
+    assert "1 files of completions/ are gone, step_000001.parquet the first" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "missing", "manifest", "empty"])
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(runs, capsys, harm: str) -> None:
     out = runs("run", "max_steps=4", "save_steps=1")
     whole = lines(out)
@@ -155,6 +205,8 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(runs, capsys, 
         weights.write_bytes(content[:-1])
     elif harm == "changed":
         weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif harm == "empty":
+        (newest / "manifest.json").write_text("{}")
     elif harm == "missing":
         (newest / "rng_state.pth").unlink()
     else:
@@ -180,6 +232,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(runs, capsys, 
         (["rewards=verbatim"], "a run that goes on keeps its settings"),
         (["num_generations=8"], "num_generations=8: a run that goes on keeps its settings"),
         (["max_steps=1"], "max_steps=1: the run is at step 2 already"),
+        (["num_train_epochs=3"], "num_train_epochs=3.0: max_steps=4 comes first; add max_steps=null"),
     ],
 )
 def test_what_cannot_change(runs, overrides: list[str], message: str) -> None:
