@@ -68,9 +68,10 @@ def test_a_second_signal_ends_it_at_once(start, slow) -> None:
     assert "Stopped by" not in run.complained()
 
 
-def test_a_signal_before_the_first_step(start, slow, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["folder  run", "evaluating before training"])
+def test_a_signal_before_the_first_step(start, slow, tmp_path: Path, moment: str) -> None:
     run = start(*LONG, "data.eval_problems=1500", "tracking=none", "hydra.run.dir=run")
-    run.until("evaluating before training")
+    run.until(moment)
     os.kill(run.pid, signal.SIGTERM)
     assert run.ended() == 128 + signal.SIGTERM
     assert "Stopped by SIGTERM. To go on: python -m grpo.train resume=run" in run.complained()

@@ -141,6 +141,14 @@ def test_the_same_seed_gives_the_same_numbers(train, tmp_path) -> None:
     assert differences(tmp_path / "first", tmp_path / "second") == []
 
 
+def test_a_reward_cannot_end_a_run_as_if_all_were_well(train, tmp_path) -> None:
+    (tmp_path / "ends.py").write_text(
+        "from grpo.rewards import reward\n\n\n@reward\ndef ends(completion):\n    raise SystemExit(0)\n"
+    )
+    with pytest.raises(UserError, match="reward 'ends' raised SystemExit: 0"):
+        train(f"reward_files=[{tmp_path / 'ends.py'}]", "+rewards.ends=1")
+
+
 def test_a_reward_that_raises_stops_the_run(train, tmp_path) -> None:
     file = tmp_path / "broken.py"
     file.write_text(
