@@ -1,6 +1,5 @@
 """What every Hydra command does around its work: a user's mistake ends in one message and a non-zero exit."""
 
-import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from grpo.config import AnyConfig, readable
-from grpo.console import log, printable
+from grpo.console import log, printable, take_any_text
 from grpo.errors import UserError
 from grpo.signals import Stopped
 
@@ -45,9 +44,7 @@ def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -
     """Run a Hydra app to its exit code; `interrupted` is what is said after Ctrl-C."""
     # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that knows fewer characters than completions hold
+    take_any_text()
     try:
         with readable(schema):
             app()

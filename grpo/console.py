@@ -6,6 +6,7 @@ Text of questions and completions is shown as it is, never as console markup.
 import io
 import logging
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,13 @@ def say(message: RenderableType) -> None:
     plain = io.StringIO()
     Console(file=plain, width=100, highlight=False).print(message, soft_wrap=whole)
     log.info(plain.getvalue().rstrip("\n"))
+
+
+def take_any_text() -> None:
+    """Let a terminal that knows fewer characters than completions hold show the others as question marks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def shortest(path: Path) -> str:

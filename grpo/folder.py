@@ -140,15 +140,14 @@ def resume(folder: Path, composed: Config) -> Config:
     saved = settings_of(folder)
     with configs(), readable():
         before = load(hydra_compose("config", overrides_of(folder)), Config)
-    changed = {
-        key: value for key, value in flat(asdict(composed)).items() if value != flat(asdict(before)).get(key, value)
-    } | dict.fromkeys(flat(asdict(before)).keys() - flat(asdict(composed)).keys())
-    changed.pop("resume")
+    here, there, kept = (flat(asdict(each)) for each in (composed, before, saved))
+    changed: dict[str, Any] = {key: here.get(key) for key in here | there if here.get(key) != there.get(key)}
+    changed.pop("resume", None)
     for key, value in changed.items():
         if not key.startswith(FREE):
             raise UserError(
                 f"{key}={'null' if value is None else value}: a run that goes on keeps its settings (here "
-                f"{flat(asdict(saved)).get(key)}); only max_steps, num_train_epochs and tracking can be given anew. "
+                f"{kept.get(key)}); only max_steps, num_train_epochs and tracking can be given anew. "
                 "For any other, start a new run."
             )
     tracking = {key.partition(".")[2]: value for key, value in changed.items() if key.startswith("tracking.")}

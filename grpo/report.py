@@ -5,7 +5,6 @@ python -m grpo.report outputs/DATE/TIME --figures
 """
 
 import argparse
-import io
 import json
 import shlex
 import sys
@@ -20,7 +19,7 @@ from markupsafe import Markup, escape
 
 from grpo.batching import Batch
 from grpo.config import compose, flat
-from grpo.console import TAG, interval, listed, printable, say, shortest, shown, with_unit
+from grpo.console import TAG, interval, listed, printable, say, shortest, shown, take_any_text, with_unit
 from grpo.errors import UserError, first_line
 from grpo.figures import COLOURS, Chart, charts, colours, window
 from grpo.files import written_aside
@@ -331,9 +330,7 @@ def tinted(completion: str) -> Markup:
 
 
 def main() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    take_any_text()
     parser = argparse.ArgumentParser(
         prog="python -m grpo.report",
         description="Write report.html into the folder of a run: one page that needs no network and no JavaScript.",

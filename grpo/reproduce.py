@@ -4,7 +4,6 @@ python -m grpo.reproduce outputs/DATE/TIME
 """
 
 import argparse
-import io
 import json
 import logging
 import shlex
@@ -14,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from grpo.console import say, shortest
+from grpo.console import say, shortest, take_any_text
 from grpo.errors import UserError, first_line
 from grpo.files import file_sha256
 from grpo.folder import command_to_resume, holds_run, overrides_of, owned, save_settings, settings_of
@@ -110,9 +109,7 @@ def reproduce(folder: Path, out: Path) -> list[str]:
 
 
 def main() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    take_any_text()
     parser = argparse.ArgumentParser(
         prog="python -m grpo.reproduce",
         description="Run a finished run again from its record, and say whether the numbers are the same.",

@@ -360,7 +360,7 @@ def app(composed: DictConfig) -> None:
     with job():
         try:
             with owned(out), Signals():  # those that come before training and after it
-                started(load(composed, Config), out, settings)
+                begin_or_go_on(load(composed, Config), out, settings)
         except OSError as error:
             ours = error.filename is not None and Path(error.filename).is_relative_to(out)
             if not ours and error.errno not in NO_SPACE:
@@ -376,7 +376,7 @@ def app(composed: DictConfig) -> None:
             raise Stopped(stopped.number, f"Stopped by {stopped.name}{stopped}. {again}") from stopped
 
 
-def started(config: Config, out: Path, settings: Any) -> None:
+def begin_or_go_on(config: Config, out: Path, settings: Any) -> None:
     """A run of its own, or one that goes on, in a folder that is ours."""
     overrides = list(settings.overrides.task)
     checkpoint = None

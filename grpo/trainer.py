@@ -490,8 +490,14 @@ class Recorder(TrainerCallback):
         if not self.metrics_file.exists():
             return []
         lines = [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines()]
-        rows = [({name: math.nan if v is None else v for name, v in line.items()}, line["step"]) for line in lines]
-        return [(metrics, step) for metrics, step in rows if "alarm" not in metrics and metrics.pop("step") == step]
+        return [
+            (
+                {name: math.nan if value is None else value for name, value in line.items() if name != "step"},
+                line["step"],
+            )
+            for line in lines
+            if "alarm" not in line
+        ]
 
     def state(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.KEPT} | {

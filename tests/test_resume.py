@@ -232,6 +232,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(runs, capsys, 
         (["rewards=verbatim"], "a run that goes on keeps its settings"),
         (["num_generations=8"], "num_generations=8: a run that goes on keeps its settings"),
         (["max_steps=1"], "max_steps=1: the run is at step 2 already"),
+        (["+rewards.verbatim_xmlcount=1"], "rewards.verbatim_xmlcount=1.0: a run that goes on keeps its settings"),
         (["num_train_epochs=3"], "num_train_epochs=3.0: max_steps=4 comes first; add max_steps=null"),
     ],
 )
