@@ -33,10 +33,6 @@ def job() -> Iterator[None]:
         yield
     except UserError as error:
         log.error("%s", printable(str(error)))
-        if Jobs.multirun:
-            # Hydra goes on with the next job, and counts this one as failed.
-            print(f"error in job {settings.job.num}: {printable(str(error))}", file=sys.stderr)
-            raise
         Jobs.mistake = error
 
 
@@ -51,7 +47,7 @@ def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -
         if Jobs.mistake:
             raise Jobs.mistake
     except UserError as error:
-        sys.exit(1 if Jobs.multirun else f"error: {printable(str(error))}")
+        sys.exit(f"error: {printable(str(error))}")
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)

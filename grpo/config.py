@@ -187,6 +187,19 @@ ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 ConfigStore.instance().store(name="audit_schema", node=AuditConfig)
 
 
+def divide(whole: int, part: int) -> int:
+    """`${divide:64,${num_generations}}`
+
+    Raises:
+        ValueError: something would be left over.
+    """
+    if part < 1 or whole % part:
+        raise ValueError(f"{whole} cannot be divided by {part}")
+    return whole // part
+
+
+OmegaConf.register_new_resolver("divide", divide, replace=True)
+
 Rule = tuple[Callable[[Any], bool], str]
 
 
@@ -534,6 +547,8 @@ def explain(error: Exception, schema: type[Any]) -> str:
         group, name = match.groups()
         other = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
         return f"{group}={name}: there is no such {group}.{nearest(name, options(group))}{other}"
+    if match := re.search(r"raised while resolving interpolation: (.*)\n\s*full_key: (\S+)", text):
+        return f"{match[2]}: {match[1]}."
     if "LexerNoViableAlt" in text:
         typed_in = text.partition(": ")[2].splitlines()[0].strip()
         return f"{typed_in}: a value with other than plain characters is quoted twice, 'key=\"value\"'."

@@ -41,6 +41,16 @@ def say(message: RenderableType) -> None:
     log.info(plain.getvalue().rstrip("\n"))
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing is said on the terminal meanwhile; train.log has it."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 def take_any_text() -> None:
     """Let a terminal that knows fewer characters than completions hold show the others as question marks."""
     for stream in (sys.stdout, sys.stderr):
@@ -51,6 +61,13 @@ def take_any_text() -> None:
 def shortest(path: Path) -> str:
     """A path as one would type it here."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def quiet_libraries() -> None:
@@ -69,7 +86,7 @@ def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[
 
     One that is not `lasting` leaves nothing behind. Without a terminal: ten lines, or none.
     """
-    if console.is_terminal:
+    if console.is_terminal and not console.quiet:
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),

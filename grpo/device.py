@@ -34,6 +34,11 @@ def use_threads(config: Common) -> None:
     torch.set_num_threads(config.threads or min(torch.get_num_threads(), cpu_quota()))
 
 
+def cores() -> int:
+    """That this process may use."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, cpu_quota())
+
+
 def cpu_quota() -> int:
     """The cores that a container lets this process use, which torch does not ask for; without a container, all."""
     try:

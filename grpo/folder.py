@@ -21,13 +21,16 @@ from grpo.config import Config, as_schema, configs, flat, load, readable, saved_
 from grpo.console import say, shortest
 from grpo.errors import UserError, first_line
 from grpo.files import written_aside
+from grpo.tracking import Label, run_name
 
+SWEEP = "sweep.json"  # what the jobs of a sweep are, in its folder
+ERROR = "error.txt"  # why a job of a sweep has no results, in its own
 # What a run that goes on may be given anew, and every setting of the group.
 FREE = ("max_steps", "num_train_epochs", "tracking.")
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
+def owned(folder: Path, kind: str = "run") -> Iterator[None]:
     """The folder belongs to this process meanwhile; the system ends that with the process, however it ends.
 
     Raises:
@@ -38,13 +41,43 @@ def owned(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"{shortest(folder)} is in use by another run; wait for that, or give this one another folder, "
-            "hydra.run.dir=FOLDER."
+            f"{shortest(folder)} is in use by another {kind}; wait for that, or give this one another folder, "
+            f"hydra.{kind}.dir=FOLDER."
         ) from error
     try:
         yield
     finally:
         lock.release()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a run is under way in it. Where one may start just now, asking could be in its way."""
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with owned(folder):
+            return False
+    except UserError:
+        return True
+
+
+def outcome(folder: Path) -> dict[str, Any] | str | None:
+    """The results of a job of a sweep, or why it has none; None where it has not come to an end."""
+    try:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        assert isinstance(results, dict)
+        return results
+    except (OSError, ValueError):
+        pass
+    try:
+        return (folder / ERROR).read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def forget(folder: Path) -> None:
+    """How a job of a sweep failed, before it is tried again."""
+    (folder / ERROR).unlink(missing_ok=True)
 
 
 def holds_run(folder: Path) -> bool:
@@ -108,10 +141,10 @@ def going_on(arguments: Sequence[str]) -> list[str]:
             "resume: goes on with one run. A sweep goes on with its own command and hydra.sweep.dir=FOLDER, its folder."
         )
     folder = Path(str(value))
-    return [*overrides_of(folder), *arguments, f"hydra.run.dir={_quoted(folder)}", "hydra.mode=RUN"]
+    return [*overrides_of(folder), *arguments, f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN"]
 
 
-def _quoted(folder: Path) -> str:
+def quoted(folder: Path) -> str:
     """A path as Hydra takes it for a value."""
     text = str(folder)
     return text if re.fullmatch(r"[\w./-]+", text, re.ASCII) else json.dumps(text, ensure_ascii=False)
@@ -229,5 +262,30 @@ def cut_back(folder: Path, config: Config) -> Path | None:
     return checkpoint
 
 
+def sweep_of(folder: Path) -> dict[str, Any]:
+    """What is on record of the sweep that a run is a job of; empty where there is none."""
+    try:
+        sweep = json.loads((folder.parent / SWEEP).read_text(encoding="utf-8"))
+        return {job["folder"]: sweep | {"name": job["name"]} for job in sweep["jobs"]}.get(folder.name, {})
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def command_of(folder: Path) -> str | None:
+    """What was typed for the sweep that a run is a job of."""
+    return sweep_of(folder).get("command")
+
+
+def label_of(folder: Path, overrides: Sequence[str]) -> Label:
+    """What a run is called in a tracker: a job of a sweep by its overrides, any other by its folder."""
+    experiments: Any = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group == "experiment":
+            experiments = override.value() or []
+    tags = tuple(map(str, [experiments] if isinstance(experiments, str) else experiments))
+    sweep = sweep_of(folder)
+    return Label(sweep["name"], run_name(folder.parent), tags) if sweep else Label(run_name(folder), None, tags)
+
+
 def command_to_resume(folder: Path) -> str:
-    return f"python -m grpo.train {shlex.quote(f'resume={_quoted(Path(shortest(folder)))}')}"
+    return f"python -m grpo.train {shlex.quote(f'resume={quoted(Path(shortest(folder)))}')}"

@@ -1,4 +1,4 @@
-"""Signals that end a run without losing it: SIGTERM, Ctrl-C, and SIGUSR1, Slurm's warning."""
+"""Signals that end a run without losing it: SIGTERM, Ctrl-C, and SIGUSR1 and SIGUSR2, Slurm's warnings."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Stopped(BaseException):
@@ -17,6 +17,9 @@ class Stopped(BaseException):
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
         self.number, self.exit_code = number, 128 + number
+
+    def __reduce__(self) -> tuple[type["Stopped"], tuple[int, str]]:
+        return Stopped, (self.number, str(self))  # it comes from the process of a job, too
 
     @property
     def name(self) -> str:
@@ -59,3 +62,10 @@ class Signals:
             raise Stopped(number)
         # Whatever stream is being written to just now cannot be written to from here.
         os.write(2, f"\n{self.received.name}: {self._waiting}; a second one stops at once.\n".encode())
+
+
+def hand_on(number: int) -> None:
+    """Give a signal that was caught to whoever waited for it before: submitit queues the job again."""
+    handler = signal.getsignal(number)
+    if callable(handler) and handler is not signal.default_int_handler:
+        handler(number, None)

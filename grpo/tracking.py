@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -21,8 +22,18 @@ from grpo.errors import UserError, first_line
 INIT_SECONDS = 6
 FINISH_SECONDS = 10
 OWN_FINISH_SECONDS = 8  # what W&B gives itself of that
+TAG = 64  # the most characters of a tag
 # So many failures in a row, and a tracker is left alone.
 FAILURES = 3
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a run is called in a tracker."""
+
+    name: str
+    group: str | None = None  # its sweep
+    tags: tuple[str, ...] = ()  # its experiments
 
 
 class Tracker(Protocol):
@@ -73,7 +84,7 @@ class WandbTracker:
     """A W&B run of its own, online when logged in, else offline. Training steps are its steps."""
 
     def __init__(
-        self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None, id: str | None
+        self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: Label, id: str | None
     ) -> None:
         import wandb
 
@@ -82,8 +93,9 @@ class WandbTracker:
                 id=id,
                 resume="allow" if id and mode == "online" else None,
                 project=config.project,
-                name=config.run_name or run_name(out, sweep),
-                group=config.group or sweep,
+                name=config.run_name or label.name,
+                group=config.group or label.group,
+                tags=[tag[:TAG] for tag in label.tags],
                 dir=out,
                 config=settings,
                 mode=mode,
@@ -147,15 +159,15 @@ class WandbTracker:
 
 class TrackioTracker:
     def __init__(
-        self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None, id: str | None
+        self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: Label, id: str | None
     ) -> None:
         self.trackio = _needs("trackio")
         vars(self.trackio.run)["print"] = lambda *_: None  # it would print every alarm a second time
-        self.id: str | None = id or config.run_name or run_name(out, sweep)
+        self.id: str | None = id or config.run_name or label.name
         self.run = self.trackio.init(
             project=config.project,
             name=self.id,
-            group=config.group or sweep,
+            group=config.group or label.group,
             config=settings,
             resume="allow" if id else "never",
         )
@@ -189,7 +201,7 @@ class TensorBoardTracker:
     id: str | None = None
 
     def __init__(
-        self, config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None, id: str | None
+        self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: Label, id: str | None
     ) -> None:
         _needs("tensorboard")
         from torch.utils.tensorboard import SummaryWriter
@@ -309,17 +321,17 @@ class Unfailing:
 
 
 def build_tracker(
-    config: TrackingConfig, settings: dict[str, Any], out: Path, sweep: str | None = None, id: str | None = None
+    config: TrackingConfig, settings: dict[str, Any], out: Path, label: Label | None = None, id: str | None = None
 ) -> Tracker:
-    """The tracker of a run; `settings` is its resolved config, `sweep` the name of the multirun it is a job of, `id`
-    what the tracker of the same run had before it was interrupted.
+    """The tracker of a run; `settings` is its resolved config, `id` what the tracker of the same run had before it was
+    interrupted.
 
     Raises:
         UserError: its package is not installed.
     """
     if config.name == "none":
         return NoTracker()
-    return Unfailing(config.name, TRACKERS[config.name](config, settings, out, sweep, id))
+    return Unfailing(config.name, TRACKERS[config.name](config, settings, out, label or Label(run_name(out)), id))
 
 
 def logged_in() -> bool:
@@ -333,6 +345,6 @@ def logged_in() -> bool:
     return wandb.login(prompt=False, verify=False)
 
 
-def run_name(out: Path, sweep: str | None) -> str:
-    """A run is named by its folder: its date and time, or the sweep's and its number there."""
-    return f"{sweep}-{out.name}" if sweep else "-".join(out.parts[-2:])
+def run_name(folder: Path) -> str:
+    """A run or a sweep is called by its folder: its date and time."""
+    return "-".join(folder.absolute().parts[-2:])

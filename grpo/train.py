@@ -11,7 +11,9 @@ import os
 import shlex
 import sys
 import time
-from contextlib import ExitStack
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +26,35 @@ from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
 from grpo.checkpoint import step_of
 from grpo.command import Jobs, command, job
 from grpo.config import CONF, Config, flat, load, undistorted
-from grpo.console import answers, comparison_table, listed, progress, quiet_libraries, say, shortest
+from grpo.console import (
+    answers,
+    comparison_table,
+    duration,
+    listed,
+    log,
+    printable,
+    progress,
+    quiet,
+    quiet_libraries,
+    say,
+    shortest,
+    valid,
+)
 from grpo.data import GSM8K_TRAIN, JOY, Example, Splits, build_train_set, load_splits
 from grpo.device import out_of_memory, use_determinism, use_threads
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 from grpo.evaluation import Evaluation, answer, answer_greedily, compare, evaluate, protocol, reread
 from grpo.files import write_json, written_aside
 from grpo.folder import (
+    ERROR,
+    command_of,
     command_to_resume,
     cut_back,
     going_on,
     holds_run,
+    in_use,
     is_done,
+    label_of,
     owned,
     resume,
     same_job,
@@ -45,8 +64,12 @@ from grpo.hub import on_hub, prepare_hub
 from grpo.provenance import NAME as PROVENANCE
 from grpo.provenance import changes, diff, provenance
 from grpo.rewards import RewardStack, build_rewards
-from grpo.signals import Signals, Stopped
-from grpo.tracking import build_tracker
+from grpo.search import PRUNING, Pruning, pruning
+from grpo.signals import Signals, Stopped, hand_on
+from grpo.tracking import Label, build_tracker
+
+# The launchers in conf/hydra/launcher/ differ from their packages' in values alone.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 TRANSCRIPTS = "transcripts.jsonl"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -55,11 +78,17 @@ CPU_FLOP_PER_SECOND = 1e11
 
 
 def run(
-    config: Config, out: Path, sweep: str | None = None, command: str = "", checkpoint: Path | None = None
+    config: Config,
+    out: Path,
+    label: Label | None = None,
+    command: str = "",
+    checkpoint: Path | None = None,
+    prune: Pruning | None = None,
 ) -> dict[str, Any]:
     """Train the run that `config` describes into the folder `out`; returns what `results.json` holds.
 
-    From a whole `checkpoint` in that folder, it goes on as if it had never stopped.
+    From a whole `checkpoint` in that folder, it goes on as if it had never stopped. `label` is what trackers call it,
+    `prune` tells after an evaluation of a search's trial whether it is worth no more.
 
     Raises:
         UserError: anything that the user can mend.
@@ -122,12 +151,12 @@ def run(
 
     shown = [JOY, *[example for example in splits.held_out if example != JOY][:2]]
     settings = asdict(config) | {"batch": asdict(batch), "provenance": origin | {"settings": None}}
-    tracker = build_tracker(config.tracking, settings, out, sweep, origin["tracking"])
+    tracker = build_tracker(config.tracking, settings, out, label, origin["tracking"])
     origin["tracking"] = tracker.id
     write_json(out / PROVENANCE, origin)
 
-    def look(step: int) -> None:
-        """What is asked of the policy while it trains, its time apart."""
+    def look(step: int) -> bool:
+        """What is asked of the policy while it trains, its time apart; whether training is to end."""
         started = time.perf_counter()
         steps = trainer.state.max_steps
         if step in (round(steps / 3), round(steps * 2 / 3)) and 0 < step < steps:
@@ -135,6 +164,7 @@ def run(
         if config.eval_steps and (step % config.eval_steps == 0 or step == steps):
             validate(step)
         recorder.asking += time.perf_counter() - started
+        return recorder.stopped_by is not None
 
     def validate(step: int) -> None:
         evaluation = evaluate_on(splits.validation, f"at step {step}", lasting=False)
@@ -143,6 +173,8 @@ def run(
         low, high = evaluation.intervals["accuracy_strict"]
         right = evaluation.figures["accuracy_strict"]
         say(f"step {step}: {right:.1%} of {len(splits.validation)} validation problems right ({low:.1%} to {high:.1%})")
+        if prune and prune(evaluation.figures, step):
+            recorder.stopped_by = PRUNING
 
     exit_code = 1
     try:
@@ -229,7 +261,7 @@ def run(
             say(answers(title, {when: example[when] for when in ("before", "after")}))
         steps = f"{trainer.state.global_step} steps"
         if recorder.stopped_by:
-            steps += f" of {trainer.state.max_steps} (stop_on={recorder.stopped_by})"
+            steps += f" of {trainer.state.max_steps} (ended by {recorder.stopped_by})"
         say(f"{steps} in {train_seconds:.0f} s. Everything is in {shortest(out)}")
         exit_code = 0
         return results
@@ -346,34 +378,51 @@ def check_device(config: Config, batch: Batch) -> None:
     )
 
 
-def duration(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def app(composed: DictConfig) -> None:
     settings = HydraConfig.get()
     out = Path(settings.runtime.output_dir)
     with job():
-        try:
-            with owned(out), Signals():  # those that come before training and after it
-                begin_or_go_on(load(composed, Config), out, settings)
-        except OSError as error:
-            ours = error.filename is not None and Path(error.filename).is_relative_to(out)
-            if not ours and error.errno not in NO_SPACE:
-                raise
-            raise UserError(
-                f"{error.filename if ours else shortest(out)} cannot be written: {error.strerror}. When it can: "
-                f"{command_to_resume(out)}"
-            ) from error
-        except Stopped as stopped:
-            again = f"To go on: {command_to_resume(out)}"
-            if Jobs.multirun:
-                again = f"To go on, type the sweep's command again with hydra.sweep.dir={shortest(out.parent)}"
-            raise Stopped(stopped.number, f"Stopped by {stopped.name}{stopped}. {again}") from stopped
+        if not Jobs.multirun:
+            in_its_folder(composed, out, settings)
+            return
+        with quiet(), by_itself(out):
+            in_its_folder(composed, out, settings)
+
+
+@contextmanager
+def by_itself(out: Path) -> Iterator[None]:
+    """A job of a sweep that fails leaves its reason in its folder; the others go on."""
+    try:
+        yield
+        return
+    except UserError as error:
+        log.error("%s", printable(str(error)))
+        why = str(error)
+    except Exception as error:
+        log.exception("unforeseen")
+        why = f"{type(error).__name__}: {first_line(error)} ({shortest(out / 'train.log')} has all of it)"
+    if not in_use(out):
+        with written_aside(out / ERROR) as partial:
+            partial.write_text(valid(why), encoding="utf-8")
+
+
+def in_its_folder(composed: DictConfig, out: Path, settings: Any) -> None:
+    try:
+        with owned(out), Signals():  # those that come before training and after it
+            begin_or_go_on(load(composed, Config), out, settings)
+    except OSError as error:
+        ours = error.filename is not None and Path(error.filename).is_relative_to(out)
+        if not ours and error.errno not in NO_SPACE:
+            raise
+        raise UserError(
+            f"{error.filename if ours else shortest(out)} cannot be written: {error.strerror}. When it can: "
+            f"{command_to_resume(out)}"
+        ) from error
+    except Stopped as stopped:
+        hand_on(stopped.number)
+        again = f"To go on: {command_to_resume(out)}"
+        raise Stopped(stopped.number, f"Stopped by {stopped.name}{stopped}. {again}") from stopped
 
 
 def begin_or_go_on(config: Config, out: Path, settings: Any) -> None:
@@ -395,9 +444,8 @@ def begin_or_go_on(config: Config, out: Path, settings: Any) -> None:
         )
     else:
         save_settings(out, config, overrides, settings)
-    sweep = Path(settings.sweep.dir) if Jobs.multirun else out.parent
-    group = sweep.name if (sweep / "multirun.yaml").is_file() else None  # a job can go on by itself
-    run(config, out, group, shlex.join(["python", "-m", "grpo.train", *Jobs.typed]), checkpoint)
+    command = command_of(out) or shlex.join(["python", "-m", "grpo.train", *Jobs.typed])
+    run(config, out, label_of(out, overrides), command, checkpoint, pruning(settings))
     if not Jobs.multirun:
         from grpo.report import write_report  # it draws, and is not needed before
 
@@ -422,4 +470,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Under its own name, by which the processes of a sweep find what they are to run.
+    from grpo import train
+
+    train.main()

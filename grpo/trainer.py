@@ -588,9 +588,9 @@ class Recorder(TrainerCallback):
 
 
 class Looks(TrainerCallback):
-    """Calls `look` with the step, before the first step and after every one."""
+    """Calls `look` with the step, before the first step and after every one; training ends where it says so."""
 
-    def __init__(self, look: Callable[[int], None]) -> None:
+    def __init__(self, look: Callable[[int], bool]) -> None:
         self.look = look
 
     def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
@@ -598,7 +598,7 @@ class Looks(TrainerCallback):
             self.look(0)
 
     def on_step_end(self, args, state, control, **kwargs: Any) -> None:
-        self.look(state.global_step)
+        control.should_training_stop |= self.look(state.global_step)
 
 
 class AtStart(TrainerCallback):

@@ -1,0 +1,167 @@
+"""What is said of a sweep while it runs: how long it will take, and what becomes of its jobs."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from grpo.console import duration, printable, shortest, with_unit
+from grpo.folder import forget, is_done, outcome
+from grpo.jobs import Job
+
+LOOK = 0.5  # seconds between two looks at what the jobs have written
+FIRST = 2  # seconds of steps that tell how long the others take
+EARLIER = 100  # runs that are looked through for how long a step takes
+
+
+class Account:
+    """What becomes of jobs, read from what they write: a line for each that ends, and a bar over the steps of all."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.terminal = Console(highlight=False)
+        self.untold = False  # whether it is still to be said how long it will take
+        self.trouble = ""  # what the launcher said when it gave up
+        self.jobs: Sequence[Job] = ()
+        self.ended: set[Path] = set()
+
+    def say(self, text: str) -> None:
+        self.terminal.print(Text(printable(text)), soft_wrap=True)
+
+    @contextmanager
+    def kept(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """Of these, while they run."""
+        self.jobs, self.trouble = jobs, ""
+        for job in jobs:
+            if is_done(job.folder, job.config):
+                self.ended.add(job.folder)
+            else:
+                forget(job.folder)
+        self.at_first = self._share()
+        self.since: tuple[float, float] | None = None
+        over = threading.Event()
+        watching = threading.Thread(target=self._watch, args=(over,), daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watching.join()
+        for job in jobs:
+            if job.folder not in self.ended:
+                self._line(job, f"no result: its process was ended from outside. {self.trouble}".rstrip())
+
+    def _watch(self, over: threading.Event) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TimeRemainingColumn(compact=True))
+        live = self.terminal.is_terminal
+        with Progress(*columns, console=self.terminal, expand=True, transient=True, disable=not live) as bar:
+            task = bar.add_task(f"{len(self.ended)} of {len(self.jobs)} jobs", total=1)
+            last = False
+            while not last:
+                last = over.wait(LOOK)  # what was written until then is looked at once more
+                for job in self.jobs:
+                    if job.folder not in self.ended and (end := outcome(job.folder)) is not None:
+                        self.ended.add(job.folder)
+                        self._line(job, in_words(end))
+                seconds = self._left()
+                if self.untold and seconds and not last:
+                    self.untold = False
+                    self.say(f"time    about {duration(seconds)}, by the first steps")
+                if live:
+                    ended = sum(job.folder in self.ended for job in self.jobs)
+                    bar.update(task, completed=self._share(), description=f"{ended} of {len(self.jobs)} jobs")
+
+    def _line(self, job: Job, result: str) -> None:
+        seconds = self._left()
+        left = f"; about {duration(seconds)} left" if seconds else ""
+        self.say(f"[{job.number + 1}/{self.total}] {job.name}: {result}{left}")
+
+    def _left(self) -> float | None:
+        """Seconds, by the pace since the first step; None before there is one, and in the last second."""
+        now, share = time.monotonic(), self._share()
+        if self.since is None and share > self.at_first:
+            self.since = now, share
+        if self.since is None or now - self.since[0] < FIRST or share == self.since[1]:
+            return None
+        seconds = (now - self.since[0]) * (1 - share) / (share - self.since[1])
+        return seconds if seconds >= 1 else None
+
+    def _share(self) -> float:
+        """How much of the work is done, by completions trained on."""
+        work = [job.steps() for job in self.jobs]
+        sizes = [
+            1 if None in work else steps * job.completions  # type: ignore[operator]
+            for steps, job in zip(work, self.jobs, strict=True)
+        ]
+        done = [
+            1.0 if job.folder in self.ended else min(1.0, last_step(job.folder) / steps) if steps else 0.0
+            for steps, job in zip(work, self.jobs, strict=True)
+        ]
+        return sum(size * share for size, share in zip(sizes, done, strict=True)) / sum(sizes)
+
+
+def in_words(end: dict[str, Any] | str) -> str:
+    """How a job ended."""
+    if isinstance(end, str):
+        return f"failed: {end}"
+    after = end["after"]
+    right, form = (with_unit(name, after[name]) for name in ("accuracy_strict", "strict_format"))
+    seconds = sum(end["seconds"].values())
+    early = f"; ended by {end['stopped_by']} after step {end['steps']}" if end["stopped_by"] else ""
+    return f"{right} right, exact format {form}, {seconds:.0f} s{early}"
+
+
+def last_step(folder: Path) -> int:
+    """That a run has on record."""
+    try:
+        with (folder / "metrics.jsonl").open("rb") as lines:
+            lines.seek(max(0, lines.seek(0, os.SEEK_END) - 10_000))
+            return int(json.loads(lines.read().splitlines()[-1])["step"])
+    except (OSError, ValueError, IndexError, KeyError):  # nothing yet, or a line that is being written
+        return 0
+
+
+def how_long(jobs: Sequence[Job], parallel: int, stated: float | None) -> str | None:
+    """What all of `jobs` will take, by a `stated` time a step or by a run that has ended; None where neither tells."""
+    seconds, source = [], ""
+    if stated:
+        start, seconds = 0.0, [stated * (job.steps() or 0) for job in jobs]
+        source = f"{stated:g} s a step, as hydra.sweeper.step_seconds says"
+    elif earlier := earlier_run(jobs[0]):
+        folder, results = earlier
+        phases, batch = results["seconds"], results["batch"]
+        completions = batch["num_generations"] * batch["prompts_per_step"]
+        step = results["train_seconds"] / max(1, results["steps"])
+        apart = sum(phases.values()) - phases["train"] - phases["start"]
+        start, problems = phases["start"], results["problems"]["train"]
+        seconds = [apart + (job.steps(problems) or 0) * step * job.completions / completions for job in jobs]
+        source = f"{step:.2g} s a step of {completions} completions, as in {shortest(folder)}"
+    if not seconds or not all(seconds):
+        return None
+    whole = start + max(sum(seconds) / parallel, *seconds)
+    return f"about {duration(whole)}, by {source}"
+
+
+def earlier_run(job: Job) -> tuple[Path, dict[str, Any]] | None:
+    """The newest finished run of the same policy on the same data, here or below outputs/."""
+    places = [*job.folder.parent.glob("*/results.json"), *Path("outputs").glob("*/*/results.json")]
+    places += Path("outputs").glob("sweeps/*/*/*/results.json")
+    for path in sorted(places, key=lambda path: -path.stat().st_mtime)[:EARLIER]:
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))
+            settings = results["provenance"]["settings"]
+            same = all(settings[key] == getattr(job.config, key) for key in ("device", "max_completion_length", "bf16"))
+            same = same and settings["model"]["path"] == job.config.model.path
+            if same and settings["data"]["name"] == job.config.data.name and results["steps"]:
+                return path.parent, results
+        except (OSError, ValueError, KeyError, TypeError):  # of another version, or damaged: it tells nothing
+            continue
+    return None

@@ -1,0 +1,201 @@
+"""A sweep: a folder of jobs, run by any of Hydra's launchers.
+
+`sweep.json` in the folder says what the jobs are; what became of each stands in the job's own folder.
+"""
+
+import json
+import os
+import shlex
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import product
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+
+from grpo.account import LOOK, Account, how_long
+from grpo.command import Jobs
+from grpo.console import shortest
+from grpo.errors import UserError, first_line
+from grpo.files import write_json, written_aside
+from grpo.folder import SWEEP, holds_run, in_use, is_done, outcome, owned, quoted, same_job
+from grpo.jobs import Job, compose_jobs, refuse_twins, values_listed
+from grpo.launching import at_once, kind, launch
+from grpo.signals import Signals, Stopped
+
+
+def run_grid(context: HydraContext, master: DictConfig, launcher: Launcher, arguments: Sequence[str]) -> None:
+    """A job for each combination of what is listed in `arguments`, overrides as they are typed."""
+    listed = values_listed(context, arguments)
+    varied = [key for key, values in listed.items() if len(values) > 1]
+    jobs = compose_jobs(context, master, [list(each) for each in product(*listed.values())], varied)
+    refuse_twins(jobs)
+    with Sweep(master, launcher, varied, jobs, jobs[0], master.hydra.sweeper.parallel, len(jobs)) as sweep:
+        done = [job for job in jobs if is_done(job.folder, job.config)]
+        sweep.announce("jobs", len(done), [job for job in jobs if job not in done])
+        sweep.launch(jobs)
+    sweep.conclude()
+
+
+class Sweep:
+    """A sweep's folder and the jobs in it, while it runs.
+
+    Args:
+        jobs: those known at the start; a search adds others.
+        example: any of them.
+        total: how many there will be.
+        record: what else makes it this sweep and no other.
+
+    Raises:
+        UserError: its folder belongs to a sweep that runs, to another one, or to a run.
+    """
+
+    def __init__(
+        self,
+        master: DictConfig,
+        launcher: Launcher,
+        varied: Sequence[str],
+        jobs: Sequence[Job],
+        example: Job,
+        parallel: int | None,
+        total: int,
+        **record: Any,
+    ) -> None:
+        self.master, self.launcher, self.jobs, self.total = master, launcher, list(jobs), total
+        self.record = {"varied": [key.lstrip("+") for key in varied], **record}
+        self.folder = Path(master.hydra.sweep.dir)
+        self.parallel = at_once(launcher, parallel, total, example.config)
+        self.account = Account(total)
+        self._entered = ExitStack()
+
+    def __enter__(self) -> "Sweep":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as entered:
+            entered.enter_context(self._stoppable())
+            entered.enter_context(owned(self.folder, "sweep"))
+            entered.enter_context(Signals())
+            if holds_run(self.folder):
+                raise UserError(f"{shortest(self.folder)} holds a run; give the sweep another, hydra.sweep.dir=FOLDER.")
+            self._refuse_another()
+            for job in self.jobs:
+                refuse_another_job(job)
+            with written_aside(self.folder / "multirun.yaml") as partial:
+                OmegaConf.save(self.master, partial)
+            self.write()
+            self._entered = entered.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._entered.__exit__(*error)
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        try:
+            yield
+        except (Stopped, KeyboardInterrupt) as error:
+            number = error.number if isinstance(error, Stopped) else signal.SIGINT
+            again = f"type the sweep's command again with hydra.sweep.dir={quoted(Path(shortest(self.folder)))}"
+            queued = " Its jobs stay in Slurm's queue." if kind(self.launcher) == "SlurmLauncher" else ""
+            name = signal.Signals(number).name
+            raise Stopped(number, f"The sweep was stopped by {name}.{queued} To go on, {again}") from error
+
+    def add(self, job: Job) -> None:
+        """A job that was not known at the start."""
+        refuse_another_job(job)
+        self.jobs.append(job)
+        self.write()
+
+    def write(self) -> None:
+        jobs = [{"folder": self._name(job), "name": job.name, "overrides": list(job.overrides)} for job in self.jobs]
+        command = shlex.join(["python", "-m", "grpo.train", *Jobs.typed])
+        write_json(self.folder / SWEEP, {"command": command, **self.record, "jobs": jobs})
+
+    def _name(self, job: Job) -> str:
+        return os.path.relpath(job.folder, self.folder)
+
+    def _refuse_another(self) -> None:
+        path = self.folder / SWEEP
+        if not path.is_file():
+            return
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+            before = [" ".join(job["overrides"]) for job in there["jobs"]]
+            command = there["command"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged; give the sweep another folder, hydra.sweep.dir=FOLDER.") from error
+        here = [" ".join(job.overrides) for job in self.jobs]
+        record = {name: there.get(name) for name in self.record}
+        if (self.jobs and before != here) or record != self.record:
+            raise UserError(
+                f"{shortest(self.folder)} holds another sweep, of {len(before)} jobs, which goes on with its own "
+                f"command: {command}. Give this one a folder of its own, hydra.sweep.dir=FOLDER."
+            )
+
+    def announce(self, noun: str, done: int, left: Sequence[Job]) -> None:
+        """What is about to run, and how long that will take."""
+        lines = {"sweep": f"{self.total} {noun}" + (f", {done} of them done" if done else "")}
+        if varied := self.record["varied"]:
+            lines["sweep"] += f": {', '.join(varied)}"
+        if self.parallel > 1:
+            lines["sweep"] += f"; {self.parallel} at once"
+        lines["folder"] = shortest(self.folder)
+        if left:
+            time = how_long(left, self.parallel, self.master.hydra.sweeper.step_seconds)
+            lines["time"] = time or "told after the first steps; or state it, hydra.sweeper.step_seconds=SECONDS"
+            self.account.untold = time is None
+        self.account.say("\n".join(f"{name:<8}{value}" for name, value in lines.items()))
+
+    def launch(self, jobs: Sequence[Job]) -> None:
+        """Run what is left to do of these, each in its folder; returns when none runs any more.
+
+        A job whose process was killed is tried once more.
+        """
+        with self.account.kept(jobs):
+            for _ in range(2):
+                left = [job for job in jobs if outcome(job.folder) is None]
+                # Jobs of an earlier start of this sweep may have outlived it.
+                elsewhere = [job for job in left if in_use(job.folder)]
+                self._start([job for job in left if job not in elsewhere])
+                while any(in_use(job.folder) for job in elsewhere):
+                    sleep(LOOK)
+
+    def _start(self, jobs: Sequence[Job]) -> None:
+        if not jobs:
+            return
+        calls = [([*job.overrides, f"hydra.sweep.subdir={quoted(Path(self._name(job)))}"], job.number) for job in jobs]
+        cuda = any(job.config.device == "cuda" for job in jobs)
+        try:
+            launch(self.launcher, calls, self.parallel, cuda)
+        except Exception as error:  # the launcher's own: what jobs raise stands in their folders
+            trouble = f"{type(error).__name__}: {first_line(error)}"
+            if not any(job.folder.is_dir() for job in jobs):
+                raise UserError(f"The jobs could not be launched. {trouble.rstrip('?')}.") from error
+            self.account.trouble = trouble
+
+    def conclude(self) -> None:
+        """The table, the report, and an error where a job has no result."""
+        from grpo.comparison import read_sweep, settings_table, verdict
+        from grpo.sweep_report import write_sweep_report
+
+        sweep = read_sweep(self.folder)
+        self.account.terminal.print()
+        self.account.terminal.print(settings_table(sweep))
+        self.account.say(verdict(sweep))
+        self.account.say(f"Report: {shortest(write_sweep_report(self.folder))}")
+        missing = [job for job in self.jobs if not is_done(job.folder, job.config)]
+        if missing:
+            again = f"hydra.sweep.dir={quoted(Path(shortest(self.folder)))}"
+            raise UserError(
+                f"{len(missing)} of {len(self.jobs)} jobs have no result. The same command with {again} runs only "
+                "those again."
+            )
+
+
+def refuse_another_job(job: Job) -> None:
+    if holds_run(job.folder):
+        same_job(job.folder, job.config)
