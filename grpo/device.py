@@ -1,6 +1,8 @@
 """What a command may use of the machine."""
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 from grpo.config import Common
@@ -26,6 +28,13 @@ def out_of_memory(error: BaseException) -> bool:
 
     chain = (error, error.__context__)  # a CUDA graph's capture fails of its own because memory ran out in it
     return any(isinstance(each, MemoryError) or (each is not None and should_reduce_batch_size(each)) for each in chain)
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to but cycles, as a trainer and its policy are left."""
+    gc.collect()
+    if torch := sys.modules.get("torch"):
+        torch.cuda.empty_cache()
 
 
 def use_threads(config: Common) -> None:

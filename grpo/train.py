@@ -41,7 +41,7 @@ from grpo.console import (
     valid,
 )
 from grpo.data import GSM8K_TRAIN, JOY, Example, Splits, build_train_set, load_splits
-from grpo.device import out_of_memory, use_determinism, use_threads
+from grpo.device import free_memory, out_of_memory, use_determinism, use_threads
 from grpo.errors import UserError, first_line
 from grpo.evaluation import Evaluation, answer, answer_greedily, compare, evaluate, protocol, reread
 from grpo.files import write_json, written_aside
@@ -388,6 +388,7 @@ def app(composed: DictConfig) -> None:
             return
         with quiet(), by_itself(out):
             in_its_folder(composed, out, settings)
+        free_memory()
 
 
 @contextmanager

@@ -18,8 +18,7 @@ class _OfGrpo(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from grpo.launching import build_launcher
 
-        self.hydra_context, self.config = hydra_context, config
-        self.launcher = build_launcher(hydra_context, task_function, config)
+        self.given_by_hydra = hydra_context, config, build_launcher(hydra_context, task_function, config)
 
     def given(self, arguments: Sequence[str]) -> list[str]:
         """What is swept: the params, then what was typed."""
@@ -32,7 +31,7 @@ class Grid(_OfGrpo):
     def sweep(self, arguments: list[str]) -> None:
         from grpo.sweep import run_grid
 
-        run_grid(self.hydra_context, self.config, self.launcher, self.given(arguments))
+        run_grid(*self.given_by_hydra, self.given(arguments))
 
 
 class Optuna(_OfGrpo):
@@ -41,4 +40,4 @@ class Optuna(_OfGrpo):
     def sweep(self, arguments: list[str]) -> None:
         from grpo.search import run_search
 
-        run_search(self.hydra_context, self.config, self.launcher, self.given(arguments))
+        run_search(*self.given_by_hydra, self.given(arguments))

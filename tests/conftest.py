@@ -25,6 +25,17 @@ SMALL = [
     "data.eval_problems=4",
 ]
 
+# One that goes on until it is stopped; each step waits for its reward.
+LONG = [*SMALL[1:], "max_steps=12", "save_steps=null", "threads=1", "reward_files=[slow.py]", "+rewards.slow=0"]
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\nfrom grpo.rewards import reward\n\n\n"
+        "@reward\ndef slow(completions):\n    time.sleep(0.3)\n    return [0.0] * len(completions)\n"
+    )
+
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):

@@ -178,14 +178,6 @@ def test_a_log_that_cannot_be_opened(tmp_path) -> None:
     assert len(said(done)) == 1 and "cannot be written" in said(done)[0] and "hydra.run.dir=FOLDER" in said(done)[0]
 
 
-def test_a_multirun_names_the_job_that_failed(tmp_path) -> None:
-    done = command("-m", "num_generations=1", cwd=tmp_path)
-    assert done.returncode == 1
-    assert said(done)[0].startswith("error in job 0: num_generations=1: must be at least 2")
-    assert said(done)[1] == "Error executing job with overrides: ['num_generations=1']"
-    assert len(said(done)) == 2
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "experiment=gsm8k"]])
 def test_help_and_settings_need_no_torch(arguments: list[str], tmp_path) -> None:
     done = command(*arguments, cwd=tmp_path)

@@ -215,15 +215,6 @@ def test_the_command_as_typed(command, tmp_path) -> None:
     assert not {"=", " ", "'"} & set(str(out.relative_to(tmp_path)))
 
 
-def test_a_multirun_is_a_folder_of_runs(command, tmp_path) -> None:
-    done = command("grpo.train", "-m", "num_generations=2,4", *SMALL[:1], *SMALL[2:], "tracking=none")
-    assert done.returncode == 0, done.stderr
-    found = sorted(tmp_path.rglob("results.json"))
-    assert [file.parent.name for file in found] == ["0", "1"]
-    assert [json.loads(file.read_text())["batch"]["num_generations"] for file in found] == [2, 4]
-    assert "sweeps" in found[0].parts
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
