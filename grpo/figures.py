@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class Chart:
         drawn = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", drawn)
         for name, (light, _) in COLOURS.items():
             drawn = drawn.replace(light, f"var(--{name})")
-        return drawn.replace("<svg", f'<svg role="img" aria-label="{self.title}"', 1)
+        return drawn.replace("<svg", f'<svg role="img" aria-label="{escape(self.title)}"', 1)
 
     def save(self, folder: Path) -> None:
         """Write it as PNG; there the title stands in the picture."""

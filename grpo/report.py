@@ -5,24 +5,19 @@ python -m grpo.report outputs/DATE/TIME --figures
 """
 
 import argparse
-import json
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import yaml
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup, escape
-
 from grpo.batching import Batch
 from grpo.config import compose, flat
-from grpo.console import TAG, interval, listed, printable, say, shortest, shown, take_any_text, with_unit
-from grpo.errors import UserError, first_line
-from grpo.figures import COLOURS, Chart, charts, colours, window
-from grpo.files import written_aside
+from grpo.console import interval, listed, plural, say, shortest, shown, signed, take_any_text, with_unit, written
+from grpo.errors import UserError
+from grpo.figures import Chart, charts, colours, window
+from grpo.page import write_page
+from grpo.record import Record, read
 
 PHASES = {
     "start": "start: libraries, policy, data",
@@ -31,104 +26,6 @@ PHASES = {
     "ask_meanwhile": "questions and evaluations meanwhile",
     "evaluate_after": "evaluation after",
 }
-# What `results.json` must hold to be reported.
-RESULTS = {
-    "before",
-    "after",
-    "difference",
-    "steps",
-    "examples",
-    "problems",
-    "batch",
-    "device",
-    "threads",
-    "seed",
-    "versions",
-    "seconds",
-}
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a run has written down; `results` is empty where it did not end."""
-
-    folder: Path
-    settings: dict[str, Any]
-    overrides: list[str]
-    results: dict[str, Any]
-    history: pd.DataFrame  # the logged steps with a rollout, by step
-    evaluations: pd.DataFrame  # those made while training, by step
-    alarms: list[dict[str, Any]]
-    transcripts: list[dict[str, Any]]  # step, question, gold, completion
-
-    @property
-    def weights(self) -> dict[str, float]:
-        return self.settings["rewards"]
-
-
-def read(folder: Path) -> Record:
-    """The record of a run, finished or not.
-
-    Raises:
-        UserError: the folder is not that of a run, or a file in it is damaged.
-    """
-    if (folder / "multirun.yaml").is_file():
-        jobs = sorted(path.parent.parent for path in folder.glob("*/.hydra/config.yaml"))
-        example = f" Name one of its {len(jobs)} runs, {shortest(jobs[0])}." if jobs else ""
-        raise UserError(f"{folder} is the folder of a sweep, and a report is about a run.{example}")
-    if not (folder / ".hydra" / "config.yaml").is_file():
-        raise UserError(
-            f"{folder} is not the folder of a run; give the one that a run named at its end, outputs/DATE/TIME."
-        )
-    settings = _parsed(folder / ".hydra" / "config.yaml", yaml.safe_load)
-    if not isinstance(settings, dict) or not isinstance(settings.get("rewards"), dict):
-        raise UserError(f"{folder} is not the folder of a training run: its settings name no rewards.")
-    if not settings.keys() >= {"prompts_per_step", "max_completion_length", "model", "data"}:
-        raise UserError(f"{folder} is not the folder of a training run, which is all that a report is about.")
-    results = _parsed(folder / "results.json", json.loads)
-    if results is not None and not (isinstance(results, dict) and results.keys() >= RESULTS):
-        raise UserError(f"{folder / 'results.json'} is damaged, or was written by another version of this project.")
-    lines = _lines(folder / "metrics.jsonl", {"step"})
-    metrics = pd.DataFrame([line for line in lines if "alarm" not in line], columns=None if lines else ["step"])
-    try:
-        metrics = metrics.set_index("step").astype(float)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{folder / 'metrics.jsonl'} is damaged: {first_line(error)}.") from error
-    return Record(
-        folder,
-        settings,
-        _parsed(folder / ".hydra" / "overrides.yaml", yaml.safe_load) or [],
-        results or {},
-        metrics[metrics["reward"].notna()] if "reward" in metrics else metrics[:0],
-        metrics[metrics["eval/accuracy_strict"].notna()] if "eval/accuracy_strict" in metrics else metrics[:0],
-        [line for line in lines if "alarm" in line],
-        _lines(folder / "transcripts.jsonl", {"step", "question", "gold", "completion"}),
-    )
-
-
-def _parsed(path: Path, parse: Any) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged: {first_line(error)}.") from error
-
-
-def _lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
-    """The lines of a JSON Lines file, each with the `needed` keys; the last one may still be being written."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    found = []
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            found.append(json.loads(line))
-            if not isinstance(found[-1], dict) or not found[-1].keys() >= needed:
-                raise ValueError(f"it does not hold {', '.join(sorted(needed))}")
-        except ValueError as error:
-            raise UserError(f"{path} is damaged in line {number}: {first_line(error)}.") from error
-    return found
 
 
 def write_report(folder: Path) -> Path:
@@ -148,19 +45,16 @@ def _charts(record: Record) -> list[Chart]:
 
 
 def _write(record: Record, drawn: list[Chart]) -> Path:
-    environment = Environment(
-        loader=PackageLoader("grpo", "assets"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"tinted": tinted, "plain": printable}
-    page = environment.get_template("report.html").render(
+    return write_page(
+        record.folder / "report.html",
+        "report.html",
         name=record.folder.resolve().name,
         record=record,
         headline=headline(record),
         moved=moved(record),
         changes=changes(record),
         asked=asked(record),
-        charts=[(chart, Markup(chart.svg())) for chart in drawn],  # made here: names in it are escaped by matplotlib
-        colours=COLOURS,
+        charts=drawn,
         window=window(len(record.history)),
         logged=f"{len(record.history):,} logged {plural(len(record.history), 'step')}",
         settings=settings_that_differ(record.settings),
@@ -168,10 +62,6 @@ def _write(record: Record, drawn: list[Chart]) -> Path:
         phases=phases(record.results.get("seconds", {})),
         command=shlex.join(["python", "-m", "grpo.train", *record.overrides]),
     )
-    path = record.folder / "report.html"
-    with written_aside(path) as partial:
-        partial.write_text(page, encoding="utf-8")
-    return path
 
 
 def headline(record: Record) -> str:
@@ -204,10 +94,6 @@ def beyond_chance(difference: dict[str, Any]) -> bool:
 
 def _points(difference: dict[str, Any]) -> str:
     return f"{difference['low'] * 100:+z.1f} to {difference['high'] * 100:+z.1f}"
-
-
-def plural(count: int, noun: str) -> str:
-    return noun if count == 1 else f"{noun}s"
 
 
 def moved(record: Record) -> list[dict[str, Any]]:
@@ -259,10 +145,6 @@ def changes(record: Record) -> list[dict[str, Any]]:
     return rows
 
 
-def signed(number: str) -> str:
-    return number if number.startswith("-") else f"+{number}"
-
-
 def asked(record: Record) -> list[dict[str, Any]]:
     """Each question with what the policy said to it, by step."""
     questions: dict[str, dict[str, Any]] = {}
@@ -281,10 +163,6 @@ def settings_that_differ(settings: dict[str, Any]) -> list[tuple[str, str, str]]
         for key in keys
         if key != "experiment" and defaults.get(key) != here.get(key)
     ]
-
-
-def written(value: Any) -> str:
-    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def facts(record: Record) -> dict[str, str]:
@@ -317,16 +195,6 @@ def phases(seconds: dict[str, float]) -> list[tuple[str, float, float]]:
     """(phase, seconds, share of all)."""
     whole = sum(seconds.values()) or 1
     return [(PHASES.get(name, name), value, value / whole) for name, value in seconds.items() if value >= 0.005]
-
-
-def tinted(completion: str) -> Markup:
-    """A completion with its tags marked."""
-    text = printable(completion).strip("\n")
-    parts, end = [], 0
-    for tag in TAG.finditer(text):
-        parts += [escape(text[end : tag.start()]), Markup("<b>{}</b>").format(tag[0])]
-        end = tag.end()
-    return Markup("").join([*parts, escape(text[end:])])
 
 
 def main() -> None:
