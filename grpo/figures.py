@@ -92,6 +92,13 @@ class Chart:
             title.remove()
 
 
+def save(charts: Sequence[Chart], folder: Path) -> None:
+    """Write them as PNG into a folder."""
+    folder.mkdir(exist_ok=True)
+    for chart in charts:
+        chart.save(folder)
+
+
 def colours(rewards: Sequence[str]) -> dict[str, str]:
     """reward -> the name of its colour. A `verbatim_` reward has that of the one it is the original of."""
     given = {name: OF_REWARD[plain] for name in rewards if (plain := name.removeprefix("verbatim_")) in OF_REWARD}
@@ -267,11 +274,12 @@ def finished(
     figure: Figure,
     axes: Axes,
     labels: Sequence[tuple[float, str, str]] = (),
+    along: str = "step",
 ) -> Chart:
-    """The figure with what all have; `labels` are (height, text, colour), at the right end."""
+    """The figure with what all have over steps; `labels` are (height, text, colour), at the right end."""
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("step")
+    axes.set_xlabel(along)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     texts = [wrapped(text) for _, text, _ in labels]
@@ -280,16 +288,21 @@ def finished(
     heights = spread([height for height, _, _ in labels], sizes, low, high)
     right = axes.get_xlim()[1]
     for text, height, (_, _, hue) in zip(texts, heights, labels, strict=True):
-        place: dict[str, Any] = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
+        place: dict[str, Any] = {
+            "textcoords": "offset points",
+            "va": "center",
+            "annotation_clip": False,
+            "parse_math": False,
+        }
         axes.annotate("●", (right, height), (5, 0), color=colour(hue), fontsize=8, **place)
         axes.annotate(text, (right, height), (15, 0), linespacing=1.0, **place)
     return Chart(name, title, note, figure)
 
 
 def wrapped(name: str, most: int = 13) -> str:
-    """A name with underscores on lines that fit beside a figure."""
+    """A name on lines that fit beside a figure, broken after underscores and spaces."""
     lines = [""]
-    for part in re.findall(r"[^_]+_*|_+", name):
+    for part in re.findall(r"[^_ ]+[_ ]*|[_ ]+", name):
         if lines[-1] and len(lines[-1] + part) > most:
             lines.append("")
         lines[-1] += part

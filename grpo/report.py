@@ -1,7 +1,8 @@
-"""A page about a run: what changed, what moved it, what the policy said.
+"""A page about a run: what changed, what moved it, what the policy said. Of a sweep: grpo/sweep_report.py.
 
 python -m grpo.report outputs/DATE/TIME
 python -m grpo.report outputs/DATE/TIME --figures
+python -m grpo.report outputs/sweeps/DATE/TIME --baseline num_generations=4
 """
 
 import argparse
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from grpo.batching import Batch
+from grpo.comparison import holds_runs
 from grpo.config import compose, flat
 from grpo.console import interval, listed, plural, say, shortest, shown, signed, take_any_text, with_unit, written
 from grpo.errors import UserError
-from grpo.figures import Chart, charts, colours, window
+from grpo.figures import charts, colours, save, window
 from grpo.page import write_page
 from grpo.record import Record, read
+from grpo.sweep_report import write_sweep_report
 
 PHASES = {
     "start": "start: libraries, policy, data",
@@ -28,27 +31,25 @@ PHASES = {
 }
 
 
-def write_report(folder: Path) -> Path:
-    """Write `report.html` into the folder of a run.
+def write_report(folder: Path, figures: Path | None = None) -> Path:
+    """Write `report.html` into the folder of a run; gives the page.
+
+    Args:
+        figures: where to write the figures as PNG, too.
 
     Raises:
         UserError: as `read` does.
     """
     record = read(folder)
-    return _write(record, _charts(record))
-
-
-def _charts(record: Record) -> list[Chart]:
-    if record.history.empty:
-        return []
-    return charts(record.history, record.evaluations, record.weights, record.settings["max_completion_length"])
-
-
-def _write(record: Record, drawn: list[Chart]) -> Path:
+    drawn = []
+    if not record.history.empty:
+        drawn = charts(record.history, record.evaluations, record.weights, record.settings["max_completion_length"])
+    if figures is not None:
+        save(drawn, figures)
     return write_page(
-        record.folder / "report.html",
+        folder / "report.html",
         "report.html",
-        name=record.folder.resolve().name,
+        name=folder.resolve().name,
         record=record,
         headline=headline(record),
         moved=moved(record),
@@ -201,22 +202,27 @@ def main() -> None:
     take_any_text()
     parser = argparse.ArgumentParser(
         prog="python -m grpo.report",
-        description="Write report.html into the folder of a run: one page that needs no network and no JavaScript.",
-        epilog="A run that is still training is reported as far as it has come.",
+        description="Write report.html into the folder of a run or of a sweep: one page that needs no network and no "
+        "JavaScript; of a sweep sweep.csv, too.",
+        epilog="What is still training is reported as far as it has come. Any folder with runs below it is a sweep.",
     )
-    parser.add_argument("run", type=Path, help="the folder of a run, outputs/DATE/TIME")
-    parser.add_argument("--figures", action="store_true", help="also write its figures as PNG, into RUN/figures/")
+    parser.add_argument("folder", type=Path, help="outputs/DATE/TIME of a run, outputs/sweeps/DATE/TIME of a sweep")
+    parser.add_argument("--baseline", help="of a sweep: the setting that the others are compared with, else the first")
+    parser.add_argument("--figures", action="store_true", help="also write its figures as PNG, into FOLDER/figures/")
     arguments = parser.parse_args()
+    folder: Path = arguments.folder
+    pictures = folder / "figures" if arguments.figures else None
     try:
-        record = read(arguments.run)
-        drawn = _charts(record)
-        say(f"Report: {shortest(_write(record, drawn))}")
-        if arguments.figures:
-            folder = arguments.run / "figures"
-            folder.mkdir(exist_ok=True)
-            for chart in drawn:
-                chart.save(folder)
-            say(f"{len(drawn)} figures: {shortest(folder)}")
+        if not (folder / ".hydra" / "config.yaml").is_file() and holds_runs(folder):
+            page = write_sweep_report(folder, arguments.baseline, pictures)
+        elif arguments.baseline is not None:
+            read(folder)
+            raise UserError(f"--baseline {arguments.baseline!r}: {folder} is a run; it is a sweep that has a baseline.")
+        else:
+            page = write_report(folder, pictures)
+        say(f"Report: {shortest(page)}")
+        if pictures:
+            say(f"{len([*pictures.glob('*.png')])} figures: {shortest(pictures)}")
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
