@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, isnan, nan
+from math import inf, isfinite, isnan, nan
 from pathlib import Path, PurePath
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -219,9 +219,9 @@ def value(record: Record, figure: str) -> float | None:
     return float(found) if isinstance(found, int | float) and isfinite(found) else None
 
 
-def natural(path: str) -> list[tuple[int, str]]:
+def natural(path: str) -> list[tuple[float, str]]:
     """A sort key that puts job 10 after job 9."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in PurePath(path).parts]
+    return [(int(part), "") if part.isdecimal() else (inf, part) for part in PurePath(path).parts]
 
 
 def _numbers(record: Record) -> dict[str, Any]:
@@ -346,11 +346,11 @@ def over_problems(sweep: Sweep, baseline: Setting) -> dict[str, dict[str, Interv
     choice of problems, and nothing of other seeds. Settings are left out that were asked other problems than the
     baseline, or whose completions are gone.
     """
-    tables = {id(run): _problems(run) for setting in sweep.compared for run in setting.runs.values()}
+    tables = {run.folder: _problems(run) for setting in sweep.compared for run in setting.runs.values()}
     found = {}
     for setting in sweep.compared:
         seeds = [seed for seed in setting.runs if seed in baseline.runs]
-        pairs = [(tables[id(setting.runs[seed])], tables[id(baseline.runs[seed])]) for seed in seeds]
+        pairs = [(tables[setting.runs[seed].folder], tables[baseline.runs[seed].folder]) for seed in seeds]
         if setting is baseline or not pairs:
             continue
         changes = [
@@ -468,82 +468,87 @@ def trials(sweep: Sweep) -> list[Trial]:
 
 
 def verdict(sweep: Sweep, baseline: Setting | None = None) -> str:
-    """What the sweep shows, in a sentence or two, as sure as the figures are; the baseline is else the first one."""
+    """What the sweep shows, as sure as the figures are: see `findings`."""
+    return " ".join(findings(sweep, baseline))
+
+
+def findings(sweep: Sweep, baseline: Setting | None = None) -> list[str]:
+    """Sentences: what the settings show or cannot tell, then what else is to be known with it.
+
+    Args:
+        baseline: what the others are compared with; else the first setting.
+    """
     if not sweep.compared:
-        return f"None of {len(sweep.undone)} {plural(len(sweep.undone), 'job')} has finished: nothing to compare yet."
-    said = _best(sweep) if sweep.maximize else _compared(sweep, baseline or sweep.compared[0])
-    count, missing = sweep.jobs, len(sweep.missing)
-    if missing:
-        said += f" {missing} of {count} jobs {'is' if missing == 1 else 'are'} missing from this."
-    return said
+        return [f"None of {sweep.jobs} {plural(sweep.jobs, 'job')} has finished: there is nothing to compare yet."]
+    found = _best(sweep) if sweep.maximize else _compared(sweep, baseline or sweep.compared[0])
+    if missing := len(sweep.missing):
+        found.append(f"{missing} of {sweep.jobs} jobs {'is' if missing == 1 else 'are'} missing from this.")
+    return found
 
 
-def _best(sweep: Sweep) -> str:
+def _best(sweep: Sweep) -> list[str]:
     found = trials(sweep)
     best, (figure, *others) = [trial for trial in found if trial.best], sweep.maximize
+    names = " and ".join(shown(name)[0] for name in sweep.maximize)
     if not best:
-        return f"No trial has {shown(figure)[0]}, which the search was after."
+        return [f"No trial has a figure for {names}, which the search was after."]
+    of = f"Of {len(found)} {plural(len(found), 'trial')},"
     if others:
-        names = " and ".join(shown(name)[0] for name in sweep.maximize)
-        return (
-            f"Of {len(found)} {plural(len(found), 'trial')}, {len(best)} {'is' if len(best) == 1 else 'are'} not "
-            f"beaten in {names} together. {_ONCE}"
-        )
-    first, more = best[0], len(best) - 1
-    assert first.values[0] is not None
-    extreme = "highest" if sweep.maximize[figure] else "lowest"
-    alike = f", as did {more} {plural(more, 'other')}" if more else ""
-    return (
-        f"Of {len(found)} {plural(len(found), 'trial')}, {first.name} had the {extreme} figure for "
-        f"{shown(figure)[0]}, {with_unit(figure, first.values[0])}{alike}. {_ONCE}"
-    )
+        said = f"{of} {len(best)} {'is' if len(best) == 1 else 'are'} not beaten in {names} together."
+    else:
+        extreme = "highest" if sweep.maximize[figure] else "lowest"
+        alike = f", and so had {len(best) - 1} {plural(len(best) - 1, 'other')}" if len(best) > 1 else ""
+        reached = with_unit(figure, best[0].values[0] or 0.0)
+        said = f"{of} {best[0].name} had the {extreme} figure for {names}, {reached}{alike}."
+    return [said, "Each is a single run, and the best of many is partly luck: run it again with other seeds."]
 
 
-_ONCE = "Each is a single run, and the best of many is partly luck: run it again with other seeds."
-
-
-def _compared(sweep: Sweep, baseline: Setting) -> str:
+def _compared(sweep: Sweep, baseline: Setting) -> list[str]:
     settings, found = sweep.compared, contrasts(sweep, baseline)
     asked = sorted({int(run.results["after"]["n"]) for setting in settings for run in setting.runs.values()})
     problems = f"{' or '.join(f'{n:,}' for n in asked)} held-out {plural(asked[-1], 'problem')}"
     if len(settings) == 1:
-        return _alone(settings[0], problems)
-    tested = {name: contrast for name, contrast in found.items() if not isnan(contrast.paired.p)}
+        return [_alone(settings[0], problems)]
+    tested = [contrast for contrast in found.values() if not isnan(contrast.paired.p)]
     if not tested:
-        if max(len(setting.runs) for setting in settings) > 1:
-            return f"No setting shares two seeds with {baseline.name}, so nothing can be concluded about the settings."
-        return (
-            "A single seed a setting: how far seeds differ is unknown, so nothing can be concluded about the settings."
-        )
-    sure = [contrast for contrast in tested.values() if contrast.sure]
-    unsure = len(settings) - 1 - len(sure)
-    pairs = sorted({contrast.paired.pairs for contrast in tested.values()})
+        if max(len(setting.runs) for setting in settings) == 1:
+            return [
+                "A single seed a setting: how far seeds differ is unknown, so nothing can be concluded about the "
+                "settings."
+            ]
+        return [f"No setting shares two seeds with {baseline.name}, so nothing can be concluded about the settings."]
+    pairs = sorted({contrast.paired.pairs for contrast in tested})
     seeds = f"{pairs[0]} to {pairs[-1]} seeds" if len(pairs) > 1 else f"{pairs[0]} seeds"
+    sure = [contrast for contrast in tested if contrast.sure]
     if not sure:
-        return _cannot_tell(baseline, list(tested.values()), len(settings), seeds) + _over_all(sweep, baseline)
+        return [_cannot_tell(baseline, tested, len(settings), seeds), *_over_all(sweep, baseline)]
     leader = max(settings, key=_mean)
-    told = next((contrast for contrast in sure if contrast.setting is leader), None)
-    if told and told.paired.difference > 0:
-        said = f"{leader.name} had the most right answers on {problems}, {_over_seeds(leader)}: {_than(told, baseline)}"
-        others = [each for each in sure if each is not told]
+    if (told := found.get(leader.name)) in sure and told and told.paired.difference > 0:
+        said = (
+            f"{leader.name} had the most right answers on {problems}, {_over_seeds(leader)}: "
+            f"{_points(told.paired.difference)} than {baseline.name}"
+        )
     else:
         told = max(sure, key=lambda contrast: abs(contrast.paired.difference))
-        more = _points(told.paired.difference, "right answers")
         said = (
-            f"{told.setting.name} had {more} on {problems} than {baseline.name}: {_over_seeds(told.setting)} against "
-            f"{with_unit(PRIMARY, _mean(baseline))} ({_certainty(told)})"
+            f"{told.setting.name} had {_points(told.paired.difference, ' right answers')} than {baseline.name} on "
+            f"{problems}, {_over_seeds(told.setting)} against {with_unit(PRIMARY, _mean(baseline))}"
         )
-        others = [each for each in sure if each is not told]
-    rest = []
-    if others:
-        listed = ", ".join(f"{each.setting.name} ({_signed_points(each.paired.difference)})" for each in others[:3])
-        more_of = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        rest.append(f"{listed}{more_of} {'differs' if len(others) == 1 else 'differ'} from it, too")
+    return [f"{said} ({_certainty(told)}).", *_rest(told, sure, len(settings) - 1, baseline, seeds)]
+
+
+def _rest(told: Contrast, sure: list[Contrast], compared: int, baseline: Setting, seeds: str) -> list[str]:
+    """What of the other settings is told from the baseline, and that the rest is not."""
+    said, also, unsure = [], [contrast for contrast in sure if contrast is not told], compared - len(sure)
+    if also:
+        named = ", ".join(f"{each.setting.name} ({_signed(each.paired.difference)})" for each in also[:3])
+        more = f" and {len(also) - 3} more" if len(also) > 3 else ""
+        said.append(f"{named}{more} {'differs' if len(also) == 1 else 'differ'} from {baseline.name}, too.")
     if unsure:
-        which = "the other" if unsure == 1 else f"the other {unsure}"
+        which = "The other" if unsure == 1 else f"The other {unsure}"
         differ = "differs" if unsure == 1 else "differ"
-        rest.append(f"{which} {differ} from {baseline.name} by less than {seeds} can tell")
-    return f"{said}{'; ' if rest else ''}{'; '.join(rest)}."
+        said.append(f"{which} {differ} from {baseline.name} by less than {seeds} can tell.")
+    return said
 
 
 def _alone(setting: Setting, problems: str) -> str:
@@ -551,8 +556,8 @@ def _alone(setting: Setting, problems: str) -> str:
     if len(values) == 1:
         return f"One run: {with_unit(PRIMARY, values[0])} right answers on {problems}, and nothing to compare it with."
     return (
-        f"One setting, and nothing to compare it with: {_over_seeds(setting)} right answers on {problems} "
-        f"(95% interval of the mean {interval(PRIMARY, *t_interval(values))})."
+        f"One setting, and nothing to compare it with: {with_unit(PRIMARY, _mean(setting))} right answers on "
+        f"{problems}, the mean of {len(values)} seeds (95% interval {interval(PRIMARY, *t_interval(values))})."
     )
 
 
@@ -563,12 +568,13 @@ def _cannot_tell(baseline: Setting, tested: list[Contrast], settings: int, seeds
     which = "the largest difference in right answers" if settings > 2 else "the difference in right answers"
     return (
         f"These {seeds} cannot tell the settings apart: {which} from {baseline.name}, "
-        f"{_signed_points(largest.paired.difference)} of {largest.setting.name}, {_certainty(largest, 'has a ')}."
+        f"{_signed(largest.paired.difference)} points of {largest.setting.name}, has a 95% interval from "
+        f"{_signed(largest.paired.low)} to {_signed(largest.paired.high)} (Holm p {p_text(largest.p_holm)})."
     )
 
 
-def _over_all(sweep: Sweep, baseline: Setting) -> str:
-    """The clearest effect of a factor over all settings, which more runs tell of than of any one setting."""
+def _over_all(sweep: Sweep, baseline: Setting) -> list[str]:
+    """The clearest effect of a factor, of which all settings tell together where no single one does."""
     levels = [
         (level.paired, f"{effect.factor}={level.name}", f"{effect.factor}={effect.levels[0].name}")
         for effect in (effects(sweep, baseline) if len(sweep.factors) > 1 else [])
@@ -578,13 +584,12 @@ def _over_all(sweep: Sweep, baseline: Setting) -> str:
     adjusted = holm([paired.p for paired, _, _ in levels])
     sure = [(p, *level) for p, level in zip(adjusted, levels, strict=True) if p < 0.05]
     if not sure:
-        return ""
+        return []
     p, paired, name, first = min(sure, key=lambda each: each[0])
-    low, high = (f"{bound * 100:+z.1f}" for bound in (paired.low, paired.high))
-    return (
-        f" Over all of them, though, {name} had {_points(paired.difference, 'right answers')} than {first} "
-        f"(95% interval from {low} to {high}, Holm p {p_text(p)})."
-    )
+    return [
+        f"Over all of them, though, {name} had {_points(paired.difference, ' right answers')} than {first} "
+        f"(95% interval {_signed(paired.low)} to {_signed(paired.high)}, Holm p {p_text(p)})."
+    ]
 
 
 def _mean(setting: Setting) -> float:
@@ -596,26 +601,19 @@ def _over_seeds(setting: Setting) -> str:
     return f"{with_unit(PRIMARY, _mean(setting))} over {seeds} {plural(seeds, 'seed')}"
 
 
-def _than(contrast: Contrast, baseline: Setting) -> str:
-    return f"{_points(contrast.paired.difference)} than {baseline.name} ({_certainty(contrast)})"
-
-
 def _points(difference: float, what: str = "") -> str:
-    return f"{abs(difference) * 100:.1f} points {'more' if difference > 0 else 'fewer'}{' ' if what else ''}{what}"
+    return f"{abs(difference) * 100:.1f} points {'more' if difference > 0 else 'fewer'}{what}"
 
 
-def _signed_points(difference: float) -> str:
-    return f"{difference * 100:+z.1f} points"
+def _signed(difference: float) -> str:
+    return f"{difference * 100:+z.1f}"
 
 
-def _certainty(contrast: Contrast, verb: str = "") -> str:
+def _certainty(contrast: Contrast) -> str:
     paired = contrast.paired
     if paired.low == paired.high:
-        return f"{'is ' if verb else ''}the same in each of {paired.pairs} seeds, so that its spread is unknown"
-    low, high = (f"{bound * 100:+z.1f}" for bound in (paired.low, paired.high))
-    around = f"{verb}95% interval from {low} to {high}"
-    test = f"Holm p {p_text(contrast.p_holm)}"
-    return f"{around} ({test})" if verb else f"{around}, {test}"
+        return f"the same in each of {paired.pairs} seeds, so that its spread is unknown"
+    return f"95% interval {_signed(paired.low)} to {_signed(paired.high)}, Holm p {p_text(contrast.p_holm)}"
 
 
 def p_text(p: float) -> str:

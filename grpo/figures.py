@@ -6,7 +6,9 @@ light and for dark; a PNG has the light ones.
 
 import io
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -73,7 +75,7 @@ class Chart:
     def svg(self) -> str:
         """An `<svg>` element to stand in a page."""
         text = io.StringIO()
-        with mpl.rc_context(STYLE | {"svg.hashsalt": self.name}):  # ids of their own among the figures of a page
+        with _saving({"svg.hashsalt": self.name}):  # ids of their own among the figures of a page
             self.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
         drawn = text.getvalue()
         drawn = drawn[drawn.index("<svg") :]
@@ -86,10 +88,17 @@ class Chart:
 
     def save(self, folder: Path) -> None:
         """Write it as PNG; there the title stands in the picture."""
-        with mpl.rc_context(STYLE):
+        with _saving():
             title = self.figure.suptitle(self.title, x=0.02, ha="left", weight="bold")
             self.figure.savefig(folder / f"{self.name}.png", dpi=200, facecolor=COLOURS["page"][0])
             title.remove()
+
+
+@contextmanager
+def _saving(more: dict[Any, Any] | None = None) -> Iterator[None]:
+    with mpl.rc_context(STYLE | (more or {})), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a page has fonts of its own
+        yield
 
 
 def save(charts: Sequence[Chart], folder: Path) -> None:

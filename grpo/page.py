@@ -1,5 +1,6 @@
 """A page of HTML that needs no network and no JavaScript, and in which any text stays text."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
     environment = Environment(
         loader=PackageLoader("grpo", "assets"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"tinted": tinted, "plain": printable, "drawn": drawn}
+    environment.filters |= {"tinted": tinted, "plain": printable, "drawn": drawn, "breakable": breakable}
     page = environment.get_template(template).render(colours=COLOURS, **values)
     with written_aside(path) as partial:
         partial.write_text(page, encoding="utf-8")
@@ -36,3 +37,8 @@ def tinted(completion: str) -> Markup:
         parts += [escape(text[end : tag.start()]), Markup("<b>{}</b>").format(tag[0])]
         end = tag.end()
     return Markup("").join([*parts, escape(text[end:])])
+
+
+def breakable(name: str) -> Markup:
+    """A name that may be broken after its underscores."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=_)", printable(name)))

@@ -19,11 +19,11 @@ from grpo.comparison import (
     contrasts,
     could_be_told,
     effects,
+    findings,
     over_problems,
     p_text,
     read_sweep,
     trials,
-    verdict,
 )
 from grpo.console import interval, plural, shown, signed, valid, with_unit
 from grpo.errors import UserError
@@ -79,7 +79,7 @@ def write_sweep_report(folder: Path, baseline: str | None = None, figures: Path 
         name=folder.resolve().name,
         sweep=sweep,
         baseline=base,
-        headline=verdict(sweep, base),
+        findings=findings(sweep, base),
         facts=facts(sweep),
         early=early(sweep),
         settings=compared(sweep, base, found[PRIMARY], problems) if base and found else [],

@@ -17,7 +17,6 @@ from grpo.record import read
 from grpo.report import headline, main, write_report
 from tests.conftest import SMALL
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FIGURES = {
     "reward",
     "rewards",
@@ -48,17 +47,6 @@ def finished(tmp_path_factory) -> Path:
 def run(finished, tmp_path) -> Path:
     """The same, to be changed."""
     return shutil.copytree(finished, tmp_path / "run")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is here; on Debian: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
