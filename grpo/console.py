@@ -121,28 +121,46 @@ FIGURES = {
     "mean_completion_tokens": "mean completion tokens",
     "truncated": "cut at the limit",
     "reward": "mean total reward",
+    "train_seconds": "seconds of training",
 }
+# How those are written that are no share.
+NUMBERS = {"reward": "{:z.2f}", "mean_completion_tokens": "{:z.1f}", "train_seconds": "{:z.1f}"}
 
 
 def shown(figure: str) -> tuple[str, Callable[[float], str]]:
     """What a person reads for `figure`, and how its value is written."""
     if figure.startswith("rewards/"):
         return f"reward {figure.removeprefix('rewards/')}", "{:z.3f}".format
-    if figure == "reward":
-        return FIGURES[figure], "{:z.2f}".format
-    if figure == "mean_completion_tokens":
-        return FIGURES[figure], "{:z.1f}".format
+    if figure in NUMBERS:
+        return FIGURES[figure], NUMBERS[figure].format
     return FIGURES.get(figure, figure), lambda value: f"{value * 100:z.1f}"
 
 
 def with_unit(figure: str, value: float) -> str:
-    share = "@" in figure or (figure in FIGURES and figure not in ("reward", "mean_completion_tokens"))
+    share = "@" in figure or figure in FIGURES.keys() - NUMBERS.keys()
     return shown(figure)[1](value) + "%" * share
 
 
 def interval(figure: str, low: float, high: float) -> str:
     number = shown(figure)[1]
     return f"{number(low)} to {number(high)}"
+
+
+def signed(number: str) -> str:
+    return number if number.startswith("-") else f"+{number}"
+
+
+def plural(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"
+
+
+def written(value: Any) -> str:
+    """The value of a setting, as a person reads it."""
+    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def p_value(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "<.001"
 
 
 def facts(lines: dict[str, str]) -> Table:
@@ -153,7 +171,8 @@ def facts(lines: dict[str, str]) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
+def table_of(*columns: str) -> Table:
+    """An empty table: a first column without a title, that is folded where it is too wide, then these."""
     table = Table("", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.columns[0].overflow = "fold"
     for column in columns:
@@ -171,7 +190,7 @@ def listed(figures: Iterable[str], rewards: bool = True) -> list[str]:
 
 def figures_table(figures: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
     """Every figure with its interval; pass@k and maj@k stand apart, see `at_k_table`."""
-    table = _table("", "95% interval")
+    table = table_of("", "95% interval")
     for name in listed(figures):
         table.add_row(Text(shown(name)[0]), with_unit(name, figures[name]), interval(name, *intervals[name]))
     return table
@@ -179,7 +198,7 @@ def figures_table(figures: dict[str, float], intervals: dict[str, tuple[float, f
 
 def at_k_table(figures: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
     """pass@k and maj@k, a row for each k."""
-    table = _table("pass@k", "95% interval", "maj@k", "95% interval")
+    table = table_of("pass@k", "95% interval", "maj@k", "95% interval")
     table.columns[0].header = Text("k: samples of a problem")
     for suffix, title in (("", "correct inside <answer>"), ("/flexible", "correct as last number")):
         ks = [name.removeprefix("pass@").removesuffix(suffix) for name in figures if is_at(name, "pass@", suffix)]
@@ -202,20 +221,19 @@ def comparison_table(
 ) -> Table:
     """Two evaluations of the same problems, and what the second has over the first, as grpo.evaluation.compare says."""
     tested = any(difference.p is not None for difference in differences.values())
-    table = _table(*names, "difference", "95% interval", *(["p"] if tested else []))
+    table = table_of(*names, "difference", "95% interval", *(["p"] if tested else []))
     table.columns[2].style = "bold"
     if tested:
         table.caption, table.caption_justify = "p: exact two-sided McNemar test", "left"
     for name, difference in differences.items():
-        change = shown(name)[1](difference.value)
         cells = [
             with_unit(name, first[name]),
             with_unit(name, second[name]),
-            change if change.startswith("-") else f"+{change}",
+            signed(shown(name)[1](difference.value)),
             interval(name, difference.low, difference.high),
         ]
         if difference.p is not None:
-            cells.append(f"{difference.p:.3f}" if difference.p >= 0.001 else "<.001")
+            cells.append(p_value(difference.p))
         table.add_row(Text(shown(name)[0]), *cells)
     return table
 

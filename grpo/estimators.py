@@ -1,7 +1,12 @@
-"""Estimates from held-out problems, and how far they can be trusted: intervals are 95%, and the problem is the unit."""
+"""Estimates, and how far they can be trusted: intervals are 95%.
 
+Of one run, or of given runs, the problem is the unit of chance; of settings that are run with several seeds, the seed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from math import comb, prod
+from math import comb, isnan, nan, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +48,56 @@ def mcnemar(gained: int, lost: int) -> float:
     from scipy.stats import binomtest
 
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A mean of paired differences, with its 95% interval and p value; without those (nan) of a single pair."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    pairs: int
+
+
+def paired_t(values: Sequence[float], baseline: Sequence[float]) -> Paired:
+    """The paired t test of `values` less `baseline`, which go together by their places (Student 1908).
+
+    Differences that are all alike have an interval of no width, and a p value of 0, or of 1 where they are nought.
+    """
+    # Differences that are alike but for rounding would make an interval of rounding errors.
+    differences = np.round(np.array(values, np.float64) - np.array(baseline, np.float64), 12)
+    first, pairs = float(differences[0]), len(differences)
+    if pairs == 1:
+        return Paired(first, nan, nan, nan, pairs)
+    if not np.ptp(differences):
+        return Paired(first, first, first, 0.0 if first else 1.0, pairs)
+    from scipy.stats import ttest_1samp
+
+    p = float(ttest_1samp(differences, 0.0).pvalue)
+    return Paired(float(differences.mean()), *t_interval(differences), p, pairs)
+
+
+def t_interval(values: Sequence[float] | Floats) -> Interval:
+    """Student's t interval (1908) of a mean; nan of a single value."""
+    from scipy.stats import sem, t
+
+    if len(values) == 1:
+        return nan, nan
+    reach = float(t.ppf(0.975, len(values) - 1) * sem(values))
+    mean = float(np.mean(values))
+    return mean - reach, mean + reach
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values adjusted for their number by the step-down method of Holm (1979); nan stays nan and does not count."""
+    order = sorted((p, i) for i, p in enumerate(values) if not isnan(p))
+    adjusted, largest = list(values), 0.0
+    for rank, (p, i) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        adjusted[i] = largest
+    return adjusted
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:

@@ -6,8 +6,11 @@ light and for dark; a PNG has the light ones.
 
 import io
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +75,7 @@ class Chart:
     def svg(self) -> str:
         """An `<svg>` element to stand in a page."""
         text = io.StringIO()
-        with mpl.rc_context(STYLE | {"svg.hashsalt": self.name}):  # ids of their own among the figures of a page
+        with _saving({"svg.hashsalt": self.name}):  # ids of their own among the figures of a page
             self.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
         drawn = text.getvalue()
         drawn = drawn[drawn.index("<svg") :]
@@ -81,14 +84,28 @@ class Chart:
         drawn = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", drawn)
         for name, (light, _) in COLOURS.items():
             drawn = drawn.replace(light, f"var(--{name})")
-        return drawn.replace("<svg", f'<svg role="img" aria-label="{self.title}"', 1)
+        return drawn.replace("<svg", f'<svg role="img" aria-label="{escape(self.title)}"', 1)
 
     def save(self, folder: Path) -> None:
         """Write it as PNG; there the title stands in the picture."""
-        with mpl.rc_context(STYLE):
+        with _saving():
             title = self.figure.suptitle(self.title, x=0.02, ha="left", weight="bold")
             self.figure.savefig(folder / f"{self.name}.png", dpi=200, facecolor=COLOURS["page"][0])
             title.remove()
+
+
+@contextmanager
+def _saving(more: dict[Any, Any] | None = None) -> Iterator[None]:
+    with mpl.rc_context(STYLE | (more or {})), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a page has fonts of its own
+        yield
+
+
+def save(charts: Sequence[Chart], folder: Path) -> None:
+    """Write them as PNG into a folder."""
+    folder.mkdir(exist_ok=True)
+    for chart in charts:
+        chart.save(folder)
 
 
 def colours(rewards: Sequence[str]) -> dict[str, str]:
@@ -266,11 +283,12 @@ def finished(
     figure: Figure,
     axes: Axes,
     labels: Sequence[tuple[float, str, str]] = (),
+    along: str = "step",
 ) -> Chart:
-    """The figure with what all have; `labels` are (height, text, colour), at the right end."""
+    """The figure with what all have over steps; `labels` are (height, text, colour), at the right end."""
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("step")
+    axes.set_xlabel(along)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     texts = [wrapped(text) for _, text, _ in labels]
@@ -279,16 +297,21 @@ def finished(
     heights = spread([height for height, _, _ in labels], sizes, low, high)
     right = axes.get_xlim()[1]
     for text, height, (_, _, hue) in zip(texts, heights, labels, strict=True):
-        place: dict[str, Any] = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
+        place: dict[str, Any] = {
+            "textcoords": "offset points",
+            "va": "center",
+            "annotation_clip": False,
+            "parse_math": False,
+        }
         axes.annotate("●", (right, height), (5, 0), color=colour(hue), fontsize=8, **place)
         axes.annotate(text, (right, height), (15, 0), linespacing=1.0, **place)
     return Chart(name, title, note, figure)
 
 
 def wrapped(name: str, most: int = 13) -> str:
-    """A name with underscores on lines that fit beside a figure."""
+    """A name on lines that fit beside a figure, broken after underscores and spaces."""
     lines = [""]
-    for part in re.findall(r"[^_]+_*|_+", name):
+    for part in re.findall(r"[^_ ]+[_ ]*|[_ ]+", name):
         if lines[-1] and len(lines[-1] + part) > most:
             lines.append("")
         lines[-1] += part

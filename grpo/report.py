@@ -1,28 +1,26 @@
-"""A page about a run: what changed, what moved it, what the policy said.
+"""A page about a run: what changed, what moved it, what the policy said. Of a sweep: grpo/sweep_report.py.
 
 python -m grpo.report outputs/DATE/TIME
 python -m grpo.report outputs/DATE/TIME --figures
+python -m grpo.report outputs/sweeps/DATE/TIME --baseline num_generations=4
 """
 
 import argparse
-import json
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import yaml
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup, escape
-
 from grpo.batching import Batch
+from grpo.comparison import holds_runs
 from grpo.config import compose, flat
-from grpo.console import TAG, interval, listed, printable, say, shortest, shown, take_any_text, with_unit
-from grpo.errors import UserError, first_line
-from grpo.figures import COLOURS, Chart, charts, colours, window
-from grpo.files import written_aside
+from grpo.console import interval, listed, plural, say, shortest, shown, signed, take_any_text, with_unit, written
+from grpo.errors import UserError
+from grpo.figures import charts, colours, save, window
+from grpo.page import write_page
+from grpo.record import Record, read
+from grpo.sweep_report import write_sweep_report
 
 PHASES = {
     "start": "start: libraries, policy, data",
@@ -31,136 +29,33 @@ PHASES = {
     "ask_meanwhile": "questions and evaluations meanwhile",
     "evaluate_after": "evaluation after",
 }
-# What `results.json` must hold to be reported.
-RESULTS = {
-    "before",
-    "after",
-    "difference",
-    "steps",
-    "examples",
-    "problems",
-    "batch",
-    "device",
-    "threads",
-    "seed",
-    "versions",
-    "seconds",
-}
 
 
-@dataclass(frozen=True)
-class Record:
-    """What a run has written down; `results` is empty where it did not end."""
+def write_report(folder: Path, figures: Path | None = None) -> Path:
+    """Write `report.html` into the folder of a run; gives the page.
 
-    folder: Path
-    settings: dict[str, Any]
-    overrides: list[str]
-    results: dict[str, Any]
-    history: pd.DataFrame  # the logged steps with a rollout, by step
-    evaluations: pd.DataFrame  # those made while training, by step
-    alarms: list[dict[str, Any]]
-    transcripts: list[dict[str, Any]]  # step, question, gold, completion
-
-    @property
-    def weights(self) -> dict[str, float]:
-        return self.settings["rewards"]
-
-
-def read(folder: Path) -> Record:
-    """The record of a run, finished or not.
-
-    Raises:
-        UserError: the folder is not that of a run, or a file in it is damaged.
-    """
-    if (folder / "multirun.yaml").is_file():
-        jobs = sorted(path.parent.parent for path in folder.glob("*/.hydra/config.yaml"))
-        example = f" Name one of its {len(jobs)} runs, {shortest(jobs[0])}." if jobs else ""
-        raise UserError(f"{folder} is the folder of a sweep, and a report is about a run.{example}")
-    if not (folder / ".hydra" / "config.yaml").is_file():
-        raise UserError(
-            f"{folder} is not the folder of a run; give the one that a run named at its end, outputs/DATE/TIME."
-        )
-    settings = _parsed(folder / ".hydra" / "config.yaml", yaml.safe_load)
-    if not isinstance(settings, dict) or not isinstance(settings.get("rewards"), dict):
-        raise UserError(f"{folder} is not the folder of a training run: its settings name no rewards.")
-    if not settings.keys() >= {"prompts_per_step", "max_completion_length", "model", "data"}:
-        raise UserError(f"{folder} is not the folder of a training run, which is all that a report is about.")
-    results = _parsed(folder / "results.json", json.loads)
-    if results is not None and not (isinstance(results, dict) and results.keys() >= RESULTS):
-        raise UserError(f"{folder / 'results.json'} is damaged, or was written by another version of this project.")
-    lines = _lines(folder / "metrics.jsonl", {"step"})
-    metrics = pd.DataFrame([line for line in lines if "alarm" not in line], columns=None if lines else ["step"])
-    try:
-        metrics = metrics.set_index("step").astype(float)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{folder / 'metrics.jsonl'} is damaged: {first_line(error)}.") from error
-    return Record(
-        folder,
-        settings,
-        _parsed(folder / ".hydra" / "overrides.yaml", yaml.safe_load) or [],
-        results or {},
-        metrics[metrics["reward"].notna()] if "reward" in metrics else metrics[:0],
-        metrics[metrics["eval/accuracy_strict"].notna()] if "eval/accuracy_strict" in metrics else metrics[:0],
-        [line for line in lines if "alarm" in line],
-        _lines(folder / "transcripts.jsonl", {"step", "question", "gold", "completion"}),
-    )
-
-
-def _parsed(path: Path, parse: Any) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged: {first_line(error)}.") from error
-
-
-def _lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
-    """The lines of a JSON Lines file, each with the `needed` keys; the last one may still be being written."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    found = []
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            found.append(json.loads(line))
-            if not isinstance(found[-1], dict) or not found[-1].keys() >= needed:
-                raise ValueError(f"it does not hold {', '.join(sorted(needed))}")
-        except ValueError as error:
-            raise UserError(f"{path} is damaged in line {number}: {first_line(error)}.") from error
-    return found
-
-
-def write_report(folder: Path) -> Path:
-    """Write `report.html` into the folder of a run.
+    Args:
+        figures: where to write the figures as PNG, too.
 
     Raises:
         UserError: as `read` does.
     """
     record = read(folder)
-    return _write(record, _charts(record))
-
-
-def _charts(record: Record) -> list[Chart]:
-    if record.history.empty:
-        return []
-    return charts(record.history, record.evaluations, record.weights, record.settings["max_completion_length"])
-
-
-def _write(record: Record, drawn: list[Chart]) -> Path:
-    environment = Environment(
-        loader=PackageLoader("grpo", "assets"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"tinted": tinted, "plain": printable}
-    page = environment.get_template("report.html").render(
-        name=record.folder.resolve().name,
+    drawn = []
+    if not record.history.empty:
+        drawn = charts(record.history, record.evaluations, record.weights, record.settings["max_completion_length"])
+    if figures is not None:
+        save(drawn, figures)
+    return write_page(
+        folder / "report.html",
+        "report.html",
+        name=folder.resolve().name,
         record=record,
         headline=headline(record),
         moved=moved(record),
         changes=changes(record),
         asked=asked(record),
-        charts=[(chart, Markup(chart.svg())) for chart in drawn],  # made here: names in it are escaped by matplotlib
-        colours=COLOURS,
+        charts=drawn,
         window=window(len(record.history)),
         logged=f"{len(record.history):,} logged {plural(len(record.history), 'step')}",
         settings=settings_that_differ(record.settings),
@@ -168,10 +63,6 @@ def _write(record: Record, drawn: list[Chart]) -> Path:
         phases=phases(record.results.get("seconds", {})),
         command=shlex.join(["python", "-m", "grpo.train", *record.overrides]),
     )
-    path = record.folder / "report.html"
-    with written_aside(path) as partial:
-        partial.write_text(page, encoding="utf-8")
-    return path
 
 
 def headline(record: Record) -> str:
@@ -204,10 +95,6 @@ def beyond_chance(difference: dict[str, Any]) -> bool:
 
 def _points(difference: dict[str, Any]) -> str:
     return f"{difference['low'] * 100:+z.1f} to {difference['high'] * 100:+z.1f}"
-
-
-def plural(count: int, noun: str) -> str:
-    return noun if count == 1 else f"{noun}s"
 
 
 def moved(record: Record) -> list[dict[str, Any]]:
@@ -259,10 +146,6 @@ def changes(record: Record) -> list[dict[str, Any]]:
     return rows
 
 
-def signed(number: str) -> str:
-    return number if number.startswith("-") else f"+{number}"
-
-
 def asked(record: Record) -> list[dict[str, Any]]:
     """Each question with what the policy said to it, by step."""
     questions: dict[str, dict[str, Any]] = {}
@@ -281,10 +164,6 @@ def settings_that_differ(settings: dict[str, Any]) -> list[tuple[str, str, str]]
         for key in keys
         if key != "experiment" and defaults.get(key) != here.get(key)
     ]
-
-
-def written(value: Any) -> str:
-    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def facts(record: Record) -> dict[str, str]:
@@ -319,36 +198,31 @@ def phases(seconds: dict[str, float]) -> list[tuple[str, float, float]]:
     return [(PHASES.get(name, name), value, value / whole) for name, value in seconds.items() if value >= 0.005]
 
 
-def tinted(completion: str) -> Markup:
-    """A completion with its tags marked."""
-    text = printable(completion).strip("\n")
-    parts, end = [], 0
-    for tag in TAG.finditer(text):
-        parts += [escape(text[end : tag.start()]), Markup("<b>{}</b>").format(tag[0])]
-        end = tag.end()
-    return Markup("").join([*parts, escape(text[end:])])
-
-
 def main() -> None:
     take_any_text()
     parser = argparse.ArgumentParser(
         prog="python -m grpo.report",
-        description="Write report.html into the folder of a run: one page that needs no network and no JavaScript.",
-        epilog="A run that is still training is reported as far as it has come.",
+        description="Write report.html into the folder of a run or of a sweep: one page that needs no network and no "
+        "JavaScript; of a sweep sweep.csv, too.",
+        epilog="What is still training is reported as far as it has come. Any folder with runs below it is a sweep.",
     )
-    parser.add_argument("run", type=Path, help="the folder of a run, outputs/DATE/TIME")
-    parser.add_argument("--figures", action="store_true", help="also write its figures as PNG, into RUN/figures/")
+    parser.add_argument("folder", type=Path, help="outputs/DATE/TIME of a run, outputs/sweeps/DATE/TIME of a sweep")
+    parser.add_argument("--baseline", help="of a sweep: the setting that the others are compared with, else the first")
+    parser.add_argument("--figures", action="store_true", help="also write its figures as PNG, into FOLDER/figures/")
     arguments = parser.parse_args()
+    folder: Path = arguments.folder
+    pictures = folder / "figures" if arguments.figures else None
     try:
-        record = read(arguments.run)
-        drawn = _charts(record)
-        say(f"Report: {shortest(_write(record, drawn))}")
-        if arguments.figures:
-            folder = arguments.run / "figures"
-            folder.mkdir(exist_ok=True)
-            for chart in drawn:
-                chart.save(folder)
-            say(f"{len(drawn)} figures: {shortest(folder)}")
+        if not (folder / ".hydra" / "config.yaml").is_file() and holds_runs(folder):
+            page = write_sweep_report(folder, arguments.baseline, pictures)
+        elif arguments.baseline is not None:
+            read(folder)
+            raise UserError(f"--baseline {arguments.baseline!r}: {folder} is a run; it is a sweep that has a baseline.")
+        else:
+            page = write_report(folder, pictures)
+        say(f"Report: {shortest(page)}")
+        if pictures:
+            say(f"{len([*pictures.glob('*.png')])} figures: {shortest(pictures)}")
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ SMALL = [
     "data.eval_problems=4",
 ]
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # One that goes on until it is stopped; each step waits for its reward.
 LONG = [*SMALL[1:], "max_steps=12", "save_steps=null", "threads=1", "reward_files=[slow.py]", "+rewards.slow=0"]
 
@@ -169,3 +171,14 @@ def command(tmp_path):
         )
 
     return call
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is here; on Debian: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)

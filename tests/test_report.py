@@ -13,10 +13,10 @@ import pytest
 
 from grpo.errors import UserError
 from grpo.figures import COLOURS, HUES, colours, spread
-from grpo.report import headline, main, read, write_report
+from grpo.record import read
+from grpo.report import headline, main, write_report
 from tests.conftest import SMALL
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FIGURES = {
     "reward",
     "rewards",
@@ -47,17 +47,6 @@ def finished(tmp_path_factory) -> Path:
 def run(finished, tmp_path) -> Path:
     """The same, to be changed."""
     return shutil.copytree(finished, tmp_path / "run")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is here; on Debian: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -164,9 +153,6 @@ def test_a_single_step_is_seen(run, browser) -> None:
 
 def test_what_is_no_run_is_refused(run, tmp_path) -> None:
     with pytest.raises(UserError, match="is not the folder of a run; give the one that a run named at its end"):
-        read(tmp_path)
-    (tmp_path / "multirun.yaml").touch()
-    with pytest.raises(UserError, match=r"is the folder of a sweep.*Name one of its 1 runs, .*run"):
         read(tmp_path)
     whole = (run / "results.json").read_text()
     (run / "results.json").write_text(whole[:50])

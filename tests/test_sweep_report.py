@@ -1,0 +1,236 @@
+"""The page about a sweep and its table: of a real one, of damaged ones, and of ones that were made up."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean
+
+import pandas as pd
+import pytest
+from scipy.stats import ttest_rel
+
+from grpo.comparison import PRIMARY
+from grpo.errors import UserError
+from grpo.figures import COLOURS
+from grpo.report import main
+from grpo.sweep_report import write_sweep_report
+from tests.conftest import SMALL
+from tests.made_up import made_up, made_up_sweep, plan
+
+FIGURES = {
+    "settings",
+    "effect_0",
+    "rewards_correctness_mean",
+    "by_completions",
+    "rewards_strict_format_mean",
+    "rewards_soft_format_mean",
+    "completions_mean_length",
+    "frac_reward_zero_std",
+    "eval_accuracy_strict",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A real sweep of six jobs, reported."""
+    folder = tmp_path_factory.mktemp("sweep")
+    varied = ["num_generations=2,4", "seed=0,1,2"]
+    given = [*SMALL, "eval_steps=1", "data.validation_problems=4", "tracking=none", "threads=1"]
+    given = [each for each in given if not each.startswith("num_generations")]
+    command = [sys.executable, "-m", "grpo.train", "-m", *varied, *given, "hydra.sweep.dir=sweep"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (folder / "sweep" / "report.html").unlink(missing_ok=True)
+    write_sweep_report(folder / "sweep")
+    return folder / "sweep"
+
+
+@pytest.fixture
+def sweep(finished, tmp_path) -> Path:
+    """The same, to be changed."""
+    return shutil.copytree(finished, tmp_path / "sweep")
+
+
+def solved(folder: Path, job: int, share: float) -> None:
+    """Write down that a job had this share of right answers."""
+    path = folder / str(job) / "results.json"
+    results = json.loads(path.read_text())
+    results["after"]["accuracy_strict"] = share
+    path.write_text(json.dumps(results))
+
+
+def text(page: str) -> str:
+    """What is read of a page, its figures left out."""
+    page = re.sub(r"<(svg|style).*?</\1>", "", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser(finished, browser, width: int, scheme: str) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=False
+    )
+    page, requests, complaints = context.new_page(), [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(f"file://{finished}/report.html")
+    assert requests == [f"file://{finished}/report.html"] and not complaints
+    figures = page.locator("figure").all()
+    assert {figure.get_attribute("id") for figure in figures} == FIGURES
+    for figure in figures:
+        box, drawn = figure.bounding_box(), figure.locator("svg").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        assert drawn["width"] > 300 and drawn["height"] > 80
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page_colour = COLOURS["page"][scheme == "dark"]
+    assert background == f"rgb({', '.join(str(int(page_colour[i : i + 2], 16)) for i in (1, 3, 5))})"
+    for words in (
+        "Right answers",
+        "Other figures",
+        "The effect of num_generations",
+        "Curves",
+        "conditional on the runs",
+    ):
+        assert page.get_by_text(words, exact=False).first.is_visible()
+
+
+def test_page_and_table_say_what_scipy_says(sweep) -> None:
+    right = {2: [0.25, 0.5, 0.25], 4: [0.75, 0.75, 1.0]}
+    for job, share in enumerate(right[2] + right[4]):
+        solved(sweep, job, share)
+    page = write_sweep_report(sweep).read_text()
+    assert "http:" not in re.sub(r'xmlns(:\w+)?="http://[^"]+"', "", page) and "https:" not in page
+    assert "<script" not in page
+    test = ttest_rel(right[4], right[2])
+    low, high = test.confidence_interval()
+    cells = ["num_generations=4", "3", "83.3% (14.4)", "+50.0", f"{low * 100:.1f} to {high * 100:.1f}"]
+    assert " ".join([*cells, f"{test.pvalue:.2g}", f"{test.pvalue:.2g}"]) in text(page)
+    assert f"differences from num_generations=2 below about {(high - low) * 50:.1f} points cannot be told" in text(page)
+    table = pd.read_csv(sweep / "sweep.csv").set_index(["num_generations", "figure"])
+    row = table.loc[(4, PRIMARY)]
+    assert (row["low"], row["high"]) == pytest.approx((low, high)) and row["p"] == pytest.approx(test.pvalue)
+    assert row["p_holm"] == row["p"] and row["mean"] == pytest.approx(fmean(right[4])) and row["seeds"] == 3
+    assert not row["baseline"] and table.loc[(2, PRIMARY)]["baseline"] and pd.isna(table.loc[(2, PRIMARY)]["p"])
+    results = [json.loads((sweep / str(job) / "results.json").read_text()) for job in (3, 4, 5)]
+    for figure in ("mean_completion_tokens", "truncated", "rewards/xmlcount", "reward"):
+        assert table.loc[(4, figure)]["mean"] == pytest.approx(fmean(each["after"][figure] for each in results))
+        assert table.loc[(4, figure)]["problems_low"] <= table.loc[(4, figure)]["problems_high"]
+    assert table.loc[(4, "train_seconds")]["mean"] == pytest.approx(fmean(each["train_seconds"] for each in results))
+
+
+def test_what_is_missing_is_listed_and_not_averaged(sweep) -> None:
+    for job, share in enumerate([0.25, 0.5, 0.5, 1.0, 0.75, 0.75]):
+        solved(sweep, job, share)
+    (sweep / "0" / "results.json").unlink()
+    (sweep / "4" / "results.json").unlink()
+    (sweep / "4" / "error.txt").write_text("no space is left <b>\n")
+    solved(sweep, 5, 0.0)
+    results = json.loads((sweep / "5" / "results.json").read_text())
+    (sweep / "5" / "results.json").write_text(json.dumps(results | {"stopped_by": "no_signal", "steps": 1}))
+    plan(sweep, *(f"num_generations={k} seed={seed}" for k in (2, 4, 8) for seed in (0, 1, 2)))
+    page = text(write_sweep_report(sweep).read_text())
+    assert "5 of 9 jobs are missing from this." in page
+    assert "job 0 · unfinished · num_generations=2 seed=0 interrupted, or still running: 2 steps on record" in page
+    assert "job 4 · failed · num_generations=4 seed=1 no space is left &lt;b&gt;" in page
+    assert all(f"job {job} · not started · num_generations=8 seed={job - 6}" in page for job in (6, 7, 8))
+    assert "job 5 · num_generations=4 seed=2 Ended early, by the alarm no_signal at step 1; its figures count" in page
+    # Two seeds each, one of them in common.
+    assert "num_generations=4 2 50.0% (70.7) -50.0 1 in common unknown – –" in page
+    assert "python -m grpo.train -m ..." in page
+
+
+def test_nothing_has_finished(sweep, tmp_path) -> None:
+    for path in sweep.glob("*/results.json"):
+        path.unlink()
+    page = text(write_sweep_report(sweep).read_text())
+    assert "None of 6 jobs has finished: there is nothing to compare yet." in page and "job 5 · unfinished" in page
+    assert pd.read_csv(sweep / "sweep.csv").empty
+    with pytest.raises(UserError, match="none of its runs has finished"):
+        write_sweep_report(sweep, "num_generations=4")
+    (tmp_path / "planned").mkdir()
+    plan(tmp_path / "planned", "seed=0", "seed=1")
+    assert "None of 2 jobs has finished" in text(write_sweep_report(tmp_path / "planned").read_text())
+
+
+def test_the_command(sweep, monkeypatch, capsys) -> None:
+    def call(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["grpo.report", *arguments])
+        main()
+        return capsys.readouterr().out
+
+    assert "9 figures" in call(str(sweep), "--baseline", "num_generations=4", "--figures")
+    assert {file.stem for file in (sweep / "figures").glob("*.png")} == FIGURES
+    assert pd.read_csv(sweep / "sweep.csv").query("baseline")["num_generations"].unique().tolist() == [4]
+    assert "report.html" in call(str(sweep / "0"))
+    for arguments, words in (
+        ([str(sweep), "--baseline", "num_generations=3"], r"Did you mean 'num_generations=4'\? Known: .*=4\."),
+        ([str(sweep / "0"), "--baseline", "x"], "is a run; it is a sweep that has a baseline"),
+        ([str(sweep / "0" / "evaluations")], "is not the folder of a run"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            call(*arguments)
+
+
+def test_many_settings_and_factors(tmp_path) -> None:
+    shares = {
+        f"num_generations={k} rewards={rewards}": [0.5 + k / 100, 0.5 + k / 90, 0.5 + k / 80]
+        for k in (2, 4, 8, 16, 32)
+        for rewards in ("default", "no_format")
+    }
+    page = write_sweep_report(made_up_sweep(tmp_path, shares)).read_text()
+    said = text(page)
+    assert "Of 10 settings these are the baseline and the 7 that end furthest from it." in said
+    assert "mean total reward" not in said and "reward xmlcount" in said  # the stacks weigh differently
+    assert "Compared are runs that differ in the factor alone" in said and 'id="effect_1"' in page
+    assert "first" in said and "1 of the differences is the same in every seed" in said
+
+
+def test_a_search(tmp_path) -> None:
+    right = {f"num_generations={k}": [share] for k, share in ((2, 0.5), (4, 0.7), (8, 0.9), (16, 0.8))}
+    folder = made_up_sweep(tmp_path, right)
+    made_up(folder / "4", "num_generations=32", right=0.95, stopped_by="pruning", steps=3)
+    (folder / "5").mkdir()
+    (folder / "5" / "error.txt").write_text("out of memory")
+    names = [*right, "num_generations=32", "num_generations=64"]
+    plan(folder, *names, maximize=["accuracy_strict"])
+    said = text(write_sweep_report(folder).read_text())
+    assert "num_generations=8 had the highest figure for correct inside &lt;answer&gt;, 90.0%." in said
+    assert "job 4 · pruned · num_generations=32 at step 3" in said and "job 5 · failed" in said
+    assert "1 of 6 jobs is missing from this." in said and "Other figures" not in said
+    assert not pd.read_csv(folder / "sweep.csv")["baseline"].any()
+    with pytest.raises(UserError, match="is a search, whose trials are compared with one another"):
+        write_sweep_report(folder, "num_generations=2")
+    plan(folder, *names, maximize=["accuracy_strict"], minimize=["train_seconds"])
+    page = write_sweep_report(folder).read_text()
+    assert 'id="front"' in page and "the Pareto front" in page
+    assert len(re.findall(r"<tr><td><strong>", page)) == 1  # the seconds are alike
+    plan(folder, *names, maximize=["accuracy_strict", "soft_format"], minimize=["train_seconds"])
+    assert 'id="front"' not in write_sweep_report(folder).read_text()
+
+
+HOSTILE = "</td><script>document.title='owned'</script><img src=http://127.0.0.1/x> $x^{2$ \x1b[31m漢 " + "y" * 3000
+
+
+def test_any_text_is_shown_as_text(tmp_path, browser, recwarn) -> None:
+    folder = tmp_path / "<i>sweep"
+    made_up_sweep(folder, {"num_generations=4": [0.5, 0.6], "num_generations=8": [0.6, 0.8]})
+    for job in range(4):
+        overrides = [f"+{HOSTILE[:60]}=${HOSTILE[:300]}{job // 2}", f"optimizer.lr=<b>{job // 2}$"]
+        (folder / str(job) / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
+    (folder / "4").mkdir()
+    (folder / "4" / "error.txt").write_text(HOSTILE)
+    plan(folder, *[HOSTILE] * 5, command=HOSTILE)
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(write_sweep_report(folder).as_uri())
+    assert page.title() == "<i>sweep · grpo report" and page.locator("script, img").count() == 0 and len(requests) == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert "\x1b" not in (folder / "report.html").read_text()
+    assert pd.read_csv(folder / "sweep.csv")["setting"].nunique() == 2
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
