@@ -173,7 +173,7 @@ def run(
         low, high = evaluation.intervals["accuracy_strict"]
         right = evaluation.figures["accuracy_strict"]
         say(f"step {step}: {right:.1%} of {len(splits.validation)} validation problems right ({low:.1%} to {high:.1%})")
-        if prune and prune(evaluation.figures, step):
+        if prune and step and prune(evaluation.figures, step):
             recorder.stopped_by = PRUNING
 
     exit_code = 1
