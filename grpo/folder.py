@@ -251,7 +251,10 @@ def cut_back(folder: Path, config: Config) -> Path | None:
     for path in (*folder.glob("completions/step_*"), *folder.glob("evaluations/step_*")):
         if int(path.name.removeprefix("step_").partition(".")[0]) > step:
             path.unlink()
-    for path in (folder / "results.json", folder / "report.html", *folder.glob("evaluations/after.*")):
+    for path in (
+        *(folder / name for name in ("results.json", "report.html", ERROR)),
+        *folder.glob("evaluations/after.*"),
+    ):
         path.unlink(missing_ok=True)
     if gone := put_back(checkpoint, folder):
         say(f"{len(gone)} files of completions/ are gone, {gone[0]} the first; they are not made again.")
