@@ -17,8 +17,12 @@ from grpo.config import Config
 from grpo.device import cores
 from grpo.errors import UserError
 
-# The extra of pyproject.toml that brings each.
-EXTRAS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+# What brings each.
+PACKAGES = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+}
 
 Call = tuple[list[str], int]  # the overrides of a job, and its number
 
@@ -32,9 +36,9 @@ def build_launcher(context: HydraContext, task: TaskFunction, master: DictConfig
     try:
         return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=master)
     except (RuntimeError, ImportError) as error:
-        if name not in EXTRAS:
+        if name not in PACKAGES:
             raise
-        raise UserError(f"hydra/launcher={name}: it is not installed: pip install 'grpo[{EXTRAS[name]}]'.") from error
+        raise UserError(f"hydra/launcher={name}: it is not installed: pip install {PACKAGES[name]}") from error
 
 
 def kind(launcher: Launcher) -> str:

@@ -39,7 +39,7 @@ def run_search(context: HydraContext, master: DictConfig, launcher: Launcher, ar
     try:
         import optuna
     except ImportError as error:
-        raise UserError("hydra/sweeper=optuna: Optuna is not installed: pip install 'grpo[optuna]'.") from error
+        raise UserError("hydra/sweeper=optuna: Optuna is not installed: pip install optuna") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = master.hydra.sweeper
     space, fixed = search_space(context, arguments)

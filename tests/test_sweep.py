@@ -16,10 +16,14 @@ import pytest
 from hydra import compose
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 
 from grpo.config import configs
+from grpo.errors import UserError
 from grpo.jobs import Job, compose_jobs, values_listed
+from grpo.launching import build_launcher
+from grpo.search import run_search
 from tests.conftest import LONG, SMALL, surroundings, wandb_records
 from tests.test_config import imported
 from tests.test_resume import assert_same
@@ -218,6 +222,21 @@ def test_what_cannot_run_is_refused_before_the_first_job(tmp_path, arguments: li
     assert done.returncode == 1
     assert said.startswith("error: ") and message in said and "Traceback" not in said
     assert not imported(done, "torch") and not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_what_is_not_installed_is_named(monkeypatch) -> None:
+    plugin = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+    monkeypatch.delitem(Plugins.instance().class_name_to_class, plugin)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with configs():
+        context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
+        master = compose("config", ["hydra/launcher=joblib"], return_hydra_config=True)
+    with pytest.raises(
+        UserError, match="hydra/launcher=joblib: it is not installed: pip install hydra-joblib-launcher"
+    ):
+        build_launcher(context, print, master)
+    with pytest.raises(UserError, match="hydra/sweeper=optuna: Optuna is not installed: pip install optuna"):
+        run_search(context, master, None, [])
 
 
 def test_folders_of_others(start, tmp_path: Path) -> None:
