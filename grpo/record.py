@@ -60,10 +60,10 @@ def read(folder: Path) -> Record:
     settings = _parsed(folder / ".hydra" / "config.yaml", yaml.safe_load)
     if not isinstance(settings, dict) or not isinstance(settings.get("rewards"), dict):
         raise UserError(f"{folder} is not the folder of a training run: its settings name no rewards.")
-    if not settings.keys() >= {"prompts_per_step", "max_completion_length", "model", "data"}:
+    if not settings.keys() >= {"prompts_per_step", "max_completion_length", "model", "data", "seed"}:
         raise UserError(f"{folder} is not the folder of a training run, which is all that a report is about.")
     results = _parsed(folder / "results.json", json.loads)
-    if results is not None and not (isinstance(results, dict) and results.keys() >= RESULTS):
+    if results is not None and not _whole(results):
         raise UserError(f"{folder / 'results.json'} is damaged, or was written by another version of this project.")
     lines = _lines(folder / "metrics.jsonl", {"step"})
     metrics = pd.DataFrame([line for line in lines if "alarm" not in line], columns=None if lines else ["step"])
@@ -81,6 +81,16 @@ def read(folder: Path) -> Record:
         metrics[metrics["eval/accuracy_strict"].notna()] if "eval/accuracy_strict" in metrics else metrics[:0],
         [line for line in lines if "alarm" in line],
         _lines(folder / "transcripts.jsonl", {"step", "question", "gold", "completion"}),
+    )
+
+
+def _whole(results: Any) -> bool:
+    return (
+        isinstance(results, dict)
+        and results.keys() >= RESULTS
+        and all(isinstance(results[when], dict) for when in ("before", "after"))
+        and isinstance(results["after"].get("n"), int)
+        and isinstance(results["steps"], int)
     )
 
 
