@@ -59,13 +59,13 @@ def settings_figure(settings: Sequence[Setting], baseline: Setting, hues: Mappin
 def rows(found: Sequence[Row]) -> tuple[Figure, Axes]:
     """A row each, its name above its dots."""
     names = [lines(row.name) for row in found]
-    heights = [0.36 + 0.18 * (name.count("\n") + 1) for name in names]  # inches
+    heights = [0.4 + 0.18 * (name.count("\n") + 1) for name in names]  # inches
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
     figure = Figure(figsize=(WIDTH, 0.5 + sum(heights)), layout=layout)
     axes = figure.add_subplot()
     top = 0.0
     for name, height, row in zip(names, heights, found, strict=True):
-        middle = top + height - 0.2
+        middle = top + height - 0.22
         axes.text(
             0, top + 0.03, name, transform=axes.get_yaxis_transform(), va="top", linespacing=1.0, parse_math=False
         )
