@@ -520,8 +520,9 @@ def _compared(sweep: Sweep, baseline: Setting) -> list[str]:
     pairs = sorted({contrast.paired.pairs for contrast in tested})
     seeds = f"{pairs[0]} to {pairs[-1]} seeds" if len(pairs) > 1 else f"{pairs[0]} seeds"
     sure = [contrast for contrast in tested if contrast.sure]
+    untested = _untested(len(settings) - 1 - len(tested), baseline)
     if not sure:
-        return [_cannot_tell(baseline, tested, len(settings), seeds), *_over_all(sweep, baseline)]
+        return [_cannot_tell(baseline, tested, seeds), *untested, *_over_all(sweep, baseline)]
     leader = max(settings, key=_mean)
     if (told := found.get(leader.name)) in sure and told and told.paired.difference > 0:
         said = (
@@ -534,12 +535,19 @@ def _compared(sweep: Sweep, baseline: Setting) -> list[str]:
             f"{told.setting.name} had {_points(told.paired.difference, ' right answers')} than {baseline.name} on "
             f"{problems}, {_over_seeds(told.setting)} against {with_unit(PRIMARY, _mean(baseline))}"
         )
-    return [f"{said} ({_certainty(told)}).", *_rest(told, sure, len(settings) - 1, baseline, seeds)]
+    return [f"{said} ({_certainty(told)}).", *_rest(told, sure, len(tested), baseline, seeds), *untested]
 
 
-def _rest(told: Contrast, sure: list[Contrast], compared: int, baseline: Setting, seeds: str) -> list[str]:
+def _untested(count: int, baseline: Setting) -> list[str]:
+    if not count:
+        return []
+    has = f"{count} {'setting has' if count == 1 else 'settings have'}"
+    return [f"{has} fewer than two seeds in common with {baseline.name}, which tells nothing."]
+
+
+def _rest(told: Contrast, sure: list[Contrast], tested: int, baseline: Setting, seeds: str) -> list[str]:
     """What of the other settings is told from the baseline, and that the rest is not."""
-    said, also, unsure = [], [contrast for contrast in sure if contrast is not told], compared - len(sure)
+    said, also, unsure = [], [contrast for contrast in sure if contrast is not told], tested - len(sure)
     if also:
         named = ", ".join(f"{each.setting.name} ({_signed(each.paired.difference)})" for each in also[:3])
         more = f" and {len(also) - 3} more" if len(also) > 3 else ""
@@ -561,11 +569,11 @@ def _alone(setting: Setting, problems: str) -> str:
     )
 
 
-def _cannot_tell(baseline: Setting, tested: list[Contrast], settings: int, seeds: str) -> str:
+def _cannot_tell(baseline: Setting, tested: list[Contrast], seeds: str) -> str:
     largest = max(tested, key=lambda contrast: abs(contrast.paired.difference))
     if all(contrast.paired.difference == contrast.reach == 0 for contrast in tested):
         return f"In each of {seeds} every setting had the same share of right answers: nothing tells them apart."
-    which = "the largest difference in right answers" if settings > 2 else "the difference in right answers"
+    which = "the largest difference in right answers" if len(tested) > 1 else "the difference in right answers"
     return (
         f"These {seeds} cannot tell the settings apart: {which} from {baseline.name}, "
         f"{_signed(largest.paired.difference)} points of {largest.setting.name}, has a 95% interval from "

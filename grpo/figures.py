@@ -89,7 +89,7 @@ class Chart:
     def save(self, folder: Path) -> None:
         """Write it as PNG; there the title stands in the picture."""
         with _saving():
-            title = self.figure.suptitle(self.title, x=0.02, ha="left", weight="bold")
+            title = self.figure.suptitle(self.title, x=0.02, ha="left", weight="bold", parse_math=False)
             self.figure.savefig(folder / f"{self.name}.png", dpi=200, facecolor=COLOURS["page"][0])
             title.remove()
 

@@ -27,7 +27,7 @@ CURVES = {
     "rewards/strict_format/mean": "Score of strict_format",
     "rewards/soft_format/mean": "Score of soft_format",
     "completions/mean_length": "Length of completions, tokens",
-    "frac_reward_zero_std": "Groups without any difference in the total",
+    "frac_reward_zero_std": "Groups without any difference",
 }
 SHARES = {"frac_reward_zero_std", "eval/accuracy_strict"}
 MOST = len(HUES)  # settings with a colour of their own
@@ -59,13 +59,13 @@ def settings_figure(settings: Sequence[Setting], baseline: Setting, hues: Mappin
 def rows(found: Sequence[Row]) -> tuple[Figure, Axes]:
     """A row each, its name above its dots."""
     names = [lines(row.name) for row in found]
-    heights = [0.36 + 0.18 * (name.count("\n") + 1) for name in names]  # inches
+    heights = [0.4 + 0.18 * (name.count("\n") + 1) for name in names]  # inches
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
     figure = Figure(figsize=(WIDTH, 0.5 + sum(heights)), layout=layout)
     axes = figure.add_subplot()
     top = 0.0
     for name, height, row in zip(names, heights, found, strict=True):
-        middle = top + height - 0.2
+        middle = top + height - 0.22
         axes.text(
             0, top + 0.03, name, transform=axes.get_yaxis_transform(), va="top", linespacing=1.0, parse_math=False
         )
@@ -100,9 +100,10 @@ def fit(axes: Axes, side: str, values: Sequence[float]) -> None:
     axis.set_major_formatter(PercentFormatter(1, decimals=0 if high - low > 0.04 else 1))
 
 
-def effect_figure(effect: Effect, place: int) -> Chart:
-    """A factor's levels: along an axis where they are numbers, else a row each."""
-    note = "a dot: a seed, over the other factors; the mean with its 95% interval over seeds"
+def effect_figure(effect: Effect, place: int, several: bool) -> Chart:
+    """A factor's levels, of one factor or of `several`: along an axis where they are numbers, else a row each."""
+    over = ", over the other factors" if several else ""
+    note = f"a dot: a seed{over}; the mean with its 95% interval over seeds"
     title = f"Effect of {printable(effect.factor)} on right answers"
     numbers = [number(level.name) for level in effect.levels]
     with mpl.rc_context(STYLE):
@@ -146,7 +147,7 @@ def curves(settings: Sequence[Setting], hues: Mapping[str, str]) -> list[Chart]:
     found = [curve(chosen, hues, column, title, column) for column, title in CURVES.items()]
     completions = {setting.name: Batch(**one(setting).results["batch"]).completions for setting in chosen}
     if len({*completions.values()}) > 1:
-        title = "Score of correctness, by completions sampled"
+        title = "Correctness by completions sampled"
         column = "rewards/correctness/mean"
         found.insert(1, curve(chosen, hues, column, title, "by_completions", completions))
     found.append(curve(chosen, hues, "eval/accuracy_strict", "Right on validation problems", "eval/accuracy_strict"))
@@ -232,5 +233,7 @@ def front_figure(trials: Sequence[Trial], figures: Sequence[str]) -> Chart:
             axis.set_major_locator(MaxNLocator(5))
             if name not in NUMBERS and not name.startswith("rewards/"):
                 axis.set_major_formatter(PercentFormatter(1, decimals=0))
+                low, high = axis.get_view_interval()
+                axis.set_view_interval(max(low, -0.02), min(high, 1.02), ignore=True)
     note = "blue: no other trial is at least as good in both and better in one; the numbers are jobs"
     return Chart("front", " and ".join(shown(name)[0] for name in figures), note, figure)

@@ -15,11 +15,15 @@ from grpo.comparison import (
     Effect,
     Setting,
     Sweep,
+    Trial,
+    Undone,
     choose,
     contrasts,
     could_be_told,
     effects,
     findings,
+    natural,
+    number,
     over_problems,
     p_text,
     read_sweep,
@@ -70,6 +74,8 @@ def write_sweep_report(folder: Path, baseline: str | None = None, figures: Path 
     problems: Problems = over_problems(sweep, base) if base and found else {}
     hues = colours(sweep, base, found.get(PRIMARY, {})) if base else {}
     measured = effects(sweep, base) if base and found else []
+    if len(measured) == 1 and any(number(level.name) is None for level in measured[0].levels):
+        measured = []  # the figure of the settings says as much
     drawn = draw(sweep, base, hues, measured)
     with written_aside(folder / "sweep.csv") as partial:
         table(sweep, base, found, problems).to_csv(partial, index=False)
@@ -85,10 +91,9 @@ def write_sweep_report(folder: Path, baseline: str | None = None, figures: Path 
         settings=compared(sweep, base, found[PRIMARY], problems) if base and found else [],
         told=told(base, found[PRIMARY]) if base and found else "",
         others=others(sweep, base, found) if base and found else None,
-        trials=[
-            (trial, [cell(figure, each) for figure, each in zip(sweep.maximize, trial.values, strict=True)])
-            for trial in (trials(sweep) if sweep.maximize else [])
-        ],
+        missing=sweep.missing if sweep.maximize else sweep.undone,
+        pruned=len(sweep.undone) > len(sweep.missing),
+        trials=tried(sweep) if sweep.maximize else [],
         objectives=[
             f"{shown(name)[0]}, {'highest' if most else 'lowest'} best" for name, most in sweep.maximize.items()
         ],
@@ -121,7 +126,7 @@ def draw(sweep: Sweep, baseline: Setting | None, hues: Mapping[str, str], measur
         )
     return Drawn(
         [settings_figure(sweep.compared, baseline, hues)],
-        [effect_figure(effect, i) if effect.levels else None for i, effect in enumerate(measured)],
+        [effect_figure(effect, i, len(measured) > 1) if effect.levels else None for i, effect in enumerate(measured)],
         curves(sweep.compared, hues),
     )
 
@@ -132,11 +137,20 @@ def facts(sweep: Sweep) -> str:
     asked = sorted({int(run.results["after"]["n"]) for run in runs})
     known = [
         f"{sweep.jobs:,} {plural(sweep.jobs, 'job')}, {len(sweep.trials):,} done",
-        f"{len(sweep.settings):,} {plural(len(sweep.settings), 'setting')}",
+        "" if sweep.maximize else f"{len(sweep.settings):,} {plural(len(sweep.settings), 'setting')}",
         f"{plural(len(seeds), 'seed')} {', '.join(map(str, seeds))}" if seeds else "",
         f"{' or '.join(f'{n:,}' for n in asked)} held-out {plural(asked[-1], 'problem')}" if asked else "",
     ]
     return " · ".join(part for part in known if part)
+
+
+def tried(sweep: Sweep) -> list[tuple[Trial | Undone, list[str]]]:
+    """Every trial of a search, with its figures where it is whole."""
+    whole = [
+        (trial, [cell(figure, each) for figure, each in zip(sweep.maximize, trial.values, strict=True)])
+        for trial in trials(sweep)
+    ]
+    return sorted([*whole, *((job, []) for job in sweep.undone)], key=lambda each: natural(each[0].folder))
 
 
 def early(sweep: Sweep) -> list[tuple[str, str, str]]:
@@ -195,15 +209,13 @@ def told(baseline: Setting, found: Mapping[str, Contrast]) -> str:
         )
     if (reach := could_be_told(found.values())) is None:
         return still
-    low, high = (f"{each * 100:.1f}" for each in reach)
     pairs = sorted({contrast.paired.pairs for contrast in found.values() if contrast.paired.pairs > 1})
     seeds = f"{pairs[0]} to {pairs[-1]}" if len(pairs) > 1 else str(pairs[0])
-    below = (
-        f"{low} points" if low == high else f"{low} points (the steadiest setting) to {high} points (the least steady)"
-    )
+    low, high = (f"below about {each * 100:.1f} points" if each < 1 else "of any size" for each in reach)
+    which = low if low == high else f"{low} (the steadiest setting) or even {high} (the least steady)"
     return (
-        f"With this spread and {seeds} seeds, differences from {baseline.name} below about {below} "
-        f"cannot be told from chance. {still}"
+        f"With this spread and {seeds} seeds, differences from {baseline.name} {which} cannot be told from chance. "
+        f"{still}"
     )
 
 

@@ -200,7 +200,7 @@ def test_a_search(tmp_path) -> None:
     plan(folder, *names, maximize=["accuracy_strict"])
     said = text(write_sweep_report(folder).read_text())
     assert "num_generations=8 had the highest figure for correct inside &lt;answer&gt;, 90.0%." in said
-    assert "job 4 · pruned · num_generations=32 at step 3" in said and "job 5 · failed" in said
+    assert "4 num_generations=32 pruned at step 3 5 num_generations=64 failed" in said and "job 5 · failed" in said
     assert "1 of 6 jobs is missing from this." in said and "Other figures" not in said
     assert not pd.read_csv(folder / "sweep.csv")["baseline"].any()
     with pytest.raises(UserError, match="is a search, whose trials are compared with one another"):
