@@ -522,7 +522,7 @@ def _compared(sweep: Sweep, baseline: Setting) -> list[str]:
     sure = [contrast for contrast in tested if contrast.sure]
     untested = _untested(len(settings) - 1 - len(tested), baseline)
     if not sure:
-        return [_cannot_tell(baseline, tested, seeds), *untested, *_over_all(sweep, baseline)]
+        return [*_cannot_tell(baseline, tested, seeds), *untested, *_over_all(sweep, baseline)]
     leader = max(settings, key=_mean)
     if (told := found.get(leader.name)) in sure and told and told.paired.difference > 0:
         said = (
@@ -569,16 +569,24 @@ def _alone(setting: Setting, problems: str) -> str:
     )
 
 
-def _cannot_tell(baseline: Setting, tested: list[Contrast], seeds: str) -> str:
+def _cannot_tell(baseline: Setting, tested: list[Contrast], seeds: str) -> list[str]:
     largest = max(tested, key=lambda contrast: abs(contrast.paired.difference))
     if all(contrast.paired.difference == contrast.reach == 0 for contrast in tested):
-        return f"In each of {seeds} every setting had the same share of right answers: nothing tells them apart."
+        return [f"In each of {seeds} every setting had the same share of right answers: nothing tells them apart."]
+    apart = f"{_signed(largest.paired.difference)} points of {largest.setting.name}"
+    around = f"95% interval from {_signed(largest.paired.low)} to {_signed(largest.paired.high)}"
+    if largest.paired.p < 0.05:
+        return [
+            f"{seeds.capitalize()} are too few to settle which settings differ.",
+            f"The largest difference in right answers from {baseline.name}, {apart}, would stand alone ({around}, p "
+            f"{p_text(largest.paired.p)}), but as one of {len(tested)} comparisons it may be chance (Holm p "
+            f"{p_text(largest.p_holm)}).",
+        ]
     which = "the largest difference in right answers" if len(tested) > 1 else "the difference in right answers"
-    return (
-        f"These {seeds} cannot tell the settings apart: {which} from {baseline.name}, "
-        f"{_signed(largest.paired.difference)} points of {largest.setting.name}, has a 95% interval from "
-        f"{_signed(largest.paired.low)} to {_signed(largest.paired.high)} (Holm p {p_text(largest.p_holm)})."
-    )
+    return [
+        f"These {seeds} cannot tell the settings apart: {which} from {baseline.name}, {apart}, has a {around} "
+        f"(Holm p {p_text(largest.p_holm)})."
+    ]
 
 
 def _over_all(sweep: Sweep, baseline: Setting) -> list[str]:

@@ -187,6 +187,10 @@ class Sweep:
         self.account.terminal.print(settings_table(sweep))
         self.account.say(verdict(sweep))
         self.account.say(f"Report: {shortest(write_sweep_report(self.folder))}")
+        if any(self.folder.glob("*/wandb/offline-run-*")):
+            self.account.say(
+                f"W&B: tracked offline. To upload: wandb sync {shortest(self.folder)}/*/wandb/offline-run-*"
+            )
         missing = [job for job in self.jobs if not is_done(job.folder, job.config)]
         if missing:
             again = f"hydra.sweep.dir={quoted(Path(shortest(self.folder)))}"

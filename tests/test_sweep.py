@@ -119,6 +119,8 @@ def test_job_seven_is_that_setting_run_alone(start, tmp_path: Path) -> None:
     for number in range(8):
         score = [line["rewards/alive/mean"] for line in metrics(tmp_path / "sweep" / str(number)) if "reward" in line]
         assert score == [line["rewards/alive/mean"] for line in metrics(tmp_path / "alone") if "reward" in line]
+        said = (tmp_path / "sweep" / str(number) / "train.log").read_text()
+        assert said.count("Everything is in") == 1 and f"Everything is in sweep/{number}" in said
     assert {score % 100 for score in map(int, score)} == {1}
 
 
@@ -287,6 +289,7 @@ def test_each_job_is_a_wandb_run_named_by_its_overrides(start, tmp_path: Path) -
         assert of["tags"] == ["sweep_k"]
         (end,) = [record["exit"] for record in records if "exit" in record]
         assert end.get("exit_code", 0) == (number == 2)
+    assert "To upload: wandb sync day/time/*/wandb/offline-run-*" in run.said()
 
 
 @pytest.mark.parametrize(
@@ -397,27 +400,26 @@ for task in range(4):
 
 
 @pytest.mark.slow
-def test_what_is_submitted_to_slurm(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_is_submitted_to_slurm(tmp_path: Path, device: str) -> None:
     there = tmp_path / "bin"
     there.mkdir()
     for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("sacct", SACCT)):
         (there / name).write_text(text.format(python=sys.executable, there=str(there)))
         (there / name).chmod(stat.S_IRWXU)
-    sweep = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "hydra.sweeper.parallel=1"]
+    sweep = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=long", "hydra.sweeper.parallel=1"]
     done = subprocess.run(
-        [sys.executable, "-m", "grpo.train", "-m", *sweep, "seed=0,1", "num_generations=2", *FEW],
+        [sys.executable, "-m", "grpo.train", "-m", *sweep, "seed=0,1", "num_generations=2", *FEW, f"device={device}"],
         cwd=tmp_path,
         env=surroundings() | {"PATH": f"{there}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [line.partition(":")[0] for line in lines(done.stdout)] == ["[1/2] seed=0", "[2/2] seed=1"]
     flags = set(re.findall(r"^#SBATCH (--.*)", (there / "submitted.sh").read_text(), re.MULTILINE))
     assert {
         "--array=0-1%1",
-        "--partition=gpu",
+        "--partition=long",
         "--time=240",
         "--cpus-per-task=8",
         "--mem=32GB",
@@ -427,4 +429,10 @@ def test_what_is_submitted_to_slurm(tmp_path: Path) -> None:
         "--job-name=train",
         "--nodes=1",
     } <= flags, flags
-    assert not any("gpu" in flag for flag in flags - {"--partition=gpu"})
+    if device == "cpu":
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert [line.partition(":")[0] for line in lines(done.stdout)] == ["[1/2] seed=0", "[2/2] seed=1"]
+        assert not any("gpu" in flag for flag in flags)
+    else:
+        assert "--gpus-per-node=1" in flags
+        assert done.returncode == 1 and "[2/2] seed=1: failed: device=cuda: no CUDA device is found." in done.stdout
