@@ -32,6 +32,7 @@ from grpo.console import (
     duration,
     listed,
     log,
+    plural,
     printable,
     progress,
     quiet,
@@ -259,7 +260,7 @@ def run(
         for example in results["examples"]:
             title = f"{example['question']} (gold: {example['gold']})"
             say(answers(title, {when: example[when] for when in ("before", "after")}))
-        steps = f"{trainer.state.global_step} steps"
+        steps = f"{trainer.state.global_step} {plural(trainer.state.global_step, 'step')}"
         if recorder.stopped_by:
             steps += f" of {trainer.state.max_steps} (ended by {recorder.stopped_by})"
         say(f"{steps} in {train_seconds:.0f} s. Everything is in {shortest(out)}")

@@ -130,7 +130,7 @@ def test_alarms_reach_the_console_the_record_and_wandb(train, capsys) -> None:
 def test_an_alarm_that_ends_the_run(train, capsys) -> None:
     out, results = train("max_completion_length=4", "stop_on=[truncated]", "max_steps=4")
     assert (results["steps"], results["stopped_by"]) == (1, "truncated") and results["after"]["n"] == 4
-    assert len(metrics(out)) == 1 and "1 steps of 4 (stop_on=truncated)" in capsys.readouterr().out
+    assert len(metrics(out)) == 1 and "1 step of 4 (ended by truncated)" in capsys.readouterr().out
 
 
 def test_numbers_that_go_bad(train) -> None:

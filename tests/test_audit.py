@@ -136,9 +136,10 @@ def test_default_has_limits_and_no_faults(capsys) -> None:
 
 
 @pytest.mark.parametrize("stack", options("rewards"))
-def test_no_shipped_stack_but_verbatim_is_warned_of(stack: str) -> None:
-    if stack == "verbatim":
-        with pytest.raises(UserError, match=r"^fail_on=warning: 8 warnings, 3 notes.$"):
+def test_shipped_stacks_are_warned_of_where_they_should_be(stack: str) -> None:
+    warned = {"verbatim": "8 warnings, 3 notes", "no_correctness": "1 warning, 2 notes"}
+    if stack in warned:
+        with pytest.raises(UserError, match=rf"^fail_on=warning: {warned[stack]}.$"):
             run(f"rewards={stack}", "fail_on=warning")
     else:
         assert all(finding.level == "note" for finding in run(f"rewards={stack}", "fail_on=warning"))

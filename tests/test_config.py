@@ -11,7 +11,7 @@ import yaml
 from grpo.config import CONF, Config, EvaluateConfig, check, compose, options
 from grpo.errors import UserError
 
-GROUPS = {folder.name: options(folder.name) for folder in CONF.iterdir() if folder.is_dir()}
+GROUPS = {folder.name: options(folder.name) for folder in CONF.iterdir() if folder.name != "hydra" and folder.is_dir()}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
         ("model=Qwen/Qwen2.5-7B", "model.path=HUB_ID_OR_FOLDER"),
         ("data=gsm", "data=gsm: there is no such data. Did you mean 'gsm8k'?"),
         ("algorithm=drgrpo", "algorithm=drgrpo: there is no such algorithm. Did you mean 'dr_grpo'?"),
-        ("experiment=nothing", "experiment=nothing: there is no such experiment. Known: gsm8k"),
+        ("experiment=nothing", "experiment=nothing: there is no such experiment. Known: ablate_rewards, gsm8k"),
         ("+experiment=gsm8k", "leave out the plus"),
         (
             "rewards.brevity=1",
@@ -120,7 +120,7 @@ def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
         ("system_prompt", "system_prompt: not a setting; write key=value"),
         ("model.path=a=b", "not a setting; write key=value, and quote a value with = or spaces twice"),
         ("model=null", "a group takes the name of one of its files, as in model=tiny"),
-        ("experiment=[gsm8k,nope]", "experiment=nope: there is no such experiment. Known: gsm8k"),
+        ("experiment=[gsm8k,nope]", "experiment=nope: there is no such experiment. Known: ablate_rewards, gsm8k"),
         ("optimizer.beta2=1", "optimizer.beta2=1.0: must be at least 0 and below 1."),
         ("data.path=folder", "data.path=folder: data=arithmetic has no such setting; choose the dataset with data=."),
         ("hydra.nothing=1", "hydra.nothing: there is no such setting"),
