@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from rich.console import Console
@@ -25,13 +26,14 @@ EARLIER = 100  # runs that are looked through for how long a step takes
 class Account:
     """What becomes of jobs, read from what they write: a line for each that ends, and a bar over the steps of all."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    def __init__(self, jobs: Sequence[Job], total: int) -> None:
+        self.jobs, self.total = jobs, total  # of a search they are fewer at first
         self.terminal = Console(highlight=False)
         self.untold = False  # whether it is still to be said how long it will take
         self.trouble = ""  # what the launcher said when it gave up
-        self.jobs: Sequence[Job] = ()
         self.ended: set[Path] = set()
+        self.at_first: float | None = None  # the share of the work that was done before
+        self.since: tuple[float, float] | None = None  # when the first step was seen, and the share then
 
     def say(self, text: str) -> None:
         self.terminal.print(Text(printable(text)), soft_wrap=True)
@@ -39,16 +41,15 @@ class Account:
     @contextmanager
     def kept(self, jobs: Sequence[Job]) -> Iterator[None]:
         """Of these, while they run."""
-        self.jobs, self.trouble = jobs, ""
+        self.trouble = ""
+        self.ended |= {job.folder for job in self.jobs if is_done(job.folder, job.config)}
         for job in jobs:
-            if is_done(job.folder, job.config):
-                self.ended.add(job.folder)
-            else:
+            if job.folder not in self.ended:
                 forget(job.folder)
-        self.at_first = self._share()
-        self.since: tuple[float, float] | None = None
+        if self.at_first is None:
+            self.at_first = self._share()
         over = threading.Event()
-        watching = threading.Thread(target=self._watch, args=(over,), daemon=True)
+        watching = threading.Thread(target=self._watch, args=(jobs, over), daemon=True)
         watching.start()
         try:
             yield
@@ -59,15 +60,15 @@ class Account:
             if job.folder not in self.ended:
                 self._line(job, f"no result: its process was ended from outside. {self.trouble}".rstrip())
 
-    def _watch(self, over: threading.Event) -> None:
+    def _watch(self, jobs: Sequence[Job], over: threading.Event) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TimeRemainingColumn(compact=True))
         live = self.terminal.is_terminal
         with Progress(*columns, console=self.terminal, expand=True, transient=True, disable=not live) as bar:
-            task = bar.add_task(f"{len(self.ended)} of {len(self.jobs)} jobs", total=1)
+            task = bar.add_task(f"{len(self.ended)} of {self.total} jobs", total=1)
             last = False
             while not last:
                 last = over.wait(LOOK)  # what was written until then is looked at once more
-                for job in self.jobs:
+                for job in jobs:
                     if job.folder not in self.ended and (end := outcome(job.folder)) is not None:
                         self.ended.add(job.folder)
                         self._line(job, in_words(end))
@@ -76,18 +77,17 @@ class Account:
                     self.untold = False
                     self.say(f"time    about {duration(seconds)}, by the first steps")
                 if live:
-                    ended = sum(job.folder in self.ended for job in self.jobs)
-                    bar.update(task, completed=self._share(), description=f"{ended} of {len(self.jobs)} jobs")
+                    bar.update(task, completed=self._share(), description=f"{len(self.ended)} of {self.total} jobs")
 
     def _line(self, job: Job, result: str) -> None:
         seconds = self._left()
         left = f"; about {duration(seconds)} left" if seconds else ""
-        self.say(f"[{job.number + 1}/{self.total}] {job.name}: {result}{left}")
+        self.say(f"[{self.jobs.index(job) + 1}/{self.total}] {job.name}: {result}{left}")
 
     def _left(self) -> float | None:
         """Seconds, by the pace since the first step; None before there is one, and in the last second."""
         now, share = time.monotonic(), self._share()
-        if self.since is None and share > self.at_first:
+        if self.since is None and share > (self.at_first or 0):
             self.since = now, share
         if self.since is None or now - self.since[0] < FIRST or share == self.since[1]:
             return None
@@ -95,23 +95,22 @@ class Account:
         return seconds if seconds >= 1 else None
 
     def _share(self) -> float:
-        """How much of the work is done, by completions trained on."""
-        work = [job.steps() for job in self.jobs]
-        sizes = [
-            1 if None in work else steps * job.completions  # type: ignore[operator]
-            for steps, job in zip(work, self.jobs, strict=True)
-        ]
+        """How much of the work is done, by completions trained on; jobs not known yet count as those that are."""
+        if not self.jobs:
+            return 0.0
+        steps = [job.steps() for job in self.jobs]
+        sizes = [1 if each is None else each * job.completions for each, job in zip(steps, self.jobs, strict=True)]
         done = [
-            1.0 if job.folder in self.ended else min(1.0, last_step(job.folder) / steps) if steps else 0.0
-            for steps, job in zip(work, self.jobs, strict=True)
+            size * (1.0 if job.folder in self.ended else min(1.0, last_step(job.folder) / each) if each else 0.0)
+            for size, each, job in zip(sizes, steps, self.jobs, strict=True)
         ]
-        return sum(size * share for size, share in zip(sizes, done, strict=True)) / sum(sizes)
+        return sum(done) / (sum(sizes) * self.total / len(self.jobs))
 
 
 def in_words(end: dict[str, Any] | str) -> str:
     """How a job ended."""
     if isinstance(end, str):
-        return f"failed: {end}"
+        return f"failed: {shorten(end, 300, placeholder=' ...')}"
     after = end["after"]
     right, form = (with_unit(name, after[name]) for name in ("accuracy_strict", "strict_format"))
     seconds = sum(end["seconds"].values())

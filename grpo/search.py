@@ -18,7 +18,7 @@ from grpo.folder import outcome
 if TYPE_CHECKING:
     import optuna
 
-    from grpo.sweep import Job
+    from grpo.jobs import Job
 
 JOURNAL = "optuna.log"  # in the sweep's folder
 PRUNING = "pruning"  # what ended a trial, as results.json says it
@@ -34,7 +34,8 @@ def run_search(context: HydraContext, master: DictConfig, launcher: Launcher, ar
     Raises:
         UserError: Optuna is not installed, or there is nothing to search or to search for.
     """
-    from grpo.sweep import Sweep, compose_jobs
+    from grpo.jobs import Job, compose_jobs
+    from grpo.sweep import Sweep
 
     try:
         import optuna
@@ -52,7 +53,7 @@ def run_search(context: HydraContext, master: DictConfig, launcher: Launcher, ar
         "fixed": fixed,
     }
 
-    def job(trial: "optuna.trial.BaseTrial") -> "Job":
+    def job(trial: optuna.trial.BaseTrial) -> Job:
         chosen = [f"{key}={trial.params[key]}" for key in space]
         overrides = [*fixed, *chosen, f"hydra.sweeper.trial={trial.number}"]
         (composed,) = compose_jobs(context, master, [overrides], list(space), first=trial.number)
@@ -62,21 +63,29 @@ def run_search(context: HydraContext, master: DictConfig, launcher: Launcher, ar
     parallel = settings.parallel or 1
     with Sweep(master, launcher, list(space), [], examples[0], parallel, settings.n_trials, **record) as sweep:
         study = open_study(settings, sweep.folder)
+        known: dict[int, Job] = {}
+
+        def add(trial: optuna.trial.BaseTrial) -> int:
+            known[trial.number] = job(trial)
+            sweep.add(known[trial.number])
+            return trial.number
+
+        going_on: list[int] = []
         for earlier in study.trials:
-            sweep.add(job(earlier))
-        going_on = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]
-        left = len(going_on) + max(0, settings.n_trials - len(study.trials))
-        sweep.announce("trials", settings.n_trials - left, [examples[0]] * left)
-        while going_on or len(study.trials) < settings.n_trials:
-            trials: list[Any] = going_on[: sweep.parallel]
-            going_on = going_on[sweep.parallel :]
-            while len(trials) < sweep.parallel and len(study.trials) < settings.n_trials:
-                trials.append(study.ask(space))
-                sweep.add(job(trials[-1]))
-            jobs = [sweep.jobs[trial.number] for trial in trials]
-            sweep.launch(jobs)
-            for trial, each in zip(trials, jobs, strict=True):
-                tell(study, trial.number, each, settings)
+            running = earlier.state == optuna.trial.TrialState.RUNNING
+            if earlier.params.keys() >= space.keys():
+                going_on += [add(earlier)] * running
+            elif running:  # the search was killed before anything was chosen for it
+                study.tell(earlier.number, state=optuna.trial.TrialState.FAIL)
+        left = len(going_on) + max(0, settings.n_trials - len(known))
+        sweep.announce("trials", len(known) - len(going_on), [examples[0]] * left)
+        while going_on or len(known) < settings.n_trials:
+            numbers, going_on = going_on[: sweep.parallel], going_on[sweep.parallel :]
+            while len(numbers) < sweep.parallel and len(known) < settings.n_trials:
+                numbers.append(add(study.ask(space)))
+            sweep.launch([known[number] for number in numbers])
+            for number in numbers:
+                tell(study, number, known[number], settings)
     sweep.conclude()
 
 

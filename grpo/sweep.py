@@ -70,7 +70,7 @@ class Sweep:
         self.record = {"varied": [key.lstrip("+") for key in varied], **record}
         self.folder = Path(master.hydra.sweep.dir)
         self.parallel = at_once(launcher, parallel, total, example.config)
-        self.account = Account(total)
+        self.account = Account(self.jobs, total)
         self._entered = ExitStack()
 
     def __enter__(self) -> "Sweep":

@@ -31,6 +31,7 @@ def test_killed_in_a_trial_and_gone_on_with(start, tmp_path: Path) -> None:
     assert run.ended() == -signal.SIGKILL
     assert [trial.state for trial in study(tmp_path / "search").trials] == [TrialState.COMPLETE, TrialState.RUNNING]
     interrupted = study(tmp_path / "search").trials[1].params
+    study(tmp_path / "search").ask()  # as if it had been killed before anything was chosen for the next one
     with (tmp_path / "search" / JOURNAL).open("a") as journal:
         journal.write('{"op_code":6,"worker')  # half a line, as it may lie on the disk
 
@@ -39,6 +40,7 @@ def test_killed_in_a_trial_and_gone_on_with(start, tmp_path: Path) -> None:
     assert run.said().startswith("sweep   4 trials, 1 of them done: num_generations, optimizer.lr\nfolder  search\n")
     assert [line.partition("]")[0] for line in lines(run.said())] == ["[2/4", "[3/4", "[4/4"]
     done = study(tmp_path / "search").trials
+    assert done.pop(2).state == TrialState.FAIL
     assert [trial.state for trial in done] == [TrialState.COMPLETE] * 4
     assert done[1].params == interrupted
     assert len({json.dumps(trial.params) for trial in done}) == 4
