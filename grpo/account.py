@@ -17,8 +17,8 @@ from rich.text import Text
 from grpo.console import duration, printable, shortest, with_unit
 from grpo.folder import forget, is_done, outcome
 from grpo.jobs import Job
+from grpo.launching import LOOK
 
-LOOK = 0.5  # seconds between two looks at what the jobs have written
 FIRST = 2  # seconds of steps that tell how long the others take
 EARLIER = 100  # runs that are looked through for how long a step takes
 

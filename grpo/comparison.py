@@ -1,8 +1,9 @@
 """What a sweep shows: its settings compared over seeds, the seed being the unit of chance. Nothing here draws."""
 
 import json
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite, isnan, nan
 from pathlib import Path, PurePath
@@ -151,7 +152,8 @@ def read_sweep(folder: Path) -> Sweep:
     for name, record in records.items():
         groups[json.dumps(_numbers(record), sort_keys=True, default=str)][name] = record
     levels = _levels([next(iter(of.values())) for of in groups.values()])
-    settings, repeated = [], []
+    settings: list[tuple[int, Setting]] = []
+    repeated = []
     names = dict(plan.jobs)
     for of, group in zip(levels, groups.values(), strict=True):
         setting = Setting(of, {})
@@ -164,17 +166,32 @@ def read_sweep(folder: Path) -> Sweep:
             *older, newest = sorted(by_seed[seed], key=lambda name: (folder / name / "results.json").stat().st_mtime)
             setting.runs[seed] = records[newest]
             repeated += [(name, newest) for name in older]
-        settings.append(setting)
+        settings.append((min(map(list(wrong).index, group)), setting))
+    if not plan.maximize:
+        settings += _without_runs(plan, records)
     return Sweep(
         folder,
         plan.command,
         list(levels[0]) if levels else [],
-        settings,
+        [setting for _, setting in sorted(settings, key=lambda each: each[0])],
         [Undone(name, names.get(name, ""), *state) for name, state in wrong.items() if state],
         repeated,
         [(names[name], record) for name, record in records.items() if not wrong[name]],
         plan.maximize,
     )
+
+
+def _without_runs(plan: _Plan, records: Mapping[str, Record]) -> list[tuple[int, Setting]]:
+    """The settings of which no job has left a record, each with the place of its first job."""
+    found: dict[str, tuple[int, Setting]] = {}
+    recorded = set()
+    for place, (folder, name) in enumerate(plan.jobs.items()):
+        parts = [part for part in re.split(r" (?=[^ =]+=)", name) if "=" in part and _tells(part.partition("=")[0])]
+        levels = dict(part.split("=", 1) for part in parts)
+        found.setdefault(repr(levels), (place, Setting(levels, {})))
+        if folder in records:
+            recorded.add(repr(levels))
+    return [each for key, each in found.items() if key not in recorded]
 
 
 def _plan(path: Path) -> _Plan:
@@ -481,6 +498,8 @@ def findings(sweep: Sweep, baseline: Setting | None = None) -> list[str]:
     if not sweep.compared:
         return [f"None of {sweep.jobs} {plural(sweep.jobs, 'job')} has finished: there is nothing to compare yet."]
     found = _best(sweep) if sweep.maximize else _compared(sweep, baseline or sweep.compared[0])
+    if baseline is None and not sweep.maximize and not (first := sweep.settings[0]).runs:
+        found.append(f"{first.name} has no finished run: the others are compared with {sweep.compared[0].name}.")
     if missing := len(sweep.missing):
         found.append(f"{missing} of {sweep.jobs} jobs {'is' if missing == 1 else 'are'} missing from this.")
     return found

@@ -180,6 +180,29 @@ class AuditConfig:
     fail_on: str | None
 
 
+@dataclass
+class SweeperConfig:
+    """conf/hydra/sweeper/grid.yaml, and what optuna.yaml shares with it."""
+
+    params: dict[str, Any]
+    parallel: int | None
+    step_seconds: float | None
+
+
+@dataclass
+class SearchConfig(SweeperConfig):
+    """conf/hydra/sweeper/optuna.yaml"""
+
+    n_trials: int
+    maximize: list[str]
+    minimize: list[str]
+    pruning: bool
+    seed: int
+    storage: str | None
+    study_name: str
+    trial: int | None
+
+
 AnyConfig = Common | AuditConfig
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -430,6 +453,31 @@ def undistorted(rollout: RolloutConfig) -> RolloutConfig:
     return replace(rollout, top_p=None, top_k=None, min_p=None, repetition_penalty=None)
 
 
+SWEEPER: dict[str, Rule] = {"parallel": at_least(1), "step_seconds": above_zero, "n_trials": at_least(1)}
+Sweeper = TypeVar("Sweeper", bound=SweeperConfig)
+
+
+def load_sweeper(composed: DictConfig, schema: type[Sweeper]) -> Sweeper:
+    """The settings of a sweeper as a typed `schema`, checked.
+
+    Raises:
+        UserError: a value that is none for its setting.
+    """
+    settings = OmegaConf.structured(schema)
+    for item in fields(schema):
+        value: Any = composed[item.name]
+        try:
+            settings[item.name] = value
+        except OmegaConfBaseException as error:
+            raise UserError(f"hydra.sweeper.{item.name}={value}: {first_line(error)}.") from error
+        holds, rule = SWEEPER.get(item.name, (bool, ""))
+        if rule and settings[item.name] is not None and not holds(settings[item.name]):
+            raise UserError(f"hydra.sweeper.{item.name}={value}: {rule}.")
+    loaded = OmegaConf.to_object(settings)
+    assert isinstance(loaded, schema)
+    return loaded
+
+
 @contextmanager
 def configs() -> Iterator[None]:
     """Let `compose` find `conf/`; inside one of the project's Hydra apps it does already."""
@@ -540,10 +588,12 @@ def explain(error: Exception, schema: type[Any]) -> str:
     text, cause = str(error), str(error.__cause__ or "")
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
+        if key.startswith("hydra."):
+            return f"{key}: Hydra, its sweeper and its launcher have no such setting; theirs stand in conf/hydra/."
         if key.startswith("rewards."):
             return f"{key}: the composed stack has no such reward; add one with +{key}=WEIGHT."
         return f"{key}: there is no such setting.{_nearest_setting(key, schema)}"
-    if match := re.search(r"Could not (?:find|load) '([^'/]+)/([^']+?)(?:\.yaml)?'", text):
+    if match := re.search(r"Could not (?:find|load) '((?:hydra/)?[^'/]+)/([^']+?)(?:\.yaml)?'", text):
         group, name = match.groups()
         other = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
         return f"{group}={name}: there is no such {group}.{nearest(name, options(group))}{other}"
@@ -576,7 +626,7 @@ def explain(error: Exception, schema: type[Any]) -> str:
 
 def options(group: str) -> list[str]:
     """The files of a group of `conf/`."""
-    return [file.stem for file in (CONF / group).glob("*.yaml")]
+    return [file.stem for file in (CONF / group).glob("*.yaml")] + ["basic"] * (group == "hydra/launcher")
 
 
 def _nearest_setting(key: str, schema: type[Any]) -> str:

@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,7 @@ def duration(seconds: float) -> str:
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return f"{seconds:.0f} {plural(round(seconds), 'second')}"
 
 
 def quiet_libraries() -> None:
@@ -75,6 +76,8 @@ def quiet_libraries() -> None:
     import transformers.utils.logging as transformers_logging
 
     logging.captureWarnings(True)
+    # TRL 1.16 asks for it by its old name, at every step.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     transformers_logging.disable_progress_bar()
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()

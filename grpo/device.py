@@ -5,8 +5,14 @@ import os
 import sys
 from pathlib import Path
 
-from grpo.config import Common
+from grpo.batching import Batch, optimizer_steps
+from grpo.config import Common, Config
+from grpo.console import duration
+from grpo.data import GSM8K_TRAIN
 from grpo.errors import UserError
+
+# What a few CPU cores reach, for saying what a GPU's run would cost on them.
+CPU_FLOP_PER_SECOND = 1e11
 
 
 def use_determinism(config: Common) -> None:
@@ -68,3 +74,36 @@ def require(config: Common) -> None:
         if not torch.cuda.is_available():
             plain = " bf16=false" if config.bf16 else ""
             raise UserError(f"device=cuda: no CUDA device is found. To go on without one: device=cpu{plain}")
+
+
+def check_device(config: Config, batch: Batch) -> None:
+    """Nothing is chosen by hardware: a GPU that is missing stops the run, and so does one too many.
+
+    Raises:
+        UserError: CUDA is asked for and absent, or the run would be spread over several devices.
+    """
+    if batch.world_size > 1:
+        raise UserError(f"WORLD_SIZE={batch.world_size}: a run is one process so far; start it without a launcher.")
+    if config.device == "cpu":
+        return
+    import torch
+
+    if (count := torch.cuda.device_count()) > 1:
+        raise UserError(f"device=cuda: {count} devices are visible, and a run takes one: set CUDA_VISIBLE_DEVICES=0.")
+    if count == 1:
+        return
+    message = "device=cuda: no CUDA device is found."
+    if config.model.parameters is not None:
+        # A forward pass to generate, a forward and a backward pass to train: 2 + 2 + 4 FLOP a parameter and token.
+        tokens = batch.completions * ((config.max_prompt_length or 0) + config.max_completion_length)
+        steps = None
+        seconds = 8 * config.model.parameters * tokens / CPU_FLOP_PER_SECOND
+        size = f"{config.model.parameters / 1e6:,.0f} M parameters (model.parameters)"
+        speed = f"{CPU_FLOP_PER_SECOND / 1e12} TFLOP/s"
+        message += f" On a CPU, at {speed}, a step with {size} would take about {duration(seconds)}"
+        if config.max_steps is not None or config.data.name == "gsm8k":
+            steps = optimizer_steps(config, min(GSM8K_TRAIN, config.data.train_problems or GSM8K_TRAIN))
+        message += f", all {steps:,} steps about {duration(steps * seconds)}." if steps else "."
+    raise UserError(
+        f"{message} To go on all the same: device=cpu. The embedded default needs no GPU: python -m grpo.train"
+    )

@@ -1,4 +1,4 @@
-"""Reaching the model hub, or saying quickly that it cannot be reached."""
+"""Where a policy comes from: shipped, a folder, or the model hub, which is reached or said not to be, quickly."""
 
 import functools
 import http.client
@@ -10,9 +10,33 @@ import urllib.request
 from pathlib import Path
 from threading import Thread
 
-from grpo.errors import UserError, first_line
+from grpo.errors import UserError, first_line, nearest
 
 SECONDS = 6.0
+ASSETS = Path(__file__).parent / "assets"
+EMBEDDED = "embedded:"
+
+
+def resolve(path: str) -> str:
+    """`model.path` as transformers takes it.
+
+    Raises:
+        UserError: an unknown embedded policy, or a folder that does not exist.
+    """
+    if path.startswith(EMBEDDED):
+        name = path.removeprefix(EMBEDDED)
+        shipped = [folder.name for folder in ASSETS.iterdir() if folder.is_dir()]
+        if name not in shipped:
+            raise UserError(f"model.path={path}: there is no embedded policy '{name}'.{nearest(name, shipped)}")
+        return str(ASSETS / name)
+    folder = Path(path).expanduser()
+    if folder.exists():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"model.path={path}: the folder has no config.json; it does not hold a model.")
+        return str(folder)
+    if not is_hub_id(path):
+        raise UserError(f"model.path={path}: there is no such folder, and it is not a hub id (owner/name).")
+    return path
 
 
 def is_hub_id(path: str) -> bool:

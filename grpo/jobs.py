@@ -9,11 +9,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from grpo.batching import derive_batch, optimizer_steps
+from grpo.batching import Batch, derive_batch, optimizer_steps
 from grpo.config import Config, load, readable
 from grpo.console import progress
-from grpo.data import GSM8K_TRAIN
+from grpo.data import GSM8K_TRAIN, load_splits
+from grpo.device import check_device
 from grpo.errors import UserError
+from grpo.hub import resolve
 from grpo.rewards import build_rewards
 
 
@@ -67,24 +69,34 @@ def compose_jobs(
     chosen: Sequence[Sequence[str]],
     varied: Sequence[str],
     first: int = 0,
+    here: bool = False,
 ) -> list[Job]:
     """The jobs, numbered from `first`, each composed and checked as it will be when it starts.
+
+    Those that run `here`, on this machine, are also checked for its devices and files.
 
     Raises:
         UserError: some would not start; all that is wrong is said at once.
     """
     jobs: list[Job] = []
     wrong: dict[str, list[str]] = {}
+    seen: set[str] = set()
     with progress("checking", len(chosen), lasting=False) as advance:
         for number, overrides in enumerate(chosen, first):
             name = " ".join(short(each) for each in overrides if each.partition("=")[0] in varied)
             try:
-                jobs.append(_compose_job(context, master, overrides, name or f"job {number}", number))
+                job = _compose_job(context, master, overrides, name or f"job {number}", number)
+                if here and (place := repr((job.config.model.path, job.config.data))) not in seen:
+                    _check_files(job.config)
+                    seen.add(place)
+                jobs.append(job)
             except UserError as error:
                 wrong.setdefault(str(error), []).append(name)
             advance(1, "")
     if wrong:
         raise UserError(_what_is_wrong(wrong, len(chosen)))
+    if here and (asking := [job.config for job in jobs if job.config.device != "cpu"]):
+        check_device(asking[0], _batch(asking[0]))
     return jobs
 
 
@@ -98,7 +110,8 @@ def refuse_twins(jobs: Sequence[Job]) -> None:
     same: dict[str, Job] = {}
     for job in jobs:
         if (twin := same.setdefault(repr(job.config), job)) is not job:
-            raise UserError(f"Two jobs would be the same, {twin.name} and {job.name}: list each value once.")
+            stack = " To have one around the other, stack them: experiment=[a,b]." * ("experiment=" in job.name)
+            raise UserError(f"Two jobs would be the same, {twin.name} and {job.name}: list each value once.{stack}")
 
 
 def _compose_job(context: HydraContext, master: DictConfig, overrides: Sequence[str], name: str, number: int) -> Job:
@@ -111,8 +124,18 @@ def _compose_job(context: HydraContext, master: DictConfig, overrides: Sequence[
             del composed["hydra"]
         config = load(composed, Config)
     build_rewards(config.rewards, config.reward_files)
-    derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
+    _batch(config)
     return Job(number, tuple(overrides), name, folder, config)
+
+
+def _batch(config: Config) -> Batch:
+    return derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
+
+
+def _check_files(config: Config) -> None:
+    resolve(config.model.path)
+    if config.data.path is not None:
+        load_splits(config.data)
 
 
 def _what_is_wrong(wrong: dict[str, list[str]], jobs: int) -> str:

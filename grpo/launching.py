@@ -2,10 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -14,6 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from grpo.config import Config
+from grpo.console import plural
 from grpo.device import cores
 from grpo.errors import UserError
 
@@ -23,6 +27,10 @@ PACKAGES = {
     "submitit_local": "hydra-submitit-launcher",
     "submitit_slurm": "hydra-submitit-launcher",
 }
+
+LOOK = 0.5  # seconds between two looks at what the jobs have written
+GRACE = 10  # seconds that jobs have to save themselves when the sweep is stopped
+SWEEP_PROCESS = "GRPO_SWEEP_PROCESS"  # tells the workers of joblib whose they are
 
 Call = tuple[list[str], int]  # the overrides of a job, and its number
 
@@ -51,8 +59,6 @@ def at_once(launcher: Launcher, wanted: int | None, jobs: int, config: Config) -
     Raises:
         UserError: this launcher cannot.
     """
-    if wanted is not None and wanted < 1:
-        raise UserError(f"hydra.sweeper.parallel={wanted}: must be at least 1.")
     if kind(launcher) == "BasicLauncher":
         if (wanted or 1) > 1:
             raise UserError(
@@ -78,28 +84,41 @@ def launch(launcher: Any, calls: Sequence[Call], parallel: int, cuda: bool) -> N
                     launcher.launch([each], number)
             case "JoblibLauncher":
                 launcher.joblib["n_jobs"] = parallel
+                os.environ[SWEEP_PROCESS] = str(os.getpid())
                 launcher.launch(overrides, calls[0][1])
             case "LocalLauncher":
                 _submit_locally(launcher, calls, parallel)
             case "SlurmLauncher":
                 launcher.params["array_parallelism"] = parallel
-                with submissions():
+                with submissions() as submitted:
                     launcher.launch(overrides, calls[0][1])
+                    while not all(job.done() for job in submitted):
+                        time.sleep(LOOK)
             case _:
                 launcher.launch(overrides, calls[0][1])
 
 
 def _submit_locally(launcher: Any, calls: Sequence[Call], parallel: int) -> None:
-    """submitit would start all at once."""
-    with submissions() as submitted, ThreadPoolExecutor(parallel) as pool:
+    """submitit would start all at once, and leave them running when the sweep is stopped."""
+    waiting = list(calls)
+    with submissions() as submitted:
         try:
-            for waiting in [pool.submit(launcher.launch, [overrides], number) for overrides, number in calls]:
-                waiting.result()
+            while waiting or not all(job.done() for job in submitted):
+                while waiting and sum(not job.done() for job in submitted) < parallel:
+                    overrides, number = waiting.pop(0)
+                    launcher.launch([overrides], number)
+                time.sleep(LOOK)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            running = [int(job.job_id) for job in submitted if not job.done()]
+            print(f"Waiting for {len(running)} {plural(len(running), 'job')} to save.", file=sys.stderr)
+            for controller in running:
+                os.kill(controller, signal.SIGTERM)  # which it hands on
+            end = time.monotonic() + GRACE
+            while time.monotonic() < end and not all(job.done() for job in submitted):
+                time.sleep(LOOK / 5)
             for job in submitted:
                 if not job.done():
-                    os.kill(int(job.job_id), signal.SIGTERM)  # to its controller, which hands it on
+                    os.killpg(int(job.job_id), signal.SIGKILL)
             raise
 
 
@@ -118,36 +137,39 @@ def shared_cores(parallel: int) -> Iterator[None]:
 
 @contextmanager
 def submissions() -> Iterator[list[Any]]:
-    """The jobs that are submitted meanwhile.
+    """The jobs that submitit's launchers submit meanwhile; they are not waited for.
 
-    hydra-submitit-launcher 1.2 gives up a sweep over the first job whose process was killed (its `launch`, the last
-    line); here such a job has no result, and the others are waited for.
+    hydra-submitit-launcher 1.2 would wait in its `launch`, the last line, and give up all over the first job whose
+    process was killed. submitit 1.5's `submitit.local.local.start_controller` would start its processes where Ctrl-C
+    reaches them before the jobs have saved themselves.
     """
     from submitit import AutoExecutor
+    from submitit.local import local
 
     submitted: list[Any] = []
-    map_array = AutoExecutor.map_array
+    map_array, whole = AutoExecutor.map_array, local.subprocess
 
     def collecting(executor: Any, *arguments: Any) -> list[Any]:
         jobs = map_array(executor, *arguments)
         submitted.extend(jobs)
-        return [Waited(job) for job in jobs]
+        return [NotWaitedFor() for _ in jobs]
 
+    apart: Any = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True, stderr=subprocess.DEVNULL))
     AutoExecutor.map_array = collecting  # type: ignore[method-assign,assignment]
+    local.subprocess = apart
     try:
         yield submitted
     finally:
-        AutoExecutor.map_array = map_array  # type: ignore[method-assign]
+        AutoExecutor.map_array, local.subprocess = map_array, whole  # type: ignore[method-assign]
 
 
-@dataclass(frozen=True)
-class Waited:
-    job: Any
+class NotWaitedFor:
+    def results(self) -> list[None]:
+        return [None]
 
-    def results(self) -> list[Any]:
-        from submitit.core.utils import FailedJobError, UncompletedJobError
 
-        try:
-            return list(self.job.results())
-        except (FailedJobError, UncompletedJobError):
-            return [None]
+def leave_if_orphaned() -> None:
+    """After a job: a worker of joblib's whose sweep was killed would wait for it for ever."""
+    sweep = int(os.environ.get(SWEEP_PROCESS, "0"))
+    if sweep and sweep not in (os.getpid(), os.getppid()):
+        os._exit(1)

@@ -18,34 +18,10 @@ from transformers import (
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from grpo.config import ModelConfig
-from grpo.errors import UserError, first_line, nearest
-from grpo.hub import is_hub_id, on_hub, unreachable
+from grpo.errors import UserError, first_line
+from grpo.hub import on_hub, resolve, unreachable
 
-ASSETS = Path(__file__).parent / "assets"
-EMBEDDED = "embedded:"
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
-
-
-def resolve(path: str) -> str:
-    """`model.path` as transformers takes it.
-
-    Raises:
-        UserError: an unknown embedded policy, or a folder that does not exist.
-    """
-    if path.startswith(EMBEDDED):
-        name = path.removeprefix(EMBEDDED)
-        shipped = [folder.name for folder in ASSETS.iterdir() if folder.is_dir()]
-        if name not in shipped:
-            raise UserError(f"model.path={path}: there is no embedded policy '{name}'.{nearest(name, shipped)}")
-        return str(ASSETS / name)
-    folder = Path(path).expanduser()
-    if folder.exists():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"model.path={path}: the folder has no config.json; it does not hold a model.")
-        return str(folder)
-    if not is_hub_id(path):
-        raise UserError(f"model.path={path}: there is no such folder, and it is not a hub id (owner/name).")
-    return path
 
 
 def identity(config: ModelConfig, seed: int) -> dict[str, Any]:

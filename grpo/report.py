@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.batching import Batch
-from grpo.comparison import holds_runs
+from grpo.comparison import choose, holds_runs, read_sweep, settings_table, verdict
 from grpo.config import compose, flat
 from grpo.console import interval, listed, plural, say, shortest, shown, signed, take_any_text, with_unit, written
 from grpo.errors import UserError
@@ -215,6 +215,15 @@ def main() -> None:
     try:
         if not (folder / ".hydra" / "config.yaml").is_file() and holds_runs(folder):
             page = write_sweep_report(folder, arguments.baseline, pictures)
+            sweep = read_sweep(folder)
+            baseline = choose(sweep, arguments.baseline) if arguments.baseline is not None else None
+            say(settings_table(sweep, baseline))
+            say(verdict(sweep, baseline))
+        elif not (folder / ".hydra" / "config.yaml").is_file():
+            raise UserError(
+                f"{folder} is not the folder of a run or a sweep, and holds none; give outputs/DATE/TIME of a run, "
+                "outputs/sweeps/DATE/TIME of a sweep."
+            )
         elif arguments.baseline is not None:
             read(folder)
             raise UserError(f"--baseline {arguments.baseline!r}: {folder} is a run; it is a sweep that has a baseline.")

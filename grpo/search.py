@@ -10,10 +10,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from grpo.config import Config
+from grpo.config import Config, SearchConfig, load_sweeper
 from grpo.console import FIGURES
-from grpo.errors import UserError, nearest
+from grpo.errors import UserError, first_line, nearest
 from grpo.folder import outcome
+from grpo.launching import kind
 
 if TYPE_CHECKING:
     import optuna
@@ -42,13 +43,16 @@ def run_search(context: HydraContext, master: DictConfig, launcher: Launcher, ar
     except ImportError as error:
         raise UserError("hydra/sweeper=optuna: Optuna is not installed: pip install optuna") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    settings = master.hydra.sweeper
+    settings = load_sweeper(master.hydra.sweeper, SearchConfig)
+    # One at a time where nothing else is said, because each result guides the next choice.
+    settings.parallel = settings.parallel or 1
     space, fixed = search_space(context, arguments)
-    examples = compose_jobs(context, master, at_the_edges(space, fixed), list(space))
+    here = kind(launcher) != "SlurmLauncher"
+    examples = compose_jobs(context, master, at_the_edges(space, fixed), list(space), here=here)
     check(settings, examples[0].config)
     record: dict[str, Any] = {
-        "maximize": list(settings.maximize),
-        "minimize": list(settings.minimize),
+        "maximize": settings.maximize,
+        "minimize": settings.minimize,
         "space": {key: str(each) for key, each in space.items()},
         "fixed": fixed,
     }
@@ -59,9 +63,7 @@ def run_search(context: HydraContext, master: DictConfig, launcher: Launcher, ar
         (composed,) = compose_jobs(context, master, [overrides], list(space), first=trial.number)
         return composed
 
-    # One at a time where nothing else is said, because each result guides the next choice.
-    parallel = settings.parallel or 1
-    with Sweep(master, launcher, list(space), [], examples[0], parallel, settings.n_trials, **record) as sweep:
+    with Sweep(master, launcher, settings, list(space), [], examples[0], settings.n_trials, **record) as sweep:
         study = open_study(settings, sweep.folder)
         known: dict[int, Job] = {}
 
@@ -74,11 +76,15 @@ def run_search(context: HydraContext, master: DictConfig, launcher: Launcher, ar
         for earlier in study.trials:
             running = earlier.state == optuna.trial.TrialState.RUNNING
             if earlier.params.keys() >= space.keys():
-                going_on += [add(earlier)] * running
+                add(earlier)
+                if running and outcome(known[earlier.number].folder) is None:
+                    going_on.append(earlier.number)
+                elif running:  # it ended, and the search before that could be told
+                    tell(study, earlier.number, known[earlier.number], settings)
             elif running:  # the search was killed before anything was chosen for it
                 study.tell(earlier.number, state=optuna.trial.TrialState.FAIL)
         left = len(going_on) + max(0, settings.n_trials - len(known))
-        sweep.announce("trials", len(known) - len(going_on), [examples[0]] * left)
+        sweep.announce("trial", len(known) - len(going_on), [examples[0]] * left)
         while going_on or len(known) < settings.n_trials:
             numbers, going_on = going_on[: sweep.parallel], going_on[sweep.parallel :]
             while len(numbers) < sweep.parallel and len(known) < settings.n_trials:
@@ -121,7 +127,8 @@ def _distribution(override: Override) -> "optuna.distributions.BaseDistribution"
         if isinstance(values, RangeSweep):
             step = values.step
             listed = list(values.range())
-            low, high = (listed[0], listed[-1]) if listed else (0, -1)
+            # Rounded, because steps of a float add up to a little less than Optuna would count.
+            low, high = (listed[0], round(listed[-1], 9)) if listed else (0, -1)
         if low is None or high is None or low > high or (log and low <= 0):
             rule = "with tag(log,...) it starts above 0" if log else "it goes from the lower to the higher value"
             raise UserError(f"{override.input_line}: the range is empty; {rule}.")
@@ -145,22 +152,20 @@ def at_the_edges(space: dict[str, "optuna.distributions.BaseDistribution"], fixe
     return [[*fixed, *(f"{key}={value}" for key, value in each.items())] for each in chosen]
 
 
-def check(settings: DictConfig, config: Config) -> None:
-    if settings.n_trials < 1:
-        raise UserError(f"hydra.sweeper.n_trials={settings.n_trials}: must be at least 1.")
+def check(settings: SearchConfig, config: Config) -> None:
     objectives = [*settings.maximize, *settings.minimize]
     if not objectives or len(set(objectives)) < len(objectives):
         raise UserError(
-            f"hydra.sweeper.maximize={list(settings.maximize)}, minimize={list(settings.minimize)}: give one figure or "
-            "several, each once."
+            f"hydra.sweeper.maximize={settings.maximize}, minimize={settings.minimize}: give one figure or several, "
+            "each once."
         )
-    known = [*FIGURES, TRAIN_SECONDS, *(f"rewards/{name}" for name in config.rewards)]
+    known = [*FIGURES, *(f"rewards/{name}" for name in config.rewards)]
     for name in objectives:
         if name not in known:
             raise UserError(f"hydra.sweeper: there is no figure {name}.{nearest(name, known)}")
 
 
-def open_study(settings: DictConfig, folder: Path) -> "optuna.Study":
+def open_study(settings: SearchConfig, folder: Path) -> "optuna.Study":
     """The study of a search, a new one or that of an earlier start."""
     import optuna
 
@@ -170,9 +175,17 @@ def open_study(settings: DictConfig, folder: Path) -> "optuna.Study":
         if not whole.endswith(b"\n"):  # a process was killed while it wrote; what is written next must not join it
             journal.write_bytes(whole[: whole.rfind(b"\n") + 1])
     directions: Any = ["maximize" for _ in settings.maximize] + ["minimize" for _ in settings.minimize]
-    study = optuna.create_study(
-        storage=_storage(settings, folder), study_name=settings.study_name, directions=directions, load_if_exists=True
-    )
+    try:
+        study = optuna.create_study(
+            storage=_storage(settings.storage, folder),
+            study_name=settings.study_name,
+            directions=directions,
+            load_if_exists=True,
+        )
+    except Exception as error:  # whatever its storage raises
+        raise UserError(
+            f"hydra.sweeper.storage={settings.storage}: the study cannot be opened: {first_line(error)}."
+        ) from error
     if [each.name.lower() for each in study.directions] != directions:
         raise UserError(
             f"hydra.sweeper.study_name={settings.study_name}: the storage has a study of that name with other "
@@ -184,14 +197,14 @@ def open_study(settings: DictConfig, folder: Path) -> "optuna.Study":
     return study
 
 
-def _storage(settings: DictConfig, folder: Path) -> Any:
+def _storage(url: str | None, folder: Path) -> Any:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    return settings.storage or JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    return url or JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
 
 
-def tell(study: "optuna.Study", number: int, job: "Job", settings: DictConfig) -> None:
+def tell(study: "optuna.Study", number: int, job: "Job", settings: SearchConfig) -> None:
     """The study how a trial ended. One without an end stays open: it goes on when the search is started again."""
     from optuna.trial import TrialState
 
@@ -213,7 +226,7 @@ def pruning(settings: DictConfig) -> Pruning | None:
     import optuna
 
     objective = str([*sweeper.maximize, *sweeper.minimize][0])
-    storage = _storage(sweeper, Path(settings.sweep.dir))
+    storage = _storage(sweeper.storage, Path(settings.sweep.dir))
     study = optuna.load_study(storage=storage, study_name=sweeper.study_name, pruner=optuna.pruners.MedianPruner())
     trial = optuna.Trial(study, study.trials[sweeper.trial]._trial_id)
 

@@ -18,14 +18,15 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from grpo.account import LOOK, Account, how_long
+from grpo.account import Account, how_long
 from grpo.command import Jobs
-from grpo.console import shortest
+from grpo.config import SweeperConfig, load_sweeper
+from grpo.console import plural, shortest
 from grpo.errors import UserError, first_line
 from grpo.files import write_json, written_aside
 from grpo.folder import SWEEP, holds_run, in_use, is_done, outcome, owned, quoted, same_job
 from grpo.jobs import Job, compose_jobs, refuse_twins, values_listed
-from grpo.launching import at_once, kind, launch
+from grpo.launching import LOOK, at_once, kind, launch
 from grpo.signals import Signals, Stopped
 
 
@@ -33,11 +34,13 @@ def run_grid(context: HydraContext, master: DictConfig, launcher: Launcher, argu
     """A job for each combination of what is listed in `arguments`, overrides as they are typed."""
     listed = values_listed(context, arguments)
     varied = [key for key, values in listed.items() if len(values) > 1]
-    jobs = compose_jobs(context, master, [list(each) for each in product(*listed.values())], varied)
+    settings = load_sweeper(master.hydra.sweeper, SweeperConfig)
+    chosen = [list(each) for each in product(*listed.values())]
+    jobs = compose_jobs(context, master, chosen, varied, here=kind(launcher) != "SlurmLauncher")
     refuse_twins(jobs)
-    with Sweep(master, launcher, varied, jobs, jobs[0], master.hydra.sweeper.parallel, len(jobs)) as sweep:
+    with Sweep(master, launcher, settings, varied, jobs, jobs[0], len(jobs)) as sweep:
         done = [job for job in jobs if is_done(job.folder, job.config)]
-        sweep.announce("jobs", len(done), [job for job in jobs if job not in done])
+        sweep.announce("job", len(done), [job for job in jobs if job not in done])
         sweep.launch(jobs)
     sweep.conclude()
 
@@ -59,17 +62,20 @@ class Sweep:
         self,
         master: DictConfig,
         launcher: Launcher,
+        settings: SweeperConfig,
         varied: Sequence[str],
         jobs: Sequence[Job],
         example: Job,
-        parallel: int | None,
         total: int,
         **record: Any,
     ) -> None:
-        self.master, self.launcher, self.jobs, self.total = master, launcher, list(jobs), total
+        if not master.hydra.sweep.dir:
+            raise UserError("hydra.sweep.dir=: give the sweep a folder, or leave it out.")
+        self.master, self.launcher, self.settings = master, launcher, settings
+        self.jobs, self.total = list(jobs), total
         self.record = {"varied": [key.lstrip("+") for key in varied], **record}
         self.folder = Path(master.hydra.sweep.dir)
-        self.parallel = at_once(launcher, parallel, total, example.config)
+        self.parallel = at_once(launcher, settings.parallel, total, example.config)
         self.account = Account(self.jobs, total)
         self._entered = ExitStack()
 
@@ -82,8 +88,8 @@ class Sweep:
             if holds_run(self.folder):
                 raise UserError(f"{shortest(self.folder)} holds a run; give the sweep another, hydra.sweep.dir=FOLDER.")
             self._refuse_another()
-            for job in self.jobs:
-                refuse_another_job(job)
+            for number, job in enumerate(self.jobs):
+                self._refuse_place(job, self.jobs[:number])
             with written_aside(self.folder / "multirun.yaml") as partial:
                 OmegaConf.save(self.master, partial)
             self.write()
@@ -106,7 +112,7 @@ class Sweep:
 
     def add(self, job: Job) -> None:
         """A job that was not known at the start."""
-        refuse_another_job(job)
+        self._refuse_place(job, self.jobs)
         self.jobs.append(job)
         self.write()
 
@@ -118,9 +124,25 @@ class Sweep:
     def _name(self, job: Job) -> str:
         return os.path.relpath(job.folder, self.folder)
 
+    def _refuse_place(self, job: Job, others: Sequence[Job]) -> None:
+        name = self._name(job)
+        if name == "." or name.startswith("..") or any(job.folder == other.folder for other in others):
+            raise UserError(
+                f"hydra.sweep.subdir={name}: each job needs a folder of its own below the sweep's; "
+                "'hydra.sweep.subdir=${hydra.job.num}' gives it one."
+            )
+        if holds_run(job.folder):
+            same_job(job.folder, job.config)
+
     def _refuse_another(self) -> None:
         path = self.folder / SWEEP
         if not path.is_file():
+            runs = {each.parent.parent for each in self.folder.glob("**/.hydra/config.yaml")}
+            if others := sorted(runs - {job.folder for job in self.jobs}):
+                raise UserError(
+                    f"{shortest(self.folder)} holds other runs, {shortest(others[0])} among them; give the sweep a "
+                    "folder of its own, hydra.sweep.dir=FOLDER."
+                )
             return
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
@@ -138,14 +160,14 @@ class Sweep:
 
     def announce(self, noun: str, done: int, left: Sequence[Job]) -> None:
         """What is about to run, and how long that will take."""
-        lines = {"sweep": f"{self.total} {noun}" + (f", {done} of them done" if done else "")}
+        lines = {"sweep": f"{self.total} {plural(self.total, noun)}" + (f", {done} of them done" if done else "")}
         if varied := self.record["varied"]:
             lines["sweep"] += f": {', '.join(varied)}"
         if self.parallel > 1:
             lines["sweep"] += f"; {self.parallel} at once"
         lines["folder"] = shortest(self.folder)
         if left:
-            time = how_long(left, self.parallel, self.master.hydra.sweeper.step_seconds)
+            time = how_long(left, self.parallel, self.settings.step_seconds)
             lines["time"] = time or "told after the first steps; or state it, hydra.sweeper.step_seconds=SECONDS"
             self.account.untold = time is None
         self.account.say("\n".join(f"{name:<8}{value}" for name, value in lines.items()))
@@ -195,11 +217,6 @@ class Sweep:
         if missing:
             again = f"hydra.sweep.dir={quoted(Path(shortest(self.folder)))}"
             raise UserError(
-                f"{len(missing)} of {len(self.jobs)} jobs have no result. The same command with {again} runs only "
-                "those again."
+                f"{len(missing)} of {len(self.jobs)} jobs {'has' if len(missing) == 1 else 'have'} no result. The same "
+                f"command with {again} runs only {'that' if len(missing) == 1 else 'those'} again."
             )
-
-
-def refuse_another_job(job: Job) -> None:
-    if holds_run(job.folder):
-        same_job(job.folder, job.config)

@@ -29,7 +29,6 @@ from grpo.config import CONF, Config, flat, load, undistorted
 from grpo.console import (
     answers,
     comparison_table,
-    duration,
     listed,
     log,
     plural,
@@ -41,8 +40,8 @@ from grpo.console import (
     shortest,
     valid,
 )
-from grpo.data import GSM8K_TRAIN, JOY, Example, Splits, build_train_set, load_splits
-from grpo.device import free_memory, out_of_memory, use_determinism, use_threads
+from grpo.data import JOY, Example, Splits, build_train_set, load_splits
+from grpo.device import check_device, free_memory, out_of_memory, use_determinism, use_threads
 from grpo.errors import UserError, first_line
 from grpo.evaluation import Evaluation, answer, answer_greedily, compare, evaluate, protocol, reread
 from grpo.files import write_json, written_aside
@@ -62,6 +61,7 @@ from grpo.folder import (
     save_settings,
 )
 from grpo.hub import on_hub, prepare_hub
+from grpo.launching import leave_if_orphaned
 from grpo.provenance import NAME as PROVENANCE
 from grpo.provenance import changes, diff, provenance
 from grpo.rewards import RewardStack, build_rewards
@@ -74,8 +74,6 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against
 
 TRANSCRIPTS = "transcripts.jsonl"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What a few CPU cores reach, for saying what a GPU's run would cost on them.
-CPU_FLOP_PER_SECOND = 1e11
 
 
 def run(
@@ -346,39 +344,6 @@ def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> str
     return "\n".join(f"{name:<8}{value}" for name, value in lines.items())
 
 
-def check_device(config: Config, batch: Batch) -> None:
-    """Nothing is chosen by hardware: a GPU that is missing stops the run, and so does one too many.
-
-    Raises:
-        UserError: CUDA is asked for and absent, or the run would be spread over several devices.
-    """
-    if batch.world_size > 1:
-        raise UserError(f"WORLD_SIZE={batch.world_size}: a run is one process so far; start it without a launcher.")
-    if config.device == "cpu":
-        return
-    import torch
-
-    if (count := torch.cuda.device_count()) > 1:
-        raise UserError(f"device=cuda: {count} devices are visible, and a run takes one: set CUDA_VISIBLE_DEVICES=0.")
-    if count == 1:
-        return
-    message = "device=cuda: no CUDA device is found."
-    if config.model.parameters is not None:
-        # A forward pass to generate, a forward and a backward pass to train: 2 + 2 + 4 FLOP a parameter and token.
-        tokens = batch.completions * ((config.max_prompt_length or 0) + config.max_completion_length)
-        steps = None
-        seconds = 8 * config.model.parameters * tokens / CPU_FLOP_PER_SECOND
-        size = f"{config.model.parameters / 1e6:,.0f} M parameters (model.parameters)"
-        speed = f"{CPU_FLOP_PER_SECOND / 1e12} TFLOP/s"
-        message += f" On a CPU, at {speed}, a step with {size} would take about {duration(seconds)}"
-        if config.max_steps is not None or config.data.name == "gsm8k":
-            steps = optimizer_steps(config, min(GSM8K_TRAIN, config.data.train_problems or GSM8K_TRAIN))
-        message += f", all {steps:,} steps about {duration(steps * seconds)}." if steps else "."
-    raise UserError(
-        f"{message} To go on all the same: device=cpu. The embedded default needs no GPU: python -m grpo.train"
-    )
-
-
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def app(composed: DictConfig) -> None:
     settings = HydraConfig.get()
@@ -390,6 +355,7 @@ def app(composed: DictConfig) -> None:
         with quiet(), by_itself(out):
             in_its_folder(composed, out, settings)
         free_memory()
+        leave_if_orphaned()
 
 
 @contextmanager
@@ -456,7 +422,7 @@ def begin_or_go_on(config: Config, out: Path, settings: Any) -> None:
 
 def start() -> None:
     Jobs.typed = sys.argv[1:]
-    sys.argv[1:] = going_on(Jobs.typed)
+    sys.argv[1:] = sorted(going_on(Jobs.typed), key=lambda argument: argument not in ("-m", "--multirun"))
     app()
 
 
@@ -464,8 +430,9 @@ def main() -> None:
     try:
         command(start, Config, "Interrupted: no results of this run were written.")
     except (OSError, ValueError) as error:
-        # Before the first job starts, all that is opened is its folder and train.log in it.
-        if Jobs.started:
+        # Before the first job starts, all that is opened is its folder and train.log in it; the logging module says so
+        # with a ValueError.
+        if Jobs.started or (isinstance(error, ValueError) and not isinstance(error.__cause__, OSError)):
             raise
         where = "hydra.sweep.dir=FOLDER" if "-m" in sys.argv or "--multirun" in sys.argv else "hydra.run.dir=FOLDER"
         sys.exit(f"error: the folder of the run cannot be written: {error.__cause__ or error}; give another, {where}")

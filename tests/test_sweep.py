@@ -139,7 +139,7 @@ def test_a_job_that_fails_does_not_stop_the_rest(start, tmp_path: Path) -> None:
     assert "no luck" in run.said().partition("[3/3]")[2]  # in the table, too
     assert (tmp_path / "sweep" / "1" / "error.txt").read_text().startswith(why)
     assert run.complained() == (
-        "error: 1 of 3 jobs have no result. The same command with hydra.sweep.dir=sweep runs only those again.\n"
+        "error: 1 of 3 jobs has no result. The same command with hydra.sweep.dir=sweep runs only that again.\n"
     )
     first = (tmp_path / "sweep" / "0" / "results.json").stat().st_mtime
     (tmp_path / "faulty").unlink()
@@ -204,12 +204,38 @@ def test_killed_and_started_again(start, slow, tmp_path: Path) -> None:
         (["num_generations=1", "seed=0,1"], "num_generations=1: must be at least 2"),
         (["seed=0,1", "hydra.sweeper.parallel=2"], "hydra.sweeper.parallel=2: the basic launcher runs a job at a time"),
         (["seed=0,1", "hydra/launcher=joblib", "hydra.sweeper.parallel=0"], "parallel=0: must be at least 1."),
+        (["seed=0,1", "hydra.sweeper.parallel=foo"], "hydra.sweeper.parallel=foo: Value 'foo' of type 'str' could not"),
+        (["seed=0,1", "hydra.sweeper.step_seconds=-1"], "hydra.sweeper.step_seconds=-1: must be above 0."),
+        (
+            ["seed=0,1", "hydra.sweeper.nonsense=1"],
+            "hydra.sweeper.nonsense: Hydra, its sweeper and its launcher have no",
+        ),
+        (
+            ["seed=0,1", "hydra/launcher=nonsense"],
+            "there is no such hydra/launcher. Known: basic, joblib, submitit_local,",
+        ),
+        (["seed=0,1", "hydra.sweep.dir="], "hydra.sweep.dir=: give the sweep a folder, or leave it out."),
+        (["seed=0,1", "hydra.sweep.subdir=x"], "hydra.sweep.subdir=x: each job needs a folder of its own below the"),
+        (["seed=0,1", "hydra.sweep.subdir=."], "hydra.sweep.subdir=.: each job needs a folder of its own below the"),
+        (["seed=0,1", "hydra.sweep.subdir=../x"], "hydra.sweep.subdir=../x: each job needs a folder of its own below"),
+        (["data=jsonl", "data.path=nowhere,there"], "data.path: there is no file nowhere/train.jsonl."),
+        (
+            ["model.path=/nowhere,embedded:tiny"],
+            "1 of 2 jobs cannot run, so none was started.\n  model.path=/nowhere: there",
+        ),
+        (["experiment=sweep_k,sweep_lr"], "To have one around the other, stack them: experiment=[a,b]."),
         (["seed=0,1", "hydra/launcher=submitit_slurm"], 'Could not detect "srun"'),
         (["hydra/sweeper=optuna", "seed=3"], "hydra/sweeper=optuna: there is nothing to search"),
         (["hydra/sweeper=optuna", "optimizer.lr=interval(1,0)"], "interval(1,0): the range is empty"),
         (["hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0,1))"], "with tag(log,...) it starts above 0"),
         (["hydra/sweeper=optuna", "num_generations=int(interval(1,8))"], "num_generations=1: must be at least 2"),
         (["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.n_trials=0"], "n_trials=0: must be at least 1."),
+        (
+            ["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.n_trials=2.5"],
+            "hydra.sweeper.n_trials=2.5: Value '2.5' of",
+        ),
+        (["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.storage=foo://bar"], "the study cannot be opened: "),
+        (["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.maximize=foo"], "hydra.sweeper.maximize=foo: "),
         (["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.maximize=[]"], "give one figure or several, each once."),
         (
             ["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.maximize=[accuracy]"],
@@ -224,6 +250,20 @@ def test_what_cannot_run_is_refused_before_the_first_job(tmp_path, arguments: li
     assert done.returncode == 1
     assert said.startswith("error: ") and message in said and "Traceback" not in said
     assert not imported(done, "torch") and not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_a_device_that_is_missing_is_said_once(tmp_path: Path, command) -> None:
+    done = command("grpo.train", "experiment=[gsm8k,sweep_k]")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: device=cuda: no CUDA device is found.") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("train.log"))
+
+
+def test_the_flag_may_stand_anywhere(command) -> None:
+    done = command("grpo.train", "num_generations=1", "-m", "seed=0,1")
+    assert done.returncode == 1 and done.stderr.startswith("error: num_generations=1: must be at least 2")
+    done = command("grpo.train", "-m", "--cfg", "job")
+    assert "cannot be written" not in done.stderr
 
 
 def test_what_is_not_installed_is_named(monkeypatch) -> None:
@@ -254,6 +294,11 @@ def test_folders_of_others(start, tmp_path: Path) -> None:
     ):
         run = start(*arguments, *FEW, f"hydra.sweep.dir={folder}")
         assert run.ended() == 1 and run.complained().startswith(f"error: {message}")
+    run = start("-m", "seed=0,1", *FEW, "hydra.sweep.dir=.")
+    assert run.ended() == 1
+    assert run.complained().startswith(
+        "error: . holds other runs, sweep/0 among them; give the sweep a folder of its own"
+    )
     (tmp_path / "sweep" / "sweep.json").unlink()
     run = start("-m", "seed=0,2", "num_generations=2", *FEW, "hydra.sweep.dir=sweep")
     assert run.ended() == 1
@@ -324,11 +369,13 @@ def test_joblib_killed_and_started_again(slow, tmp_path: Path) -> None:
     while not all((tmp_path / "sweep" / job / "metrics.jsonl").exists() for job in "01"):
         time.sleep(0.05)
     one, *_ = [child for child in psutil.Process(parent.pid).children() if "LokyProcess" in " ".join(child.cmdline())]
+    workers = [child for child in psutil.Process(parent.pid).children() if "LokyProcess" in " ".join(child.cmdline())]
     parent.kill()  # which its workers outlive
     one.kill()
     done = subprocess.run(line, cwd=tmp_path, env=surroundings("OMP_NUM_THREADS"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "sweep   3 jobs: seed; 2 at once" in done.stdout
+    assert not psutil.wait_procs(workers, timeout=10)[1]  # once their jobs have ended
     assert {line.partition(":")[0] for line in lines(done.stdout)} == {"[1/3] seed=0", "[2/3] seed=1", "[3/3] seed=2"}
     resumed = [json.loads((tmp_path / "sweep" / job / "provenance.json").read_text())["resumed"] for job in "012"]
     assert sorted(map(len, resumed)) == [0, 0, 1]
@@ -363,6 +410,30 @@ def test_submitit_queues_again_what_was_preempted_or_killed(start, slow, tmp_pat
         assert len(origin["resumed"]) == 1 and origin["resumed"][0]["step"] >= 2
         assert start(*LONG, "tracking=none", f"seed={seed}", f"hydra.run.dir=whole{seed}").ended() == 0
         assert_same(tmp_path / "sweep" / seed, tmp_path / f"whole{seed}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_submitit_stopped(slow, tmp_path: Path, name: str) -> None:
+    sweep = ["-m", "hydra/launcher=submitit_local", "seed=0,1", *LONG, "tracking=none", "hydra.sweeper.parallel=1"]
+    line = [sys.executable, "-m", "grpo.train", *sweep, "hydra.sweep.dir=sweep"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    parent = subprocess.Popen(line, cwd=tmp_path, env=surroundings(), text=True, start_new_session=True, **pipes)
+    while not (tmp_path / "sweep" / "0" / "metrics.jsonl").exists():
+        assert parent.poll() is None, parent.communicate()
+        time.sleep(0.05)
+    jobs = psutil.Process(parent.pid).children(recursive=True)
+    # Ctrl-C reaches all of a terminal's processes.
+    (os.killpg if name == "SIGINT" else os.kill)(parent.pid, signal.Signals[name])
+    _, complained = parent.communicate(timeout=60)
+    assert parent.returncode == 128 + signal.Signals[name]
+    assert complained == (
+        f"Waiting for 1 job to save.\nThe sweep was stopped by {name}. To go on, type the sweep's command again with "
+        "hydra.sweep.dir=sweep\n"
+    )
+    assert not psutil.wait_procs(jobs, timeout=1)[1]
+    assert list((tmp_path / "sweep" / "0" / "checkpoints").glob("checkpoint-*"))
+    assert not (tmp_path / "sweep" / "1").exists()
 
 
 # What stands for Slurm: sbatch runs the tasks of the array it is given, sacct says how they are.
@@ -435,4 +506,5 @@ def test_what_is_submitted_to_slurm(tmp_path: Path, device: str) -> None:
         assert not any("gpu" in flag for flag in flags)
     else:
         assert "--gpus-per-node=1" in flags
+        # Here it is a machine without one that submits, and the job that misses it.
         assert done.returncode == 1 and "[2/2] seed=1: failed: device=cuda: no CUDA device is found." in done.stdout
