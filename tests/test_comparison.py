@@ -402,3 +402,24 @@ def test_a_damaged_plan_is_named(tmp_path, content: str) -> None:
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(UserError, match=r"sweep\.json is damaged"):
         read_sweep(tmp_path)
+
+
+def test_a_setting_without_any_run_keeps_its_row(tmp_path) -> None:
+    right = {"num_generations=8": [0.9, 0.8, 0.85], "num_generations=16": [0.9, 0.81, 0.8]}
+    made_up_sweep(tmp_path, right)
+    for number in reversed(range(6)):
+        (tmp_path / str(number)).rename(tmp_path / str(number + 3))
+    names = [f"num_generations={k} seed={seed}" for k in (4, 8, 16) for seed in range(3)]
+    plan(tmp_path, *names)
+    sweep = read_sweep(tmp_path)
+    assert [(setting.name, len(setting.runs)) for setting in sweep.settings] == [
+        ("num_generations=4", 0),
+        ("num_generations=8", 3),
+        ("num_generations=16", 3),
+    ]
+    assert verdict(sweep).endswith(
+        "num_generations=4 has no finished run: the others are compared with num_generations=8. 3 of 9 jobs are missing "
+        "from this."
+    )
+    with pytest.raises(UserError, match="none of its runs has finished"):
+        choose(sweep, "num_generations=4")
