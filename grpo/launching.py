@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +51,11 @@ def build_launcher(context: HydraContext, task: TaskFunction, master: DictConfig
 
 def kind(launcher: Launcher) -> str:
     return type(launcher).__name__
+
+
+def on_this_machine(launcher: Launcher) -> bool:
+    """Whether a job has the devices and files that this process has; submitit chooses them for each."""
+    return kind(launcher) in ("BasicLauncher", "JoblibLauncher")
 
 
 def at_once(launcher: Launcher, wanted: int | None, jobs: int, config: Config) -> int:
@@ -112,13 +117,15 @@ def _submit_locally(launcher: Any, calls: Sequence[Call], parallel: int) -> None
             running = [int(job.job_id) for job in submitted if not job.done()]
             print(f"Waiting for {len(running)} {plural(len(running), 'job')} to save.", file=sys.stderr)
             for controller in running:
-                os.kill(controller, signal.SIGTERM)  # which it hands on
+                with suppress(ProcessLookupError):
+                    os.kill(controller, signal.SIGTERM)  # which it hands on
             end = time.monotonic() + GRACE
             while time.monotonic() < end and not all(job.done() for job in submitted):
                 time.sleep(LOOK / 5)
             for job in submitted:
                 if not job.done():
-                    os.killpg(int(job.job_id), signal.SIGKILL)
+                    with suppress(ProcessLookupError):
+                        os.killpg(int(job.job_id), signal.SIGKILL)
             raise
 
 

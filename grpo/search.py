@@ -14,7 +14,7 @@ from grpo.config import Config, SearchConfig, load_sweeper
 from grpo.console import FIGURES
 from grpo.errors import UserError, first_line, nearest
 from grpo.folder import outcome
-from grpo.launching import kind
+from grpo.launching import on_this_machine
 
 if TYPE_CHECKING:
     import optuna
@@ -47,8 +47,8 @@ def run_search(context: HydraContext, master: DictConfig, launcher: Launcher, ar
     # One at a time where nothing else is said, because each result guides the next choice.
     settings.parallel = settings.parallel or 1
     space, fixed = search_space(context, arguments)
-    here = kind(launcher) != "SlurmLauncher"
-    examples = compose_jobs(context, master, at_the_edges(space, fixed), list(space), here=here)
+    edges = at_the_edges(space, fixed)
+    examples = compose_jobs(context, master, edges, list(space), here=on_this_machine(launcher))
     check(settings, examples[0].config)
     record: dict[str, Any] = {
         "maximize": settings.maximize,

@@ -26,7 +26,7 @@ from grpo.errors import UserError, first_line
 from grpo.files import write_json, written_aside
 from grpo.folder import SWEEP, holds_run, in_use, is_done, outcome, owned, quoted, same_job
 from grpo.jobs import Job, compose_jobs, refuse_twins, values_listed
-from grpo.launching import LOOK, at_once, kind, launch
+from grpo.launching import LOOK, at_once, kind, launch, on_this_machine
 from grpo.signals import Signals, Stopped
 
 
@@ -36,7 +36,7 @@ def run_grid(context: HydraContext, master: DictConfig, launcher: Launcher, argu
     varied = [key for key, values in listed.items() if len(values) > 1]
     settings = load_sweeper(master.hydra.sweeper, SweeperConfig)
     chosen = [list(each) for each in product(*listed.values())]
-    jobs = compose_jobs(context, master, chosen, varied, here=kind(launcher) != "SlurmLauncher")
+    jobs = compose_jobs(context, master, chosen, varied, here=on_this_machine(launcher))
     refuse_twins(jobs)
     with Sweep(master, launcher, settings, varied, jobs, jobs[0], len(jobs)) as sweep:
         done = [job for job in jobs if is_done(job.folder, job.config)]
