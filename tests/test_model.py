@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.config import ModelConfig, compose
 from grpo.errors import UserError
-from grpo.model import ASSETS, build_policy, build_tokenizer, save_policy
+from grpo.hub import ASSETS
+from grpo.model import build_policy, build_tokenizer, save_policy
 from grpo.prompts import prompt_ids
 
 QWEN = os.environ.get("GRPO_QWEN_DIR")

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo.completions import read_completions
 from grpo.errors import UserError
-from grpo.model import ASSETS
+from grpo.hub import ASSETS
 from grpo.report import write_report
 from tests.conftest import SMALL, read_wandb
 
