@@ -123,7 +123,7 @@ def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
         ("experiment=[gsm8k,nope]", "experiment=nope: there is no such experiment. Known: ablate_rewards, gsm8k"),
         ("optimizer.beta2=1", "optimizer.beta2=1.0: must be at least 0 and below 1."),
         ("data.path=folder", "data.path=folder: data=arithmetic has no such setting; choose the dataset with data=."),
-        ("hydra.nothing=1", "hydra.nothing: there is no such setting"),
+        ("hydra.nothing=1", "hydra.nothing: Hydra, its sweeper and its launcher have no such setting"),
     ],
 )
 def test_mistakes(override: str, message: str) -> None:

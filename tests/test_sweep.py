@@ -317,6 +317,7 @@ def test_two_sweeps_in_one_folder(start, slow, command, tmp_path: Path) -> None:
         "hydra.sweep.dir=FOLDER.\n"
     )
     os.kill(run.pid, signal.SIGKILL)
+    assert run.ended() == -signal.SIGKILL
 
 
 def test_each_job_is_a_wandb_run_named_by_its_overrides(start, tmp_path: Path) -> None:
