@@ -11,7 +11,8 @@ TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 INTEGER = re.compile(rf"[+-]?{_DIGITS}")
-NUMBER = re.compile(rf"\$?\s*([+-]?)\s*\$?\s*(?:({_DIGITS})(\.[0-9]*)?|(\.[0-9]+))\s*\$?")
+# White space only after a `$` or a sign: three runs of it side by side would take cubic time to refuse a long one.
+NUMBER = re.compile(rf"(?:\$\s*)?(?:([+-])\s*)?(?:\$\s*)?(?:({_DIGITS})(\.[0-9]*)?|(\.[0-9]+))\s*\$?")
 # A sign belongs to the number unless it stands between two operands, as in `10-5`.
 LAST_NUMBER = re.compile(
     r"(?:(?<![\w.)])[+-])?\$?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<!\w)\.[0-9]+)"

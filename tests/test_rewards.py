@@ -205,6 +205,7 @@ def test_completions_of_200_000_characters_are_scored() -> None:
     ):
         for name in REWARDS:
             one(name, piece * (200_000 // len(piece)))
+    assert one("correctness", answered("$" + " " * 200_000 + "- x")) == 0.0
 
 
 def test_every_shipped_stack_builds() -> None:
