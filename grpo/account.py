@@ -72,21 +72,22 @@ class Account:
                     if job.folder not in self.ended and (end := outcome(job.folder)) is not None:
                         self.ended.add(job.folder)
                         self._line(job, in_words(end))
-                seconds = self._left()
+                share = self._share()
+                seconds = self._left(share)
                 if self.untold and seconds and not last:
                     self.untold = False
                     self.say(f"time    about {duration(seconds)}, by the first steps")
                 if live:
-                    bar.update(task, completed=self._share(), description=f"{len(self.ended)} of {self.total} jobs")
+                    bar.update(task, completed=share, description=f"{len(self.ended)} of {self.total} jobs")
 
     def _line(self, job: Job, result: str) -> None:
-        seconds = self._left()
+        seconds = self._left(self._share())
         left = f"; about {duration(seconds)} left" if seconds else ""
         self.say(f"[{self.jobs.index(job) + 1}/{self.total}] {job.name}: {result}{left}")
 
-    def _left(self) -> float | None:
+    def _left(self, share: float) -> float | None:
         """Seconds, by the pace since the first step; None before there is one, and in the last second."""
-        now, share = time.monotonic(), self._share()
+        now = time.monotonic()
         if self.since is None and share > (self.at_first or 0):
             self.since = now, share
         if self.since is None or now - self.since[0] < FIRST or share == self.since[1]:

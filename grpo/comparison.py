@@ -31,12 +31,13 @@ from grpo.console import (
 )
 from grpo.errors import UserError, first_line, nearest
 from grpo.estimators import Interval, Paired, bootstrap, holm, paired_t, t_interval
+from grpo.folder import ERROR, SWEEP
 from grpo.record import Record, read
+from grpo.search import PRUNING
 
 PRIMARY = "accuracy_strict"
 # What of a run's settings tells nothing of its numbers, but for the seed, whose runs are one setting's.
 APART = {"seed", "resume", "tracking", "threads", "save_steps", "save_total_limit"}
-PRUNED = "pruning"  # what ended a trial that a search gave up
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +124,7 @@ class _Plan:
 
 
 def holds_runs(folder: Path) -> bool:
-    return (folder / "sweep.json").is_file() or next(folder.glob("**/.hydra/config.yaml"), None) is not None
+    return (folder / SWEEP).is_file() or next(folder.glob("**/.hydra/config.yaml"), None) is not None
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -134,7 +135,7 @@ def read_sweep(folder: Path) -> Sweep:
     """
     if not holds_runs(folder):
         raise UserError(f"{folder} holds no runs; give the folder of a sweep, outputs/sweeps/DATE/TIME.")
-    plan = _plan(folder / "sweep.json")
+    plan = _plan(folder / SWEEP)
     found = {str(path.parent.parent.relative_to(folder)) for path in folder.glob("**/.hydra/config.yaml")}
     records: dict[str, Record] = {}
     wrong: dict[str, tuple[str, str] | None] = {}
@@ -217,11 +218,11 @@ def _inside(name: str) -> str:
 def _undone(folder: Path, record: Record | None) -> tuple[str, str] | None:
     """The state and the reason of a job that has no figures to be compared."""
     if record and record.results:
-        if record.results.get("stopped_by") == PRUNED:
+        if record.results.get("stopped_by") == PRUNING:
             return "pruned", f"at step {record.results['steps']:,}"
         primary = value(record, PRIMARY)
         return None if primary is not None else ("damaged", f"results.json holds no {PRIMARY}")
-    error = folder / "error.txt"
+    error = folder / ERROR
     if error.is_file():
         return "failed", error.read_text(encoding="utf-8", errors="replace").strip() or "without a message"
     if record is None:

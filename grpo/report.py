@@ -214,8 +214,8 @@ def main() -> None:
     pictures = folder / "figures" if arguments.figures else None
     try:
         if not (folder / ".hydra" / "config.yaml").is_file() and holds_runs(folder):
-            page = write_sweep_report(folder, arguments.baseline, pictures)
             sweep = read_sweep(folder)
+            page = write_sweep_report(sweep, arguments.baseline, pictures)
             baseline = choose(sweep, arguments.baseline) if arguments.baseline is not None else None
             say(settings_table(sweep, baseline))
             say(verdict(sweep, baseline))

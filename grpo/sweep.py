@@ -208,7 +208,7 @@ class Sweep:
         self.account.terminal.print()
         self.account.terminal.print(settings_table(sweep))
         self.account.say(verdict(sweep))
-        self.account.say(f"Report: {shortest(write_sweep_report(self.folder))}")
+        self.account.say(f"Report: {shortest(write_sweep_report(sweep))}")
         if any(self.folder.glob("*/wandb/offline-run-*")):
             self.account.say(
                 f"W&B: tracked offline. To upload: wandb sync {shortest(self.folder)}/*/wandb/offline-run-*"

@@ -26,7 +26,6 @@ from grpo.comparison import (
     number,
     over_problems,
     p_text,
-    read_sweep,
     trials,
 )
 from grpo.console import interval, plural, shown, signed, valid, with_unit
@@ -52,7 +51,7 @@ class Drawn:
         return [*self.settings, *(chart for chart in self.effects if chart), *self.curves]
 
 
-def write_sweep_report(folder: Path, baseline: str | None = None, figures: Path | None = None) -> Path:
+def write_sweep_report(sweep: Sweep, baseline: str | None = None, figures: Path | None = None) -> Path:
     """Write `report.html` and `sweep.csv` into the folder of a sweep, or of any runs; gives the page.
 
     Args:
@@ -60,9 +59,9 @@ def write_sweep_report(folder: Path, baseline: str | None = None, figures: Path 
         figures: where to write the figures as PNG, too.
 
     Raises:
-        UserError: there are no runs, or no such baseline.
+        UserError: there is no such baseline.
     """
-    sweep = read_sweep(folder)
+    folder = sweep.folder
     if baseline is not None and sweep.maximize:
         raise UserError(f"--baseline {baseline!r}: {folder} is a search, whose trials are compared with one another.")
     base = choose(sweep, baseline) if sweep.compared or baseline is not None else None

@@ -182,3 +182,28 @@ def browser():
     with sync_playwright() as playwright:
         quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+
+
+def seen(browser, report: Path, width: int, scheme: str, names: set[str], lowest: float):
+    """A report as it is seen without a network and JavaScript: all of its figures in sight, in the scheme's colours."""
+    from grpo.figures import COLOURS
+
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=False
+    )
+    page, requests, complaints = context.new_page(), [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(report.as_uri())
+    assert requests == [report.as_uri()] and not complaints
+    figures = page.locator("figure").all()
+    assert {figure.get_attribute("id") for figure in figures} == names
+    for figure in figures:
+        box, drawn = figure.bounding_box(), figure.locator("svg").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        assert drawn["width"] > 300 and drawn["height"] > lowest
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page_colour = COLOURS["page"][scheme == "dark"]
+    assert background == f"rgb({', '.join(str(int(page_colour[i : i + 2], 16)) for i in (1, 3, 5))})"
+    return page

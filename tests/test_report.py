@@ -15,7 +15,7 @@ from grpo.errors import UserError
 from grpo.figures import COLOURS, HUES, colours, spread
 from grpo.record import read
 from grpo.report import headline, main, write_report
-from tests.conftest import SMALL
+from tests.conftest import SMALL, seen
 
 FIGURES = {
     "reward",
@@ -52,24 +52,7 @@ def run(finished, tmp_path) -> Path:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(finished, browser, width: int, scheme: str) -> None:
-    context = browser.new_context(
-        viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=False
-    )
-    page, requests, complaints = context.new_page(), [], []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("console", lambda message: complaints.append(message.text))
-    page.goto(f"file://{finished}/report.html")
-    assert requests == [f"file://{finished}/report.html"] and not complaints
-    figures = page.locator("figure").all()
-    assert {figure.get_attribute("id") for figure in figures} == FIGURES
-    for figure in figures:
-        box, drawn = figure.bounding_box(), figure.locator("svg").bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= width
-        assert drawn["width"] > 300 and drawn["height"] > 150
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    page_colour = COLOURS["page"][scheme == "dark"]
-    assert background == f"rgb({', '.join(str(int(page_colour[i : i + 2], 16)) for i in (1, 3, 5))})"
+    page = seen(browser, finished / "report.html", width, scheme, FIGURES, 150)
     line = page.locator("#reward svg path[style*='--c0']").first
     assert line.count() == 1
     # Read without opening or unfolding anything.

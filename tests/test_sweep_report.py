@@ -12,12 +12,11 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
 
-from grpo.comparison import PRIMARY
+from grpo.comparison import PRIMARY, read_sweep
 from grpo.errors import UserError
-from grpo.figures import COLOURS
 from grpo.report import main
 from grpo.sweep_report import write_sweep_report
-from tests.conftest import SMALL
+from tests.conftest import SMALL, seen
 from tests.made_up import made_up, made_up_sweep, plan
 
 FIGURES = {
@@ -44,7 +43,7 @@ def finished(tmp_path_factory) -> Path:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (folder / "sweep" / "report.html").unlink(missing_ok=True)
-    write_sweep_report(folder / "sweep")
+    report_of(folder / "sweep")
     return folder / "sweep"
 
 
@@ -52,6 +51,10 @@ def finished(tmp_path_factory) -> Path:
 def sweep(finished, tmp_path) -> Path:
     """The same, to be changed."""
     return shutil.copytree(finished, tmp_path / "sweep")
+
+
+def report_of(folder: Path, *baseline: str) -> Path:
+    return write_sweep_report(read_sweep(folder), *baseline)
 
 
 def solved(folder: Path, job: int, share: float) -> None:
@@ -71,24 +74,7 @@ def text(page: str) -> str:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(finished, browser, width: int, scheme: str) -> None:
-    context = browser.new_context(
-        viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=False
-    )
-    page, requests, complaints = context.new_page(), [], []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("console", lambda message: complaints.append(message.text))
-    page.goto(f"file://{finished}/report.html")
-    assert requests == [f"file://{finished}/report.html"] and not complaints
-    figures = page.locator("figure").all()
-    assert {figure.get_attribute("id") for figure in figures} == FIGURES
-    for figure in figures:
-        box, drawn = figure.bounding_box(), figure.locator("svg").bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= width
-        assert drawn["width"] > 300 and drawn["height"] > 80
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    page_colour = COLOURS["page"][scheme == "dark"]
-    assert background == f"rgb({', '.join(str(int(page_colour[i : i + 2], 16)) for i in (1, 3, 5))})"
+    page = seen(browser, finished / "report.html", width, scheme, FIGURES, 80)
     for words in (
         "Right answers",
         "Other figures",
@@ -103,7 +89,7 @@ def test_page_and_table_say_what_scipy_says(sweep) -> None:
     right = {2: [0.25, 0.5, 0.25], 4: [0.75, 0.75, 1.0]}
     for job, share in enumerate(right[2] + right[4]):
         solved(sweep, job, share)
-    page = write_sweep_report(sweep).read_text()
+    page = report_of(sweep).read_text()
     assert "http:" not in re.sub(r'xmlns(:\w+)?="http://[^"]+"', "", page) and "https:" not in page
     assert "<script" not in page
     test = ttest_rel(right[4], right[2])
@@ -133,7 +119,7 @@ def test_what_is_missing_is_listed_and_not_averaged(sweep) -> None:
     results = json.loads((sweep / "5" / "results.json").read_text())
     (sweep / "5" / "results.json").write_text(json.dumps(results | {"stopped_by": "no_signal", "steps": 1}))
     plan(sweep, *(f"num_generations={k} seed={seed}" for k in (2, 4, 8) for seed in (0, 1, 2)))
-    page = text(write_sweep_report(sweep).read_text())
+    page = text(report_of(sweep).read_text())
     assert "5 of 9 jobs are missing from this." in page
     assert "job 0 · unfinished · num_generations=2 seed=0 interrupted, or still running: 2 steps on record" in page
     assert "job 4 · failed · num_generations=4 seed=1 no space is left &lt;b&gt;" in page
@@ -147,14 +133,14 @@ def test_what_is_missing_is_listed_and_not_averaged(sweep) -> None:
 def test_nothing_has_finished(sweep, tmp_path) -> None:
     for path in sweep.glob("*/results.json"):
         path.unlink()
-    page = text(write_sweep_report(sweep).read_text())
+    page = text(report_of(sweep).read_text())
     assert "None of 6 jobs has finished: there is nothing to compare yet." in page and "job 5 · unfinished" in page
     assert pd.read_csv(sweep / "sweep.csv").empty
     with pytest.raises(UserError, match="none of its runs has finished"):
-        write_sweep_report(sweep, "num_generations=4")
+        report_of(sweep, "num_generations=4")
     (tmp_path / "planned").mkdir()
     plan(tmp_path / "planned", "seed=0", "seed=1")
-    assert "None of 2 jobs has finished" in text(write_sweep_report(tmp_path / "planned").read_text())
+    assert "None of 2 jobs has finished" in text(report_of(tmp_path / "planned").read_text())
 
 
 def test_the_command(sweep, monkeypatch, capsys) -> None:
@@ -182,7 +168,7 @@ def test_many_settings_and_factors(tmp_path) -> None:
         for k in (2, 4, 8, 16, 32)
         for rewards in ("default", "no_format")
     }
-    page = write_sweep_report(made_up_sweep(tmp_path, shares)).read_text()
+    page = report_of(made_up_sweep(tmp_path, shares)).read_text()
     said = text(page)
     assert "Of 10 settings these are the baseline and the 7 that end furthest from it." in said
     assert "mean total reward" not in said and "reward xmlcount" in said  # the stacks weigh differently
@@ -198,19 +184,19 @@ def test_a_search(tmp_path) -> None:
     (folder / "5" / "error.txt").write_text("out of memory")
     names = [*right, "num_generations=32", "num_generations=64"]
     plan(folder, *names, maximize=["accuracy_strict"])
-    said = text(write_sweep_report(folder).read_text())
+    said = text(report_of(folder).read_text())
     assert "num_generations=8 had the highest figure for correct inside &lt;answer&gt;, 90.0%." in said
     assert "4 num_generations=32 pruned at step 3 5 num_generations=64 failed" in said and "job 5 · failed" in said
     assert "1 of 6 jobs is missing from this." in said and "Other figures" not in said
     assert not pd.read_csv(folder / "sweep.csv")["baseline"].any()
     with pytest.raises(UserError, match="is a search, whose trials are compared with one another"):
-        write_sweep_report(folder, "num_generations=2")
+        report_of(folder, "num_generations=2")
     plan(folder, *names, maximize=["accuracy_strict"], minimize=["train_seconds"])
-    page = write_sweep_report(folder).read_text()
+    page = report_of(folder).read_text()
     assert 'id="front"' in page and "the Pareto front" in page
     assert len(re.findall(r"<tr><td><strong>", page)) == 1  # the seconds are alike
     plan(folder, *names, maximize=["accuracy_strict", "soft_format"], minimize=["train_seconds"])
-    assert 'id="front"' not in write_sweep_report(folder).read_text()
+    assert 'id="front"' not in report_of(folder).read_text()
 
 
 HOSTILE = "</td><script>document.title='owned'</script><img src=http://127.0.0.1/x> $x^{2$ \x1b[31m漢 " + "y" * 3000
@@ -228,7 +214,7 @@ def test_any_text_is_shown_as_text(tmp_path, browser, recwarn) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 900})
     requests = []
     page.on("request", lambda request: requests.append(request.url))
-    page.goto(write_sweep_report(folder).as_uri())
+    page.goto(report_of(folder).as_uri())
     assert page.title() == "<i>sweep · grpo report" and page.locator("script, img").count() == 0 and len(requests) == 1
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert "\x1b" not in (folder / "report.html").read_text()
