@@ -1,0 +1,368 @@
+"""The reward calculator in a real browser: its scoring is that of `grpo/`, to the last bit."""
+
+import inspect
+import json
+import math
+import os
+import random
+import textwrap
+import unicodedata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grpo.calculator import PAGE
+from grpo.diagnostics import attribute
+from grpo.prompts import TAGS, extract_answer
+from grpo.rewards import REWARDS, RewardStack
+from tests import test_rewards
+from tests.test_rewards import PERFECT, answered
+
+KINDS = ["correctness", "int", "strict_format", "soft_format", "xmlcount"]
+NAMES = KINDS + [f"verbatim_{kind}" for kind in KINDS]
+Case = tuple[str, str]  # completion and gold
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open the page from disk in a context of its own; it may say nothing to the console, and ask no one for anything."""
+    contexts, complaints, requests = [], [], []
+
+    def call(query: str = "", **settings: Any):
+        contexts.append(
+            browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US"} | settings)
+        )
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(f"{PAGE.as_uri()}{query}")
+        return page
+
+    yield call
+    for context in contexts:
+        context.close()
+    assert not complaints
+    assert all(url.startswith(PAGE.as_uri()) for url in requests)
+
+
+# ---- The parity
+
+
+def by_python(cases: list[Case]) -> list[list[float]]:
+    """What grpo/rewards.py gives each case, in the order of NAMES."""
+    takes_gold = [len(inspect.signature(REWARDS[name]).parameters) == 2 for name in NAMES]
+    return [
+        [
+            REWARDS[name](text, gold) if both else REWARDS[name](text)
+            for name, both in zip(NAMES, takes_gold, strict=True)
+        ]
+        for text, gold in cases
+    ]
+
+
+def by_page(page, cases: list[Case]) -> list[list[float]]:
+    script = "([names, cases]) => cases.map((each) => names.map((name) => REWARDS[name][0](...each).value))"
+    parts = [
+        page.evaluate(script, [NAMES, [list(case) for case in cases[i : i + 2000]]]) for i in range(0, len(cases), 2000)
+    ]
+    return [row for part in parts for row in part]
+
+
+def differences(cases: list[Case], expected: list[list[float]], found: list[list[float]]) -> list[str]:
+    """The first few; floats are compared by the digits that tell every one from its neighbours."""
+    assert len(cases) == len(expected) == len(found)
+    return [
+        f"{name}: {ours!r} here, {theirs!r} on the page, of {case!r}"
+        for case, row, other in zip(cases, expected, found, strict=True)
+        for name, ours, theirs in zip(NAMES, row, other, strict=True)
+        if repr(float(ours)) != repr(float(theirs))
+    ][:5]
+
+
+def table(test: Any) -> list[tuple[Any, ...]]:
+    """The rows that a test of tests/test_rewards.py is parametrized with."""
+    (mark,) = [mark for mark in test.pytestmark if mark.name == "parametrize"]
+    return list(mark.args[1])
+
+
+def cases_of_the_tests() -> list[Case]:
+    cases = [(completion, gold) for completion, gold, _ in table(test_rewards.test_correctness)]
+    cases += [(answered(answer), "18") for answer, _ in table(test_rewards.test_int)]
+    cases += [(completion, "18") for completion, *_ in table(test_rewards.test_formats)]
+    cases += [(completion, "18") for completion, _ in table(test_rewards.test_xmlcount)]
+    cases += [(completion, "18") for _, completion, _ in table(test_rewards.test_verbatim)]
+    long = [
+        "\n",
+        " ",
+        "1,111",
+        "9",
+        "<reasoning>x</reasoning> ",
+        "</reasoning><answer>",
+        "\n</answer>\n",
+        "\U0001f600",
+        *TAGS,
+    ]
+    # The originals take quadratic time on some of these.
+    return cases + [(answered(piece * (20_000 // len(piece))), "18") for piece in long]
+
+
+def test_the_tables_of_the_tests(open_page) -> None:
+    cases = cases_of_the_tests()
+    assert not differences(cases, by_python(cases), by_page(open_page(), cases))
+
+
+def golds_of_gsm8k() -> list[str]:
+    folder = os.environ.get("GRPO_GSM8K_DIR")
+    if not folder:
+        pytest.skip("GRPO_GSM8K_DIR names no folder with GSM8K's test.jsonl")
+    lines = (Path(folder) / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["answer"] for line in lines]
+
+
+def test_real_answers_of_gsm8k(open_page) -> None:
+    cases = []
+    for worked in golds_of_gsm8k():
+        work, _, gold = worked.rpartition("\n#### ")
+        written = PERFECT.replace("8*3=24 pages.", work)
+        for answer in (gold, gold.replace(",", ""), f"${gold}", f"{gold}.0", f"-{gold}"):
+            cases.append((written.replace("18", answer), gold))
+        cases += [(worked, gold), (gold, gold)]
+    expected = by_python(cases)
+    assert not differences(cases, expected, by_page(open_page(), cases))
+    assert len(cases) > 9000 and sum(row[0] for row in expected) > 2 * 0.5 * len(cases)
+
+
+# Python's white space, and what other tables take for it.
+WHITE = [chr(code) for code in range(0x3001) if chr(code).isspace()] + ["\ufeff", "\u200b", "\u180e", "\x00", "\x7f"]
+# Those that Unicode 14 has; a newer Python knows more.
+DIGITS = [chr(code) for code in range(0x110000) if chr(code).isdigit() and chr(code).isascii()] * 20
+DIGITS += [chr(code) for code in range(0x80, 0x20000) if chr(code).isdigit()] + list("½Ⅷ九〇৴௰")
+PIECES = [
+    *TAGS,
+    *TAGS,
+    "<answer>\n",
+    "\n</answer>",
+    "\n</answer>\n",
+    "</reasoning>\n<answer>",
+    "<Answer>",
+    "< answer>",
+    "</answer",
+]
+PIECES += [
+    "\n",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\r",
+    " ",
+    "x",
+    "pens",
+    "思考",
+    "é",
+    "e\u0301",
+    "\U0001f600",
+    "\U00020000",
+    "👩‍👩‍👧",
+    "$",
+    "-",
+    ",",
+]
+
+
+def number_like(draw: random.Random) -> str:
+    digits = "".join(draw.choices("0123456789", k=draw.choice([1, 1, 2, 3, 4, 7, 40])))
+    if draw.random() < 0.3:
+        digits = f"{int(digits):,}" if draw.random() < 0.7 else ",".join([digits[:2], digits[2:]])
+    sign, dollar, tail = (
+        draw.choice(["", "", "-", "+", "--"]),
+        draw.choice(["", "", "$", "$ "]),
+        draw.choice(["", "", "", "$"]),
+    )
+    fraction = draw.choice(["", "", "", ".", ".0", ".50", ".5e3", "e5", ".00"])
+    body = draw.choice([digits, digits, digits, "." + digits, "0" * draw.randrange(4) + digits])
+    text = draw.choice([sign + dollar, dollar + sign, sign + draw.choice(WHITE)]) + body + fraction + tail
+    if draw.random() < 0.15:
+        text = "".join(draw.choices(DIGITS, k=draw.randrange(1, 4)))
+    return text
+
+
+def random_text(draw: random.Random) -> str:
+    kind = draw.random()
+    if kind < 0.2:  # any character that UTF-8 can carry
+        codes = [draw.randrange(draw.choice([0x80, 0x800, 0x3100, 0x110000])) for _ in range(draw.randrange(12))]
+        return "".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000)
+    if kind < 0.4:
+        return "".join(draw.choices(WHITE, k=draw.randrange(1, 4)))
+    return "".join(draw.choice([*PIECES, draw.choice(WHITE), draw.choice(DIGITS)]) for _ in range(draw.randrange(8)))
+
+
+def generated(draw: random.Random) -> Case:
+    """A completion and a gold: a soup of pieces, or the asked format with a few things amiss."""
+    answer = number_like(draw)
+    golds = [
+        answer,
+        answer.strip(),
+        answer.replace(",", ""),
+        f"{answer}.0",
+        f" {answer}\n",
+        number_like(draw),
+        random_text(draw),
+    ]
+    gold = draw.choice(golds)
+    if draw.random() < 0.3:
+        return "".join(
+            random_text(draw) + draw.choice([answer, draw.choice(PIECES)]) for _ in range(draw.randrange(7))
+        ), gold
+    work = draw.choice(["8*3=24", "思考一下。", "x" * draw.choice([0, 5, 300, 700]), random_text(draw)])
+    gap = ["\n", "\n", "\n", "", draw.choice(WHITE)]
+    parts = ["<reasoning>", draw.choice(gap), work, draw.choice(gap), "</reasoning>", draw.choice(gap)]
+    parts += [
+        "<answer>",
+        draw.choice(gap),
+        answer,
+        draw.choice(gap),
+        "</answer>",
+        draw.choice(["\n", "", "\n\n", random_text(draw)]),
+    ]
+    if draw.random() < 0.4:
+        parts = ["\n" if part in WHITE or part == "" else part for part in parts]  # one line each
+    if draw.random() < 0.25:
+        parts = [part for part in parts if part != "\n"]  # all on one line
+    for _ in range(draw.choice([0, 0, 0, 1, 1, 2])):
+        at = draw.randrange(len(parts) + 1)
+        parts[at:at] = draw.choice([[random_text(draw)], [draw.choice(PIECES)], [draw.choice(WHITE)], parts[-6:]])
+        if draw.random() < 0.3:
+            del parts[draw.randrange(len(parts))]
+    return "".join(parts), gold
+
+
+@pytest.fixture(scope="module")
+def many() -> list[Case]:
+    draw = random.Random(0)
+    return [generated(draw) for _ in range(20_000)]
+
+
+def test_twenty_thousand_generated_texts(open_page, many) -> None:
+    expected, page = by_python(many), open_page()
+    assert not differences(many, expected, by_page(page, many))
+    # Rich enough: every reward is often paid, and often not.
+    for name, column in zip(NAMES, zip(*expected, strict=True), strict=True):
+        most = max(column)
+        assert min(sum(value == most for value in column), sum(value != most for value in column)) > 400, name
+    assert len({row[4] for row in expected}) > 50 and len({row[9] for row in expected}) > 500
+
+    draw = random.Random(1)
+    weights = [[draw.choice([1.0, 0.0, 0.1, -0.5, draw.uniform(-2, 3), 1e-9]) for _ in KINDS] for _ in many]
+    for half in (0, 5):
+        rows = [row[half : half + 5] for row in expected]
+        found = page.evaluate(
+            "cases => cases.map((each) => total(...each))", [list(pair) for pair in zip(rows, weights, strict=True)]
+        )
+        for row, of, theirs in zip(rows, weights, found, strict=True):
+            stack = RewardStack(dict(zip(KINDS, of, strict=True)))
+            (ours,) = stack.total({name: [value] for name, value in zip(KINDS, row, strict=True)})
+            assert repr(ours) == repr(float(theirs)), (row, of)
+
+
+def test_python_s_own_tables(open_page) -> None:
+    page = open_page()
+    assert page.evaluate("[...SPACES].sort()") == sorted(chr(code) for code in range(0x110000) if chr(code).isspace())
+    digits = set(page.evaluate("[...ALL_DIGITS]"))
+    ours = {chr(code) for code in range(0x110000) if chr(code).isdigit()}
+    assert digits == ours if unicodedata.unidata_version == "14.0.0" else digits <= ours
+    sums = [
+        [0.1] * 10,
+        [1e16, 1.0, 1e-16],
+        [1e300, 1.0, -1e300],
+        [2.0**53, 1.0, 2.0**-60],
+        [2.0**53, -0.5, -(2.0**-60)],
+        [],
+        [-0.0],
+    ]
+    assert [repr(float(value)) for value in page.evaluate("sums => sums.map(fsum)", sums)] == [
+        repr(math.fsum(s)) for s in sums
+    ]
+
+
+def normalised(text: str) -> str:
+    """As HTML prescribes for a textarea's value."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def test_through_the_textarea(open_page, many) -> None:
+    cases = many[:400] + cases_of_the_tests()[:150]
+    found = open_page().evaluate(
+        """cases => cases.map((each) => {
+          for (const [i, id] of ["completion-field", "gold-field"].entries()) {
+            document.getElementById(id).value = each[i];
+            document.getElementById(id).dispatchEvent(new Event("input"));
+          }
+          const cells = [...document.querySelectorAll("#scores tbody b")].map((cell) => Number(cell.dataset.value));
+          return [0, 1].flatMap((stack) => cells.filter((_, i) => i % 2 === stack));
+        })""",
+        [list(case) for case in cases],
+    )
+    cases = [(normalised(completion), normalised(gold)) for completion, gold in cases]
+    assert not differences(cases, by_python(cases), found)
+
+
+# ---- Advantages and shares
+
+
+def by_trl(scores: np.ndarray, weights: np.ndarray, k: int, scale: str) -> np.ndarray:
+    """TRL's own lines (trl 1.16.0, trl/trainer/grpo_trainer.py, from line 2759 on), run in float64."""
+    import torch
+    from trl import GRPOTrainer
+    from trl.trainer.utils import nanstd
+
+    source = inspect.getsource(inspect.unwrap(GRPOTrainer._generate_and_score_completions))
+    lines = source[
+        source.index("        unscorable_mask =") : source.index("        # Slice to keep only the local part")
+    ]
+    of = SimpleNamespace(
+        multi_objective_aggregation="sum_then_normalize",
+        reward_weights=torch.tensor(weights, dtype=torch.float64),
+        scale_rewards=scale,
+    )
+    names = {"torch": torch, "nanstd": nanstd, "self": of, "device": "cpu", "num_generations": k}
+    names["rewards_per_func"] = torch.tensor(scores, dtype=torch.float64)
+    exec(textwrap.dedent(lines), names)
+    return names["advantages"].numpy()
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_advantages_and_shares(open_page, scale: str) -> None:
+    page, rng = open_page(), np.random.default_rng(0)
+    script = """([groups, weights, scale]) => {
+      const of = attribute(groups, weights, scale);
+      return {
+        advantages: of.flatMap((group) => group.advantages), parts: of.flatMap((group) => group.parts),
+        zero: of.map(({ constant, flat }) => [...constant, flat]), shares: shares(of),
+        means: groups.map((group) => mean(group.map((scores) => total(scores, weights)))),
+        stds: groups.map((group) => std(group.map((scores) => total(scores, weights)))),
+      };
+    }"""
+    varied = 0
+    for _ in range(150):
+        k, groups = int(rng.integers(2, 17)), int(rng.integers(1, 6))
+        scores = rng.choice([0.0, 0.125, 0.389, 0.5, 2.0, -1.271], size=(groups * k, 5))
+        scores[:k] = scores[0] if rng.random() < 0.3 else scores[:k]  # a group without signal
+        weights = rng.choice([-1.0, 0.0, 0.1, 1.0, 3.0], size=5)
+        found = page.evaluate(script, [scores.reshape(groups, k, 5).tolist(), weights.tolist(), scale])
+        split = attribute(scores, weights, k, scale)
+        assert found["advantages"] == pytest.approx(by_trl(scores, weights, k, scale), abs=1e-5)
+        assert found["advantages"] == pytest.approx(split.advantages, abs=1e-9)
+        assert np.array(found["parts"]) == pytest.approx(split.parts, abs=1e-9)
+        assert found["zero"] == split.zero_std.tolist()
+        ours = split.shares()
+        assert found["shares"] == (None if ours is None else pytest.approx(ours, abs=1e-9))
+        totals = (scores @ weights).reshape(groups, k)
+        assert found["means"] == pytest.approx(totals.mean(axis=1), abs=1e-9)
+        assert found["stds"] == pytest.approx(totals.std(axis=1, ddof=1), abs=1e-9)
+        varied += ours is not None
+    assert varied > 100
