@@ -1,8 +1,111 @@
-"""Serve the reward calculator on this machine.
+"""The reward calculator: a page in which completions are edited and scored as the trainer scores them.
 
 python -m grpo.calculator
 """
 
+import argparse
+import errno
+import os
+import socketserver
+import sys
+import threading
+import webbrowser
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from grpo.errors import UserError
 
 PAGE = Path(__file__).parent / "assets" / "calculator.html"
+HOST = "127.0.0.1"
+PORT = 8008
+TRIES = 20
+
+
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    # Elsewhere than on Windows this takes a port that was just given back, never one in use.
+    allow_reuse_address = os.name != "nt"
+
+    def handle_error(self, *request: object) -> None:
+        pass  # a browser that hangs up is no one's mistake
+
+
+class OnePage(BaseHTTPRequestHandler):
+    """Answers with the page at `/`, and with nothing else."""
+
+    def do_GET(self) -> None:
+        if urlsplit(self.path).path != "/":
+            return self.send_error(HTTPStatus.NOT_FOUND)
+        page = PAGE.read_bytes()
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(page)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(page)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *message: object) -> None:
+        pass
+
+
+def listen(port: int) -> Server:
+    """A server on `port`, or on the next one that is free; port 0 is any.
+
+    Raises:
+        UserError: none of them can be had.
+    """
+    last = min(port + TRIES - 1, 65535)
+    for each in range(port, last + 1):
+        try:
+            return Server((HOST, each), OnePage)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise UserError(f"--port {each}: {error.strerror}. Ports from 1024 on need no rights.") from error
+            print(f"Port {each} is taken.", flush=True)
+    raise UserError(f"--port {port}: the ports from {port} to {last} are all taken; give another one, or 0 for any.")
+
+
+def can_open() -> bool:
+    """Whether a browser with a window can be opened: one without would take over this terminal."""
+    windows = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in windows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m grpo.calculator",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Edit completions in the browser and see what the trainer pays for them: each reward and why, the\n"
+        "advantages of a group, and which reward made them.",
+        epilog=f"The page is one file, which needs no server: open it from disk, or host it as it is.\n  {PAGE}\n\n"
+        f"On another machine: ssh -L {PORT}:{HOST}:{PORT} MACHINE, then open http://{HOST}:{PORT} here.\n\n"
+        "A run's completions as JSONL, to be dropped onto the page:\n"
+        "  python -c \"import pandas; pandas.read_parquet('outputs/DATE/TIME/completions/step_000100.parquet')"
+        ".to_json('step.jsonl', orient='records', lines=True)\"",
+    )
+    parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; a taken one gives way to the next")
+    parser.add_argument("--no-browser", action="store_true", help="print the address, and open nothing")
+    arguments = parser.parse_args()
+    if not 0 <= arguments.port <= 65535:
+        parser.error(f"--port {arguments.port}: a port is a number from 0 (any that is free) to 65535")
+    try:
+        with listen(arguments.port) as server:
+            address = f"http://{HOST}:{server.server_address[1]}/"
+            print(f"The calculator is at {address} (Ctrl-C ends it)", flush=True)
+            if not arguments.no_browser and can_open():
+                threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+            server.serve_forever()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\nEnded.")
+
+
+if __name__ == "__main__":
+    main()
