@@ -207,3 +207,32 @@ def seen(browser, report: Path, width: int, scheme: str, names: set[str], lowest
     page_colour = COLOURS["page"][scheme == "dark"]
     assert background == f"rgb({', '.join(str(int(page_colour[i : i + 2], 16)) for i in (1, 3, 5))})"
     return page
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open the reward calculator from disk, each time as a new visitor.
+
+    It may say nothing to the console, and ask no one for anything.
+    """
+    from grpo.calculator import PAGE
+
+    contexts, complaints, requests = [], [], []
+
+    def call(query: str = "", **settings: Any):
+        contexts.append(
+            browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US"} | settings)
+        )
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(f"{PAGE.as_uri()}{query}")
+        return page
+
+    yield call
+    for context in contexts:
+        context.close()
+    assert not complaints
+    assert all(url.startswith(PAGE.as_uri()) for url in requests)
