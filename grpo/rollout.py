@@ -439,16 +439,19 @@ class Graphs:
         """As `run_merged`."""
         if self.mode != (mode := (limit, uniforms is None)):
             # What an evaluation held is not kept through training, nor the other way round.
-            self.held.clear()
-            self.graphs.clear()
+            self._forget()
             self.mode = mode
         try:
             return self._run(sampler, prefill, group, uniforms, limit)
         except BaseException:
             # Out of memory, maybe: what is held must not stand in the way of a smaller batch.
-            self.held.clear()
-            self.graphs.clear()
+            self._forget()
             raise
+
+    def _forget(self) -> None:
+        self.held.clear()
+        self.graphs.clear()
+        self.pool = None  # torch ends a pool with its last graph
 
     def _run(
         self, sampler: Sampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int

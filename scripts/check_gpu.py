@@ -1,0 +1,176 @@
+"""Check on a GPU what the tests, which run on a CPU, cannot show there.
+
+`python scripts/check_gpu.py`, or with names: `python scripts/check_gpu.py graphs train`
+
+  graphs     sampling by CUDA graphs: greedy tokens are generate's, also once weights have changed; sampled ones are
+             those of the same sampler without graphs
+  train      the embedded default; whether twenty steps of it come out the same again, to the last bit
+  reference  ten steps of experiment=gsm8k at full size with random weights, where GRPO_GSM8K_DIR and GRPO_QWEN_DIR name
+             the folders of its data and tokenizer
+
+Each check ends in a line: ok, FAILED or skipped, and what was seen. The exit code is 1 where any failed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
+from grpo.arithmetic import problems
+from grpo.config import compose
+from grpo.console import quiet_libraries
+from grpo.model import build_policy, build_tokenizer
+from grpo.prompts import prompt_ids
+from grpo.rollout import Fast, Generate
+
+GSM8K, QWEN = (os.environ.get(name, "") for name in ("GRPO_GSM8K_DIR", "GRPO_QWEN_DIR"))
+
+
+class Skipped(Exception):
+    pass
+
+
+def differing(
+    policy: Any, prompts: list[list[int]], ours: list[list[int]], theirs: list[list[int]]
+) -> tuple[int, float]:
+    """How many completions differ, and the largest gap of logits between the two best where they part."""
+    gaps = []
+    for prompt, mine, its in zip(prompts, ours, theirs, strict=True):
+        if mine != its:
+            parted = next(i for i, (a, b) in enumerate(zip(mine, its, strict=False)) if a != b)
+            with torch.no_grad():
+                logits = policy(torch.tensor([prompt + mine[:parted]], device=policy.device)).logits[0, -1]
+            first, second = logits.topk(2).values.tolist()
+            gaps.append(first - second)
+    return len(gaps), max(gaps, default=0.0)
+
+
+def compared(policy: Any, tokenizer: Any, prompts: list[list[int]], limit: int, near: float) -> list[str]:
+    """Greedy and sampled tokens of the graphs against `generate` and against the sampler without graphs."""
+    graphs, plain = Fast(policy, tokenizer, bf16=False, native=True), Fast(policy, tokenizer, bf16=False, native=True)
+    assert graphs.graphs is not None, "no CUDA graphs were used"
+    plain.graphs = None
+    said = []
+    for weights in ("as they are", "changed"):
+        if weights == "changed":
+            torch.manual_seed(1)
+            with torch.no_grad():
+                for parameter in policy.parameters():
+                    parameter.mul_(1 + 0.05 * torch.randn_like(parameter))
+        reference = Generate(policy, tokenizer, bf16=False).complete(prompts, limit)
+        for _ in range(2):  # captured, then replayed
+            count, gap = differing(policy, prompts, graphs.complete(prompts, limit), reference)
+            assert gap < near, f"greedy tokens part from generate's at a gap of {gap} between the two best logits"
+        said.append(f"greedy, weights {weights}: {count} of {len(prompts)} part, at near-ties (gap {gap:.1e})")
+    seeds = [(0, row) for row in range(len(prompts))]
+    ours = graphs.complete(prompts, limit, 1.0, seeds)
+    again = graphs.complete(prompts, limit, 1.0, seeds)
+    assert ours == again, "the same seeds gave other tokens"
+    same = sum(a == b for a, b in zip(ours, plain.complete(prompts, limit, 1.0, seeds), strict=True))
+    assert same >= 0.97 * len(prompts), f"only {same} of {len(prompts)} sampled completions are those without graphs"
+    return [*said, f"sampled: {same} of {len(prompts)} as without graphs"]
+
+
+def check_graphs() -> str:
+    config = compose(["device=cuda"])
+    tokenizer = build_tokenizer(config.model)
+    policy: Any = build_policy(config.model, 0)
+    policy.cuda()
+    questions = [problem.question for problem in islice(problems(True, seed=0), 256)]
+    begun = tokenizer("<reasoning>\n")["input_ids"]
+    prompts = [ids + begun for ids in prompt_ids(tokenizer, questions, config.system_prompt)]
+    said = compared(policy, tokenizer, prompts, 48, 1e-3)
+    if QWEN:
+        config = compose(["experiment=gsm8k", f"model.path={QWEN}", "model.init=random"])
+        tokenizer = build_tokenizer(config.model)
+        set_seed(0)
+        policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(QWEN)).float().eval()
+        policy.cuda()
+        prompts = [ids for ids in prompt_ids(tokenizer, questions[:8], config.system_prompt) for _ in range(4)]
+        said += [f"Qwen2.5-0.5B: {each}" for each in compared(policy, tokenizer, prompts, 40, 1e-3)]
+    return "; ".join(said)
+
+
+def run(*arguments: str, fine: tuple[int, ...] = (0,)) -> str:
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode in fine, f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout[-3000:]}"
+    return done.stdout
+
+
+def results(folder: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return read
+
+
+def check_train() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        run("grpo.train", "device=cuda", "tracking=none", f"hydra.run.dir={out}")
+        found = results(out)
+        before, after = (found[when]["accuracy_strict"] for when in ("before", "after"))
+        assert after > before + 0.3, f"strict accuracy went from {before} to {after}"
+        said = [f"strict accuracy {before:.3f} -> {after:.3f}, seconds {found['seconds']}"]
+        for deterministic in ("false", "true"):
+            out = Path(folder) / deterministic
+            settings = ["device=cuda", "tracking=none", "max_steps=20", f"deterministic={deterministic}"]
+            run("grpo.train", *settings, f"hydra.run.dir={out}")
+            again = run("grpo.reproduce", str(out), "--out", f"{out}-again", fine=(0, 1)).splitlines()
+            said.append(f"reproduced with deterministic={deterministic}: {again[-1].strip()}")
+        return "; ".join(said)
+
+
+def check_reference() -> str:
+    if not (GSM8K and QWEN):
+        raise Skipped("GRPO_GSM8K_DIR and GRPO_QWEN_DIR do not name GSM8K and Qwen2.5's tokenizer")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        began = time.monotonic()
+        paths = [f"model.path={QWEN}", "model.init=random", f"data.path={GSM8K}"]
+        short = ["max_steps=10", "data.eval_problems=64", "save_steps=null", "tracking=none"]
+        run("grpo.train", "experiment=gsm8k", *paths, *short, f"hydra.run.dir={out}")
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        steps = [line for line in lines if "step_time" in line]
+        last = {name: steps[-1][name] for name in ("step", "step_time", "completions/mean_length")}
+        return f"{results(out)['seconds']}, in all {time.monotonic() - began:.0f} s; {last}"
+
+
+CHECKS: dict[str, Callable[[], str]] = {"graphs": check_graphs, "train": check_train, "reference": check_reference}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CHECKS)}; default: all")
+    names = parser.parse_args().names or list(CHECKS)
+    if unknown := set(names) - set(CHECKS):
+        parser.error(f"{', '.join(unknown)}: the checks are {', '.join(CHECKS)}")
+    if not torch.cuda.is_available():
+        sys.exit("error: no CUDA device is found, and these checks are about one.")
+    quiet_libraries()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    failed = False
+    for name in names:
+        began = time.monotonic()
+        try:
+            outcome, said = "ok", CHECKS[name]()
+        except Skipped as reason:
+            outcome, said = "skipped", str(reason)
+        except Exception:
+            outcome, said, failed = "FAILED", traceback.format_exc(limit=-4), True
+        print(f"{name}: {outcome}, {time.monotonic() - began:.0f} s: {said}", flush=True)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
