@@ -13,6 +13,7 @@ import webbrowser
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from grpo.errors import UserError
@@ -28,8 +29,9 @@ class Server(socketserver.ThreadingTCPServer):
     # Elsewhere than on Windows this takes a port that was just given back, never one in use.
     allow_reuse_address = os.name != "nt"
 
-    def handle_error(self, *request: object) -> None:
-        pass  # a browser that hangs up is no one's mistake
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a browser that hangs up is no one's mistake
+            super().handle_error(request, client_address)
 
 
 class OnePage(BaseHTTPRequestHandler):

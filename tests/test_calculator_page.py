@@ -86,7 +86,7 @@ def test_typing_scores_at_once(open_page) -> None:
     page.get_by_label("default", exact=True).check()
     assert len(totals(page)) == 1 and page.locator("#scores td.differs").count() == 0
     # Read out once typing pauses, not with every key.
-    until(page, "document.getElementById('said').textContent.startsWith('default: total 1.499, at most 4.0.')")
+    until(page, "document.getElementById('said').textContent.startsWith('default: total 1.499, of at most 4.0.')")
 
 
 def test_weights(open_page) -> None:
@@ -99,7 +99,7 @@ def test_weights(open_page) -> None:
     assert page.get_by_label("weight of correctness, as a number").input_value() == "0.55"
     # A reward that is a penalty pays at best nothing; the length that verbatim charges has no bound.
     page.get_by_label("weight of xmlcount, as a number").fill("-1")
-    assert page.locator("#scores tfoot small").all_inner_texts()[1:] == ["of at most 2.6", "of at most no bound"]
+    assert page.locator("#scores tfoot small").all_inner_texts()[1:] == ["of at most 2.6", "without an upper bound"]
     page.get_by_label("weight of xmlcount, as a number").fill("")
     page.get_by_label("weight of xmlcount, as a number").blur()
     assert page.get_by_label("weight of xmlcount, as a number").input_value() == "-1"
@@ -147,6 +147,9 @@ def test_reasons(open_page) -> None:
         (PERFECT + "x", "strict_format", "the last line is not </answer> alone", "not the four tags on lines of their own, in order"),
         (PERFECT.replace("8*3=24 pages.", " "), "soft_format", "the reasoning is blank", "does not begin with reasoning, then answer"),
         (PERFECT.replace("\n", ""), "soft_format", "a reasoning block, then an answer block", "reasoning and answer without a line break inside"),
+        ("a\n</answer>", "xmlcount", "1 of 4 tags alone on their lines; no line break after </answer>: allowed", "1 of 4 tags with their line breaks; no line break after </answer>: one character is paid back, 0.001"),
+        ("<answer>8</answer>\nab\n</answer>\nabcd", "xmlcount", "0 of 4 tags alone on their lines; 4 characters after </answer>: −0.004; never below 0", "1 of 4 tags with their line breaks; 4 characters charged: −0.004"),
+        ("\n<answer>\n8", "xmlcount", "1 of 4 tags alone on their lines", "1 of 4 tags with their line breaks; no </answer> between line breaks: the whole text is charged, −0.011"),
         (PERFECT + "x" * 700, "xmlcount", "4 of 4 tags alone on their lines; 700 characters after </answer>: −0.7; never below 0", "4 of 4 tags with their line breaks; 1,400 characters charged, counted twice: −1.4"),
     ]:  # fmt: skip
         page.locator("#completion-field").fill(completion)
@@ -240,6 +243,37 @@ def test_a_group_is_edited(open_page) -> None:
     assert verdicts(page)[0].startswith("None of the 4 is right, so correctness tells nothing apart")
 
 
+def test_a_card_keeps_its_undo_when_others_come_and_go(open_page) -> None:
+    page = open_page()
+    page.get_by_role("tab", name="The group").click()
+    field = page.get_by_label("Completion 4", exact=True)
+    field.press("End")
+    field.press_sequentially("xyz")
+    page.get_by_role("button", name="Add a completion").click()
+    page.get_by_role("button", name="Remove completion 1").click()
+    page.locator("#language").click()
+    moved = page.locator(".card textarea").nth(2)
+    assert moved.input_value() == "The answer is 18.xyz"
+    moved.press("Control+z")
+    assert (
+        moved.input_value() == "The answer is 18."
+        and page.evaluate("state.groups[0].completions[2]") == "The answer is 18."
+    )
+
+
+@pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)])
+def test_shares_are_in_sight_while_one_types(open_page, width: int, height: int) -> None:
+    page = open_page(viewport={"width": width, "height": height})
+    page.get_by_role("tab", name="The group").click()
+    page.get_by_label("Completion 4", exact=True).press("x")
+    in_sight = """() => {
+      const inside = ({ top, bottom }) => top >= 0 && bottom <= innerHeight;
+      const bars = [...document.querySelectorAll(".track i")].filter((bar) => bar.offsetParent);
+      return bars.filter((bar) => inside(bar.getBoundingClientRect())).length;
+    }"""
+    until(page, f"({in_sight})() === 10")
+
+
 def test_a_group_without_signal_says_why(open_page) -> None:
     page = open_page()
     page.get_by_role("tab", name="The group").click()
@@ -275,6 +309,10 @@ def test_a_group_without_signal_says_why(open_page) -> None:
         weigh(int=0, strict_format=0, soft_format=0, xmlcount=0)
         == "No signal: every weight is 0, so nothing is trained."
     )
+    page.evaluate(
+        "texts => { state.groups[0].completions = texts; show(); }", [PERFECT, PERFECT.replace("18", "17") + "x"]
+    )
+    assert weigh(xmlcount=1).endswith("right, but correctness has no weight: the advantage is made of xmlcount.")
     page.get_by_role("button", name="Remove completion 2").click()
     assert weigh(correctness=1) == "One completion has nothing to be compared with: its advantage is 0. Add another."
     assert page.get_by_role("button", name="Remove completion 1").is_disabled()
@@ -353,8 +391,19 @@ PASTED = [
     ),
     ('{"completion": "a"}\n{"completion": ', "Line 2 is not JSON (", None),
     ('{"completion": 5}', 'Line 1 has no text under "completion". Nothing was loaded.', None),
-    ('{"completion": "a", "gold": []}', 'Line 1: "gold" is neither text nor a number. Nothing was loaded.', None),
+    (
+        '{"completion": "a", "gold": []}',
+        'Line 1: "gold" is neither text nor a number that can be read as it stands. Nothing was loaded.',
+        None,
+    ),
     (" \n", "There is no completion in it.", None),
+    ('[{"completion": "a"}, {"completion": "b\\n"}]', "2 completions in 1 group loaded.", ["a", "b\n"]),
+    ("[1, 2]", "1 completion in 1 group loaded.", ["[1, 2]"]),
+    ('\ufeff{"completion": "a"}', "1 completion in 1 group loaded.", ["a"]),
+    ("{18}\n\n18", "2 completions in 1 group loaded.", ["{18}", "18"]),
+    ('completion": "a"}\n{"completion": "b"}', "Line 1 is not JSON (", None),
+    ("\x89PNG\x00\x01", "This is not a text file.", None),
+    ('{"completion": "a", "gold": 1e21}', 'Line 1: "gold" is neither text nor a number', None),
     ("x\n\n" * 70, "64 completions in 1 group loaded. 6 more left out: a group takes 64, a file 5,000.", ["x"] * 64),
 ]
 
@@ -376,11 +425,36 @@ def test_pasted(open_page) -> None:
         # What could not be read stays, to be mended.
         assert page.locator("#pasted").input_value() == (text if expected is None else "")
         page.get_by_role("button", name="Close").click()
-    for text, expected in (("a", ["x"] * 64), ("b\n\nc", ["18", "b", "c"])):
+    entries = page.evaluate("history.length")
+    for text, expected in (
+        ("a", ["x"] * 64),
+        ("b\n\nc", ["18", "b", "c"]),
+        ('{"completion": "d", "gold": "7"}', ["18"]),
+    ):
         page.locator("#pasted").fill(text)
         page.get_by_role("button", name="Add to the group").click()
         assert completions() == expected
         page.evaluate("() => { state.groups = [prompt_of(['18'])]; show(); }")
+    assert page.evaluate("history.length") == entries + 1  # what was refused replaced nothing
+
+
+# Numbers as gold answers, as Python writes what it reads there.
+@pytest.mark.parametrize("gold", ["18", "-3", "18.0", "-0", "-0.0", "12345678901234567890", "1.50", "0.0001"])
+def test_a_number_as_gold_is_the_text_that_python_makes_of_it(open_page, gold: str) -> None:
+    page = open_page()
+    page.evaluate("text => load(text)", f'{{"completion": "a", "gold": {gold}}}')
+    assert page.evaluate("state.groups[0].gold") == str(json.loads(gold))
+
+
+def test_a_gold_of_several_lines_stays_as_it_is(open_page) -> None:
+    page = open_page()
+    page.evaluate("text => load(text)", json.dumps({"completion": answered("a\nb"), "gold": "a\nb"}))
+    assert page.locator(".facts b").first.inner_text() == "1 / 1"
+    page.locator("#group-gold").press("x")
+    page.locator("#group-gold").press("Backspace")
+    assert page.evaluate("state.groups[0].gold") == "a\nb"
+    page.evaluate("text => load(text)", json.dumps({"completion": "a", "gold": "a\rb"}))
+    assert "carriage returns" in page.locator("#note-group").inner_text()
 
 
 def test_a_file_is_opened(open_page, tmp_path) -> None:
@@ -434,7 +508,19 @@ def test_without_storage(browser) -> None:
 # Names that are the same in every language.
 NAMES_KEPT = "|".join(
     [r"grpo/\w+\.py", "grpo", *KINDS, r"(?:strict|soft)_\n?format", "default", "verbatim", r"str\.isdigit", *TAGS]
-    + ["TRL", "JSONL?", "ASCII", "Parquet", "MB", "English", '"completion"', '"gold"']
+    + [
+        "TRL",
+        "JSONL?",
+        "ASCII",
+        "Parquet",
+        "MB",
+        "English",
+        '"completion"',
+        '"completion"',
+        '"gold"',
+        "“completion”",
+        "“gold”",
+    ]
 )
 
 
@@ -525,6 +611,30 @@ def test_the_way_back_leads_to_what_an_example_replaced(open_page) -> None:
     assert page.locator("#completion-field").input_value() == "18"
     page.go_back()
     until(page, "document.getElementById('completion-field').value === 'my own'")
+
+
+def test_the_way_back_from_what_no_link_can_hold(open_page) -> None:
+    page = open_page()
+    noise = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=60_000))
+    page.locator("#completion-field").fill(noise)
+    for _ in range(3):  # the same again replaces nothing
+        page.locator("[data-t=eg_bare]").click()
+    page.locator("[data-t=eg_perfect]").click()
+    page.go_back()
+    until(page, "document.getElementById('completion-field').value === '18'")
+    page.go_back()
+    until(page, "document.getElementById('completion-field').value.length === 60000")
+    page.go_forward()
+    until(page, "document.getElementById('completion-field').value === '18'")
+
+
+def test_a_link_with_something_behind_it(open_page) -> None:
+    page = open_page()
+    page.locator("#completion-field").fill("my own")
+    paused(page)
+    fragment = page.evaluate("location.hash")
+    for tail in (".", "）", "%20"):
+        assert open_page(fragment + tail).locator("#completion-field").input_value() == "my own"
 
 
 def test_a_broken_link(open_page) -> None:
@@ -637,7 +747,7 @@ def test_a_key_at_200_000_characters(open_page, tab: str, sentence: str) -> None
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, 1024, 390])
 def test_nothing_jumps_while_one_types(open_page, language: str, width: int) -> None:
     page = open_page(f"?lang={language}", viewport={"width": width, "height": 900})
     text = "<reasoning>\nTom has 3 * 6 pens.\n</reasoning>\n<answer>\n18.5 pens, 1,0800\n</answer>\nI hope this helps!"
@@ -672,12 +782,15 @@ def test_by_keyboard_alone(open_page) -> None:
     def tab_to(kind: str, name: str) -> None:
         for _ in range(60):
             page.keyboard.press("Tab")
+            assert not page.evaluate("document.activeElement.closest('[aria-hidden=true]')")
             if page.evaluate(
                 "(({ type, ariaLabel, textContent }) => [type, ariaLabel || textContent])(document.activeElement)"
             ) == [kind, name]:
                 return
         raise AssertionError(f"{name} is not reached")
 
+    page.locator("#completion-field").fill("x\n" * 200)  # so much that it scrolls
+    page.evaluate("document.activeElement.blur()")
     tab_to("radio", "")
     page.keyboard.press("ArrowLeft")
     assert page.evaluate("state.stack") == "verbatim"
