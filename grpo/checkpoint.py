@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from grpo import ranks
 from grpo.files import file_sha256, write_json, written_aside
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
-# Without any of these it is none.
+# Without any of these it is none. Of a run of several processes, engines differ in what they write besides.
 NEEDED = {"optimizer.pt", "rng_state.pth", "run_state.pt", "scheduler.pt", "trainer_state.json", "records.json"}
+NEEDED_OF_SEVERAL = {"run_state_0.pt", "rng_state_0.pth", "trainer_state.json", "records.json"}
 # What a run had written by then: copies lie in its checkpoints, and are what it goes on with.
 RECORDS = (
     "metrics.jsonl",
@@ -23,6 +25,11 @@ RECORDS = (
 )
 
 
+def aside(checkpoint: Path) -> Path:
+    """Where a checkpoint is written before it takes its place."""
+    return checkpoint.parent / "partial"
+
+
 @contextmanager
 def sealed(checkpoint: Path) -> Iterator[Path]:
     """A folder to write `checkpoint` into, by that name; when all is written and on the disk, it takes its place.
@@ -30,12 +37,12 @@ def sealed(checkpoint: Path) -> Iterator[Path]:
     Raises:
         OSError: it could not be written; nothing is left of it, and what stood in its place stands there still.
     """
-    aside = checkpoint.parent / "partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    written = aside / checkpoint.name
+    partial = aside(checkpoint)
+    shutil.rmtree(partial, ignore_errors=True)
+    written = partial / checkpoint.name
     try:
         written.mkdir(parents=True)
-        yield aside
+        yield partial
         files = sorted(path for path in written.rglob("*") if path.is_file())
         manifest = {
             str(path.relative_to(written)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
@@ -48,7 +55,7 @@ def sealed(checkpoint: Path) -> Iterator[Path]:
         os.replace(written, checkpoint)
         _flush(checkpoint.parent)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
@@ -63,8 +70,9 @@ def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None where it is whole."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        if not manifest.keys() >= NEEDED:
-            return f"{MANIFEST} does not list {', '.join(sorted(NEEDED - manifest.keys()))}"
+        needed = NEEDED_OF_SEVERAL if "run_state_0.pt" in manifest else NEEDED
+        if not manifest.keys() >= needed:
+            return f"{MANIFEST} does not list {', '.join(sorted(needed - manifest.keys()))}"
         for name, expected in manifest.items():
             file = checkpoint / name
             if not file.is_file():
@@ -110,6 +118,16 @@ def _readable(provenance: Path) -> bool:
         return "resumed" in json.loads(provenance.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
+
+
+def run_state(checkpoint: Path) -> Path:
+    """What a process is in the middle of, besides transformers' files: one for each of several."""
+    return checkpoint / (f"run_state_{ranks.rank()}.pt" if ranks.world_size() > 1 else "run_state.pt")
+
+
+def ranks_of(checkpoint: Path) -> int:
+    """How many processes wrote it."""
+    return len([*checkpoint.glob("run_state*.pt")])
 
 
 def step_of(checkpoint: Path) -> int:

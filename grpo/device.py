@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from grpo import ranks
 from grpo.batching import Batch, optimizer_steps
 from grpo.config import Common, Config
 from grpo.console import duration
@@ -80,17 +81,22 @@ def check_device(config: Config, batch: Batch) -> None:
     """Nothing is chosen by hardware: a GPU that is missing stops the run, and so does one too many.
 
     Raises:
-        UserError: CUDA is asked for and absent, or the run would be spread over several devices.
+        UserError: CUDA is asked for and absent, or there are not as many devices as processes.
     """
-    if batch.world_size > 1:
-        raise UserError(f"WORLD_SIZE={batch.world_size}: a run is one process so far; start it without a launcher.")
     if config.device == "cpu":
         return
     import torch
 
-    if (count := torch.cuda.device_count()) > 1:
-        raise UserError(f"device=cuda: {count} devices are visible, and a run takes one: set CUDA_VISIBLE_DEVICES=0.")
-    if count == 1:
+    count, processes = torch.cuda.device_count(), ranks.local_world_size()
+    if count > 1 and batch.world_size == 1:
+        raise UserError(
+            f"device=cuda: {count} devices are visible, and one process takes one: set CUDA_VISIBLE_DEVICES=0, or "
+            f"start a process for each: accelerate launch --config_file scripts/accelerate/ddp.yaml --num_processes "
+            f"{count} -m grpo.train"
+        )
+    if 0 < count < processes:
+        raise UserError(f"device=cuda: {processes} processes on this machine, and {count} CUDA devices; start {count}.")
+    if count:
         return
     message = "device=cuda: no CUDA device is found."
     if config.model.parameters is not None:

@@ -16,7 +16,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from grpo.checkpoint import newest_whole, put_back, step_of
+from grpo import ranks
+from grpo.checkpoint import newest_whole, put_back, ranks_of, step_of
 from grpo.config import Config, as_schema, configs, flat, load, readable, saved_settings
 from grpo.console import say, shortest
 from grpo.errors import UserError, first_line
@@ -239,10 +240,16 @@ def cut_back(folder: Path, config: Config) -> Path | None:
     """Bring what the run has written back to its newest whole checkpoint, and name that; None: to its very start.
 
     Raises:
-        UserError: the checkpoint is past the last step that `config` asks for.
+        UserError: the checkpoint is past the last step that `config` asks for, or of another number of processes.
     """
     checkpoint, damaged = newest_whole(folder / "checkpoints")
     step = -1 if checkpoint is None else step_of(checkpoint)
+    if checkpoint and (before := ranks_of(checkpoint)) != (now := ranks.world_size()):
+        again = f"{ranks.launcher(before)} resume={quoted(Path(shortest(folder)))}"
+        raise UserError(
+            f"{shortest(folder)} was trained by {before} process{'es' * (before > 1)}, each with random "
+            f"numbers of its own, and cannot go on with {now}: {again}"
+        )
     if config.max_steps is not None and config.max_steps < step:
         raise UserError(f"max_steps={config.max_steps}: the run is at step {step} already.")
     for each, wrong in damaged.items():
@@ -291,4 +298,4 @@ def label_of(folder: Path, overrides: Sequence[str]) -> Label:
 
 
 def command_to_resume(folder: Path) -> str:
-    return f"python -m grpo.train {shlex.quote(f'resume={quoted(Path(shortest(folder)))}')}"
+    return f"{ranks.launcher()} {shlex.quote(f'resume={quoted(Path(shortest(folder)))}')}"

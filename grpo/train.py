@@ -7,12 +7,12 @@ python -m grpo.train experiment=gsm8k
 
 import errno
 import json
-import os
+import logging
 import shlex
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from grpo import ranks
 from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
 from grpo.checkpoint import step_of
 from grpo.command import Jobs, command, job
@@ -43,6 +44,7 @@ from grpo.console import (
 from grpo.data import JOY, Example, Splits, build_train_set, load_splits
 from grpo.device import check_device, free_memory, out_of_memory, use_determinism, use_threads
 from grpo.errors import UserError, first_line
+from grpo.evaluation import Batch as BatchOfAnswers
 from grpo.evaluation import Evaluation, answer, answer_greedily, compare, evaluate, protocol, reread
 from grpo.files import write_json, written_aside
 from grpo.folder import (
@@ -59,6 +61,7 @@ from grpo.folder import (
     resume,
     same_job,
     save_settings,
+    settings_of,
 )
 from grpo.hub import on_hub, prepare_hub
 from grpo.launching import leave_if_orphaned
@@ -67,7 +70,7 @@ from grpo.provenance import changes, diff, provenance
 from grpo.rewards import RewardStack, build_rewards
 from grpo.search import PRUNING, Pruning, pruning
 from grpo.signals import Signals, Stopped, hand_on
-from grpo.tracking import Label, build_tracker
+from grpo.tracking import Label, NoTracker, build_tracker
 
 # The launchers in conf/hydra/launcher/ differ from their packages' in values alone.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
@@ -96,8 +99,7 @@ def run(
     began = time.perf_counter()
     # Cheap and fallible things first: a typo ends here, before torch is imported.
     rewards = build_rewards(config.rewards, config.reward_files)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size, world_size)
+    batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size, ranks.world_size())
     say(banner(config, rewards, batch, out))
     check_device(config, batch)
     splits = load_splits(config.data, validation=config.eval_steps is not None)
@@ -119,6 +121,7 @@ def run(
             say(f"model.{name}=true: code that comes with {config.model.path} can run here.")
     use_threads(config)
     use_determinism(config)
+    ranks.join(config.device)
     tokenizer = build_tokenizer(config.model)
     train_rows, notes = build_train_set(splits.train, tokenizer, config)
     policy: Any = build_policy(config.model, config.seed)
@@ -129,18 +132,23 @@ def run(
     for note in notes:
         say(note)
     origin = record_provenance(config, out, splits, command, checkpoint)
+    leads = ranks.leads()
 
     def evaluate_on(examples: list[Example], when: str, lasting: bool = True) -> Evaluation:
-        questions = [example.question for example in examples]
+        own = range(ranks.rank(), len(examples), ranks.world_size())  # every process answers some of them
+        answers = answer(rollout, tokenizer, [examples[i].question for i in own], config)
         with progress(f"evaluating {when}", len(examples), lasting) as advance:
-            return evaluate(examples, answer(rollout, tokenizer, questions, config), rewards, on_answered=advance)
+            return evaluate(examples, of_all_ranks(answers, own), rewards, on_answered=advance)
 
     def keep(evaluation: Evaluation, name: str, split: str, path: str) -> None:
         how = protocol(evaluated_by, split, evaluation.examples, {"path": path}) | stop
-        evaluation.keep(out / "evaluations" / f"{name}.json", how)
+        if leads:
+            evaluation.keep(out / "evaluations" / f"{name}.json", how)
 
     def ask_shown(step: int) -> None:
         answers = answer_greedily(rollout, tokenizer, [example.question for example in shown], config)
+        if not leads:
+            return
         # A run that was interrupted may have asked at this step already.
         lines = [line for line in transcripts(out) if line["step"] < step]
         for example, completion in zip(shown, answers, strict=True):
@@ -150,9 +158,10 @@ def run(
 
     shown = [JOY, *[example for example in splits.held_out if example != JOY][:2]]
     settings = asdict(config) | {"batch": asdict(batch), "provenance": origin | {"settings": None}}
-    tracker = build_tracker(config.tracking, settings, out, label, origin["tracking"])
+    tracker = build_tracker(config.tracking, settings, out, label, origin["tracking"]) if leads else NoTracker()
     origin["tracking"] = tracker.id
-    write_json(out / PROVENANCE, origin)
+    if leads:
+        write_json(out / PROVENANCE, origin)
 
     def look(step: int) -> bool:
         """What is asked of the policy while it trains, its time apart; whether training is to end."""
@@ -224,8 +233,11 @@ def run(
                 raise
             ended = time.perf_counter()
             with signals.noted("writing the results"):
-                save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "policy")
+                if leads:
+                    save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "policy")
 
+        if not leads:
+            return {}
         differences = compare(after, before)
         results = {
             "before": before.as_json(),
@@ -277,7 +289,7 @@ def record_provenance(
     """Where this run comes from, as `results.json` is to hold it; says what is not as it was when the run began."""
     now = provenance(config, splits.train, splits.held_out)
     if not (out / PROVENANCE).is_file():
-        if now["code"] and not now["code"]["clean"]:
+        if ranks.leads() and now["code"] and not now["code"]["clean"]:
             (out / "git.diff").write_text(diff(), encoding="utf-8")
         return {"command": command} | now | {"settings": asdict(config), "tracking": None, "resumed": []}
     began = json.loads((out / PROVENANCE).read_text(encoding="utf-8"))
@@ -292,6 +304,18 @@ def record_provenance(
         {"command": command, "started": now["started"], "step": step, "settings": anew, "differences": differences}
     )
     return began
+
+
+def of_all_ranks(batches: Iterable[BatchOfAnswers], own: Sequence[int]) -> Iterator[BatchOfAnswers]:
+    """The answers of this process, whose questions are those numbered `own`, then those of all others."""
+    mine: BatchOfAnswers = {}
+    for batch in batches:
+        batch = {(own[i], sample): each for (i, sample), each in batch.items()}
+        mine |= batch
+        yield batch
+    for rank, theirs in enumerate(ranks.gathered(mine)):
+        if rank != ranks.rank():
+            yield theirs
 
 
 def transcripts(out: Path) -> list[dict[str, Any]]:
@@ -401,6 +425,7 @@ def begin_or_go_on(config: Config, out: Path, settings: Any) -> None:
         config = resume(out, config) if config.resume is not None else same_job(out, config)
         if is_done(out, config):
             say(f"{shortest(out)} has all its steps already. For more: {command_to_resume(out)} max_steps=N")
+            ranks.announce(None)
             return
         checkpoint = cut_back(out, config)
         overrides = [each for each in overrides if not each.startswith("resume=")]
@@ -412,7 +437,8 @@ def begin_or_go_on(config: Config, out: Path, settings: Any) -> None:
         )
     else:
         save_settings(out, config, overrides, settings)
-    command = command_of(out) or shlex.join(["python", "-m", "grpo.train", *Jobs.typed])
+    command = command_of(out) or f"{ranks.launcher()} {shlex.join(Jobs.typed)}".rstrip()
+    ranks.announce(out, checkpoint)
     run(config, out, label_of(out, overrides), command, checkpoint, pruning(settings))
     if not Jobs.multirun:
         from grpo.report import write_report  # it draws, and is not needed before
@@ -420,7 +446,24 @@ def begin_or_go_on(config: Config, out: Path, settings: Any) -> None:
         say(f"Report: {shortest(write_report(out))}")
 
 
+def follow() -> None:
+    """What every process but the first does: the same run, without a word."""
+    logging.getLogger().addHandler(logging.NullHandler())
+    try:
+        with quiet():
+            out, checkpoint = ranks.announced()
+            if out:
+                with Signals():
+                    run(settings_of(out), out, checkpoint=checkpoint)
+    except UserError as error:
+        # Where rank 0 makes the same mistake it has said so by then, and the launcher ends this process.
+        time.sleep(2)
+        raise UserError(f"rank {ranks.rank()}: {error}") from error
+
+
 def start() -> None:
+    if not ranks.leads():
+        return follow()
     Jobs.typed = sys.argv[1:]
     sys.argv[1:] = sorted(going_on(Jobs.typed), key=lambda argument: argument not in ("-m", "--multirun"))
     app()
@@ -429,6 +472,10 @@ def start() -> None:
 def main() -> None:
     try:
         command(start, Config, "Interrupted: no results of this run were written.")
+    except RuntimeError as error:
+        if not ranks.lost(error):
+            raise
+        sys.exit("error: another process of this run has ended, and the run with it." if ranks.leads() else 1)
     except (OSError, ValueError) as error:
         # Before the first job starts, all that is opened is its folder and train.log in it; the logging module says so
         # with a ValueError.

@@ -3,9 +3,11 @@
 import json
 import math
 import re
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
+from grpo import ranks
 from grpo.alarms import Alarm, Alarms
 from grpo.batching import Batch
-from grpo.checkpoint import PREFIX, keep_records, sealed
+from grpo.checkpoint import PREFIX, aside, keep_records, run_state, sealed
 from grpo.config import Config
 from grpo.console import say, shortest, valid
 from grpo.diagnostics import attribute, measure
@@ -37,8 +40,6 @@ from grpo.shared_prompts import LogProbs, Packed, Unsupported, distinct, forward
 from grpo.signals import Signals
 from grpo.tracking import Tracker
 
-# What a checkpoint holds besides transformers' files: all that a run is in the middle of.
-RUN_STATE = "run_state.pt"
 # The most logits, tokens x vocabulary, that are held at once on a CPU; beyond it, TRL's head takes them in pieces.
 PLAIN_HEAD = 2**25
 
@@ -62,6 +63,8 @@ def build_args(config: Config, batch: Batch, rewards: RewardStack, out: Path) ->
         max_steps=-1 if config.max_steps is None else config.max_steps,
         num_train_epochs=config.num_train_epochs,
         bf16=config.bf16,
+        ddp_find_unused_parameters=False,  # there are none
+        ddp_broadcast_buffers=False,  # they never change, and the processes do not make the same number of forwards
         activation_checkpointing=config.activation_checkpointing,
         optim=config.optimizer.name,
         learning_rate=config.optimizer.lr,
@@ -109,6 +112,7 @@ class Trainer(GRPOTrainer):
     args: Any
     model: Any
     num_generations: int
+    reward_funcs: Any
     _buffered_inputs: Any
 
     def __init__(self, rollout: Rollout, share_prompts: bool, recorder: "Recorder", **kwargs: Any) -> None:
@@ -123,7 +127,7 @@ class Trainer(GRPOTrainer):
 
     def go_on(self, checkpoint: Path, steps: int) -> None:
         """Train up to `steps` from a whole checkpoint of this run."""
-        state = torch.load(checkpoint / RUN_STATE, weights_only=True)
+        state = torch.load(run_state(checkpoint), weights_only=True)
         if int(state["global_step"]) < steps and not state["recorder"]["stopped_by"]:
             self.add_callback(AtStart(lambda: self._restore(state)))
             self.train(resume_from_checkpoint=str(checkpoint))
@@ -147,14 +151,17 @@ class Trainer(GRPOTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         checkpoint = Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}"
         try:
-            with sealed(checkpoint) as self._aside:
-                super()._save_checkpoint(model, trial)
-                torch.save(self._run_state(), self._aside / checkpoint.name / RUN_STATE)
-                keep_records(self.recorder.out, self._aside / checkpoint.name)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            # What torch.save raises when a disk is full has no type of its own.
-            if isinstance(error, RuntimeError) and not re.search("inline_container|PytorchStreamWriter", str(error)):
-                raise
+            with ExitStack() as sealing:
+                failure = None
+                try:
+                    if ranks.leads():
+                        sealing.enter_context(sealed(checkpoint))
+                except OSError as error:
+                    failure = error
+                all_succeed(failure)
+                self._aside = aside(checkpoint)
+                self._write_checkpoint(model, trial, self._aside / checkpoint.name)
+        except (OSError, SafetensorError) as error:
             say(
                 Text(
                     f"No checkpoint of step {self.state.global_step}: it could not be written ({first_line(error)}). "
@@ -163,9 +170,29 @@ class Trainer(GRPOTrainer):
                 )
             )
         else:
-            rotate_checkpoints(self.args.output_dir, self.args.save_total_limit)
+            if ranks.leads():
+                rotate_checkpoints(self.args.output_dir, self.args.save_total_limit)
         finally:
             self._aside = None
+
+    def _write_checkpoint(self, model: Any, trial: Any, folder: Path) -> None:
+        """This process's part.
+
+        Raises:
+            OSError: any of the processes could not write its own.
+        """
+        failure = None
+        try:
+            super()._save_checkpoint(model, trial)
+            torch.save(self._run_state(), run_state(folder))
+            if ranks.leads():
+                keep_records(self.recorder.out, folder)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            # What torch.save raises when a disk is full has no type of its own.
+            if isinstance(error, RuntimeError) and not re.search("inline_container|PytorchStreamWriter", str(error)):
+                raise
+            failure = error
+        all_succeed(failure)
 
     def _run_state(self) -> dict[str, Any]:
         under_way = self._step % (self.args.steps_per_generation * self.num_iterations)
@@ -242,15 +269,14 @@ class Trainer(GRPOTrainer):
 
     def _calculate_rewards(self, *args: Any) -> Tensor:
         """The raw scores (N, R) of all ranks' completions; logs what their advantages are made of."""
-        try:
-            scores: Tensor = super()._calculate_rewards(*args)
-            self._unscored = False
-        except NotFinite as error:
+        scores: Tensor = super()._calculate_rewards(*args)
+        troubles = [function.trouble for function in self.reward_funcs if function.trouble]
+        self._unscored = bool(scores.isnan().any())
+        if self._unscored:
             _, prompts, completions, *_ = args
-            self._not_finite(str(error).rstrip("."), [], {"prompt": prompts, "completion": completions})
-            self._unscored = True
-            return torch.full((len(prompts), len(self.reward_funcs)), math.nan, device=self.args.device)
-        if self.model.training:
+            first, *_ = (each for of_rank in ranks.gathered(troubles) for each in of_rank)
+            self._not_finite(first.rstrip("."), [], {"prompt": prompts, "completion": completions})
+        elif self.model.training:
             raw = scores.cpu().double().numpy()
             split = attribute(
                 raw,
@@ -273,7 +299,7 @@ class Trainer(GRPOTrainer):
     def _clip_grad_norm(self, model: Any) -> Tensor:
         """The norm of the gradient that the optimizer is about to take; none is left where it must not."""
         norm: Tensor = super()._clip_grad_norm(model)
-        loss, self._losses = torch.stack(self._losses).sum(), []
+        loss, self._losses = self.accelerator.reduce(torch.stack(self._losses).sum(), "mean"), []
         if self._unscored or not torch.isfinite(loss + norm):
             if not self._unscored:
                 what = f"the loss is {loss.item():.3g} and the norm of its gradient {norm.item():.3g}"
@@ -291,12 +317,13 @@ class Trainer(GRPOTrainer):
         step = self.state.global_step + 1
         folder = self.recorder.out / "nonfinite" / f"step_{step:06d}"
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save({"inputs": inputs, **more}, folder / "batch.pt")
+        suffix = f"_{ranks.rank()}" if ranks.world_size() > 1 else ""
+        torch.save({"inputs": inputs, **more}, folder / f"batch{suffix}.pt")
         tensors = {f"inputs/{i}/{name}": value for i, part in enumerate(inputs) for name, value in part.items()}
         for name, parameter in self.model.named_parameters():
             tensors |= {f"gradient/{name}": parameter.grad, f"weight/{name}": parameter.detach()}
         found = {name: statistics(value) for name, value in (tensors | more).items() if isinstance(value, Tensor)}
-        write_json(folder / "statistics.json", {"step": step, "what": what, "tensors": found})
+        write_json(folder / f"statistics{suffix}.json", {"step": step, "what": what, "tensors": found})
         where = f"The batch and the statistics of its tensors are in {shortest(folder)}."
         if self.recorder.config.on_nonfinite == "stop":
             raise UserError(
@@ -390,7 +417,7 @@ class Trainer(GRPOTrainer):
 
     def _head(self, model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (M,) of the predicted tokens."""
-        predicting, vocabulary = packed.predicting, model.config.get_text_config().vocab_size
+        predicting, vocabulary = packed.predicting, self.model.config.get_text_config().vocab_size
         small = packed.ids.device.type == "cpu" and len(predicting) * vocabulary <= PLAIN_HEAD
         if small and not self._entropy_bonus_enabled:
             logits = forward(model, packed, logits_to_keep=predicting).logits[0] / self.temperature
@@ -419,6 +446,15 @@ class Shuffled(Sampler):
         return len(self.sampler)
 
 
+def all_succeed(failure: Exception | None) -> None:
+    """
+    Raises:
+        OSError: this process failed, or another did.
+    """
+    if failures := [each for each in ranks.gathered(failure and first_line(failure)) if each]:
+        raise OSError(failures[0]) from failure
+
+
 def statistics(tensor: Tensor) -> dict[str, Any]:
     """Shape, dtype, how many values are not finite, and the least, the mean and the largest of the others."""
     values = tensor.detach().double().flatten()
@@ -436,17 +472,29 @@ def _plain(content: Any) -> Any:
     return list(content) if isinstance(content, deque) else content
 
 
-def reward_function(name: str, log_columns: bool) -> Callable[..., Any]:
-    """Our reward `name` as TRL calls it; with `log_columns` it also hands question and gold to TRL's table."""
+class RewardFunction:
+    """Our reward `name` as TRL calls it; with `log_columns` it also hands question and gold to TRL's table.
 
-    def function(completions: list[Any], gold: list[str], question: list[str], log_extra: Any, **_: Any) -> list[float]:
-        if log_columns:
+    Scores that are not finite are nan throughout, so that all processes come to know of them where TRL gathers them;
+    `trouble` says what was wrong with them.
+    """
+
+    def __init__(self, name: str, log_columns: bool) -> None:
+        self.__name__, self.log_columns = name, log_columns
+        self.trouble = ""
+
+    def __call__(
+        self, completions: list[Any], gold: list[str], question: list[str], log_extra: Any, **_: Any
+    ) -> list[float]:
+        if self.log_columns:
             log_extra("question", question)
             log_extra("gold", gold)
-        return score(name, [messages[0]["content"] for messages in completions], gold, question)
-
-    function.__name__ = name
-    return function
+        try:
+            self.trouble = ""
+            return score(self.__name__, [messages[0]["content"] for messages in completions], gold, question)
+        except NotFinite as error:
+            self.trouble = str(error)
+            return [math.nan] * len(completions)
 
 
 class Recorder(TrainerCallback):
@@ -467,7 +515,9 @@ class Recorder(TrainerCallback):
         self.out = out
         self.metrics_file = out / "metrics.jsonl"
         self.completions = out / "completions"
-        self.completions.mkdir(exist_ok=True)
+        self.leads = ranks.leads()
+        if self.leads:
+            self.completions.mkdir(exist_ok=True)
         self.table: list[list[Any]] = []
         self.logs: dict[str, Any] = {}
         self.beside = ""
@@ -540,7 +590,7 @@ class Recorder(TrainerCallback):
         assert self.advance, "nothing is logged before training begins"
         self.advance(step - self.last_step, self.beside)
         self.last_step = step
-        if not sampled:
+        if not sampled or not self.leads:
             return
         columns, rows = self._latest_completions(step)
         with written_aside(self.completions / f"step_{step:06d}.parquet") as partial:
@@ -554,6 +604,8 @@ class Recorder(TrainerCallback):
         self.tracker.log(metrics, step)
 
     def _write(self, line: dict[str, Any]) -> None:
+        if not self.leads:
+            return
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
@@ -610,13 +662,14 @@ class AtStart(TrainerCallback):
 
 
 class Stops(TrainerCallback):
-    """Ends training after a step in which a signal came, with a checkpoint."""
+    """Ends training after a step in which a signal came to any process, with a checkpoint."""
 
     def __init__(self, signals: Signals) -> None:
         self.signals = signals
 
     def on_step_end(self, args, state, control, **kwargs: Any) -> None:
-        if self.signals.received:
+        if number := int(ranks.largest(self.signals.received or 0)):
+            self.signals.received = signal.Signals(number)
             control.should_save = control.should_training_stop = True
 
 
@@ -649,7 +702,7 @@ def build_trainer(
         share_prompts=config.share_prompts,
         recorder=recorder,
         model=policy,
-        reward_funcs=[reward_function(name, log_columns=i == 0) for i, name in enumerate(rewards.weights)],
+        reward_funcs=[RewardFunction(name, log_columns=i == 0) for i, name in enumerate(rewards.weights)],
         args=build_args(config, batch, rewards, out),
         train_dataset=Dataset.from_list(train_rows),
         processing_class=tokenizer,

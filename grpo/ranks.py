@@ -1,0 +1,121 @@
+"""The processes of one run, as `accelerate launch` or `torchrun` starts them.
+
+Rank 0 leads: it reads the command line, owns the run's folder, prints, tracks and writes. The others follow: they wait
+until it announces the folder, and do the same run with the settings that lie there.
+"""
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any, TypeVar
+
+from grpo.errors import UserError
+
+T = TypeVar("T")
+KEY = "grpo/run"
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_world_size() -> int:
+    """Processes of the run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+
+
+def leads() -> bool:
+    return rank() == 0
+
+
+def _store() -> Any:
+    from torch.distributed import rendezvous
+
+    store, _, _ = next(rendezvous("env://"))
+    return store
+
+
+def announce(out: Path | None, checkpoint: Path | None = None) -> None:
+    """Tell the others where the run is, and from which checkpoint it goes on; None: there is nothing to do."""
+    if world_size() > 1:
+        _store().set(KEY, json.dumps([out and str(out.absolute()), checkpoint and str(checkpoint.absolute())]))
+
+
+def announced() -> tuple[Path | None, Path | None]:
+    """What rank 0 announces, once it does.
+
+    Raises:
+        UserError: its folder is not to be seen from here.
+    """
+    out, checkpoint = (each and Path(each) for each in json.loads(_store().get(KEY)))
+    if out and not out.is_dir():
+        raise UserError(
+            f"{out}: rank 0 writes there, and on this machine there is no such folder. The machines of a run share "
+            "a file system; give a folder on it, hydra.run.dir=FOLDER."
+        )
+    return out, checkpoint
+
+
+def join(device: str) -> None:
+    """Connect the processes, and give each its own device."""
+    if world_size() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=device == "cpu")
+
+
+def gathered(mine: T) -> list[T]:
+    """What each of the processes has, in the order of their ranks."""
+    if world_size() == 1:
+        return [mine]
+    from torch.distributed import all_gather_object
+
+    every: list[Any] = [None] * world_size()
+    all_gather_object(every, mine)
+    return every
+
+
+def largest(value: float) -> float:
+    """Among the processes; a number is quicker than `gathered`."""
+    if world_size() == 1:
+        return value
+    import torch
+
+    device = "cuda" if "nccl" in torch.distributed.get_backend() else "cpu"
+    reduced = torch.tensor(value, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(reduced, torch.distributed.ReduceOp.MAX)
+    return reduced.item()
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an exception means that another process has ended."""
+    from torch.distributed import DistError
+
+    peer = "closed by peer" in str(error) or "reset by peer" in str(error) or "Broken pipe" in str(error)
+    return world_size() > 1 and (isinstance(error, DistError) or (isinstance(error, RuntimeError) and peer))
+
+
+def launcher(processes: int | None = None) -> str:
+    """What is typed before the settings to start a run of as many processes; None: as this one was started."""
+    processes = processes or world_size()
+    if processes == 1:
+        return "python -m grpo.train"
+    words = _of_the_launcher()
+    if processes == world_size() and "launch" in words:
+        options = words[words.index("launch") + 1 : words.index("grpo.train") + 1]
+        return shlex.join(["accelerate", "launch", *options])
+    return f"accelerate launch --num_processes {processes} -m grpo.train"
+
+
+def _of_the_launcher() -> list[str]:
+    """The command line of the process that started this one, where it can be read and names this program."""
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_text(encoding="utf-8").split("\0")
+    except (OSError, ValueError):
+        return []
+    return words if "grpo.train" in words else []
