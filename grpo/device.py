@@ -84,6 +84,11 @@ def check_device(config: Config, batch: Batch) -> None:
         UserError: CUDA is asked for and absent, or there are not as many devices as processes.
     """
     if config.device == "cpu":
+        for engine, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+            if os.environ.get(variable, "false").lower() == "true":
+                raise UserError(
+                    f"device=cpu: {engine} is for GPUs. Processes on a CPU take scripts/accelerate/ddp.yaml."
+                )
         return
     import torch
 

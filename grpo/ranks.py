@@ -7,6 +7,10 @@ until it announces the folder, and do the same run with the settings that lie th
 import json
 import os
 import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,9 +44,17 @@ def _store() -> Any:
     return store
 
 
+_done = False
+
+
 def announce(out: Path | None, checkpoint: Path | None = None) -> None:
-    """Tell the others where the run is, and from which checkpoint it goes on; None: there is nothing to do."""
-    if world_size() > 1:
+    """Tell the others where the run is, and from which checkpoint it goes on; None: there is nothing to do.
+
+    Whatever is said after the first time is not heard.
+    """
+    global _done
+    if world_size() > 1 and not _done:
+        _done = True
         _store().set(KEY, json.dumps([out and str(out.absolute()), checkpoint and str(checkpoint.absolute())]))
 
 
@@ -64,7 +76,7 @@ def announced() -> tuple[Path | None, Path | None]:
 def join(device: str) -> None:
     """Connect the processes, and give each its own device."""
     if world_size() > 1:
-        from accelerate import PartialState
+        from accelerate.state import PartialState
 
         PartialState(cpu=device == "cpu")
 
@@ -90,6 +102,31 @@ def largest(value: float) -> float:
     reduced = torch.tensor(value, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(reduced, torch.distributed.ReduceOp.MAX)
     return reduced.item()
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Around all that one of several processes does: it ends here, not by way of the interpreter's own end.
+
+    There a model in DistributedDataParallel is freed, which holds the GIL while it waits for gloo's thread, and that
+    may be waiting for the GIL.
+    """
+    if world_size() == 1:
+        yield
+        return
+    code = 1
+    try:
+        yield
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def lost(error: BaseException) -> bool:

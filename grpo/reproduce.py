@@ -90,9 +90,15 @@ def reproduce(folder: Path, out: Path) -> list[str]:
     """
     overrides = overrides_of(folder)
     config = settings_of(folder)
-    origin = _results(folder).get("provenance")
+    found = _results(folder)
+    origin = found.get("provenance")
     if origin is None:
         raise UserError(f"{folder}/results.json was written by another version of this project.")
+    if (processes := found["batch"]["world_size"]) > 1:
+        raise UserError(
+            f"{folder} was trained by {processes} processes, and this command is one. Type its own command again, "
+            f"with another hydra.run.dir: {origin['command']}"
+        )
     extended = any(not key.startswith("tracking.") for each in origin["resumed"] for key in each["settings"])
     if extended and config.optimizer.schedule != "constant":
         raise UserError(f"{folder} was given more steps on its way: no single run has its learning rates.")

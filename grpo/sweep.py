@@ -18,6 +18,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
+from grpo import ranks
 from grpo.account import Account, how_long
 from grpo.command import Jobs
 from grpo.config import SweeperConfig, load_sweeper
@@ -69,6 +70,8 @@ class Sweep:
         total: int,
         **record: Any,
     ) -> None:
+        if ranks.world_size() > 1:
+            raise UserError("a sweep starts its jobs itself; type it without a launcher (docs/scaling.md).")
         if not master.hydra.sweep.dir:
             raise UserError("hydra.sweep.dir=: give the sweep a folder, or leave it out.")
         self.master, self.launcher, self.settings = master, launcher, settings

@@ -425,7 +425,6 @@ def begin_or_go_on(config: Config, out: Path, settings: Any) -> None:
         config = resume(out, config) if config.resume is not None else same_job(out, config)
         if is_done(out, config):
             say(f"{shortest(out)} has all its steps already. For more: {command_to_resume(out)} max_steps=N")
-            ranks.announce(None)
             return
         checkpoint = cut_back(out, config)
         overrides = [each for each in overrides if not each.startswith("resume=")]
@@ -465,11 +464,19 @@ def start() -> None:
     if not ranks.leads():
         return follow()
     Jobs.typed = sys.argv[1:]
-    sys.argv[1:] = sorted(going_on(Jobs.typed), key=lambda argument: argument not in ("-m", "--multirun"))
-    app()
+    try:
+        sys.argv[1:] = sorted(going_on(Jobs.typed), key=lambda argument: argument not in ("-m", "--multirun"))
+        app()
+    finally:
+        ranks.announce(None)  # there was no run, only --help or a mistake
 
 
 def main() -> None:
+    with ranks.leaving():
+        by_command_line()
+
+
+def by_command_line() -> None:
     try:
         command(start, Config, "Interrupted: no results of this run were written.")
     except RuntimeError as error:
