@@ -168,6 +168,7 @@ def test_a_rank_that_fails_ends_all_with_its_own_error(tmp_path) -> None:
     assert "another process of this run has ended" in said or "closing signal SIGTERM" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handling", ["stop", "skip"])
 def test_a_score_that_is_not_finite_on_one_rank(tmp_path, handling: str) -> None:
     what = "if os.environ['RANK'] == '1' and calls == 4: return [float('nan')] * len(completions)"
@@ -192,6 +193,7 @@ def when_there_are(process: subprocess.Popen[str], folder: Path, steps: int) -> 
     raise AssertionError(process.communicate()[0])
 
 
+@pytest.mark.slow
 def test_the_launcher_is_told_to_end(tmp_path) -> None:
     settings = [*with_reward(tmp_path, SLOWLY), "max_steps=100"]
     with started(2, tmp_path, *settings) as process:
@@ -203,6 +205,7 @@ def test_the_launcher_is_told_to_end(tmp_path) -> None:
     assert int(checkpoint.name.partition("-")[2]) == len(lines(out))
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_leaves_no_orphan_and_a_whole_checkpoint(tmp_path) -> None:
     settings = [*with_reward(tmp_path, SLOWLY), "max_steps=100"]
     with started(2, tmp_path, *settings) as process:
@@ -216,4 +219,4 @@ def test_a_rank_that_is_killed_leaves_no_orphan_and_a_whole_checkpoint(tmp_path)
     assert checkpoint and not damaged
     (tmp_path / "odd.py").write_text(REWARDS.replace("{what}", "pass"))
     code, said = run(2, tmp_path, f"resume={out}", "max_steps=8")
-    assert code == 0 and [line["step"] for line in lines(out)] == [*range(1, 9)], said
+    assert code == 0 and [line["step"] for line in lines(out) if "alarm" not in line] == [*range(1, 9)], said

@@ -1,4 +1,4 @@
-"""A step spread over two processes: each logs what the advantages of all completions are made of, not of its own."""
+"""A step spread over several processes: advantages, what they are made of, and gradients are those of one."""
 
 import json
 import os
@@ -11,11 +11,14 @@ from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 
 import grpo.trainer
+from grpo import ranks
 from grpo.batching import derive_batch
 from grpo.config import compose
 from grpo.data import build_train_set, load_splits
@@ -43,15 +46,17 @@ def draw_weights(seed: int) -> dict[str, float]:
     return dict(zip(NAMES, weights.tolist(), strict=True))
 
 
-def build(out: Path, weights: dict[str, float], prompts: int, micro: int, *overrides: str) -> Trainer:
-    """This process's part of a run of two."""
+def build(
+    out: Path, weights: dict[str, float], prompts: int, micro: int, *overrides: str, dtype: str = "float32"
+) -> Trainer:
+    """This process's part of a run."""
     out.mkdir()
     batch = [f"num_generations={K}", f"prompts_per_step={prompts}", f"micro_batch_size={micro}"]
     config = compose([*batch, "max_completion_length=48", "temperature=1.5", "data.train_problems=40", *overrides])
     tokenizer = build_tokenizer(config.model)
-    policy = build_policy(config.model, 0)
+    policy = build_policy(config.model, 0).to(getattr(torch, dtype))
     rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
-    cut = derive_batch(K, prompts, micro, world_size=2)
+    cut = derive_batch(K, prompts, micro, world_size=ranks.world_size())
     rollout = build_rollout(policy, tokenizer, config)
     stack = RewardStack(weights)
     recorder = Recorder(config, stack, NoTracker(), out, lambda steps: lambda count, beside: None)
@@ -65,9 +70,7 @@ def ours(metrics: dict[str, Any]) -> dict[str, Any]:
 def work(out: Path) -> None:
     """What each of the two processes does; what it saw goes to rank_<its number>.json."""
     rank = int(os.environ["RANK"])
-    REWARDS["by_text"] = lambda completion: zlib.crc32(completion.encode()) % 7 / 7
-    REWARDS["by_length"] = lambda completion: len(completion) / 100
-    REWARDS["by_gold"] = lambda gold: zlib.crc32(gold.encode()) % 3
+    with_rewards()
     splits: list[Attribution] = []
 
     def keep(*args: Any) -> Attribution:
@@ -92,29 +95,78 @@ def work(out: Path) -> None:
                 "logged": {name: value for name, (value,) in ours(built._metrics["train"]).items()},
             }
         )
-    # The step on shared prompts does not know DistributedDataParallel's wrapper yet.
-    run = build(out / f"run_{rank}", draw_weights(0), 1, 8, "max_steps=2", "logging_steps=1", "share_prompts=false")
+    run = build(out / f"run_{rank}", draw_weights(0), 1, 8, "max_steps=2", "logging_steps=1")
     run.train()
     history = [logs for logs in run.state.log_history if "reward" in logs]
     steps = [{"grad_norm": logs["grad_norm"], **ours(logs)} for logs in history]
     (out / f"rank_{rank}.json").write_text(json.dumps({"cases": seen, "steps": steps}))
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> list[dict[str, Any]]:
-    out = tmp_path_factory.mktemp("ranks")
+def work_on_gradients(out: Path) -> None:
+    with_rewards()
+    torch.save(gradients(out), out / f"gradients_{ranks.rank()}.pt")
+
+
+# How the losses average, and the most completions at once: one micro-batch, or several.
+LOSSES = [(loss, micro) for loss in ("grpo", "dr_grpo", "dapo") for micro in (16, 2)]
+
+
+def scripted(prompts: list[list[int]], limit: int, *_: Any) -> list[list[int]]:
+    """What this process's rows of a step of 16 get, however they are spread."""
+    first = ranks.rank() * len(prompts)
+    drawn = [np.random.default_rng(row) for row in range(first, first + len(prompts))]
+    return [draw.integers(5, 600, draw.integers(1, limit)).tolist() for draw in drawn]
+
+
+def gradients(out: Path) -> dict[str, Any]:
+    """Of every parameter, before clipping, with their norm as it is logged."""
+    found: dict[str, Any] = {}
+    for number, (loss, micro) in enumerate(LOSSES):
+        name = f"{loss}_{micro}"
+        weights = {"correctness": 0.0, "by_text": 1.0, "by_length": -0.5}
+        built = build(
+            out / f"{number}_{ranks.rank()}",
+            weights,
+            4,
+            micro,
+            "max_steps=1",
+            f"algorithm.loss_type={loss}",
+            dtype="float64",
+        )
+        assert built.shared
+        built.rollout.complete = scripted  # type: ignore[method-assign]
+        clip = built._clip_grad_norm
+
+        def keep(model: Any, clip: Any = clip, built: Any = built, name: str = name) -> Any:
+            each = {key: parameter.grad.flatten() for key, parameter in built.model.named_parameters()}
+            found[name] = torch.cat([each[key] for key in sorted(each)])
+            return clip(model)
+
+        built._clip_grad_norm = keep  # type: ignore[method-assign]
+        built.train()
+    return found
+
+
+def with_rewards() -> None:
+    REWARDS["by_text"] = lambda completion: zlib.crc32(completion.encode()) % 7 / 7
+    REWARDS["by_length"] = lambda completion: len(completion) / 100
+    REWARDS["by_gold"] = lambda gold: zlib.crc32(gold.encode()) % 3
+
+
+def spread(out: Path, count: int, what: str) -> None:
+    """Run `what` of this file in so many processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = []
     try:
-        for rank in "01":
+        for rank in map(str, range(count)):
             with (out / f"rank_{rank}.log").open("w") as log:
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "tests.test_ranks", str(out)],
+                        [sys.executable, "-m", "tests.test_ranks", what, str(out)],
                         cwd=Path(__file__).parent.parent,
                         env=os.environ | shared | cpu | {"RANK": rank, "LOCAL_RANK": rank},
                         stdout=log,
@@ -123,19 +175,43 @@ def ranks(tmp_path_factory) -> list[dict[str, Any]]:
                 )
         for process in processes:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=120)
+                process.wait(timeout=180)
     finally:
         for process in processes:
             process.kill()
     codes = [process.wait() for process in processes]
-    assert codes == [0, 0], "\n".join((out / f"rank_{rank}.log").read_text()[-3000:] for rank in "01")
+    assert not any(codes), "\n".join((out / f"rank_{rank}.log").read_text()[-3000:] for rank in range(count))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> list[dict[str, Any]]:
+    out = tmp_path_factory.mktemp("ranks")
+    spread(out, 2, "work")
     return [json.loads((out / f"rank_{rank}.json").read_text()) for rank in "01"]
 
 
+@pytest.fixture(scope="module")
+def of_one(tmp_path_factory) -> Any:
+    with patch.dict(REWARDS):
+        with_rewards()
+        return gradients(tmp_path_factory.mktemp("one"))
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_gradients_are_those_of_one_process(tmp_path, of_one, count: int) -> None:
+    spread(tmp_path, count, "work_on_gradients")
+    for rank in range(count):
+        found = torch.load(tmp_path / f"gradients_{rank}.pt")
+        assert found.keys() == of_one.keys()
+        for name, gradient in of_one.items():
+            assert gradient.norm() > 1e-3
+            assert (found[name] - gradient).norm() <= 1e-10 * gradient.norm(), name
+
+
 @pytest.mark.parametrize("case", range(len(CASES)), ids=lambda case: f"{CASES[case][0][0]}-{'-'.join(CASES[case][1:])}")
-def test_each_rank_attributes_the_advantages_of_all(ranks, case: int) -> None:
+def test_each_rank_attributes_the_advantages_of_all(two, case: int) -> None:
     (prompts, micro), *_ = CASES[case]
-    first, second = (rank["cases"][case] for rank in ranks)
+    first, second = (rank["cases"][case] for rank in two)
     rows = prompts * K // 2
     assert first["cut"] == second["cut"] == [min(rows, micro)] * (rows // min(rows, micro))
     for name in ("logged", "parts", "scores", "trl"):
@@ -168,8 +244,8 @@ def test_each_rank_attributes_the_advantages_of_all(ranks, case: int) -> None:
     assert logged["groups/zero_std"] == pytest.approx(still[[*map(bool, weights.values())]].all(axis=0).mean())
 
 
-def test_the_cases_hold_what_they_are_for(ranks) -> None:
-    cases = ranks[0]["cases"]
+def test_the_cases_hold_what_they_are_for(two) -> None:
+    cases = two[0]["cases"]
     logged = [case["logged"] for case in cases]
     for name in NAMES[:-1]:
         assert any(figures[f"advantage_flips/{name}"] for figures in logged), name
@@ -198,8 +274,8 @@ def test_the_cases_hold_what_they_are_for(ranks) -> None:
     assert (every == 0).any(axis=0).all() and (every < 0).any(axis=0).all()
 
 
-def test_what_real_steps_log_is_the_same_on_both(ranks) -> None:
-    first, second = (rank["steps"] for rank in ranks)
+def test_what_real_steps_log_is_the_same_on_both(two) -> None:
+    first, second = (rank["steps"] for rank in two)
     assert first == second and len(first) == 2
     for logs in first:
         assert logs["grad_norm"] > 0
@@ -210,7 +286,7 @@ if __name__ == "__main__":
     # Not by way of the interpreter's end: a model in DistributedDataParallel that is freed there holds the GIL while it
     # waits for gloo's thread, which may be waiting for the GIL.
     try:
-        work(Path(sys.argv[1]))
+        {"work": work, "work_on_gradients": work_on_gradients}[sys.argv[1]](Path(sys.argv[2]))
     except BaseException:
         traceback.print_exc()
         os._exit(1)
