@@ -12,9 +12,11 @@ from grpo.files import file_sha256, write_json, written_aside
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
-# Without any of these it is none. Of a run of several processes, engines differ in what they write besides.
+# Without any of these it is none.
 NEEDED = {"optimizer.pt", "rng_state.pth", "run_state.pt", "scheduler.pt", "trainer_state.json", "records.json"}
 NEEDED_OF_SEVERAL = {"run_state_0.pt", "rng_state_0.pth", "trainer_state.json", "records.json"}
+# FSDP and DeepSpeed keep the optimizer's state in files of their own.
+OF_ENGINES = ("optimizer.bin", "optimizer_", "pytorch_model_fsdp", "global_step")
 # What a run had written by then: copies lie in its checkpoints, and are what it goes on with.
 RECORDS = (
     "metrics.jsonl",
@@ -71,6 +73,8 @@ def damage(checkpoint: Path) -> str | None:
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         needed = NEEDED_OF_SEVERAL if "run_state_0.pt" in manifest else NEEDED
+        if any(name.startswith(OF_ENGINES) for name in manifest):
+            needed = needed - {"optimizer.pt"}
         if not manifest.keys() >= needed:
             return f"{MANIFEST} does not list {', '.join(sorted(needed - manifest.keys()))}"
         for name, expected in manifest.items():

@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from grpo import ranks
@@ -83,12 +84,19 @@ def check_device(config: Config, batch: Batch) -> None:
     Raises:
         UserError: CUDA is asked for and absent, or there are not as many devices as processes.
     """
+    if engine := ranks.engine():
+        if config.device == "cpu":
+            raise UserError(f"device=cpu: {engine} is for GPUs. Processes on a CPU take scripts/accelerate/ddp.yaml.")
+        if engine == "deepspeed" and find_spec("deepspeed") is None:
+            raise UserError('DeepSpeed is not installed: pip install "grpo[deepspeed]"')
+        if engine == "deepspeed" and config.on_nonfinite == "skip":
+            raise UserError("on_nonfinite=skip: DeepSpeed steps before its gradient can be looked at; take stop.")
+        if ranks.sharded() and config.rollout.name == "generate":
+            raise UserError(
+                "rollout=generate: where the weights are spread over the processes, sampling is from a whole copy of "
+                "them; take rollout=fast."
+            )
     if config.device == "cpu":
-        for engine, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
-            if os.environ.get(variable, "false").lower() == "true":
-                raise UserError(
-                    f"device=cpu: {engine} is for GPUs. Processes on a CPU take scripts/accelerate/ddp.yaml."
-                )
         return
     import torch
 

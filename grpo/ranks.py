@@ -37,6 +37,21 @@ def leads() -> bool:
     return rank() == 0
 
 
+def engine() -> str | None:
+    """What the launcher asks for beyond DistributedDataParallel: fsdp or deepspeed."""
+    for name in ("fsdp", "deepspeed"):
+        if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true":
+            return name
+    return None
+
+
+def sharded() -> bool:
+    """Whether training spreads the weights themselves over the processes."""
+    return engine() == "fsdp" or (
+        engine() == "deepspeed" and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2") == "3"
+    )
+
+
 def _store() -> Any:
     from torch.distributed import rendezvous
 

@@ -115,6 +115,7 @@ def run(
         say(f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k.")
     from grpo.model import build_policy, build_tokenizer, save_policy
     from grpo.rollout import build_rollout
+    from grpo.sharding import copy_weights, whole_copy
 
     for name in ("trust_remote_code", "trust_pickle"):
         if getattr(config.model, name):
@@ -127,7 +128,9 @@ def run(
     policy: Any = build_policy(config.model, config.seed)
     policy.to(config.device)
     evaluated_by = replace(config, rollout=undistorted(config.rollout))  # however training samples
-    rollout = build_rollout(policy, tokenizer, evaluated_by)
+    # What completions are sampled from: the policy, or where training spreads its weights a whole copy.
+    sampled = policy if not ranks.sharded() else whole_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype)
+    rollout = build_rollout(sampled, tokenizer, evaluated_by)
     stop = {"stop": tokenizer.convert_ids_to_tokens(rollout.ends)}
     for note in notes:
         say(note)
@@ -156,6 +159,10 @@ def run(
         with written_aside(out / TRANSCRIPTS) as partial:
             partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 
+    def refresh() -> None:
+        if sampled is not policy:
+            copy_weights(policy, sampled)
+
     shown = [JOY, *[example for example in splits.held_out if example != JOY][:2]]
     settings = asdict(config) | {"batch": asdict(batch), "provenance": origin | {"settings": None}}
     tracker = build_tracker(config.tracking, settings, out, label, origin["tracking"]) if leads else NoTracker()
@@ -167,6 +174,7 @@ def run(
         """What is asked of the policy while it trains, its time apart; whether training is to end."""
         started = time.perf_counter()
         steps = trainer.state.max_steps
+        refresh()
         if step in (round(steps / 3), round(steps * 2 / 3)) and 0 < step < steps:
             ask_shown(step)
         if config.eval_steps and (step % config.eval_steps == 0 or step == steps):
@@ -203,6 +211,7 @@ def run(
                     config, rewards, tracker, out, lambda steps: bars.enter_context(progress("training", steps))
                 )
                 trainer = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, out)
+                trainer.before_sampling = refresh
                 trainer.add_callback(Looks(look))
                 trainer.add_callback(Stops(signals))
                 if on_record := recorder.on_record():
@@ -225,6 +234,7 @@ def run(
                 steps = f"{trainer.state.global_step} of {trainer.state.max_steps}"
                 raise Stopped(signals.received, f" after step {steps}")
             try:
+                refresh()
                 after = evaluate_on(splits.held_out, "after training")
                 keep(after, "after", "held-out", str(out / "policy"))
                 ask_shown(trainer.state.global_step)
@@ -233,8 +243,12 @@ def run(
                 raise
             ended = time.perf_counter()
             with signals.noted("writing the results"):
+                final = trainer.accelerator.unwrap_model(trainer.model)
+                if sampled is not policy:
+                    final = build_policy(config.model, config.seed)
+                    copy_weights(policy, final)
                 if leads:
-                    save_policy(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out / "policy")
+                    save_policy(final, tokenizer, out / "policy")
 
         if not leads:
             return {}

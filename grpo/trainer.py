@@ -17,6 +17,7 @@ from datasets import Dataset
 from rich.text import Text
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
@@ -120,6 +121,7 @@ class Trainer(GRPOTrainer):
         self.rollout, self.recorder = rollout, recorder
         self.shared = share_prompts and self._can_share()
         self.sampling = False
+        self.before_sampling: Callable[[], None] = lambda: None
         self._advantages: Tensor | None = None
         self._aside: Path | None = None  # where a checkpoint is being written
         self._losses: list[Tensor] = []  # of the micro-batches of this step
@@ -249,7 +251,8 @@ class Trainer(GRPOTrainer):
         self, prompt_ids: list, images: Any, multimodal_fields: dict, num_generations: int, *args: Any, **kwargs: Any
     ) -> tuple[list, None]:
         self.sampling = True
-        if isinstance(self.rollout, Fast):
+        if isinstance(self.rollout, Fast) or ranks.sharded():
+            self.before_sampling()
             completions = self.rollout.complete(prompt_ids, self.args.max_completion_length, self.temperature), None
         else:
             completions = super()._generate_single_turn(
@@ -298,7 +301,11 @@ class Trainer(GRPOTrainer):
 
     def _clip_grad_norm(self, model: Any) -> Tensor:
         """The norm of the gradient that the optimizer is about to take; none is left where it must not."""
-        norm: Tensor = super()._clip_grad_norm(model)
+        norm = super()._clip_grad_norm(model)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        elif norm is None:  # DeepSpeed tells none of its first steps
+            norm = torch.zeros(())
         loss, self._losses = self.accelerator.reduce(torch.stack(self._losses).sum(), "mean"), []
         if self._unscored or not torch.isfinite(loss + norm):
             if not self._unscored:
@@ -406,6 +413,8 @@ class Trainer(GRPOTrainer):
     def _parts(self, prompts: Tensor, alike: Tensor, real: Tensor) -> list[tuple[Tensor, bool]]:
         """Which of the distinct rows to forward together, and whether with a gradient; rows without tokens in none."""
         gradient = torch.full_like(real, torch.is_grad_enabled())
+        if ranks.sharded():  # every forward gathers the weights, so all processes must make the same number of them
+            return [(real.nonzero()[:, 0], torch.is_grad_enabled())]
         if torch.is_grad_enabled() and self._advantages is not None:
             moved = alike[self._advantages.cpu() != 0]
             gradient = torch.isin(prompts, prompts[moved][real[moved]])

@@ -16,6 +16,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from torch.distributed.fsdp import fully_shard
 
 import grpo.trainer
 from grpo import ranks
@@ -26,6 +27,7 @@ from grpo.diagnostics import Attribution, attribute
 from grpo.model import build_policy, build_tokenizer
 from grpo.rewards import REWARDS, RewardStack
 from grpo.rollout import build_rollout
+from grpo.sharding import copy_weights, whole_copy
 from grpo.tracking import NoTracker
 from grpo.trainer import Recorder, Trainer, build_trainer
 from tests.test_trainer import micro_batches
@@ -145,6 +147,31 @@ def gradients(out: Path) -> dict[str, Any]:
         built._clip_grad_norm = keep  # type: ignore[method-assign]
         built.train()
     return found
+
+
+def work_on_shards(out: Path) -> None:
+    """A policy is spread, trained a little, and copied back whole."""
+    torch.distributed.init_process_group("gloo")
+    policy = build_policy(compose().model, 0)
+    whole = whole_copy(policy, torch.float32)
+    before = {name: weight.clone() for name, weight in whole.named_parameters()}
+    for layer in policy.model.layers:
+        fully_shard(layer)
+    fully_shard(policy)
+    assert all(len(weight.to_local()) < len(weight) for weight in policy.parameters())
+    copy_weights(policy, whole)
+    assert all(torch.equal(weight, before[name]) for name, weight in whole.named_parameters())
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    ids = torch.arange(20)[None] + ranks.rank()
+    policy(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    copy_weights(policy, whole)
+    assert not any(torch.equal(weight, before[name]) for name, weight in whole.named_parameters())
+    torch.testing.assert_close(whole(ids).logits, policy(ids).logits)
+
+
+def test_a_whole_copy_of_a_policy_that_is_spread(tmp_path) -> None:
+    spread(tmp_path, 2, "work_on_shards")
 
 
 def with_rewards() -> None:
@@ -286,7 +313,7 @@ if __name__ == "__main__":
     # Not by way of the interpreter's end: a model in DistributedDataParallel that is freed there holds the GIL while it
     # waits for gloo's thread, which may be waiting for the GIL.
     try:
-        {"work": work, "work_on_gradients": work_on_gradients}[sys.argv[1]](Path(sys.argv[2]))
+        globals()[sys.argv[1]](Path(sys.argv[2]))
     except BaseException:
         traceback.print_exc()
         os._exit(1)
