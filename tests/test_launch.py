@@ -14,8 +14,16 @@ from typing import Any
 
 import psutil
 import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
+from grpo import ranks
+from grpo.batching import derive_batch
 from grpo.checkpoint import newest_whole
+from grpo.config import compose
+from grpo.device import check_device
+from grpo.errors import UserError
 from tests.conftest import SMALL
 
 DDP = Path(__file__).parent.parent / "scripts" / "accelerate" / "ddp.yaml"
@@ -220,3 +228,41 @@ def test_a_rank_that_is_killed_leaves_no_orphan_and_a_whole_checkpoint(tmp_path)
     (tmp_path / "odd.py").write_text(REWARDS.replace("{what}", "pass"))
     code, said = run(2, tmp_path, f"resume={out}", "max_steps=8")
     assert code == 0 and [line["step"] for line in lines(out) if "alarm" not in line] == [*range(1, 9)], said
+
+
+@pytest.mark.parametrize(
+    "name, engine, sharded", [("ddp", None, False), ("fsdp2", "fsdp", True), ("zero2", "deepspeed", False), ("zero3", "deepspeed", True)]
+)  # fmt: skip
+def test_the_accelerate_files(name: str, engine: str | None, sharded: bool, monkeypatch) -> None:
+    """Each as accelerate reads it, up to the start of the processes."""
+    file = DDP.with_name(f"{name}.yaml")
+    arguments = launch_command_parser().parse_args(
+        ["--config_file", str(file), "--num_processes", "4", "-m", "grpo.train", "experiment=gsm8k"]
+    )
+    arguments, defaults, _ = _validate_launch_command(arguments)
+    assert (arguments.num_processes, arguments.mixed_precision, arguments.module) == (4, "no", True)
+    if engine == "deepspeed":
+        arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+        _, environment = prepare_deepspeed_cmd_env(arguments)
+    else:
+        environment = prepare_multi_gpu_env(arguments)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert (ranks.engine(), ranks.sharded()) == (engine, sharded)
+    if engine == "fsdp":
+        plugin = FullyShardedDataParallelPlugin()
+        assert plugin.fsdp_version == 2 and plugin.reshard_after_forward and "FULL" in str(plugin.state_dict_type)
+    # What the launcher asks for goes with a GPU alone, and on a CPU that is said.
+    config = compose(["device=cpu"])
+    if engine is None:
+        check_device(config, derive_batch(16, 4, 64))
+    else:
+        with pytest.raises(UserError, match=f"device=cpu: {engine} is for GPUs"):
+            check_device(config, derive_batch(16, 4, 64))
+
+
+def test_fsdp_on_a_cpu_is_refused(tmp_path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    words = [str(each).replace("ddp.yaml", "fsdp2.yaml") for each in command(2, *STEPS)]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode and "error: device=cpu: fsdp is for GPUs." in done.stderr
