@@ -16,6 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from grpo import ranks
 from grpo.config import Config
 from grpo.console import plural
 from grpo.device import cores
@@ -81,7 +82,7 @@ def launch(launcher: Any, calls: Sequence[Call], parallel: int, cuda: bool) -> N
     """Run the jobs; returns when none runs any more, and raises what the launcher does, not what jobs do."""
     overrides = [each for each, _ in calls]
     if kind(launcher) in ("LocalLauncher", "SlurmLauncher") and launcher.params.get("gpus_per_node") is None:
-        launcher.params["gpus_per_node"] = 1 if cuda else None
+        launcher.params["gpus_per_node"] = launcher.params["tasks_per_node"] if cuda else None
     with shared_cores(parallel):
         match kind(launcher):
             case "BasicLauncher":
@@ -156,8 +157,8 @@ def submissions() -> Iterator[list[Any]]:
     submitted: list[Any] = []
     map_array, whole = AutoExecutor.map_array, local.subprocess
 
-    def collecting(executor: Any, *arguments: Any) -> list[Any]:
-        jobs = map_array(executor, *arguments)
+    def collecting(executor: Any, job: Any, *arguments: Any) -> list[Any]:
+        jobs = map_array(executor, OfTasks(job), *arguments)
         submitted.extend(jobs)
         return [NotWaitedFor() for _ in jobs]
 
@@ -168,6 +169,31 @@ def submissions() -> Iterator[list[Any]]:
         yield submitted
     finally:
         AutoExecutor.map_array, local.subprocess = map_array, whole  # type: ignore[method-assign]
+
+
+class OfTasks:
+    """A job in each of its tasks (hydra.launcher.tasks_per_node, nodes): the processes of one run."""
+
+    def __init__(self, job: Any) -> None:
+        self.job = job
+
+    def __call__(self, *arguments: Any) -> Any:
+        from submitit import JobEnvironment
+        from submitit.helpers import TorchDistributedEnvironment
+
+        if JobEnvironment().num_tasks > 1:
+            TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        if ranks.leads():
+            return self.job(*arguments)
+        from grpo.train import follow
+
+        return follow()
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """What submitit queues again when it preempts the job."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, *arguments)
 
 
 class NotWaitedFor:

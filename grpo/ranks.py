@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +53,7 @@ def sharded() -> bool:
     )
 
 
+@cache  # without a launcher's own store, rank 0's lives in its process, and as long as this object does
 def _store() -> Any:
     from torch.distributed import rendezvous
 

@@ -392,6 +392,7 @@ def app(composed: DictConfig) -> None:
             return
         with quiet(), by_itself(out):
             in_its_folder(composed, out, settings)
+        ranks.announce(None)  # it may have failed before it was a run
         free_memory()
         leave_if_orphaned()
 
