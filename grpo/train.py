@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
 from grpo.checkpoint import step_of
 from grpo.command import Jobs, command, job
-from grpo.config import CONF, Config, flat, load, undistorted
+from grpo.config import CONF, ENGINES, Config, flat, load, undistorted
 from grpo.console import (
     answers,
     comparison_table,
@@ -42,6 +42,7 @@ from grpo.console import (
 )
 from grpo.data import JOY, Example, Splits, build_train_set, load_splits
 from grpo.device import check_device, free_memory, out_of_memory, use_determinism, use_threads
+from grpo.engines import require_package, require_ranks, require_server
 from grpo.errors import UserError, first_line
 from grpo.evaluation import Evaluation, answer, answer_greedily, compare, evaluate, protocol, reread
 from grpo.files import write_json, written_aside
@@ -98,8 +99,11 @@ def run(
     rewards = build_rewards(config.rewards, config.reward_files)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size, world_size)
+    require_package(config)
+    require_ranks(config, world_size)
     say(banner(config, rewards, batch, out))
     check_device(config, batch)
+    require_server(config)
     splits = load_splits(config.data, validation=config.eval_steps is not None)
     for note in splits.notes:
         say(note)
@@ -133,7 +137,10 @@ def run(
     def evaluate_on(examples: list[Example], when: str, lasting: bool = True) -> Evaluation:
         questions = [example.question for example in examples]
         with progress(f"evaluating {when}", len(examples), lasting) as advance:
-            return evaluate(examples, answer(rollout, tokenizer, questions, config), rewards, on_answered=advance)
+            evaluation = evaluate(examples, answer(rollout, tokenizer, questions, config), rewards, on_answered=advance)
+        if config.rollout.name in ENGINES:  # which want the memory until the next evaluation
+            rollout.rest()
+        return evaluation
 
     def keep(evaluation: Evaluation, name: str, split: str, path: str) -> None:
         how = protocol(evaluated_by, split, evaluation.examples, {"path": path}) | stop
@@ -211,6 +218,7 @@ def run(
                     step = trainer.state.global_step + 1
                     raise UserError(out_of_memory_advice(config, batch, step, trainer.sampling)) from error
             trained = time.perf_counter()
+            trainer.dismiss_engine()
             train_seconds = round(recorder.seconds() - recorder.asking, 2)
             if signals.received:
                 steps = f"{trainer.state.global_step} of {trainer.state.max_steps}"
