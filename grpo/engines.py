@@ -170,6 +170,7 @@ def _continuous_batching(config: Config) -> dict[str, Any]:
     if longest := max_model_length(config):
         # It would take half of the memory for its cache, on a CPU half of the machine's. This is what the completions
         # need, and the fifth that it keeps free before it begins another one.
-        pages = config.num_generations * config.prompts_per_step * math.ceil(longest / PAGE)
+        completions = config.num_generations * config.prompts_per_step * config.algorithm.steps_per_generation
+        pages = completions * math.ceil(longest / PAGE)
         settings |= {"page_size": PAGE, "num_blocks": math.ceil(pages / 0.8) + 1, "max_memory_percent": 0.9}
     return settings
