@@ -196,11 +196,12 @@ def run(
             # TRL takes seconds to import; they come after there is something to look at.
             from grpo.trainer import Looks, Recorder, Stops, build_trainer
 
-            with ExitStack() as bars:
+            with ExitStack() as training:
                 recorder = Recorder(
-                    config, rewards, tracker, out, lambda steps: bars.enter_context(progress("training", steps))
+                    config, rewards, tracker, out, lambda steps: training.enter_context(progress("training", steps))
                 )
                 trainer = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, out)
+                training.callback(trainer.dismiss_engine)
                 trainer.add_callback(Looks(look))
                 trainer.add_callback(Stops(signals))
                 if on_record := recorder.on_record():
@@ -218,7 +219,6 @@ def run(
                     step = trainer.state.global_step + 1
                     raise UserError(out_of_memory_advice(config, batch, step, trainer.sampling)) from error
             trained = time.perf_counter()
-            trainer.dismiss_engine()
             train_seconds = round(recorder.seconds() - recorder.asking, 2)
             if signals.received:
                 steps = f"{trainer.state.global_step} of {trainer.state.max_steps}"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import time
 from collections import deque
@@ -292,11 +293,16 @@ class Trainer(GRPOTrainer):
 
     def dismiss_engine(self) -> None:
         """Training is over: what vLLM holds is given back."""
-        if self.use_vllm:
-            if client := getattr(self.vllm_generation, "vllm_client", None):
-                client.close_communicator()
-            del self.vllm_generation
-            free_memory()
+        if not self.use_vllm:
+            return
+        if client := getattr(self.vllm_generation, "vllm_client", None):
+            client.close_communicator()
+        del self.vllm_generation
+        if self.accelerator.num_processes == 1:
+            # TRL set them for vLLM; the next job of a sweep would take itself for a part of a run of many processes.
+            for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+                os.environ.pop(name, None)
+        free_memory()
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """As TRL's in training, but the completions of a prompt stay together instead of being shuffled."""

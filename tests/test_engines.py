@@ -5,6 +5,7 @@ but TRL's weight sync changes. transformers' continuous batching runs as it is.
 """
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -200,6 +201,7 @@ def test_a_run_with_vllm(vllm, tmp_path: Path, rollout: list[str]) -> None:
     protocol = json.loads((tmp_path / "run" / "evaluations" / "after.json").read_text())["protocol"]
     assert protocol["computing"]["rollout"] == "fast"
     assert rows[-1]["grad_norm"] > 0
+    assert "LOCAL_RANK" not in os.environ  # else a sweep's next job would be taken for a part of a distributed run
     if isinstance(engine, Client):
         assert engine.where == ("http://localhost:8000", 51216, 60.0) and engine.calls[-1] == "left"
         assert engine.n == 4 and len(engine.asked) == 2  # a prompt is sent once
@@ -240,7 +242,7 @@ BOUNDS = ["rollout.correction_min=0.9", "rollout.correction_max=1.1"]
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_ratio_is_the_formulas(vllm, trainer, monkeypatch, mode: str, temperature: float) -> None:
     # Log-probabilities that are off by more than the bounds now and then.
-    monkeypatch.setattr(Engine, "off", staticmethod(lambda logps: logps + 0.12 * torch.sin(torch.arange(len(logps)))))
+    monkeypatch.setattr(Engine, "off", staticmethod(lambda logps: logps + 0.12 * torch.cos(torch.arange(len(logps)))))
     settings = [f"rollout.correction={mode}", *BOUNDS, f"temperature={temperature}", "micro_batch_size=12"]
     built = trainer(*VLLM, *settings)
     batches = micro_batches(built)
