@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -21,10 +22,10 @@ from trl.generation import vllm_generation
 
 from grpo import engines
 from grpo.batching import derive_batch
-from grpo.config import Config, compose
+from grpo.config import ENGINES, Config, compose
 from grpo.engines import INSTALL, require_package, require_ranks, require_server
 from grpo.errors import UserError
-from grpo.folder import save_settings
+from grpo.folder import cut_back, save_settings
 from grpo.launching import at_once
 from grpo.model import build_policy, build_tokenizer
 from grpo.rewards import RewardStack
@@ -213,6 +214,21 @@ def test_a_run_with_vllm(vllm, tmp_path: Path, rollout: list[str]) -> None:
         assert engine.calls.count("asleep") == (5 if "rollout.sleep=true" in rollout else 0)
 
 
+@pytest.mark.parametrize("rollout", [VLLM, ["rollout=continuous_batching"]], ids=["vllm", "continuous batching"])
+def test_a_run_that_goes_on(vllm, tmp_path: Path, rollout: list[str]) -> None:
+    out = tmp_path / "run"
+    half = train_on(out, *rollout, *LEARNING, "max_steps=2")
+    config = compose([*SMALL, "tracking=none", *rollout, *LEARNING])
+    config.device = "cpu"
+    checkpoint = cut_back(out, config)
+    assert checkpoint is not None and checkpoint.name == "checkpoint-2"
+    run(config, out, checkpoint=checkpoint)
+    rows = metrics(out)
+    assert rows[:2] == half and [row["step"] for row in rows] == [1, 2, 3, 4]
+    if rollout == VLLM:  # the weights that were saved were sent
+        assert all(row[f"{RATIO}/mean"] == pytest.approx(1, abs=1e-3) for row in rows)
+
+
 def test_weights_that_do_not_arrive_show(vllm, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Engine, "deaf", True)
     rows = train_on(tmp_path / "run", *VLLM, *LEARNING)
@@ -220,7 +236,7 @@ def test_weights_that_do_not_arrive_show(vllm, tmp_path: Path, monkeypatch) -> N
     assert rows[-1]["sampling/sampling_logp_difference/max"] > 0.05
 
 
-def test_the_seed_is_the_runs(vllm, trainer) -> None:
+def test_the_seed_is_the_runs(vllm, trainer) -> None:  # noqa: F811
     def completions(seed: int) -> list[str]:
         built = trainer(*VLLM, f"seed={seed}")
         micro_batches(built)
@@ -240,7 +256,7 @@ BOUNDS = ["rollout.correction_min=0.9", "rollout.correction_max=1.1"]
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_ratio_is_the_formulas(vllm, trainer, monkeypatch, mode: str, temperature: float) -> None:
+def test_the_ratio_is_the_formulas(vllm, trainer, monkeypatch, mode: str, temperature: float) -> None:  # noqa: F811
     # Log-probabilities that are off by more than the bounds now and then.
     monkeypatch.setattr(Engine, "off", staticmethod(lambda logps: logps + 0.12 * torch.cos(torch.arange(len(logps)))))
     settings = [f"rollout.correction={mode}", *BOUNDS, f"temperature={temperature}", "micro_batch_size=12"]
@@ -273,14 +289,14 @@ def test_the_ratio_is_the_formulas(vllm, trainer, monkeypatch, mode: str, temper
     assert len(logged) == 1 and 0 < logged[0] < 1.1
 
 
-def test_without_correction_there_is_no_ratio(vllm, trainer) -> None:
+def test_without_correction_there_is_no_ratio(vllm, trainer) -> None:  # noqa: F811
     built = trainer(*VLLM, "rollout.correction=null")
     (inputs,) = micro_batches(built)
     assert "importance_sampling_ratio" not in inputs and f"{RATIO}/mean" not in built._metrics["train"]
 
 
 @pytest.mark.parametrize("overrides", [[], ["micro_batch_size=4"], ["algorithm=grpo_kl"], ["model.lora_rank=4"]])
-def test_the_corrected_step_equals_trls(vllm, trainer, monkeypatch, overrides: list[str]) -> None:
+def test_the_corrected_step_equals_trls(vllm, trainer, monkeypatch, overrides: list[str]) -> None:  # noqa: F811
     monkeypatch.setattr(Engine, "off", staticmethod(lambda logps: logps + 0.3 * torch.sin(torch.arange(len(logps)))))
     built = trainer(*VLLM, *overrides)
     batches = micro_batches(built)
@@ -295,7 +311,7 @@ def test_the_corrected_step_equals_trls(vllm, trainer, monkeypatch, overrides: l
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_adapters_are_merged_for_vllm_and_the_weights_stay(vllm, trainer, dtype: str) -> None:
+def test_adapters_are_merged_for_vllm_and_the_weights_stay(vllm, trainer, dtype: str) -> None:  # noqa: F811
     built = trainer(*VLLM, "model.lora_rank=4", f"model.dtype={dtype}")
     frozen = {name: each.clone() for name, each in built.model.named_parameters() if not each.requires_grad}
     for _ in range(3):
@@ -309,7 +325,7 @@ def test_adapters_are_merged_for_vllm_and_the_weights_stay(vllm, trainer, dtype:
             torch.testing.assert_close(each, frozen[name], atol=1e-7 if dtype == "float32" else 0, rtol=0)
 
 
-def test_random_weights_are_there_for_vllm_to_load(vllm, trainer) -> None:
+def test_random_weights_are_there_for_vllm_to_load(vllm, trainer) -> None:  # noqa: F811
     built = trainer(*VLLM, "model.init=random", "model.num_layers=1")
     micro_batches(built)
     assert built._metrics["train"][f"{RATIO}/mean"] == [pytest.approx(1, abs=1e-3)]
@@ -419,7 +435,7 @@ def test_a_server_that_is_not_there() -> None:
     assert "\n" not in str(error.value)
 
 
-def test_vllm_is_asked_for_where_it_is_not_installed(command, monkeypatch) -> None:
+def test_vllm_is_asked_for_where_it_is_not_installed(monkeypatch) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     for rollout in (VLLM, SERVER):
         message = f"{rollout[0]}: vLLM is not installed: {INSTALL}. Without it, rollout=fast samples on this GPU."
@@ -454,6 +470,57 @@ def test_the_extra_is_what_is_asked_for() -> None:
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
     assert project["optional-dependencies"]["vllm"] == [INSTALL.removeprefix("pip install '").removesuffix("'")]
     assert "vllm" not in project["optional-dependencies"]["dev"][0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rollout=generate", "rollout.native=true"], "rollout=generate has no such setting; rollout=fast has it."),
+        (["rollout=continuous_batching", "rollout.top_p=0.9"], "samples from the policy's own distribution and has no"),
+        (["rollout=continuous_batching", "rollout.sleep=true"], "rollout=continuous_batching has no such setting"),
+        ([*VLLM, "rollout.server=http://a"], "rollout=vllm has no such setting; rollout=vllm_server has it."),
+        ([*SERVER, "rollout.memory=0.5"], "rollout=vllm_server has no such setting; rollout=vllm has it."),
+        ([*SERVER, "rollout.server=localhost"], "must be an address such as http://localhost:8000."),
+        ([*SERVER, "rollout.server=null"], "rollout.server=null: rollout=vllm_server needs a value there."),
+        ([*VLLM, "rollout.memory=1"], "rollout.memory=1.0: must lie above 0 and below 1."),
+        ([*VLLM, "rollout.correction=mask"], "must be one of token_truncate, token_mask, sequence_truncate, sequence"),
+        (
+            [*VLLM, "rollout.correction_max=0.5"],
+            "rollout.correction_max=0.5: must be at least 1: a ratio of 1 is right",
+        ),
+        ([*VLLM, "rollout.correction_min=1.5"], "rollout.correction_min=1.5: must lie within 0 and 1."),
+        ([*VLLM, "rollout.correction_max=null"], "needs a bound to cut ratios off at, rollout.correction_max=2.0."),
+        (
+            [*SERVER, "device=cpu"],
+            "device=cpu: rollout=vllm_server needs a GPU, device=cuda; on a CPU take rollout=fast",
+        ),
+        ([*VLLM, "model.init=random", "model.lora_rank=4"], "random weights with adapters have none; leave one of the"),
+    ],
+)
+def test_mistakes(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        compose(overrides)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("rollout", ENGINES)
+def test_engines_do_not_evaluate(command, rollout: str) -> None:
+    refused = command("grpo.evaluate", f"rollout={rollout}", "device=cuda")
+    assert refused.returncode == 1 and refused.stderr == (
+        f"error: rollout={rollout}: it samples in training alone; evaluate with rollout=fast, as a run does itself.\n"
+    )
+
+
+def test_as_typed(command) -> None:
+    """Where vLLM is not installed, at once."""
+    if find_spec("vllm"):
+        pytest.skip("vLLM is installed here")
+    refused = command("grpo.train", *VLLM, "tracking=none")
+    assert refused.returncode == 1 and refused.stdout == ""
+    assert refused.stderr == (
+        "error: rollout=vllm: vLLM is not installed: pip install 'vllm>=0.27,<0.31'. Without it, rollout=fast samples on "
+        "this GPU.\n"
+    )
 
 
 def test_processes_are_parted_into_copies() -> None:
@@ -512,7 +579,9 @@ def test_what_trl_is_told(tmp_path: Path) -> None:
     "overrides", [[], ["model.lora_rank=4"], ["share_prompts=false"]], ids=["full", "lora", "plain"]
 )
 def test_continuous_batching_in_bfloat16_leaves_the_policy_as_it_was(
-    trainer, monkeypatch, overrides: list[str]
+    trainer,  # noqa: F811
+    monkeypatch,
+    overrides: list[str],
 ) -> None:
     built = trainer("rollout=continuous_batching", "bf16=true", "max_steps=2", "optimizer.lr=1e-3", *overrides)
     policy = built.model
@@ -552,7 +621,7 @@ def test_continuous_batching_in_bfloat16_leaves_the_policy_as_it_was(
     assert states and {value.dtype for value in states} == {torch.float32}
 
 
-def test_continuous_batching_samples_from_the_policy(trainer) -> None:
+def test_continuous_batching_samples_from_the_policy(trainer) -> None:  # noqa: F811
     built = trainer("rollout=continuous_batching", "temperature=1e-3")  # so cold that it is greedy but for ties
     (inputs,) = micro_batches(built)
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(inputs["prompt_ids"], inputs["prompt_mask"], strict=True)]
@@ -564,7 +633,7 @@ def test_continuous_batching_samples_from_the_policy(trainer) -> None:
     assert len(set(map(tuple, greedy))) > 1
 
 
-def test_continuous_batching_that_fails_is_not_trained_on(trainer, monkeypatch) -> None:
+def test_continuous_batching_that_fails_is_not_trained_on(trainer, monkeypatch) -> None:  # noqa: F811
     built = trainer("rollout=continuous_batching")
     forward, calls = built.model.forward, 0
 
