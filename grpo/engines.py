@@ -53,6 +53,11 @@ def require_package(config: Config) -> None:
         )
 
 
+def packages(config: Config) -> tuple[str, ...]:
+    """Those that a run's numbers come from besides what every run needs."""
+    return ("vllm",) if config.rollout.name in VLLM and find_spec("vllm") else ()
+
+
 def require_ranks(config: Config, world_size: int) -> None:
     """
     Raises:

@@ -349,6 +349,10 @@ def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> str
         "batch": str(batch) + f", {steps} steps a rollout" * (steps > 1),
         "folder": shortest(out),
     }
+    if config.rollout.name in ENGINES:
+        lines["rollout"] = (
+            f"{config.rollout.name}: run again, or gone on with, the numbers are others in the last digits"
+        )
     return "\n".join(f"{name:<8}{value}" for name, value in lines.items())
 
 

@@ -650,8 +650,12 @@ def test_continuous_batching_that_fails_is_not_trained_on(trainer, monkeypatch) 
     assert built.model.config._attn_implementation == NAME
 
 
-def test_a_run_with_continuous_batching(train) -> None:
-    out, results = train("rollout=continuous_batching", "bf16=true")
-    assert results["steps"] == 2 and len(metrics(out)) == 2
+def test_a_run_with_continuous_batching(start, tmp_path: Path) -> None:
+    run = start(*SMALL, "rollout=continuous_batching", "bf16=true", "tracking=none", "threads=1", "hydra.run.dir=run")
+    assert run.ended() == 0 and run.complained() == ""  # its engine has much to tell
+    said = "rollout continuous_batching: run again, or gone on with, the numbers are others in the last digits"
+    assert said in " ".join(run.said().split())
+    out = tmp_path / "run"
+    assert len(metrics(out)) == 2
     protocol = json.loads((out / "evaluations" / "after.json").read_text())["protocol"]
     assert protocol["computing"]["rollout"] == "fast"
