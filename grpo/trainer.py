@@ -114,9 +114,8 @@ class Trainer(GRPOTrainer):
     args: Any
     model: Any
     num_generations: int
-    _buffered_inputs: Any
-
     vllm_generation: Any
+    _buffered_inputs: Any
 
     def __init__(self, rollout: Rollout | None, share_prompts: bool, recorder: "Recorder", **kwargs: Any) -> None:
         """`rollout`: ours; None samples with the engine that the arguments name."""
@@ -236,13 +235,11 @@ class Trainer(GRPOTrainer):
     ) -> tuple[list, list | None]:
         """Completions and, of vLLM, the log-probabilities that it sampled them with."""
         self.sampling = True
+        logps = None
         if isinstance(self.rollout, Fast):
-            completions, logps = (
-                self.rollout.complete(prompt_ids, self.args.max_completion_length, self.temperature),
-                None,
-            )
+            completions = self.rollout.complete(prompt_ids, self.args.max_completion_length, self.temperature)
         else:
-            with self._engine():
+            with self._lent(), self._served():
                 completions, logps = super()._generate_single_turn(
                     prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
                 )
@@ -252,24 +249,29 @@ class Trainer(GRPOTrainer):
         return completions, logps
 
     @contextmanager
-    def _engine(self) -> Iterator[None]:
-        """What TRL leaves undone around its call of an engine."""
-        if self.use_transformers_continuous_batching:
-            # With bf16 TRL would cast the policy for good.
-            bf16, self.args.bf16 = self.args.bf16, False
-            try:
-                with lent(self.model, bf16):
-                    yield
-            finally:
-                self.args.bf16 = bf16
+    def _lent(self) -> Iterator[None]:
+        """The policy as transformers' engine takes it; TRL itself would cast it for good."""
+        if not self.use_transformers_continuous_batching:
+            yield
             return
+        bf16, self.args.bf16 = self.args.bf16, False
+        try:
+            with lent(self.model, bf16):
+                yield
+        finally:
+            self.args.bf16 = bf16
+
+    @contextmanager
+    def _served(self) -> Iterator[None]:
+        """A server that fails ends the run in a line.
+
+        TRL's client tries again for a minute, then raises what requests does, or an Exception of its own.
+        """
         try:
             yield
         except Exception as error:
-            if not self.use_vllm or self.vllm_mode != "server":
-                raise
-            # TRL's client tries again for a minute, then raises what requests does, or a bare Exception of its own.
-            if not isinstance(error, OSError) and not str(error).startswith("Request failed"):
+            asked = self.use_vllm and self.vllm_mode == "server"
+            if not asked or not (isinstance(error, OSError) or str(error).startswith("Request failed")):
                 raise
             raise UserError(
                 f"step {self.state.global_step + 1}: the vLLM server at {self.args.vllm_server_base_url} failed: "
