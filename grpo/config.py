@@ -92,13 +92,23 @@ class AlgorithmConfig:
 
 @dataclass
 class RolloutConfig:
+    """Which of these each sampler has stands in `SETTINGS`."""
+
     name: str
-    native: bool | None = None  # fast alone
-    # generate alone
+    native: bool | None = None
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    correction: str | None = None
+    correction_max: float | None = None
+    correction_min: float | None = None
+    memory: float | None = None
+    sleep: bool | None = None
+    tensor_parallel: int | None = None
+    server: str | None = None
+    server_timeout: float | None = None
+    group_port: int | None = None
 
 
 @dataclass
@@ -253,6 +263,20 @@ ALARMS = (
     "not_finite",
 )
 
+# What each sampler of conf/rollout/ may be told; what has no None among its values must be told.
+SAMPLING = ("top_p", "top_k", "min_p", "repetition_penalty")
+CORRECTION = ("correction", "correction_max", "correction_min")
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "fast": ("native",),
+    "generate": SAMPLING,
+    "continuous_batching": (),
+    "vllm": (*SAMPLING, *CORRECTION, "memory", "sleep", "tensor_parallel"),
+    "vllm_server": (*SAMPLING, *CORRECTION, "server", "server_timeout", "group_port"),
+}
+VLLM = ("vllm", "vllm_server")
+# Those of other projects: they train, by way of TRL, and never evaluate.
+ENGINES = ("continuous_batching", *VLLM)
+
 # The values each field may take, beyond its type. None is left to the type.
 COMMON: dict[str, Rule] = {
     "seed": between(0, 2**32 - 1),
@@ -274,11 +298,22 @@ COMMON: dict[str, Rule] = {
     "data.max_steps": between(1, 4),
     "data.max_number": between(100, 10_000),
     "data.gold": one_of("number", "text"),
-    "rollout.name": one_of("fast", "generate"),
+    "rollout.name": one_of(*SETTINGS),
     "rollout.top_p": (lambda value: 0 < value <= 1, "must lie above 0 and not above 1"),
     "rollout.top_k": at_least(0),
     "rollout.min_p": between(0, 1),
     "rollout.repetition_penalty": above_zero,
+    "rollout.correction": one_of("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+    "rollout.correction_max": at_least(1, "a ratio of 1 is right where the engine and the trainer agree"),
+    "rollout.correction_min": (lambda value: 0 <= value <= 1, "must lie within 0 and 1"),
+    "rollout.memory": (lambda value: 0 < value < 1, "must lie above 0 and below 1"),
+    "rollout.tensor_parallel": at_least(1),
+    "rollout.server": (
+        lambda value: re.fullmatch(r"https?://[\w.\[\]:-]+(/[\w./-]*)?", value) is not None,
+        "must be an address such as http://localhost:8000",
+    ),
+    "rollout.server_timeout": at_least(0),
+    "rollout.group_port": between(1, 65535),
 }
 RULES: dict[type, dict[str, Rule]] = {
     Config: {
@@ -380,15 +415,7 @@ def check(config: AnyConfig) -> None:
     if isinstance(config, AuditConfig):
         return
     _check_data(config.data)
-    rollout = config.rollout
-    for name, value in distorting(rollout).items():
-        if rollout.name == "fast":
-            raise UserError(
-                f"rollout.{name}={value}: rollout=fast samples from the policy's own distribution and has no such "
-                f"setting; take rollout=generate rollout.{name}={value}."
-            )
-    if rollout.name == "fast" and rollout.native is None:
-        raise UserError("rollout.native=null: must be true or false.")
+    _check_rollout(config)
     if config.model.num_layers is not None and config.model.init != "random":
         raise UserError(
             f"model.num_layers={config.model.num_layers}: cuts an architecture without weights; add model.init=random."
@@ -402,6 +429,45 @@ def check(config: AnyConfig) -> None:
             )
     if isinstance(config, EvaluateConfig):
         _check_sampling(config)
+
+
+def _check_rollout(config: Common) -> None:
+    rollout = config.rollout
+    own = SETTINGS[rollout.name]
+    for name, value in distorting(rollout).items():
+        if name not in own:
+            raise UserError(
+                f"rollout.{name}={value}: rollout={rollout.name} samples from the policy's own distribution and has no "
+                f"such setting; take rollout=generate rollout.{name}={value}."
+            )
+    for item in fields(rollout):
+        value = getattr(rollout, item.name)
+        if value is not None and item.name not in ("name", *SAMPLING, *own):
+            having = " or ".join(f"rollout={name}" for name, settings in SETTINGS.items() if item.name in settings)
+            raise UserError(
+                f"rollout.{item.name}={value}: rollout={rollout.name} has no such setting; {having} has it."
+            )
+        if value is None and item.name in own and item.name not in (*SAMPLING, *CORRECTION):
+            raise UserError(f"rollout.{item.name}=null: rollout={rollout.name} needs a value there.")
+    truncates = rollout.correction in ("token_truncate", "sequence_truncate")
+    if truncates and rollout.correction_max is None and rollout.correction_min is None:
+        raise UserError(
+            f"rollout.correction={rollout.correction}: needs a bound to cut ratios off at, rollout.correction_max=2.0."
+        )
+    if rollout.name in ENGINES and isinstance(config, EvaluateConfig):
+        raise UserError(
+            f"rollout={rollout.name}: it samples in training alone; evaluate with rollout=fast, as a run does itself."
+        )
+    if rollout.name == "vllm" and config.model.init == "random" and config.model.lora_rank:
+        raise UserError(
+            f"model.init=random model.lora_rank={config.model.lora_rank}: rollout=vllm loads its copy of the policy "
+            "from a folder, and random weights with adapters have none; leave one of the two out."
+        )
+    if rollout.name in VLLM and config.device == "cpu":
+        raise UserError(
+            f"device=cpu: rollout={rollout.name} needs a GPU, device=cuda; on a CPU take rollout=fast, which is also "
+            "the fastest there."
+        )
 
 
 def _check_data(data: DataConfig) -> None:
@@ -449,7 +515,9 @@ def distorting(rollout: RolloutConfig) -> dict[str, float]:
 
 
 def undistorted(rollout: RolloutConfig) -> RolloutConfig:
-    """The same sampler, sampling from the policy's own distribution."""
+    """How a run that trains with `rollout` is evaluated: from the policy's own distribution, and in this process."""
+    if rollout.name in ENGINES:
+        return RolloutConfig("fast", native=True)
     return replace(rollout, top_p=None, top_k=None, min_p=None, repetition_penalty=None)
 
 

@@ -74,6 +74,7 @@ def duration(seconds: float) -> str:
 def quiet_libraries() -> None:
     """Send what libraries warn of to train.log, and keep their own progress bars off the terminal."""
     import transformers.utils.logging as transformers_logging
+    from transformers.generation.continuous_batching.utils import logger as batching
 
     logging.captureWarnings(True)
     # TRL 1.16 asks for it by its old name, at every step.
@@ -81,6 +82,9 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
+    batching.handlers.clear()  # its own, which tells the terminal a dozen things a rollout
+    batching.propagate = True
+    batching.setLevel(logging.WARNING)
 
 
 @contextmanager

@@ -91,10 +91,10 @@ def check_device(config: Config, batch: Batch) -> None:
             raise UserError('DeepSpeed is not installed: pip install "grpo[deepspeed]"')
         if engine == "deepspeed" and config.on_nonfinite == "skip":
             raise UserError("on_nonfinite=skip: DeepSpeed steps before its gradient can be looked at; take stop.")
-        if ranks.sharded() and config.rollout.name == "generate":
+        if ranks.sharded() and config.rollout.name in ("generate", "continuous_batching"):
             raise UserError(
-                "rollout=generate: where the weights are spread over the processes, sampling is from a whole copy of "
-                "them; take rollout=fast."
+                f"rollout={config.rollout.name}: where the weights are spread over the processes, sampling is from a "
+                "whole copy of them; take rollout=fast."
             )
     if config.device == "cpu":
         return

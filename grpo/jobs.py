@@ -14,6 +14,7 @@ from grpo.config import Config, load, readable
 from grpo.console import progress
 from grpo.data import GSM8K_TRAIN, load_splits
 from grpo.device import check_device
+from grpo.engines import require_package, require_server
 from grpo.errors import UserError
 from grpo.hub import resolve
 from grpo.rewards import build_rewards
@@ -86,7 +87,7 @@ def compose_jobs(
             name = " ".join(short(each) for each in overrides if each.partition("=")[0] in varied)
             try:
                 job = _compose_job(context, master, overrides, name or f"job {number}", number)
-                if here and (place := repr((job.config.model.path, job.config.data))) not in seen:
+                if here and (place := repr((job.config.model.path, job.config.data, job.config.rollout))) not in seen:
                     _check_files(job.config)
                     seen.add(place)
                 jobs.append(job)
@@ -124,6 +125,7 @@ def _compose_job(context: HydraContext, master: DictConfig, overrides: Sequence[
             del composed["hydra"]
         config = load(composed, Config)
     build_rewards(config.rewards, config.reward_files)
+    require_package(config)
     _batch(config)
     return Job(number, tuple(overrides), name, folder, config)
 
@@ -136,6 +138,7 @@ def _check_files(config: Config) -> None:
     resolve(config.model.path)
     if config.data.path is not None:
         load_splits(config.data)
+    require_server(config)
 
 
 def _what_is_wrong(wrong: dict[str, list[str]], jobs: int) -> str:

@@ -71,11 +71,16 @@ def at_once(launcher: Launcher, wanted: int | None, jobs: int, config: Config) -
                 f"hydra.sweeper.parallel={wanted}: the basic launcher runs a job at a time; add hydra/launcher=joblib."
             )
         return 1
-    if wanted is not None:
-        return wanted
-    if kind(launcher) == "SlurmLauncher":
-        return min(jobs, launcher.params["array_parallelism"])  # type: ignore[attr-defined]
-    return 1 if config.device == "cuda" else max(1, min(jobs, cores() // (config.threads or 1)))
+    if wanted is None and kind(launcher) == "SlurmLauncher":
+        wanted = min(jobs, launcher.params["array_parallelism"])  # type: ignore[attr-defined]
+    if wanted is None:
+        wanted = 1 if config.device == "cuda" else max(1, min(jobs, cores() // (config.threads or 1)))
+    if wanted > 1 and config.rollout.name == "vllm_server":
+        raise UserError(
+            f"rollout=vllm_server: {wanted} jobs at once would send their weights to one server, which holds those of "
+            "one; add hydra.sweeper.parallel=1, or take rollout=vllm."
+        )
+    return wanted
 
 
 def launch(launcher: Any, calls: Sequence[Call], parallel: int, cuda: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from grpo.config import Config
 from grpo.data import Example
+from grpo.engines import packages
 from grpo.evaluation import VERSIONS, problems_of
 from grpo.files import file_sha256
 
@@ -32,7 +33,8 @@ def provenance(config: Config, train: Sequence[Example], held_out: Sequence[Exam
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": code(),
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in VERSIONS},
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in (*VERSIONS, *packages(config))},
         "hardware": hardware() | {"threads": torch.get_num_threads()},
         "data": {"train": problems_of(train), "held_out": problems_of(held_out)},
         "model": identity(config.model, config.seed),

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from grpo.config import Common, distorting
 from grpo.console import say
-from grpo.shared_prompts import Batch, Ragged, Unsupported, causal_lm, distinct, forward, share_prompts
+from grpo.shared_prompts import NAME, Batch, Ragged, Unsupported, causal_lm, distinct, forward, share_prompts
 
 # Tokens between two looks at which completions have ended.
 BLOCK = 8
@@ -39,6 +39,9 @@ class Rollout(Protocol):
 
         With `seeds`, one for each prompt, sampling draws from them instead of torch's own generator.
         """
+
+    def rest(self) -> None:
+        """Give back the memory that is held from one call to the next."""
 
 
 def build_rollout(policy: Any, tokenizer: PreTrainedTokenizerBase, config: Common) -> Rollout:
@@ -73,6 +76,46 @@ def sampling(policy: Any, bf16: bool) -> Iterator[None]:
         policy.train(training)
 
 
+@contextmanager
+def lent(policy: Any, bf16: bool) -> Iterator[None]:
+    """The policy as transformers' engine takes it: with an attention that it knows and, with `bf16`, rounded weights.
+
+    Afterwards the very weights are back. Buffers are left alone: rotary frequencies that are rounded too would change
+    the policy as much again.
+    """
+    model = causal_lm(policy)
+    attention = model.config._attn_implementation
+    exact = [(each, each.data) for each in policy.parameters() if bf16 and each.is_floating_point()]
+    if attention == NAME:
+        model.set_attn_implementation("sdpa")
+    try:
+        for parameter, data in exact:
+            parameter.data = data.to(torch.bfloat16)
+        yield
+    finally:
+        for parameter, data in exact:
+            parameter.data = data
+        model.set_attn_implementation(attention)
+
+
+@contextmanager
+def unworn(policy: Any) -> Iterator[None]:
+    """While adapters are merged into the weights and taken out again: what rounding would leave of them is undone.
+
+    In float32 it is far less than a step changes, and a copy of the weights would be large.
+    """
+    frozen = [
+        each for each in policy.parameters() if not each.requires_grad and each.dtype in (torch.bfloat16, torch.half)
+    ]
+    kept = [each.detach().clone() for each in frozen]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(frozen, kept, strict=True):
+                parameter.copy_(value)
+
+
 class Generate:
     """transformers' own `generate`, without what the policy's `generation_config` would add to it.
 
@@ -101,6 +144,9 @@ class Generate:
             generated = self.policy.generate(**encoded, max_new_tokens=max_new_tokens)
         rows = generated[:, encoded["input_ids"].shape[1] :].tolist()
         return [row[: next((n for n, token in enumerate(row, 1) if token in self.ends), None)] for row in rows]
+
+    def rest(self) -> None:
+        pass
 
     @contextmanager
     def _settings(self, temperature: float | None) -> Iterator[None]:
@@ -164,6 +210,10 @@ class Fast:
                 say(fallback(reason))
                 self.instead = Generate(self.policy, self.tokenizer, self.bf16)
         return self.instead.complete(prompts, max_new_tokens, temperature, seeds)
+
+    def rest(self) -> None:
+        if self.graphs:
+            self.graphs.forget()
 
     def _complete(
         self,
@@ -439,16 +489,16 @@ class Graphs:
         """As `run_merged`."""
         if self.mode != (mode := (limit, uniforms is None)):
             # What an evaluation held is not kept through training, nor the other way round.
-            self._forget()
+            self.forget()
             self.mode = mode
         try:
             return self._run(sampler, prefill, group, uniforms, limit)
         except BaseException:
             # Out of memory, maybe: what is held must not stand in the way of a smaller batch.
-            self._forget()
+            self.forget()
             raise
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         self.held.clear()
         self.graphs.clear()
         self.pool = None  # torch ends a pool with its last graph

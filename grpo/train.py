@@ -26,7 +26,7 @@ from grpo import ranks
 from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
 from grpo.checkpoint import step_of
 from grpo.command import Jobs, command, job
-from grpo.config import CONF, Config, flat, load, undistorted
+from grpo.config import CONF, ENGINES, Config, flat, load, undistorted
 from grpo.console import (
     answers,
     comparison_table,
@@ -43,6 +43,7 @@ from grpo.console import (
 )
 from grpo.data import JOY, Example, Splits, build_train_set, load_splits
 from grpo.device import check_device, free_memory, out_of_memory, use_determinism, use_threads
+from grpo.engines import require_package, require_ranks, require_server
 from grpo.errors import UserError, first_line
 from grpo.evaluation import Batch as BatchOfAnswers
 from grpo.evaluation import Evaluation, answer, answer_greedily, compare, evaluate, protocol, reread
@@ -100,8 +101,11 @@ def run(
     # Cheap and fallible things first: a typo ends here, before torch is imported.
     rewards = build_rewards(config.rewards, config.reward_files)
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size, ranks.world_size())
+    require_package(config)
+    require_ranks(config, ranks.world_size())
     say(banner(config, rewards, batch, out))
     check_device(config, batch)
+    require_server(config)
     splits = load_splits(config.data, validation=config.eval_steps is not None)
     for note in splits.notes:
         say(note)
@@ -141,7 +145,10 @@ def run(
         own = range(ranks.rank(), len(examples), ranks.world_size())  # every process answers some of them
         answers = answer(rollout, tokenizer, [examples[i].question for i in own], config)
         with progress(f"evaluating {when}", len(examples), lasting) as advance:
-            return evaluate(examples, of_all_ranks(answers, own), rewards, on_answered=advance)
+            evaluation = evaluate(examples, of_all_ranks(answers, own), rewards, on_answered=advance)
+        if config.rollout.name in ENGINES:  # which want the memory until the next evaluation
+            rollout.rest()
+        return evaluation
 
     def keep(evaluation: Evaluation, name: str, split: str, path: str) -> None:
         how = protocol(evaluated_by, split, evaluation.examples, {"path": path}) | stop
@@ -206,12 +213,13 @@ def run(
             # TRL takes seconds to import; they come after there is something to look at.
             from grpo.trainer import Looks, Recorder, Stops, build_trainer
 
-            with ExitStack() as bars:
+            with ExitStack() as training:
                 recorder = Recorder(
-                    config, rewards, tracker, out, lambda steps: bars.enter_context(progress("training", steps))
+                    config, rewards, tracker, out, lambda steps: training.enter_context(progress("training", steps))
                 )
                 trainer = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, out)
                 trainer.before_sampling = refresh
+                training.callback(trainer.dismiss_engine)
                 trainer.add_callback(Looks(look))
                 trainer.add_callback(Stops(signals))
                 if on_record := recorder.on_record():
@@ -379,6 +387,10 @@ def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> str
         "batch": str(batch) + f", {steps} steps a rollout" * (steps > 1),
         "folder": shortest(out),
     }
+    if config.rollout.name in ENGINES:
+        lines["rollout"] = (
+            f"{config.rollout.name}: run again, or gone on with, the numbers are others in the last digits"
+        )
     return "\n".join(f"{name:<8}{value}" for name, value in lines.items())
 
 

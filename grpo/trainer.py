@@ -2,12 +2,13 @@
 
 import json
 import math
+import os
 import re
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOConfig, GRPOTrainer
@@ -29,14 +30,16 @@ from grpo import ranks
 from grpo.alarms import Alarm, Alarms
 from grpo.batching import Batch
 from grpo.checkpoint import PREFIX, aside, keep_records, run_state, sealed
-from grpo.config import Config
+from grpo.config import ENGINES, Config
 from grpo.console import say, shortest, valid
+from grpo.device import free_memory
 from grpo.diagnostics import attribute, measure
+from grpo.engines import arguments
 from grpo.errors import UserError, first_line
 from grpo.files import write_json, written_aside
 from grpo.model import source
 from grpo.rewards import NotFinite, RewardStack, score
-from grpo.rollout import Fast, Rollout
+from grpo.rollout import Fast, Rollout, lent, unworn
 from grpo.shared_prompts import LogProbs, Packed, Unsupported, distinct, forward, share_prompts
 from grpo.signals import Signals
 from grpo.tracking import Tracker
@@ -56,11 +59,12 @@ def build_args(config: Config, batch: Batch, rewards: RewardStack, out: Path) ->
         gradient_accumulation_steps=batch.accumulation,
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
-        # rollout=fast has no such settings: neutral.
+        # Neutral where the sampler has no such settings.
         top_p=1.0 if config.rollout.top_p is None else config.rollout.top_p,
         top_k=config.rollout.top_k or 0,
         min_p=config.rollout.min_p,
         repetition_penalty=config.rollout.repetition_penalty or 1.0,
+        **arguments(config),
         max_steps=-1 if config.max_steps is None else config.max_steps,
         num_train_epochs=config.num_train_epochs,
         bf16=config.bf16,
@@ -114,10 +118,17 @@ class Trainer(GRPOTrainer):
     model: Any
     num_generations: int
     reward_funcs: Any
+    vllm_generation: Any
     _buffered_inputs: Any
 
-    def __init__(self, rollout: Rollout, share_prompts: bool, recorder: "Recorder", **kwargs: Any) -> None:
+    def __init__(self, rollout: Rollout | None, share_prompts: bool, recorder: "Recorder", **kwargs: Any) -> None:
+        """`rollout`: ours; None samples with the engine that the arguments name."""
         super().__init__(callbacks=[recorder], **kwargs)
+        if self.use_vllm:
+            # It seeded this process anew as it started, whatever our seed; processes that share a copy need the same.
+            set_seed(self.args.seed + self.accelerator.process_index // self.vllm_tensor_parallel_size)
+            sync = self.vllm_generation.sync_weights
+            self.vllm_generation.sync_weights = unworn(self.model)(sync)
         self.rollout, self.recorder = rollout, recorder
         self.shared = share_prompts and self._can_share()
         self.sampling = False
@@ -249,17 +260,80 @@ class Trainer(GRPOTrainer):
 
     def _generate_single_turn(
         self, prompt_ids: list, images: Any, multimodal_fields: dict, num_generations: int, *args: Any, **kwargs: Any
-    ) -> tuple[list, None]:
+    ) -> tuple[list, list | None]:
+        """Completions and, of vLLM, the log-probabilities that it sampled them with."""
         self.sampling = True
-        if isinstance(self.rollout, Fast) or ranks.sharded():
+        logps = None
+        if self.rollout is not None and (isinstance(self.rollout, Fast) or ranks.sharded()):
             self.before_sampling()
-            completions = self.rollout.complete(prompt_ids, self.args.max_completion_length, self.temperature), None
+            completions = self.rollout.complete(prompt_ids, self.args.max_completion_length, self.temperature)
         else:
-            completions = super()._generate_single_turn(
-                prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
-            )
+            with self._lent(), self._served():
+                completions, logps = super()._generate_single_turn(
+                    prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
+                )
+        if self.rollout is None:
+            self._require_whole(completions, len(prompt_ids))
         self.sampling = False
-        return completions
+        return completions, logps
+
+    @contextmanager
+    def _lent(self) -> Iterator[None]:
+        """The policy as transformers' engine takes it; TRL itself would cast it for good."""
+        if not self.use_transformers_continuous_batching:
+            yield
+            return
+        bf16, self.args.bf16 = self.args.bf16, False
+        try:
+            with lent(self.model, bf16):
+                yield
+        finally:
+            self.args.bf16 = bf16
+
+    @contextmanager
+    def _served(self) -> Iterator[None]:
+        """A server that fails ends the run in a line.
+
+        TRL's client tries again for a minute, then raises what requests does, or an Exception of its own.
+        """
+        try:
+            yield
+        except Exception as error:
+            asked = self.use_vllm and self.vllm_mode == "server"
+            if not asked or not (isinstance(error, OSError) or str(error).startswith("Request failed")):
+                raise
+            raise UserError(
+                f"step {self.state.global_step + 1}: the vLLM server at {self.args.vllm_server_base_url} failed: "
+                f"{first_line(error)}. Checkpoints stay; once it runs again, resume={shortest(self.recorder.out)}."
+            ) from error
+
+    def _require_whole(self, completions: list[list[int]], wanted: int) -> None:
+        """
+        Raises:
+            UserError: an engine failed; transformers' then returns what it had, were it nothing.
+        """
+        limit = self.args.max_completion_length
+        ends = set(self.eos_token_ids)
+        whole = sum(len(ids) == limit or bool(ids and ids[-1] in ends) for ids in completions)
+        if whole < wanted:
+            raise UserError(
+                f"step {self.state.global_step + 1}: rollout={self.recorder.config.rollout.name} gave up on "
+                f"{wanted - whole} of {wanted} completions; train.log may say why. Where memory ran out, lower "
+                "max_completion_length or prompts_per_step; rollout=fast needs less."
+            )
+
+    def dismiss_engine(self) -> None:
+        """Training is over: what vLLM holds is given back."""
+        if not self.use_vllm:
+            return
+        if client := getattr(self.vllm_generation, "vllm_client", None):
+            client.close_communicator()
+        del self.vllm_generation
+        if self.accelerator.num_processes == 1:
+            # TRL set them for vLLM; the next job of a sweep would take itself for a part of a run of many processes.
+            for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+                os.environ.pop(name, None)
+        free_memory()
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """As TRL's in training, but the completions of a prompt stay together instead of being shuffled."""
@@ -702,12 +776,14 @@ def build_trainer(
     recorder: Recorder,
     out: Path,
 ) -> Trainer:
-    if config.algorithm.beta > 0 and config.model.init == "random":
-        # TRL loads the reference policy from where the policy came from; random weights must first be there.
+    if config.model.init == "random" and (config.algorithm.beta > 0 or config.rollout.name == "vllm"):
+        # TRL loads the reference policy, and vLLM its copy, from where the policy came from; random weights must first
+        # be there.
         policy.save_pretrained(out / "reference")
-        policy.config._name_or_path = str(out / "reference")
+        tokenizer.save_pretrained(out / "reference")
+        policy.config._name_or_path = policy.name_or_path = str(out / "reference")
     trainer = Trainer(
-        rollout=rollout,
+        rollout=None if config.rollout.name in ENGINES else rollout,
         share_prompts=config.share_prompts,
         recorder=recorder,
         model=policy,

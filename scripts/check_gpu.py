@@ -7,6 +7,11 @@
   train      the embedded default; whether twenty steps of it come out the same again, to the last bit
   reference  ten steps of experiment=gsm8k at full size with random weights, where GRPO_GSM8K_DIR and GRPO_QWEN_DIR name
              the folders of its data and tokenizer
+  continuous_batching  the embedded default with transformers' engine, in bfloat16 and in float32: it learns, and the
+             weights stay float32; then, where the folders are named, five steps of the reference
+  vllm       where vLLM is installed, the embedded default with it, with and without sleep, and with adapters: its
+             log-probabilities are near the trainer's at every step, so the weights arrive; then five of the reference
+  vllm_server  the same with a server that it starts on a second GPU
 
 Each check ends in a line: ok, FAILED or skipped, and what was seen. The exit code is 1 where any failed.
 """
@@ -20,16 +25,20 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from grpo.arithmetic import problems
 from grpo.config import compose
 from grpo.console import quiet_libraries
+from grpo.engines import INSTALL
+from grpo.hub import resolve
 from grpo.model import build_policy, build_tokenizer
 from grpo.prompts import prompt_ids
 from grpo.rollout import Fast, Generate
@@ -146,7 +155,89 @@ def check_reference() -> str:
         return f"{results(out)['seconds']}, in all {time.monotonic() - began:.0f} s; {last}"
 
 
-CHECKS: dict[str, Callable[[], str]] = {"graphs": check_graphs, "train": check_train, "reference": check_reference}
+def trained(out: Path, *settings: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The results and the logged steps of a run with these settings."""
+    run("grpo.train", "device=cuda", "tracking=none", *settings, f"hydra.run.dir={out}")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return results(out), [line for line in lines if "step_time" in line]
+
+
+def reference(out: Path, *settings: str) -> str:
+    """Five steps of experiment=gsm8k at full size with random weights."""
+    if not (GSM8K and QWEN):
+        return "no folders for the reference"
+    paths = [f"model.path={QWEN}", "model.init=random", f"data.path={GSM8K}"]
+    found, steps = trained(out, "experiment=gsm8k", *paths, "max_steps=5", "data.eval_problems=64", *settings)
+    return f"reference: seconds {found['seconds']}, a step {[round(line['step_time'], 2) for line in steps]}"
+
+
+def check_continuous_batching() -> str:
+    said = []
+    with tempfile.TemporaryDirectory() as folder:
+        for bf16 in ("true", "false"):
+            out = Path(folder) / bf16
+            found, _ = trained(out, "rollout=continuous_batching", f"bf16={bf16}", "max_steps=40")
+            before, after = (found[when]["accuracy_strict"] for when in ("before", "after"))
+            assert after > before + 0.2, f"bf16={bf16}: strict accuracy went from {before} to {after}"
+            weights = load_file(out / "policy" / "model.safetensors")
+            assert {each.dtype for each in weights.values()} == {torch.float32}
+            said.append(f"bf16={bf16}: {before:.3f} -> {after:.3f} in 40 steps, seconds {found['seconds']}")
+        said.append(reference(Path(folder) / "reference", "rollout=continuous_batching"))
+    return "; ".join(said)
+
+
+def near(steps: list[dict[str, Any]]) -> str:
+    """That vLLM's log-probabilities were near the trainer's, to the last step."""
+    differences = [line["sampling/sampling_logp_difference/mean"] for line in steps]
+    ratios = [line["sampling/importance_sampling_ratio/mean"] for line in steps]
+    assert max(differences) < 0.05, f"log-probabilities differ by {differences} on average"
+    assert all(0.9 < ratio < 1.1 for ratio in ratios), f"importance sampling ratios of {ratios}"
+    return f"log-probabilities within {max(differences):.1e} on average, ratios {min(ratios):.4f} to {max(ratios):.4f}"
+
+
+def check_vllm() -> str:
+    if not find_spec("vllm"):
+        raise Skipped(f"vLLM is not installed: {INSTALL}")
+    said = []
+    for setting in ("bf16=false", "bf16=true", "rollout.sleep=true", "model.lora_rank=8"):
+        with tempfile.TemporaryDirectory() as folder:
+            found, steps = trained(Path(folder) / "run", "rollout=vllm", "max_steps=20", setting)
+            right = f"{found['before']['accuracy_strict']:.3f} -> {found['after']['accuracy_strict']:.3f}"
+            said.append(f"{setting}: {near(steps)}, {right}, seconds {found['seconds']}")
+    with tempfile.TemporaryDirectory() as folder:
+        said.append(reference(Path(folder) / "run", "rollout=vllm"))
+    return "; ".join(said)
+
+
+def check_vllm_server() -> str:
+    if not find_spec("vllm"):
+        raise Skipped(f"vLLM is not installed: {INSTALL}")
+    if torch.cuda.device_count() < 2:
+        raise Skipped("a server needs a GPU of its own, and there is one")
+    serve = ["--weight-transfer-config", '{"backend": "nccl"}', "--logprobs-mode", "processed_logprobs"]
+    serve += ["--max-logprobs", "-1", "--max-model-len", "512", "--port", "8765"]
+    environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1", "CUDA_VISIBLE_DEVICES": "1"}
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0"  # of the run
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "server.log").open("w") as log:
+        command = ["vllm", "serve", resolve("embedded:tiny"), *serve]
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            settings = ["rollout=vllm_server", "rollout.server=http://localhost:8765", "rollout.server_timeout=240"]
+            found, steps = trained(Path(folder) / "run", *settings, "max_steps=20")
+            return f"{near(steps)}, seconds {found['seconds']}"
+        finally:
+            server.terminate()
+            server.wait(60)
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "graphs": check_graphs,
+    "train": check_train,
+    "reference": check_reference,
+    "continuous_batching": check_continuous_batching,
+    "vllm": check_vllm,
+    "vllm_server": check_vllm_server,
+}
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grpo.config import CONF, Config, EvaluateConfig, check, compose, options
+from grpo.config import CONF, SETTINGS, Config, EvaluateConfig, check, compose, options
 from grpo.errors import UserError
 
 GROUPS = {folder.name: options(folder.name) for folder in CONF.iterdir() if folder.name != "hydra" and folder.is_dir()}
@@ -18,8 +18,8 @@ GROUPS = {folder.name: options(folder.name) for folder in CONF.iterdir() if fold
     ("group", "name"), [(group, name) for group, names in sorted(GROUPS.items()) for name in sorted(names)]
 )
 def test_every_shipped_file_composes(group: str, name: str) -> None:
-    extra = ["data.path=somewhere"] if name == "jsonl" else []
-    compose([f"{group}={name}", *extra])
+    extra = {"jsonl": ["data.path=somewhere"], "vllm": ["device=cuda"], "vllm_server": ["device=cuda"]}
+    compose([f"{group}={name}", *extra.get(name, [])])
 
 
 def test_the_groups_are_as_documented() -> None:
@@ -27,7 +27,7 @@ def test_the_groups_are_as_documented() -> None:
     assert {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b"} <= set(GROUPS["model"])
     assert {"default", "no_xmlcount", "no_format", "correctness_only", "verbatim"} <= set(GROUPS["rewards"])
     assert {"grpo", "grpo_kl", "dr_grpo", "dapo", "gspo"} <= set(GROUPS["algorithm"])
-    assert {"fast", "generate"} == set(GROUPS["rollout"])
+    assert set(SETTINGS) == set(GROUPS["rollout"])
     assert {"wandb", "trackio", "tensorboard", "none"} <= set(GROUPS["tracking"])
 
 
@@ -64,6 +64,9 @@ def test_every_scalar_is_explained_where_it_is_set() -> None:
         "algorithm/grpo",
         "rollout/fast",
         "rollout/generate",
+        "rollout/continuous_batching",
+        "rollout/vllm",
+        "rollout/vllm_server",
         "tracking/wandb",
         "data/arithmetic",
         "data/gsm8k",
@@ -85,6 +88,10 @@ def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
         ("rollout.top_k=50", "no such setting; take rollout=generate rollout.top_k=50."),
         ("rollout.min_p=0.1", "rollout=generate rollout.min_p=0.1"),
         ("rollout.repetition_penalty=1.1", "rollout=generate rollout.repetition_penalty=1.1"),
+        ("rollout.memory=0.5", "rollout.memory=0.5: rollout=fast has no such setting; rollout=vllm has it."),
+        ("rollout.correction=token_mask", "rollout=vllm or rollout=vllm_server has it."),
+        ("rollout=vllm", "device=cpu: rollout=vllm needs a GPU, device=cuda; on a CPU take rollout=fast"),
+        ("rollout=vlm", "rollout=vlm: there is no such rollout. Did you mean 'vllm'?"),
         ("threads=0", "threads=0: must be at least 1"),
         ("num_generations=8,16", "several values are a multirun; add -m"),
         ("nun_generations=8", "nun_generations: there is no such setting. Did you mean 'num_generations'?"),

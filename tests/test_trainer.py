@@ -27,6 +27,7 @@ def trainer(tmp_path_factory) -> Callable[..., Trainer]:
     def build(*overrides: str, double: bool = False, attention: str = "sdpa") -> Trainer:
         out = tmp_path_factory.mktemp("run")
         config = compose([*BATCH, *overrides])
+        config.device = "cpu"  # whatever the settings need
         tokenizer = build_tokenizer(config.model)
         policy = build_policy(config.model, 0)
         policy.set_attn_implementation(attention)

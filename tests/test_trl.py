@@ -9,10 +9,15 @@ from attributes of both; tests/test_resume.py shows that it is all.
 
 import inspect
 
+import torch
 import transformers
 import trl
+from transformers import ContinuousBatchingConfig
+from transformers.generation.continuous_batching.continuous_api import ContinuousMixin
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
-from trl import GRPOTrainer
+from trl import GRPOTrainer, import_utils
+from trl.generation.vllm_client import VLLMClient
+from trl.generation.vllm_generation import VLLMGeneration
 
 from grpo.batching import derive_batch
 from grpo.config import compose
@@ -23,6 +28,7 @@ from grpo.rollout import build_rollout
 from grpo.tracking import NoTracker
 from grpo.trainer import Recorder, build_trainer
 from tests.conftest import SMALL
+from tests.test_trainer import trainer  # noqa: F401
 
 
 def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
@@ -34,9 +40,9 @@ def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
     batch = derive_batch(4, 2, 4)
     policy = build_policy(config.model, 0)
     rollout = build_rollout(policy, tokenizer, config)
-    trainer = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, tmp_path)
-    trainer.train()
-    logs = trainer._logs
+    built = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, tmp_path)
+    built.train()
+    logs = built._logs
     assert {"prompt", "completion", "rewards", "advantages", "extra"} <= logs.keys()
     assert set(logs["extra"]) == {"question", "gold"} and set(logs["rewards"]) == set(config.rewards)
     assert {len(column) for column in (logs["completion"], logs["advantages"], logs["extra"]["gold"])} == {8}
@@ -116,3 +122,39 @@ def test_the_methods_that_are_overridden() -> None:
     assert "fused_lm_head=False" in head and "shift_labels=None" in head, installed
     # A layer hands what the policy is called with on to its attention.
     assert "**kwargs" in inspect.getsource(Qwen2Attention.forward).split("attention_interface(")[1], installed
+
+
+def test_what_is_relied_on_around_engines() -> None:
+    """trl 1.16.0, grpo_trainer.py lines 1105 and 1764 to 1815, generation/vllm_generation.py lines 301 to 370 and 470,
+    vllm_client.py lines 303 and 805; transformers 5.24.0, generation/continuous_batching/continuous_api.py line 1375."""
+    installed = (
+        f"written for trl 1.16.0 and transformers 5.24.0, here are {trl.__version__}, {transformers.__version__}"
+    )
+    turn = inspect.getsource(inspect.unwrap(GRPOTrainer._generate_single_turn))
+    # A policy that is cast for good where args.bf16 says so: `lent` keeps it from that.
+    cast = turn.index("if self.args.bf16:\n                    unwrapped_model.to(torch.bfloat16)")
+    assert turn.index("elif self.use_transformers_continuous_batching:") < cast < turn.index(".generate_batch("), (
+        installed
+    )
+    # Weights are synced by a call of what `Trainer` wraps, and the log-probabilities come back beside the completions.
+    assert "self.vllm_generation.sync_weights()" in turn and turn.rstrip().endswith("return completion_ids, logprobs")
+    assert "model.merge_adapter()" in inspect.getsource(VLLMGeneration._iter_named_params), installed
+    start = inspect.getsource(VLLMGeneration._init_vllm)
+    assert "model=model.name_or_path" in start, installed
+    assert "seed=accelerator.process_index // self.tensor_parallel_size" in start, installed
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # `Trainer.dismiss_engine` takes them away
+        assert f'os.environ["{name}"]' in start, installed
+    assert '/server_info", params={"config_format": "json"}' in inspect.getsource(VLLMClient.get_server_info), installed
+    assert "Request failed: " in inspect.getsource(VLLMClient._post) and VLLMClient.close_communicator, installed
+    assert 'Version("0.22.0") <= _vllm_base_version <= Version("0.31.0")' in inspect.getsource(import_utils), installed
+    # It gives back what it has when it fails: `Trainer._require_whole` looks at that.
+    assert "except Exception as e:" in inspect.getsource(ContinuousMixin.generate_batch), installed
+    ContinuousBatchingConfig(page_size=256, num_blocks=9, max_memory_percent=0.9, auto_switch_to_flash=False)
+
+
+def test_trl_itself_leaves_a_policy_in_bfloat16(trainer) -> None:  # noqa: F811
+    """The fault that `lent` is for; when this fails it is gone."""
+    built = trainer("rollout=continuous_batching", "bf16=true", "share_prompts=false")
+    GRPOTrainer._generate_single_turn(built, [[1, 2, 3]], None, {}, 1)
+    assert {each.dtype for each in built.model.parameters()} == {torch.bfloat16}
+    assert {each.dtype for each in built.model.buffers()} == {torch.bfloat16}  # rotary frequencies
