@@ -196,9 +196,9 @@ class HardwareConfig:
 class PlanConfig(Config):
     """A training run, and what it shall run on."""
 
-    hardware: HardwareConfig | None
     world_size: int
     sharding: str
+    hardware: HardwareConfig | None = None
 
 
 @dataclass

@@ -251,7 +251,9 @@ class Costs:
         if self.native:
             kept[SAMPLER] = self._fused()
         if self.native and self.cuda:
-            kept[CACHE] = self._cache(self.work.sampled) + self._prompt_cache()  # CUDA graphs work on storage that stays
+            kept[CACHE] = (
+                self._cache(self.work.sampled) + self._prompt_cache()
+            )  # CUDA graphs work on storage that stays
         return kept
 
     def _states(self) -> float:
@@ -295,7 +297,7 @@ class Costs:
         work, of, kept = self.work, self.of, self._kept()
         kept[COMMUNICATION] = kept.get(COMMUNICATION, 0.0) + self._gathered()
         v, h, i, c = of.vocab_size, of.hidden_size, of.intermediate_size, self.compute
-        copies = self._copies(all_of_it=not self.native)
+        copies = self._copies()
         if not self.fast:
             # Prompts once a completion; rotary embeddings leave keys in float32, and appending copies a layer's.
             rows, width = work.sampled, work.prompt + work.completion
@@ -315,18 +317,19 @@ class Costs:
         scores = work.sampled * of.num_attention_heads * (work.prompt + work.completion) * 4.0 * 3
         decode = kept | {LOGITS: logits, ACTIVATIONS: scores + work.sampled * (3 * i * c + 2 * h * 4)}
         decode[CACHE] = prompts + (kept[CACHE] if CACHE in kept else prompts + self._cache(work.sampled))
-        if not (self.native and self.cuda):
-            decode[COPIES] = copies
         if not self.native:
-            return [prefill, decode]
+            return [prefill, decode | {COPIES: copies}]
         fusing = 2 * (self.weight * 2 * h * i) + (of.linear / of.num_hidden_layers) * c
         return [kept | {SAMPLER: kept[SAMPLER] + fusing}, prefill, decode]
 
-    def _copies(self, all_of_it: bool = False) -> float:
-        """Weights as autocast copies and remembers them; frozen ones it does not remember."""
-        if not self.mixed or self.lora:
+    def _copies(self) -> float:
+        """Weights as autocast copies them while sampling."""
+        of = self.of
+        if not self.mixed:
             return 0.0
-        return 2.0 * (self.of.linear + self.of.head * all_of_it)
+        if self.fast or self.lora:  # in inference mode, and of frozen weights, it remembers none
+            return 2.0 * (of.hidden_size * of.intermediate_size if self.native else of.head)
+        return 2.0 * (of.linear + of.head)
 
     def _passing(self, tokens: int) -> float:
         """What a layer holds at the most without a gradient: gate, up, their product, and the residual stream."""
@@ -417,7 +420,8 @@ class Costs:
         # The last moment of all: the embedding's gradient beside the head's, where they are one matrix.
         ends = self.trained_bytes / shard
         embedding = 0.0 if self.lora else 4.0 * v * h
-        tied = embedding if of.tie_word_embeddings and self.work.micro_batches > 1 else 0.0
+        # Earlier micro-batches' has its own place meanwhile; and autograd adds the two in place only for TRL's head.
+        tied = embedding * of.tie_word_embeddings * ((self.work.micro_batches > 1) + self.plain_head)
         return [
             moment | {COPIES: copies, LOGITS: forward},
             moment | {COPIES: again, LOGITS: backward},
@@ -435,3 +439,69 @@ class Costs:
         else:
             passing = 2.0 * largest if name == "adafactor" else 0.0
         return kept | {GRADIENTS: self.trained_bytes / shard, OPTIMIZER: kept[OPTIMIZER] + passing}
+
+    # Time
+
+    def seconds(self, rates: "Rates") -> Parts:
+        """The seconds that each part of an optimizer step takes at the least, by arithmetic or by memory traffic.
+
+        With N parameters in the layers' matrices and V in the head's, R (FLOP/s) and W (B/s) of the device:
+
+          decode    a token of each of B completions: max(2 (N + V) B / R, (bytes of N + V and of the cache) / W)
+          prefill   2 N a prompt token / R
+          train     6 N a token / R, of which 2 are the forward pass; 2 more with checkpointing, 2 fewer where weights are
+                    frozen; and the head's 6 V a completion token, of which TRL's head computes 2 again
+          others    a forward pass of the reference policy, and one of the policy where completions outlive a step
+          update    weight, gradient and moments read, all but the gradient written / W
+          communication  what sharding moves (Rajbhandari et al. 2020, section 7) / the link
+
+        It counts no attention arithmetic, no activations' traffic and no launches, so it cannot be reached.
+        """
+        config, of, work, c = self.config, self.of, self.work, self.compute
+        flops, n, v = rates.flops_bf16 if c == 2 else rates.flops_fp32, of.linear, of.head
+        # Of a rollout, shared out over the steps that it serves.
+        served = config.algorithm.steps_per_generation * config.algorithm.num_iterations
+        prompts = work.sampled_prompts if self.fast else work.sampled
+        token = 2 * of.keys * of.num_hidden_layers * (c if self.fast or not self.mixed else (c + 4) / 2)
+        read = (n + v) * (c if self.native or not self.mixed else 4 + 2 * c)  # cast anew for every token
+        if self.quantized:
+            read = n * 0.516 + v * self.weight
+        cached = token * (prompts * work.prompt + work.sampled * work.completion / 2)
+        decode = work.completion * max(2 * (n + v) * work.sampled / flops, (read + cached) / rates.bandwidth)
+        frozen = 2 if self.lora else 0
+        passes = 6 - frozen + 2 * config.activation_checkpointing
+        tokens, predicted = self.tokens * work.micro_batches, self.predicted * work.micro_batches
+        head = (6 if self.plain_head else 8) - frozen
+        forwards = (config.algorithm.beta > 0) / config.algorithm.num_iterations + (served > 1)
+        return {
+            "decode": decode / served,
+            "prefill": 2 * n * prompts * work.prompt / flops / served,
+            "train": (passes * n * tokens + head * v * predicted) / flops,
+            "other forward passes": forwards * 2 * (n * tokens + v * predicted) / flops,
+            "update": self._updated() / rates.bandwidth / (1 if self.sharding == "ddp" else self.world),
+            "communication": self._exchanged(served) / rates.link if self.world > 1 else 0.0,
+        }
+
+    def _updated(self) -> float:
+        """Bytes that the optimizer reads and writes."""
+        states = {"adamw_torch": 2.0 * self.trained_bytes}.get(self.config.optimizer.name, self._states())
+        return 3 * self.trained_bytes + 2 * states
+
+    def _exchanged(self, served: int) -> float:
+        """Bytes that a device sends in a step."""
+        share, parts = (self.world - 1) / self.world, self.work.micro_batches
+        if not self.sharded:
+            # ddp: an all-reduce a step; zero2: a reduce-scatter of each micro-batch, an all-gather a step
+            return share * self.trained_bytes * (2 if self.sharding == "ddp" else parts + 1)
+        weights = self._kept()[WEIGHTS] * self.world
+        return share * (parts * (2 * weights + self.trained_bytes) + weights / served)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device does in a second: FLOP, bytes of its memory, bytes to another device."""
+
+    flops_bf16: float
+    flops_fp32: float
+    bandwidth: float
+    link: float
