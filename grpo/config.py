@@ -419,6 +419,12 @@ def check(config: AnyConfig) -> None:
         raise UserError(
             f"model.num_layers={config.model.num_layers}: cuts an architecture without weights; add model.init=random."
         )
+    if config.model.load_in_4bit and config.model.init == "random":
+        raise UserError(
+            "model.load_in_4bit=true: weights are quantized as they are loaded; take model.init=pretrained."
+        )
+    if config.model.load_in_4bit and not config.model.lora_rank:
+        raise UserError("model.load_in_4bit=true: weights of 4 bits are not trained; add adapters, model.lora_rank=16.")
     if isinstance(config, Config):
         data = config.data
         if config.eval_steps and data.validation_problems is None and data.validation_file is None:

@@ -210,6 +210,8 @@ class Costs:
         self.lora, self.quantized = bool(model.lora_rank), model.load_in_4bit
         self.adapters = of.adapters(model.lora_rank)
         self.adapter = 2 if self.quantized else 4  # PEFT makes adapters in float32, TRL casts those of QLoRA
+        # What a linear module gives out; bitsandbytes casts it back to what came in.
+        self.output = self.weight if self.quantized else self.compute
         self.fast = config.rollout.name == "fast"
         # grpo/qwen2.py decodes plain Qwen2; it does not know quantized weights
         self.native = self.fast and bool(config.rollout.native) and of.model_type == "qwen2" and not self.quantized
@@ -363,7 +365,8 @@ class Costs:
             read = readers * c * h if self.mixed or (self.lora and c != self.adapter) else c * h
             norms += squared + scaled + read
         rank = self.config.model.lora_rank * len(of.projections) * c
-        return n * (norms + q * c + 4 * i * c + rank) + self._attention()
+        # Gate, its activation, up; and their product, as the last linear module or its adapter reads it.
+        return n * (norms + q * c + 3 * i * self.output + i * c + rank) + self._attention()
 
     def _attention(self) -> float:
         """Queries, keys, values and output as attention keeps them, and its mask."""
