@@ -421,10 +421,10 @@ def check(config: AnyConfig) -> None:
         )
     if config.model.load_in_4bit and config.model.init == "random":
         raise UserError(
-            "model.load_in_4bit=true: weights are quantized as they are loaded; take model.init=pretrained."
+            "model.load_in_4bit=true: quantizes weights as they are loaded, and model.init=random has none."
         )
     if config.model.load_in_4bit and not config.model.lora_rank:
-        raise UserError("model.load_in_4bit=true: weights of 4 bits are not trained; add adapters, model.lora_rank=16.")
+        raise UserError("model.load_in_4bit=true: weights of 4 bits are not trained; add model.lora_rank=16.")
     if isinstance(config, Config):
         data = config.data
         if config.eval_steps and data.validation_problems is None and data.validation_file is None:

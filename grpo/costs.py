@@ -210,7 +210,8 @@ class Costs:
         self.lora, self.quantized = bool(model.lora_rank), model.load_in_4bit
         self.adapters = of.adapters(model.lora_rank)
         self.adapter = 2 if self.quantized else 4  # PEFT makes adapters in float32, TRL casts those of QLoRA
-        # What a linear module gives out; bitsandbytes casts it back to what came in.
+        # What a linear module reads and gives out; bitsandbytes computes in bf16 and casts back to what came in.
+        self.read = 2 if self.quantized else self.compute
         self.output = self.weight if self.quantized else self.compute
         self.fast = config.rollout.name == "fast"
         # grpo/qwen2.py decodes plain Qwen2; it does not know quantized weights
@@ -327,15 +328,21 @@ class Costs:
     def _copies(self) -> float:
         """Weights as autocast copies them while sampling."""
         of = self.of
+        if self.quantized:
+            return self._dequantized() + 2.0 * of.head * self.mixed
         if not self.mixed:
             return 0.0
         if self.fast or self.lora:  # in inference mode, and of frozen weights, it remembers none
             return 2.0 * (of.hidden_size * of.intermediate_size if self.native else of.head)
         return 2.0 * (of.linear + of.head)
 
+    def _dequantized(self) -> float:
+        """The largest matrix of 4 bits as it is multiplied."""
+        return float(self.of.hidden_size * self.of.intermediate_size * (self.weight + 2 * (self.weight != 2)))
+
     def _passing(self, tokens: int) -> float:
         """What a layer holds at the most without a gradient: gate, up, their product, and the residual stream."""
-        return tokens * (3 * self.of.intermediate_size * self.compute + 3 * self.of.hidden_size * 4.0)
+        return tokens * (3 * self.of.intermediate_size * self.output + 3 * self.of.hidden_size * 4.0)
 
     @property
     def tokens(self) -> int:
@@ -356,17 +363,17 @@ class Costs:
 
     def _layer(self) -> float:
         """Bytes that a layer keeps for its backward pass."""
-        of, n, c = self.of, self.tokens, self.compute
+        of, n = self.of, self.tokens
         h, q, i = of.hidden_size, of.queries, of.intermediate_size
         norms = 0.0
         for readers in (3, 2):
             squared = 4 * h  # in float32, whatever comes in
             scaled = 0 if self.lora else self.weight * h  # times its weight
-            read = readers * c * h if self.mixed or (self.lora and c != self.adapter) else c * h
-            norms += squared + scaled + read
-        rank = self.config.model.lora_rank * len(of.projections) * c
+            casts = self.mixed or (self.lora and self.adapter != self.weight)  # each reader makes its own
+            norms += squared + scaled + self.read * h * (readers if casts else 1)
+        rank = self.config.model.lora_rank * len(of.projections) * self.read
         # Gate, its activation, up; and their product, as the last linear module or its adapter reads it.
-        return n * (norms + q * c + 3 * i * self.output + i * c + rank) + self._attention()
+        return n * (norms + q * self.read + 3 * i * self.output + i * self.read + rank) + self._attention()
 
     def _attention(self) -> float:
         """Queries, keys, values and output as attention keeps them, and its mask."""
@@ -399,10 +406,12 @@ class Costs:
         accumulated = self.trained_bytes / shard if self.work.micro_batches > 1 else 0.0
         stored = self._stored()
         # Cast for the forward pass, kept for the backward pass; with checkpointing again, a layer at a time.
-        copies = 2.0 * of.linear if self.mixed and not self.quantized else 0.0
+        copies = 2.0 * of.linear if self.mixed else 0.0
         again = copies / layers if checkpointing else copies
         if self.lora and checkpointing:
             copies = again  # frozen weights are not remembered
+        if self.quantized:
+            copies = again = self._dequantized()
         head_gradient = 0.0 if self.lora else 4.0 * v * h
         if self.plain_head:
             logits = self.predicted * v * 4.0
@@ -452,8 +461,8 @@ class Costs:
 
           decode    a token of each of B completions: max(2 (N + V) B / R, (bytes of N + V and of the cache) / W)
           prefill   2 N a prompt token / R
-          train     6 N a token / R, of which 2 are the forward pass; 2 more with checkpointing, 2 fewer where weights are
-                    frozen; and the head's 6 V a completion token, of which TRL's head computes 2 again
+          train     6 N a token / R, of which 2 are the forward pass; 2 more with checkpointing, 2 fewer where weights
+                    are frozen; and the head's 6 V a completion token, of which TRL's head computes 2 again
           others    a forward pass of the reference policy, and one of the policy where completions outlive a step
           update    weight, gradient and moments read, all but the gradient written / W
           communication  what sharding moves (Rajbhandari et al. 2020, section 7) / the link
@@ -461,6 +470,7 @@ class Costs:
         It counts no attention arithmetic, no activations' traffic and no launches, so it cannot be reached.
         """
         config, of, work, c = self.config, self.of, self.work, self.compute
+        read: float
         flops, n, v = rates.flops_bf16 if c == 2 else rates.flops_fp32, of.linear, of.head
         # Of a rollout, shared out over the steps that it serves.
         served = config.algorithm.steps_per_generation * config.algorithm.num_iterations
@@ -507,4 +517,4 @@ class Rates:
     flops_bf16: float
     flops_fp32: float
     bandwidth: float
-    link: float
+    link: float = float("inf")

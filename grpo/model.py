@@ -164,6 +164,7 @@ def _with_adapters(policy: PreTrainedModel, config: ModelConfig) -> Any:
         raise UserError(
             f"model.lora_rank={config.lora_rank}: LoRA needs the peft package: pip install peft."
         ) from error
+    module: Any
     for module in policy.modules():
         # On some CPUs bitsandbytes would repack them for sampling, which training cannot read.
         if hasattr(module, "support_avx512bf16_for_cpu"):

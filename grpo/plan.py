@@ -5,28 +5,41 @@ python -m grpo.plan experiment=gsm8k model=qwen2.5-3b world_size=4 hardware=rtx3
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from itertools import product
 
 import hydra
+from hydra import compose as hydra_compose
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
 from grpo.batching import Batch, derive_batch, optimizer_steps
 from grpo.command import Jobs, command, job
-from grpo.config import CONF, HardwareConfig, PlanConfig, load
+from grpo.config import CONF, HardwareConfig, PlanConfig, configs, load, readable
 from grpo.console import facts, say, table_of
-from grpo.costs import OPTIMIZER, PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, architecture
+from grpo.costs import PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, architecture
 from grpo.data import GSM8K_TRAIN
 from grpo.errors import UserError
+
+Changes = dict[str, int | bool | str]  # of settings, by their full keys
 
 GIB = 2**30
 DEFAULT_HARDWARE = {"cuda": "rtx3090", "cpu": "cpu"}
 # What CUDA and its libraries take for themselves, and what falls between the allocator's blocks.
 CONTEXT, FRAGMENTS = 1.0, 0.05
+
+
+def compose(overrides: Sequence[str] = ()) -> PlanConfig:
+    """The plan that `python -m grpo.plan <overrides>` would compose.
+
+    Raises:
+        UserError: an override that names no setting, or a value that the schema refuses.
+    """
+    with configs(), readable(PlanConfig):
+        return load(hydra_compose("plan", list(overrides)), PlanConfig)
 
 
 def run(config: PlanConfig) -> None:
@@ -46,7 +59,7 @@ def run(config: PlanConfig) -> None:
             {
                 "policy": f"{of.total / 1e6:,.0f} M parameters{trained}; sizes: {origin}",
                 "batch": str(batch),
-                "tokens": f"{config.max_prompt_length} a prompt, {config.max_completion_length} a completion, their limits",
+                "tokens": f"{config.max_prompt_length} a prompt, {config.max_completion_length} a completion: their limits",
                 "hardware": f"{many}{hardware.name}, {hardware.memory:g} GiB"
                 + f" each, sharding={config.sharding}" * (config.world_size > 1),
             }
@@ -64,23 +77,15 @@ def hardware_of(config: PlanConfig) -> HardwareConfig:
         UserError: it is not the device that the run is composed for.
     """
     if config.hardware is None:
-        return shipped_hardware(DEFAULT_HARDWARE[config.device])
+        suiting = compose([f"hardware={DEFAULT_HARDWARE[config.device]}"]).hardware
+        assert suiting
+        return suiting
     if config.hardware.device != config.device:
         raise UserError(
             f"device={config.device}: {config.hardware.name} is another one; add device={config.hardware.device}, or "
             f"take hardware={DEFAULT_HARDWARE[config.device]}."
         )
     return config.hardware
-
-
-def shipped_hardware(name: str) -> HardwareConfig:
-    folder = CONF / "hardware"
-    settings = OmegaConf.load(folder / f"{name}.yaml")
-    for base in settings.pop("defaults", []):
-        settings = OmegaConf.merge(vars(shipped_hardware(base)), settings)
-    return HardwareConfig(
-        **OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(HardwareConfig), settings)).__dict__
-    )
 
 
 def batch_of(config: PlanConfig) -> Batch:
@@ -160,23 +165,23 @@ def nearest(config: PlanConfig, of: Architecture, room: float, most: int = 5) ->
     return list(kept.values())[:most]
 
 
-def _changes(config: PlanConfig) -> Iterator[dict[str, int | bool | str]]:
+def _changes(config: PlanConfig) -> Iterator[Changes]:
     per_device, sizes = batch_of(config).per_device, [0]
     while per_device > 1:
         smaller = derive_batch(config.num_generations, config.prompts_per_step, per_device - 1, config.world_size)
         per_device = smaller.per_device
         sizes.append(per_device)
     sharding = SHARDINGS[SHARDINGS.index(config.sharding) + 1 :] if config.world_size > 1 else ()
-    choices: list[tuple[dict[str, int | bool | str], ...]] = [
+    choices: list[tuple[Changes, ...]] = [
         tuple({"micro_batch_size": size} if size else {} for size in sizes),
         ({},) if config.activation_checkpointing else ({}, {"activation_checkpointing": True}),
-        ({}, *({"sharding": way} for way in sharding)),
+        tuple({"sharding": way} if way else {} for way in ("", *sharding)),
         ({}, {"optimizer.name": "adamw_8bit"}) if config.optimizer.name == "adamw_torch" else ({},),
         ({},) if config.model.lora_rank else ({}, {"model.lora_rank": 16}),
         ({},) if config.model.load_in_4bit else ({}, {"model.load_in_4bit": True}),
     ]
     for chosen in product(*choices):
-        changes = {key: value for each in chosen for key, value in each.items()}
+        changes: Changes = {key: value for each in chosen for key, value in each.items()}
         if "model.load_in_4bit" not in changes or config.model.lora_rank or "model.lora_rank" in changes:
             yield changes
 
