@@ -26,7 +26,8 @@ Parts = dict[str, float]
 WEIGHTS, ADAPTERS, REFERENCE = "weights", "LoRA adapters", "reference policy"
 GRADIENTS, OPTIMIZER, COMMUNICATION = "gradients", "optimizer states", "communication"
 COPIES, SAMPLER = "bf16 copies of weights", "sampler's fused weights"
-CACHE, LOGITS, ACTIVATIONS = "keys and values", "logits, log-probs", "activations"
+CACHE, GRAPHS = "keys and values", "CUDA graphs' memory"
+LOGITS, ACTIVATIONS = "logits, log-probs", "activations"
 PARTS = (
     WEIGHTS,
     ADAPTERS,
@@ -37,6 +38,7 @@ PARTS = (
     COPIES,
     SAMPLER,
     CACHE,
+    GRAPHS,
     LOGITS,
     ACTIVATIONS,
 )
@@ -253,10 +255,9 @@ class Costs:
             kept[COMMUNICATION] = self.trained_bytes  # DDP's buckets
         if self.native:
             kept[SAMPLER] = self._fused()
-        if self.native and self.cuda:
-            kept[CACHE] = (
-                self._cache(self.work.sampled) + self._prompt_cache()
-            )  # CUDA graphs work on storage that stays
+        if self.native and self.cuda:  # CUDA graphs work on storage that stays theirs
+            kept[CACHE] = self._cache(self.work.sampled) + self._prompt_cache()
+            kept[GRAPHS] = sum(self._decoding().values())
         return kept
 
     def _states(self) -> float:
@@ -313,17 +314,22 @@ class Costs:
                 kept | {COPIES: copies, CACHE: cache, ACTIVATIONS: heads, LOGITS: rows * v * 4.0 * 5},
             ]
         prompts = self._prompt_cache()
-        # Of softmax, and its sums in float64, for which it is first made float64.
-        logits = work.sampled * v * 24.0
         prefill = kept | {COPIES: copies, ACTIVATIONS: self._passing(work.sampled_prompts * (work.prompt - 1))}
         prefill[CACHE] = kept.get(CACHE, 0.0) + prompts
-        scores = work.sampled * of.num_attention_heads * (work.prompt + work.completion) * 4.0 * 3
-        decode = kept | {LOGITS: logits, ACTIVATIONS: scores + work.sampled * (3 * i * c + 2 * h * 4)}
+        decode = kept | ({} if GRAPHS in kept else self._decoding())
         decode[CACHE] = prompts + (kept[CACHE] if CACHE in kept else prompts + self._cache(work.sampled))
         if not self.native:
             return [prefill, decode | {COPIES: copies}]
         fusing = 2 * (self.weight * 2 * h * i) + (of.linear / of.num_hidden_layers) * c
         return [kept | {SAMPLER: kept[SAMPLER] + fusing}, prefill, decode]
+
+    def _decoding(self) -> Parts:
+        """What a token of every completion takes."""
+        of, work = self.of, self.work
+        scores = of.num_attention_heads * (work.prompt + work.completion) * 4.0 * 3
+        layer = 3 * of.intermediate_size * self.output + 2 * of.hidden_size * 4
+        # Logits, their softmax, and its sums in float64, for which it is first made float64.
+        return {LOGITS: work.sampled * of.vocab_size * 24.0, ACTIVATIONS: work.sampled * (scores + layer)}
 
     def _copies(self) -> float:
         """Weights as autocast copies them while sampling."""

@@ -59,7 +59,7 @@ def run(config: PlanConfig) -> None:
             {
                 "policy": f"{of.total / 1e6:,.0f} M parameters{trained}; sizes: {origin}",
                 "batch": str(batch),
-                "tokens": f"{config.max_prompt_length} a prompt, {config.max_completion_length} a completion: their limits",
+                "tokens": f"{config.max_prompt_length} a prompt, {config.max_completion_length} a completion, at most",
                 "hardware": f"{many}{hardware.name}, {hardware.memory:g} GiB"
                 + f" each, sharding={config.sharding}" * (config.world_size > 1),
             }

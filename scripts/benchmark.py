@@ -15,8 +15,8 @@ The learning rate is so small that every arm keeps the policy it started from, w
 default: without --policy a run of it is made first and kept for the next time. Random weights earn no reward, so with
 them every completion is given an advantage: groups that do not learn would be forwarded without a gradient.
 
-The floor of a step on a GPU (--model qwen) is that of `python -m grpo.plan` (grpo/costs.py has the formulas) at the rates
-measured on the spot: FLOP/s of a large bf16 product and B/s of a large copy. It cannot be reached.
+The floor of a step on a GPU (--model qwen) is that of `python -m grpo.plan` (the formulas are in grpo/costs.py) at the
+rates measured on the spot: FLOP/s of a large bf16 product and B/s of a large copy. It cannot be reached.
 """
 
 import argparse
