@@ -438,8 +438,10 @@ class Costs:
         # The last moment of all: the embedding's gradient beside the head's, where they are one matrix.
         ends = self.trained_bytes / shard
         embedding = 0.0 if self.lora else 4.0 * v * h
-        # Earlier micro-batches' has its own place meanwhile; and autograd adds the two in place only for TRL's head.
-        tied = embedding * of.tie_word_embeddings * ((self.work.micro_batches > 1) + self.plain_head)
+        # Earlier micro-batches' has its own place meanwhile; and autograd adds the two in place, but not where a plain
+        # head's is a transposed product.
+        apart = (self.work.micro_batches > 1) + (self.plain_head and not self.mixed)
+        tied = embedding * of.tie_word_embeddings * apart
         return [
             moment | {COPIES: copies, LOGITS: forward},
             moment | {COPIES: again, LOGITS: backward},
