@@ -158,12 +158,8 @@ def _require_weights(config: ModelConfig, folder: Path) -> None:
 
 
 def _with_adapters(policy: PreTrainedModel, config: ModelConfig) -> Any:
-    try:
-        from peft import LoraConfig, TaskType, get_peft_model
-    except ImportError as error:
-        raise UserError(
-            f"model.lora_rank={config.lora_rank}: LoRA needs the peft package: pip install peft."
-        ) from error
+    from peft import LoraConfig, TaskType, get_peft_model
+
     module: Any
     for module in policy.modules():
         # On some CPUs bitsandbytes would repack them for sampling, which training cannot read.

@@ -7,7 +7,6 @@ import sys
 import time
 from bisect import bisect_left
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from grpo.model import build_policy
 from grpo.plan import amount, batch_of, compose, hardware_of, nearest, peak, run, usable
 from scripts.check_gpu import at_the_limits
 from tests.test_data import GSM8K, needs_gsm8k
-from tests.test_model import QWEN, needs_qwen
+from tests.test_model import QWEN, needs_bitsandbytes, needs_qwen
 
-needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 STEPS = ["max_steps=2", "save_steps=null", "tracking=none", "max_completion_length=16", "num_generations=4"]
 TINY = ["max_prompt_length=84", "prompts_per_step=2", "data.train_problems=200", *STEPS]
 RANDOM = [*TINY, "model.init=random"]
