@@ -48,6 +48,8 @@ SHARDINGS = ("ddp", "zero2", "zero3", "fsdp2")
 TILE_TOKENS, TILE_WIDTH = 4096, 32768
 # What that head holds besides, in float32 tiles, where there is no Triton: forward and backward.
 TILES_FORWARD, TILES_BACKWARD = 3, 7.25
+# Bytes a weight: 4 bits; a constant of 8 bits for every 64 weights, and one of 32 bits for every 256 of those.
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 PLAIN_HEAD = 2**25  # grpo/trainer.py
 GRAIN = 64  # grpo/rollout.py
 
@@ -244,8 +246,7 @@ class Costs:
         of, split = self.of, self.world if self.sharded else 1
         weights = float(of.total * self.weight)
         if self.quantized:
-            # 4 bits; a constant of 8 bits for every 64 weights, and one of 32 bits for every 256 of those.
-            weights += of.linear * (0.5 + 1 / 64 + 4 / (64 * 256) - self.weight)
+            weights += of.linear * (NF4 - self.weight)
         kept = {WEIGHTS: weights / split, OPTIMIZER: self._states() / (1 if self.sharding == "ddp" else self.world)}
         if self.lora:
             kept[ADAPTERS] = self.adapters * self.adapter / split
@@ -485,8 +486,8 @@ class Costs:
         prompts = work.sampled_prompts if self.fast else work.sampled
         token = 2 * of.keys * of.num_hidden_layers * (c if self.fast or not self.mixed else (c + 4) / 2)
         read = (n + v) * (c if self.native or not self.mixed else 4 + 2 * c)  # cast anew for every token
-        if self.quantized:
-            read = n * 0.516 + v * self.weight
+        if self.quantized:  # a matrix is made anew for every token
+            read = n * NF4 + 2 * self._dequantized() * n / (of.hidden_size * of.intermediate_size) + v * self.weight
         cached = token * (prompts * work.prompt + work.sampled * work.completion / 2)
         decode = work.completion * max(2 * (n + v) * work.sampled / flops, (read + cached) / rates.bandwidth)
         frozen = 2 if self.lora else 0

@@ -5,7 +5,7 @@ python -m grpo.plan experiment=gsm8k model=qwen2.5-3b world_size=4 hardware=rtx3
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from itertools import product
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
-from grpo.batching import Batch, derive_batch, optimizer_steps
+from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
 from grpo.command import Jobs, command, job
 from grpo.config import CONF, HardwareConfig, PlanConfig, configs, load, readable
 from grpo.console import facts, say, table_of
@@ -24,7 +24,7 @@ from grpo.costs import PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, arch
 from grpo.data import GSM8K_TRAIN
 from grpo.errors import UserError
 
-Changes = dict[str, int | bool | str]  # of settings, by their full keys
+Settings = dict[str, int | bool | str]  # by their full keys
 
 GIB = 2**30
 DEFAULT_HARDWARE = {"cuda": "rtx3090", "cpu": "cpu"}
@@ -149,41 +149,41 @@ def say_fit(config: PlanConfig, hardware: HardwareConfig, of: Architecture, phas
 def nearest(config: PlanConfig, of: Architecture, room: float, most: int = 5) -> list[tuple[list[str], float]]:
     """The fewest changes that make the run fit, each with the bytes it then takes; those that change least first."""
     fitting = []
-    for changes in _changes(config):
+    for changes in product(*_choices(config)):
+        settings: Settings = {key: value for change in changes for key, value in change.items()}
         changed = deepcopy(config)
-        for key, value in changes.items():
+        for key, value in settings.items():
             group, _, name = key.rpartition(".")
             setattr(getattr(changed, group) if group else changed, name, value)
         needed = peak(Costs(changed, batch_of(changed), of, changed.sharding).memory())
         if needed <= room:
-            fitting.append((changes, needed))
-    fewest = min((len(changes) for changes, _ in fitting), default=0)
+            fitting.append(([not change for change in changes], settings, needed))
+    fitting.sort(key=lambda each: each[0])  # stable: of each kind, what changes least comes first
+    most_unchanged = max((sum(unchanged) for unchanged, *_ in fitting), default=0)
     kept: dict[tuple[str, ...], tuple[list[str], float]] = {}
-    for changes, needed in fitting:
-        if len(changes) == fewest:  # the first of those that change the same settings changes them least
-            kept.setdefault(tuple(changes), (list(map(_override, changes, changes.values())), needed))
+    for unchanged, settings, needed in fitting:
+        if sum(unchanged) == most_unchanged:
+            kept.setdefault(tuple(settings), (list(map(_override, settings, settings.values())), needed))
     return list(kept.values())[:most]
 
 
-def _changes(config: PlanConfig) -> Iterator[Changes]:
-    per_device, sizes = batch_of(config).per_device, [0]
-    while per_device > 1:
-        smaller = derive_batch(config.num_generations, config.prompts_per_step, per_device - 1, config.world_size)
-        per_device = smaller.per_device
-        sizes.append(per_device)
+def _choices(config: PlanConfig) -> list[list[Settings]]:
+    """Ways to need less, of each kind none or one; what costs least first."""
+    sizes, smaller_batch = [], smaller(batch_of(config))
+    while smaller_batch:
+        sizes.append(smaller_batch.per_device)
+        smaller_batch = smaller(smaller_batch)
     sharding = SHARDINGS[SHARDINGS.index(config.sharding) + 1 :] if config.world_size > 1 else ()
-    choices: list[tuple[Changes, ...]] = [
-        tuple({"micro_batch_size": size} if size else {} for size in sizes),
-        ({},) if config.activation_checkpointing else ({}, {"activation_checkpointing": True}),
-        tuple({"sharding": way} if way else {} for way in ("", *sharding)),
-        ({}, {"optimizer.name": "adamw_8bit"}) if config.optimizer.name == "adamw_torch" else ({},),
-        ({},) if config.model.lora_rank else ({}, {"model.lora_rank": 16}),
-        ({},) if config.model.load_in_4bit else ({}, {"model.load_in_4bit": True}),
+    # What is not trained need not be in float32.
+    adapters: Settings = {} if config.model.lora_rank else {"model.lora_rank": 16, "model.dtype": "bfloat16"}
+    ways: list[list[Settings]] = [
+        [{"micro_batch_size": size} for size in sizes],
+        [] if config.activation_checkpointing else [{"activation_checkpointing": True}],
+        [{"sharding": way} for way in sharding],
+        [{"optimizer.name": "adamw_8bit"}] if config.optimizer.name == "adamw_torch" else [],
+        [*([adapters] if adapters else []), {"model.load_in_4bit": True} | adapters],
     ]
-    for chosen in product(*choices):
-        changes: Changes = {key: value for each in chosen for key, value in each.items()}
-        if "model.load_in_4bit" not in changes or config.model.lora_rank or "model.lora_rank" in changes:
-            yield changes
+    return [[{}, *kind] for kind in ways]
 
 
 def _override(key: str, value: int | bool | str) -> str:
