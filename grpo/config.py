@@ -40,6 +40,7 @@ class ModelConfig:
     lora_rank: int
     lora_alpha: int
     lora_dropout: float
+    load_in_4bit: bool
     trust_pickle: bool
     trust_remote_code: bool
 
@@ -191,6 +192,26 @@ class AuditConfig:
 
 
 @dataclass
+class HardwareConfig:
+    name: str
+    device: str
+    memory: float
+    flops_bf16: float
+    flops_fp32: float
+    bandwidth: float
+    link: float
+
+
+@dataclass
+class PlanConfig(Config):
+    """A training run, and what it shall run on."""
+
+    world_size: int
+    sharding: str
+    hardware: HardwareConfig | None = None
+
+
+@dataclass
 class SweeperConfig:
     """conf/hydra/sweeper/grid.yaml, and what optuna.yaml shares with it."""
 
@@ -218,6 +239,7 @@ AnyConfig = Common | AuditConfig
 ConfigStore.instance().store(name="schema", node=Config)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 ConfigStore.instance().store(name="audit_schema", node=AuditConfig)
+ConfigStore.instance().store(name="plan_schema", node=PlanConfig)
 
 
 def divide(whole: int, part: int) -> int:
@@ -331,7 +353,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "alarm_window": at_least(2),
         "stop_on": (lambda value: set(value) <= set(ALARMS), f"must be a list of {', '.join(ALARMS)}"),
         "temperature": above_zero,
-        "optimizer.name": one_of("adamw_torch", "adafactor", "sgd"),
+        "optimizer.name": one_of("adamw_torch", "adamw_8bit", "adafactor", "sgd"),
         "optimizer.lr": above_zero,
         "optimizer.weight_decay": at_least(0),
         "optimizer.beta1": below_one,
@@ -364,6 +386,10 @@ RULES: dict[type, dict[str, Rule]] = {
         "show": at_least(0),
     },
     AuditConfig: {"fail_on": one_of("warning", "note")},
+}
+RULES[PlanConfig] = RULES[Config] | {
+    "world_size": at_least(1),
+    "sharding": one_of("ddp", "zero2", "zero3", "fsdp2"),
 }
 
 
@@ -420,6 +446,12 @@ def check(config: AnyConfig) -> None:
         raise UserError(
             f"model.num_layers={config.model.num_layers}: cuts an architecture without weights; add model.init=random."
         )
+    if config.model.load_in_4bit and config.model.init == "random":
+        raise UserError(
+            "model.load_in_4bit=true: quantizes weights as they are loaded, and model.init=random has none."
+        )
+    if config.model.load_in_4bit and not config.model.lora_rank:
+        raise UserError("model.load_in_4bit=true: weights of 4 bits are not trained; add model.lora_rank=16.")
     if isinstance(config, Config):
         data = config.data
         if config.eval_steps and data.validation_problems is None and data.validation_file is None:
@@ -699,7 +731,7 @@ def options(group: str) -> list[str]:
 
 def _nearest_setting(key: str, schema: type[Any]) -> str:
     """What may have been meant by `key`, and the names of the level it was looked for on."""
-    top = {item.name for item in fields(schema)} | ({"experiment"} if schema is Config else set())
+    top = {item.name for item in fields(schema)} | ({"experiment"} if issubclass(schema, Config) else set())
     levels = {
         item.name: [inner.name for inner in fields(item.type)] for item in fields(schema) if is_dataclass(item.type)
     }

@@ -65,11 +65,29 @@ def cpu_quota() -> int:
         return os.cpu_count() or 1
 
 
+def check_packages(config: Common) -> None:
+    """
+    Raises:
+        UserError: a setting needs a package that is not installed.
+    """
+    needed = []
+    if config.model.load_in_4bit:
+        needed.append(("model.load_in_4bit=true", "bitsandbytes", "qlora"))
+    if config.model.lora_rank:
+        needed.append((f"model.lora_rank={config.model.lora_rank}", "peft", "lora"))
+    if isinstance(config, Config) and config.optimizer.name == "adamw_8bit":
+        needed.append(("optimizer.name=adamw_8bit", "bitsandbytes", "qlora"))
+    for setting, package, extra in needed:
+        if find_spec(package) is None:
+            raise UserError(f"{setting}: needs the {package} package: pip install {package}, or 'grpo[{extra}]'.")
+
+
 def require(config: Common) -> None:
     """
     Raises:
-        UserError: CUDA is asked for and absent.
+        UserError: CUDA is asked for and absent, or a package that a setting needs.
     """
+    check_packages(config)
     if config.device == "cuda":
         import torch
 
@@ -82,8 +100,10 @@ def check_device(config: Config, batch: Batch) -> None:
     """Nothing is chosen by hardware: a GPU that is missing stops the run, and so does one too many.
 
     Raises:
-        UserError: CUDA is asked for and absent, or there are not as many devices as processes.
+        UserError: CUDA is asked for and absent, or a package that a setting needs, or there are not as many devices as
+            processes.
     """
+    check_packages(config)
     if engine := ranks.engine():
         if config.device == "cpu":
             raise UserError(f"device=cpu: {engine} is for GPUs. Processes on a CPU take scripts/accelerate/ddp.yaml.")

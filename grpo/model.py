@@ -1,5 +1,6 @@
 """The policy and its tokenizer: from the hub, a local folder, the embedded assets, or an architecture alone."""
 
+import copy
 import errno
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
@@ -122,10 +124,23 @@ def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
         else:
             if Path(path).is_dir():
                 _require_weights(config, Path(path))
-            policy = AutoModelForCausalLM.from_pretrained(path, **source(config), dtype=dtype)
+            policy = AutoModelForCausalLM.from_pretrained(path, **source(config), **_quantized(config), dtype=dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _failed(config.path, error) from error
     return _with_adapters(policy, config) if config.lora_rank else policy
+
+
+def _quantized(config: ModelConfig) -> dict[str, Any]:
+    """QLoRA's NF4 with double quantization, computing in bfloat16 (Dettmers et al. 2023)."""
+    if not config.load_in_4bit:
+        return {}
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": nf4}
 
 
 def _require_weights(config: ModelConfig, folder: Path) -> None:
@@ -143,12 +158,13 @@ def _require_weights(config: ModelConfig, folder: Path) -> None:
 
 
 def _with_adapters(policy: PreTrainedModel, config: ModelConfig) -> Any:
-    try:
-        from peft import LoraConfig, TaskType, get_peft_model
-    except ImportError as error:
-        raise UserError(
-            f"model.lora_rank={config.lora_rank}: LoRA needs the peft package: pip install peft."
-        ) from error
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    module: Any
+    for module in policy.modules():
+        # On some CPUs bitsandbytes would repack them for sampling, which training cannot read.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     adapters = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
@@ -165,10 +181,34 @@ def save_policy(policy: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     Raises:
         OSError: it could not be written.
     """
-    if hasattr(policy, "merge_and_unload"):
+    if getattr(policy, "is_loaded_in_4bit", False):
+        policy = _unquantized(policy)
+    elif hasattr(policy, "merge_and_unload"):
         policy = policy.merge_and_unload()
     try:
         policy.save_pretrained(folder)
     except SafetensorError as error:  # raised for whatever keeps it from writing
         raise OSError(errno.EIO, first_line(error), str(folder)) from error
     tokenizer.save_pretrained(folder)
+
+
+@torch.no_grad()
+def _unquantized(policy: Any) -> PreTrainedModel:
+    """A plain policy with the weights of one of 4 bits, as they are, and of its adapters: merged into 4 bits again they
+    would be rounded once more."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    quantized = policy.get_base_model()
+    config = copy.deepcopy(quantized.config)
+    del config.quantization_config
+    plain: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=quantized.dtype)
+    for name, module in plain.named_modules():
+        its = quantized.get_submodule(name)
+        base = its.get_base_layer() if hasattr(its, "get_base_layer") else its
+        for which, parameter in module.named_parameters(recurse=False):
+            value = getattr(base, which)
+            if state := getattr(value, "quant_state", None):
+                value = dequantize_4bit(value.data, state).float() + its.get_delta_weight("default").float()
+            parameter.copy_(value)
+    plain.generation_config = quantized.generation_config
+    return plain

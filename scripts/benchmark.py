@@ -15,16 +15,8 @@ The learning rate is so small that every arm keeps the policy it started from, w
 default: without --policy a run of it is made first and kept for the next time. Random weights earn no reward, so with
 them every completion is given an advantage: groups that do not learn would be forwarded without a gradient.
 
-The floor of a step on a GPU (--model qwen) is the time that its arithmetic or its memory traffic takes at the rates
-measured on the spot, R (FLOP/s, a large bf16 product) and W (B/s, a large copy), for N parameters in the layers, V in
-the output head, B completions of C tokens and G prompts of P tokens:
-
-  decode   C * max(2 (N + V) B / R,  (2 (N + V) + KV) / W)   KV: bytes of keys and values read for a token, prompts once
-  prefill  2 N G P / R
-  train    6 (N (B C + G P) + V B C) / R   a forward and a backward pass of twice its cost; the head sees completions
-  update   28 (N + V) / W                  AdamW in float32 reads weight, gradient, two moments; writes all but one
-
-It counts no attention arithmetic and no activations, so it cannot be reached.
+The floor of a step on a GPU (--model qwen) is that of `python -m grpo.plan` (the formulas are in grpo/costs.py) at the
+rates measured on the spot: FLOP/s of a large bf16 product and B/s of a large copy. It cannot be reached.
 """
 
 import argparse
@@ -64,6 +56,7 @@ from trl import GRPOConfig
 from grpo.batching import derive_batch
 from grpo.config import compose
 from grpo.console import progress, quiet_libraries
+from grpo.costs import Architecture, Costs, Rates
 from grpo.data import Example, build_train_set, load_splits
 from grpo.model import build_policy, build_tokenizer
 from grpo.prompts import prompt_ids
@@ -345,23 +338,12 @@ def ceilings() -> tuple[float, float]:
 
 
 def floor(case: Case, flops: float, bandwidth: float) -> dict[str, float]:
-    """Seconds that a step takes at the least; see above."""
-    hidden, depth, heads, key_heads = (
-        QWEN[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    """Seconds that a step takes at the least."""
+    config = compose([*case.overrides(), "bf16=true", f"max_prompt_length={case.prompt_tokens}"])
+    batch = derive_batch(case.num_generations, case.prompts, config.micro_batch_size)
+    parts = Costs(config, batch, Architecture.of({"model_type": "qwen2", **QWEN})).seconds(
+        Rates(flops, flops, bandwidth)
     )
-    head_dim = hidden // heads
-    layers = depth * (2 * hidden**2 + 2 * hidden * key_heads * head_dim + 3 * hidden * QWEN["intermediate_size"])
-    head = QWEN["vocab_size"] * hidden
-    rows, prompt = case.prompts * case.num_generations, case.prompt_tokens or 0
-    completion, prompts = rows * case.limit, case.prompts * prompt
-    cache = 2 * 2 * depth * key_heads * head_dim  # bytes a token, bf16
-    read = 2 * (layers + head) + cache * (prompts + rows * case.limit / 2)
-    parts = {
-        "decode": case.limit * max(2 * (layers + head) * rows / flops, read / bandwidth),
-        "prefill": 2 * layers * prompts / flops,
-        "train": 6 * (layers * (completion + prompts) + head * completion) / flops,
-        "update": 28 * (layers + head) / bandwidth,
-    }
     return parts | {"step": sum(parts.values())}
 
 

@@ -12,6 +12,8 @@
   vllm       where vLLM is installed, the embedded default with it, with and without sleep, and with adapters: its
              log-probabilities are near the trainer's at every step, so the weights arrive; then five of the reference
   vllm_server  the same with a server that it starts on a second GPU
+  plan       the memory that python -m grpo.plan says for some settings of experiment=gsm8k at full size, beside what
+             two steps of each take, with random weights and the same two folders; a line for each phase
 
 Each check ends in a line: ok, FAILED or skipped, and what was seen. The exit code is 1 where any failed.
 """
@@ -19,6 +21,7 @@ Each check ends in a line: ok, FAILED or skipped, and what was seen. The exit co
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,17 +34,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from grpo.arithmetic import problems
-from grpo.config import compose
-from grpo.console import quiet_libraries
+from grpo.batching import Batch, derive_batch
+from grpo.config import Config, compose
+from grpo.console import quiet, quiet_libraries
+from grpo.costs import Costs, Parts, architecture
+from grpo.data import build_train_set, load_splits
+from grpo.device import free_memory
 from grpo.engines import INSTALL
-from grpo.hub import resolve
+from grpo.hub import ASSETS, resolve
 from grpo.model import build_policy, build_tokenizer
 from grpo.prompts import prompt_ids
-from grpo.rollout import Fast, Generate
+from grpo.rewards import build_rewards
+from grpo.rollout import Fast, Generate, build_rollout
+from grpo.tracking import NoTracker
+from grpo.trainer import Recorder, Trainer, build_trainer
 
 GSM8K, QWEN = (os.environ.get(name, "") for name in ("GRPO_GSM8K_DIR", "GRPO_QWEN_DIR"))
 
@@ -230,6 +241,157 @@ def check_vllm_server() -> str:
             server.wait(60)
 
 
+# What is tried, the policy's size first.
+PLANNED = [
+    "0.5B micro_batch_size=16",
+    "0.5B micro_batch_size=64",
+    "0.5B micro_batch_size=16 activation_checkpointing=true",
+    "0.5B micro_batch_size=16 model.lora_rank=16 model.dtype=bfloat16",
+    "1.5B micro_batch_size=16",
+    "3B micro_batch_size=8 model.lora_rank=16 model.dtype=bfloat16",
+    "0.5B micro_batch_size=16 algorithm=grpo_kl",
+    "0.5B micro_batch_size=8 share_prompts=false rollout=generate max_completion_length=100",
+]
+PLAN_SECONDS = 65  # none is begun later
+
+
+def at_the_limits(config: Config, out: Path, phase: Callable[[str], None]) -> tuple[Trainer, Batch]:
+    """A trainer whose prompts and completions are as long as they may be, and whose groups all learn.
+
+    `phase` is told when sampling, training and the update begin.
+    """
+    tokenizer = build_tokenizer(config.model)
+    rewards = build_rewards(config.rewards, [])
+    examples = load_splits(config.data).train
+    lengths = [len(ids) for ids in prompt_ids(tokenizer, [each.question for each in examples], config.system_prompt)]
+    assert config.max_prompt_length
+    near = range(config.max_prompt_length - 3, config.max_prompt_length + 1)
+    longest = [example for example, length in zip(examples, lengths, strict=True) if length in near]
+    rows, _ = build_train_set(longest, tokenizer, config)
+    with torch.device(config.device):
+        policy: Any = build_policy(config.model, config.seed)
+    policy.to(config.device)
+    rollout: Any = build_rollout(policy, tokenizer, config)
+    batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
+    recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
+    trainer: Any = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
+    if hasattr(rollout, "is_end"):
+        rollout.is_end.fill_(False)
+    sample, score, create = (
+        trainer._generate_single_turn,
+        trainer._generate_and_score_completions,
+        trainer.create_optimizer,
+    )
+
+    def sampling(*args: Any, **kwargs: Any) -> Any:
+        phase("sampling")
+        try:
+            return sample(*args, **kwargs)
+        finally:
+            phase("training")
+
+    def with_signal(inputs: Any) -> dict[str, Any]:
+        scored = score(inputs)
+        rows = torch.arange(len(scored["advantages"]), device=scored["advantages"].device)
+        return scored | {"advantages": 1.0 - 2.0 * (rows % 2)}
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        optimizer = create(*args, **kwargs)
+        step = optimizer.step
+
+        def update(*args: Any, **kwargs: Any) -> Any:
+            phase("update")
+            try:
+                return step(*args, **kwargs)
+            finally:
+                phase("training")
+
+        optimizer.step = update
+        return optimizer
+
+    trainer._generate_single_turn, trainer._generate_and_score_completions = sampling, with_signal
+    trainer.create_optimizer = watched
+    return trainer, batch
+
+
+def allocated() -> int:
+    """Bytes at the most since it was last asked, those of CUDA graphs included, which no allocation shows once they are
+    captured."""
+    torch.cuda.synchronize()
+    graphs = sum(
+        segment["total_size"]
+        for segment in torch.cuda.memory_snapshot()
+        if tuple(segment.get("segment_pool_id", (0, 0))) != (0, 0)
+    )
+    peak = torch.cuda.max_memory_allocated() + graphs
+    torch.cuda.reset_peak_memory_stats()
+    return peak
+
+
+def planned(size: str, settings: list[str], folder: Path) -> tuple[dict[str, Parts], dict[str, int], int]:
+    """The bytes that each phase is said to take, those that it takes in the second step, and those reserved in all."""
+    model = folder / size
+    if not model.exists():
+        shutil.copytree(QWEN, model, ignore=shutil.ignore_patterns("*.safetensors"))
+        sizes = json.loads((ASSETS / "architectures.json").read_text())[f"Qwen/Qwen2.5-{size}-Instruct"]
+        (model / "config.json").write_text(json.dumps(json.loads((model / "config.json").read_text()) | sizes))
+    out = Path(tempfile.mkdtemp(dir=folder))
+    paths = [f"model.path={model}", "model.init=random", f"data.path={GSM8K}", "data.train_problems=2000"]
+    short = ["max_prompt_length=128", "max_steps=2", "save_steps=null", "tracking=none"]
+    config = compose(["experiment=gsm8k", *paths, *short, *settings])
+    peaks: dict[str, int] = {}
+    now = "building"
+
+    def phase(name: str) -> None:
+        nonlocal now
+        peaks[now] = max(allocated(), peaks.get(now, 0))
+        now = name
+        if name == "sampling":
+            peaks.clear()  # only the last step counts: in the first, the optimizer has no moments yet
+
+    AcceleratorState._reset_state()
+    free_memory()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    trainer, batch = at_the_limits(config, out, phase)
+    with quiet():
+        trainer.train()
+    phase("ended")
+    reserved = torch.cuda.memory_reserved()
+    expected = Costs(config, batch, architecture(config.model)[0]).memory()
+    return expected, {name: peaks[name] - before for name in expected}, reserved
+
+
+def check_plan() -> str:
+    if not (GSM8K and QWEN):
+        raise Skipped("GRPO_GSM8K_DIR and GRPO_QWEN_DIR do not name GSM8K and Qwen2.5's tokenizer")
+    began, ratios = time.monotonic(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for line in PLANNED:
+            if time.monotonic() - began > PLAN_SECONDS:
+                print(f"  {line}: left out, for want of time", flush=True)
+                continue
+            started = time.monotonic()
+            size, *settings = line.split()
+            try:
+                expected, measured, reserved = planned(size, settings, Path(folder))
+            except Exception:
+                print(f"  {line}: {traceback.format_exc(limit=-3)}", flush=True)
+                ratios.append(float("nan"))
+                continue
+            print(f"  {line}: {time.monotonic() - started:.0f} s, {reserved / 2**30:.2f} GiB reserved", flush=True)
+            for name, parts in expected.items():
+                said = sum(parts.values())
+                ratios.append(said / measured[name])
+                print(
+                    f"    {name:9} said {said / 2**30:6.2f} GiB, took {measured[name] / 2**30:6.2f}, {ratios[-1]:.2f}; "
+                    + ", ".join(f"{part} {size / 2**30:.2f}" for part, size in parts.items()),
+                    flush=True,
+                )
+    assert all(0.85 <= ratio <= 1.15 for ratio in ratios), f"not within 15%: {[f'{ratio:.2f}' for ratio in ratios]}"
+    return f"said / took from {min(ratios):.2f} to {max(ratios):.2f}"
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "graphs": check_graphs,
     "train": check_train,
@@ -237,6 +399,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "continuous_batching": check_continuous_batching,
     "vllm": check_vllm,
     "vllm_server": check_vllm_server,
+    "plan": check_plan,
 }
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grpo.config import CONF, SETTINGS, Config, EvaluateConfig, check, compose, options
+from grpo.config import CONF, SETTINGS, Config, EvaluateConfig, PlanConfig, check, compose, options
 from grpo.errors import UserError
+from grpo.plan import compose as plan
 
 GROUPS = {folder.name: options(folder.name) for folder in CONF.iterdir() if folder.name != "hydra" and folder.is_dir()}
 
@@ -19,12 +20,15 @@ GROUPS = {folder.name: options(folder.name) for folder in CONF.iterdir() if fold
 )
 def test_every_shipped_file_composes(group: str, name: str) -> None:
     extra = {"jsonl": ["data.path=somewhere"], "vllm": ["device=cuda"], "vllm_server": ["device=cuda"]}
-    compose([f"{group}={name}", *extra.get(name, [])])
+    (plan if group == "hardware" else compose)([f"{group}={name}", *extra.get(name, [])])
 
 
 def test_the_groups_are_as_documented() -> None:
-    assert GROUPS.keys() == {"model", "data", "rewards", "optimizer", "algorithm", "rollout", "tracking", "experiment"}
+    of_training = {"model", "data", "rewards", "optimizer", "algorithm", "rollout", "tracking", "experiment"}
+    assert GROUPS.keys() == of_training | {"hardware"}
     assert {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b"} <= set(GROUPS["model"])
+    assert {f"qwen2.5-{size}-{way}" for size in ("1.5b", "3b") for way in ("lora", "qlora")} <= set(GROUPS["model"])
+    assert {"rtx3090", "rtx4090", "a100-40gb", "a100-80gb", "h100", "h200"} <= set(GROUPS["hardware"])
     assert {"default", "no_xmlcount", "no_format", "correctness_only", "verbatim"} <= set(GROUPS["rewards"])
     assert {"grpo", "grpo_kl", "dr_grpo", "dapo", "gspo"} <= set(GROUPS["algorithm"])
     assert set(SETTINGS) == set(GROUPS["rollout"])
@@ -48,10 +52,15 @@ def test_the_reference_recipe() -> None:
 
 
 def test_every_scalar_is_explained_where_it_is_set() -> None:
-    for schema, files in ((Config, ["common", "config"]), (EvaluateConfig, ["common", "evaluate"])):
+    commands = (
+        (Config, ["common", "config"]),
+        (EvaluateConfig, ["common", "evaluate"]),
+        (PlanConfig, ["common", "config", "plan"]),
+    )
+    for schema, files in commands:
         text = "\n".join((CONF / f"{file}.yaml").read_text() for file in files)
         for item in fields(schema):
-            if not is_dataclass(item.type) and item.name not in ("rewards",):
+            if not is_dataclass(item.type) and item.name not in ("rewards", "hardware"):
                 before = text.partition(f"\n{item.name}:")[0].splitlines()
                 assert before[-1].startswith("# "), item.name
 
@@ -71,6 +80,7 @@ def test_every_scalar_is_explained_where_it_is_set() -> None:
         "data/arithmetic",
         "data/gsm8k",
         "data/jsonl",
+        "hardware/rtx3090",
     ],
 )
 def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
@@ -122,6 +132,7 @@ def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
         ("data=jsonl", "data.path: data=jsonl needs the folder of your files"),
         ("data.train_problems=null", "data.train_problems=null: data=arithmetic needs a value there."),
         ("model.num_layers=2", "add model.init=random"),
+        ("model.load_in_4bit=true", "weights of 4 bits are not trained; add model.lora_rank=16."),
         ("reward_files=mine.py", "reward_files=mine.py: a list is written in brackets, reward_files=[mine.py]."),
         ("bf16=maybe", "bf16=maybe: Value 'maybe' is not a valid bool"),
         ("system_prompt", "system_prompt: not a setting; write key=value"),

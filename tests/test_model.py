@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from grpo.model import build_policy, build_tokenizer, save_policy
 from grpo.prompts import prompt_ids
 
 QWEN = os.environ.get("GRPO_QWEN_DIR")
+needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 needs_qwen = pytest.mark.skipif(QWEN is None, reason="GRPO_QWEN_DIR does not name a folder with Qwen2.5's tokenizer")
 
 
@@ -73,6 +75,27 @@ def test_adapters_are_merged_into_what_is_saved(tmp_path) -> None:
         expected = policy(ids).logits
         save_policy(policy, build_tokenizer(model()), tmp_path)
         assert torch.allclose(AutoModelForCausalLM.from_pretrained(tmp_path)(ids).logits, expected, atol=1e-4)
+
+
+@needs_bitsandbytes
+def test_a_policy_of_4_bits_is_saved_as_a_plain_one(tmp_path) -> None:
+    policy = build_policy(model(lora_rank=4, load_in_4bit=True), seed=0)
+    assert {parameter.dtype for name, parameter in policy.named_parameters() if "proj.base_layer.weight" in name} == {
+        torch.uint8
+    }
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.inference_mode():
+        expected = policy(ids).logits.log_softmax(-1)
+        save_policy(policy, build_tokenizer(model()), tmp_path)
+        saved = AutoModelForCausalLM.from_pretrained(tmp_path)
+        assert {parameter.dtype for parameter in saved.parameters()} == {torch.float32}
+        difference = (saved(ids).logits.log_softmax(-1) - expected).abs().max()
+        unlearnt = AutoModelForCausalLM.from_pretrained(ASSETS / "tiny")(ids).logits.log_softmax(-1)
+    # bitsandbytes computes in bfloat16.
+    assert difference < 0.3 < (unlearnt - expected).abs().max()
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Real runs on the embedded policy: what they leave behind, and how they refuse."""
 
 import json
+import re
 import sqlite3
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +15,7 @@ from grpo.config import options
 from grpo.errors import UserError
 from grpo.reproduce import differences
 from tests.conftest import SMALL, read_wandb
+from tests.test_model import needs_bitsandbytes
 
 FIGURES = {"n", "accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "mean_completion_tokens"}
 STACK = ["correctness", "int", "strict_format", "soft_format", "xmlcount"]
@@ -84,6 +87,11 @@ def test_every_algorithm_trains(train, algorithm: str) -> None:
     "overrides",
     [
         ["model.lora_rank=4"],
+        pytest.param(
+            ["model.lora_rank=4", "model.load_in_4bit=true", "algorithm=grpo_kl", "micro_batch_size=4"],
+            marks=needs_bitsandbytes,
+        ),
+        pytest.param(["optimizer=adamw_8bit"], marks=needs_bitsandbytes),
         ["optimizer=adafactor"],
         ["model.init=random", "model.num_layers=1", "algorithm=grpo_kl"],
         ["model.dtype=bfloat16", "bf16=true"],
@@ -243,3 +251,29 @@ def test_refusals_are_one_line(command, tmp_path, arguments: list[str], message:
 def test_one_process_is_a_run(command) -> None:
     done = command("grpo.train", *SMALL, WORLD_SIZE="2")
     assert done.returncode == 1 and "WORLD_SIZE=2: a run is one process so far" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "override", "said"),
+    [
+        ("peft", "model.lora_rank=4", "model.lora_rank=4: needs the peft package: pip install peft, or 'grpo[lora]'."),
+        (
+            "bitsandbytes",
+            "optimizer=adamw_8bit",
+            "optimizer.name=adamw_8bit: needs the bitsandbytes package: pip install bitsandbytes, or 'grpo[qlora]'.",
+        ),
+        (
+            "bitsandbytes",
+            "model=qwen2.5-3b-qlora",
+            "model.load_in_4bit=true: needs the bitsandbytes package: pip install bitsandbytes, or 'grpo[qlora]'.",
+        ),
+    ],
+)
+def test_a_missing_package_is_named_before_anything_is_loaded(
+    train, monkeypatch, package: str, override: str, said: str
+) -> None:
+    here = find_spec
+    monkeypatch.setattr("grpo.device.find_spec", lambda name: None if name == package else here(name))
+    monkeypatch.setattr("grpo.train.load_splits", lambda *args, **kwargs: pytest.fail("problems were loaded"))
+    with pytest.raises(UserError, match=re.escape(said)):
+        train(override)
