@@ -42,10 +42,9 @@ def require_package(config: Config) -> None:
         raise UserError(
             f"rollout={name}: vLLM is not installed: {INSTALL}. Without it, rollout=fast samples on this GPU."
         )
-    try:
-        installed = Version(Version(version("vllm")).base_version)
-    except PackageNotFoundError:  # built from source, maybe; it is the user's to know
+    if (known := _version()) is None:
         return
+    installed = Version(Version(known).base_version)
     if not Version(OLDEST) <= installed < Version(BEFORE):
         raise UserError(
             f"rollout={name}: vLLM {installed} is installed, and this project's TRL, torch and transformers go with "
@@ -55,7 +54,15 @@ def require_package(config: Config) -> None:
 
 def packages(config: Config) -> tuple[str, ...]:
     """Those that a run's numbers come from besides what every run needs."""
-    return ("vllm",) if config.rollout.name in VLLM and find_spec("vllm") else ()
+    return ("vllm",) if config.rollout.name in VLLM and _version() else ()
+
+
+def _version() -> str | None:
+    """Of vLLM; None where it does not say, as when built from source."""
+    try:
+        return version("vllm")
+    except PackageNotFoundError:
+        return None
 
 
 def require_ranks(config: Config, world_size: int) -> None:
