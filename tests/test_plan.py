@@ -38,6 +38,7 @@ CUT = [
     "max_prompt_length=92",
     "prompts_per_step=1",
     *STEPS,
+    "max_completion_length=8",
 ]
 
 
