@@ -450,10 +450,10 @@ def check(config: AnyConfig) -> None:
         raise UserError(
             "model.load_in_4bit=true: quantizes weights as they are loaded, and model.init=random has none."
         )
-    if config.model.load_in_4bit and not config.model.lora_rank:
-        raise UserError("model.load_in_4bit=true: weights of 4 bits are not trained; add model.lora_rank=16.")
     if isinstance(config, Config):
         data = config.data
+        if config.model.load_in_4bit and not config.model.lora_rank:
+            raise UserError("model.load_in_4bit=true: weights of 4 bits are not trained; add model.lora_rank=16.")
         if config.eval_steps and data.validation_problems is None and data.validation_file is None:
             raise UserError(
                 f"data.validation_problems=null: eval_steps={config.eval_steps} needs a number of problems there, or a "
@@ -659,7 +659,10 @@ def as_schema(settings: dict[str, Any], schema: type[Schema]) -> Schema:
 
 def trained(model: ModelConfig, run: Path) -> ModelConfig:
     """The final policy of a run that was trained from `model`."""
-    return replace(model, path=str(run / "policy"), revision=None, init="pretrained", num_layers=None)
+    # Saved plain, whatever it was trained in.
+    return replace(
+        model, path=str(run / "policy"), revision=None, init="pretrained", num_layers=None, load_in_4bit=False
+    )
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -47,7 +47,9 @@ def identity(config: ModelConfig, seed: int) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise _failed(config.path, error) from error
         known["commit"] = extract_commit_hash(found, None)
-    return known | ({"num_layers": config.num_layers, "seed": seed} if config.init == "random" else {})
+    if config.init == "random":
+        known |= {"num_layers": config.num_layers, "seed": seed}
+    return known | ({"load_in_4bit": True} if config.load_in_4bit else {})
 
 
 def _failed(path: str, error: Exception) -> UserError:

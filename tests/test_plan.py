@@ -12,8 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+import trl.kernels.chunked_logprob
+import trl.trainer.utils
 from torch.profiler import ProfilerActivity, profile
 
+import grpo.costs as costs_module
+import grpo.rollout
+import grpo.trainer
 from grpo.config import CONF, PlanConfig, options
 from grpo.costs import Architecture, Costs, Rates, architecture
 from grpo.errors import UserError
@@ -38,6 +43,7 @@ CUT = [
     "max_prompt_length=92",
     "prompts_per_step=1",
     *STEPS,
+    "max_completion_length=8",
 ]
 
 
@@ -141,6 +147,29 @@ def test_memory_is_what_torch_accounts_for(overrides: list[str], tmp_path) -> No
         )
     )
     assert all(0.85 < ratio < 1.15 for ratio in ratios.values()), ratios
+
+
+def test_ddp_holds_gradients_twice() -> None:
+    """In its buckets, once more."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        layers = torch.nn.Sequential(*[torch.nn.Linear(500, 500, bias=False) for _ in range(4)])
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            wrapped = torch.nn.parallel.DistributedDataParallel(layers)
+            wrapped(torch.randn(2, 500)).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert allocations(profiled)[-1][1] == pytest.approx(2 * 4 * 500 * 500 * 4, rel=0.05)
+    ddp = costs("experiment=gsm8k", "world_size=2").memory()["update"]
+    assert ddp["communication"] == ddp["gradients"] == 4 * 494_032_768
+
+
+def test_sizes_that_others_set_are_still_theirs() -> None:
+    assert (costs_module.TILE_TOKENS, costs_module.TILE_WIDTH) == (
+        trl.kernels.chunked_logprob.TOKEN_CHUNK_SIZE,
+        trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE,
+    )
+    assert (costs_module.PLAIN_HEAD, costs_module.GRAIN) == (grpo.trainer.PLAIN_HEAD, grpo.rollout.GRAIN)
 
 
 def test_the_parameters_are_those_of_the_policy() -> None:

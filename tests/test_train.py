@@ -253,6 +253,16 @@ def test_one_process_is_a_run(command) -> None:
     assert done.returncode == 1 and "WORLD_SIZE=2: a run is one process so far" in done.stderr
 
 
+@needs_bitsandbytes
+def test_a_policy_of_4_bits_is_evaluated_before_and_after(train, command) -> None:
+    out, _ = train("model.lora_rank=4", "model.load_in_4bit=true")
+    done = command("grpo.evaluate", f"run={out.name}", "baseline=before")
+    assert done.returncode == 0, done.stderr
+    for when, of_4_bits in (("before-", True), ("", False)):
+        (file,) = (out / "evaluations").glob(f"{when}arithmetic-greedy-????????.json")
+        assert ("load_in_4bit" in json.loads(file.read_text())["protocol"]["policy"]) == of_4_bits
+
+
 @pytest.mark.parametrize(
     ("package", "override", "said"),
     [
