@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.batching import Batch
-from grpo.config import Config, ModelConfig
+from grpo.config import VLLM, Config, ModelConfig
 from grpo.errors import UserError
 from grpo.hub import ASSETS, resolve
 
@@ -25,7 +25,7 @@ Parts = dict[str, float]
 
 WEIGHTS, ADAPTERS, REFERENCE = "weights", "LoRA adapters", "reference policy"
 GRADIENTS, OPTIMIZER, COMMUNICATION = "gradients", "optimizer states", "communication"
-COPIES, SAMPLER = "bf16 copies of weights", "sampler's fused weights"
+COPIES, SAMPLER = "bf16 copies of weights", "sampler's weights"
 CACHE, GRAPHS = "keys and values", "CUDA graphs' memory"
 LOGITS, ACTIVATIONS = "logits, log-probs", "activations"
 PARTS = (
@@ -256,6 +256,8 @@ class Costs:
             kept[COMMUNICATION] = self.trained_bytes  # DDP's buckets
         if self.native:
             kept[SAMPLER] = self._fused()
+        if self.sharded and self.fast:  # grpo/sharding.py: a whole copy to sample from
+            kept[SAMPLER] = kept.get(SAMPLER, 0.0) + of.total * self.compute
         if self.native and self.cuda:  # CUDA graphs work on storage that stays theirs
             kept[CACHE] = self._cache(self.work.sampled) + self._prompt_cache()
             kept[GRAPHS] = sum(self._decoding().values())
@@ -279,7 +281,7 @@ class Costs:
     def _fused(self) -> float:
         """grpo/qwen2.py; what it need not change it shares with the policy."""
         of, h, i = self.of, self.of.hidden_size, self.of.intermediate_size
-        if self.compute != self.weight:
+        if self.compute != self.weight and not self.sharded:
             return float(self.compute * (of.linear + of.head))
         if self.lora:
             return float(self.compute * of.linear)
@@ -294,14 +296,13 @@ class Costs:
         width += -width % GRAIN if self.cuda and self.native else 0
         return 2.0 * self.work.sampled_prompts * width * self.of.keys * self.compute * self.of.num_hidden_layers
 
-    def _gathered(self) -> float:
-        """Sharded weights as they come together to be sampled from."""
-        return self._kept()[WEIGHTS] * (self.world - 1) if self.sharded else 0.0
-
     def _sampling(self) -> list[Parts]:
         work, of, kept = self.work, self.of, self._kept()
-        kept[COMMUNICATION] = kept.get(COMMUNICATION, 0.0) + self._gathered()
         v, h, i, c = of.vocab_size, of.hidden_size, of.intermediate_size, self.compute
+        if self.config.rollout.name in VLLM:  # it takes what it is told to, or is elsewhere
+            return [kept]
+        if self.sharded:  # the largest matrix, as it comes together to be copied
+            kept[COMMUNICATION] = kept.get(COMMUNICATION, 0.0) + of.head * self.weight
         copies = self._copies()
         if not self.fast:
             # Prompts once a completion; rotary embeddings leave keys in float32, and appending copies a layer's.

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
 from grpo.command import Jobs, command, job
-from grpo.config import CONF, HardwareConfig, PlanConfig, configs, load, readable
+from grpo.config import CONF, HardwareConfig, PlanConfig, RolloutConfig, configs, load, readable
 from grpo.console import facts, say, table_of
 from grpo.costs import PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, architecture
 from grpo.data import GSM8K_TRAIN
@@ -92,10 +92,11 @@ def batch_of(config: PlanConfig) -> Batch:
     return derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size, config.world_size)
 
 
-def usable(hardware: HardwareConfig) -> float:
-    """Bytes, less the reserve."""
+def usable(hardware: HardwareConfig, rollout: RolloutConfig) -> float:
+    """Bytes, less the reserve and what vLLM keeps for itself."""
     reserve = CONTEXT + FRAGMENTS * hardware.memory if hardware.device == "cuda" else 0.0
-    return (hardware.memory - reserve) * GIB
+    engine = 0.0 if rollout.sleep else (rollout.memory or 0.0) * hardware.memory
+    return (hardware.memory - reserve - engine) * GIB
 
 
 def total(parts: Parts) -> float:
@@ -127,10 +128,12 @@ def memory_table(phases: dict[str, Parts]) -> Table:
 
 def say_fit(config: PlanConfig, hardware: HardwareConfig, of: Architecture, phases: dict[str, Parts]) -> None:
     name, parts = max(phases.items(), key=lambda phase: total(phase[1]))
-    largest, needed, room = max(parts, key=lambda part: parts[part]), total(parts), usable(hardware)
+    largest, needed, room = max(parts, key=lambda part: parts[part]), total(parts), usable(hardware, config.rollout)
     reserve = f"{hardware.memory:g} GiB"
     if hardware.device == "cuda":
         reserve += f" less {CONTEXT:g} for CUDA and {FRAGMENTS:.0%} between blocks"
+        if config.rollout.memory and not config.rollout.sleep:
+            reserve += f", and {config.rollout.memory:.0%} for vLLM"
     said = {"peak": f"in {name}; {parts[largest] / needed:.0%} of it are {largest}"}
     if needed <= room:
         said["it fits"] = f"{amount(needed)} of {amount(room)} ({reserve})"
