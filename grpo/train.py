@@ -211,7 +211,8 @@ def run(
                 ask_shown(0)
             evaluated = time.perf_counter()
             # TRL takes seconds to import; they come after there is something to look at.
-            from grpo.trainer import Looks, Recorder, Stops, build_trainer
+            from grpo.recorder import Looks, Recorder, Stops
+            from grpo.trainer import build_trainer
 
             with ExitStack() as training:
                 recorder = Recorder(

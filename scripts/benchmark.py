@@ -60,10 +60,11 @@ from grpo.costs import Architecture, Costs, Rates
 from grpo.data import Example, build_train_set, load_splits
 from grpo.model import build_policy, build_tokenizer
 from grpo.prompts import prompt_ids
+from grpo.recorder import Recorder
 from grpo.rewards import build_rewards
 from grpo.rollout import build_rollout
 from grpo.tracking import NoTracker
-from grpo.trainer import Recorder, Trainer, build_args, build_trainer
+from grpo.trainer import Trainer, build_args, build_trainer
 
 CUDA = torch.cuda.is_available()
 REFERENCE = ["rollout=generate", "share_prompts=false"]

@@ -49,10 +49,11 @@ from grpo.engines import INSTALL
 from grpo.hub import ASSETS, resolve
 from grpo.model import build_policy, build_tokenizer
 from grpo.prompts import prompt_ids
+from grpo.recorder import Recorder
 from grpo.rewards import build_rewards
 from grpo.rollout import Fast, Generate, build_rollout
 from grpo.tracking import NoTracker
-from grpo.trainer import Recorder, Trainer, build_trainer
+from grpo.trainer import Trainer, build_trainer
 
 GSM8K, QWEN = (os.environ.get(name, "") for name in ("GRPO_GSM8K_DIR", "GRPO_QWEN_DIR"))
 

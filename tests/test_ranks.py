@@ -25,11 +25,12 @@ from grpo.config import compose
 from grpo.data import build_train_set, load_splits
 from grpo.diagnostics import Attribution, attribute
 from grpo.model import build_policy, build_tokenizer
+from grpo.recorder import Recorder
 from grpo.rewards import REWARDS, RewardStack
 from grpo.rollout import build_rollout
 from grpo.sharding import copy_weights, whole_copy
 from grpo.tracking import NoTracker
-from grpo.trainer import Recorder, Trainer, build_trainer
+from grpo.trainer import Trainer, build_trainer
 from tests.test_trainer import micro_batches
 
 K = 4

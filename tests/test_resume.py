@@ -14,10 +14,10 @@ from grpo.checkpoint import damage, newest_whole
 from grpo.config import compose, options
 from grpo.errors import UserError
 from grpo.folder import cut_back, holds_run, is_done, overrides_of, resume, save_settings
+from grpo.recorder import Recorder
 from grpo.reproduce import differences
 from grpo.signals import Stopped
 from grpo.train import run
-from grpo.trainer import Recorder
 from tests.conftest import SMALL
 
 

@@ -12,10 +12,11 @@ from grpo.batching import derive_batch
 from grpo.config import CONF, compose
 from grpo.data import build_train_set, load_splits
 from grpo.model import build_policy, build_tokenizer
+from grpo.recorder import Recorder
 from grpo.rewards import build_rewards
 from grpo.rollout import Fast, build_rollout
 from grpo.tracking import NoTracker
-from grpo.trainer import Recorder, Trainer, build_trainer
+from grpo.trainer import Trainer, build_trainer
 
 ALGORITHMS = sorted(file.stem for file in (CONF / "algorithm").glob("*.yaml"))
 # Templates of different lengths and a limit that cuts some completions.

@@ -23,10 +23,11 @@ from grpo.batching import derive_batch
 from grpo.config import compose
 from grpo.data import build_train_set, load_splits
 from grpo.model import build_policy, build_tokenizer
+from grpo.recorder import Recorder
 from grpo.rewards import RewardStack
 from grpo.rollout import build_rollout
 from grpo.tracking import NoTracker
-from grpo.trainer import Recorder, build_trainer
+from grpo.trainer import build_trainer
 from tests.conftest import SMALL
 from tests.test_trainer import trainer  # noqa: F401
 

@@ -19,8 +19,9 @@ def killed_after(delay: float) -> None:
 
 def kill_in(point: str, call: int, delay: float) -> None:
     """Have this process killed `delay` seconds into the call number `call` of what `point` names."""
+    from grpo.recorder import Recorder
     from grpo.rollout import Fast
-    from grpo.trainer import Recorder, Trainer
+    from grpo.trainer import Trainer
 
     if point == "anywhere":
         return killed_after(delay)
