@@ -77,6 +77,8 @@ def quiet_libraries() -> None:
     from transformers.generation.continuous_batching.utils import logger as batching
 
     logging.captureWarnings(True)
+    # On some CPUs it warns of a kernel that it does without; where there is no log, that would go to the terminal.
+    logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())
     # TRL 1.16 asks for it by its old name, at every step.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     transformers_logging.disable_progress_bar()

@@ -436,7 +436,9 @@ class Costs:
         # The layer that comes last is the first to go back: its gradients beside what all layers still keep.
         recomputed = self._layer() if checkpointing else 0.0
         returning = 0.0 if self.lora else largest * (self.weight + (c if self.mixed else 0))
-        back = stored + recomputed + n * (2 * i * c + 2 * h * 4)
+        # A recomputed layer lets go of nothing while it goes back.
+        gradients = 3 if checkpointing else 2
+        back = stored + recomputed + n * gradients * (i * c + h * 4)
         # The last moment of all: the embedding's gradient beside the head's, where they are one matrix.
         ends = self.trained_bytes / shard
         embedding = 0.0 if self.lora else 4.0 * v * h
