@@ -64,6 +64,19 @@ def _store() -> Any:
 _done = False
 
 
+def require() -> None:
+    """
+    Raises:
+        UserError: what a launcher tells its processes is not all there.
+    """
+    needed = {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+    if world_size() > 1 and (missing := sorted(needed - os.environ.keys())):
+        raise UserError(
+            f"WORLD_SIZE={world_size()}: {', '.join(missing)} missing beside it. Several processes are started by a "
+            f"launcher: {launcher()}; for one, unset WORLD_SIZE."
+        )
+
+
 def announce(out: Path | None, checkpoint: Path | None = None) -> None:
     """Tell the others where the run is, and from which checkpoint it goes on; None: there is nothing to do.
 

@@ -489,6 +489,7 @@ def follow() -> None:
 
 
 def start() -> None:
+    ranks.require()
     if not ranks.leads():
         return follow()
     Jobs.typed = sys.argv[1:]

@@ -348,7 +348,8 @@ class Trainer(GRPOTrainer):
             _, prompts, completions, *_ = args
             first, *_ = (each for of_rank in ranks.gathered(troubles) for each in of_rank)
             self._not_finite(first.rstrip("."), [], {"prompt": prompts, "completion": completions})
-        elif self.model.training:
+            return torch.full_like(scores, math.nan)  # TRL would take the others for the whole
+        if self.model.training:
             raw = scores.cpu().double().numpy()
             split = attribute(
                 raw,

@@ -158,16 +158,15 @@ def test_memory_is_what_torch_accounts_for(overrides: list[str], tmp_path) -> No
 
 
 def test_ddp_holds_gradients_twice() -> None:
-    """In its buckets, once more."""
+    """Once more in its buckets, which are there from its start."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         layers = torch.nn.Sequential(*[torch.nn.Linear(500, 500, bias=False) for _ in range(4)])
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-            wrapped = torch.nn.parallel.DistributedDataParallel(layers)
-            wrapped(torch.randn(2, 500)).sum().backward()
+            torch.nn.parallel.DistributedDataParallel(layers)
     finally:
         torch.distributed.destroy_process_group()
-    assert allocations(profiled)[-1][1] == pytest.approx(2 * 4 * 500 * 500 * 4, rel=0.05)
+    assert max(level for _, level in allocations(profiled)) == pytest.approx(4 * 500 * 500 * 4, rel=0.05)
     ddp = costs("experiment=gsm8k", "world_size=2").memory()["update"]
     assert ddp["communication"] == ddp["gradients"] == 4 * 494_032_768
 
@@ -274,7 +273,7 @@ def test_every_hardware_names_its_datasheet(name: str) -> None:
 def test_what_it_proposes_fits_and_nothing_less_does() -> None:
     config = compose(["experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4"])
     hardware = hardware_of(config)
-    of, room = architecture(config.model)[0], usable(hardware)
+    of, room = architecture(config.model)[0], usable(hardware, config.rollout)
     assert peak(costs("experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4").memory()) > room
     proposed = nearest(config, of, room)
     assert proposed

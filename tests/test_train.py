@@ -248,9 +248,12 @@ def test_refusals_are_one_line(command, tmp_path, arguments: list[str], message:
     assert not list(tmp_path.rglob("results.json"))
 
 
-def test_one_process_is_a_run(command) -> None:
-    done = command("grpo.train", *SMALL, WORLD_SIZE="2")
-    assert done.returncode == 1 and "WORLD_SIZE=2: a run is one process so far" in done.stderr
+def test_processes_are_started_by_a_launcher(command) -> None:
+    done = command("grpo.train", *SMALL, WORLD_SIZE="2", RANK="0")
+    assert done.returncode == 1 and done.stderr == (
+        "error: WORLD_SIZE=2: LOCAL_RANK, MASTER_ADDR, MASTER_PORT missing beside it. Several processes are started by "
+        "a launcher: accelerate launch --num_processes 2 -m grpo.train; for one, unset WORLD_SIZE.\n"
+    )
 
 
 @needs_bitsandbytes
