@@ -268,6 +268,7 @@ def test_fsdp_on_a_cpu_is_refused(tmp_path) -> None:
     assert done.returncode and "error: device=cpu: fsdp is for GPUs." in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_of_runs_of_several_processes(unbroken, tmp_path) -> None:
     spread = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2", "hydra.sweeper.parallel=1"]
     code, said = run(1, tmp_path, "-m", *spread, *STEPS, "max_steps=4", "seed=0,1")
