@@ -387,6 +387,8 @@ def serve(tmp_path):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                # As at a terminal: where tests run in the background, Ctrl-C is ignored by all that they start.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         )
         said = [started[-1].stdout.readline()]
