@@ -98,7 +98,8 @@ def keep_records(run: Path, written: Path) -> None:
         if (run / name).is_file():
             (written / "records" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(run / name, written / "records" / name)
-    write_json(written / "records.json", {"completions": sorted(path.name for path in (run / "completions").iterdir())})
+    completions = sorted(path.name for path in (run / "completions").iterdir())
+    write_json(written / "records.json", {"completions": completions, "sharding": ranks.sharding()})
 
 
 def put_back(checkpoint: Path | None, run: Path) -> list[str]:
@@ -132,6 +133,12 @@ def run_state(checkpoint: Path) -> Path:
 def ranks_of(checkpoint: Path) -> int:
     """How many processes wrote it."""
     return len([*checkpoint.glob("run_state*.pt")])
+
+
+def sharding_of(checkpoint: Path) -> str:
+    """How they shared the policy."""
+    kept = json.loads((checkpoint / "records.json").read_text(encoding="utf-8"))
+    return str(kept.get("sharding", "ddp"))
 
 
 def step_of(checkpoint: Path) -> int:

@@ -247,7 +247,11 @@ class Costs:
         weights = float(of.total * self.weight)
         if self.quantized:
             weights += of.linear * (NF4 - self.weight)
-        kept = {WEIGHTS: weights / split, OPTIMIZER: self._states() / (1 if self.sharding == "ddp" else self.world)}
+        states = self._states()
+        if self.sharding.startswith("zero") and self.mixed and not self.quantized:
+            # DeepSpeed keeps the weights in bfloat16, and in float32 beside the moments.
+            weights, states = weights / 2, states + self.trained_bytes
+        kept = {WEIGHTS: weights / split, OPTIMIZER: states / (1 if self.sharding == "ddp" else self.world)}
         if self.lora:
             kept[ADAPTERS] = self.adapters * self.adapter / split
         if self.config.algorithm.beta > 0 and not self.lora:
@@ -414,7 +418,7 @@ class Costs:
         accumulated = self.trained_bytes / shard if self.work.micro_batches > 1 else 0.0
         stored = self._stored()
         # Cast for the forward pass, kept for the backward pass; with checkpointing again, a layer at a time.
-        copies = 2.0 * of.linear if self.mixed else 0.0
+        copies = 2.0 * of.linear if self.mixed and self.sharding == "ddp" else 0.0
         again = copies / layers if checkpointing else copies
         if self.lora and checkpointing:
             copies = again  # frozen weights are not remembered
@@ -486,9 +490,11 @@ class Costs:
         flops, n, v = rates.flops_bf16 if c == 2 else rates.flops_fp32, of.linear, of.head
         # Of a rollout, shared out over the steps that it serves.
         served = config.algorithm.steps_per_generation * config.algorithm.num_iterations
-        prompts = work.sampled_prompts if self.fast else work.sampled
-        token = 2 * of.keys * of.num_hidden_layers * (c if self.fast or not self.mixed else (c + 4) / 2)
-        read = (n + v) * (c if self.native or not self.mixed else 4 + 2 * c)  # cast anew for every token
+        lean = self.fast or config.rollout.name in VLLM  # each prompt once, and weights as they are multiplied
+        prompts = work.sampled_prompts if lean else work.sampled
+        token = 2 * of.keys * of.num_hidden_layers * (c if lean or not self.mixed else (c + 4) / 2)
+        native = self.native or config.rollout.name in VLLM
+        read = (n + v) * (c if native or not self.mixed else 4 + 2 * c)  # cast anew for every token
         if self.quantized:  # a matrix is made anew for every token
             read = n * NF4 + 2 * self._dequantized() * n / (of.hidden_size * of.intermediate_size) + v * self.weight
         cached = token * (prompts * work.prompt + work.sampled * work.completion / 2)
@@ -518,8 +524,9 @@ class Costs:
         if not self.sharded:
             # ddp: an all-reduce a step; zero2: a reduce-scatter of each micro-batch, an all-gather a step
             return share * self.trained_bytes * (2 if self.sharding == "ddp" else parts + 1)
-        weights = self._kept()[WEIGHTS] * self.world
-        return share * (parts * (2 * weights + self.trained_bytes) + weights / served)
+        weights = float(self.of.total * self.compute)  # gathered as they are multiplied
+        whole = self.of.total * self.weight / served  # the sampler's copy is made of them as they are kept
+        return share * (parts * (2 * weights + self.trained_bytes) + whole)
 
 
 @dataclass(frozen=True)

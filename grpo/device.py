@@ -111,6 +111,10 @@ def check_device(config: Config, batch: Batch) -> None:
             raise UserError('DeepSpeed is not installed: pip install "grpo[deepspeed]"')
         if engine == "deepspeed" and config.on_nonfinite == "skip":
             raise UserError("on_nonfinite=skip: DeepSpeed steps before its gradient can be looked at; take stop.")
+        if ranks.sharded() and config.model.load_in_4bit:
+            raise UserError(
+                "model.load_in_4bit=true: weights of 4 bits are not spread; take scripts/accelerate/ddp.yaml."
+            )
         if ranks.sharded() and config.rollout.name in ("generate", "continuous_batching"):
             raise UserError(
                 f"rollout={config.rollout.name}: where the weights are spread over the processes, sampling is from a "

@@ -14,6 +14,7 @@ from urllib.request import urlopen
 
 from packaging.version import Version
 
+from grpo import ranks
 from grpo.config import VLLM, Config
 from grpo.console import say
 from grpo.errors import UserError
@@ -183,6 +184,7 @@ def _continuous_batching(config: Config) -> dict[str, Any]:
         # It would take half of the memory for its cache, on a CPU half of the machine's. This is what the completions
         # need, and the fifth that it keeps free before it begins another one.
         completions = config.num_generations * config.prompts_per_step * config.algorithm.steps_per_generation
+        completions = math.ceil(completions / ranks.world_size())
         pages = completions * math.ceil(longest / PAGE)
         settings |= {"page_size": PAGE, "num_blocks": math.ceil(pages / 0.8) + 1, "max_memory_percent": 0.9}
     return settings

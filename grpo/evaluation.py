@@ -80,6 +80,8 @@ def answer(
     Raises:
         UserError: memory does not suffice for a single completion.
     """
+    if not questions:
+        return
     prompts = prompt_ids(tokenizer, questions, config.system_prompt)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     places = [place for i in order for s in range(samples) if (place := (i, s)) not in skip]

@@ -17,7 +17,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from grpo import ranks
-from grpo.checkpoint import newest_whole, put_back, ranks_of, step_of
+from grpo.checkpoint import newest_whole, put_back, ranks_of, sharding_of, step_of
 from grpo.config import Config, as_schema, configs, flat, load, readable, saved_settings
 from grpo.console import say, shortest
 from grpo.errors import UserError, first_line
@@ -244,12 +244,14 @@ def cut_back(folder: Path, config: Config) -> Path | None:
     """
     checkpoint, damaged = newest_whole(folder / "checkpoints")
     step = -1 if checkpoint is None else step_of(checkpoint)
-    if checkpoint and (before := ranks_of(checkpoint)) != (now := ranks.world_size()):
-        again = f"{ranks.launcher(before)} resume={quoted(Path(shortest(folder)))}"
-        raise UserError(
-            f"{shortest(folder)} was trained by {before} process{'es' * (before > 1)}, each with random "
-            f"numbers of its own, and cannot go on with {now}: {again}"
-        )
+    if checkpoint:
+        before, now = ((ranks_of(checkpoint), sharding_of(checkpoint)), (ranks.world_size(), ranks.sharding()))
+        if before != now:
+            again = f"{ranks.launcher(*before)} resume={quoted(Path(shortest(folder)))}"
+            raise UserError(
+                f"{shortest(folder)} was trained by {_processes(*before)}, each with random numbers of its own, and "
+                f"cannot go on with {_processes(*now)}: {again}"
+            )
     if config.max_steps is not None and config.max_steps < step:
         raise UserError(f"max_steps={config.max_steps}: the run is at step {step} already.")
     for each, wrong in damaged.items():
@@ -270,6 +272,10 @@ def cut_back(folder: Path, config: Config) -> Path | None:
     else:
         say(f"{'No whole checkpoint is left' if damaged else 'It has no checkpoint yet'}: it starts at its first step.")
     return checkpoint
+
+
+def _processes(count: int, sharding: str) -> str:
+    return "1 process" if count == 1 else f"{count} processes" + (f" with {sharding}" if sharding != "ddp" else "")
 
 
 def sweep_of(folder: Path) -> dict[str, Any]:

@@ -213,7 +213,10 @@ def say_time(config: PlanConfig, hardware: HardwareConfig, costs: Costs) -> None
         said["an epoch"] = f"{problems:,} problems, {steps:,} steps: {span(steps * step)}"
     if config.max_steps:
         said["max_steps"] = f"{config.max_steps:,} steps: {span(config.max_steps * step)}"
-    said["but"] = "a floor is not a forecast: launches, attention and waiting are not in it, and real steps take longer"
+    said["but"] = (
+        "a floor is not a forecast: it takes every text to be at its limit, and leaves out launches, attention and "
+        "waiting, so real steps of such texts take longer"
+    )
     say(facts(said))
 
 
@@ -233,6 +236,9 @@ def app(composed: DictConfig) -> None:
 
 
 def main() -> None:
+    changed = [each for each in sys.argv[1:] if each.startswith("hardware.")]
+    if changed and not any(each.startswith("hardware=") for each in sys.argv):
+        sys.exit(f"error: {changed[0]}: of which hardware? Add one, hardware=rtx3090.")
     try:
         command(app, PlanConfig, "Interrupted.")
     except OSError as error:  # what Hydra itself writes for a multirun

@@ -4,9 +4,11 @@ Rank 0 leads: it reads the command line, owns the run's folder, prints, tracks a
 until it announces the folder, and do the same run with the settings that lie there.
 """
 
+import ctypes
 import json
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ from grpo.errors import UserError
 
 T = TypeVar("T")
 KEY = "grpo/run"
+FILES = Path(__file__).parent.parent / "scripts" / "accelerate"
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def world_size() -> int:
@@ -46,11 +50,15 @@ def engine() -> str | None:
     return None
 
 
+def sharding() -> str:
+    """How the processes share the policy: ddp, fsdp2, zero2 or zero3, as scripts/accelerate/ has them."""
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    return {None: "ddp", "fsdp": "fsdp2", "deepspeed": f"zero{stage}"}[engine()]
+
+
 def sharded() -> bool:
     """Whether training spreads the weights themselves over the processes."""
-    return engine() == "fsdp" or (
-        engine() == "deepspeed" and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2") == "3"
-    )
+    return sharding() in ("fsdp2", "zero3")
 
 
 @cache  # without a launcher's own store, rank 0's lives in its process, and as long as this object does
@@ -64,17 +72,23 @@ def _store() -> Any:
 _done = False
 
 
-def require() -> None:
-    """
+def begin() -> None:
+    """As one of several processes, end with the launcher, whatever ends that.
+
     Raises:
         UserError: what a launcher tells its processes is not all there.
     """
+    if world_size() == 1:
+        return
     needed = {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
-    if world_size() > 1 and (missing := sorted(needed - os.environ.keys())):
+    if missing := sorted(needed - os.environ.keys()):
         raise UserError(
             f"WORLD_SIZE={world_size()}: {', '.join(missing)} missing beside it. Several processes are started by a "
             f"launcher: {launcher()}; for one, unset WORLD_SIZE."
         )
+    _of_the_launcher()  # which may have ended when it is asked for
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def announce(out: Path | None, checkpoint: Path | None = None) -> None:
@@ -167,22 +181,28 @@ def lost(error: BaseException) -> bool:
     return world_size() > 1 and (isinstance(error, DistError) or (isinstance(error, RuntimeError) and peer))
 
 
-def launcher(processes: int | None = None) -> str:
-    """What is typed before the settings to start a run of as many processes; None: as this one was started."""
+def launcher(processes: int | None = None, way: str | None = None) -> str:
+    """What is typed before the settings to start a run of as many processes, sharing the policy in that way.
+
+    None: as this one was started.
+    """
+    words = _of_the_launcher() if processes is None and world_size() > 1 else ()
+    if "launch" in words:
+        options = words[words.index("launch") + 1 : words.index("grpo.train") + 1]
+        return shlex.join(["accelerate", "launch", *options])
     processes = processes or world_size()
     if processes == 1:
         return "python -m grpo.train"
-    words = _of_the_launcher()
-    if processes == world_size() and "launch" in words:
-        options = words[words.index("launch") + 1 : words.index("grpo.train") + 1]
-        return shlex.join(["accelerate", "launch", *options])
-    return f"accelerate launch --num_processes {processes} -m grpo.train"
+    file = FILES / f"{way or sharding()}.yaml"
+    settings = f"--config_file {shlex.quote(str(file))} " if file.is_file() else "--multi_gpu "
+    return f"accelerate launch {settings}--num_processes {processes} -m grpo.train"
 
 
-def _of_the_launcher() -> list[str]:
+@cache
+def _of_the_launcher() -> tuple[str, ...]:
     """The command line of the process that started this one, where it can be read and names this program."""
     try:
         words = Path(f"/proc/{os.getppid()}/cmdline").read_text(encoding="utf-8").split("\0")
     except (OSError, ValueError):
-        return []
-    return words if "grpo.train" in words else []
+        return ()
+    return tuple(words) if "grpo.train" in words else ()

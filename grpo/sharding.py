@@ -5,7 +5,7 @@ of the policy instead, which is gathered once for a batch of completions, parame
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,10 +13,21 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from grpo import ranks
 
-def whole_copy(policy: Any, dtype: torch.dtype) -> Any:
+
+def whole_copy(policy: Any, dtype: torch.dtype, device: str) -> Any:
     """One to sample from, before `policy` is spread."""
-    return copy.deepcopy(policy).to(dtype).requires_grad_(False).eval()
+    return copy.deepcopy(policy).to(dtype).to(device).requires_grad_(False).eval()
+
+
+def whole(build: Callable[[], Any]) -> Any:
+    """A policy as it is built where no engine asks for parts of it: DeepSpeed has told transformers to make them."""
+    if ranks.engine() == "deepspeed":
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
+    return build()
 
 
 def whole_weights(policy: Any) -> Iterator[tuple[str, Tensor]]:

@@ -1,14 +1,19 @@
-"""Signals that end a run without losing it: SIGTERM, Ctrl-C, and SIGUSR1 and SIGUSR2, Slurm's warnings."""
+"""Signals that end a run without losing it: SIGTERM, Ctrl-C, a closed terminal, and Slurm's SIGUSR1 and SIGUSR2."""
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+from grpo import ranks
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+# Seconds in which a process of several may get a signal twice, from whoever sent it and from the launcher.
+ECHO = 5.0
 
 
 class Stopped(BaseException):
@@ -31,12 +36,15 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._at = 0.0
         self._waiting = ""
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
-            self._before = {number: signal.signal(number, self._catch) for number in CAUGHT}
+            for number in CAUGHT:
+                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                    self._before[number] = signal.signal(number, self._catch)
         return self
 
     def __exit__(
@@ -56,12 +64,15 @@ class Signals:
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
+            if ranks.world_size() > 1 and number == self.received and time.monotonic() < self._at + ECHO:
+                return
             os._exit(128 + number)
-        self.received = signal.Signals(number)
+        self.received, self._at = signal.Signals(number), time.monotonic()
         if not self._waiting:
             raise Stopped(number)
         # Whatever stream is being written to just now cannot be written to from here.
-        os.write(2, f"\n{self.received.name}: {self._waiting}; a second one stops at once.\n".encode())
+        if ranks.leads():
+            os.write(2, f"\n{self.received.name}: {self._waiting}; a second one stops at once.\n".encode())
 
 
 def hand_on(number: int) -> None:

@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ def run(
         say(f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k.")
     from grpo.model import build_policy, build_tokenizer, save_policy
     from grpo.rollout import build_rollout
-    from grpo.sharding import copy_weights, whole_copy
+    from grpo.sharding import copy_weights, whole, whole_copy
 
     for name in ("trust_remote_code", "trust_pickle"):
         if getattr(config.model, name):
@@ -130,10 +130,13 @@ def run(
     tokenizer = build_tokenizer(config.model)
     train_rows, notes = build_train_set(splits.train, tokenizer, config)
     policy: Any = build_policy(config.model, config.seed)
-    policy.to(config.device)
+    if not ranks.sharded():  # else it waits to be spread
+        policy.to(config.device)
     evaluated_by = replace(config, rollout=undistorted(config.rollout))  # however training samples
     # What completions are sampled from: the policy, or where training spreads its weights a whole copy.
-    sampled = policy if not ranks.sharded() else whole_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype)
+    sampled = policy
+    if ranks.sharded():
+        sampled = whole_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
     rollout = build_rollout(sampled, tokenizer, evaluated_by)
     stop = {"stop": tokenizer.convert_ids_to_tokens(rollout.ends)}
     for note in notes:
@@ -142,6 +145,7 @@ def run(
     leads = ranks.leads()
 
     def evaluate_on(examples: list[Example], when: str, lasting: bool = True) -> Evaluation:
+        refresh()
         own = range(ranks.rank(), len(examples), ranks.world_size())  # every process answers some of them
         answers = answer(rollout, tokenizer, [examples[i].question for i in own], config)
         with progress(f"evaluating {when}", len(examples), lasting) as advance:
@@ -156,6 +160,7 @@ def run(
             evaluation.keep(out / "evaluations" / f"{name}.json", how)
 
     def ask_shown(step: int) -> None:
+        refresh()
         answers = answer_greedily(rollout, tokenizer, [example.question for example in shown], config)
         if not leads:
             return
@@ -181,7 +186,6 @@ def run(
         """What is asked of the policy while it trains, its time apart; whether training is to end."""
         started = time.perf_counter()
         steps = trainer.state.max_steps
-        refresh()
         if step in (round(steps / 3), round(steps * 2 / 3)) and 0 < step < steps:
             ask_shown(step)
         if config.eval_steps and (step % config.eval_steps == 0 or step == steps):
@@ -196,7 +200,8 @@ def run(
         low, high = evaluation.intervals["accuracy_strict"]
         right = evaluation.figures["accuracy_strict"]
         say(f"step {step}: {right:.1%} of {len(splits.validation)} validation problems right ({low:.1%} to {high:.1%})")
-        if prune and step and prune(evaluation.figures, step):
+        # Rank 0 alone knows of the search.
+        if ranks.largest(bool(prune and step and prune(evaluation.figures, step))):
             recorder.stopped_by = PRUNING
 
     exit_code = 1
@@ -243,10 +248,13 @@ def run(
                 steps = f"{trainer.state.global_step} of {trainer.state.max_steps}"
                 raise Stopped(signals.received, f" after step {steps}")
             try:
-                refresh()
-                after = evaluate_on(splits.held_out, "after training")
-                keep(after, "after", "held-out", str(out / "policy"))
-                ask_shown(trainer.state.global_step)
+                # Several processes must not leave it at different places.
+                with signals.noted("evaluating, then saving") if ranks.world_size() > 1 else nullcontext():
+                    after = evaluate_on(splits.held_out, "after training")
+                    keep(after, "after", "held-out", str(out / "policy"))
+                    ask_shown(trainer.state.global_step)
+                if number := int(ranks.largest(signals.received or 0)):
+                    raise Stopped(number)
             except Stopped:
                 trainer.save()
                 raise
@@ -254,7 +262,7 @@ def run(
             with signals.noted("writing the results"):
                 final = trainer.accelerator.unwrap_model(trainer.model)
                 if sampled is not policy:
-                    final = build_policy(config.model, config.seed)
+                    final = whole(lambda: build_policy(config.model, config.seed))
                     copy_weights(policy, final)
                 if leads:
                     save_policy(final, tokenizer, out / "policy")
@@ -482,6 +490,8 @@ def follow() -> None:
             if out:
                 with Signals():
                     run(settings_of(out), out, checkpoint=checkpoint)
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)  # rank 0 says it
     except UserError as error:
         # Where rank 0 makes the same mistake it has said so by then, and the launcher ends this process.
         time.sleep(2)
@@ -489,7 +499,7 @@ def follow() -> None:
 
 
 def start() -> None:
-    ranks.require()
+    ranks.begin()
     if not ranks.leads():
         return follow()
     Jobs.typed = sys.argv[1:]

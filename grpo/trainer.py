@@ -15,6 +15,7 @@ from datasets import Dataset
 from rich.text import Text
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -119,6 +120,11 @@ class Trainer(GRPOTrainer):
     def __init__(self, rollout: Rollout | None, share_prompts: bool, recorder: "Recorder", **kwargs: Any) -> None:
         """`rollout`: ours; None samples with the engine that the arguments name."""
         super().__init__(callbacks=[recorder], **kwargs)
+        if self.is_fsdp_enabled and self.args.bf16:
+            # accelerate's own would also return log-probabilities, and add up gradients, in bfloat16.
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+            )
         if self.use_vllm:
             # It seeded this process anew as it started, whatever our seed; processes that share a copy need the same.
             set_seed(self.args.seed + self.accelerator.process_index // self.vllm_tensor_parallel_size)
@@ -536,7 +542,7 @@ def all_succeed(failure: Exception | None) -> None:
 
 def statistics(tensor: Tensor) -> dict[str, Any]:
     """Shape, dtype, how many values are not finite, and the least, the mean and the largest of the others."""
-    values = tensor.detach().double().flatten()
+    values = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach().double().flatten()
     finite = values[torch.isfinite(values)]
     found = {"shape": list(tensor.shape), "dtype": str(tensor.dtype), "not_finite": len(values) - len(finite)}
     if not len(finite):

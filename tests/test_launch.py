@@ -126,7 +126,7 @@ def test_it_goes_on_as_it_would_have(unbroken, tmp_path) -> None:
     assert (
         code == 1 and "was trained by 2 processes, each with random numbers of its own, and cannot go on with 1" in said
     )
-    assert "accelerate launch --num_processes 2 -m grpo.train resume=" in said
+    assert f"accelerate launch --config_file {DDP} --num_processes 2 -m grpo.train resume=" in said
     code, said = run(2, tmp_path, again, "max_steps=4")
     assert code == 0, said
     assert "Going on from step 2." in said
@@ -163,7 +163,8 @@ def odd(completions):
 def with_reward(folder: Path, what: str) -> list[str]:
     folder.mkdir(exist_ok=True)
     (folder / "odd.py").write_text(REWARDS.replace("{what}", what))
-    return [*STEPS, "reward_files=[odd.py]", "+rewards.odd=1", "data.eval_problems=2"]
+    # A process of two has nothing to evaluate.
+    return [*STEPS, "reward_files=[odd.py]", "+rewards.odd=1", "data.eval_problems=1"]
 
 
 def test_a_rank_that_fails_ends_all_with_its_own_error(tmp_path) -> None:
@@ -211,6 +212,23 @@ def test_the_launcher_is_told_to_end(tmp_path) -> None:
     checkpoint, damaged = newest_whole(out / "checkpoints")
     assert checkpoint and not damaged and "To go on: accelerate launch" in said
     assert int(checkpoint.name.partition("-")[2]) == len(lines(out))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_all_are_told_at_once_and_the_launcher_is_killed(tmp_path, number: signal.Signals) -> None:
+    """As Slurm and systemd end a job; and as the system does where memory runs out."""
+    settings = [*with_reward(tmp_path, SLOWLY), "max_steps=100", "save_steps=null"]
+    with started(2, tmp_path, *settings) as process:
+        out = when_there_are(process, tmp_path, 3)
+        ranks = [each for each in psutil.Process(process.pid).children() if "grpo.train" in each.cmdline()]
+        for each in ranks if number == signal.SIGTERM else []:
+            each.send_signal(number)
+        process.send_signal(number)
+        _, alive = psutil.wait_procs(ranks, timeout=25)
+    assert not alive
+    checkpoint, damaged = newest_whole(out / "checkpoints")
+    assert checkpoint and not damaged and int(checkpoint.name.partition("-")[2]) == len(lines(out))
 
 
 @pytest.mark.slow

@@ -154,7 +154,7 @@ def work_on_shards(out: Path) -> None:
     """A policy is spread, trained a little, and copied back whole."""
     torch.distributed.init_process_group("gloo")
     policy = build_policy(compose().model, 0)
-    whole = whole_copy(policy, torch.float32)
+    whole = whole_copy(policy, torch.float32, "cpu")
     before = {name: weight.clone() for name, weight in whole.named_parameters()}
     for layer in policy.model.layers:
         fully_shard(layer)

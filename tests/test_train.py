@@ -250,9 +250,11 @@ def test_refusals_are_one_line(command, tmp_path, arguments: list[str], message:
 
 def test_processes_are_started_by_a_launcher(command) -> None:
     done = command("grpo.train", *SMALL, WORLD_SIZE="2", RANK="0")
+    files = Path(__file__).parent.parent / "scripts" / "accelerate" / "ddp.yaml"
     assert done.returncode == 1 and done.stderr == (
         "error: WORLD_SIZE=2: LOCAL_RANK, MASTER_ADDR, MASTER_PORT missing beside it. Several processes are started by "
-        "a launcher: accelerate launch --num_processes 2 -m grpo.train; for one, unset WORLD_SIZE.\n"
+        f"a launcher: accelerate launch --config_file {files} --num_processes 2 -m grpo.train; for one, unset "
+        "WORLD_SIZE.\n"
     )
 
 
