@@ -205,12 +205,16 @@ def test_shipped_sizes_are_those_of_the_config() -> None:
 
 def test_sharding_divides_what_it_shares_out() -> None:
     """Rajbhandari et al. 2020, figure 1: gradients and moments by zero2, the weights too by zero3."""
-    base = ["experiment=gsm8k", "world_size=4", "micro_batch_size=4"]
+    base = ["experiment=gsm8k", "bf16=false", "world_size=4", "micro_batch_size=4"]
     ddp, zero2, zero3 = (costs(*base, f"sharding={way}").memory()["update"] for way in ("ddp", "zero2", "zero3"))
     for part in ("gradients", "optimizer states"):
         assert zero2[part] == zero3[part] == ddp[part] / 4
     assert zero2["weights"] == ddp["weights"] == 4 * zero3["weights"]
     assert ddp["weights"] + ddp["gradients"] + 2 / 3 * ddp["optimizer states"] == pytest.approx(16 * 494.03e6, rel=1e-4)
+    # With bf16, DeepSpeed trains weights of 2 bytes, and keeps those of 4 where the moments are.
+    mixed = costs(*base, "bf16=true", "sharding=zero2").memory()
+    assert 2 * mixed["sampling"]["weights"] == zero2["weights"]
+    assert 4 * mixed["sampling"]["optimizer states"] == pytest.approx(12 * 494.03e6, rel=1e-4)
 
 
 def test_the_floor_by_hand() -> None:
