@@ -275,7 +275,7 @@ def cut_back(folder: Path, config: Config) -> Path | None:
 
 
 def _processes(count: int, sharding: str) -> str:
-    return "1 process" if count == 1 else f"{count} processes" + (f" with {sharding}" if sharding != "ddp" else "")
+    return f"{count} process{'es' * (count > 1)}" + (f" with {sharding}" if sharding != "ddp" else "")
 
 
 def sweep_of(folder: Path) -> dict[str, Any]:

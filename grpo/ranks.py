@@ -69,7 +69,7 @@ def _store() -> Any:
     return store
 
 
-_done = False
+_announced = False
 
 
 def begin() -> None:
@@ -96,9 +96,9 @@ def announce(out: Path | None, checkpoint: Path | None = None) -> None:
 
     Whatever is said after the first time is not heard.
     """
-    global _done
-    if world_size() > 1 and not _done:
-        _done = True
+    global _announced
+    if world_size() > 1 and not _announced:
+        _announced = True
         _store().set(KEY, json.dumps([out and str(out.absolute()), checkpoint and str(checkpoint.absolute())]))
 
 

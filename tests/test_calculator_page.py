@@ -761,6 +761,7 @@ def test_nothing_jumps_while_one_types(open_page, language: str, width: int) -> 
       }
       return [...seen];
     }"""
+    page.locator("#gold-field").fill("a gold answer of many WWWWWWWWWWWWWWWWWW words")
     for stack in ("both", "default", "verbatim"):
         page.locator("#tab-one").click()
         page.locator(f"#stack input[value={stack}]").check()
