@@ -82,6 +82,7 @@ class OptimizerConfig:
 class AlgorithmConfig:
     loss_type: str
     beta: float
+    kl_bias_correction: bool
     scale_rewards: str
     epsilon: float
     epsilon_high: float | None

@@ -77,6 +77,7 @@ def build_args(config: Config, batch: Batch, rewards: RewardStack, out: Path) ->
         warmup_steps=config.optimizer.warmup,
         loss_type=config.algorithm.loss_type,
         beta=config.algorithm.beta,
+        use_bias_correction_kl=config.algorithm.kl_bias_correction,
         scale_rewards=config.algorithm.scale_rewards,
         epsilon=config.algorithm.epsilon,
         epsilon_high=config.algorithm.epsilon_high,

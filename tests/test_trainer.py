@@ -217,3 +217,38 @@ def test_a_checkpoint_holds_the_samplers_state(trainer) -> None:
     resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-2")
     assert list(resumed._logs["completion"]) == list(whole._logs["completion"])[-24:]
     assert len({str(completion) for completion in resumed._logs["completion"]}) > 4
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "trl"])
+@pytest.mark.parametrize(
+    ("corrected", "of_kl"),
+    [
+        # DeepSeekMath (arXiv:2402.03300), equation 4: the gradient of r - log r - 1, where r = pi_ref / pi.
+        (False, lambda log_r: 1 - log_r.exp()),
+        # DeepSeek-V3.2 (arXiv:2512.02556): that of the same times a ratio of 1.
+        (True, lambda log_r: -log_r),
+    ],
+    ids=["deepseekmath", "deepseek-v3.2"],
+)
+def test_the_gradient_of_the_kl_term_is_the_published_one(trainer, corrected: bool, of_kl, shared: bool) -> None:
+    beta = 0.5
+    built = trainer("algorithm=grpo_kl", f"algorithm.beta={beta}", f"algorithm.kl_bias_correction={corrected}")
+    (inputs,) = micro_batches(built)
+    gradient = step(built, [inputs], shared)[2]
+
+    ids = torch.cat((inputs["prompt_ids"], inputs["completion_ids"]), 1)
+    attention = torch.cat((inputs["prompt_mask"], inputs["completion_mask"]), 1)
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    mask, width = inputs["completion_mask"], inputs["completion_ids"].shape[1]
+
+    def logps(model: Any) -> torch.Tensor:
+        logits = model(input_ids=ids, attention_mask=attention, position_ids=positions).logits[:, -width - 1 : -1]
+        return logits.log_softmax(-1).gather(-1, inputs["completion_ids"][..., None])[..., 0]
+
+    built.model.zero_grad()
+    own, reference = logps(built.model), logps(built.ref_model).detach()
+    # d loss / d log-probability of each token; on-policy every ratio is 1.
+    weights = beta * of_kl(reference - own.detach()) - inputs["advantages"][:, None]
+    ((weights * own * mask).sum(1) / mask.sum(1)).mean().backward()
+    expected = torch.cat([parameter.grad.flatten() for parameter in built.model.parameters()])
+    assert (gradient - expected).norm() <= 1e-4 * expected.norm()

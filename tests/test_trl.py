@@ -8,6 +8,8 @@ from attributes of both; tests/test_resume.py shows that it is all.
 """
 
 import inspect
+from dataclasses import MISSING, fields
+from pathlib import Path
 
 import torch
 import transformers
@@ -15,7 +17,7 @@ import trl
 from transformers import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.continuous_api import ContinuousMixin
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
-from trl import GRPOTrainer, import_utils
+from trl import GRPOConfig, GRPOTrainer, import_utils
 from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration
 
@@ -27,7 +29,7 @@ from grpo.recorder import Recorder
 from grpo.rewards import RewardStack
 from grpo.rollout import build_rollout
 from grpo.tracking import NoTracker
-from grpo.trainer import build_trainer
+from grpo.trainer import build_args, build_trainer
 from tests.conftest import SMALL
 from tests.test_trainer import trainer  # noqa: F401
 
@@ -159,3 +161,175 @@ def test_trl_itself_leaves_a_policy_in_bfloat16(trainer) -> None:  # noqa: F811
     GRPOTrainer._generate_single_turn(built, [[1, 2, 3]], None, {}, 1)
     assert {each.dtype for each in built.model.parameters()} == {torch.bfloat16}
     assert {each.dtype for each in built.model.buffers()} == {torch.bfloat16}  # rotary frequencies
+
+
+# The fields of TRL's arguments that are left alone, with the default that is relied on. A field that TRL adds, and a default
+# that it changes, is looked at before it is entered here.
+LEFT = {
+    # The optimizer and its schedule: nothing beside what conf/optimizer/ sets.
+    "lr_scheduler_kwargs": None,
+    "optim_args": None,
+    "optim_target_modules": None,
+    "adam_epsilon": 1e-08,
+    "label_smoothing_factor": 0.0,
+    "neftune_noise_alpha": None,
+    # The loss. Only what published GRPO has; an MoE policy keeps the load-balancing loss of its own config, and a policy with
+    # dropout its dropout.
+    "delta": None,
+    "multi_objective_aggregation": "sum_then_normalize",
+    "off_policy_mask_threshold": None,
+    "top_entropy_quantile": 1.0,
+    "entropy_coef": 0.0,
+    "use_adaptive_entropy": False,
+    "entropy_coef_min": 0.0,
+    "entropy_coef_max": 1.0,
+    "entropy_coef_delta": 0.005,
+    "entropy_target": 0.2,
+    "router_aux_loss_coef": None,
+    "disable_dropout": False,
+    "cast_lm_head_to_fp32": False,
+    "sync_ref_model": False,
+    "ref_model_mixup_alpha": 0.6,
+    "ref_model_sync_steps": 512,
+    # Of loss types that conf/algorithm/ does not offer.
+    "sapo_temperature_neg": 1.05,
+    "sapo_temperature_pos": 1.0,
+    "vespo_k_pos": 2.0,
+    "vespo_lambda_pos": 3.0,
+    "vespo_k_neg": 3.0,
+    "vespo_lambda_neg": 2.0,
+    # Batches and data: every column reaches the rewards, rows come shuffled by the seed, and none is left out.
+    "remove_unused_columns": False,
+    "shuffle_dataset": True,
+    "data_seed": None,
+    "train_sampling_strategy": "random",
+    "dataloader_drop_last": False,
+    "dataloader_in_order": True,
+    "dataloader_persistent_workers": False,
+    "dataloader_prefetch_factor": None,
+    "dataloader_multiprocessing_context": None,
+    "length_column_name": "length",
+    "label_names": None,
+    "pad_to_multiple_of": "auto",
+    "generation_batch_size": None,
+    "auto_find_batch_size": False,
+    "average_tokens_across_devices": True,
+    "include_num_input_tokens_seen": "no",
+    # Sampling: the policy's own distribution, and the plain chat template.
+    "generation_kwargs": None,
+    "chat_template_kwargs": None,
+    "cache_implementation": None,
+    "max_tool_calling_iterations": None,
+    "use_cache": False,
+    "ds3_gather_for_generation": True,
+    "vllm_model_impl": "vllm",
+    "vllm_structured_outputs_regex": None,
+    "vllm_server_host": "0.0.0.0",
+    "vllm_server_port": 8000,
+    "use_transformers_paged": False,
+    "vllm_importance_sampling_cap": None,
+    # Precision and speed.
+    "fp16": False,
+    "bf16_full_eval": False,
+    "fp16_full_eval": False,
+    "tf32": None,
+    "torch_compile": False,
+    "torch_compile_backend": None,
+    "torch_compile_mode": None,
+    "use_liger_kernel": False,
+    "liger_kernel_config": None,
+    "torch_empty_cache_steps": None,
+    "full_determinism": False,
+    "activation_checkpointing_kwargs": None,
+    "gradient_checkpointing": True,
+    "gradient_checkpointing_kwargs": None,
+    # Evaluation is grpo/evaluation.py's, not the trainer's.
+    "do_train": False,
+    "do_eval": False,
+    "do_predict": False,
+    "eval_strategy": "no",
+    "eval_steps": None,
+    "eval_delay": 0,
+    "eval_on_start": False,
+    "eval_do_concat_batches": True,
+    "eval_use_gather_object": False,
+    "eval_accumulation_steps": None,
+    "per_device_eval_batch_size": 8,
+    "num_generations_eval": None,
+    "prediction_loss_only": False,
+    "include_for_metrics": [],
+    "batch_eval_metrics": False,
+    # Logs and trackers are grpo/recorder.py's and grpo/tracking.py's.
+    "logging_strategy": "steps",
+    "logging_first_step": False,
+    "log_on_each_node": True,
+    "log_level": "passive",
+    "log_level_replica": "warning",
+    "run_name": None,
+    "project": "huggingface",
+    "trackio_space_id": None,
+    "trackio_bucket_id": None,
+    "trackio_static_space_id": None,
+    "log_completions": False,
+    "log_multimodal": True,
+    "num_completions_to_print": None,
+    "log_unique_prompts": False,
+    "log_completions_hub_repo": None,
+    "debug": "",
+    "skip_memory_metrics": True,
+    # Checkpoints hold all that a run resumes from; nothing goes to the hub.
+    "save_only_model": False,
+    "save_on_each_node": False,
+    "enable_jit_checkpoint": False,
+    "ignore_data_skip": False,
+    "restore_callback_states_from_checkpoint": False,
+    "resume_from_checkpoint": None,
+    "load_best_model_at_end": False,
+    "metric_for_best_model": None,
+    "greater_is_better": None,
+    "push_to_hub": False,
+    "hub_token": None,
+    "hub_private_repo": None,
+    "hub_model_id": None,
+    "hub_strategy": "every_save",
+    "hub_always_push": False,
+    "hub_revision": None,
+    # Several processes: what `accelerate launch` says.
+    "accelerator_config": None,
+    "parallelism_config": None,
+    "ddp_bucket_cap_mb": None,
+    "ddp_static_graph": None,
+    "ddp_backend": None,
+    "ddp_timeout": 1800,
+    "fsdp": None,
+    "fsdp_config": None,
+    "deepspeed": None,
+    "local_rank": -1,
+}
+
+
+def test_every_argument_of_trl_is_set_or_left_on_purpose(monkeypatch) -> None:
+    monkeypatch.setattr("grpo.trainer.GRPOConfig", dict)  # what it is called with
+    engines = [["rollout=vllm", "device=cuda", "rollout.correction=token_mask"], ["rollout=vllm_server", "device=cuda"]]
+    given: set[str] = set()
+    for overrides in ([], ["rollout=continuous_batching"], *engines):
+        config = compose(overrides)
+        given |= set(build_args(config, derive_batch(16, 4, 64), RewardStack(config.rewards), Path("run")))
+    defaults = {
+        field.name: field.default_factory() if field.default is MISSING else field.default
+        for field in fields(GRPOConfig)
+        if field.name not in given
+    }
+    assert given <= {field.name for field in fields(GRPOConfig)}
+    assert defaults == LEFT
+
+
+def test_trl_takes_the_arguments_as_they_are_set(tmp_path, monkeypatch) -> None:
+    config = compose(SMALL)
+    batch, rewards = derive_batch(4, 2, 4), RewardStack(config.rewards)
+    args = build_args(config, batch, rewards, tmp_path)
+    monkeypatch.setattr("grpo.trainer.GRPOConfig", dict)
+    for name, value in build_args(config, batch, rewards, tmp_path).items():
+        assert getattr(args, name) == value, name
+    # TRL's own default of this alias of activation_checkpointing is True.
+    assert args.gradient_checkpointing is False
