@@ -39,6 +39,7 @@ def test_experiments_stack_and_the_command_line_wins() -> None:
     config = compose(["experiment=[gsm8k,gsm8k_original]", "rewards=no_xmlcount", "num_generations=8"])
     assert config.num_generations == 8 and config.rewards["xmlcount"] == 0.0
     assert (config.model.dtype, config.algorithm.beta, config.temperature) == ("bfloat16", 0.04, 0.9)
+    assert config.algorithm.kl_bias_correction is False
 
 
 def test_the_reference_recipe() -> None:
