@@ -116,11 +116,12 @@ class RolloutConfig:
 @dataclass
 class TrackingConfig:
     name: str
-    project: str
+    project: str | None
     run_name: str | None
     group: str | None
     completions_every: int
     completions_rows: int
+    entity: str | None = None
 
 
 @dataclass

@@ -18,6 +18,7 @@ from grpo.engines import require_package, require_server
 from grpo.errors import UserError
 from grpo.hub import resolve
 from grpo.rewards import build_rewards
+from grpo.tracking import check_tracking
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def _compose_job(context: HydraContext, master: DictConfig, overrides: Sequence[
         config = load(composed, Config)
     build_rewards(config.rewards, config.reward_files)
     require_package(config)
+    check_tracking(config.tracking)
     _batch(config)
     return Job(number, tuple(overrides), name, folder, config)
 

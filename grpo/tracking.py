@@ -1,6 +1,7 @@
 """The one place that knows W&B, trackio and TensorBoard.
 
-Training does not hang on them: one that fails while a run trains is said once, and then left alone.
+Training does not depend on them: `check_tracking` refuses settings that a tracker cannot take before a run starts; a
+tracker that fails after that costs one warning, and the run continues without it.
 """
 
 import functools
@@ -11,6 +12,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from secrets import token_hex
 from threading import Thread
 from typing import Any, Protocol
 
@@ -23,6 +25,9 @@ INIT_SECONDS = 6
 FINISH_SECONDS = 10
 OWN_FINISH_SECONDS = 8  # what W&B gives itself of that
 TAG = 64  # the most characters of a tag
+PROJECT = "grpo"  # where neither tracking.project nor WANDB_PROJECT names one
+# Other words for a mode of W&B. A shared run ignores the steps that metrics are logged with, and ours has one writer.
+MODES = {"run": "online", "shared": "online", "dryrun": "offline"}
 # So many failures in a row, and a tracker is left alone.
 FAILURES = 3
 
@@ -88,14 +93,23 @@ class WandbTracker:
     ) -> None:
         import wandb
 
+        use_environment()
+        given = os.environ.get
+        name, own_id = config.run_name or given("WANDB_NAME"), given("WANDB_RUN_ID")
+        if label.group:  # the jobs of a sweep share the environment, and each is a run of its own
+            name, own_id = f"{name or ''} {label.name}".strip(), token_hex(4)
+        tags = (*label.tags, *given("WANDB_TAGS", "").split(","))
+
         def init(mode: Any) -> Any:
             return wandb.init(
-                id=id,
+                id=id or own_id,
                 resume="allow" if id and mode == "online" else None,
-                project=config.project,
-                name=config.run_name or label.name,
-                group=config.group or label.group,
-                tags=[tag[:TAG] for tag in label.tags],
+                entity=config.entity or given("WANDB_ENTITY"),
+                project=wandb_project(config),
+                name=name or label.name,
+                group=config.group or given("WANDB_RUN_GROUP") or label.group,
+                tags=[tag[:TAG] for tag in dict.fromkeys(tags) if tag],
+                notes=given("WANDB_NOTES"),
                 dir=out,
                 config=settings,
                 mode=mode,
@@ -117,7 +131,7 @@ class WandbTracker:
                     self.run = init("online")
                 else:
                     self.run, why = init("offline"), "not logged in"
-            except (wandb.Error, ValueError) as error:
+            except Exception as error:  # whatever the service says
                 self.run, why = init("offline"), f"could not be used online ({first_line(error)})"
         if self.run.offline:
             say(f"W&B: {why}, so tracked offline. To upload: wandb sync {shortest(Path(self.run.dir).parent)}")
@@ -163,9 +177,11 @@ class TrackioTracker:
     ) -> None:
         self.trackio = _needs("trackio")
         vars(self.trackio.run)["print"] = lambda *_: None  # it would print every alarm a second time
-        self.id: str | None = id or config.run_name or label.name
+        # The jobs of a sweep share a run_name, and each is a run of its own.
+        own_name = f"{config.run_name or ''} {label.name}".strip() if label.group else config.run_name or label.name
+        self.id: str | None = id or own_name
         self.run = self.trackio.init(
-            project=config.project,
+            project=config.project or PROJECT,
             name=self.id,
             group=config.group or label.group,
             config=settings,
@@ -235,6 +251,72 @@ class TensorBoardTracker:
         self.writer.close()
 
     def abandon(self) -> None: ...
+
+
+def check_tracking(config: TrackingConfig) -> None:
+    """Refuse what the tracker cannot take, before anything is written. Contacts no service.
+
+    Raises:
+        UserError: its package is not installed, or it refuses a setting or a variable of the environment.
+    """
+    if config.name == "none":
+        return
+    _needs(config.name)
+    if config.name == "wandb":
+        use_environment()
+        _check_wandb(config)
+
+
+def use_environment() -> None:
+    """Make W&B's variables in the environment ones that it can read; it refuses some, and all others with them.
+
+    A blank variable counts as not set, but for the key: there it means that nobody is logged in.
+    """
+    for name, value in os.environ.items():
+        if name.startswith("WANDB_") and name != "WANDB_API_KEY" and not value.strip():
+            del os.environ[name]
+    if mode := os.environ.get("WANDB_MODE", "").strip().lower():
+        os.environ["WANDB_MODE"] = MODES.get(mode, mode)
+    if tags := os.environ.get("WANDB_TAGS"):
+        os.environ["WANDB_TAGS"] = ",".join(tag.strip()[:TAG] for tag in tags.split(",") if tag.strip())
+    if key := os.environ.get("WANDB_API_KEY"):
+        os.environ["WANDB_API_KEY"] = key.strip()  # one that comes from a file may end in a newline
+
+
+def _check_wandb(config: TrackingConfig) -> None:
+    """
+    Raises:
+        UserError: W&B refuses a setting or a variable of the environment.
+    """
+    import wandb
+
+    variables = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+    for name, value in sorted(variables.items()):
+        try:
+            wandb.Settings().update_from_env_vars({name: value})
+        except (wandb.Error, ValueError) as error:
+            shown = name if "KEY" in name else f"{name}={value}"
+            raise UserError(f"{shown}: {_refusal(error)}. Set another value, or unset {name}.") from error
+    try:
+        wandb.Settings(project=config.project)
+    except (wandb.Error, ValueError) as error:
+        team, slash, project = (config.project or "").partition("/")
+        hint = f" A team has a setting of its own: tracking.entity={team} tracking.project={project}." if slash else ""
+        raise UserError(f"tracking.project={config.project}: {_refusal(error)}.{hint}") from error
+
+
+def _refusal(error: Exception) -> str:
+    """Why W&B refuses a value, in one line."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        return str(error.errors()[0]["msg"])
+    return first_line(error)
+
+
+def wandb_project(config: TrackingConfig) -> str:
+    """The project that W&B files a run under."""
+    return config.project or os.environ.get("WANDB_PROJECT") or PROJECT
 
 
 def _needs(package: str) -> Any:
@@ -324,14 +406,22 @@ def build_tracker(
     config: TrackingConfig, settings: dict[str, Any], out: Path, label: Label | None = None, id: str | None = None
 ) -> Tracker:
     """The tracker of a run; `settings` is its resolved config, `id` what the tracker of the same run had before it was
-    interrupted.
+    interrupted. One that cannot start costs a warning.
 
     Raises:
         UserError: its package is not installed.
     """
     if config.name == "none":
         return NoTracker()
-    return Unfailing(config.name, TRACKERS[config.name](config, settings, out, label or Label(run_name(out)), id))
+    try:
+        tracker = TRACKERS[config.name](config, settings, out, label or Label(run_name(out)), id)
+    except UserError:
+        raise
+    except Exception as error:  # whatever it is, it is not the run's
+        why = f"{type(error).__name__}: {first_line(error)}"
+        say(f"Tracking with {config.name} could not start ({why}). Training continues; metrics.jsonl holds everything.")
+        return NoTracker()
+    return Unfailing(config.name, tracker)
 
 
 def logged_in() -> bool:

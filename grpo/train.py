@@ -71,7 +71,7 @@ from grpo.provenance import changes, diff, provenance
 from grpo.rewards import RewardStack, build_rewards
 from grpo.search import PRUNING, Pruning, pruning
 from grpo.signals import Signals, Stopped, hand_on
-from grpo.tracking import Label, NoTracker, build_tracker
+from grpo.tracking import Label, NoTracker, build_tracker, check_tracking
 
 # The launchers in conf/hydra/launcher/ differ from their packages' in values alone.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
@@ -102,6 +102,7 @@ def run(
     rewards = build_rewards(config.rewards, config.reward_files)
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size, ranks.world_size())
     require_package(config)
+    check_tracking(config.tracking)
     require_ranks(config, ranks.world_size())
     say(banner(config, rewards, batch, out))
     check_device(config, batch)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from grpo.config import compose
 from grpo.errors import UserError, first_line
-from grpo.tracking import logged_in
+from grpo.tracking import logged_in, use_environment, wandb_project
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
@@ -135,6 +135,7 @@ def save(target: str) -> str:
         raise UserError(
             "the package wandb-workspaces is not installed: pip install 'wandb-workspaces>=0.4'."
         ) from error
+    use_environment()
     if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
         raise UserError(f"WANDB_MODE={mode}: panels are laid out online alone; unset it and run this again.")
     limits = wandb.Settings(
@@ -171,7 +172,7 @@ def main() -> None:
     )
     target = parser.parse_args().target
     try:
-        print(save(compose().tracking.project if target is None else target))
+        print(save(wandb_project(compose().tracking) if target is None else target))
     except UserError as error:
         sys.exit(f"error: {error}")
 

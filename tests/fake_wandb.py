@@ -18,6 +18,8 @@ class Service(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.history: dict[str, list[dict[str, Any]]] = {}  # run id -> its rows
+        self.started: dict[str, dict[str, Any]] = {}  # run id -> what it was started with
+        self.login = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": self.url}
         self.exit_codes: dict[str, list[int]] = {}
         self.reachable = True
 
@@ -53,6 +55,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         project = {"id": "p", "name": "grpo", "entity": {"id": "e", "name": "me"}}
         if "upsertBucket" in query:
+            self.server.started.setdefault(variables["name"], variables)
             bucket = {"id": "b", "name": variables["name"], "displayName": "d", "config": "{}", "project": project}
             return {"upsertBucket": {"bucket": bucket | {"historyLineCount": 0}, "inserted": True}}
         if "RunResumeStatus" in query:

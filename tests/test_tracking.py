@@ -1,13 +1,35 @@
 """W&B without an account: real offline runs, read back."""
 
+import os
+import re
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from grpo.config import compose
-from grpo.tracking import build_tracker, run_name
+from grpo.errors import UserError
+from grpo.tracking import Label, build_tracker, check_tracking, run_name
+from tests import fake_wandb
 from tests.conftest import read_wandb
 from tests.test_train import STACK, metrics
+
+
+@pytest.fixture
+def environment() -> Iterator[Callable[[dict[str, str]], None]]:
+    """Give W&B these variables; it reads them once a process, unless it is torn down."""
+    import wandb
+
+    def call(variables: dict[str, str]) -> None:
+        wandb.teardown()
+        os.environ.update(variables)
+
+    before = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # which is torn down
+    yield call
+    wandb.teardown()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def test_an_offline_run_holds_the_curves_and_the_table(train, capsys) -> None:
@@ -57,6 +79,97 @@ def test_wandb_never_asks_and_never_stops_a_run(train, monkeypatch, capsys, envi
     else:
         assert "so tracked offline. To upload: wandb sync" in said
         assert len(read_wandb(out)[0]) == 2
+
+
+# A variable of the environment or a setting that W&B cannot take, and what a person reads.
+REFUSED = {
+    "a team in the project": ({}, ["tracking.project=team/grpo"], "tracking.entity=team tracking.project=grpo."),
+    "a long project": ({}, [f"tracking.project={'x' * 129}"], "exceeded 128 characters"),
+    "a mark in the project": ({}, ["tracking.project='a#b'"], "tracking.project=a#b: Invalid project name"),
+    "a team in WANDB_PROJECT": ({"WANDB_PROJECT": "a/b"}, [], "WANDB_PROJECT=a/b: Invalid project name"),
+    "an unknown mode": ({"WANDB_MODE": "nope"}, [], "WANDB_MODE=nope: Input should be 'online', 'offline'"),
+    "a slash in the id": ({"WANDB_RUN_ID": "a/b"}, [], "WANDB_RUN_ID=a/b: Run ID cannot contain"),
+    "an unknown resume": ({"WANDB_RESUME": "yes"}, [], "WANDB_RESUME=yes: Input should be 'allow'"),
+    "a word for a number": ({"WANDB_HTTP_TIMEOUT": "soon"}, [], "WANDB_HTTP_TIMEOUT=soon: Input should be a valid num"),
+    "no address": ({"WANDB_BASE_URL": "nowhere"}, [], "WANDB_BASE_URL=nowhere: Input should be a valid URL"),
+    "an unknown console": ({"WANDB_CONSOLE": "no"}, [], "WANDB_CONSOLE=no: Input should be 'auto'"),
+}
+
+
+@pytest.mark.parametrize(("environment", "settings", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_wandb_cannot_take_is_refused_in_one_line(monkeypatch, environment, settings, message: str) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    config = compose(["tracking=wandb", *settings]).tracking
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
+        check_tracking(config)
+    assert "\n" not in str(refused.value)
+    check_tracking(replace(config, name="none"))  # of which W&B's settings are none of its business
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WANDB_MODE": ""},
+        {"WANDB_MODE": "ONLINE"},
+        {"WANDB_MODE": "run"},
+        {"WANDB_MODE": "shared"},
+        {"WANDB_MODE": "dryrun"},
+        {"WANDB_TAGS": ""},
+        {"WANDB_TAGS": f"a,,{'x' * 70}"},
+        {"WANDB_QUIET": "", "WANDB_RUN_ID": "", "WANDB_PROJECT": ""},
+        {"WANDB_API_KEY": "x\n", "WANDB_MODE": "offline"},
+    ],
+    ids=str,
+)
+def test_a_mode_by_another_word_and_blank_variables_are_taken(tmp_path, environment, capsys, variables) -> None:
+    environment(variables)
+    config = compose(["tracking=wandb"]).tracking
+    check_tracking(config)
+    tracker = build_tracker(config, {}, tmp_path)
+    tracker.log({"reward": 1.0}, step=1)
+    tracker.finish(0)
+    assert [row["_step"] for row in read_wandb(tmp_path)[0]] == [1]
+    assert capsys.readouterr().out.count("so tracked offline. To upload: wandb sync") == 1
+
+
+def test_wandb_gets_what_the_environment_names_where_the_setting_does_not(tmp_path, environment) -> None:
+    named = {"ENTITY": "team", "PROJECT": "p", "NAME": "n", "RUN_GROUP": "g", "TAGS": "a, b", "NOTES": "why"}
+    sent = {"entity": "team", "project": "p", "displayName": "n", "groupName": "g", "tags": ["a", "b"], "notes": "why"}
+    with fake_wandb.running() as service:
+        environment(service.login | {f"WANDB_{name}": value for name, value in named.items()} | {"WANDB_RUN_ID": "own"})
+        ids = []
+        for settings, label, expected in (
+            ([], None, sent),
+            (["entity=me", "project=q", "run_name=m", "group=h"], None, {"entity": "me", "project": "q"}),
+            ([], Label("seed=0", "day-time", ("b", "c")), {"displayName": "n seed=0", "tags": ["b", "c", "a"]}),
+            ([], Label("seed=1", "day-time"), {"displayName": "n seed=1", "groupName": "g"}),
+        ):
+            service.started.clear()
+            config = compose(["tracking=wandb", *(f"tracking.{each}" for each in settings)]).tracking
+            tracker = build_tracker(config, {}, tmp_path, label)
+            tracker.finish(0)
+            ids.append(tracker.id)
+            assert {name: service.started[tracker.id][name] for name in expected} == expected
+    # Each job of a sweep is a run of its own.
+    assert ids[:2] == ["own", "own"] and len(set(ids)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("wandb", "wandb"),  # a file where its folder would be
+        ("tensorboard", "tensorboard"),
+    ],
+)
+def test_a_tracker_that_cannot_start_costs_one_warning(tmp_path, environment, capsys, name: str, broken: str) -> None:
+    environment({})
+    (tmp_path / broken).touch()
+    tracker = build_tracker(compose([f"tracking={name}"]).tracking, {}, tmp_path)
+    tracker.log({"reward": 1.0}, step=1)
+    tracker.finish(0)
+    said = capsys.readouterr().out
+    assert said.count(f"Tracking with {name} could not start") == 1 and "Training continues" in said
 
 
 def test_names(tmp_path) -> None:
