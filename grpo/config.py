@@ -164,6 +164,7 @@ class Config(Common):
     save_steps: int | None
     save_total_limit: int | None
     resume: str | None
+    trust_run: bool
     on_nonfinite: str
     alarm_window: int
     stop_on: list[str]
@@ -175,6 +176,7 @@ class EvaluateConfig(Common):
 
     run: str | None
     baseline: str | None
+    trust_run: bool
     completions: str | None
     name: str | None
     samples: int
@@ -453,6 +455,8 @@ def check(config: AnyConfig) -> None:
             "model.load_in_4bit=true: quantizes weights as they are loaded, and model.init=random has none."
         )
     if isinstance(config, Config):
+        if config.trust_run and config.resume is None:
+            raise UserError("trust_run=true: is about the run directory of resume=FOLDER; leave it out.")
         data = config.data
         if config.model.load_in_4bit and not config.model.lora_rank:
             raise UserError("model.load_in_4bit=true: weights of 4 bits are not trained; add model.lora_rank=16.")

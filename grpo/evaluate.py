@@ -32,6 +32,7 @@ from grpo.config import (
     check,
     load,
     load_run,
+    saved_settings,
     trained,
     typed,
 )
@@ -66,6 +67,7 @@ from grpo.evaluation import (
 from grpo.files import file_sha256, write_json
 from grpo.hub import on_hub, prepare_hub
 from grpo.rewards import RewardStack, build_rewards
+from grpo.trust import require_trust
 
 # Settings that cannot hold for completions made elsewhere.
 OF_POLICIES = {"model", "data", "rollout", "system_prompt", "max_completion_length", "samples", "temperature"}
@@ -173,6 +175,19 @@ def _of_file(title: str, file: str, setting: str, config: EvaluateConfig) -> Sub
 def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[str], before: bool = False) -> Subject:
     """A run's policy under the run's own settings, but for those that the command line sets."""
     saved = load_run(folder)
+    obeyed = {item.name for item in fields(Common)} - {"rollout"}
+    if title == "baseline":  # which is scored with the rewards of the other
+        obeyed -= {"rewards", "reward_files"}
+    without = "To go without its rewards, add reward_files=[] rewards=default. " if saved.reward_files else ""
+    require_trust(
+        folder,
+        saved_settings(folder),
+        again=f"{without}If you trust whoever made it, add trust_run=true.",
+        obeyed=obeyed,
+        typed=_keys(overrides),
+        trusted=bool(composed.trust_run),
+        policy=not before,
+    )
     data, seed = saved.data, saved.seed
     if not before:
         saved.model = trained(saved.model, folder)

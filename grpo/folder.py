@@ -23,6 +23,7 @@ from grpo.console import say, shortest
 from grpo.errors import UserError, first_line
 from grpo.files import written_aside
 from grpo.tracking import Label, run_name
+from grpo.trust import require_trust, sign
 
 SWEEP = "sweep.json"  # what the jobs of a sweep are, in its folder
 ERROR = "error.txt"  # why a job of a sweep has no results, in its own
@@ -86,8 +87,9 @@ def holds_run(folder: Path) -> bool:
 
 
 def save_settings(folder: Path, config: Config, overrides: Sequence[str], hydra: DictConfig | None = None) -> None:
-    """Write `.hydra/`: the composed settings, what was typed, and Hydra's own."""
+    """Write `.hydra/`: the composed settings, what was typed, Hydra's own, and the signature of those that run code."""
     (folder / ".hydra").mkdir(exist_ok=True)
+    sign(folder, asdict(config))
     for name, content in (("hydra", hydra), ("overrides", list(overrides)), ("config", asdict(config))):
         if content is not None:
             with written_aside(folder / ".hydra" / f"{name}.yaml") as partial:
@@ -103,12 +105,16 @@ def overrides_of(folder: Path) -> list[str]:
     path = folder / ".hydra" / "overrides.yaml"
     try:
         typed = [str(each) for each in OmegaConf.load(path)]
-        OverridesParser.create().parse_overrides(typed)
-        return typed
+        parsed = OverridesParser.create().parse_overrides(typed)
     except OSError as error:
         raise UserError(_not_a_run(folder)) from error
     except (yaml.YAMLError, UnicodeDecodeError, OverrideParseException, HydraException) as error:
         raise UserError(f"{path} is damaged: {first_line(error)}.") from error
+    for override, each in zip(typed, parsed, strict=True):
+        # A run saves its own settings alone; Hydra's choose launchers, log handlers and search paths, which run code.
+        if any(re.match(r"hydra\b", place or "") for place in (each.key_or_group, each.package)):
+            raise UserError(f"{path} was changed: {override} is a setting of Hydra's, which no run saves there.")
+    return typed
 
 
 def _not_a_run(folder: Path) -> str:
@@ -126,12 +132,7 @@ def going_on(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: there is no run to go on with.
     """
-    typed = [each for each in arguments if each.lstrip("+").startswith("resume=")]
-    if not typed:
-        return list(arguments)
-    with readable():
-        value = OverridesParser.create().parse_override(typed[-1]).value()
-    if value is None:
+    if (value := _typed(arguments, "resume")) is None:
         return list(arguments)
     if elsewhere := [each for each in arguments if each.startswith("hydra.run.dir=")]:
         raise UserError(f"{elsewhere[0]}: with resume=FOLDER a run goes on in FOLDER; leave it out.")
@@ -142,7 +143,20 @@ def going_on(arguments: Sequence[str]) -> list[str]:
             "resume: goes on with one run. A sweep goes on with its own command and hydra.sweep.dir=FOLDER, its folder."
         )
     folder = Path(str(value))
+    require_trust(
+        folder,
+        saved_settings(folder),
+        trusted=_typed(arguments, "trust_run") is True,
+        again="If you trust whoever made it, add trust_run=true.",
+    )
     return [*overrides_of(folder), *arguments, f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN"]
+
+
+def _typed(arguments: Sequence[str], key: str) -> Any:
+    """The value of a setting among the arguments of a command; None if it is not there."""
+    typed = [each for each in arguments if each.lstrip("+").startswith(f"{key}=")]
+    with readable():
+        return OverridesParser.create().parse_override(typed[-1]).value() if typed else None
 
 
 def quoted(folder: Path) -> str:
@@ -176,7 +190,8 @@ def resume(folder: Path, composed: Config) -> Config:
         before = load(hydra_compose("config", overrides_of(folder)), Config)
     here, there, kept = (flat(asdict(each)) for each in (composed, before, saved))
     changed: dict[str, Any] = {key: here.get(key) for key in here | there if here.get(key) != there.get(key)}
-    changed.pop("resume", None)
+    for key in ("resume", "trust_run"):  # of this command alone
+        changed.pop(key, None)
     for key, value in changed.items():
         if not key.startswith(FREE):
             raise UserError(
@@ -186,7 +201,7 @@ def resume(folder: Path, composed: Config) -> Config:
             )
     tracking = {key.partition(".")[2]: value for key, value in changed.items() if key.startswith("tracking.")}
     scalars: dict[str, Any] = {key: value for key, value in changed.items() if "." not in key}
-    config = replace(saved, tracking=replace(saved.tracking, **tracking), **scalars, resume=None)
+    config = replace(saved, tracking=replace(saved.tracking, **tracking), **scalars, resume=None, trust_run=False)
     if "num_train_epochs" in scalars and config.max_steps is not None:
         raise UserError(
             f"num_train_epochs={config.num_train_epochs}: max_steps={config.max_steps} comes first; add max_steps=null."

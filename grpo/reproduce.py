@@ -13,11 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from grpo.config import saved_settings
 from grpo.console import say, shortest, take_any_text
 from grpo.errors import UserError, first_line
 from grpo.files import file_sha256
 from grpo.folder import command_to_resume, holds_run, overrides_of, owned, save_settings, settings_of
 from grpo.signals import Stopped
+from grpo.trust import require_trust
 
 # Of a line of metrics.jsonl, what is a time.
 TIMINGS = {"step_time"}
@@ -122,10 +124,13 @@ def main() -> None:
         epilog="Exit code 0: the same to the last bit. 1: not the same. 2: it could not be run again.",
     )
     parser.add_argument("run", type=Path, help="the folder of a finished run, outputs/DATE/TIME")
+    parser.add_argument("--trust-run", action="store_true", help="run the code of a folder that somebody else made")
     parser.add_argument("--out", type=Path, help="where to run it again; else outputs/DATE/TIME of now")
     arguments = parser.parse_args()
     out = arguments.out or Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
     try:
+        again = "If you trust whoever made it, add --trust-run."
+        require_trust(arguments.run, saved_settings(arguments.run), again=again, trusted=arguments.trust_run)
         out.mkdir(parents=True, exist_ok=True)
         if holds_run(out):
             raise UserError(f"--out {out}: holds a run already; give another folder.")

@@ -7,15 +7,27 @@ import argparse
 import sys
 from pathlib import Path
 
-from grpo.config import load_run, trained
+from grpo.config import load_run, saved_settings, trained
 from grpo.console import answers, console, quiet_libraries
 from grpo.data import JOY
 from grpo.errors import UserError
 from grpo.hub import on_hub, prepare_hub
+from grpo.trust import require_trust
+
+# What is taken from the settings of the run; rewards and data are not needed.
+OBEYED = {"model", "system_prompt", "max_completion_length", "seed", "eval_batch_size"}
 
 
-def ask(folder: Path, questions: list[str], max_tokens: int | None) -> None:
+def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: bool = False) -> None:
     config = load_run(folder)
+    require_trust(
+        folder,
+        saved_settings(folder),
+        again="If you trust whoever made it, add --trust-run.",
+        obeyed=OBEYED,
+        trusted=trusted,
+        policy=True,
+    )
     if on_hub(config.model.path):
         prepare_hub()
     quiet_libraries()
@@ -43,11 +55,12 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder of a finished run")
     parser.add_argument("questions", nargs="*", metavar="question", default=[JOY.question], help="default: Joy's")
     parser.add_argument("--max-tokens", type=int, help="length of an answer at the most; default: the run's own")
+    parser.add_argument("--trust-run", action="store_true", help="run the code of a folder that somebody else made")
     arguments = parser.parse_args()
     if arguments.max_tokens is not None and arguments.max_tokens < 1:
         parser.error(f"--max-tokens {arguments.max_tokens}: must be at least 1")
     try:
-        ask(arguments.run, arguments.questions, arguments.max_tokens)
+        ask(arguments.run, arguments.questions, arguments.max_tokens, arguments.trust_run)
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -72,6 +72,7 @@ from grpo.rewards import RewardStack, build_rewards
 from grpo.search import PRUNING, Pruning, pruning
 from grpo.signals import Signals, Stopped, hand_on
 from grpo.tracking import Label, NoTracker, build_tracker, check_tracking
+from grpo.trust import sign
 
 # The launchers in conf/hydra/launcher/ differ from their packages' in values alone.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
@@ -267,6 +268,7 @@ def run(
                     copy_weights(policy, final)
                 if leads:
                     save_policy(final, tokenizer, out / "policy")
+                    sign(out, asdict(config))  # its files, if they may hold code
 
         if not leads:
             return {}
@@ -464,7 +466,7 @@ def begin_or_go_on(config: Config, out: Path, settings: Any) -> None:
             say(f"{shortest(out)} has all its steps already. For more: {command_to_resume(out)} max_steps=N")
             return
         checkpoint = cut_back(out, config)
-        overrides = [each for each in overrides if not each.startswith("resume=")]
+        overrides = [each for each in overrides if not each.startswith(("resume=", "trust_run="))]
         save_settings(out, config, overrides)
     elif holds_run(out):
         raise UserError(

@@ -31,6 +31,12 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 LONG = [*SMALL[1:], "max_steps=12", "save_steps=null", "threads=1", "reward_files=[slow.py]", "+rewards.slow=0"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def configuration(tmp_path_factory) -> None:
+    """Runs are signed with a key of the tests' own."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("configuration"))
+
+
 @pytest.fixture
 def slow(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
