@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from grpo.errors import UserError
+from grpo.process import check_process, guard_streams
 
 PAGE = Path(__file__).parent / "assets" / "calculator.html"
 HOST = "127.0.0.1"
@@ -38,7 +39,11 @@ class OnePage(BaseHTTPRequestHandler):
     """Answers with the page at `/`, and with nothing else."""
 
     def do_GET(self) -> None:
-        if urlsplit(self.path).path != "/":
+        try:
+            path = urlsplit(self.path).path
+        except ValueError:
+            return self.send_error(HTTPStatus.BAD_REQUEST)
+        if path != "/":
             return self.send_error(HTTPStatus.NOT_FOUND)
         page = PAGE.read_bytes()
         self.send_response(HTTPStatus.OK)
@@ -80,6 +85,7 @@ def can_open() -> bool:
 
 
 def main() -> None:
+    guard_streams()
     parser = argparse.ArgumentParser(
         prog="python -m grpo.calculator",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -97,6 +103,7 @@ def main() -> None:
     if not 0 <= arguments.port <= 65535:
         parser.error(f"--port {arguments.port}: a port is a number from 0 (any that is free) to 65535")
     try:
+        check_process()
         with listen(arguments.port) as server:
             address = f"http://{HOST}:{server.server_address[1]}/"
             print(f"The calculator is at {address} (Ctrl-C ends it)", flush=True)

@@ -10,8 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from grpo.config import AnyConfig, readable
-from grpo.console import log, printable, take_any_text
+from grpo.console import log, printable
 from grpo.errors import UserError
+from grpo.process import check_process, guard_streams
 from grpo.signals import Stopped
 
 
@@ -27,6 +28,7 @@ class Jobs:
 @contextmanager
 def job() -> Iterator[None]:
     """Around the work of one job."""
+    guard_streams()  # a launcher may have started a process for it
     settings = HydraConfig.get()
     Jobs.started, Jobs.multirun = True, settings.mode == RunMode.MULTIRUN
     try:
@@ -40,8 +42,9 @@ def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -
     """Run a Hydra app to its exit code; `interrupted` is what is said after Ctrl-C."""
     # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    take_any_text()
+    guard_streams()
     try:
+        check_process()
         with readable(schema):
             app()
         if Jobs.mistake:

@@ -6,7 +6,6 @@ Text of questions and completions is shown as it is, never as console markup.
 import io
 import logging
 import re
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -50,13 +49,6 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         console.quiet = before
-
-
-def take_any_text() -> None:
-    """Let a terminal that knows fewer characters than completions hold show the others as question marks."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def shortest(path: Path) -> str:

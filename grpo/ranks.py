@@ -7,6 +7,7 @@ until it announces the folder, and do the same run with the settings that lie th
 import ctypes
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -76,8 +77,20 @@ def begin() -> None:
     """As one of several processes, end with the launcher, whatever ends that.
 
     Raises:
-        UserError: what a launcher tells its processes is not all there.
+        UserError: what a launcher tells its processes is not all there, or is no number.
     """
+    for name, least in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_WORLD_SIZE", 1), ("LOCAL_RANK", -1)):
+        value = os.environ.get(name, str(least))
+        if not re.fullmatch(r"-?[0-9]+", value) or int(value) < least:
+            raise UserError(
+                f"{name}={value}: must be a whole number, at least {least}, as a launcher sets it; without one, unset "
+                f"{name}."
+            )
+    if rank() >= world_size():
+        raise UserError(
+            f"RANK={rank()}: WORLD_SIZE={world_size()} is the number of processes, and their ranks count from 0. For "
+            "one process, unset RANK; several are started by a launcher, accelerate launch or torchrun."
+        )
     if world_size() == 1:
         return
     needed = {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}

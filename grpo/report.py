@@ -15,10 +15,11 @@ from typing import Any
 from grpo.batching import Batch
 from grpo.comparison import choose, holds_runs, read_sweep, settings_table, verdict
 from grpo.config import compose, flat
-from grpo.console import interval, listed, plural, say, shortest, shown, signed, take_any_text, with_unit, written
+from grpo.console import interval, listed, plural, say, shortest, shown, signed, with_unit, written
 from grpo.errors import UserError
 from grpo.figures import charts, colours, save, window
 from grpo.page import write_page
+from grpo.process import check_process, guard_streams
 from grpo.record import Record, read
 from grpo.sweep_report import write_sweep_report
 
@@ -199,7 +200,7 @@ def phases(seconds: dict[str, float]) -> list[tuple[str, float, float]]:
 
 
 def main() -> None:
-    take_any_text()
+    guard_streams()
     parser = argparse.ArgumentParser(
         prog="python -m grpo.report",
         description="Write report.html into the folder of a run or of a sweep: one page that needs no network and no "
@@ -213,6 +214,7 @@ def main() -> None:
     folder: Path = arguments.folder
     pictures = folder / "figures" if arguments.figures else None
     try:
+        check_process()
         if not (folder / ".hydra" / "config.yaml").is_file() and holds_runs(folder):
             sweep = read_sweep(folder)
             page = write_sweep_report(sweep, arguments.baseline, pictures)

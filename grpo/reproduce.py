@@ -13,11 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from grpo import ranks
 from grpo.config import saved_settings
-from grpo.console import say, shortest, take_any_text
+from grpo.console import say, shortest
 from grpo.errors import UserError, first_line
 from grpo.files import file_sha256
 from grpo.folder import command_to_resume, holds_run, overrides_of, owned, save_settings, settings_of
+from grpo.process import check_process, guard_streams
 from grpo.signals import Stopped
 from grpo.trust import require_trust
 
@@ -117,7 +119,7 @@ def reproduce(folder: Path, out: Path) -> list[str]:
 
 
 def main() -> None:
-    take_any_text()
+    guard_streams()
     parser = argparse.ArgumentParser(
         prog="python -m grpo.reproduce",
         description="Run a finished run again from its record, and say whether the numbers are the same.",
@@ -129,6 +131,8 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out or Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
     try:
+        check_process()
+        ranks.begin()
         again = "If you trust whoever made it, add --trust-run."
         require_trust(arguments.run, saved_settings(arguments.run), again=again, trusted=arguments.trust_run)
         out.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from grpo.console import answers, console, quiet_libraries
 from grpo.data import JOY
 from grpo.errors import UserError
 from grpo.hub import on_hub, prepare_hub
+from grpo.process import check_process, guard_streams
 from grpo.trust import require_trust
 
 # What is taken from the settings of the run; rewards and data are not needed.
@@ -49,6 +50,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
 
 
 def main() -> None:
+    guard_streams()
     parser = argparse.ArgumentParser(
         prog="python -m grpo.sample", description="Ask the policy of a run, before and after its training."
     )
@@ -60,6 +62,7 @@ def main() -> None:
     if arguments.max_tokens is not None and arguments.max_tokens < 1:
         parser.error(f"--max-tokens {arguments.max_tokens}: must be at least 1")
     try:
+        check_process()
         ask(arguments.run, arguments.questions, arguments.max_tokens, arguments.trust_run)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -122,6 +122,9 @@ class WandbTracker:
         self.table = wandb.Table
         # Tables are staged here before they are copied; the default is a folder of the user's.
         os.environ["WANDB_DATA_DIR"] = str(out / "wandb")
+        # Without a place for its log, W&B's own process logs to the terminal.
+        if not os.access(os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME", ""), os.W_OK):
+            os.environ.setdefault("WANDB_CACHE_DIR", str(out / "wandb"))
         why = ""
         if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
             self.run, why = init(mode), f"WANDB_MODE={mode}"

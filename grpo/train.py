@@ -8,6 +8,7 @@ python -m grpo.train experiment=gsm8k
 import errno
 import json
 import logging
+import os
 import shlex
 import sys
 import time
@@ -20,6 +21,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from grpo import ranks
@@ -66,6 +68,7 @@ from grpo.folder import (
 )
 from grpo.hub import on_hub, prepare_hub
 from grpo.launching import leave_if_orphaned
+from grpo.process import guard_streams
 from grpo.provenance import NAME as PROVENANCE
 from grpo.provenance import changes, diff, provenance
 from grpo.rewards import RewardStack, build_rewards
@@ -502,7 +505,6 @@ def follow() -> None:
 
 
 def start() -> None:
-    ranks.begin()
     if not ranks.leads():
         return follow()
     Jobs.typed = sys.argv[1:]
@@ -514,6 +516,11 @@ def start() -> None:
 
 
 def main() -> None:
+    guard_streams()
+    try:
+        ranks.begin()
+    except UserError as error:
+        sys.exit(f"error: {error}")
     with ranks.leaving():
         by_command_line()
 
@@ -526,12 +533,22 @@ def by_command_line() -> None:
             raise
         sys.exit("error: another process of this run has ended, and the run with it." if ranks.leads() else 1)
     except (OSError, ValueError) as error:
-        # Before the first job starts, all that is opened is its folder and train.log in it; the logging module says so
-        # with a ValueError.
-        if Jobs.started or (isinstance(error, ValueError) and not isinstance(error.__cause__, OSError)):
+        # The logging module wraps what train.log meets in a ValueError.
+        reason = error.__cause__ or error
+        if Jobs.started or not isinstance(reason, OSError) or not about_folder(reason):
             raise
         where = "hydra.sweep.dir=FOLDER" if "-m" in sys.argv or "--multirun" in sys.argv else "hydra.run.dir=FOLDER"
-        sys.exit(f"error: the folder of the run cannot be written: {error.__cause__ or error}; give another, {where}")
+        sys.exit(f"error: the folder of the run cannot be written: {reason}; give another, {where}")
+
+
+def about_folder(error: OSError) -> bool:
+    """Whether an error before the first job is about the folder of the run or of the sweep, or one above it."""
+    if error.filename is None or not HydraConfig.initialized():
+        return False
+    settings = HydraConfig.get()
+    folder = Path(settings.sweep.dir if settings.mode == RunMode.MULTIRUN else settings.run.dir).absolute()
+    path = Path(os.fsdecode(error.filename)).absolute()
+    return path.is_relative_to(folder) or folder.is_relative_to(path)
 
 
 if __name__ == "__main__":

@@ -90,13 +90,19 @@ class Process:
     """A run in a process of its own, as tests/warm.py starts it."""
 
     def __init__(
-        self, server: "subprocess.Popen[str]", folder: Path, *arguments: str, kill: Any = None, **environment: str
+        self,
+        server: "subprocess.Popen[str]",
+        folder: Path,
+        *arguments: str,
+        kill: Any = None,
+        files: dict[str, str] | None = None,
+        **environment: str,
     ):
         self.server = server
         self.files = {name: folder / f"{name}.txt" for name in ("stdout", "stderr")}
         for path in self.files.values():
             path.unlink(missing_ok=True)
-        files = {name: str(path) for name, path in self.files.items()}
+        files = {name: str(path) for name, path in self.files.items()} | (files or {})
         job = {"cwd": str(folder), "arguments": arguments, "kill": kill, "environment": environment, **files}
         assert server.stdin and server.stdout
         server.stdin.write(json.dumps(job) + "\n")
@@ -148,10 +154,13 @@ def server():
 
 @pytest.fixture
 def start(server, tmp_path):
-    """Start `python -m grpo.train ARGUMENTS` in an empty folder, within a second; one at a time."""
+    """Start `python -m grpo.train ARGUMENTS` in an empty folder, within a second; one at a time.
 
-    def call(*arguments: str, kill: Any = None, **environment: str) -> Process:
-        started.append(Process(server, tmp_path, *arguments, kill=kill, **environment))
+    `files` are other places for its stdout and stderr.
+    """
+
+    def call(*arguments: str, kill: Any = None, files: dict[str, str] | None = None, **environment: str) -> Process:
+        started.append(Process(server, tmp_path, *arguments, kill=kill, files=files, **environment))
         return started[-1]
 
     started: list[Process] = []

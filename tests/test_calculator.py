@@ -7,9 +7,11 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import unicodedata
 from functools import cache
@@ -439,6 +441,29 @@ def test_a_taken_port_gives_way_to_the_next(serve) -> None:
     _, said, second = serve("--port", str(port), "--no-browser")
     assert said[0] == f"Port {port} is taken.\n" and int(second.rstrip("/").rpartition(":")[2]) > port
     assert got(second)[1] == got(first)[1]
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        (b"GET http://[/ HTTP/1.1", b"HTTP/1.0 400 "),
+        (b"GET http://a]/ HTTP/1.1", b"HTTP/1.0 400 "),
+        (b"HEAD http://[::1/ HTTP/1.1", b"HTTP/1.0 400 "),
+        (b"GET http://a[b/ HTTP/1.1", b"HTTP/1.0 400 "),
+        (b"GET / / HTTP/1.1", b"HTTP/1.0 400 "),
+        (b"GET /\xff\x00 HTTP/1.1", b"HTTP/1.0 404 "),
+        (b"\xff\xfe / HTTP/1.1", b"HTTP/1.0 501 "),
+        (b"GET /?q=[ HTTP/1.1", b"HTTP/1.0 200 "),
+    ],
+)
+def test_a_malformed_request_is_answered(capsys, request_line: bytes, status: bytes) -> None:
+    with listen(0) as server:
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+        with socket.create_connection(server.server_address, timeout=5) as client:
+            client.sendall(request_line + b"\r\n\r\n")
+            assert client.makefile("rb").readline().startswith(status)
+        server.shutdown()
+    assert capsys.readouterr().err == ""
 
 
 def test_the_browser_is_opened(serve, tmp_path) -> None:

@@ -133,6 +133,17 @@ def test_a_mode_by_another_word_and_blank_variables_are_taken(tmp_path, environm
     assert capsys.readouterr().out.count("so tracked offline. To upload: wandb sync") == 1
 
 
+@pytest.mark.parametrize("home", [None, "/proc/nowhere"])
+def test_without_a_home_wandb_logs_nothing_to_the_terminal(tmp_path, environment, capfd, home: str | None) -> None:
+    environment({"HOME": home} if home else {})
+    for name in ("XDG_CACHE_HOME", *([] if home else ["HOME"])):
+        os.environ.pop(name, None)
+    tracker = build_tracker(compose(["tracking=wandb"]).tracking, {}, tmp_path)
+    tracker.finish(0)
+    environment({})
+    assert capfd.readouterr().err == ""
+
+
 def test_wandb_gets_what_the_environment_names_where_the_setting_does_not(tmp_path, environment) -> None:
     named = {"ENTITY": "team", "PROJECT": "p", "NAME": "n", "RUN_GROUP": "g", "TAGS": "a, b", "NOTES": "why"}
     sent = {"entity": "team", "project": "p", "displayName": "n", "groupName": "g", "tags": ["a", "b"], "notes": "why"}
