@@ -8,7 +8,6 @@ python -m grpo.train experiment=gsm8k
 import errno
 import json
 import logging
-import os
 import shlex
 import sys
 import time
@@ -21,7 +20,6 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from grpo import ranks
@@ -533,22 +531,13 @@ def by_command_line() -> None:
             raise
         sys.exit("error: another process of this run has ended, and the run with it." if ranks.leads() else 1)
     except (OSError, ValueError) as error:
-        # The logging module wraps what train.log meets in a ValueError.
+        # Before the first job starts, all that is written is its folder and train.log in it. The logging module wraps
+        # what it meets there in a ValueError. An error without a path, unless the disk is full, is about something else.
         reason = error.__cause__ or error
-        if Jobs.started or not isinstance(reason, OSError) or not about_folder(reason):
+        if Jobs.started or not isinstance(reason, OSError) or not (reason.filename or reason.errno in NO_SPACE):
             raise
         where = "hydra.sweep.dir=FOLDER" if "-m" in sys.argv or "--multirun" in sys.argv else "hydra.run.dir=FOLDER"
         sys.exit(f"error: the folder of the run cannot be written: {reason}; give another, {where}")
-
-
-def about_folder(error: OSError) -> bool:
-    """Whether an error before the first job is about the folder of the run or of the sweep, or one above it."""
-    if error.filename is None or not HydraConfig.initialized():
-        return False
-    settings = HydraConfig.get()
-    folder = Path(settings.sweep.dir if settings.mode == RunMode.MULTIRUN else settings.run.dir).absolute()
-    path = Path(os.fsdecode(error.filename)).absolute()
-    return path.is_relative_to(folder) or folder.is_relative_to(path)
 
 
 if __name__ == "__main__":
