@@ -531,8 +531,8 @@ def by_command_line() -> None:
             raise
         sys.exit("error: another process of this run has ended, and the run with it." if ranks.leads() else 1)
     except (OSError, ValueError) as error:
-        # Before the first job starts, all that is written is its folder and train.log in it. The logging module wraps
-        # what it meets there in a ValueError. An error without a path, unless the disk is full, is about something else.
+        # Before the first job starts, all that is written is its folder and train.log in it; the logging module wraps
+        # its error in a ValueError. An error without a path is about something else, unless the disk is full.
         reason = error.__cause__ or error
         if Jobs.started or not isinstance(reason, OSError) or not (reason.filename or reason.errno in NO_SPACE):
             raise
