@@ -7,6 +7,7 @@ from statistics import fmean, variance
 from typing import Any
 
 from grpo.config import Config
+from grpo.prompts import UNKNOWN, Framing
 from grpo.rewards import RewardStack
 
 Metrics = dict[str, float]
@@ -32,8 +33,8 @@ class Alarm:
 class Alarms:
     """Sees the metrics of every logged step, and says what is wrong with them."""
 
-    def __init__(self, config: Config, rewards: RewardStack) -> None:
-        self.config, self.weights = config, rewards.weights
+    def __init__(self, config: Config, rewards: RewardStack, framing: Framing = UNKNOWN) -> None:
+        self.config, self.weights, self.framing = config, rewards.weights, framing
         algorithm = config.algorithm
         rollout = algorithm.num_iterations * algorithm.steps_per_generation  # steps to each
         self.window = max(config.alarm_window, LEAST_ROWS * config.logging_steps * rollout)
@@ -84,11 +85,17 @@ class Alarms:
         share = metrics.get("completions/clipped_ratio", 0.0)
         if share <= 0.5:
             return None
-        return Alarm(
-            "truncated",
-            f"{share:.0%} of the completions of step {step} were cut at {self.config.max_completion_length} tokens. "
-            "Raise max_completion_length.",
-        )
+        limit = self.config.max_completion_length
+        ends = f" ({' or '.join(self.framing.ends)})" if self.framing.ends else ""
+        message = f"{share:.0%} of the completions of step {step} were cut at {limit} tokens."
+        advice = "Raise max_completion_length."
+        if share == 1:
+            message = f"no completion of step {step} contains an end token{ends} within its {limit} tokens."
+            advice += (
+                " If that changes nothing, the policy has not learnt to end its turn: take an instruction-tuned one, "
+                "or the chat template that it was tuned with."
+            )
+        return Alarm("truncated", f"{message} {advice}")
 
     def _no_signal(self, step: int) -> Alarm | None:
         span = min(self.window, max(NO_SIGNAL_STEPS, self.config.logging_steps))
@@ -112,12 +119,18 @@ class Alarms:
         rows = self._since(step - self.window, step)
         if any(metrics[f"groups/zero_std/{reward}"] < 1 for metrics in rows):
             return None
-        paid = rows[-1][f"rewards/{reward}/mean"]
+        paid, tag = rows[-1][f"rewards/{reward}/mean"], self.framing.opened
+        advice = f"python -m grpo.audit tests the stack; rewards.{reward}=0 only measures it."
+        if tag:  # the probes of an audit are whole completions
+            advice = (
+                f"The policy's chat template opens {tag} in the prompt, so no completion contains it: a reward that "
+                f"looks for {tag} cannot be earned. Take {tag} out of the end of the template (chat_template.jinja in "
+                f"the policy's folder), or have the reward do without it; rewards.{reward}=0 only measures it."
+            )
         return Alarm(
             "constant_reward",
             f"{reward} told no two completions of a group apart for {self.window} steps up to step {step} (it gave "
-            f"{paid:g}), so it teaches nothing. Is it learnt, or can it not be earned? python -m grpo.audit tests the "
-            f"stack; rewards.{reward}=0 only measures it.",
+            f"{paid:g}), so it teaches nothing. Is it learnt, or can it not be earned? {advice}",
             reward,
         )
 

@@ -15,6 +15,8 @@ from grpo.errors import UserError
 
 # What a few CPU cores reach, for saying what a GPU's run would cost on them.
 CPU_FLOP_PER_SECOND = 1e11
+CPUINFO = Path("/proc/cpuinfo")
+NATIVE_BFLOAT16 = {"amx_bf16", "avx512_bf16", "bf16"}  # the last is Arm's
 
 
 def use_determinism(config: Common) -> None:
@@ -28,6 +30,23 @@ def use_determinism(config: Common) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
     torch.use_deterministic_algorithms(config.deterministic or config.device == "cpu", warn_only=True)
     torch.backends.cudnn.benchmark = False
+
+
+def slow_bfloat16(config: Common) -> str | None:
+    """A warning where the CPU computes in bfloat16 without instructions for it, several times slower than in float32.
+
+    The setting stays as it is: the numbers of a run must not depend on which CPU is found.
+    """
+    try:
+        known = set(CPUINFO.read_text().split())
+    except (OSError, UnicodeDecodeError):  # not Linux, which tells of its CPU elsewhere
+        return None
+    if config.device != "cpu" or not config.bf16 or known & NATIVE_BFLOAT16:
+        return None
+    return (
+        "Beware: bf16=true, and this CPU has no instructions for bfloat16 (AMX or avx512_bf16): it is several times "
+        "slower than bf16=false, which computes in float32."
+    )
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -147,6 +166,7 @@ def check_device(config: Config, batch: Batch) -> None:
         if config.max_steps is not None or config.data.name == "gsm8k":
             steps = optimizer_steps(config, min(GSM8K_TRAIN, config.data.train_problems or GSM8K_TRAIN))
         message += f", all {steps:,} steps about {duration(steps * seconds)}." if steps else "."
+    plain = " bf16=false" * config.bf16
     raise UserError(
-        f"{message} To go on all the same: device=cpu. The embedded default needs no GPU: python -m grpo.train"
+        f"{message} To go on all the same: device=cpu{plain}. The embedded default needs no GPU: python -m grpo.train"
     )

@@ -49,7 +49,7 @@ from grpo.console import (
     shortest,
 )
 from grpo.data import Example, load_held_out, load_splits
-from grpo.device import require, use_threads
+from grpo.device import require, slow_bfloat16, use_threads
 from grpo.errors import UserError
 from grpo.evaluation import (
     EXTRACTION,
@@ -359,19 +359,23 @@ def _answer(
     rewards: RewardStack,
 ) -> Done:
     config, began = subject.config, time.perf_counter()
+    from grpo.compatibility import check_policy
     from grpo.model import build_policy, build_tokenizer
     from grpo.rollout import build_rollout
 
     use_threads(config)
     tokenizer = build_tokenizer(config.model)
     policy: Any = build_policy(config.model, subject.seed)
+    questions = [example.question for example in subject.examples]
+    for note in (*check_policy(policy, tokenizer, questions, config), slow_bfloat16(config)):
+        if note:
+            say(note)
     policy.to(config.device)
     rollout = build_rollout(policy, tokenizer, config)
     how["stop"] = tokenizer.convert_ids_to_tokens(rollout.ends)
     total = len(subject.examples) * config.samples
     if unfinished.done:
         say(f"{subject.title}: going on after {len(unfinished.done):,} of {total:,} completions.")
-    questions = [example.question for example in subject.examples]
     answered = answer(rollout, tokenizer, questions, config, config.samples, config.temperature, unfinished.done.keys())
     with progress(f"evaluating {subject.title}", total) as advance:
         evaluation = evaluate(subject.examples, unfinished.through(answered), rewards, config.k, advance)
@@ -453,15 +457,22 @@ def _show(count: int, evaluations: dict[str, Evaluation]) -> None:
     sides = list(evaluations.values())
     columns = [range(len(sides[0].examples)), *([pairs(sides[0].examples, sides[1].examples)] if sides[1:] else [])]
 
-    def right(places: tuple[int, ...]) -> list[bool]:
-        return [bool(side.values["accuracy_strict"][side.starts[i]]) for side, i in zip(sides, places, strict=True)]
+    def right(places: tuple[int, ...], figure: str = "accuracy_strict") -> list[bool]:
+        return [bool(side.values[figure][side.starts[i]]) for side, i in zip(sides, places, strict=True)]
+
+    def labels(places: tuple[int, ...]) -> list[str]:
+        flexible = right(places, "accuracy_flexible")
+        return [
+            "right" if strict else "right, but not in <answer>" if anywhere else "wrong"
+            for strict, anywhere in zip(right(places), flexible, strict=True)
+        ]
 
     rows = sorted(zip(*columns, strict=True), key=lambda places: len(set(right(places))) < len(sides))
     for places in rows[:count]:
         example = sides[0].examples[places[0]]
         texts = {
-            f"{title}: {'right' if good else 'wrong'}": side.completions[i][0].text
-            for (title, side), i, good in zip(evaluations.items(), places, right(places), strict=True)
+            f"{title}: {label}": side.completions[i][0].text
+            for (title, side), i, label in zip(evaluations.items(), places, labels(places), strict=True)
         }
         say(answers(f"{example.question} (gold: {example.gold})", texts))
 

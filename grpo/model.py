@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from grpo.config import ModelConfig
+from grpo.device import out_of_memory
 from grpo.errors import UserError, first_line
 from grpo.hub import on_hub, resolve, unreachable
 
@@ -53,6 +54,15 @@ def identity(config: ModelConfig, seed: int) -> dict[str, Any]:
 
 
 def _failed(path: str, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    if "Unrecognized configuration class" in str(error):
+        return UserError(f"model.path={path}: it is no decoder: transformers has no AutoModelForCausalLM of its kind.")
+    if out_of_memory(error):
+        return UserError(
+            f"model.path={path}: out of memory while its weights are loaded. model.dtype=bfloat16 takes half of it; or "
+            "take a smaller policy."
+        )
     if "trust_remote_code" in str(error):
         return UserError(
             f"model.path={path}: the model comes with Python code of its own, which is not run unless you say "
@@ -60,7 +70,8 @@ def _failed(path: str, error: Exception) -> UserError:
         )
     if on_hub(path):
         return unreachable(f"The model {path}", "model.path", error)
-    return UserError(f"model.path={path}: cannot be loaded; a file is missing or damaged: {first_line(error)}.")
+    why = first_line(error) if str(error) else type(error).__name__
+    return UserError(f"model.path={path}: cannot be loaded; a file is missing or damaged: {why}.")
 
 
 def source(config: ModelConfig) -> dict[str, Any]:
@@ -94,10 +105,13 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
             f"model.path={config.path}: its tokenizer has no chat template, so no prompt can be made for it; take an "
             "instruction-tuned model, or put a chat_template.jinja into its folder."
         )
-    if tokenizer.eos_token_id is None or not tokenizer("1 + 2")["input_ids"]:
+    if tokenizer.eos_token_id is None:
         raise UserError(
-            f"model.path={config.path}: its tokenizer is damaged or incomplete: it knows no end or no text."
+            f"model.path={config.path}: its tokenizer has no eos_token, so no completion could end; set it in "
+            "tokenizer_config.json to the token that ends an answer."
         )
+    if not tokenizer("1 + 2")["input_ids"]:
+        raise UserError(f"model.path={config.path}: its tokenizer is damaged or incomplete: it knows no text.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -107,15 +121,16 @@ def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
     """The policy with its weights in `config.dtype`; with LoRA, wrapped in adapters.
 
     Raises:
-        UserError: the weights cannot be had or are damaged.
+        UserError: the weights cannot be had or are damaged, or a setting exceeds what the policy has.
     """
     path, dtype = resolve(config.path), getattr(torch, config.dtype)
     set_seed(seed)
     try:
+        architecture = AutoConfig.from_pretrained(
+            path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+        _check_architecture(architecture, config)
         if config.init == "random":
-            architecture = AutoConfig.from_pretrained(
-                path, revision=config.revision, trust_remote_code=config.trust_remote_code
-            )
             if config.num_layers is not None:
                 architecture.num_hidden_layers = config.num_layers
                 if getattr(architecture, "layer_types", None):
@@ -127,9 +142,39 @@ def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
             if Path(path).is_dir():
                 _require_weights(config, Path(path))
             policy = AutoModelForCausalLM.from_pretrained(path, **source(config), **_quantized(config), dtype=dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a config.json can hold anything, and every architecture fails in its own way
         raise _failed(config.path, error) from error
     return _with_adapters(policy, config) if config.lora_rank else policy
+
+
+def _check_architecture(architecture: Any, config: ModelConfig) -> None:
+    """
+    Raises:
+        UserError: it is no decoder, or a setting exceeds what it has.
+    """
+    if architecture.is_encoder_decoder:
+        raise UserError(
+            f"model.path={config.path}: {architecture.model_type} has an encoder and a decoder; a policy is a decoder "
+            "alone (AutoModelForCausalLM)."
+        )
+    text = architecture.get_text_config()
+    pad, rows = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    if isinstance(pad, int) and rows and pad >= rows:
+        raise UserError(
+            f"model.path={config.path}: config.json has pad_token_id={pad}, and vocab_size={rows} rows in its "
+            "embeddings; set it to null there, since padding is masked."
+        )
+    layers, width = getattr(text, "num_hidden_layers", None), getattr(text, "hidden_size", None)
+    if layers and config.num_layers is not None and config.num_layers > layers:
+        raise UserError(
+            f"model.num_layers={config.num_layers}: cuts the architecture, and {config.path} has {layers} layers; give "
+            f"between 1 and {layers}."
+        )
+    if width and config.lora_rank > width:
+        raise UserError(
+            f"model.lora_rank={config.lora_rank}: adapters of rank {width}, the width of {config.path} (hidden_size), "
+            "can express any change of its weights; give that or less, model.lora_rank=16."
+        )
 
 
 def _quantized(config: ModelConfig) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The answer format: how a question asks for it, and how an answer is read back out of a completion."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
@@ -21,6 +23,17 @@ LAST_NUMBER = re.compile(
 Message = dict[str, str]
 
 
+@dataclass(frozen=True)
+class Framing:
+    """What a completion of the policy's chat template stands between."""
+
+    opened: str | None = None  # a tag that the prompt ends with
+    ends: tuple[str, ...] = ()  # the tokens that end it
+
+
+UNKNOWN = Framing()
+
+
 def chat(question: str, system_prompt: str) -> list[Message]:
     """The conversation that asks `question`; an empty system prompt is left out."""
     user = {"role": "user", "content": question}
@@ -29,16 +42,54 @@ def chat(question: str, system_prompt: str) -> list[Message]:
 
 def prompt_ids(tokenizer: Any, questions: Sequence[str], system_prompt: str) -> list[list[int]]:
     """The token ids of each question's prompt, the opening of the assistant's turn included, without padding."""
+    if not questions:
+        return []
+    chats = [chat(question, system_prompt) for question in questions]
+    with _templates_errors():
+        encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return encoded["input_ids"]
+
+
+@contextmanager
+def _templates_errors() -> Iterator[None]:
+    """A chat template is a program of the policy's maker: what it raises is its refusal."""
     import jinja2
 
-    chats = [chat(question, system_prompt) for question in questions]
     try:
-        encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)
-    except jinja2.TemplateError as error:
+        yield
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise UserError(
-            f"the policy's chat template refuses the prompt: {error}. If it takes no system role: system_prompt=''."
+            f"the policy's chat template refuses the prompt: {first_line(error)}. If it takes no system role: "
+            "system_prompt=''."
         ) from error
-    return encoded["input_ids"]
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The id of the token that follows the assistant's text in the chat template; None where no single token does.
+
+    Where a conversation ends without one, as in GLM-4's template, the first token of the next turn ends this one.
+    """
+    said = "42 pens"
+    turns = [*chat("How many?", ""), {"role": "assistant", "content": said}, *chat("Why?", "")]
+    for conversation in (turns[:2], turns):
+        try:
+            with _templates_errors():
+                text = tokenizer.apply_chat_template(conversation, tokenize=False)
+        except UserError:  # it takes no answers
+            return None
+        after = text.rpartition(said)[2].lstrip() if said in text else ""
+        for token in tokenizer(after, add_special_tokens=False)["input_ids"][:1]:
+            if token in tokenizer.added_tokens_decoder or token in tokenizer.all_special_ids:
+                return int(token)
+    return None
+
+
+def opened_tag(tokenizer: Any, system_prompt: str) -> str | None:
+    """The tag, `<think>`, that the chat template opens at the end of a prompt, so that no completion contains it."""
+    with _templates_errors():
+        text = tokenizer.apply_chat_template(chat("?", system_prompt), add_generation_prompt=True, tokenize=False)
+    tag = re.search(r"<\w+>(?=\s*$)", text)
+    return tag[0] if tag and tag[0] not in tokenizer.all_special_tokens else None
 
 
 def extract_answer(text: str) -> str | None:

@@ -17,6 +17,7 @@ from grpo.alarms import Alarm, Alarms
 from grpo.config import Config
 from grpo.console import say, valid
 from grpo.files import written_aside
+from grpo.prompts import UNKNOWN, Framing
 from grpo.rewards import RewardStack
 from grpo.signals import Signals
 from grpo.tracking import Tracker
@@ -35,6 +36,7 @@ class Recorder(TrainerCallback):
         tracker: Tracker,
         out: Path,
         start_bar: Callable[[int], Callable[[int, str], None]],
+        framing: Framing = UNKNOWN,
     ) -> None:
         self.config, self.rewards, self.tracker, self.start_bar = config, rewards, tracker, start_bar
         self.out = out
@@ -50,7 +52,7 @@ class Recorder(TrainerCallback):
         self.sampled_at = 0
         self.quarters = 0
         self.advance: Callable[[int, str], None] | None = None
-        self.alarms = Alarms(config, rewards)
+        self.alarms = Alarms(config, rewards, framing)
         self.stopped_by: str | None = None
         self.asking = 0.0  # seconds of what was asked of the policy meanwhile
         self.seconds_before = 0.0

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from grpo.compatibility import end_tokens
 from grpo.config import Common, distorting
 from grpo.console import say
 from grpo.shared_prompts import NAME, Batch, Ragged, Unsupported, causal_lm, distinct, forward, share_prompts
@@ -56,12 +57,6 @@ def build_rollout(policy: Any, tokenizer: PreTrainedTokenizerBase, config: Commo
 
 def fallback(reason: Unsupported) -> str:
     return f"rollout=fast does not go with this policy: {reason}. Sampling goes on as with rollout=generate."
-
-
-def end_tokens(policy: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that end a completion: the tokenizer's and those that the policy's config declares."""
-    declared = causal_lm(policy).generation_config.eos_token_id
-    return sorted({tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])} - {None})
 
 
 @contextmanager

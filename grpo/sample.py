@@ -5,6 +5,7 @@ python -m grpo.sample outputs/2026-11-22/10-00-00 "Tom has 3 boxes of 4 pens. Ho
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from grpo.config import load_run, saved_settings, trained
@@ -32,6 +33,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
     if on_hub(config.model.path):
         prepare_hub()
     quiet_libraries()
+    from grpo.compatibility import check_policy
     from grpo.evaluation import answer_greedily
     from grpo.model import build_policy, build_tokenizer
     from grpo.rollout import build_rollout
@@ -43,6 +45,8 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
     answered = []
     for model in (config.model, trained(config.model, folder)):
         policy, tokenizer = build_policy(model, config.seed), build_tokenizer(model)
+        for note in check_policy(policy, tokenizer, questions, replace(config, model=model)):
+            console.print(note)
         rollout = build_rollout(policy, tokenizer, config)
         answered.append(answer_greedily(rollout, tokenizer, questions, config))
     for question, first, last in zip(questions, *answered, strict=True):

@@ -42,7 +42,7 @@ from grpo.console import (
     valid,
 )
 from grpo.data import JOY, Example, Splits, build_train_set, load_splits
-from grpo.device import check_device, free_memory, out_of_memory, use_determinism, use_threads
+from grpo.device import check_device, free_memory, out_of_memory, slow_bfloat16, use_determinism, use_threads
 from grpo.engines import require_package, require_ranks, require_server
 from grpo.errors import UserError, first_line
 from grpo.evaluation import Batch as BatchOfAnswers
@@ -67,6 +67,7 @@ from grpo.folder import (
 from grpo.hub import on_hub, prepare_hub
 from grpo.launching import leave_if_orphaned
 from grpo.process import guard_streams
+from grpo.prompts import Framing, opened_tag
 from grpo.provenance import NAME as PROVENANCE
 from grpo.provenance import changes, diff, provenance
 from grpo.rewards import RewardStack, build_rewards
@@ -108,6 +109,8 @@ def run(
     require_ranks(config, ranks.world_size())
     say(banner(config, rewards, batch, out))
     check_device(config, batch)
+    if warning := slow_bfloat16(config):
+        say(warning)
     require_server(config)
     splits = load_splits(config.data, validation=config.eval_steps is not None)
     for note in splits.notes:
@@ -120,9 +123,11 @@ def run(
 
     if config.device == "cpu" and torch.cuda.is_available():
         say(f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k.")
+    from grpo.compatibility import check_policy
     from grpo.model import build_policy, build_tokenizer, save_policy
     from grpo.rollout import build_rollout
     from grpo.sharding import copy_weights, whole, whole_copy
+    from grpo.shared_prompts import causal_lm
 
     for name in ("trust_remote_code", "trust_pickle"):
         if getattr(config.model, name):
@@ -133,6 +138,9 @@ def run(
     tokenizer = build_tokenizer(config.model)
     train_rows, notes = build_train_set(splits.train, tokenizer, config)
     policy: Any = build_policy(config.model, config.seed)
+    questions = [JOY.question, *(row["question"] for row in train_rows)]
+    questions += [example.question for example in (*splits.validation, *splits.held_out)]
+    notes += check_policy(policy, tokenizer, questions, config)
     if not ranks.sharded():  # else it waits to be spread
         policy.to(config.device)
     evaluated_by = replace(config, rollout=undistorted(config.rollout))  # however training samples
@@ -142,6 +150,7 @@ def run(
         sampled = whole_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
     rollout = build_rollout(sampled, tokenizer, evaluated_by)
     stop = {"stop": tokenizer.convert_ids_to_tokens(rollout.ends)}
+    framing = Framing(opened_tag(tokenizer, config.system_prompt), tuple(stop["stop"]))
     for note in notes:
         say(note)
     origin = record_provenance(config, out, splits, command, checkpoint)
@@ -224,7 +233,12 @@ def run(
 
             with ExitStack() as training:
                 recorder = Recorder(
-                    config, rewards, tracker, out, lambda steps: training.enter_context(progress("training", steps))
+                    config,
+                    rewards,
+                    tracker,
+                    out,
+                    lambda steps: training.enter_context(progress("training", steps)),
+                    framing,
                 )
                 trainer = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, out)
                 trainer.before_sampling = refresh
@@ -267,6 +281,7 @@ def run(
                 if sampled is not policy:
                     final = whole(lambda: build_policy(config.model, config.seed))
                     copy_weights(policy, final)
+                    causal_lm(final).generation_config = causal_lm(sampled).generation_config
                 if leads:
                     save_policy(final, tokenizer, out / "policy")
                     sign(out, asdict(config))  # its files, if they may hold code

@@ -27,7 +27,7 @@ from trl.trainer.utils import split_tensor_dict
 from grpo import ranks
 from grpo.batching import Batch
 from grpo.checkpoint import PREFIX, aside, keep_records, run_state, sealed
-from grpo.config import ENGINES, Config
+from grpo.config import ENGINES, VLLM, Config
 from grpo.console import say, shortest
 from grpo.device import free_memory
 from grpo.diagnostics import attribute, measure
@@ -600,13 +600,16 @@ def build_trainer(
         policy.save_pretrained(out / "reference")
         tokenizer.save_pretrained(out / "reference")
         policy.config._name_or_path = policy.name_or_path = str(out / "reference")
+    args = build_args(config, batch, rewards, out)
+    if config.rollout.name in VLLM:  # which knows only of those in the policy's folder
+        args.generation_kwargs = {"stop_token_ids": rollout.ends}
     trainer = Trainer(
         rollout=None if config.rollout.name in ENGINES else rollout,
         share_prompts=config.share_prompts,
         recorder=recorder,
         model=policy,
         reward_funcs=[RewardFunction(name, log_columns=i == 0) for i, name in enumerate(rewards.weights)],
-        args=build_args(config, batch, rewards, out),
+        args=args,
         train_dataset=Dataset.from_list(train_rows),
         processing_class=tokenizer,
     )

@@ -8,6 +8,7 @@ import pytest
 
 from grpo.alarms import Alarms
 from grpo.config import ALARMS, compose
+from grpo.prompts import UNKNOWN, Framing
 from grpo.rewards import RewardStack
 from tests.conftest import wandb_records
 from tests.test_train import metrics
@@ -31,10 +32,10 @@ HEALTHY = {
 }
 
 
-def heard(changes, steps: int = 40, *overrides: str, weights=None) -> list[tuple[int, str, str]]:
+def heard(changes, steps: int = 40, *overrides: str, weights=None, framing=UNKNOWN) -> list[tuple[int, str, str]]:
     """(step, name, message) of every alarm, where step i logs HEALTHY | changes(i)."""
     stack = RewardStack(weights or {"correctness": 1.0, "strict_format": 1.0, "xmlcount": 0.0})
-    alarms = Alarms(compose(["alarm_window=10", *overrides]), stack)
+    alarms = Alarms(compose(["alarm_window=10", *overrides]), stack, framing)
     every = alarms.config.logging_steps
     return [
         (step, alarm.name, alarm.message)
@@ -96,6 +97,20 @@ def test_what_is_well_is_not_alarmed_of(changes) -> None:
     assert heard(changes) == []
 
 
+def test_what_the_chat_template_has_to_do_with_an_alarm() -> None:
+    framing = Framing("<think>", ("<|im_end|>", "<|endoftext|>"))
+    ((_, _, message),) = heard(lambda i: {"groups/zero_std/strict_format": 1.0}, framing=framing)
+    assert "The policy's chat template opens <think> in the prompt, so no completion contains it" in message
+    assert "grpo.audit" not in message and "rewards.strict_format=0" in message
+    ((_, _, message),) = heard(lambda i: {"completions/clipped_ratio": 1.0}, framing=framing)
+    assert message.startswith(
+        "no completion of step 1 contains an end token (<|im_end|> or <|endoftext|>) within its 64 tokens. Raise max_"
+    )
+    assert "chat template that it was tuned with" in message
+    ((_, _, message),) = heard(lambda i: {"completions/clipped_ratio": 0.9}, framing=framing)
+    assert message == "90% of the completions of step 1 were cut at 64 tokens. Raise max_completion_length."
+
+
 def test_a_reward_that_is_lost_is_not_paid_more() -> None:
     def falls(i: int) -> dict[str, float]:
         return {
@@ -120,7 +135,8 @@ def test_alarms_reach_the_console_the_record_and_wandb(train, capsys) -> None:
     sounded = [line for line in lines if "alarm" in line]
     assert [f"Alarm: {line['message']}" for line in sounded] == said
     truncated = next(line for line in sounded if line["alarm"] == "truncated")
-    assert truncated["step"] == 1 and "cut at 4 tokens" in truncated["message"]
+    assert truncated["step"] == 1
+    assert "no completion of step 1 contains an end token (<|im_end|>) within its 4 tokens" in truncated["message"]
     assert results["stopped_by"] is None and results["steps"] == 4
     alerts = [record["alert"] for record in wandb_records(out)[0] if record["type"] == "alert"]
     assert {alert["title"].split()[0] for alert in alerts} == {line["alarm"] for line in sounded}

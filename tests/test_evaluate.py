@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -315,6 +316,26 @@ def test_completions_made_elsewhere(tmp_path) -> None:
     assert (figures["n"], figures["accuracy_strict"], figures["accuracy_flexible"]) == (2, 0.25, 0.75)
     assert (figures["pass@1"], figures["pass@2"], figures["maj@2/flexible"]) == (0.25, 0.5, 1.0)
     assert {file.name for file in tmp_path.iterdir()} == {"made.jsonl", "outputs"}
+
+
+def test_shown_texts_are_labelled(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    texts = {
+        "a": ["<answer>\n3\n</answer>", "It is 3.", "<answer>\n3\n</answer>", "It is 4."],
+        "b": ["It is $3", "<answer>3", "4", "<answer>5</answer> or 3"],
+    }
+    for name, completions in texts.items():
+        rows = [{"question": f"{i} + 1?", "gold": "3", "completion": text} for i, text in enumerate(completions)]
+        lines(tmp_path / f"{name}.jsonl", rows)
+    run("completions=a.jsonl", "baseline=b.jsonl", "name=x", "show=4")
+    labels = re.findall(r"(baseline|file): (right, but not in <answer>|right|wrong)", capsys.readouterr().out)
+    partly = "right, but not in <answer>"
+    # Those that divide the two come first.
+    expected = [(partly, "right"), ("wrong", "right"), (partly, partly), (partly, "wrong")]
+    assert labels == [
+        (side, label) for pair in expected for side, label in zip(("baseline", "file"), pair, strict=True)
+    ]
 
 
 def test_completions_of_a_run_against_others(folder, capsys) -> None:
