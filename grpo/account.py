@@ -1,25 +1,27 @@
-"""What is said of a sweep while it runs: how long it will take, and what becomes of its jobs."""
+"""What is printed about a sweep while it runs: how long it will take, which jobs run, and how each ends."""
 
 import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from grpo.console import duration, printable, shortest, with_unit
+from grpo.console import FIRST_SECONDS, QUIET_SECONDS, duration, printable, shortest, show, with_unit
 from grpo.folder import forget, is_done, outcome
 from grpo.jobs import Job
 from grpo.launching import LOOK
 
 FIRST = 2  # seconds of steps that tell how long the others take
+SHOWN = 4  # jobs that are shown while they run
 EARLIER = 100  # runs that are looked through for how long a step takes
 
 
@@ -32,11 +34,13 @@ class Account:
         self.untold = False  # whether it is still to be said how long it will take
         self.trouble = ""  # what the launcher said when it gave up
         self.ended: set[Path] = set()
+        self.latest = time.monotonic()  # when a line was printed
         self.at_first: float | None = None  # the share of the work that was done before
         self.since: tuple[float, float] | None = None  # when the first step was seen, and the share then
 
     def say(self, text: str) -> None:
-        self.terminal.print(Text(printable(text)), soft_wrap=True)
+        show(text, self.terminal)
+        self.latest = time.monotonic()
 
     @contextmanager
     def kept(self, jobs: Sequence[Job]) -> Iterator[None]:
@@ -61,24 +65,46 @@ class Account:
                 self._line(job, f"no result: its process was ended from outside. {self.trouble}".rstrip())
 
     def _watch(self, jobs: Sequence[Job], over: threading.Event) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TimeRemainingColumn(compact=True))
-        live = self.terminal.is_terminal
-        with Progress(*columns, console=self.terminal, expand=True, transient=True, disable=not live) as bar:
-            task = bar.add_task(f"{len(self.ended)} of {self.total} jobs", total=1)
-            last = False
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=None), TimeRemainingColumn(compact=True)
+        bar = Progress(*columns, SpinnerColumn("line"), console=self.terminal, expand=True)
+        task = bar.add_task(f"{len(self.ended)} of {self.total} jobs done", total=1)
+        before = {job.folder: last_written(job.folder) for job in jobs}
+        running = self._running(jobs, before)
+
+        def picture() -> Group:
+            more = [f"and {len(running) - SHOWN} more"] if len(running) > SHOWN else []
+            lines = [printable(each) for each in (*running[:SHOWN], *more)]
+            return Group(bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+
+        live = Live(get_renderable=picture, console=self.terminal, transient=True)
+        with live if self.terminal.is_terminal else nullcontext():
+            last, pause = False, FIRST_SECONDS
             while not last:
                 last = over.wait(LOOK)  # what was written until then is looked at once more
                 for job in jobs:
                     if job.folder not in self.ended and (end := outcome(job.folder)) is not None:
                         self.ended.add(job.folder)
                         self._line(job, in_words(end))
-                share = self._share()
+                share, running = self._share(), self._running(jobs, before)
                 seconds = self._left(share)
                 if self.untold and seconds and not last:
                     self.untold = False
                     self.say(f"time    about {duration(seconds)}, by the first steps")
-                if live:
-                    bar.update(task, completed=share, description=f"{len(self.ended)} of {self.total} jobs")
+                done = f"{len(self.ended)} of {self.total} jobs done"
+                bar.update(task, completed=share, description=done)
+                silent = time.monotonic() - self.latest
+                if running and not last and not self.terminal.is_terminal and silent >= pause:
+                    pause, more = QUIET_SECONDS, f"; and {len(running) - 1} more" if len(running) > 1 else ""
+                    self.say(f"{done}; {running[0]}{more}")
+
+    def _running(self, jobs: Sequence[Job], before: Mapping[Path, float | None]) -> list[str]:
+        """What each job does that has written to its log since `before`; the first one where none has."""
+        left = [job for job in jobs if job.folder not in self.ended]
+        begun = [job for job in left if last_written(job.folder) != before[job.folder]]
+        doing = {job.folder: state(job) for job in begun} or {job.folder: "starting" for job in left[:1]}
+        return [
+            f"job {self.jobs.index(job) + 1}, {doing[job.folder]}: {job.name}" for job in left if job.folder in doing
+        ]
 
     def _line(self, job: Job, result: str) -> None:
         seconds = self._left(self._share())
@@ -120,13 +146,45 @@ def in_words(end: dict[str, Any] | str) -> str:
 
 
 def last_step(folder: Path) -> int:
-    """That a run has on record."""
+    """The last step in the metrics of a run."""
+    return max((int(line["step"]) for line in last_metrics(folder)), default=0)
+
+
+def last_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The last lines of the metrics of a run; none where there is nothing yet."""
     try:
-        with (folder / "metrics.jsonl").open("rb") as lines:
-            lines.seek(max(0, lines.seek(0, os.SEEK_END) - 10_000))
-            return int(json.loads(lines.read().splitlines()[-1])["step"])
-    except (OSError, ValueError, IndexError, KeyError):  # nothing yet, or a line that is being written
-        return 0
+        with (folder / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 10_000))
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with suppress(ValueError):  # the first may lack its beginning, the last its end
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+
+def last_written(folder: Path) -> float | None:
+    """When a run last wrote to its log."""
+    try:
+        return (folder / "train.log").stat().st_mtime
+    except OSError:
+        return None
+
+
+def state(job: Job) -> str:
+    """What a job does, by what it has written."""
+    lines, steps = last_metrics(job.folder), job.steps()
+    if not lines:
+        evaluated = (job.folder / "evaluations" / "before.json").exists()
+        return "at its first step" if evaluated else "loading and evaluating the policy"
+    step = max(line["step"] for line in lines)
+    if step == steps:
+        return "evaluating after training"
+    of = f" of {steps}" if steps else ""
+    rewards = [line["reward"] for line in lines if isinstance(line.get("reward"), float | int)]
+    return f"step {step}{of}" + (f", reward {rewards[-1]:.2f}" if rewards else "")
 
 
 def how_long(jobs: Sequence[Job], parallel: int, stated: float | None) -> str | None:

@@ -25,7 +25,7 @@ from rich.text import Text
 from grpo.battery import CHANGES, PROBES, Finding, Measured, judge, listing, measure, number, probe
 from grpo.command import Jobs, command, job
 from grpo.config import CONF, AuditConfig, load
-from grpo.console import console, facts, printable, say
+from grpo.console import console, error_message, facts, printable, say
 from grpo.diagnostics import ROUNDING, Attribution, Floats, attribute
 from grpo.errors import UserError
 from grpo.rewards import RewardStack, build_rewards
@@ -325,7 +325,7 @@ def main() -> None:
     except OSError as error:  # what Hydra itself writes for a multirun
         if Jobs.started:
             raise
-        sys.exit(f"error: {error.filename or 'outputs/audits'}: {error.strerror or error}.")
+        sys.exit(error_message(f"error: {error.filename or 'outputs/audits'}: {error.strerror or error}."))
 
 
 if __name__ == "__main__":

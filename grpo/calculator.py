@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from grpo.console import error_message
 from grpo.errors import UserError
 from grpo.process import check_process, guard_streams
 
@@ -111,7 +112,7 @@ def main() -> None:
                 threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
             server.serve_forever()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_message(f"error: {error}"))
     except KeyboardInterrupt:
         print("\nEnded.")
 

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from grpo.config import AnyConfig, readable
-from grpo.console import log, printable
+from grpo.console import error_message, log, printable
 from grpo.errors import UserError
 from grpo.process import check_process, guard_streams
 from grpo.signals import Stopped
@@ -50,10 +50,10 @@ def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -
         if Jobs.mistake:
             raise Jobs.mistake
     except UserError as error:
-        sys.exit(f"error: {printable(str(error))}")
+        sys.exit(error_message(f"error: {error}"))
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        print(error_message(stopped), file=sys.stderr)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+        print(error_message(interrupted), file=sys.stderr)
         sys.exit(130)

@@ -1,21 +1,34 @@
 """What a person sees: plain lines, progress bars, and the tables at the end. Everything but bars goes to train.log too.
 
-Text of questions and completions is shown as it is, never as console markup.
+Text of questions and completions is shown as it is, never as console markup. In a terminal, lines wrap at spaces; paths
+and commands stay in one piece, so that they can be copied.
 """
 
 import io
 import logging
 import re
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -23,22 +36,61 @@ log = logging.getLogger("grpo")
 console = Console(highlight=False)
 
 TAG = re.compile(r"</?(?:reasoning|answer)>")
-# What a terminal would obey rather than show.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# A command to be copied: a program, and the arguments after it (flags, paths, key=value, whatever is quoted).
+QUOTED = r"""(?:'[^'\n]*'|"[^"\n]*")"""
+ARGUMENT = rf"(?:-{{1,2}}\w[\w-]*(?: \d+)?|[^\s='\"]*=(?:{QUOTED}|\S*)|{QUOTED}|[^\s'\"]*/\S*)"
+COMMAND = re.compile(
+    rf"(?:(?:python|torchrun|accelerate launch)(?: {ARGUMENT})*? -m [\w.]+|wandb sync|pip install \S+|ssh)"
+    rf"(?: {ARGUMENT})*"
+)
+GLUE = "\ue000"  # stands for a space at which no line may break; no text that is shown holds it
+FIRST_SECONDS = 2.0  # after which work that has no steps is told of where there is no terminal
+QUIET_SECONDS = 10.0  # without a terminal, a line follows when there was none for so long
+# The characters that are looked at one by one, and the Unicode categories that are not shown as they are.
+NOT_PLAIN = re.compile(r"[^\n\t -~]+")
+INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def say(message: RenderableType) -> None:
     """Print to the terminal, and without colours to the log."""
-    if isinstance(message, str):
-        message = Text(message)
-    if isinstance(message, Text):
-        message.plain = printable(message.plain)
-    # A line of text is left whole, so that paths in it can be copied.
-    whole = isinstance(message, Text)
-    console.print(message, soft_wrap=whole)
+    show(message, console)
     plain = io.StringIO()
-    Console(file=plain, width=100, highlight=False).print(message, soft_wrap=whole)
+    show(message, Console(file=plain, width=100, highlight=False))
     log.info(plain.getvalue().rstrip("\n"))
+
+
+def show(message: RenderableType, to: Console) -> None:
+    """Print text, a table or facts; a path longer than a line is not cropped."""
+    if isinstance(message, str | Text):
+        style = message.style if isinstance(message, Text) else ""
+        text = Text(printable(str(message)), style)
+        text = Text("\n").join(wrapped(text, to.width)) if to.is_terminal else text
+        to.print(text, soft_wrap=True)
+    else:
+        to.print(message, crop=False)
+
+
+def wrapped(text: Text, width: int) -> list[Text]:
+    """Lines of at most `width` cells, broken at spaces only; the rest of an indented line is indented as well."""
+    found = []
+    for line in text.split("\n", allow_blank=True):
+        indent = len(line.plain) - len(line.plain.lstrip(" "))
+        body = line[indent:]
+        body.plain = COMMAND.sub(lambda command: command[0].replace(" ", GLUE), body.plain)
+        body.overflow = "ignore"  # what is longer than a line stays in one piece
+        for part in body.wrap(console, max(20, width - indent)):
+            part.rstrip()
+            part.plain = part.plain.replace(GLUE, " ")
+            found.append(Text(" " * indent, text.style) + part)
+    return found
+
+
+def error_message(error: object) -> str:
+    """A message for stderr: in a terminal it is wrapped as `say` wraps."""
+    terminal, text = Console(stderr=True), printable(str(error))
+    if not terminal.is_terminal:
+        return text
+    return "\n".join(line.plain for line in wrapped(Text(text), terminal.width))
 
 
 @contextmanager
@@ -85,15 +137,19 @@ def quiet_libraries() -> None:
 def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[[int, str], None]]:
     """A bar over `total`, advanced by calling it with (how many, what stands beside).
 
-    One that is not `lasting` leaves nothing behind. Without a terminal: ten lines, or none.
+    One that is not `lasting` leaves nothing behind. Without a terminal: a line at each tenth where it lasts, and one
+    every ten seconds.
     """
-    if console.is_terminal and not console.quiet:
+    if console.quiet:
+        yield lambda count, beside: None
+    elif console.is_terminal:
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[beside]}"),
+            SpinnerColumn("line"),
             console=console,
             expand=True,
             transient=not lasting,
@@ -101,16 +157,73 @@ def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[
             task = bars.add_task(title, total=total, beside="")
             yield lambda count, beside: bars.update(task, advance=count, beside=beside)
     else:
-        began, done, tenth = time.monotonic(), 0, 0
+        began, done, tenth, latest = time.monotonic(), 0, 0, ""
 
-        def advance(count: int, beside: str) -> None:
-            nonlocal done, tenth
-            done += count
-            if lasting and done * 10 // total > tenth:
-                tenth = done * 10 // total
-                console.print(Text(f"{title} {done}/{total}  {time.monotonic() - began:.0f} s  {beside}".rstrip()))
+        def line() -> str:
+            return f"{title} {done}/{total}  {time.monotonic() - began:.0f} s  {latest}".rstrip()
 
-        yield advance
+        with repeated(line, QUIET_SECONDS) as now:
+
+            def advance(count: int, beside: str) -> None:
+                nonlocal done, tenth, latest
+                done, latest = done + count, beside
+                if lasting and done * 10 // total > tenth:
+                    tenth = done * 10 // total
+                    now()
+
+            yield advance
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """What takes its time without steps to count: a spinner with the seconds, that leaves nothing behind.
+
+    Without a terminal: a line after two seconds, then every ten.
+    """
+    if console.quiet:
+        yield
+    elif console.is_terminal:
+        columns = SpinnerColumn("line"), TextColumn("{task.description}"), TimeElapsedColumn()
+        with Progress(*columns, console=console, transient=True) as bars:
+            bars.add_task(what, total=None)
+            yield
+    else:
+        began = time.monotonic()
+        with repeated(lambda: f"{what}: {time.monotonic() - began:.0f} s", FIRST_SECONDS):
+            yield
+
+
+@contextmanager
+def repeated(line: Callable[[], str], first: float) -> Iterator[Callable[[], None]]:
+    """Print `line()` when called, after `first` seconds of silence, and after every ten more."""
+    called, over = threading.Event(), threading.Event()
+    printing = threading.Lock()
+
+    def now() -> None:
+        with printing:
+            console.print(Text(line()), soft_wrap=True)
+
+    def watch() -> None:
+        wait = first
+        while not over.is_set():
+            if called.wait(wait):
+                called.clear()
+            else:
+                now()
+            wait = QUIET_SECONDS
+
+    def call() -> None:
+        now()
+        called.set()
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield call
+    finally:
+        over.set()
+        called.set()
+        watching.join()
 
 
 # figure -> what a person reads
@@ -164,12 +277,33 @@ def p_value(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "<.001"
 
 
-def facts(lines: dict[str, str]) -> Table:
+def facts(lines: dict[str, str]) -> RenderableType:
     """Names and what is to be said of each, the latter wrapped in a column of its own."""
-    table = Table.grid(padding=(0, 2))
-    for name, value in lines.items():
-        table.add_row(Text(name), Text(value))
-    return table
+    return _Facts(lines)
+
+
+def heading(lines: dict[str, str]) -> RenderableType:
+    """What a run or a sweep says of itself at its start: as `facts`, but without a terminal each fact is one line."""
+    return _Facts(lines, column=8, whole=True)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    lines: dict[str, str]
+    column: int | None = None  # where values begin; else two cells after the longest name
+    whole: bool = False  # whether lines wrap in a terminal only
+
+    def __rich_console__(self, to: Console, options: ConsoleOptions) -> RenderResult:
+        lines = {printable(name): printable(value) for name, value in self.lines.items()}
+        column = self.column or max(map(cell_len, lines), default=0) + 2
+        for name, value in lines.items():
+            label = name + " " * (column - cell_len(name))
+            text = Text(value)
+            keep = self.whole and not to.is_terminal
+            for line in [text] if keep else wrapped(text, max(20, options.max_width - column)):
+                line.no_wrap, line.overflow = True, "ignore"
+                yield Text(label, no_wrap=True, overflow="ignore") + line
+                label = " " * column
 
 
 def table_of(*columns: str) -> Table:
@@ -250,7 +384,19 @@ def answers(question: str, columns: dict[str, str]) -> Table:
 
 
 def printable(text: str) -> str:
-    return valid(CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))
+    """`text` with whatever a terminal or a browser would obey, hide or reorder by, written as `\\x1b` or `\\u202e`.
+
+    These are the control characters but for the line break and the tab, the format characters (bidirectional, of no
+    width), the separators of lines and paragraphs, and lone surrogates.
+    """
+    return NOT_PLAIN.sub(lambda found: "".join(map(_escaped, found[0])), text)
+
+
+def _escaped(character: str) -> str:
+    if category(character) not in INVISIBLE:
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def valid(text: str) -> str:

@@ -40,6 +40,8 @@ from grpo.console import (
     answers,
     at_k_table,
     comparison_table,
+    doing,
+    error_message,
     facts,
     figures_table,
     listed,
@@ -277,10 +279,11 @@ def _prepare(subject: Subject) -> Callable[[], Done]:
         require(config)
         if on_hub(config.model.path):
             prepare_hub()
-        quiet_libraries()
-        from grpo.model import identity
-
-        policy = identity(config.model, subject.seed)
+        with doing("importing PyTorch and Transformers"):
+            quiet_libraries()
+            from grpo.model import identity
+        with doing("reading the policy"):
+            policy = identity(config.model, subject.seed)
         how = protocol(config, "held-out", subject.examples, policy, config.samples, config.temperature)
         sampling = f"-{config.samples}-at-{config.temperature:g}" if config.temperature else "-greedy"
     digest = _identity(how)
@@ -364,14 +367,15 @@ def _answer(
     from grpo.rollout import build_rollout
 
     use_threads(config)
-    tokenizer = build_tokenizer(config.model)
-    policy: Any = build_policy(config.model, subject.seed)
-    questions = [example.question for example in subject.examples]
-    for note in (*check_policy(policy, tokenizer, questions, config), slow_bfloat16(config)):
-        if note:
-            say(note)
-    policy.to(config.device)
-    rollout = build_rollout(policy, tokenizer, config)
+    with doing("loading the policy"):
+        tokenizer = build_tokenizer(config.model)
+        policy: Any = build_policy(config.model, subject.seed)
+        questions = [example.question for example in subject.examples]
+        notes = (*check_policy(policy, tokenizer, questions, config), slow_bfloat16(config))
+        policy.to(config.device)
+        rollout = build_rollout(policy, tokenizer, config)
+    for note in filter(None, notes):
+        say(note)
     how["stop"] = tokenizer.convert_ids_to_tokens(rollout.ends)
     total = len(subject.examples) * config.samples
     if unfinished.done:
@@ -497,7 +501,7 @@ def main() -> None:
     except OSError as error:  # what Hydra itself writes for a multirun
         if Jobs.started:
             raise
-        sys.exit(f"error: {error.filename or ELSEWHERE}: {error.strerror or error}.")
+        sys.exit(error_message(f"error: {error.filename or ELSEWHERE}: {error.strerror or error}."))
 
 
 if __name__ == "__main__":

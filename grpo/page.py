@@ -15,18 +15,23 @@ from grpo.files import written_aside
 def write_page(path: Path, template: str, **values: Any) -> Path:
     """Write what a template of `assets/` makes of the values."""
     environment = Environment(
-        loader=PackageLoader("grpo", "assets"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("grpo", "assets"), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=shown
     )
-    environment.filters |= {"tinted": tinted, "plain": printable, "drawn": drawn, "breakable": breakable}
+    environment.filters |= {"tinted": tinted, "drawn": drawn, "breakable": breakable}
     page = environment.get_template(template).render(colours=COLOURS, **values)
     with written_aside(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return path
 
 
+def shown(value: Any) -> Any:
+    """Whatever a template prints; only what the functions below have made stays as it is."""
+    return value if isinstance(value, Markup | int | float) else printable(str(value))
+
+
 def drawn(chart: Chart) -> Markup:
     """Its `<svg>`; names in it are escaped there."""
-    return Markup(chart.svg())
+    return Markup(printable(chart.svg()))
 
 
 def tinted(completion: str) -> Markup:

@@ -19,7 +19,7 @@ from rich.text import Text
 from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
 from grpo.command import Jobs, command, job
 from grpo.config import CONF, HardwareConfig, PlanConfig, RolloutConfig, configs, load, readable
-from grpo.console import facts, say, table_of
+from grpo.console import error_message, facts, say, table_of
 from grpo.costs import PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, architecture
 from grpo.data import GSM8K_TRAIN
 from grpo.errors import UserError
@@ -238,13 +238,13 @@ def app(composed: DictConfig) -> None:
 def main() -> None:
     changed = [each for each in sys.argv[1:] if each.startswith("hardware.")]
     if changed and not any(each.startswith("hardware=") for each in sys.argv):
-        sys.exit(f"error: {changed[0]}: of which hardware? Add one, hardware=rtx3090.")
+        sys.exit(error_message(f"error: {changed[0]}: of which hardware? Add one, hardware=rtx3090."))
     try:
         command(app, PlanConfig, "Interrupted.")
     except OSError as error:  # what Hydra itself writes for a multirun
         if Jobs.started:
             raise
-        sys.exit(f"error: {error.filename or 'outputs/plans'}: {error.strerror or error}.")
+        sys.exit(error_message(f"error: {error.filename or 'outputs/plans'}: {error.strerror or error}."))
 
 
 if __name__ == "__main__":

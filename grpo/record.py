@@ -66,7 +66,8 @@ def read(folder: Path) -> Record:
     if results is not None and not _whole(results):
         raise UserError(f"{folder / 'results.json'} is damaged, or was written by another version of this project.")
     lines = _lines(folder / "metrics.jsonl", {"step"})
-    metrics = pd.DataFrame([line for line in lines if "alarm" not in line], columns=None if lines else ["step"])
+    logged = [line for line in lines if "alarm" not in line]
+    metrics = pd.DataFrame(logged, columns=None if logged else ["step"])
     try:
         metrics = metrics.set_index("step").astype(float)
     except (ValueError, TypeError) as error:

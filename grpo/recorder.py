@@ -94,6 +94,11 @@ class Recorder(TrainerCallback):
         self.began = time.perf_counter()
         self.advance = self.start_bar(state.max_steps)
 
+    def tell(self, phase: str) -> None:
+        """Beside the bar: what of a step is under way."""
+        if self.advance:
+            self.advance(0, ", ".join(filter(None, (phase, self.beside))))
+
     def on_step_end(self, args, state, control, **kwargs: Any) -> None:
         if state.global_step == state.max_steps:
             control.should_log = True  # whatever logging_steps is, the last step is on record

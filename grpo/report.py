@@ -15,7 +15,18 @@ from typing import Any
 from grpo.batching import Batch
 from grpo.comparison import choose, holds_runs, read_sweep, settings_table, verdict
 from grpo.config import compose, flat
-from grpo.console import interval, listed, plural, say, shortest, shown, signed, with_unit, written
+from grpo.console import (
+    error_message,
+    interval,
+    listed,
+    plural,
+    say,
+    shortest,
+    shown,
+    signed,
+    with_unit,
+    written,
+)
 from grpo.errors import UserError
 from grpo.figures import charts, colours, save, window
 from grpo.page import write_page
@@ -235,9 +246,9 @@ def main() -> None:
         if pictures:
             say(f"{len([*pictures.glob('*.png')])} figures: {shortest(pictures)}")
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_message(f"error: {error}"))
     except OSError as error:
-        sys.exit(f"error: {error.filename} cannot be written: {error.strerror}.")
+        sys.exit(error_message(f"error: {error.filename} cannot be written: {error.strerror}."))
 
 
 if __name__ == "__main__":

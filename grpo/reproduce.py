@@ -15,7 +15,7 @@ from typing import Any
 
 from grpo import ranks
 from grpo.config import saved_settings
-from grpo.console import say, shortest
+from grpo.console import error_message, say, shortest
 from grpo.errors import UserError, first_line
 from grpo.files import file_sha256
 from grpo.folder import command_to_resume, holds_run, overrides_of, owned, save_settings, settings_of
@@ -143,13 +143,14 @@ def main() -> None:
         with owned(out):
             found = reproduce(arguments.run, out)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error_message(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"error: {error.filename}: {first_line(error)}", file=sys.stderr)
+        print(error_message(f"error: {error.filename}: {first_line(error)}"), file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
-        print(f"Stopped by {stopped.name}; nothing was compared. To begin anew, give another --out.", file=sys.stderr)
+        again = f"Stopped by {stopped.name}; nothing was compared. To start again, give another --out."
+        print(error_message(again), file=sys.stderr)
         sys.exit(stopped.exit_code)
     if found:
         say(f"NOT the same numbers as {shortest(arguments.run)}:")

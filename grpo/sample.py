@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from grpo.config import load_run, saved_settings, trained
-from grpo.console import answers, console, quiet_libraries
+from grpo.console import answers, console, doing, error_message, quiet_libraries, show
 from grpo.data import JOY
 from grpo.errors import UserError
 from grpo.hub import on_hub, prepare_hub
@@ -32,25 +32,29 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
     )
     if on_hub(config.model.path):
         prepare_hub()
-    quiet_libraries()
-    from grpo.compatibility import check_policy
-    from grpo.evaluation import answer_greedily
-    from grpo.model import build_policy, build_tokenizer
-    from grpo.rollout import build_rollout
+    with doing("importing PyTorch and Transformers"):
+        quiet_libraries()
+        from grpo.compatibility import check_policy
+        from grpo.evaluation import answer_greedily
+        from grpo.model import build_policy, build_tokenizer
+        from grpo.rollout import build_rollout
 
     # A question needs no GPU.
     config.device, config.bf16 = "cpu", False
     if max_tokens is not None:
         config.max_completion_length = max_tokens
     answered = []
-    for model in (config.model, trained(config.model, folder)):
-        policy, tokenizer = build_policy(model, config.seed), build_tokenizer(model)
-        for note in check_policy(policy, tokenizer, questions, replace(config, model=model)):
-            console.print(note)
-        rollout = build_rollout(policy, tokenizer, config)
-        answered.append(answer_greedily(rollout, tokenizer, questions, config))
+    for when, model in (("before", config.model), ("after", trained(config.model, folder))):
+        with doing(f"loading the policy as it was {when} training"):
+            policy, tokenizer = build_policy(model, config.seed), build_tokenizer(model)
+            notes = check_policy(policy, tokenizer, questions, replace(config, model=model))
+            rollout = build_rollout(policy, tokenizer, config)
+        for note in notes:
+            show(note, console)
+        with doing(f"asking the policy as it was {when} training"):
+            answered.append(answer_greedily(rollout, tokenizer, questions, config))
     for question, first, last in zip(questions, *answered, strict=True):
-        console.print(answers(question, {"before": first, "after": last}))
+        show(answers(question, {"before": first, "after": last}), console)
 
 
 def main() -> None:
@@ -69,7 +73,7 @@ def main() -> None:
         check_process()
         ask(arguments.run, arguments.questions, arguments.max_tokens, arguments.trust_run)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_message(f"error: {error}"))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from grpo import ranks
 from grpo.account import Account, how_long
 from grpo.command import Jobs
 from grpo.config import SweeperConfig, load_sweeper
-from grpo.console import plural, shortest
+from grpo.console import doing, heading, plural, shortest, show
 from grpo.errors import UserError, first_line
 from grpo.files import write_json, written_aside
 from grpo.folder import SWEEP, holds_run, in_use, is_done, outcome, owned, quoted, same_job
@@ -173,7 +173,7 @@ class Sweep:
             time = how_long(left, self.parallel, self.settings.step_seconds)
             lines["time"] = time or "told after the first steps; or state it, hydra.sweeper.step_seconds=SECONDS"
             self.account.untold = time is None
-        self.account.say("\n".join(f"{name:<8}{value}" for name, value in lines.items()))
+        show(heading(lines), self.account.terminal)
 
     def launch(self, jobs: Sequence[Job]) -> None:
         """Run what is left to do of these, each in its folder; returns when none runs any more.
@@ -204,14 +204,17 @@ class Sweep:
 
     def conclude(self) -> None:
         """The table, the report, and an error where a job has no result."""
-        from grpo.comparison import read_sweep, settings_table, verdict
-        from grpo.sweep_report import write_sweep_report
+        with doing("importing Matplotlib"):
+            from grpo.comparison import read_sweep, settings_table, verdict
+            from grpo.sweep_report import write_sweep_report
 
         sweep = read_sweep(self.folder)
-        self.account.terminal.print()
-        self.account.terminal.print(settings_table(sweep))
+        self.account.say("")
+        show(settings_table(sweep), self.account.terminal)
         self.account.say(verdict(sweep))
-        self.account.say(f"Report: {shortest(write_sweep_report(sweep))}")
+        with doing("drawing the report"):
+            page = write_sweep_report(sweep)
+        self.account.say(f"Report: {shortest(page)}")
         if any(self.folder.glob("*/wandb/offline-run-*")):
             self.account.say(
                 f"W&B: tracked offline. To upload: wandb sync {shortest(self.folder)}/*/wandb/offline-run-*"

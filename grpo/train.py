@@ -21,6 +21,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from rich.console import RenderableType
 
 from grpo import ranks
 from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
@@ -30,6 +31,9 @@ from grpo.config import CONF, ENGINES, Config, flat, load, undistorted
 from grpo.console import (
     answers,
     comparison_table,
+    doing,
+    error_message,
+    heading,
     listed,
     log,
     plural,
@@ -112,37 +116,40 @@ def run(
     if warning := slow_bfloat16(config):
         say(warning)
     require_server(config)
-    splits = load_splits(config.data, validation=config.eval_steps is not None)
+    with doing("loading the data"):
+        splits = load_splits(config.data, validation=config.eval_steps is not None)
     for note in splits.notes:
         say(note)
 
     if on_hub(config.model.path):
         prepare_hub()
-    quiet_libraries()
-    import torch
+    with doing("importing PyTorch and Transformers"):
+        quiet_libraries()
+        import torch
+
+        from grpo.compatibility import check_policy
+        from grpo.model import build_policy, build_tokenizer, save_policy
+        from grpo.rollout import build_rollout
+        from grpo.sharding import copy_weights, whole, whole_copy
+        from grpo.shared_prompts import causal_lm
 
     if config.device == "cpu" and torch.cuda.is_available():
         say(f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k.")
-    from grpo.compatibility import check_policy
-    from grpo.model import build_policy, build_tokenizer, save_policy
-    from grpo.rollout import build_rollout
-    from grpo.sharding import copy_weights, whole, whole_copy
-    from grpo.shared_prompts import causal_lm
-
     for name in ("trust_remote_code", "trust_pickle"):
         if getattr(config.model, name):
             say(f"model.{name}=true: code that comes with {config.model.path} can run here.")
     use_threads(config)
     use_determinism(config)
     ranks.join(config.device)
-    tokenizer = build_tokenizer(config.model)
-    train_rows, notes = build_train_set(splits.train, tokenizer, config)
-    policy: Any = build_policy(config.model, config.seed)
-    questions = [JOY.question, *(row["question"] for row in train_rows)]
-    questions += [example.question for example in (*splits.validation, *splits.held_out)]
-    notes += check_policy(policy, tokenizer, questions, config)
-    if not ranks.sharded():  # else it waits to be spread
-        policy.to(config.device)
+    with doing("loading the policy"):
+        tokenizer = build_tokenizer(config.model)
+        train_rows, notes = build_train_set(splits.train, tokenizer, config)
+        policy: Any = build_policy(config.model, config.seed)
+        questions = [JOY.question, *(row["question"] for row in train_rows)]
+        questions += [example.question for example in (*splits.validation, *splits.held_out)]
+        notes += check_policy(policy, tokenizer, questions, config)
+        if not ranks.sharded():  # else it waits to be spread
+            policy.to(config.device)
     evaluated_by = replace(config, rollout=undistorted(config.rollout))  # however training samples
     # What completions are sampled from: the policy, or where training spreads its weights a whole copy.
     sampled = policy
@@ -153,7 +160,8 @@ def run(
     framing = Framing(opened_tag(tokenizer, config.system_prompt), tuple(stop["stop"]))
     for note in notes:
         say(note)
-    origin = record_provenance(config, out, splits, command, checkpoint)
+    with doing("recording versions and checksums"):
+        origin = record_provenance(config, out, splits, command, checkpoint)
     leads = ranks.leads()
 
     def evaluate_on(examples: list[Example], when: str, lasting: bool = True) -> Evaluation:
@@ -173,7 +181,8 @@ def run(
 
     def ask_shown(step: int) -> None:
         refresh()
-        answers = answer_greedily(rollout, tokenizer, [example.question for example in shown], config)
+        with doing(f"answering the example questions at step {step}"):
+            answers = answer_greedily(rollout, tokenizer, [example.question for example in shown], config)
         if not leads:
             return
         # A run that was interrupted may have asked at this step already.
@@ -189,7 +198,8 @@ def run(
 
     shown = [JOY, *[example for example in splits.held_out if example != JOY][:2]]
     settings = asdict(config) | {"batch": asdict(batch), "provenance": origin | {"settings": None}}
-    tracker = build_tracker(config.tracking, settings, out, label, origin["tracking"]) if leads else NoTracker()
+    with doing("starting the tracker"):
+        tracker = build_tracker(config.tracking, settings, out, label, origin["tracking"]) if leads else NoTracker()
     origin["tracking"] = tracker.id
     if leads:
         write_json(out / PROVENANCE, origin)
@@ -228,8 +238,9 @@ def run(
                 ask_shown(0)
             evaluated = time.perf_counter()
             # TRL takes seconds to import; they come after there is something to look at.
-            from grpo.recorder import Looks, Recorder, Stops
-            from grpo.trainer import build_trainer
+            with doing("importing TRL"):
+                from grpo.recorder import Looks, Recorder, Stops
+                from grpo.trainer import build_trainer
 
             with ExitStack() as training:
                 recorder = Recorder(
@@ -240,7 +251,10 @@ def run(
                     lambda steps: training.enter_context(progress("training", steps)),
                     framing,
                 )
-                trainer = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, out)
+                with doing("preparing training"):
+                    trainer = build_trainer(
+                        config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, out
+                    )
                 trainer.before_sampling = refresh
                 training.callback(trainer.dismiss_engine)
                 trainer.add_callback(Looks(look))
@@ -276,7 +290,7 @@ def run(
                 trainer.save()
                 raise
             ended = time.perf_counter()
-            with signals.noted("writing the results"):
+            with signals.noted("writing the results"), doing("saving the policy"):
                 final = trainer.accelerator.unwrap_model(trainer.model)
                 if sampled is not policy:
                     final = whole(lambda: build_policy(config.model, config.seed))
@@ -330,7 +344,8 @@ def run(
         exit_code = stopped.exit_code
         raise
     finally:
-        tracker.finish(exit_code)
+        with doing("closing the tracker"):
+            tracker.finish(exit_code)
 
 
 def record_provenance(
@@ -405,7 +420,7 @@ def out_of_memory_advice(config: Config, batch: Batch, step: int, sampling: bool
     return f"out of memory at step {step} with {batch.per_device} completions at once ({batch}). {advice}"
 
 
-def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> str:
+def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> RenderableType:
     weights = ", ".join(f"{name} {weight:g}" for name, weight in rewards.weights.items())
     steps = config.algorithm.steps_per_generation
     lines = {
@@ -419,7 +434,7 @@ def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> str
         lines["rollout"] = (
             f"{config.rollout.name}: run again, or gone on with, the numbers are others in the last digits"
         )
-    return "\n".join(f"{name:<8}{value}" for name, value in lines.items())
+    return heading(lines)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -495,9 +510,11 @@ def begin_or_go_on(config: Config, out: Path, settings: Any) -> None:
     ranks.announce(out, checkpoint)
     run(config, out, label_of(out, overrides), command, checkpoint, pruning(settings))
     if not Jobs.multirun:
-        from grpo.report import write_report  # it draws, and is not needed before
-
-        say(f"Report: {shortest(write_report(out))}")
+        with doing("importing Matplotlib"):
+            from grpo.report import write_report  # it draws, and is not needed before
+        with doing("drawing the report"):
+            page = write_report(out)
+        say(f"Report: {shortest(page)}")
 
 
 def follow() -> None:
@@ -533,7 +550,7 @@ def main() -> None:
     try:
         ranks.begin()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_message(f"error: {error}"))
     with ranks.leaving():
         by_command_line()
 
@@ -544,7 +561,8 @@ def by_command_line() -> None:
     except RuntimeError as error:
         if not ranks.lost(error):
             raise
-        sys.exit("error: another process of this run has ended, and the run with it." if ranks.leads() else 1)
+        lost = error_message("error: another process of this run has ended, and the run with it.")
+        sys.exit(lost if ranks.leads() else 1)
     except (OSError, ValueError) as error:
         # Before the first job starts, all that is written is its folder and train.log in it; the logging module wraps
         # its error in a ValueError. An error without a path is about something else, unless the disk is full.
@@ -552,7 +570,8 @@ def by_command_line() -> None:
         if Jobs.started or not isinstance(reason, OSError) or not (reason.filename or reason.errno in NO_SPACE):
             raise
         where = "hydra.sweep.dir=FOLDER" if "-m" in sys.argv or "--multirun" in sys.argv else "hydra.run.dir=FOLDER"
-        sys.exit(f"error: the folder of the run cannot be written: {reason}; give another, {where}")
+        message = f"error: the folder of the run cannot be written: {reason}; give another, {where}"
+        sys.exit(error_message(message))
 
 
 if __name__ == "__main__":

@@ -265,6 +265,7 @@ class Trainer(GRPOTrainer):
     ) -> tuple[list, list | None]:
         """Completions and, of vLLM, the log-probabilities that it sampled them with."""
         self.sampling = True
+        self.recorder.tell("sampling")
         logps = None
         if self.rollout is not None and (isinstance(self.rollout, Fast) or ranks.sharded()):
             self.before_sampling()
@@ -348,6 +349,7 @@ class Trainer(GRPOTrainer):
 
     def _calculate_rewards(self, *args: Any) -> Tensor:
         """The raw scores (N, R) of all ranks' completions; logs what their advantages are made of."""
+        self.recorder.tell("scoring")
         scores: Tensor = super()._calculate_rewards(*args)
         troubles = [function.trouble for function in self.reward_funcs if function.trouble]
         self._unscored = bool(scores.isnan().any())
@@ -423,6 +425,7 @@ class Trainer(GRPOTrainer):
             self._tr_loss.zero_()
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        self.recorder.tell("updating")
         # Rows of zero advantage get no gradient from the policy loss, so without other terms they need none at all.
         policy_loss_alone = self.beta == 0 and not self._entropy_bonus_enabled
         self._advantages = inputs["advantages"] if policy_loss_alone else None
