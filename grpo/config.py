@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from grpo.arithmetic import DISTINCT
 from grpo.errors import UserError, first_line, nearest
 
 # A checkout has conf/ beside the package; a wheel carries it inside.
@@ -52,8 +53,8 @@ class DataConfig:
     train_problems: int | None
     eval_problems: int | None
     validation_problems: int | None
+    seed: int
     # arithmetic alone
-    seed: int | None = None
     min_steps: int | None = None
     max_steps: int | None = None
     max_number: int | None = None
@@ -457,14 +458,8 @@ def check(config: AnyConfig) -> None:
     if isinstance(config, Config):
         if config.trust_run and config.resume is None:
             raise UserError("trust_run=true: is about the run directory of resume=FOLDER; leave it out.")
-        data = config.data
         if config.model.load_in_4bit and not config.model.lora_rank:
             raise UserError("model.load_in_4bit=true: weights of 4 bits are not trained; add model.lora_rank=16.")
-        if config.eval_steps and data.validation_problems is None and data.validation_file is None:
-            raise UserError(
-                f"data.validation_problems=null: eval_steps={config.eval_steps} needs a number of problems there, or a "
-                "data.validation_file."
-            )
     if isinstance(config, EvaluateConfig):
         _check_sampling(config)
 
@@ -509,7 +504,7 @@ def _check_rollout(config: Common) -> None:
 
 
 def _check_data(data: DataConfig) -> None:
-    made = ["seed", "min_steps", "max_steps", "max_number"]
+    made = ["min_steps", "max_steps", "max_number"]
     read = ["train_file", "question_column", "answer_column", "gold"]
     if data.name == "arithmetic":
         needed = [*made, "train_problems", "eval_problems", "validation_problems"]
@@ -527,7 +522,14 @@ def _check_data(data: DataConfig) -> None:
     if data.min_steps is not None and data.max_steps is not None and data.min_steps > data.max_steps:
         raise UserError(f"data.min_steps={data.min_steps}: must not exceed data.max_steps={data.max_steps}.")
     if data.name == "jsonl" and data.path is None:
-        raise UserError("data.path: data=jsonl needs the folder of your files, data.path=FOLDER.")
+        raise UserError("data.path: data=jsonl needs the folder of your files, data.path=FOLDER, or one file.")
+    if data.name == "arithmetic":
+        for names, split in ((["train_problems"], "training"), (["eval_problems", "validation_problems"], "held-out")):
+            if sum(getattr(data, name) for name in names) > DISTINCT[split]:
+                given = ", ".join(f"data.{name}={getattr(data, name)}" for name in names)
+                raise UserError(
+                    f"{given}: data=arithmetic makes at most {DISTINCT[split]:,} distinct {split} problems; set fewer."
+                )
 
 
 def _check_sampling(config: EvaluateConfig) -> None:

@@ -1,6 +1,7 @@
 """Datasets: rows of questions and gold answers, and the prompts made of them."""
 
 import json
+import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -25,10 +26,17 @@ class Example:
     question: str
     gold: str
 
+    @property
+    def key(self) -> str:
+        """The question but for its white space; problems of one key are the same problem."""
+        return " ".join(self.question.split())
+
 
 # The recipe's showcase. It is a row of GSM8K's training split, so it is taken out of every training set.
 JOY = Example("Joy can read 8 pages of a book in 20 minutes. How many hours will it take her to read 120 pages?", "5")
+TRAIN_FILE = "train.jsonl"  # the default in conf/data/jsonl.yaml
 GSM8K_TRAIN = 7_472  # training problems without it
+MOST_BY_DEFAULT = 200  # problems taken out of the training split where no file has them; a fifth of a small one
 
 
 @dataclass
@@ -45,29 +53,35 @@ class Splits:
 def load_splits(config: DataConfig, validation: bool = False) -> Splits:
     """The problems that `config` asks for; validation problems only on demand, since they may cost training some.
 
+    The splits share no question: training problems that are also held out or validated on are left out of training.
+    Where only a part of a split is taken, it is drawn with `config.seed`.
+
     Raises:
         UserError: files that are missing or unreadable, or a split without problems.
     """
     splits = Splits([], [], [], [])
-    read = READERS[config.name]
+    notes, read = splits.notes, READERS[config.name]
     train, held_out = read(config, "train"), read(config, "test")
     assert train is not None
     if held_out is None:
-        train, held_out = _cut(train, "eval_problems", config, splits.notes)
-    splits.held_out = held_out[: config.eval_problems]
-    kept = [example for example in train if example.question.strip() != JOY.question]
-    if len(kept) < len(train):
-        splits.notes.append(
-            f"Joy's question is taken out of the training set, to be asked before and after: {len(kept):,} problems "
-            "remain."
+        held_out, train = _cut(train, "eval_problems", config, notes)
+    splits.held_out = _some(_part(held_out, config.eval_problems, config), "held-out", config)
+    without_joy = [example for example in train if example.key != JOY.key]
+    if len(without_joy) < len(train):
+        notes.append(
+            f"Joy's question is taken out of the training set, to be asked before and after: {len(without_joy):,} "
+            "problems remain."
         )
+    train = _without(without_joy, held_out, ("training", "held-out"), config, notes)
     if validation:
         found = read(config, "validation")
         if found is None:
-            kept, found = _cut(kept, "validation_problems", config, splits.notes)
-        splits.validation = _some(found[: config.validation_problems], "validation", config)
-    splits.train = _some(kept[: config.train_problems], "train", config)
-    _some(splits.held_out, "held-out", config)
+            found, train = _cut(train, "validation_problems", config, notes)
+        else:
+            found = _without(found, held_out, ("validation", "held-out"), config, notes)
+        splits.validation = _some(_part(found, config.validation_problems, config), "validation", config)
+        train = _without(train, found, ("training", "validation"), config, notes)
+    splits.train = _some(_part(train, config.train_problems, config), "train", config)
     return splits
 
 
@@ -76,7 +90,30 @@ def load_held_out(config: DataConfig) -> list[Example]:
     held_out = READERS[config.name](config, "test")
     if held_out is None:
         return load_splits(config).held_out
-    return _some(held_out[: config.eval_problems], "held-out", config)
+    return _some(_part(held_out, config.eval_problems, config), "held-out", config)
+
+
+def _without(
+    examples: list[Example], others: list[Example], splits: tuple[str, str], config: DataConfig, notes: list[str]
+) -> list[Example]:
+    """The examples of the first of two splits that are not also in the second.
+
+    Raises:
+        UserError: none remains.
+    """
+    (what, other), known = splits, {example.key for example in others}
+    kept = [example for example in examples if example.key not in known]
+    if examples and not kept:
+        raise UserError(
+            f"data={config.name}: each of the {len(examples):,} {what} problems is also a {other} problem, so none "
+            "remains; name files with different questions (data.train_file, data.validation_file, data.test_file)."
+        )
+    if len(kept) < len(examples):
+        notes.append(
+            f"{len(examples) - len(kept):,} of {len(examples):,} {what} problems are also {other} problems and are "
+            f"left out: {len(kept):,} remain."
+        )
+    return kept
 
 
 def _some(examples: list[Example], split: str, config: DataConfig) -> list[Example]:
@@ -85,18 +122,49 @@ def _some(examples: list[Example], split: str, config: DataConfig) -> list[Examp
     return examples
 
 
+def _part(examples: list[Example], count: int | None, config: DataConfig) -> list[Example]:
+    """`count` of the examples, or all where it is None or they are fewer."""
+    return examples if count is None or count >= len(examples) else _divide(examples, count, config)[0]
+
+
+def _divide(examples: list[Example], count: int, config: DataConfig) -> tuple[list[Example], list[Example]]:
+    """`count` examples, drawn since a file may be sorted, and the others, both in their order.
+
+    With the same seed, a smaller part is contained in a larger one.
+    """
+    order = list(range(len(examples)))
+    random.Random(config.seed).shuffle(order)
+    drawn = sorted(order[:count]), sorted(order[count:])
+    return [examples[i] for i in drawn[0]], [examples[i] for i in drawn[1]]
+
+
 def _cut(
     train: list[Example], setting: str, config: DataConfig, notes: list[str]
 ) -> tuple[list[Example], list[Example]]:
-    """Training problems, and the last ones taken out of them for want of a file."""
-    count, file = getattr(config, setting) or 0, {"eval_problems": "test_file"}.get(setting, "validation_file")
-    if not 0 < count < len(train):
+    """Problems drawn from the training split because there is no file of them, and the others.
+
+    Raises:
+        UserError: there are not as many as the setting asks for, and one to train on.
+    """
+    file = {"eval_problems": "test_file"}.get(setting, "validation_file")
+    given, a_fifth = getattr(config, setting), max(1, min(MOST_BY_DEFAULT, len(train) // 5))
+    count = a_fifth if given is None else given
+    if len(train) < 2:
         raise UserError(
-            f"data.{setting}={getattr(config, setting)}: {config.train_file} has {len(train):,} problems; without a "
-            f"data.{file}, between 1 and one less than that are held out of it."
+            f"data={config.name}: the training split has {len(train)} problems, too few to hold some out; name a file "
+            f"of others, data.{file}=FILE."
         )
-    notes.append(f"No data.{file}: the last {count:,} problems of the training split are held out of training.")
-    return train[:-count], train[-count:]
+    if count >= len(train):
+        raise UserError(
+            f"data.{setting}={count}: the training split has only {len(train):,} problems, and without a data.{file} "
+            f"they are taken out of it; set data.{setting}={a_fifth}, or null for a fifth."
+        )
+    why = f"; data.{setting}=N takes another number" if given is None else ""
+    notes.append(
+        f"No data.{file}: {count:,} of the {len(train):,} training problems, drawn with data.seed={config.seed}, are "
+        f"held out of training{why}."
+    )
+    return _divide(train, count, config)
 
 
 def _arithmetic(config: DataConfig, split: str) -> list[Example]:
@@ -136,10 +204,24 @@ def _gsm8k(config: DataConfig, split: str) -> list[Example] | None:
 
 def _jsonl(config: DataConfig, split: str) -> list[Example] | None:
     assert config.path is not None
+    folder = Path(config.path).expanduser()
     files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
+    if folder.is_file():
+        if config.train_file not in (TRAIN_FILE, folder.name):
+            raise UserError(
+                f"data.train_file={config.train_file}: data.path={config.path} names the training file already; leave "
+                f"one out, or give the folder, data.path={folder.parent}."
+            )
+        folder, files["train"] = folder.parent, folder.name
     if (name := files[split]) is None:
         return None
-    return list(read_jsonl(Path(config.path).expanduser() / name, lambda row: _example(row, config)))
+    others = sorted(path.name for path in folder.glob("*.jsonl"))
+    if not (folder / name).exists() and others:
+        raise UserError(
+            f"data.path: there is no file {folder / name}; the folder has {', '.join(others[:9])}: set "
+            f"data.{split}_file=NAME."
+        )
+    return list(read_jsonl(folder / name, lambda row: _example(row, config)))
 
 
 # The problems of a split, `train`, `validation` or `test`; None where the dataset has no such split.

@@ -225,19 +225,18 @@ def _held_out(data: DataConfig, of_run: DataConfig, folder: Path) -> list[Exampl
         known = _json(folder / "evaluations" / "after.json").get("protocol", {}).get("problems")
         if data == of_run and known not in (None, problems_of(examples)):
             raise UserError("data: the files are not those of the run any more: its held-out problems are others now.")
+    if data == of_run:
+        return examples  # those of its training split were left out of training
     try:
-        seen = set(load_splits(of_run).train)
+        seen = {example.key for example in load_splits(of_run).train}
     except UserError:
         say(f"The training problems of {folder} are not here: whether these are among them is not checked.")
         seen = set()
-    shared = sum(example in seen for example in examples)
-    if shared and data != of_run:
+    if shared := sum(example.key in seen for example in examples):
         raise UserError(
             f"data: {shared:,} of these {len(examples):,} problems are among those the run was trained on; name "
             "others, data.test_file=FILE."
         )
-    if shared:
-        say(f"Beware: {shared:,} of the {len(examples):,} held-out problems are in the training file, too.")
     return examples
 
 

@@ -4,20 +4,23 @@ Add one without touching this file: decorate a function in a Python file of your
 `reward_files=[my_rewards.py]` and give it a weight, `+rewards.<function name>=0.1`.
 """
 
-import importlib.util
 import inspect
 import math
 import re
-import sys
 import traceback
-from collections.abc import Callable, Sequence, Sized
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set, Sized
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from grpo.errors import UserError, nearest
 from grpo.prompts import INTEGER, TAGS, extract_answer, same_answer
+from grpo.signals import Stopped
+from grpo.user_code import UserFile, unchanged
 
 Function = Callable[..., Any]
 REWARDS: dict[str, Function] = {}
@@ -161,86 +164,164 @@ class RewardStack:
 
 
 class NotFinite(UserError):
-    """A reward is nan or infinite."""
+    """A reward is nan, infinite, or too large for float32."""
+
+
+# Advantages are computed in float32, which squares weighted scores: 1e12 * 1e4 leaves room for the sum of a batch.
+MOST_SCORE, MOST_WEIGHT = 1e12, 1e4
 
 
 def score(name: str, completions: Sequence[str], golds: Sequence[str], questions: Sequence[str]) -> list[float]:
     """One reward's score of every completion.
 
+    A reward from a file can leave no change in this process behind, and draws its random numbers from the completions:
+    a run that is repeated or resumed gets the same scores.
+
     Raises:
         UserError: the reward raised, or returned the wrong count, or something that is not a finite number.
     """
-    function = REWARDS[name]
-    rows = {"completion": completions, "gold": golds, "question": questions}
+    columns = {"completion": completions, "gold": golds, "question": questions}
+    if name in BUILT_IN:
+        return _score(name, columns)
+    file, seed = SOURCES.get(name), zlib.crc32("\0".join(completions).encode("utf-8", "replace"))
+    try:
+        with unchanged(seed), file.imports() if file else nullcontext():
+            return _score(name, columns)
+    except OSError as error:
+        raise UserError(f"reward '{name}' changed this process beyond repair: {error}.") from error
+
+
+def _score(name: str, columns: dict[str, Sequence[str]]) -> list[float]:
+    function, completions = REWARDS[name], columns["completion"]
     wanted = inspect.signature(function).parameters
+    values: list[Any] = []
     if any(argument in wanted for argument in ARGUMENTS):
-        taken = [rows[argument] for argument in wanted]
-        values = []
-        for i, row in enumerate(zip(*taken, strict=True)):
-            try:
+        for i, row in enumerate(zip(*(columns[argument] for argument in wanted), strict=True)):
+            with _named(name, completions[i]):
                 values.append(function(**dict(zip(wanted, row, strict=True))))
-            except (Exception, SystemExit) as error:
-                raise UserError(_raised(name, error, completions[i])) from error
     else:
-        try:
-            values = function(**{argument: list(rows[argument[:-1]]) for argument in wanted})
-        except (Exception, SystemExit) as error:
-            raise UserError(_raised(name, error, completions[0], f"first of {len(completions)} ")) from error
-        if not isinstance(values, Sized) or len(values) != len(completions):
-            got = f"{len(values)} scores" if isinstance(values, Sized) else f"{values!r}"
-            raise UserError(f"reward '{name}' returned {got} for {len(completions)} completions; return one for each.")
-    for value, completion in zip(values, completions, strict=True):
-        if not isinstance(value, Real) or not is_finite(value):
-            raise (NotFinite if isinstance(value, Real) else UserError)(
-                f"reward '{name}' returned {value!r}; a reward is a finite number. The completion: {completion!r}"
+        with _named(name, completions[0], f"first of {len(completions)} "):
+            returned = function(**{argument: list(columns[argument[:-1]]) for argument in wanted})
+            shape = getattr(returned, "shape", (None,))
+            ordered = isinstance(returned, Sized) and not isinstance(returned, Mapping | Set | str | bytes)
+            values = list(returned) if ordered and len(shape) == 1 else []
+        if not ordered or len(shape) != 1 or len(values) != len(completions):
+            got = f"{len(values)} scores" if ordered and len(shape) == 1 else _shown(returned)
+            raise UserError(
+                f"reward '{name}' returned {got} for {len(completions)} completions; return a list with one for each."
             )
-    return [float(value) for value in values]
+    return [_number(name, value, completion) for value, completion in zip(values, completions, strict=True)]
 
 
-def is_finite(value: Any) -> bool:
-    return abs(value) <= sys.float_info.max
+def _number(name: str, value: Any, completion: str) -> float:
+    """The score as a float; numpy's and torch's scalars and arrays without dimensions are numbers, too.
+
+    Raises:
+        UserError: it is not a number, or has no float value.
+        NotFinite: it is nan, infinite or too large.
+    """
+    with _named(name, completion):
+        given = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+        try:
+            number = float(given) if isinstance(given, Real | Decimal) else None
+        except OverflowError:
+            number = math.inf
+    if number is not None and abs(number) <= MOST_SCORE:
+        return number
+    rule = "a reward is a finite number"
+    if number is not None and math.isfinite(number):
+        rule = f"a reward lies within -{MOST_SCORE:g} and {MOST_SCORE:g}, or float32 overflows in training"
+    kind = UserError if number is None else NotFinite
+    raise kind(f"reward '{name}' returned {_shown(value)}; {rule}. The completion: {completion!r}")
 
 
-def _raised(name: str, error: BaseException, completion: str, which: str = "") -> str:
+@contextmanager
+def _named(name: str, completion: str, which: str = "") -> Iterator[None]:
+    """Name the reward, the place and the completion in what user code raises, be it no `Exception`."""
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped):
+        raise
+    except BaseException as error:
+        raise UserError(f"reward '{name}' raised {_said(error)}. The {which}completion: {completion!r}") from error
+
+
+def _said(error: BaseException) -> str:
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = type(error).__name__
     place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(place.filename).name}:{place.lineno}"
-    return f"reward '{name}' raised {type(error).__name__}: {error} ({where}). The {which}completion: {completion!r}"
+    return text if isinstance(error, SyntaxError) else f"{text} ({Path(place.filename).name}:{place.lineno})"
+
+
+def _shown(value: Any) -> str:
+    """`repr(value)`, shortened; the type where it has none, as an integer of more than 4300 digits."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 BUILT_IN = dict(REWARDS)
 
 
+# reward -> the file that defines it, but for the built-in ones
+SOURCES: dict[str, UserFile] = {}
+
+
 def load_reward_files(files: Sequence[str]) -> None:
-    """Make the table the shipped rewards and those of `files`, which are run anew, so that no run sees another's."""
+    """Make the table the shipped rewards and those of `files`, which are run anew, so that no run sees another's.
+
+    Raises:
+        UserError: there is no such file, it fails, or it defines no reward.
+    """
     REWARDS.clear()
     REWARDS.update(BUILT_IN)
+    SOURCES.clear()
     for name in files:
         path = Path(name).expanduser().resolve()
         if not path.is_file():
             raise UserError(f"reward_files: no file {path}; give the path of a Python file with @reward functions.")
-        spec = importlib.util.spec_from_file_location(f"grpo_reward_file_{path.stem}", path)
-        if spec is None or spec.loader is None:
+        if path.suffix != ".py":
             raise UserError(f"reward_files: {path} is not a Python file (its name must end in .py).")
+        file, known = UserFile(path), set(REWARDS)
         try:
-            spec.loader.exec_module(importlib.util.module_from_spec(spec))
-        except UserError:
+            with unchanged(seed=0):
+                file.load()
+        except (KeyboardInterrupt, Stopped):
             raise
-        except (Exception, SystemExit) as error:
-            raise UserError(f"reward_files: {path} failed with {type(error).__name__}: {error}") from error
+        except UserError as error:
+            raise UserError(f"reward_files: {path}: {error}") from error
+        except BaseException as error:
+            raise UserError(f"reward_files: {path} failed with {_said(error)}") from error
+        if not REWARDS.keys() - known:
+            own = [name for name, function in file.functions().items() if function.__module__ == file.name]
+            raise UserError(
+                f"reward_files: {path} defines no reward; write @reward, which is imported by 'from grpo.rewards "
+                f"import reward', on the line above {' or '.join(own) or 'a function'}."
+            )
+        SOURCES.update(dict.fromkeys(REWARDS.keys() - known, file))
 
 
 def build_rewards(weights: dict[str, float], files: Sequence[str] = ()) -> RewardStack:
     """The stack of a run; `correctness` is always measured.
 
     Raises:
-        UserError: an unknown reward, a weight that is not finite, or a stack whose weights are all zero.
+        UserError: an unknown reward, a weight that is not finite or too large, or a stack whose weights are all zero.
     """
     load_reward_files(files)
     for name, weight in weights.items():
         if name not in REWARDS:
+            for file in SOURCES.values():
+                if name in file.functions():
+                    raise UserError(f"rewards.{name}: in {file.path}, {name} has no decorator; write @reward above it.")
             raise UserError(f"rewards.{name}: there is no reward '{name}'.{nearest(name, REWARDS)}")
-        if not math.isfinite(weight):
-            raise UserError(f"rewards.{name}={weight}: a weight is a finite number.")
+        if not abs(weight) <= MOST_WEIGHT:
+            raise UserError(
+                f"rewards.{name}={weight}: a weight is a finite number within -{MOST_WEIGHT:g} and {MOST_WEIGHT:g}."
+            )
     if not any(weights.values()):
         raise UserError("rewards: every weight is 0, so nothing would be trained; give one reward a weight.")
     return RewardStack({**weights, "correctness": weights.get("correctness", 0.0)})

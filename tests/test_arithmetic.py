@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from itertools import islice
 
-from grpo.arithmetic import JOY_STEPS, OPERATIONS, TEMPLATES, problems
+from grpo.arithmetic import DISTINCT, HELD_OUT_ONE_IN, JOY_STEPS, OPERATIONS, TEMPLATES, problems
 from grpo.data import JOY
 
 
@@ -64,3 +64,9 @@ def test_every_template_is_on_both_sides() -> None:
     counts = Counter(problem.template for problem in take(False))
     assert min(counts.values()) > 1000 / len(counts) / 2
     assert counts.keys() == {problem.template for problem in take(True)}
+
+
+def test_any_settings_make_as_many_problems_as_may_be_asked_for() -> None:
+    # Those with the fewest. There are seven training problems for each held-out one.
+    assert len(set(take(True, DISTINCT["held-out"], max_number=100, min_steps=4))) == DISTINCT["held-out"]
+    assert DISTINCT["training"] / (HELD_OUT_ONE_IN - 1) < 1.5 * DISTINCT["held-out"]

@@ -1,4 +1,4 @@
-"""Datasets: what is read, what is dropped aloud, and what is refused with file and line."""
+"""Datasets: what is read, what is held out, what is left out, and what is refused with file and line."""
 
 import json
 import os
@@ -53,12 +53,12 @@ def test_jsonl(tmp_path) -> None:
         {"q": "And now?", "a": "$1,080"},
     )
     loaded = splits([*overrides, "data.question_column=q", "data.answer_column=a"])
-    assert [(example.question, example.gold) for example in loaded.train] == [
-        ("How many?", "24"),
-        ("How much?", "-1.5"),
-    ]
-    assert [example.gold for example in loaded.held_out] == ["$1,080"]
-    assert len(loaded.notes) == 2 and "last 1 problems" in loaded.notes[0] and "Joy" in loaded.notes[1]
+    (held_out,) = loaded.held_out
+    rows = [("How many?", "24"), ("How much?", "-1.5"), ("And now?", "$1,080"), (JOY.question, "5")]
+    assert (held_out.question, held_out.gold) in rows
+    expected = [row for row in rows if row[0] not in (held_out.question, JOY.question)]
+    assert [(example.question, example.gold) for example in loaded.train] == expected
+    assert "1 of the 4 training problems" in loaded.notes[0]
 
 
 def test_text_golds_and_a_test_file(tmp_path) -> None:
@@ -74,27 +74,159 @@ def test_validation_problems(tmp_path) -> None:
     assert (loaded.train, loaded.held_out, plain.validation) == (plain.train, plain.held_out, [])
     assert len(loaded.validation) == 7 and not set(loaded.validation) & set(loaded.held_out + loaded.train)
 
-    rows = [{"question": f"{i}?", "answer": str(i)} for i in range(6)]
-    overrides = [*jsonl(tmp_path, *rows), "data.validation_problems=2"]
+    overrides = [*jsonl(tmp_path, *NUMBERED[:6]), "data.validation_problems=2"]
     loaded = load_splits(compose(overrides).data, validation=True)
-    assert [[example.gold for example in split] for split in (loaded.train, loaded.validation, loaded.held_out)] == [
-        ["0", "1", "2"],
-        ["3", "4"],
-        ["5"],
-    ]
+    golds = [[example.gold for example in split] for split in (loaded.train, loaded.validation, loaded.held_out)]
+    assert list(map(len, golds)) == [3, 2, 1] and sorted(golds[0] + golds[1] + golds[2]) == list("012345")
+    assert loaded.held_out == splits(overrides).held_out
     assert loaded.notes == [
-        "No data.test_file: the last 1 problems of the training split are held out of training.",
-        "No data.validation_file: the last 2 problems of the training split are held out of training.",
+        "No data.test_file: 1 of the 6 training problems, drawn with data.seed=0, are held out of training.",
+        "No data.validation_file: 2 of the 5 training problems, drawn with data.seed=0, are held out of training.",
     ]
-    jsonl(tmp_path, *rows[:3], name="validation.jsonl")
+    jsonl(tmp_path, *[{"question": f"other {i}?", "answer": i} for i in range(3)], name="validation.jsonl")
     loaded = load_splits(compose([*overrides, "data.validation_file=validation.jsonl"]).data, validation=True)
-    assert [example.gold for example in loaded.validation] == ["0", "1"] and len(loaded.train) == 5
-    with pytest.raises(
-        UserError, match=r"data.validation_problems=5: train.jsonl has 5 problems; without a data.valid"
-    ):
+    assert len(loaded.validation) == 2 and len(loaded.train) == 5
+    message = r"data.validation_problems=5: the training split has only 5 problems, .* set data.validation_problems=1"
+    with pytest.raises(UserError, match=message):
         load_splits(compose([*overrides, "data.validation_problems=5"]).data, validation=True)
-    with pytest.raises(UserError, match=r"data.validation_problems=null: eval_steps=1 needs a number of problems"):
-        compose([*overrides, "data.validation_problems=null", "eval_steps=1"])
+
+
+NUMBERED = [{"question": f"{i}?", "answer": str(i)} for i in range(1200)]
+
+
+@pytest.mark.parametrize(
+    ("problems", "overrides", "held_out"),
+    [
+        (20, [], 4),
+        (2, [], 1),
+        (7, [], 1),
+        (999, [], 199),
+        (1200, [], 200),
+        (20, ["data.eval_problems=null"], 4),
+        (20, ["data.eval_problems=19"], 19),
+        (
+            20,
+            ["data.eval_problems=20"],
+            r"data.eval_problems=20: .* only 20 problems.*; set data.eval_problems=4, or n",
+        ),
+        (20, ["data.eval_problems=200"], r"data.eval_problems=200: .* set data.eval_problems=4, or null for a fifth"),
+        (1, [], "the training split has 1 problems, too few to hold some out; name a file of others, data.test_file="),
+        (0, [], "the training split has 0 problems, too few"),
+    ],
+)
+def test_without_a_test_file_a_part_is_held_out(tmp_path, problems: int, overrides: list[str], held_out) -> None:
+    typed = [*jsonl(tmp_path, *NUMBERED[:problems])[:2], *overrides]
+    if isinstance(held_out, str):
+        with pytest.raises(UserError, match=held_out):
+            splits(typed)
+        return
+    loaded = splits(typed)
+    assert (len(loaded.held_out), len(loaded.train)) == (held_out, problems - held_out)
+    assert f"{held_out} of the {problems:,} training problems" in loaded.notes[0]
+    assert load_held_out(compose(typed).data) == loaded.held_out
+
+
+def test_a_part_of_a_sorted_file_is_drawn(tmp_path) -> None:
+    overrides = jsonl(tmp_path, *NUMBERED[:500])[:2]
+    drawn = [splits([*overrides, f"data.seed={seed}"]).held_out for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    golds = [int(example.gold) for example in drawn[0]]
+    assert golds == sorted(golds) and 150 < sum(golds) / len(golds) < 350
+    assert set(splits([*overrides, "data.eval_problems=10"]).held_out) < set(drawn[0])
+    few = [int(example.gold) for example in splits([*overrides, "data.train_problems=50"]).train]
+    assert len(few) == 50 and 150 < sum(few) / 50 < 350
+    jsonl(tmp_path, *[{"question": f"new {i}?", "answer": i} for i in range(500)], name="test.jsonl")
+    asked = splits([*overrides, "data.test_file=test.jsonl", "data.eval_problems=50"]).held_out
+    assert len(asked) == 50 and 150 < sum(int(example.gold) for example in asked) / 50 < 350
+
+
+def of(*questions: str) -> list[dict[str, str]]:
+    return [{"question": question, "answer": "1"} for question in questions]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "validation", "left", "note"),
+    [
+        (
+            "abcd",
+            "ab",
+            "xy",
+            ("cd", "xy", "ab"),
+            "2 of 4 training problems are also held-out problems and are left out",
+        ),
+        ("abcd", "xy", "cd", ("ab", "cd", "xy"), "2 of 4 training problems are also validation problems and"),
+        ("abcd", "xy", "xz", ("abcd", "z", "xy"), "1 of 2 validation problems are also held-out problems and"),
+        ("aabb", "ax", "y", ("bb", "y", "ax"), "2 of 4 training problems are also held-out problems"),
+        (["a  b ", "c"], ["a b"], "x", (["c"], "x", ["a b"]), "1 of 2 training problems"),
+        ("abcd", "abcde", "x", "each of the 4 training problems is also a held-out problem, so none remains; name", ""),
+        ("abcd", "x", "abcd", "each of the 4 training problems is also a validation problem", ""),
+        ("abcd", "xyz", "xy", "each of the 2 validation problems is also a held-out problem", ""),
+        ("aaaa", None, "x", "each of the 3 training problems is also a held-out problem", ""),
+        ("abcd", "train.jsonl", "x", "each of the 4 training problems is also a held-out problem", ""),
+        ("abcd", "x", "train.jsonl", "each of the 4 training problems is also a validation problem", ""),
+    ],
+)
+def test_no_problem_is_in_two_splits(tmp_path, train, test, validation, left, note: str) -> None:
+    overrides = jsonl(tmp_path, *of(*train))[:2]
+    for name, rows in (("test", test), ("validation", validation)):
+        if rows is not None:
+            file = rows if rows == "train.jsonl" else f"{name}.jsonl"
+            overrides.append(f"data.{name}_file={file}")
+            if file != rows:
+                jsonl(tmp_path, *of(*rows), name=file)
+    data = compose(overrides).data
+    if isinstance(left, str):
+        with pytest.raises(UserError, match=left):
+            load_splits(data, validation=True)
+        return
+    loaded = load_splits(data, validation=True)
+    found = [[example.question for example in part] for part in (loaded.train, loaded.validation, loaded.held_out)]
+    assert found == list(map(list, left))
+    assert len(loaded.notes) == 1 and note in loaded.notes[0]
+
+
+def test_duplicates_on_both_sides_of_the_drawn_split(tmp_path) -> None:
+    loaded = splits(jsonl(tmp_path, *of(*"abcdefghij" * 2))[:2])
+    assert len(loaded.held_out) == 4 and not set(loaded.held_out) & set(loaded.train)
+    assert f"{16 - len(loaded.train)} of 16 training problems are also held-out problems" in loaded.notes[1]
+
+
+def test_the_path_may_name_the_training_file(tmp_path) -> None:
+    jsonl(tmp_path, *NUMBERED[:20], name="mine.jsonl")
+    jsonl(tmp_path, *of("a", "b"), name="test.jsonl")
+    for path in (tmp_path / "mine.jsonl", f"{tmp_path} data.train_file=mine.jsonl"):
+        for test, held_out in (([], 4), (["data.test_file=test.jsonl"], 2)):
+            loaded = splits(["data=jsonl", *f"data.path={path}".split(), *test])
+            assert (len(loaded.held_out), len(loaded.train)) == (held_out, 16 if held_out == 4 else 20)
+    with pytest.raises(
+        UserError, match=r"data.train_file=other.jsonl: data.path=.*mine.jsonl names the training file al"
+    ):
+        splits(["data=jsonl", f"data.path={tmp_path / 'mine.jsonl'}", "data.train_file=other.jsonl"])
+    with pytest.raises(
+        UserError, match=r"there is no file .*; the folder has mine.jsonl, test.jsonl: set data.train"
+    ):
+        splits(["data=jsonl", f"data.path={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["data.train_problems=1000000000000"],
+            "data.train_problems=1000000000000: .* at most 100,000 distinct training",
+        ),
+        (["data.train_problems=2000000"], "data.train_problems=2000000: "),
+        (["data.eval_problems=1000000000000"], "data.eval_problems=1000000000000, .*12,000 distinct held-out problems"),
+        (["data.validation_problems=2000000"], "data.validation_problems=2000000: .*12,000 distinct held-out problems"),
+        (
+            ["data.eval_problems=9000", "data.validation_problems=9000"],
+            "data.eval_problems=9000, data.validation_probl",
+        ),
+    ],
+)
+def test_more_problems_than_arithmetic_makes(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compose(overrides)
 
 
 def test_held_out_problems_alone(tmp_path) -> None:
@@ -141,8 +273,7 @@ def test_bad_files(tmp_path) -> None:
     (tmp_path / "train.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="cannot be read as UTF-8"):
         splits(["data=jsonl", f"data.path={tmp_path}"])
-    with pytest.raises(UserError, match=r"data.eval_problems=1: train.jsonl has 1 problems"):
-        splits(jsonl(tmp_path, GOOD))
+    (tmp_path / "train.jsonl").unlink()
     with pytest.raises(UserError, match="the train split has no problems"):
         jsonl(tmp_path, GOOD, name="test.jsonl")
         splits([*jsonl(tmp_path, {"question": JOY.question, "answer": 5}), "data.test_file=test.jsonl"])
