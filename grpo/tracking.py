@@ -268,6 +268,13 @@ def check_tracking(config: TrackingConfig) -> None:
     if config.name == "wandb":
         use_environment()
         _check_wandb(config)
+    if config.name == "trackio":
+        from trackio.sqlite_storage import SQLiteStorage
+
+        try:
+            SQLiteStorage.validate_project_name(config.project or PROJECT)
+        except ValueError as error:
+            raise UserError(f"tracking.project={config.project}: {first_line(error)}.") from error
 
 
 def use_environment() -> None:

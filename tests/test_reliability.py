@@ -30,7 +30,8 @@ def test_a_signal_ends_a_run_after_its_step_and_saves_it(start, slow, tmp_path: 
     began = time.monotonic()
     assert run.ended() == 128 + number
     assert time.monotonic() - began < 13
-    assert f"{name}: finishing the step, then saving; a second one stops at once." in run.complained()
+    notice = f"{name}: finishing the step, then saving; a second one stops at once."
+    assert notice in run.complained() and notice in (tmp_path / "run" / "train.log").read_text()
     steps = [line["step"] for line in lines(tmp_path / "run") if "reward" in line]
     again = "To go on: python -m grpo.train resume=run"
     assert f"Stopped by {name} after step {steps[-1]} of 12. {again}" in run.complained()

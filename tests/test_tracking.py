@@ -107,6 +107,13 @@ def test_what_wandb_cannot_take_is_refused_in_one_line(monkeypatch, environment,
     check_tracking(replace(config, name="none"))  # of which W&B's settings are none of its business
 
 
+def test_what_trackio_cannot_take_is_refused_in_one_line() -> None:
+    pytest.importorskip("trackio")
+    check_tracking(compose(["tracking=trackio", "tracking.project=team/grpo"]).tracking)
+    with pytest.raises(UserError, match="^tracking.project=registry-a: Project name 'registry-a' is not allowed"):
+        check_tracking(compose(["tracking=trackio", "tracking.project=registry-a"]).tracking)
+
+
 @pytest.mark.parametrize(
     "variables",
     [
