@@ -16,7 +16,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from rich.text import Text
 
 from grpo.console import FIRST_SECONDS, QUIET_SECONDS, duration, printable, shortest, show, with_unit
-from grpo.folder import forget, is_done, outcome
+from grpo.errors import UserError
+from grpo.folder import forget, is_done, outcome, results_of
 from grpo.jobs import Job
 from grpo.launching import LOOK
 
@@ -160,7 +161,7 @@ def last_metrics(folder: Path) -> list[dict[str, Any]]:
         return []
     found = []
     for line in lines:
-        with suppress(ValueError):  # the first may lack its beginning, the last its end
+        with suppress(ValueError, RecursionError):  # the first may lack its beginning, the last its end
             found.append(json.loads(line))
     return [line for line in found if isinstance(line, dict) and isinstance(line.get("step"), int)]
 
@@ -214,12 +215,12 @@ def earlier_run(job: Job) -> tuple[Path, dict[str, Any]] | None:
     places += Path("outputs").glob("sweeps/*/*/*/results.json")
     for path in sorted(places, key=lambda path: -path.stat().st_mtime)[:EARLIER]:
         try:
-            results = json.loads(path.read_text(encoding="utf-8"))
+            results = results_of(path.parent) or {}
             settings = results["provenance"]["settings"]
             same = all(settings[key] == getattr(job.config, key) for key in ("device", "max_completion_length", "bf16"))
             same = same and settings["model"]["path"] == job.config.model.path
             if same and settings["data"]["name"] == job.config.data.name and results["steps"]:
                 return path.parent, results
-        except (OSError, ValueError, KeyError, TypeError):  # of another version, or damaged: it tells nothing
+        except (OSError, UserError, KeyError, TypeError):  # of another version, or damaged: it tells nothing
             continue
     return None

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from grpo import ranks
-from grpo.files import file_sha256, write_json, written_aside
+from grpo.errors import UserError
+from grpo.files import file_sha256, json_object, read, write_json, written_aside
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
@@ -87,7 +88,7 @@ def damage(checkpoint: Path) -> str | None:
                 return f"the content of {name} has changed"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{MANIFEST} is damaged"
     return None
 
@@ -98,7 +99,7 @@ def keep_records(run: Path, written: Path) -> None:
         if (run / name).is_file():
             (written / "records" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(run / name, written / "records" / name)
-    completions = sorted(path.name for path in (run / "completions").iterdir())
+    completions = sorted(path.name for path in run.glob("completions/step_*.parquet"))
     write_json(written / "records.json", {"completions": completions, "sharding": ranks.sharding()})
 
 
@@ -120,9 +121,10 @@ def put_back(checkpoint: Path | None, run: Path) -> list[str]:
 
 def _readable(provenance: Path) -> bool:
     try:
-        return "resumed" in json.loads(provenance.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        content = read(provenance, json_object)
+    except (OSError, UserError):
         return False
+    return isinstance(content.get("resumed"), list) and isinstance(content.get("settings"), dict)
 
 
 def run_state(checkpoint: Path) -> Path:

@@ -15,6 +15,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
+from grpo import files
 from grpo.config import flat
 from grpo.console import (
     FIGURES,
@@ -31,6 +32,7 @@ from grpo.console import (
 )
 from grpo.errors import UserError, first_line, nearest
 from grpo.estimators import Interval, Paired, bootstrap, holm, paired_t, t_interval
+from grpo.files import json_object
 from grpo.folder import ERROR, SWEEP
 from grpo.record import Record, read
 from grpo.search import PRUNING
@@ -199,7 +201,7 @@ def _plan(path: Path) -> _Plan:
     if not path.is_file():
         return _Plan()
     try:
-        written_down = json.loads(path.read_text(encoding="utf-8"))
+        written_down = files.read(path, json_object)
         jobs = {_inside(job["folder"]): str(job["name"]) for job in written_down["jobs"]}
         objectives = {direction: list(written_down.get(direction) or []) for direction in ("maximize", "minimize")}
     except (ValueError, KeyError, TypeError) as error:

@@ -94,7 +94,7 @@ class Unfinished:
             for line in lines[:-1]:  # a process that is killed may leave half a line behind the last line break
                 problem, sample, *completion = json.loads(line)
                 self.done[problem, sample] = Completion(*completion)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path} is damaged; delete it to begin anew.") from error
         if header != self.header:
             raise UserError(

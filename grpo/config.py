@@ -4,6 +4,7 @@ Values and what they mean stand in `conf/*.yaml`; here stand the types. Nothing 
 """
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grpo.arithmetic import DISTINCT
 from grpo.errors import UserError, first_line, nearest
+from grpo.files import read, yaml_settings
 
 # A checkout has conf/ beside the package; a wheel carries it inside.
 CONF = next(
@@ -409,7 +410,7 @@ def load(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
     """
     config = typed(composed, schema)
     check(config)
-    return config
+    return located(config)
 
 
 def typed(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
@@ -422,6 +423,29 @@ def typed(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, schema)
     return config
+
+
+def located(config: Schema) -> Schema:
+    """The settings with absolute paths, which mean the same from any working directory.
+
+    Raises:
+        UserError: a path in the home of a user that does not exist.
+    """
+    config.reward_files = [absolute("reward_files", file) for file in config.reward_files]
+    if isinstance(config, Common):
+        if config.data.path is not None:
+            config.data.path = absolute("data.path", config.data.path)
+        folder = absolute("model.path", config.model.path)
+        if os.path.exists(folder):  # else it is a policy of the hub, or an embedded one
+            config.model.path = folder
+    return config
+
+
+def absolute(setting: str, path: str) -> str:
+    try:
+        return os.path.abspath(Path(path).expanduser())
+    except RuntimeError as error:
+        raise UserError(f"{setting}={path}: there is no such user; give a path that starts with / or ~/.") from error
 
 
 def _refuse_unknown_keys(node: Any, schema: Any, prefix: str) -> None:
@@ -616,7 +640,9 @@ def load_run(folder: Path) -> Common:
     if not (folder / "policy" / "config.json").is_file() or not (folder / "results.json").is_file():
         saved = sorted((folder / "checkpoints").glob("checkpoint-*"))
         policy = f" A policy that it saved can be named all the same, model.path={saved[-1]}." if saved else ""
-        raise UserError(f"{folder} holds a run that was not finished; resume={folder} goes on with it.{policy}")
+        raise UserError(
+            f"{folder} holds a run that was not finished; python -m grpo.train resume={folder} completes it.{policy}"
+        )
     try:
         config = as_schema(settings, Common)
     except UserError as error:
@@ -640,10 +666,7 @@ def saved_settings(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder} is not the folder of a run; give the one that a run named at its end, outputs/DATE/TIME."
         )
-    try:
-        settings: Any = OmegaConf.to_container(OmegaConf.load(saved))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{saved} is damaged: {first_line(error)}.") from error
+    settings: Any = read(saved, lambda text: OmegaConf.to_container(yaml_settings(text)))
     if not isinstance(settings, dict):
         raise UserError(f"{saved} is damaged: it holds no settings.")
     return settings
@@ -662,15 +685,14 @@ def as_schema(settings: dict[str, Any], schema: type[Schema]) -> Schema:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), shared))
     assert isinstance(config, schema)
     check(config)
-    return config
+    return located(config)
 
 
 def trained(model: ModelConfig, run: Path) -> ModelConfig:
     """The final policy of a run that was trained from `model`."""
     # Saved plain, whatever it was trained in.
-    return replace(
-        model, path=str(run / "policy"), revision=None, init="pretrained", num_layers=None, load_in_4bit=False
-    )
+    path = os.path.abspath(run / "policy")
+    return replace(model, path=path, revision=None, init="pretrained", num_layers=None, load_in_4bit=False)
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

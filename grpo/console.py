@@ -51,6 +51,39 @@ NOT_PLAIN = re.compile(r"[^\n\t -~]+")
 INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
+class RunLog(logging.FileHandler):
+    """`train.log`: holds its records until the run directory belongs to the run, then writes them and what follows."""
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(filename, encoding="utf-8", delay=True)
+        self.held: list[logging.LogRecord] | None = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.held is None:
+            super().emit(record)
+        else:
+            self.held.append(record)
+
+    def begin(self) -> None:
+        """
+        Raises:
+            OSError: it cannot be opened.
+        """
+        if self.held is None:
+            return
+        self.stream = self._open()
+        held, self.held = self.held, None
+        for record in held:
+            super().emit(record)
+
+
+def begin_log() -> None:
+    """Write `train.log` from here on."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RunLog):
+            handler.begin()
+
+
 def say(message: RenderableType) -> None:
     """Print to the terminal, and without colours to the log."""
     show(message, console)

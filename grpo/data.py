@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpo import arithmetic
 from grpo.config import Config, DataConfig
+from grpo.console import shortest
 from grpo.errors import UserError
 from grpo.hub import prepare_hub, unreachable
 from grpo.prompts import chat, parse_number, prompt_ids
@@ -204,12 +205,12 @@ def _gsm8k(config: DataConfig, split: str) -> list[Example] | None:
 
 def _jsonl(config: DataConfig, split: str) -> list[Example] | None:
     assert config.path is not None
-    folder = Path(config.path).expanduser()
+    folder = Path(shortest(Path(config.path).expanduser()))  # settings have it absolute; messages name it as typed
     files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
     if folder.is_file():
         if config.train_file not in (TRAIN_FILE, folder.name):
             raise UserError(
-                f"data.train_file={config.train_file}: data.path={config.path} names the training file already; leave "
+                f"data.train_file={config.train_file}: data.path={folder} names the training file already; leave "
                 f"one out, or give the folder, data.path={folder.parent}."
             )
         folder, files["train"] = folder.parent, folder.name

@@ -32,6 +32,7 @@ from grpo.config import (
     check,
     load,
     load_run,
+    located,
     saved_settings,
     trained,
     typed,
@@ -66,7 +67,8 @@ from grpo.evaluation import (
     problems_of,
     protocol,
 )
-from grpo.files import file_sha256, write_json
+from grpo.files import file_sha256, json_object, read, write_json
+from grpo.folder import followed, removed_if_unused
 from grpo.hub import on_hub, prepare_hub
 from grpo.rewards import RewardStack, build_rewards
 from grpo.trust import require_trust
@@ -102,7 +104,7 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
     Raises:
         UserError: anything that the user can mend.
     """
-    config = typed(composed, EvaluateConfig)
+    config = located(typed(composed, EvaluateConfig))
     subjects = [_subject(config, composed, overrides)]
     if config.baseline is not None:
         subjects.insert(0, _baseline(config.baseline, subjects[0], config, composed, overrides))
@@ -134,7 +136,7 @@ def _subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequence[s
     if config.completions is not None:
         return _of_file("file", config.completions, "completions", config)
     if config.run is not None:
-        return _of_run("run", Path(config.run).expanduser(), composed, overrides)
+        return _of_run("run", followed(Path(config.run).expanduser()), composed, overrides)
     check(config)
     stem = f"{_plain(Path(config.model.path).name)}-{config.data.name}"
     return Subject("policy", config, ELSEWHERE, stem, load_held_out(config.data), config.seed)
@@ -148,11 +150,11 @@ def _baseline(
     overrides = [override for override, key in keys if key.partition(".")[0] not in ("model", "name")]
     config, composed = replace(config, name=None), composed.copy()
     composed.name = None
-    path = Path(given).expanduser()
+    path = followed(Path(given).expanduser())
     if given == "before":
         if config.run is None:
             raise UserError("baseline=before: means the policy from which run= was trained; add run=FOLDER.")
-        subject = _of_run("before", Path(config.run).expanduser(), composed, overrides, before=True)
+        subject = _of_run("before", followed(Path(config.run).expanduser()), composed, overrides, before=True)
     elif path.suffix in SUFFIXES:
         subject = _of_file("baseline", given, "baseline", config)
     elif path.is_dir():
@@ -222,7 +224,8 @@ def _held_out(data: DataConfig, of_run: DataConfig, folder: Path) -> list[Exampl
         examples = load_held_out(data)
         if of_run.name == "arithmetic":
             return examples  # no held-out problem shares its numbers with a training problem
-        known = _json(folder / "evaluations" / "after.json").get("protocol", {}).get("problems")
+        protocol = _json(folder / "evaluations" / "after.json").get("protocol")
+        known = protocol.get("problems") if isinstance(protocol, dict) else None
         if data == of_run and known not in (None, problems_of(examples)):
             raise UserError("data: the files are not those of the run any more: its held-out problems are others now.")
     if data == of_run:
@@ -250,10 +253,9 @@ def _settled_by(folder: Path) -> Iterator[None]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read(path, json_object)
+    except (OSError, UserError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _keys(overrides: Sequence[str]) -> list[str]:
@@ -316,9 +318,9 @@ def _kept(path: Path, identity: str, how: dict[str, Any]) -> dict[str, Any] | No
     if not path.is_file():
         return None
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        kept, other = report["identity"], report["protocol"]
-    except (ValueError, KeyError, TypeError) as error:
+        report = read(path, json_object)
+        kept, other = report["identity"], report["protocol"] | {}
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; delete it to answer anew.") from error
     if kept != identity:
         made = "other content" if kept else "made by a training run"
@@ -399,13 +401,13 @@ def described(how: dict[str, Any]) -> dict[str, str]:
         policy, data, decoding, computing = (how[name] for name in ("policy", "data", "decoding", "computing"))
         known = [f"{name} {policy[name][:8]}" for name in ("sha256", "commit") if policy.get(name)]
         known += [f"random weights of seed {policy['seed']}"] if "seed" in policy else []
-        place = f" in {data['path']}" if "path" in data else ""
+        place = f" in {shortest(Path(data['path']))}" if "path" in data else ""
         prompt = " ".join(how["system_prompt"].split())
         settings = ", ".join(f"{name} {'none' if value is None else value}" for name, value in decoding.items())
         penalty = decoding.get("repetition_penalty")
         autocast = f", computing in {computing['autocast']}" if computing["autocast"] else ""
         lines = {
-            "policy": policy["path"] + (f" ({', '.join(known)})" if known else ""),
+            "policy": shortest(Path(policy["path"])) + (f" ({', '.join(known)})" if known else ""),
             "problems": f"{how['problems']['n']:,} {how['split']} problems of {data['name']}{place}",
             "prompt": f"{prompt!r}, then the question" if prompt else "the question alone",
             "sampling": settings
@@ -496,7 +498,8 @@ def app(composed: DictConfig) -> None:
 
 def main() -> None:
     try:
-        command(app, EvaluateConfig, "Interrupted: the same command goes on where it stopped.")
+        with removed_if_unused(ELSEWHERE, "multirun.yaml"):
+            command(app, EvaluateConfig, "Interrupted: the same command goes on where it stopped.")
     except OSError as error:  # what Hydra itself writes for a multirun
         if Jobs.started:
             raise

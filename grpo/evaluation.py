@@ -22,7 +22,7 @@ from grpo.data import Example
 from grpo.device import out_of_memory
 from grpo.errors import UserError
 from grpo.estimators import MOST, Floats, Interval, bootstrap, maj_at_k, mcnemar, pass_at_k, wilson
-from grpo.files import file_sha256, write_json, written_aside
+from grpo.files import file_sha256, json_text, written_aside
 from grpo.prompts import extract_answer, last_number, parse_number, prompt_ids, same_answer
 from grpo.rewards import RewardStack, score
 
@@ -300,14 +300,11 @@ class Evaluation:
         from pyarrow import parquet
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(path.with_suffix(".parquet")) as partial:
-            parquet.write_table(pyarrow.table(self.columns()), partial)
-        kept = {
-            "protocol": protocol,
-            "figures": self.as_json(),
-            "parquet_sha256": file_sha256(path.with_suffix(".parquet")),
-        }
-        write_json(path, (origin or made_now()) | kept)
+        # Both are complete before either takes its place.
+        with written_aside(path) as report, written_aside(path.with_suffix(".parquet")) as table:
+            parquet.write_table(pyarrow.table(self.columns()), table)
+            kept = {"protocol": protocol, "figures": self.as_json(), "parquet_sha256": file_sha256(table)}
+            report.write_text(json_text((origin or made_now()) | kept), encoding="utf-8")
 
 
 def made_now(identity: str | None = None) -> dict[str, Any]:

@@ -1,20 +1,108 @@
-"""Files that are whole or not there."""
+"""Files that are complete or absent, and that are named where they are damaged."""
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from grpo.errors import UserError, first_line
+
+T = TypeVar("T")
+
+
+def read(path: Path, parse: Callable[[str], T]) -> T:
+    """What `parse` makes of the text of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is damaged: not what `parse` takes.
+    """
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is damaged: {first_line(error)}.") from error
+
+
+def yaml_settings(text: str) -> Any:
+    """YAML as OmegaConf reads it.
+
+    Raises:
+        ValueError: it holds neither a mapping nor a list.
+    """
+    try:
+        return OmegaConf.create(text)
+    except AssertionError as error:
+        raise ValueError("it holds neither a mapping nor a list") from error
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """
+    Raises:
+        ValueError: the text is not JSON, or JSON of another type.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {type(content).__name__}, not an object")
+    return content
+
+
+def read_lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
+    """The lines of a JSON Lines file, each with the `needed` keys; the last one may still be being written.
+
+    Raises:
+        UserError: one of the others is damaged.
+    """
+    if not path.is_file():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
+        try:
+            found.append(json_object(line))
+            if not found[-1].keys() >= needed:
+                raise ValueError(f"it does not hold {', '.join(sorted(needed))}")
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is damaged in line {number}: {first_line(error)}.") from error
+    return found
 
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; what stands there at the end takes the place of `path`."""
+    """A path beside `path` to write to; what stands there at the end takes the place of `path`.
+
+    After an exception nothing is left of it.
+    """
     partial = path.with_name(path.name + ".partial")
-    yield partial
-    os.replace(partial, path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def written_folder(path: Path, make_room: Callable[[], None]) -> Iterator[Path]:
+    """As `written_aside`, for a folder; `make_room` moves away what is at `path`."""
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        make_room()
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def file_sha256(path: Path) -> str:
@@ -24,4 +112,8 @@ def file_sha256(path: Path) -> str:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     with written_aside(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json_text(content), encoding="utf-8")
+
+
+def json_text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -1,34 +1,54 @@
 """The folder of a run: one owner at a time, its settings, and going on with it where it was left."""
 
 import json
+import os
 import re
 import shlex
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
-from hydra import compose as hydra_compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from grpo import ranks
-from grpo.checkpoint import newest_whole, put_back, ranks_of, sharding_of, step_of
-from grpo.config import Config, as_schema, configs, flat, load, readable, saved_settings
+from grpo.checkpoint import RECORDS, newest_whole, put_back, ranks_of, sharding_of, step_of
+from grpo.config import Config, as_schema, check, flat, readable, saved_settings
 from grpo.console import say, shortest
 from grpo.errors import UserError, first_line
-from grpo.files import written_aside
+from grpo.files import json_object, read, written_aside, yaml_settings
 from grpo.tracking import Label, run_name
 from grpo.trust import require_trust, sign
 
 SWEEP = "sweep.json"  # what the jobs of a sweep are, in its folder
 ERROR = "error.txt"  # why a job of a sweep has no results, in its own
-# What a run that goes on may be given anew, and every setting of the group.
-FREE = ("max_steps", "num_train_epochs", "tracking.")
+LOCK = ".lock"
+# What `results.json` holds at least.
+RESULTS: dict[str, type] = {
+    "before": dict,
+    "after": dict,
+    "difference": dict,
+    "steps": int,
+    "examples": list,
+    "problems": dict,
+    "batch": dict,
+    "device": str,
+    "threads": int,
+    "seed": int,
+    "versions": dict,
+    "seconds": dict,
+}
+# What a resumed run had written after the checkpoint it resumes from, until its new results are written.
+PREVIOUS = "previous"
+LATEST = "latest"
+# The settings, and the group of settings, that can be given anew to a run that is resumed.
+FREE = ("max_steps.", "num_train_epochs.", "tracking.")
+OF_COMMAND = ("resume", "trust_run")  # what is about the command alone
 
 
 @contextmanager
@@ -38,7 +58,7 @@ def owned(folder: Path, kind: str = "run") -> Iterator[None]:
     Raises:
         UserError: it belongs to another.
     """
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
@@ -54,7 +74,7 @@ def owned(folder: Path, kind: str = "run") -> Iterator[None]:
 
 def in_use(folder: Path) -> bool:
     """Whether a run is under way in it. Where one may start just now, asking could be in its way."""
-    if not (folder / ".lock").exists():
+    if not (folder / LOCK).exists():
         return False
     try:
         with owned(folder):
@@ -63,16 +83,52 @@ def in_use(folder: Path) -> bool:
         return True
 
 
+@contextmanager
+def removed_if_unused(folder: Path, idle: str = LOCK) -> Iterator[None]:
+    """On exit, remove `folder` if it holds nothing but a file named `idle`, and parents that are empty then, up to the
+    working directory."""
+    try:
+        yield
+    finally:
+        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {idle}:
+            (folder / idle).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+                for parent in folder.absolute().parents:
+                    if parent == Path.cwd() or not parent.is_relative_to(Path.cwd()):
+                        break
+                    parent.rmdir()
+
+
+def results_of(folder: Path) -> dict[str, Any] | None:
+    """The content of `results.json`; None where the run has not ended.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        return None
+    results = read(path, json_object)
+    if missing := sorted(RESULTS.keys() - results.keys()):
+        raise UserError(
+            f"{path} is damaged, or was written by another version of this project: it has no {', '.join(missing)}."
+        )
+    for key, kind in RESULTS.items():
+        if not isinstance(results[key], kind) or isinstance(results[key], bool):
+            raise UserError(f"{path} is damaged: {key} is {str(results[key])[:50]!r}.")
+    if not isinstance(results["after"].get("n"), int):
+        raise UserError(f"{path} is damaged: after.n is {str(results['after'].get('n'))[:50]!r}.")
+    return results
+
+
 def outcome(folder: Path) -> dict[str, Any] | str | None:
-    """The results of a job of a sweep, or why it has none; None where it has not come to an end."""
+    """The results of a job of a sweep, or why it has none; None where it has not ended."""
+    with suppress(UserError):  # damaged results are written again
+        if results := results_of(folder):
+            return results
     try:
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        assert isinstance(results, dict)
-        return results
-    except (OSError, ValueError):
-        pass
-    try:
-        return (folder / ERROR).read_text(encoding="utf-8")
+        return (folder / ERROR).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
 
@@ -104,11 +160,11 @@ def overrides_of(folder: Path) -> list[str]:
     """
     path = folder / ".hydra" / "overrides.yaml"
     try:
-        typed = [str(each) for each in OmegaConf.load(path)]
+        typed = [str(each) for each in read(path, yaml_settings)]
         parsed = OverridesParser.create().parse_overrides(typed)
     except OSError as error:
         raise UserError(_not_a_run(folder)) from error
-    except (yaml.YAMLError, UnicodeDecodeError, OverrideParseException, HydraException) as error:
+    except (TypeError, OverrideParseException, HydraException) as error:
         raise UserError(f"{path} is damaged: {first_line(error)}.") from error
     for override, each in zip(typed, parsed, strict=True):
         # A run saves its own settings alone; Hydra's choose launchers, log handlers and search paths, which run code.
@@ -127,13 +183,14 @@ def _not_a_run(folder: Path) -> str:
 
 
 def going_on(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command; with `resume=FOLDER` among them, those that go on with that run.
+    """The arguments of a command; with `resume=FOLDER` among them, those that resume that run.
 
     Raises:
         UserError: there is no run to go on with.
     """
+    arguments = [_without_link(each) for each in arguments]
     if (value := _typed(arguments, "resume")) is None:
-        return list(arguments)
+        return arguments
     if elsewhere := [each for each in arguments if each.startswith("hydra.run.dir=")]:
         raise UserError(f"{elsewhere[0]}: with resume=FOLDER a run goes on in FOLDER; leave it out.")
     if value == "":
@@ -142,14 +199,51 @@ def going_on(arguments: Sequence[str]) -> list[str]:
         raise UserError(
             "resume: goes on with one run. A sweep goes on with its own command and hydra.sweep.dir=FOLDER, its folder."
         )
-    folder = Path(str(value))
+    folder = followed(Path(str(value)).expanduser())
+    saved = overrides_of(folder)
     require_trust(
         folder,
         saved_settings(folder),
         trusted=_typed(arguments, "trust_run") is True,
         again="If you trust whoever made it, add trust_run=true.",
     )
-    return [*overrides_of(folder), *arguments, f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN"]
+    # What the run was started with holds by itself, and the files it names may be gone.
+    left = [each for each in arguments if each not in saved or is_free(key_of(each))]
+    # Beside it, because argparse takes overrides in one row only.
+    place = 1 + max(i for i, each in enumerate(left) if key_of(each) == "resume")
+    return [*left[:place], f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN", *left[place:]]
+
+
+def _without_link(argument: str) -> str:
+    key, _, value = argument.partition("=")
+    is_link = key in ("hydra.run.dir", "hydra.sweep.dir") and os.path.islink(value)
+    return f"{key}={quoted(followed(Path(value)))}" if is_link else argument
+
+
+def key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def is_free(key: str) -> bool:
+    """Whether a setting, or a group of them, can be given anew to a run that is resumed."""
+    return f"{key}.".startswith(FREE)
+
+
+def followed(folder: Path) -> Path:
+    """The folder that a link such as `outputs/latest` points to."""
+    return Path(shortest(folder.resolve())) if folder.is_symlink() else folder
+
+
+def point_latest(folder: Path) -> None:
+    """Have `outputs/latest` point to a run or a sweep in `outputs/`, if the file system supports links."""
+    outputs, target = Path("outputs").resolve(), folder.resolve()
+    if not target.is_relative_to(outputs):
+        return
+    link = outputs / f".{LATEST}.{os.getpid()}"
+    with suppress(OSError):
+        link.symlink_to(target.relative_to(outputs), target_is_directory=True)
+        os.replace(link, outputs / LATEST)
+    link.unlink(missing_ok=True)
 
 
 def _typed(arguments: Sequence[str], key: str) -> Any:
@@ -179,34 +273,48 @@ def settings_of(folder: Path) -> Config:
         ) from error
 
 
-def resume(folder: Path, composed: Config) -> Config:
-    """The settings that the run in `folder` goes on with: its own, and what of `FREE` was typed anew.
+def resume(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
+    """The settings that the run in `folder` resumes with: its own, and those of `FREE` that were typed.
+
+    Args:
+        composed: the defaults with `overrides`, which were typed.
 
     Raises:
         UserError: anything else was typed, or its settings cannot be read.
     """
-    saved = settings_of(folder)
-    with configs(), readable():
-        before = load(hydra_compose("config", overrides_of(folder)), Config)
-    here, there, kept = (flat(asdict(each)) for each in (composed, before, saved))
-    changed: dict[str, Any] = {key: here.get(key) for key in here | there if here.get(key) != there.get(key)}
-    for key in ("resume", "trust_run"):  # of this command alone
-        changed.pop(key, None)
-    for key, value in changed.items():
-        if not key.startswith(FREE):
+    config = settings_of(folder)
+    here, saved = flat(asdict(composed)), flat(asdict(config))
+    scalars: dict[str, Any] = {}
+    tracking: dict[str, Any] = {}
+    for override in overrides:
+        key = key_of(override)
+        below = [each for each in here | saved if f"{each}.".startswith(f"{key}.")]
+        if is_free(key):
+            scalars |= {each: here[each] for each in below if "." not in each}
+            tracking |= {each.partition(".")[2]: here[each] for each in below if "." in each}
+            continue
+        changed = next((each for each in below if here.get(each) != saved.get(each)), None)
+        if key not in OF_COMMAND and (changed or not below):
+            value = here.get(changed) if changed else override.partition("=")[2]
             raise UserError(
-                f"{key}={'null' if value is None else value}: a run that goes on keeps its settings (here "
-                f"{kept.get(key)}); only max_steps, num_train_epochs and tracking can be given anew. "
-                "For any other, start a new run."
+                f"{changed or key}={'null' if value is None else value}: a run that is resumed keeps its settings"
+                f"{f' (here {saved.get(changed)})' if changed else ''}; only max_steps, num_train_epochs and tracking "
+                "can be given anew. For any other, start a new run."
             )
-    tracking = {key.partition(".")[2]: value for key, value in changed.items() if key.startswith("tracking.")}
-    scalars: dict[str, Any] = {key: value for key, value in changed.items() if "." not in key}
-    config = replace(saved, tracking=replace(saved.tracking, **tracking), **scalars, resume=None, trust_run=False)
+    config = replace(config, tracking=replace(config.tracking, **tracking), **scalars, resume=None, trust_run=False)
+    check(config)
     if "num_train_epochs" in scalars and config.max_steps is not None:
         raise UserError(
             f"num_train_epochs={config.num_train_epochs}: max_steps={config.max_steps} comes first; add max_steps=null."
         )
     return config
+
+
+def overrides_with(folder: Path, overrides: Sequence[str]) -> list[str]:
+    """What was typed for the run in `folder`, and what is typed anew."""
+    anew = [each for each in overrides if key_of(each) not in OF_COMMAND]
+    keys = tuple(f"{key_of(each)}." for each in anew)
+    return [each for each in overrides_of(folder) if not f"{key_of(each)}.".startswith(keys)] + anew
 
 
 def same_job(folder: Path, composed: Config) -> Config:
@@ -231,13 +339,12 @@ def is_done(folder: Path, config: Config) -> bool:
     Raises:
         UserError: it has more than that.
     """
-    path = folder / "results.json"
-    if not path.is_file():
-        return False
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
+        results = results_of(folder)
+    except UserError:
         return False  # it was damaged since, and is written again
+    if results is None:
+        return False
     saved = settings_of(folder)
     if (config.max_steps, config.num_train_epochs) == (saved.max_steps, saved.num_train_epochs):
         return True
@@ -251,14 +358,27 @@ def is_done(folder: Path, config: Config) -> bool:
     return config.max_steps == results["steps"]
 
 
-def cut_back(folder: Path, config: Config) -> Path | None:
-    """Bring what the run has written back to its newest whole checkpoint, and name that; None: to its very start.
+@dataclass(frozen=True)
+class Resumption:
+    """Where a run resumes."""
+
+    folder: Path
+    checkpoint: Path | None  # None: at its first step
+    damaged: dict[Path, str]  # newer checkpoints, and what is wrong with each
+
+    @property
+    def step(self) -> int:
+        return -1 if self.checkpoint is None else step_of(self.checkpoint)
+
+
+def find_checkpoint(folder: Path, config: Config) -> Resumption:
+    """The newest complete checkpoint of the run in `folder`; changes nothing.
 
     Raises:
         UserError: the checkpoint is past the last step that `config` asks for, or of another number of processes.
     """
     checkpoint, damaged = newest_whole(folder / "checkpoints")
-    step = -1 if checkpoint is None else step_of(checkpoint)
+    found = Resumption(folder, checkpoint, damaged)
     if checkpoint:
         before, now = ((ranks_of(checkpoint), sharding_of(checkpoint)), (ranks.world_size(), ranks.sharding()))
         if before != now:
@@ -267,26 +387,86 @@ def cut_back(folder: Path, config: Config) -> Path | None:
                 f"{shortest(folder)} was trained by {_processes(*before)}, each with random numbers of its own, and "
                 f"cannot go on with {_processes(*now)}: {again}"
             )
-    if config.max_steps is not None and config.max_steps < step:
-        raise UserError(f"max_steps={config.max_steps}: the run is at step {step} already.")
-    for each, wrong in damaged.items():
+    if config.max_steps is not None and config.max_steps < found.step:
+        raise UserError(f"max_steps={config.max_steps}: the run is at step {found.step} already.")
+    return found
+
+
+def missing_from(folder: Path) -> list[str]:
+    """The files of a finished run's policy and evaluations that are gone."""
+    names = ["policy/config.json"]
+    names += [f"evaluations/{when}.{kind}" for when in ("before", "after") for kind in ("json", "parquet")]
+    gone = [name for name in names if not (folder / name).is_file()]
+    weights = any((folder / "policy").glob("*.safetensors"))
+    return gone if weights else ["policy/*.safetensors", *gone]
+
+
+def to_complete(folder: Path, config: Config) -> Resumption | None:
+    """Where a finished run resumes to write again what is gone of it; None if nothing is.
+
+    Raises:
+        UserError: no checkpoint of its last step is left.
+    """
+    if not (gone := missing_from(folder)):
+        return None
+    results, found = results_of(folder), find_checkpoint(folder, config)
+    assert results is not None
+    if found.step != results["steps"]:
+        raise UserError(
+            f"{shortest(folder)} is finished, but {', '.join(gone)} is missing, and there is no checkpoint of step "
+            f"{results['steps']} to make it from. To run it again: python -m grpo.reproduce {shortest(folder)}"
+        )
+    say(f"Missing, and written again: {', '.join(gone)}.")
+    return found
+
+
+def cut_back(found: Resumption) -> None:
+    """Set aside in `previous/` what the run has written after its checkpoint.
+
+    The results come first: a process that is killed in between leaves a run that is not finished, and can be resumed.
+    """
+    folder, checkpoint = found.folder, found.checkpoint
+    try:
+        if results_of(folder) is not None:
+            discard_previous(folder)  # it is older than these results
+    except UserError as error:
+        say(f"{error} It is written again.")
+    for name in ("results.json", "report.html", "evaluations/after.json", "evaluations/after.parquet"):
+        set_aside(folder, name)
+    (folder / ERROR).unlink(missing_ok=True)
+    for each, wrong in found.damaged.items():
         aside = each.rename(each.with_name(f"damaged-{each.name}"))
         say(f"{each.name} is damaged ({wrong}); it is left out, as {shortest(aside)}.")
-    for path in (*folder.glob("completions/step_*"), *folder.glob("evaluations/step_*")):
-        if int(path.name.removeprefix("step_").partition(".")[0]) > step:
-            path.unlink()
-    for path in (
-        *(folder / name for name in ("results.json", "report.html", ERROR)),
-        *folder.glob("evaluations/after.*"),
-    ):
-        path.unlink(missing_ok=True)
+    for path in (*folder.glob("completions/step_*.parquet"), *folder.glob("evaluations/step_*")):
+        step = re.fullmatch(r"step_(\d+)", path.stem)
+        if step and int(step[1]) > found.step:
+            set_aside(folder, str(path.relative_to(folder)))
+    for name in RECORDS:
+        if name != "provenance.json":  # it also tells of sessions since
+            set_aside(folder, name)
     if gone := put_back(checkpoint, folder):
         say(f"{len(gone)} files of completions/ are gone, {gone[0]} the first; they are not made again.")
     if checkpoint:
-        say(f"Going on from step {step}.")
+        say(f"Going on from step {found.step}.")
     else:
-        say(f"{'No whole checkpoint is left' if damaged else 'It has no checkpoint yet'}: it starts at its first step.")
-    return checkpoint
+        none = "No whole checkpoint is left" if found.damaged else "It has no checkpoint yet"
+        say(f"{none}: it starts at its first step.")
+
+
+def set_aside(folder: Path, name: str) -> None:
+    """Move a file or a folder of a run to `previous/`, where the first of its name stays."""
+    path, aside = folder / name, folder / PREVIOUS / name
+    if aside.exists():
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    elif path.exists():
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(aside)
+
+
+def discard_previous(folder: Path) -> None:
+    """What was set aside, once new results are written."""
+    if (folder / PREVIOUS).is_dir():
+        shutil.rmtree(folder / PREVIOUS)
 
 
 def _processes(count: int, sharding: str) -> str:
@@ -296,9 +476,9 @@ def _processes(count: int, sharding: str) -> str:
 def sweep_of(folder: Path) -> dict[str, Any]:
     """What is on record of the sweep that a run is a job of; empty where there is none."""
     try:
-        sweep = json.loads((folder.parent / SWEEP).read_text(encoding="utf-8"))
+        sweep = read(folder.parent / SWEEP, json_object)
         return {job["folder"]: sweep | {"name": job["name"]} for job in sweep["jobs"]}.get(folder.name, {})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UserError, KeyError, TypeError):
         return {}
 
 

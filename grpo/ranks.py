@@ -104,30 +104,32 @@ def begin() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def announce(out: Path | None, checkpoint: Path | None = None) -> None:
-    """Tell the others where the run is, and from which checkpoint it goes on; None: there is nothing to do.
+def announce(out: Path | None, checkpoint: Path | None = None, settings: dict[str, Any] | None = None) -> None:
+    """Tell the others where the run is, from which checkpoint it resumes, and its settings; None: nothing to do.
 
     Whatever is said after the first time is not heard.
     """
     global _announced
     if world_size() > 1 and not _announced:
         _announced = True
-        _store().set(KEY, json.dumps([out and str(out.absolute()), checkpoint and str(checkpoint.absolute())]))
+        places = [out and str(out.absolute()), checkpoint and str(checkpoint.absolute())]
+        _store().set(KEY, json.dumps([*places, settings or {}]))
 
 
-def announced() -> tuple[Path | None, Path | None]:
+def announced() -> tuple[Path | None, Path | None, dict[str, Any]]:
     """What rank 0 announces, once it does.
 
     Raises:
         UserError: its folder is not to be seen from here.
     """
-    out, checkpoint = (each and Path(each) for each in json.loads(_store().get(KEY)))
+    *places, settings = json.loads(_store().get(KEY))
+    out, checkpoint = (each and Path(each) for each in places)
     if out and not out.is_dir():
         raise UserError(
             f"{out}: rank 0 writes there, and on this machine there is no such folder. The machines of a run share "
             "a file system; give a folder on it, hydra.run.dir=FOLDER."
         )
-    return out, checkpoint
+    return out, checkpoint, settings
 
 
 def join(device: str) -> None:

@@ -1,7 +1,5 @@
 """What a run has written down, read back; nothing here draws."""
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,23 +7,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from grpo import files
 from grpo.errors import UserError, first_line
-
-# What `results.json` must hold to be reported.
-RESULTS = {
-    "before",
-    "after",
-    "difference",
-    "steps",
-    "examples",
-    "problems",
-    "batch",
-    "device",
-    "threads",
-    "seed",
-    "versions",
-    "seconds",
-}
+from grpo.files import read_lines
+from grpo.folder import results_of
 
 
 @dataclass(frozen=True)
@@ -57,15 +42,13 @@ def read(folder: Path) -> Record:
         raise UserError(
             f"{folder} is not the folder of a run; give the one that a run named at its end, outputs/DATE/TIME."
         )
-    settings = _parsed(folder / ".hydra" / "config.yaml", _yaml)
-    if not isinstance(settings, dict) or not isinstance(settings.get("rewards"), dict):
+    settings = _there(folder / ".hydra" / "config.yaml", dict)
+    if not isinstance(settings.get("rewards"), dict):
         raise UserError(f"{folder} is not the folder of a training run: its settings name no rewards.")
     if not settings.keys() >= {"prompts_per_step", "max_completion_length", "model", "data", "seed"}:
         raise UserError(f"{folder} is not the folder of a training run, which is all that a report is about.")
-    results = _parsed(folder / "results.json", json.loads)
-    if results is not None and not _whole(results):
-        raise UserError(f"{folder / 'results.json'} is damaged, or was written by another version of this project.")
-    lines = _lines(folder / "metrics.jsonl", {"step"})
+    results = results_of(folder)
+    lines = read_lines(folder / "metrics.jsonl", {"step"})
     logged = [line for line in lines if "alarm" not in line]
     metrics = pd.DataFrame(logged, columns=None if logged else ["step"])
     try:
@@ -75,23 +58,13 @@ def read(folder: Path) -> Record:
     return Record(
         folder,
         settings,
-        [str(each) for each in _parsed(folder / ".hydra" / "overrides.yaml", _yaml) or []],
-        _choices(_parsed(folder / ".hydra" / "hydra.yaml", _yaml)),
+        [str(each) for each in _there(folder / ".hydra" / "overrides.yaml", list) or []],
+        _choices(_there(folder / ".hydra" / "hydra.yaml", dict)),
         results or {},
         metrics[metrics["reward"].notna()] if "reward" in metrics else metrics[:0],
         metrics[metrics["eval/accuracy_strict"].notna()] if "eval/accuracy_strict" in metrics else metrics[:0],
         [line for line in lines if "alarm" in line],
-        _lines(folder / "transcripts.jsonl", {"step", "question", "gold", "completion"}),
-    )
-
-
-def _whole(results: Any) -> bool:
-    return (
-        isinstance(results, dict)
-        and results.keys() >= RESULTS
-        and all(isinstance(results[when], dict) for when in ("before", "after"))
-        and isinstance(results["after"].get("n"), int)
-        and isinstance(results["steps"], int)
+        read_lines(folder / "transcripts.jsonl", {"step", "question", "gold", "completion"}),
     )
 
 
@@ -102,30 +75,14 @@ def _choices(hydra: Any) -> dict[str, str]:
         return {}
 
 
-def _yaml(text: str) -> Any:
-    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # libyaml, where it is: ten times as fast
+def _there(path: Path, kind: type) -> Any:
+    """The YAML of a file, which holds a `kind`; None if there is no file."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, if it is installed, is ten times as fast
 
+    def parse(text: str) -> Any:
+        content = yaml.load(text, loader)
+        if not isinstance(content, kind):
+            raise ValueError(f"it holds {type(content).__name__}, not {kind.__name__}")
+        return content
 
-def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged: {first_line(error)}.") from error
-
-
-def _lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
-    """The lines of a JSON Lines file, each with the `needed` keys; the last one may still be being written."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    found = []
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            found.append(json.loads(line))
-            if not isinstance(found[-1], dict) or not found[-1].keys() >= needed:
-                raise ValueError(f"it does not hold {', '.join(sorted(needed))}")
-        except ValueError as error:
-            raise UserError(f"{path} is damaged in line {number}: {first_line(error)}.") from error
-    return found
+    return files.read(path, parse) if path.is_file() else None

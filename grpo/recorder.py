@@ -43,8 +43,6 @@ class Recorder(TrainerCallback):
         self.metrics_file = out / "metrics.jsonl"
         self.completions = out / "completions"
         self.leads = ranks.leads()
-        if self.leads:
-            self.completions.mkdir(exist_ok=True)
         self.table: list[list[Any]] = []
         self.logs: dict[str, Any] = {}
         self.beside = ""
@@ -125,6 +123,7 @@ class Recorder(TrainerCallback):
         if not sampled or not self.leads:
             return
         columns, rows = self._latest_completions(step)
+        self.completions.mkdir(exist_ok=True)
         with written_aside(self.completions / f"step_{step:06d}.parquet") as partial:
             pd.DataFrame(rows, columns=columns).to_parquet(partial, index=False)
         self._sample_for_table(columns, rows, step, state.max_steps)

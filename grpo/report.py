@@ -29,6 +29,7 @@ from grpo.console import (
 )
 from grpo.errors import UserError
 from grpo.figures import charts, colours, save, window
+from grpo.folder import followed
 from grpo.page import write_page
 from grpo.process import check_process, guard_streams
 from grpo.record import Record, read
@@ -222,7 +223,7 @@ def main() -> None:
     parser.add_argument("--baseline", help="of a sweep: the setting that the others are compared with, else the first")
     parser.add_argument("--figures", action="store_true", help="also write its figures as PNG, into FOLDER/figures/")
     arguments = parser.parse_args()
-    folder: Path = arguments.folder
+    folder: Path = followed(arguments.folder)
     pictures = folder / "figures" if arguments.figures else None
     try:
         check_process()

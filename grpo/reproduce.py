@@ -4,7 +4,6 @@ python -m grpo.reproduce outputs/DATE/TIME
 """
 
 import argparse
-import json
 import logging
 import shlex
 import sys
@@ -15,10 +14,21 @@ from typing import Any
 
 from grpo import ranks
 from grpo.config import saved_settings
-from grpo.console import error_message, say, shortest
+from grpo.console import RunLog, begin_log, error_message, say, shortest
 from grpo.errors import UserError, first_line
-from grpo.files import file_sha256
-from grpo.folder import command_to_resume, holds_run, overrides_of, owned, save_settings, settings_of
+from grpo.files import file_sha256, json_object, read, read_lines
+from grpo.folder import (
+    command_to_resume,
+    followed,
+    holds_run,
+    overrides_of,
+    owned,
+    point_latest,
+    removed_if_unused,
+    results_of,
+    save_settings,
+    settings_of,
+)
 from grpo.process import check_process, guard_streams
 from grpo.signals import Stopped
 from grpo.trust import require_trust
@@ -50,24 +60,15 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in _read(folder / "metrics.jsonl").splitlines()]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged or missing: {first_line(error)}.") from error
+    if not (folder / "metrics.jsonl").is_file():
+        raise UserError(f"{folder}/metrics.jsonl is missing.")
+    return read_lines(folder / "metrics.jsonl", {"step"})
 
 
 def _results(folder: Path) -> dict[str, Any]:
-    if not (folder / "results.json").is_file():
+    if (results := results_of(folder)) is None:
         raise UserError(f"{folder} holds a run that was not finished; {command_to_resume(folder)} goes on with it.")
-    try:
-        results: dict[str, Any] = json.loads(_read(folder / "results.json"))
-        _metrics(folder)
-    except ValueError as error:
-        raise UserError(f"{folder} holds damaged results or metrics: {first_line(error)}.") from error
+    _metrics(folder)
     return results
 
 
@@ -107,12 +108,17 @@ def reproduce(folder: Path, out: Path) -> list[str]:
     if extended and config.optimizer.schedule != "constant":
         raise UserError(f"{folder} was given more steps on its way: no single run has its learning rates.")
     config = replace(config, tracking=replace(config.tracking, name="none"))
-    save_settings(out, config, [*overrides, "tracking=none"])
+
+    def begin() -> None:
+        save_settings(out, config, [*overrides, "tracking=none"])
+        begin_log()
+        point_latest(out)
+
     from grpo.provenance import NAME, changes  # it needs torch
     from grpo.train import run
 
-    run(config, out, command=shlex.join(["python", "-m", "grpo.reproduce", str(folder)]))
-    now = json.loads((out / NAME).read_text(encoding="utf-8"))
+    run(config, out, command=shlex.join(["python", "-m", "grpo.reproduce", str(folder)]), begin=begin)
+    now = read(out / NAME, json_object)
     for change in changes(origin, now):
         say(f"Not as it was then: {change}")
     return differences(folder, out)
@@ -129,19 +135,21 @@ def main() -> None:
     parser.add_argument("--trust-run", action="store_true", help="run the code of a folder that somebody else made")
     parser.add_argument("--out", type=Path, help="where to run it again; else outputs/DATE/TIME of now")
     arguments = parser.parse_args()
+    arguments.run = followed(arguments.run)
     out = arguments.out or Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
     try:
         check_process()
         ranks.begin()
         again = "If you trust whoever made it, add --trust-run."
         require_trust(arguments.run, saved_settings(arguments.run), again=again, trusted=arguments.trust_run)
-        out.mkdir(parents=True, exist_ok=True)
         if holds_run(out):
             raise UserError(f"--out {out}: holds a run already; give another folder.")
         line = "[%(asctime)s][%(levelname)s] %(message)s"
-        logging.basicConfig(filename=out / "train.log", level=logging.INFO, format=line)
-        with owned(out):
-            found = reproduce(arguments.run, out)
+        logging.basicConfig(handlers=[RunLog(str(out / "train.log"))], level=logging.INFO, format=line)
+        with removed_if_unused(out):
+            out.mkdir(parents=True, exist_ok=True)
+            with owned(out):
+                found = reproduce(arguments.run, out)
     except UserError as error:
         print(error_message(f"error: {error}"), file=sys.stderr)
         sys.exit(2)

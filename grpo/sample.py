@@ -12,6 +12,7 @@ from grpo.config import load_run, saved_settings, trained
 from grpo.console import answers, console, doing, error_message, quiet_libraries, show
 from grpo.data import JOY
 from grpo.errors import UserError
+from grpo.folder import followed
 from grpo.hub import on_hub, prepare_hub
 from grpo.process import check_process, guard_streams
 from grpo.trust import require_trust
@@ -21,6 +22,7 @@ OBEYED = {"model", "system_prompt", "max_completion_length", "seed", "eval_batch
 
 
 def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: bool = False) -> None:
+    folder = followed(folder)
     config = load_run(folder)
     require_trust(
         folder,

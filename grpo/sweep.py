@@ -3,7 +3,6 @@
 `sweep.json` in the folder says what the jobs are; what became of each stands in the job's own folder.
 """
 
-import json
 import os
 import shlex
 import signal
@@ -24,8 +23,8 @@ from grpo.command import Jobs
 from grpo.config import SweeperConfig, load_sweeper
 from grpo.console import doing, heading, plural, shortest, show
 from grpo.errors import UserError, first_line
-from grpo.files import write_json, written_aside
-from grpo.folder import SWEEP, holds_run, in_use, is_done, outcome, owned, quoted, same_job
+from grpo.files import json_object, read, write_json, written_aside
+from grpo.folder import SWEEP, holds_run, in_use, is_done, outcome, owned, point_latest, quoted, same_job
 from grpo.jobs import Job, compose_jobs, refuse_twins, values_listed
 from grpo.launching import LOOK, at_once, kind, launch, on_this_machine
 from grpo.signals import Signals, Stopped
@@ -83,16 +82,14 @@ class Sweep:
         self._entered = ExitStack()
 
     def __enter__(self) -> "Sweep":
+        self._refuse_folder()  # before there is a lock in it
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as entered:
             entered.enter_context(self._stoppable())
             entered.enter_context(owned(self.folder, "sweep"))
             entered.enter_context(Signals())
-            if holds_run(self.folder):
-                raise UserError(f"{shortest(self.folder)} holds a run; give the sweep another, hydra.sweep.dir=FOLDER.")
-            self._refuse_another()
-            for number, job in enumerate(self.jobs):
-                self._refuse_place(job, self.jobs[:number])
+            self._refuse_folder()
+            point_latest(self.folder)
             with written_aside(self.folder / "multirun.yaml") as partial:
                 OmegaConf.save(self.master, partial)
             self.write()
@@ -137,6 +134,13 @@ class Sweep:
         if holds_run(job.folder):
             same_job(job.folder, job.config)
 
+    def _refuse_folder(self) -> None:
+        if holds_run(self.folder):
+            raise UserError(f"{shortest(self.folder)} holds a run; give the sweep another, hydra.sweep.dir=FOLDER.")
+        self._refuse_another()
+        for number, job in enumerate(self.jobs):
+            self._refuse_place(job, self.jobs[:number])
+
     def _refuse_another(self) -> None:
         path = self.folder / SWEEP
         if not path.is_file():
@@ -148,10 +152,10 @@ class Sweep:
                 )
             return
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
+            there = read(path, json_object)
             before = [" ".join(job["overrides"]) for job in there["jobs"]]
             command = there["command"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (UserError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged; give the sweep another folder, hydra.sweep.dir=FOLDER.") from error
         here = [" ".join(job.overrides) for job in self.jobs]
         record = {name: there.get(name) for name in self.record}

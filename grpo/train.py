@@ -12,9 +12,9 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from grpo import ranks
 from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
 from grpo.checkpoint import step_of
 from grpo.command import Jobs, command, job
-from grpo.config import CONF, ENGINES, Config, flat, load, undistorted
+from grpo.config import CONF, ENGINES, Config, as_schema, flat, load, located, typed, undistorted
 from grpo.console import (
     answers,
+    begin_log,
     comparison_table,
     doing,
     error_message,
@@ -51,22 +52,28 @@ from grpo.engines import require_package, require_ranks, require_server
 from grpo.errors import UserError, first_line
 from grpo.evaluation import Batch as BatchOfAnswers
 from grpo.evaluation import Evaluation, answer, answer_greedily, compare, evaluate, protocol, reread
-from grpo.files import write_json, written_aside
+from grpo.files import json_object, read, read_lines, write_json, written_aside, written_folder
 from grpo.folder import (
     ERROR,
     command_of,
     command_to_resume,
     cut_back,
+    discard_previous,
+    find_checkpoint,
     going_on,
     holds_run,
     in_use,
     is_done,
     label_of,
+    overrides_with,
     owned,
+    point_latest,
+    removed_if_unused,
     resume,
     same_job,
     save_settings,
-    settings_of,
+    set_aside,
+    to_complete,
 )
 from grpo.hub import on_hub, prepare_hub
 from grpo.launching import leave_if_orphaned
@@ -87,6 +94,24 @@ TRANSCRIPTS = "transcripts.jsonl"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+@dataclass
+class Prepared:
+    """A run before it has written anything: all that can fail cheaply has succeeded."""
+
+    config: Config
+    began: float
+    rewards: RewardStack
+    batch: Batch
+    splits: Splits
+    train_rows: list[dict[str, Any]]
+    tokenizer: Any
+    policy: Any
+    sampled: Any  # what completions are sampled from: the policy, or a copy of its weights that training shards
+    evaluated_by: Config  # its sampler is undistorted, however training samples
+    rollout: Any
+    provenance: dict[str, Any]
+
+
 def run(
     config: Config,
     out: Path,
@@ -94,15 +119,30 @@ def run(
     command: str = "",
     checkpoint: Path | None = None,
     prune: Pruning | None = None,
+    begin: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Train the run that `config` describes into the folder `out`; returns what `results.json` holds.
+    """Train the run that `config` describes in the directory `out`; returns what `results.json` holds.
 
-    From a whole `checkpoint` in that folder, it goes on as if it had never stopped. `label` is what trackers call it,
-    `prune` tells after an evaluation of a search's trial whether it is worth no more.
+    From a complete `checkpoint` in that directory, it resumes as if it had never stopped. `label` is what trackers call
+    it, `prune` tells after an evaluation of a search's trial whether it is worth no more. `begin` changes the
+    directory, after all that can fail cheaply has succeeded.
 
     Raises:
         UserError: anything that the user can mend.
         Stopped: a signal came; what was trained until then is saved.
+    """
+    prepared = prepare(config, out)
+    if ranks.leads():
+        begin()
+    ranks.gathered(None)  # the other processes read what rank 0 has changed
+    return train_policy(prepared, out, label, command, checkpoint, prune)
+
+
+def prepare(config: Config, out: Path) -> Prepared:
+    """Check settings, packages, device, server and tracker, load data and policy; writes nothing.
+
+    Raises:
+        UserError: anything that the user can mend.
     """
     began = time.perf_counter()
     # Cheap and fallible things first: a typo ends here, before torch is imported.
@@ -128,10 +168,9 @@ def run(
         import torch
 
         from grpo.compatibility import check_policy
-        from grpo.model import build_policy, build_tokenizer, save_policy
+        from grpo.model import build_policy, build_tokenizer
         from grpo.rollout import build_rollout
-        from grpo.sharding import copy_weights, whole, whole_copy
-        from grpo.shared_prompts import causal_lm
+        from grpo.sharding import whole_copy
 
     if config.device == "cpu" and torch.cuda.is_available():
         say(f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k.")
@@ -150,18 +189,36 @@ def run(
         notes += check_policy(policy, tokenizer, questions, config)
         if not ranks.sharded():  # else it waits to be spread
             policy.to(config.device)
-    evaluated_by = replace(config, rollout=undistorted(config.rollout))  # however training samples
-    # What completions are sampled from: the policy, or where training spreads its weights a whole copy.
+    evaluated_by = replace(config, rollout=undistorted(config.rollout))
     sampled = policy
     if ranks.sharded():
         sampled = whole_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
     rollout = build_rollout(sampled, tokenizer, evaluated_by)
-    stop = {"stop": tokenizer.convert_ids_to_tokens(rollout.ends)}
-    framing = Framing(opened_tag(tokenizer, config.system_prompt), tuple(stop["stop"]))
     for note in notes:
         say(note)
     with doing("recording versions and checksums"):
-        origin = record_provenance(config, out, splits, command, checkpoint)
+        origin = provenance(config, splits.train, splits.held_out)
+    return Prepared(
+        config, began, rewards, batch, splits, train_rows, tokenizer, policy, sampled, evaluated_by, rollout, origin
+    )
+
+
+def train_policy(
+    prepared: Prepared, out: Path, label: Label | None, command: str, checkpoint: Path | None, prune: Pruning | None
+) -> dict[str, Any]:
+    """Evaluate, train and evaluate again; returns what `results.json` holds."""
+    import torch
+
+    from grpo.model import build_policy, save_policy
+    from grpo.sharding import copy_weights, whole
+    from grpo.shared_prompts import causal_lm
+
+    config, rewards, batch, splits = prepared.config, prepared.rewards, prepared.batch, prepared.splits
+    tokenizer, policy, sampled = prepared.tokenizer, prepared.policy, prepared.sampled
+    rollout, evaluated_by, train_rows = prepared.rollout, prepared.evaluated_by, prepared.train_rows
+    stop = {"stop": tokenizer.convert_ids_to_tokens(rollout.ends)}
+    framing = Framing(opened_tag(tokenizer, config.system_prompt), tuple(stop["stop"]))
+    origin = record_provenance(config, out, prepared.provenance, command, checkpoint)
     leads = ranks.leads()
 
     def evaluate_on(examples: list[Example], when: str, lasting: bool = True) -> Evaluation:
@@ -230,12 +287,13 @@ def run(
     try:
         with Signals() as signals:
             started = time.perf_counter()
-            if checkpoint:
+            if checkpoint and (out / "evaluations" / "before.parquet").is_file():
                 before = reread(out / "evaluations" / "before.json", splits.held_out, rewards)
             else:
                 before = evaluate_on(splits.held_out, "before training")
                 keep(before, "before", "held-out", config.model.path)
-                ask_shown(0)
+                if not checkpoint:
+                    ask_shown(0)
             evaluated = time.perf_counter()
             # TRL takes seconds to import; they come after there is something to look at.
             with doing("importing TRL"):
@@ -297,7 +355,8 @@ def run(
                     copy_weights(policy, final)
                     causal_lm(final).generation_config = causal_lm(sampled).generation_config
                 if leads:
-                    save_policy(final, tokenizer, out / "policy")
+                    with written_folder(out / "policy", lambda: set_aside(out, "policy")) as partial:
+                        save_policy(final, tokenizer, partial)
                     sign(out, asdict(config))  # its files, if they may hold code
 
         if not leads:
@@ -314,7 +373,7 @@ def run(
             "device": config.device,
             "threads": torch.get_num_threads(),
             "seconds": {
-                "start": round(started - began + built - evaluated, 2),
+                "start": round(started - prepared.began + built - evaluated, 2),
                 "evaluate_before": round(evaluated - started, 2),
                 "train": train_seconds,
                 "ask_meanwhile": round(recorder.asking, 2),
@@ -349,15 +408,14 @@ def run(
 
 
 def record_provenance(
-    config: Config, out: Path, splits: Splits, command: str, checkpoint: Path | None
+    config: Config, out: Path, now: dict[str, Any], command: str, checkpoint: Path | None
 ) -> dict[str, Any]:
     """Where this run comes from, as `results.json` is to hold it; says what is not as it was when the run began."""
-    now = provenance(config, splits.train, splits.held_out)
     if not (out / PROVENANCE).is_file():
         if ranks.leads() and now["code"] and not now["code"]["clean"]:
             (out / "git.diff").write_text(diff(), encoding="utf-8")
         return {"command": command} | now | {"settings": asdict(config), "tracking": None, "resumed": []}
-    began = json.loads((out / PROVENANCE).read_text(encoding="utf-8"))
+    began = read(out / PROVENANCE, json_object)
     differences = changes(began, now)
     for difference in differences:
         say(f"Not as when the run began, so its numbers may differ from an unbroken run's: {difference}")
@@ -385,8 +443,7 @@ def of_all_ranks(batches: Iterable[BatchOfAnswers], own: Sequence[int]) -> Itera
 
 def transcripts(out: Path) -> list[dict[str, Any]]:
     """What was asked of the policy while it trained, and what it said."""
-    path = out / TRANSCRIPTS
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return read_lines(out / TRANSCRIPTS, {"step", "question", "gold", "completion"})
 
 
 def asked_before_and_after(out: Path, last_step: int) -> list[dict[str, str]]:
@@ -425,7 +482,7 @@ def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> Ren
     steps = config.algorithm.steps_per_generation
     lines = {
         "model": f"{config.model.path} on {config.device}, seed {config.seed}",
-        "data": config.data.name + (f" from {config.data.path}" if config.data.path else ""),
+        "data": config.data.name + (f" from {shortest(Path(config.data.path))}" if config.data.path else ""),
         "rewards": weights,
         "batch": str(batch) + f", {steps} steps a rollout" * (steps > 1),
         "folder": shortest(out),
@@ -443,7 +500,8 @@ def app(composed: DictConfig) -> None:
     out = Path(settings.runtime.output_dir)
     with job():
         if not Jobs.multirun:
-            in_its_folder(composed, out, settings)
+            with removed_if_unused(out):
+                in_its_folder(composed, out, settings)
             return
         with quiet(), by_itself(out):
             in_its_folder(composed, out, settings)
@@ -465,6 +523,7 @@ def by_itself(out: Path) -> Iterator[None]:
         log.exception("unforeseen")
         why = f"{type(error).__name__}: {first_line(error)} ({shortest(out / 'train.log')} has all of it)"
     if not in_use(out):
+        begin_log()
         with written_aside(out / ERROR) as partial:
             partial.write_text(valid(why), encoding="utf-8")
 
@@ -472,49 +531,71 @@ def by_itself(out: Path) -> Iterator[None]:
 def in_its_folder(composed: DictConfig, out: Path, settings: Any) -> None:
     try:
         with owned(out), Signals():  # those that come before training and after it
-            begin_or_go_on(load(composed, Config), out, settings)
+            begin_or_go_on(composed, out, settings)
     except OSError as error:
         ours = error.filename is not None and Path(error.filename).is_relative_to(out)
         if not ours and error.errno not in NO_SPACE:
             raise
+        again = f"When it can: {command_to_resume(out)}" if holds_run(out) else "Give another, hydra.run.dir=FOLDER."
         raise UserError(
-            f"{error.filename if ours else shortest(out)} cannot be written: {error.strerror}. When it can: "
-            f"{command_to_resume(out)}"
+            f"{error.filename if ours else shortest(out)} cannot be written: {error.strerror}. {again}"
         ) from error
     except Stopped as stopped:
         hand_on(stopped.number)
-        again = f"To go on: {command_to_resume(out)}"
+        again = f"To go on: {command_to_resume(out)}" if holds_run(out) else "Nothing was written."
         raise Stopped(stopped.number, f"Stopped by {stopped.name}{stopped}. {again}") from stopped
 
 
-def begin_or_go_on(config: Config, out: Path, settings: Any) -> None:
-    """A run of its own, or one that goes on, in a folder that is ours."""
+def begin_or_go_on(composed: DictConfig, out: Path, settings: Any) -> None:
+    """A new run, or one that is resumed, in a folder that is ours."""
     overrides = list(settings.overrides.task)
-    checkpoint = None
-    if config.resume is not None or (Jobs.multirun and holds_run(out)):
-        config = resume(out, config) if config.resume is not None else same_job(out, config)
-        if is_done(out, config):
+    found = None
+    resumed = composed.get("resume") is not None
+    if resumed or (Jobs.multirun and holds_run(out)):
+        if resumed:
+            config = resume(out, located(typed(composed, Config)), overrides)
+            overrides = overrides_with(out, overrides)
+        else:
+            config = same_job(out, load(composed, Config))
+        if not is_done(out, config):
+            found = find_checkpoint(out, config)
+        elif (found := to_complete(out, config)) is None:
+            if not (Jobs.multirun or (out / "report.html").is_file()):
+                report(out)
+            discard_previous(out)
             say(f"{shortest(out)} has all its steps already. For more: {command_to_resume(out)} max_steps=N")
             return
-        checkpoint = cut_back(out, config)
-        overrides = [each for each in overrides if not each.startswith(("resume=", "trust_run="))]
-        save_settings(out, config, overrides)
     elif holds_run(out):
         raise UserError(
             f"{shortest(out)} holds a run already. To go on with that: {command_to_resume(out)}. For another: "
             "hydra.run.dir=FOLDER."
         )
     else:
-        save_settings(out, config, overrides, settings)
+        config = load(composed, Config)
+
+    def begin() -> None:
+        begin_log()
+        if found:
+            cut_back(found)
+        save_settings(out, config, overrides, None if found else settings)
+        if not Jobs.multirun:
+            point_latest(out)
+
     command = command_of(out) or f"{ranks.launcher()} {shlex.join(Jobs.typed)}".rstrip()
-    ranks.announce(out, checkpoint)
-    run(config, out, label_of(out, overrides), command, checkpoint, pruning(settings))
+    checkpoint = found.checkpoint if found else None
+    ranks.announce(out, checkpoint, asdict(config))
+    run(config, out, label_of(out, overrides), command, checkpoint, pruning(settings), begin)
     if not Jobs.multirun:
-        with doing("importing Matplotlib"):
-            from grpo.report import write_report  # it draws, and is not needed before
-        with doing("drawing the report"):
-            page = write_report(out)
-        say(f"Report: {shortest(page)}")
+        report(out)
+    discard_previous(out)
+
+
+def report(out: Path) -> None:
+    with doing("importing Matplotlib"):
+        from grpo.report import write_report  # it draws, and is not needed before
+    with doing("drawing the report"):
+        page = write_report(out)
+    say(f"Report: {shortest(page)}")
 
 
 def follow() -> None:
@@ -522,10 +603,10 @@ def follow() -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         with quiet():
-            out, checkpoint = ranks.announced()
+            out, checkpoint, settings = ranks.announced()
             if out:
                 with Signals():
-                    run(settings_of(out), out, checkpoint=checkpoint)
+                    run(as_schema(settings, Config), out, checkpoint=checkpoint)
     except Stopped as stopped:
         sys.exit(stopped.exit_code)  # rank 0 says it
     except UserError as error:

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,7 @@ from grpo.batching import derive_batch
 from grpo.config import ENGINES, Config, compose
 from grpo.engines import INSTALL, require_package, require_ranks, require_server
 from grpo.errors import UserError
-from grpo.folder import cut_back, save_settings
+from grpo.folder import cut_back, find_checkpoint, save_settings
 from grpo.launching import at_once
 from grpo.model import build_policy, build_tokenizer
 from grpo.rewards import RewardStack
@@ -220,9 +221,9 @@ def test_a_run_that_goes_on(vllm, tmp_path: Path, rollout: list[str]) -> None:
     half = train_on(out, *rollout, *LEARNING, "max_steps=2")
     config = compose([*SMALL, "tracking=none", *rollout, *LEARNING])
     config.device = "cpu"
-    checkpoint = cut_back(out, config)
-    assert checkpoint is not None and checkpoint.name == "checkpoint-2"
-    run(config, out, checkpoint=checkpoint)
+    found = find_checkpoint(out, config)
+    assert found.step == 2
+    run(config, out, checkpoint=found.checkpoint, begin=partial(cut_back, found))
     rows = metrics(out)
     assert rows[:2] == half and [row["step"] for row in rows] == [1, 2, 3, 4]
     if rollout == VLLM:  # the weights that were saved were sent

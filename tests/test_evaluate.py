@@ -465,11 +465,11 @@ def test_runs_that_cannot_be_read(folder, old: str, new: str, message: str) -> N
 def test_runs_without_a_policy(folder) -> None:
     tokenizer = folder / "A" / "policy" / "tokenizer.json"
     tokenizer.rename(folder / "tokenizer.json")
-    with pytest.raises(UserError, match=r"model.path=A/policy: "):
+    with pytest.raises(UserError, match=r"model.path=.*A/policy: "):
         run("run=A")
     (folder / "tokenizer.json").rename(tokenizer)
     (folder / "A" / "policy" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"model.path=A/policy: cannot be loaded; a file is missing or damaged"):
+    with pytest.raises(UserError, match=r"model.path=.*A/policy: cannot be loaded; a file is missing or damaged"):
         run("run=A")
     shutil.rmtree(folder / "A" / "policy")
     with pytest.raises(UserError, match="A holds a run that was not finished"):

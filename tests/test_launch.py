@@ -67,7 +67,7 @@ def trained(processes: int, folder: Path, *arguments: str) -> tuple[Path, str]:
     folder.mkdir(exist_ok=True)
     code, said = run(processes, folder, *STEPS, *arguments)
     assert code == 0, said
-    (out,) = folder.glob("outputs/*/*")
+    (out,) = folder.glob("outputs/*-*-*/*")
     return out, said
 
 
@@ -182,7 +182,7 @@ def test_a_rank_that_fails_ends_all_with_its_own_error(tmp_path) -> None:
 def test_a_score_that_is_not_finite_on_one_rank(tmp_path, handling: str) -> None:
     what = "if os.environ['RANK'] == '1' and calls == 4: return [float('nan')] * len(completions)"
     code, said = run(2, tmp_path, *with_reward(tmp_path, what), "max_steps=5", f"on_nonfinite={handling}")
-    (out,) = tmp_path.glob("outputs/*/*")
+    (out,) = tmp_path.glob("outputs/*-*-*/*")
     (folder,) = out.glob("nonfinite/*")
     assert {path.name for path in folder.glob("batch*")} == {"batch_0.pt", "batch_1.pt"}
     assert re.search(r"(?i)step 3.* reward 'odd' returned nan", said), said
@@ -195,7 +195,7 @@ SLOWLY = "time.sleep(0.3)"
 def when_there_are(process: subprocess.Popen[str], folder: Path, steps: int) -> Path:
     end = time.monotonic() + 100
     while time.monotonic() < end and process.poll() is None:
-        for metrics in folder.glob("outputs/*/*/metrics.jsonl"):
+        for metrics in folder.glob("outputs/*-*-*/*/metrics.jsonl"):
             if len(metrics.read_text().splitlines()) >= steps:
                 return metrics.parent
         time.sleep(0.05)

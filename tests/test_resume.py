@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +15,25 @@ import pandas as pd
 import pytest
 
 from grpo.checkpoint import damage, newest_whole
-from grpo.config import compose, options
+from grpo.config import compose, flat, options, saved_settings
 from grpo.errors import UserError
-from grpo.folder import cut_back, holds_run, is_done, overrides_of, resume, save_settings
+from grpo.folder import (
+    cut_back,
+    find_checkpoint,
+    holds_run,
+    is_done,
+    overrides_of,
+    resume,
+    save_settings,
+    settings_of,
+)
+from grpo.hub import ASSETS
 from grpo.recorder import Recorder
 from grpo.reproduce import differences
 from grpo.signals import Stopped
 from grpo.train import run
-from tests.conftest import SMALL
+from grpo.trust import sign
+from tests.conftest import SMALL, Process
 
 
 @pytest.fixture
@@ -38,20 +53,21 @@ def runs(tmp_path, monkeypatch):
     def call(name: str, *overrides: str, stop: int | None = None) -> Path:
         out = tmp_path / name
         if holds_run(out):
-            config = resume(out, compose([*overrides_of(out), f"resume={out}", *overrides]))
-            checkpoint = cut_back(out, config)
+            config = resume(out, compose(overrides), overrides)
+            found = find_checkpoint(out, config)
+            checkpoint, begin = found.checkpoint, partial(cut_back, found)
         else:
             out.mkdir()
             typed = [*SMALL, "tracking=none", "save_steps=null", *overrides]
             config, checkpoint = compose(typed), None
-            save_settings(out, config, typed)
+            begin = partial(save_settings, out, config, typed)
         at[:] = [stop] if stop else []
         if stop:
             with pytest.raises(Stopped):
-                run(config, out, checkpoint=checkpoint)
+                run(config, out, checkpoint=checkpoint, begin=begin)
             assert not (out / "results.json").exists()
         else:
-            run(config, out, checkpoint=checkpoint)
+            run(config, out, checkpoint=checkpoint, begin=begin)
         return out
 
     return call
@@ -168,9 +184,10 @@ def test_damaged_records_are_put_back(unbroken, tmp_path, monkeypatch, record: s
         path.unlink()
     else:
         path.write_bytes(content[: len(content) // 2] if harm == "cut" else b"\xff\xfe\x00garbage")
-    config = resume(out, compose([*overrides_of(out), f"resume={out}"]))
+    config = resume(out, compose(), [])
     assert not is_done(out, config)
-    run(config, out, checkpoint=cut_back(out, config))
+    found = find_checkpoint(out, config)
+    run(config, out, checkpoint=found.checkpoint, begin=partial(cut_back, found))
     assert_same(out, unbroken)
     assert json.loads((out / "provenance.json").read_text())["resumed"]
 
@@ -189,7 +206,7 @@ def test_completions_that_are_gone_are_named(unbroken, tmp_path, capsys) -> None
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
     (out / "completions" / "step_000001.parquet").unlink()
-    cut_back(out, compose(overrides_of(out)))
+    cut_back(find_checkpoint(out, compose(overrides_of(out))))
     assert "1 files of completions/ are gone, step_000001.parquet the first" in capsys.readouterr().out
 
 
@@ -227,12 +244,12 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(runs, capsys, 
     [
         (
             ["optimizer.lr=1"],
-            r"optimizer.lr=1.0: a run that goes on keeps its settings \(here 0.0002\); only max_steps",
+            r"optimizer.lr=1.0: a run that is resumed keeps its settings \(here 0.0002\); only max_steps",
         ),
-        (["rewards=verbatim"], "a run that goes on keeps its settings"),
-        (["num_generations=8"], "num_generations=8: a run that goes on keeps its settings"),
+        (["rewards=verbatim"], "a run that is resumed keeps its settings"),
+        (["num_generations=8"], "num_generations=8: a run that is resumed keeps its settings"),
         (["max_steps=1"], "max_steps=1: the run is at step 2 already"),
-        (["+rewards.verbatim_xmlcount=1"], "rewards.verbatim_xmlcount=1.0: a run that goes on keeps its settings"),
+        (["+rewards.verbatim_xmlcount=1"], "rewards.verbatim_xmlcount=1.0: a run that is resumed keeps its settings"),
         (["num_train_epochs=3"], "num_train_epochs=3.0: max_steps=4 comes first; add max_steps=null"),
     ],
 )
@@ -256,3 +273,179 @@ def test_more_steps_and_another_tracker(runs) -> None:
 
     events = EventAccumulator(str(out / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("reward")] == [1, 2, 3, 4, 5, 6]
+
+
+DATA = [{"question": f"What is {a} plus {b}?", "answer": f"#### {a + b}"} for a in range(5) for b in range(5)]
+BITS = """
+from grpo.rewards import reward
+
+
+@reward
+def bits(completion):
+    return len(completion) % 2 / 2
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(server, tmp_path_factory) -> Path:
+    """A folder with a finished run, and all that the run needs, named by relative paths."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(ASSETS / "tiny", folder / "model")
+    (folder / "data").mkdir()
+    (folder / "data" / "train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in DATA))
+    (folder / "mine.py").write_text(BITS)
+    own = ["model.path=model", "data=jsonl", "data.path=data", "reward_files=[mine.py]", "+rewards.bits=1"]
+    sizes = ["data.eval_problems=4", "data.train_problems=16"]
+    done = Process(server, folder, *SMALL, *sizes, *own, "tracking=none", "hydra.run.dir=run")
+    assert done.ended() == 0, done.complained()
+    return folder
+
+
+def moved(finished: Path, folder: Path) -> None:
+    """Copy the run and all that it needs, as if it had been made in `folder`."""
+    shutil.copytree(finished, folder, dirs_exist_ok=True)
+    settings = folder / "run" / ".hydra" / "config.yaml"
+    settings.write_text(settings.read_text().replace(str(finished), str(folder)))
+    sign(folder / "run", saved_settings(folder / "run"))
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def saved(folder: Path, name: str, value: str) -> None:
+    """Change a saved setting, as a machine that lacks something would be asked for it."""
+    path = folder / "run" / ".hydra" / "config.yaml"
+    text = path.read_text()
+    assert len(re.findall(rf"(?m)^( *){name}: .*$", text)) == 1
+    path.write_text(re.sub(rf"(?m)^( *){name}: .*$", rf"\1{name}: {value}", text))
+    sign(folder / "run", saved_settings(folder / "run"))
+
+
+# What is wrong by the time that a finished run is given more steps -> what is done, what is typed besides, the message.
+MISSING: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
+    "data": (lambda f: (f / "data").rename(f / "moved"), [], "data.path: there is no file "),
+    "data, emptied": (lambda f: (f / "data" / "train.jsonl").write_text(""), [], "data.eval_problems=4: "),
+    "reward": (lambda f: (f / "mine.py").unlink(), [], "reward_files: no file "),
+    "reward, broken": (lambda f: (f / "mine.py").write_text("1 / 0"), [], "failed with ZeroDivisionError"),
+    "model": (lambda f: shutil.rmtree(f / "model"), [], "there is no such folder"),
+    "weights": (lambda f: (f / "model" / "model.safetensors").write_bytes(b"no"), [], "model.path="),
+    "device": (lambda f: saved(f, "device", "cuda"), [], "device=cuda: "),
+    "tracker": (lambda f: None, ["tracking=wandb", "tracking.project=team/x"], "tracking.project=team/x: "),
+    "checkpoint": (lambda f: shutil.rmtree(f / "run" / "checkpoints"), [], "no whole checkpoint"),
+}
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_a_resume_that_fails_changes_nothing(finished, start, tmp_path: Path, case: str) -> None:
+    moved(finished, tmp_path)
+    harm, typed, message = MISSING[case]
+    harm(tmp_path)
+    before = contents(tmp_path / "run")
+    failed = start("resume=run", "max_steps=4", *typed)
+    assert failed.ended() == 1
+    assert message in failed.complained() and "Traceback" not in failed.complained()
+    assert contents(tmp_path / "run") == before
+
+
+def test_old_results_stay_until_there_are_new_ones(finished, start, tmp_path: Path) -> None:
+    moved(finished, tmp_path)
+    names = ("results.json", "report.html", "evaluations/after.json", "evaluations/after.parquet")
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in names}
+    policy = contents(tmp_path / "run" / "policy")
+    killed = start("resume=run", "max_steps=4", kill=("backward", 2, 0.0))
+    assert killed.ended() == -signal.SIGKILL
+    assert {name: (tmp_path / "run" / "previous" / name).read_bytes() for name in names} == before
+    assert contents(tmp_path / "run" / "policy") == policy
+    resumed = start("resume=run")
+    assert resumed.ended() == 0, resumed.complained()
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["steps"] == 4
+    assert contents(tmp_path / "run" / "policy") != policy and not (tmp_path / "run" / "previous").exists()
+
+
+def test_a_run_resumes_without_the_configs_of_the_users_own(start, tmp_path: Path) -> None:
+    for group, text in (("rewards", "correctness: 1\nint: 0.5\n"), ("experiment", "# @package _global_\nseed: 5\n")):
+        (tmp_path / group / group).mkdir(parents=True)
+        (tmp_path / group / group / "mine.yaml").write_text(text)
+    own = ["--config-dir", "rewards", "hydra.searchpath=[file://experiment]", "rewards=mine", "experiment=mine"]
+    first = start(*own, *SMALL, "tracking=none", "hydra.run.dir=run")
+    assert first.ended() == 0, first.complained()
+    typed_again = start(*own, "resume=run")
+    assert typed_again.ended() == 0, typed_again.complained()
+    shutil.rmtree(tmp_path / "rewards")
+    shutil.rmtree(tmp_path / "experiment")
+    printed = re.search(r"For more: python -m grpo.train (\S+) max_steps=N", typed_again.said())
+    assert printed
+    resumed = start(printed[1], "max_steps=3")
+    assert resumed.ended() == 0, resumed.complained()
+    settings = settings_of(tmp_path / "run")
+    assert (settings.rewards, settings.seed, settings.max_steps) == ({"correctness": 1.0, "int": 0.5}, 5, 3)
+
+
+def test_a_run_resumes_from_any_directory(finished, start, tmp_path: Path) -> None:
+    moved(finished, tmp_path / "deep")
+    resumed = start("resume=deep/run", "max_steps=3")
+    assert resumed.ended() == 0, resumed.complained()
+    assert settings_of(tmp_path / "deep" / "run").reward_files == [str(tmp_path / "deep" / "mine.py")]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        (["reward_files=[a.py,'~/b.py',/c.py]"], {"reward_files": ["HERE/a.py", "HOME/b.py", "/c.py"]}),
+        (["data=jsonl", "data.path=rows"], {"data.path": "HERE/rows"}),
+        (["data=jsonl", "data.path=../rows"], {"data.path": "ABOVE/rows"}),
+        (["model.path=policy"], {"model.path": "HERE/policy"}),
+        (["model.path=./policy/"], {"model.path": "HERE/policy"}),
+        (["model.path=owner/name"], {"model.path": "owner/name"}),
+        (["model.path=embedded:tiny"], {"model.path": "embedded:tiny"}),
+    ],
+)
+def test_paths_are_stored_absolute(tmp_path: Path, monkeypatch, overrides: list[str], found: dict[str, Any]) -> None:
+    (tmp_path / "policy").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = flat(asdict(compose(overrides)))
+    places = {"HERE": str(tmp_path), "ABOVE": str(tmp_path.parent), "HOME": str(Path.home())}
+    for key, value in found.items():
+        text = json.dumps(value)
+        for name, place in places.items():
+            text = text.replace(name, place)
+        assert config[key] == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "path", ["reward_files=['~nobody_here/a.py']", "data.path='~nobody_here'", "model.path='~nobody_here/x'"]
+)
+def test_a_home_that_there_is_not(path: str) -> None:
+    with pytest.raises(UserError, match="~nobody_here.*: there is no such user"):
+        compose(["data=jsonl", "data.path=here", path])
+
+
+# What is gone of a finished run -> what is said when it is resumed, and whether that is a mistake.
+GONE: dict[str, tuple[Callable[[Path], object], str, int]] = {
+    "report": (lambda f: (f / "report.html").unlink(), "Report: run/report.html", 0),
+    "policy": (lambda f: shutil.rmtree(f / "policy"), "Missing, and written again: policy/*.safetensors, policy/", 0),
+    "evaluation": (lambda f: (f / "evaluations" / "after.parquet").unlink(), "written again: evaluations/after.", 0),
+    "policy and checkpoints": (
+        lambda f: [shutil.rmtree(f / name) for name in ("policy", "checkpoints")],
+        "there is no checkpoint of step 2 to make it from. To run it again: python -m grpo.reproduce run",
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("part", GONE)
+def test_what_is_gone_of_a_finished_run_is_written_again(finished, start, tmp_path: Path, part: str) -> None:
+    moved(finished, tmp_path)
+    run = tmp_path / "run"
+    harm, message, code = GONE[part]
+    harm(run)
+    before = contents(run)
+    resumed = start("resume=run")
+    assert resumed.ended() == code, resumed.complained()
+    assert message in resumed.said() + resumed.complained()
+    if code:
+        assert contents(run) == before
+    else:
+        assert contents(run).keys() >= contents(finished / "run").keys() and not (run / "previous").exists()
+        assert differences(run, finished / "run") == []
