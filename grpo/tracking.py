@@ -122,9 +122,8 @@ class WandbTracker:
         self.table = wandb.Table
         # Tables are staged here before they are copied; the default is a folder of the user's.
         os.environ["WANDB_DATA_DIR"] = str(out / "wandb")
-        # Without a place for its log, W&B's own process logs to the terminal.
-        if not os.access(os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME", ""), os.W_OK):
-            os.environ.setdefault("WANDB_CACHE_DIR", str(out / "wandb"))
+        if not _has_cache():
+            os.environ["WANDB_CACHE_DIR"] = str(out / "wandb")
         why = ""
         if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
             self.run, why = init(mode), f"WANDB_MODE={mode}"
@@ -291,6 +290,19 @@ def use_environment() -> None:
         os.environ["WANDB_TAGS"] = ",".join(tag.strip()[:TAG] for tag in tags.split(",") if tag.strip())
     if key := os.environ.get("WANDB_API_KEY"):
         os.environ["WANDB_API_KEY"] = key.strip()  # one that comes from a file may end in a newline
+
+
+def _has_cache() -> bool:
+    """Whether W&B's own process can write its log into the user's cache; it would log to the terminal instead."""
+    home = os.environ.get("HOME")
+    cache = os.environ.get("WANDB_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or (home and f"{home}/.cache")
+    if not cache:
+        return False
+    try:
+        Path(cache).mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(cache, os.W_OK)
 
 
 def _check_wandb(config: TrackingConfig) -> None:

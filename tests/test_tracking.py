@@ -140,11 +140,12 @@ def test_a_mode_by_another_word_and_blank_variables_are_taken(tmp_path, environm
     assert capsys.readouterr().out.count("so tracked offline. To upload: wandb sync") == 1
 
 
-@pytest.mark.parametrize("home", [None, "/proc/nowhere"])
-def test_without_a_home_wandb_logs_nothing_to_the_terminal(tmp_path, environment, capfd, home: str | None) -> None:
-    environment({"HOME": home} if home else {})
-    for name in ("XDG_CACHE_HOME", *([] if home else ["HOME"])):
+@pytest.mark.parametrize("given", [{}, {"HOME": ""}, {"HOME": "/proc/no"}, {"WANDB_CACHE_DIR": "/proc/no"}], ids=str)
+def test_without_a_cache_wandb_logs_nothing_to_the_terminal(tmp_path, environment, capfd, given) -> None:
+    environment({})
+    for name in ("HOME", "XDG_CACHE_HOME", "WANDB_CACHE_DIR"):
         os.environ.pop(name, None)
+    os.environ.update(given)
     tracker = build_tracker(compose(["tracking=wandb"]).tracking, {}, tmp_path)
     tracker.finish(0)
     environment({})
