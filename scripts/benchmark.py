@@ -59,6 +59,7 @@ from grpo.console import progress, quiet_libraries
 from grpo.costs import Architecture, Costs, Rates
 from grpo.data import Example, build_train_set, load_splits
 from grpo.model import build_policy, build_tokenizer
+from grpo.process import guard_streams
 from grpo.prompts import prompt_ids
 from grpo.recorder import Recorder
 from grpo.rewards import build_rewards
@@ -434,6 +435,7 @@ def write(report: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
+    guard_streams()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grid", action="store_true", help="also K = 4 to 32 and limits of 64 to 256 tokens; hours")
     parser.add_argument(

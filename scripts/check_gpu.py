@@ -48,6 +48,7 @@ from grpo.device import free_memory
 from grpo.engines import INSTALL
 from grpo.hub import ASSETS, resolve
 from grpo.model import build_policy, build_tokenizer
+from grpo.process import guard_streams
 from grpo.prompts import prompt_ids
 from grpo.recorder import Recorder
 from grpo.rewards import build_rewards
@@ -405,6 +406,7 @@ CHECKS: dict[str, Callable[[], str]] = {
 
 
 def main() -> None:
+    guard_streams()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CHECKS)}; default: all")
     names = parser.parse_args().names or list(CHECKS)

@@ -28,6 +28,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM,
 
 from grpo.arithmetic import OPERATIONS, Problem, make_problem, problems
 from grpo.config import compose
+from grpo.process import guard_streams
 from grpo.prompts import chat, last_number, same_answer
 from grpo.rewards import score
 
@@ -248,6 +249,7 @@ def probe(
 
 
 def main() -> None:
+    guard_streams()
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n\nIt")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

@@ -125,6 +125,7 @@ def test_a_working_directory_that_was_deleted(tmp_path, monkeypatch, capsys, mai
     monkeypatch.chdir(gone)
     gone.rmdir()
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # which a command sets, here to be undone
     with pytest.raises(SystemExit) as ended:
         main()
     error = ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err.strip()
