@@ -18,6 +18,8 @@ NEEDED = {"optimizer.pt", "rng_state.pth", "run_state.pt", "scheduler.pt", "trai
 NEEDED_OF_SEVERAL = {"run_state_0.pt", "rng_state_0.pth", "trainer_state.json", "records.json"}
 # FSDP and DeepSpeed keep the optimizer's state in files of their own.
 OF_ENGINES = ("optimizer.bin", "optimizer_", "pytorch_model_fsdp", "global_step")
+# What a loader takes for a part of a checkpoint, wherever it comes from.
+LOADABLE = {".bin", ".distcp", ".json", ".pt", ".pth", ".safetensors"}
 # What a run had written by then: copies lie in its checkpoints, and are what it goes on with.
 RECORDS = (
     "metrics.jsonl",
@@ -86,11 +88,26 @@ def damage(checkpoint: Path) -> str | None:
                 return f"{name} has {file.stat().st_size:,} bytes instead of {expected['bytes']:,}"
             if file_sha256(file) != expected["sha256"]:
                 return f"the content of {name} has changed"
+        for file in sorted(each for each in checkpoint.rglob("*") if each.suffix in LOADABLE):
+            name = str(file.relative_to(checkpoint))
+            if name not in (*manifest, MANIFEST):
+                return f"{MANIFEST} does not list {name}, which would be loaded"
+        for name, key in (("trainer_state.json", "global_step"), ("records.json", "completions")):
+            if not _holds(checkpoint / name, key):
+                return f"{name} is damaged"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{MANIFEST} is damaged"
     return None
+
+
+def _holds(path: Path, key: str) -> bool:
+    """Whether a file is a JSON object with `key`."""
+    try:
+        return key in read(path, json_object)
+    except UserError:
+        return False
 
 
 def keep_records(run: Path, written: Path) -> None:

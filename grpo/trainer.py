@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from grpo.batching import Batch
 from grpo.checkpoint import PREFIX, aside, keep_records, run_state, sealed
 from grpo.config import ENGINES, VLLM, Config
 from grpo.console import say, shortest
-from grpo.device import free_memory
+from grpo.device import free_memory, out_of_memory
 from grpo.diagnostics import attribute, measure
 from grpo.engines import arguments
 from grpo.errors import UserError, first_line
@@ -42,6 +43,8 @@ from grpo.shared_prompts import LogProbs, Packed, Unsupported, distinct, forward
 
 # The most logits, tokens x vocabulary, that are held at once on a CPU; beyond it, TRL's head takes them in pieces.
 PLAIN_HEAD = 2**25
+# Files of a checkpoint that hold weights.
+WEIGHTS = ("model*.safetensors", "adapter_model*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 
 
 def build_args(config: Config, batch: Batch, rewards: RewardStack, out: Path) -> GRPOConfig:
@@ -113,6 +116,7 @@ class Trainer(GRPOTrainer):
 
     args: Any
     model: Any
+    lr_scheduler: Any
     num_generations: int
     reward_funcs: Any
     vllm_generation: Any
@@ -141,15 +145,60 @@ class Trainer(GRPOTrainer):
         self._unscored = False  # a reward of the present rollout was not finite
 
     def go_on(self, checkpoint: Path, steps: int) -> None:
-        """Train up to `steps` from a whole checkpoint of this run."""
-        state = torch.load(run_state(checkpoint), weights_only=True)
-        if int(state["global_step"]) < steps and not state["recorder"]["stopped_by"]:
-            self.add_callback(AtStart(lambda: self._restore(state)))
-            self.train(resume_from_checkpoint=str(checkpoint))
-        else:
+        """Train up to `steps` from a complete checkpoint of this run.
+
+        Raises:
+            UserError: a file of the checkpoint does not hold what it should.
+        """
+        own = run_state(checkpoint)
+
+        def restore() -> None:
+            with reading(own):
+                self._restore(state)
+
+        with reading(own):
+            state = torch.load(own, weights_only=True)
+            finished = int(state["global_step"]) >= steps or state["recorder"]["stopped_by"]
+        with reading(checkpoint / "trainer_state.json"):
+            reached = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if finished:
             self._load_from_checkpoint(str(checkpoint))
-            self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-            self._restore(state)
+            self.state = reached
+            restore()
+        else:
+            self.add_callback(AtStart(restore))
+            self.train(resume_from_checkpoint=str(checkpoint))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        weights = [path for name in WEIGHTS for path in sorted(folder.glob(name))]
+        with reading(*weights or [folder / WEIGHTS[0]]):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """transformers only warns of weights that a checkpoint lacks."""
+        tensors = dict(self.model.state_dict(keep_vars=True))
+        loaded = {id(tensor) for name, tensor in tensors.items() if name not in load_result.missing_keys}
+        missing = [name for name in load_result.missing_keys if id(tensors.get(name)) not in loaded]  # tied ones aside
+        if missing or load_result.unexpected_keys:
+            raise ValueError(f"not the weights of this policy: {[*missing, *load_result.unexpected_keys][0]}")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        folder = Path(checkpoint or "")
+        if (schedule := folder / "scheduler.pt").is_file() and not self.is_deepspeed_enabled:
+            with reading(schedule):  # by itself first, so that what fails after it is the optimizer's
+                self.lr_scheduler.load_state_dict(torch.load(schedule, weights_only=True))
+        with reading(folder / "optimizer.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with reading(Path(checkpoint or "") / "scaler.pt"):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        suffix = f"_{ranks.rank()}" if ranks.world_size() > 1 else ""
+        with reading(Path(checkpoint or "") / f"rng_state{suffix}.pth"):
+            super()._load_rng_state(checkpoint)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler:
         return Shuffled(super()._get_train_sampler(dataset))
@@ -533,6 +582,30 @@ class Shuffled(Sampler):
 
     def __len__(self) -> int:
         return len(self.sampler)
+
+
+@contextmanager
+def reading(*files: Path) -> Iterator[None]:
+    """What a file of a checkpoint makes its loader raise ends in a message that names the file.
+
+    The manifest has been verified by then, so that nothing but a file that was changed together with it gets here.
+
+    Raises:
+        UserError: one of `files` does not hold what it should.
+    """
+    try:
+        yield
+    except Exception as error:  # loaders raise whatever the content leads them to
+        if isinstance(error, UserError) or out_of_memory(error):
+            raise
+        names = " or ".join(file.name for file in files)
+        why = first_line(error)
+        if isinstance(error, UnpicklingError):
+            why = "it is damaged, or holds code, which is not run"
+        raise UserError(
+            f"{shortest(files[0].parent)}: {names} does not hold what a checkpoint of this run does ({why}). Delete "
+            "that folder to resume from the checkpoint before it."
+        ) from error
 
 
 def all_succeed(failure: Exception | None) -> None:

@@ -62,6 +62,11 @@ OVERRIDDEN = {
     "log": ["self", "logs", "start_time"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_get_output_dir": ["self", "trial"],
+    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+    "_issue_warnings_after_load": ["self", "load_result"],
+    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_load_scaler": ["self", "checkpoint"],
+    "_load_rng_state": ["self", "checkpoint"],
     "_clip_grad_norm": ["self", "model"],
     "_tokenize_prompts": ["self", "prompts"],
     "_generate_single_turn": [

@@ -1,21 +1,29 @@
 """What comes from others: weights that could run code, code beside weights, and text that would be markup."""
 
 import json
+import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
+from grpo.checkpoint import MANIFEST, damage
 from grpo.completions import read_completions
+from grpo.config import compose
 from grpo.errors import UserError
+from grpo.files import file_sha256, write_json
+from grpo.folder import cut_back, overrides_of, resume, save_settings
 from grpo.hub import ASSETS
 from grpo.report import write_report
+from grpo.train import run
 from tests.conftest import SMALL, read_wandb
 
 HOSTILE = [
@@ -75,6 +83,120 @@ def test_code_beside_the_weights_is_not_run_unless_trusted(command, tmp_path) ->
     assert done.returncode == 0, done.stderr
     assert "model.trust_remote_code=true: code that comes with custom can run here." in done.stdout
     assert (tmp_path / "ran").exists()
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> Path:
+    """A run that has trained two steps of two, with one checkpoint."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    out.mkdir()
+    typed = [*SMALL, "tracking=none"]
+    save_settings(out, compose(typed), typed)
+    run(compose(typed), out)
+    return out
+
+
+def resumed(out: Path) -> None:
+    config = resume(out, compose([*overrides_of(out), f"resume={out}", "max_steps=3"]))
+    run(config, out, checkpoint=cut_back(out, config))
+
+
+class Code:
+    """What leaves a mark where it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(b"\x80\x02 no pickle")
+
+
+def holds(content: Any) -> Callable[[Path], object]:
+    return lambda path: torch.save(content, path)
+
+
+def no_weights(path: Path) -> None:
+    save_file({}, path)
+
+
+def other_weights(path: Path) -> None:
+    save_file({name: tensor[:1].clone() for name, tensor in load_file(path).items()}, path)
+
+
+def pickled_weights(path: Path) -> None:
+    (path.parent / "model.safetensors").unlink()
+    torch.save(Code(), path)
+
+
+OF_A_CHECKPOINT: list[tuple[str, Callable[[Path], object]]] = [
+    ("optimizer.pt", damaged),
+    ("optimizer.pt", holds(Code())),
+    ("optimizer.pt", holds([])),
+    ("optimizer.pt", holds({"state": {}, "param_groups": []})),
+    ("scheduler.pt", damaged),
+    ("scheduler.pt", holds([])),
+    ("rng_state.pth", holds(Code())),
+    ("rng_state.pth", holds({})),
+    ("run_state.pt", damaged),
+    ("run_state.pt", holds({"global_step": 2, "recorder": {"stopped_by": None}})),
+    ("scaler.pt", holds(Code())),
+    ("trainer_state.json", lambda path: path.write_text('{"global_step": [], "nosuch": 1}')),
+    ("model.safetensors", damaged),
+    ("model.safetensors", no_weights),
+    ("model.safetensors", other_weights),
+    ("pytorch_model.bin", pickled_weights),
+]
+
+
+@pytest.mark.parametrize(("name", "tamper"), OF_A_CHECKPOINT)
+def test_a_tampered_checkpoint_is_named_by_its_file(stopped, tmp_path, monkeypatch, name: str, tamper) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path(shutil.copytree(stopped, tmp_path / "run"))
+    checkpoint = out / "checkpoints" / "checkpoint-2"
+    tamper(checkpoint / name)
+    # The manifest is changed with it; otherwise the checkpoint is set aside as damaged.
+    files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST]
+    manifest = {
+        str(path.relative_to(checkpoint)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in files
+    }
+    write_json(checkpoint / MANIFEST, manifest)
+    with pytest.raises(UserError) as error:
+        resumed(out)
+    assert str(error.value).startswith(f"run/checkpoints/checkpoint-2: {name} does not hold what a checkpoint of this")
+    assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wrong"),
+    [
+        ("pytorch_model.bin", "x", "manifest.json does not list pytorch_model.bin, which would be loaded"),
+        ("scaler.pt", "x", "manifest.json does not list scaler.pt"),
+        ("adapter/adapter_model.safetensors", "x", "does not list adapter/adapter_model.safetensors"),
+        ("pytorch_model_fsdp_0/__0_0.distcp", "x", "does not list pytorch_model_fsdp_0/__0_0.distcp"),
+        ("model.safetensors.index.json", "{}", "does not list model.safetensors.index.json"),
+        (".DS_Store", "x", None),
+        ("notes.txt", "x", None),
+        ("manifest.json", "[" * 100_000, "manifest.json is damaged"),
+    ],
+)
+def test_a_file_that_the_manifest_does_not_list_is_not_loaded(stopped, tmp_path, name, content, wrong) -> None:
+    checkpoint = Path(shutil.copytree(stopped / "checkpoints" / "checkpoint-2", tmp_path / "checkpoint-2"))
+    assert damage(checkpoint) is None
+    (checkpoint / name).parent.mkdir(exist_ok=True)
+    (checkpoint / name).write_text(content)
+    assert (wrong in damage(checkpoint)) if wrong else damage(checkpoint) is None
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"sharding": "ddp"}', "[" * 100_000, "\udcff"])
+def test_damaged_records_of_a_checkpoint(stopped, tmp_path, content: str) -> None:
+    checkpoint = Path(shutil.copytree(stopped / "checkpoints" / "checkpoint-2", tmp_path / "checkpoint-2"))
+    path = checkpoint / "records.json"
+    path.write_text(content, errors="surrogateescape")
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    manifest["records.json"] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    write_json(checkpoint / MANIFEST, manifest)
+    assert damage(checkpoint) == "records.json is damaged"
 
 
 @pytest.fixture
