@@ -295,6 +295,8 @@ def test_without_correction_there_is_no_ratio(vllm, trainer) -> None:  # noqa: F
     built = trainer(*VLLM, "rollout.correction=null")
     (inputs,) = micro_batches(built)
     assert "importance_sampling_ratio" not in inputs and f"{RATIO}/mean" not in built._metrics["train"]
+    # vLLM itself knows only of the end tokens in the policy's folder.
+    assert vllm.made[0].asked.stop_token_ids == [640]
 
 
 @pytest.mark.parametrize("overrides", [[], ["micro_batch_size=4"], ["algorithm=grpo_kl"], ["model.lora_rank=4"]])
