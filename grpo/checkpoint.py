@@ -92,8 +92,8 @@ def damage(checkpoint: Path) -> str | None:
             name = str(file.relative_to(checkpoint))
             if name not in (*manifest, MANIFEST):
                 return f"{MANIFEST} does not list {name}, which would be loaded"
-        for name, key in (("trainer_state.json", "global_step"), ("records.json", "completions")):
-            if not _holds(checkpoint / name, key):
+        for name, key, kind in (("trainer_state.json", "global_step", int), ("records.json", "completions", list)):
+            if not _holds(checkpoint / name, key, kind):
                 return f"{name} is damaged"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
@@ -102,10 +102,10 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
-def _holds(path: Path, key: str) -> bool:
-    """Whether a file is a JSON object with `key`."""
+def _holds(path: Path, key: str, kind: type) -> bool:
+    """Whether a file is a JSON object with a value of that `kind` under `key`."""
     try:
-        return key in read(path, json_object)
+        return isinstance(read(path, json_object).get(key), kind)
     except UserError:
         return False
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from grpo.completions import read_completions
 from grpo.config import compose
 from grpo.errors import UserError
 from grpo.files import file_sha256, write_json
-from grpo.folder import cut_back, overrides_of, resume, save_settings
+from grpo.folder import cut_back, find_checkpoint, resume, save_settings
 from grpo.hub import ASSETS
 from grpo.report import write_report
 from grpo.train import run
@@ -97,8 +98,9 @@ def stopped(tmp_path_factory) -> Path:
 
 
 def resumed(out: Path) -> None:
-    config = resume(out, compose([*overrides_of(out), f"resume={out}", "max_steps=3"]))
-    run(config, out, checkpoint=cut_back(out, config))
+    config = resume(out, compose(["max_steps=3"]), ["max_steps=3"])
+    found = find_checkpoint(out, config)
+    run(config, out, checkpoint=found.checkpoint, begin=partial(cut_back, found))
 
 
 class Code:
@@ -141,7 +143,7 @@ OF_A_CHECKPOINT: list[tuple[str, Callable[[Path], object]]] = [
     ("run_state.pt", damaged),
     ("run_state.pt", holds({"global_step": 2, "recorder": {"stopped_by": None}})),
     ("scaler.pt", holds(Code())),
-    ("trainer_state.json", lambda path: path.write_text('{"global_step": [], "nosuch": 1}')),
+    ("trainer_state.json", lambda path: path.write_text('{"global_step": 2, "nosuch": 1}')),
     ("model.safetensors", damaged),
     ("model.safetensors", no_weights),
     ("model.safetensors", other_weights),
@@ -188,7 +190,7 @@ def test_a_file_that_the_manifest_does_not_list_is_not_loaded(stopped, tmp_path,
     assert (wrong in damage(checkpoint)) if wrong else damage(checkpoint) is None
 
 
-@pytest.mark.parametrize("content", ["[]", "null", '{"sharding": "ddp"}', "[" * 100_000, "\udcff"])
+@pytest.mark.parametrize("content", ["[]", "null", '{"completions": 1}', "[" * 100_000, "\udcff"])
 def test_damaged_records_of_a_checkpoint(stopped, tmp_path, content: str) -> None:
     checkpoint = Path(shutil.copytree(stopped / "checkpoints" / "checkpoint-2", tmp_path / "checkpoint-2"))
     path = checkpoint / "records.json"
