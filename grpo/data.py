@@ -207,7 +207,7 @@ def _jsonl(config: DataConfig, split: str) -> list[Example] | None:
     assert config.path is not None
     folder = Path(shortest(Path(config.path).expanduser()))  # settings have it absolute; messages name it as typed
     files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
-    if folder.is_file():
+    if folder.is_file() or (folder.suffix == ".jsonl" and not folder.is_dir()):
         if config.train_file not in (TRAIN_FILE, folder.name):
             raise UserError(
                 f"data.train_file={config.train_file}: data.path={folder} names the training file already; leave "

@@ -188,7 +188,7 @@ def score(name: str, completions: Sequence[str], golds: Sequence[str], questions
         with unchanged(seed), file.imports() if file else nullcontext():
             return _score(name, columns)
     except OSError as error:
-        raise UserError(f"reward '{name}' changed this process beyond repair: {error}.") from error
+        raise UserError(f"reward '{name}' changed this process, and it cannot be restored: {error}.") from error
 
 
 def _score(name: str, columns: dict[str, Sequence[str]]) -> list[float]:
@@ -196,36 +196,45 @@ def _score(name: str, columns: dict[str, Sequence[str]]) -> list[float]:
     wanted = inspect.signature(function).parameters
     values: list[Any] = []
     if any(argument in wanted for argument in ARGUMENTS):
-        for i, row in enumerate(zip(*(columns[argument] for argument in wanted), strict=True)):
-            with _named(name, completions[i]):
+        with _named(name, completions, values):
+            for row in zip(*(columns[argument] for argument in wanted), strict=True):
                 values.append(function(**dict(zip(wanted, row, strict=True))))
     else:
-        with _named(name, completions[0], f"first of {len(completions)} "):
+        with _named(name, completions, values, f"first of {len(completions)} "):
             returned = function(**{argument: list(columns[argument[:-1]]) for argument in wanted})
             shape = getattr(returned, "shape", (None,))
             ordered = isinstance(returned, Sized) and not isinstance(returned, Mapping | Set | str | bytes)
-            values = list(returned) if ordered and len(shape) == 1 else []
-        if not ordered or len(shape) != 1 or len(values) != len(completions):
-            got = f"{len(values)} scores" if ordered and len(shape) == 1 else _shown(returned)
+            listed = ordered and len(shape) == 1
+            values.extend(returned if listed else ())
+        if not listed or len(values) != len(completions):
+            got = f"{len(values)} scores" if listed else _shown(returned)
             raise UserError(
                 f"reward '{name}' returned {got} for {len(completions)} completions; return a list with one for each."
             )
-    return [_number(name, value, completion) for value, completion in zip(values, completions, strict=True)]
+    numbers: list[float | None] = []
+    with _named(name, completions, numbers):
+        for value in values:
+            numbers.append(_number(value))
+    return [_checked(name, *each) for each in zip(numbers, values, completions, strict=True)]
 
 
-def _number(name: str, value: Any, completion: str) -> float:
-    """The score as a float; numpy's and torch's scalars and arrays without dimensions are numbers, too.
+def _number(value: Any) -> float | None:
+    """The float that a number of any type is, infinite where it is beyond any float; None where it is no number."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()  # of numpy or torch
+    try:
+        return float(value) if isinstance(value, Real | Decimal) else None
+    except OverflowError:
+        return math.inf
+
+
+def _checked(name: str, number: float | None, value: Any, completion: str) -> float:
+    """The number that `value` is.
 
     Raises:
-        UserError: it is not a number, or has no float value.
+        UserError: it is not a number.
         NotFinite: it is nan, infinite or too large.
     """
-    with _named(name, completion):
-        given = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
-        try:
-            number = float(given) if isinstance(given, Real | Decimal) else None
-        except OverflowError:
-            number = math.inf
     if number is not None and abs(number) <= MOST_SCORE:
         return number
     rule = "a reward is a finite number"
@@ -236,13 +245,14 @@ def _number(name: str, value: Any, completion: str) -> float:
 
 
 @contextmanager
-def _named(name: str, completion: str, which: str = "") -> Iterator[None]:
-    """Name the reward, the place and the completion in what user code raises, be it no `Exception`."""
+def _named(name: str, completions: Sequence[str], done: list[Any], which: str = "") -> Iterator[None]:
+    """Name the reward, the line and the completion in what user code raises, after so many completions were `done`."""
     try:
         yield
     except (KeyboardInterrupt, Stopped):
         raise
-    except BaseException as error:
+    except BaseException as error:  # some libraries' timeouts are no `Exception`
+        completion = completions[len(done)]
         raise UserError(f"reward '{name}' raised {_said(error)}. The {which}completion: {completion!r}") from error
 
 

@@ -39,11 +39,10 @@ class UserFile:
         """Execute the file, whose name ends in .py; what it raises is not caught."""
         spec = importlib.util.spec_from_file_location(self.name, self.path)
         assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
+        self.modules = {self.name: importlib.util.module_from_spec(spec)}
         importlib.invalidate_caches()  # a module beside it may be a moment old
         with self.imports():
-            sys.modules[self.name] = module
-            spec.loader.exec_module(module)
+            spec.loader.exec_module(self.modules[self.name])
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """The functions that the loaded file defines or imports, by name."""

@@ -202,6 +202,8 @@ def test_the_path_may_name_the_training_file(tmp_path) -> None:
         UserError, match=r"data.train_file=other.jsonl: data.path=.*mine.jsonl names the training file al"
     ):
         splits(["data=jsonl", f"data.path={tmp_path / 'mine.jsonl'}", "data.train_file=other.jsonl"])
+    with pytest.raises(UserError, match=r"data.path: there is no file .*none.jsonl\.$"):
+        splits(["data=jsonl", f"data.path={tmp_path / 'gone' / 'none.jsonl'}"])
     with pytest.raises(UserError, match=r"there is no file .*; the folder has mine.jsonl, test.jsonl: set data.train"):
         splits(["data=jsonl", f"data.path={tmp_path}"])
 
