@@ -3,7 +3,7 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite, isnan, nan
 from pathlib import Path, PurePath
@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from grpo import files
@@ -38,6 +39,9 @@ from grpo.record import Record, read
 from grpo.search import PRUNING
 
 PRIMARY = "accuracy_strict"
+MOST = 20  # rows of a table, and jobs without results, that a terminal shows
+# Folders below one of runs that hold no runs, and are ours.
+OTHER_FOLDERS = {"audits", "evaluations", "figures", "plans", "sweeps"}
 # What of a run's settings tells nothing of its numbers, but for the seed, whose runs are one setting's.
 APART = {"seed", "resume", "tracking", "threads", "save_steps", "save_total_limit"}
 
@@ -53,6 +57,18 @@ class Setting:
     def name(self) -> str:
         return " ".join(f"{factor}={level}" for factor, level in self.levels.items()) or "all runs"
 
+    def beside(self, baseline: "Setting", most: int = 300) -> str:
+        """The levels in which it differs from the baseline; of the baseline itself all, as far as there is room."""
+        levels = self.levels.items()
+        other = [f"{factor}={clipped(level, 60)}" for factor, level in levels if baseline.levels.get(factor) != level]
+        return clipped(" ".join(other) or self.name, most)
+
+    def brief(self, baseline: "Setting") -> str:
+        """Its name in a sentence."""
+        if len(self.name) <= 100:
+            return self.name
+        return "the baseline" if self is baseline else self.beside(baseline, 100)
+
     def values(self, figure: str) -> dict[int, float]:
         """By seed, the figure after training."""
         found = {seed: value(run, figure) for seed, run in self.runs.items()}
@@ -64,8 +80,12 @@ class Undone(NamedTuple):
 
     folder: str  # within the sweep's
     name: str
-    state: str  # failed, unfinished, not started, damaged or pruned
+    state: str  # failed, unfinished, without a step, not started, damaged or pruned
     reason: str
+
+    @property
+    def left_nothing(self) -> bool:
+        return self.state in ("without a step", "not started")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +145,58 @@ class _Plan:
     maximize: dict[str, bool] = field(default_factory=dict)
 
 
+def clipped(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def holds_runs(folder: Path) -> bool:
-    return (folder / SWEEP).is_file() or next(folder.glob("**/.hydra/config.yaml"), None) is not None
+    return (folder / SWEEP).is_file() or next(_runs_below(folder), None) is not None
+
+
+def other_than_runs(folder: Path) -> Path | None:
+    """What of a folder is neither a run, nor a folder of runs, nor anything else of ours; None where all of it is."""
+    if (folder / SWEEP).is_file():
+        return None
+    for child in _folders(folder):
+        below = _folders(child)
+        if child.name in OTHER_FOLDERS or _of_ours(child) or (below and all(map(_of_ours, below))):
+            continue
+        return child
+    return None
+
+
+def _of_ours(folder: Path) -> bool:
+    return _is_run(folder) or (folder / SWEEP).is_file() or (folder / "train.log").is_file()
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Those in a folder, by name, but for hidden ones and links, as outputs/latest is one."""
+    try:
+        found = [each for each in folder.iterdir() if not each.name.startswith(".") and not each.is_symlink()]
+        return sorted((each for each in found if each.is_dir()), key=lambda each: natural(each.name))
+    except OSError:  # it belongs to somebody else
+        return []
+
+
+def _runs_below(folder: Path) -> Iterator[Path]:
+    """The runs in a folder and in the folders in it, as in outputs/DATE/TIME."""
+    for child in _folders(folder):
+        yield from [child] if _is_run(child) else filter(_is_run, _folders(child))
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether it holds a training run of this project: other programs have a `.hydra/` as well."""
+    try:
+        with (folder / ".hydra" / "config.yaml").open(encoding="utf-8", errors="replace") as settings:
+            text = settings.read(100_000)
+    except OSError:
+        return False
+    ours = all(re.search(rf"^{key}:", text, re.M) for key in ("rewards", "prompts_per_step"))
+    return ours or (folder / "completions").is_dir()
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """All runs below a folder, sorted into settings.
+    """The runs in a folder, or in the folders in it, sorted into settings.
 
     Raises:
         UserError: there is none, or `sweep.json` is damaged.
@@ -138,7 +204,8 @@ def read_sweep(folder: Path) -> Sweep:
     if not holds_runs(folder):
         raise UserError(f"{folder} holds no runs; give the folder of a sweep, outputs/sweeps/DATE/TIME.")
     plan = _plan(folder / SWEEP)
-    found = {str(path.parent.parent.relative_to(folder)) for path in folder.glob("**/.hydra/config.yaml")}
+    found = {str(path.relative_to(folder)) for path in _runs_below(folder)}
+    found |= {name for name in plan.jobs if (folder / name / ".hydra" / "config.yaml").is_file()}
     records: dict[str, Record] = {}
     wrong: dict[str, tuple[str, str] | None] = {}
     for name in [*plan.jobs, *sorted(found - plan.jobs.keys(), key=natural)]:
@@ -229,7 +296,9 @@ def _undone(folder: Path, record: Record | None) -> tuple[str, str] | None:
         return "failed", error.read_text(encoding="utf-8", errors="replace").strip() or "without a message"
     if record is None:
         return "not started", ""
-    steps = int(record.history.index[-1]) if len(record.history) else 0
+    if record.history.empty:
+        return "without a step", "interrupted, or still running"
+    steps = int(record.history.index[-1])
     return "unfinished", f"interrupted, or still running: {steps:,} {plural(steps, 'step')} on record"
 
 
@@ -502,7 +571,8 @@ def findings(sweep: Sweep, baseline: Setting | None = None) -> list[str]:
         return [f"None of {sweep.jobs} {plural(sweep.jobs, 'job')} has finished: there is nothing to compare yet."]
     found = _best(sweep) if sweep.maximize else _compared(sweep, baseline or sweep.compared[0])
     if baseline is None and not sweep.maximize and not (first := sweep.settings[0]).runs:
-        found.append(f"{first.name} has no finished run: the others are compared with {sweep.compared[0].name}.")
+        base = sweep.compared[0]
+        found.append(f"{first.brief(base)} has no finished run: the others are compared with {base.brief(base)}.")
     if missing := len(sweep.missing):
         found.append(f"{missing} of {sweep.jobs} jobs {'is' if missing == 1 else 'are'} missing from this.")
     return found
@@ -538,7 +608,8 @@ def _compared(sweep: Sweep, baseline: Setting) -> list[str]:
                 "A single seed a setting: how far seeds differ is unknown, so nothing can be concluded about the "
                 "settings."
             ]
-        return [f"No setting shares two seeds with {baseline.name}, so nothing can be concluded about the settings."]
+        base = baseline.brief(baseline)
+        return [f"No setting shares two seeds with {base}, so nothing can be concluded about the settings."]
     pairs = sorted({contrast.paired.pairs for contrast in tested})
     seeds = f"{pairs[0]} to {pairs[-1]} seeds" if len(pairs) > 1 else f"{pairs[0]} seeds"
     sure = [contrast for contrast in tested if contrast.sure]
@@ -548,14 +619,15 @@ def _compared(sweep: Sweep, baseline: Setting) -> list[str]:
     leader = max(settings, key=_mean)
     if (told := found.get(leader.name)) in sure and told and told.paired.difference > 0:
         said = (
-            f"{leader.name} had the most right answers on {problems}, {_over_seeds(leader)}: "
-            f"{_points(told.paired.difference)} than {baseline.name}"
+            f"{leader.brief(baseline)} had the most right answers on {problems}, {_over_seeds(leader)}: "
+            f"{_points(told.paired.difference)} than {baseline.brief(baseline)}"
         )
     else:
         told = max(sure, key=lambda contrast: abs(contrast.paired.difference))
+        reached = with_unit(PRIMARY, _mean(baseline))
         said = (
-            f"{told.setting.name} had {_points(told.paired.difference, ' right answers')} than {baseline.name} on "
-            f"{problems}, {_over_seeds(told.setting)} against {with_unit(PRIMARY, _mean(baseline))}"
+            f"{told.setting.brief(baseline)} had {_points(told.paired.difference, ' right answers')} than "
+            f"{baseline.brief(baseline)} on {problems}, {_over_seeds(told.setting)} against {reached}"
         )
     return [f"{said} ({_certainty(told)}).", *_rest(told, sure, len(tested), baseline, seeds), *untested]
 
@@ -564,20 +636,21 @@ def _untested(count: int, baseline: Setting) -> list[str]:
     if not count:
         return []
     has = f"{count} {'setting has' if count == 1 else 'settings have'}"
-    return [f"{has} fewer than two seeds in common with {baseline.name}, which tells nothing."]
+    return [f"{has} fewer than two seeds in common with {baseline.brief(baseline)}, which tells nothing."]
 
 
 def _rest(told: Contrast, sure: list[Contrast], tested: int, baseline: Setting, seeds: str) -> list[str]:
     """What of the other settings is told from the baseline, and that the rest is not."""
     said, also, unsure = [], [contrast for contrast in sure if contrast is not told], tested - len(sure)
+    base = baseline.brief(baseline)
     if also:
-        named = ", ".join(f"{each.setting.name} ({_signed(each.paired.difference)})" for each in also[:3])
+        named = ", ".join(f"{each.setting.brief(baseline)} ({_signed(each.paired.difference)})" for each in also[:3])
         more = f" and {len(also) - 3} more" if len(also) > 3 else ""
-        said.append(f"{named}{more} {'differs' if len(also) == 1 else 'differ'} from {baseline.name}, too.")
+        said.append(f"{named}{more} {'differs' if len(also) == 1 else 'differ'} from {base}, too.")
     if unsure:
         which = "The other" if unsure == 1 else f"The other {unsure}"
         differ = "differs" if unsure == 1 else "differ"
-        said.append(f"{which} {differ} from {baseline.name} by less than {seeds} can tell.")
+        said.append(f"{which} {differ} from {base} by less than {seeds} can tell.")
     return said
 
 
@@ -592,21 +665,21 @@ def _alone(setting: Setting, problems: str) -> str:
 
 
 def _cannot_tell(baseline: Setting, tested: list[Contrast], seeds: str) -> list[str]:
-    largest = max(tested, key=lambda contrast: abs(contrast.paired.difference))
+    largest, base = max(tested, key=lambda contrast: abs(contrast.paired.difference)), baseline.brief(baseline)
     if all(contrast.paired.difference == contrast.reach == 0 for contrast in tested):
         return [f"In each of {seeds} every setting had the same share of right answers: nothing tells them apart."]
-    apart = f"{_signed(largest.paired.difference)} points of {largest.setting.name}"
+    apart = f"{_signed(largest.paired.difference)} points of {largest.setting.brief(baseline)}"
     around = f"95% interval from {_signed(largest.paired.low)} to {_signed(largest.paired.high)}"
     if largest.paired.p < 0.05:
         return [
             f"{seeds.capitalize()} are too few to settle which settings differ.",
-            f"The largest difference in right answers from {baseline.name}, {apart}, would stand alone ({around}, p "
+            f"The largest difference in right answers from {base}, {apart}, would stand alone ({around}, p "
             f"{p_text(largest.paired.p)}), but as one of {len(tested)} comparisons it may be chance (Holm p "
             f"{p_text(largest.p_holm)}).",
         ]
     which = "the largest difference in right answers" if len(tested) > 1 else "the difference in right answers"
     return [
-        f"These {seeds} cannot tell the settings apart: {which} from {baseline.name}, {apart}, has a {around} "
+        f"These {seeds} cannot tell the settings apart: {which} from {base}, {apart}, has a {around} "
         f"(Holm p {p_text(largest.p_holm)})."
     ]
 
@@ -665,30 +738,46 @@ def could_be_told(found: Iterable[Contrast]) -> Interval | None:
     return (min(reaches), max(reaches)) if reaches else None
 
 
-def settings_table(sweep: Sweep, baseline: Setting | None = None) -> Table:
+def settings_table(sweep: Sweep, baseline: Setting | None = None) -> RenderableType:
     """The settings of a sweep, or the trials of a search, for a terminal of 80 columns; below them what is missing."""
-    whole = Table.grid()
+    parts: list[RenderableType] = []
     if sweep.compared:
-        whole.add_row(
-            _trials_table(sweep) if sweep.maximize else _settings_table(sweep, baseline or choose(sweep, None))
-        )
-    if sweep.undone:
-        whole.add_row(facts({f"{job.folder}  {job.state}": _about(job) for job in sweep.undone}))
-    return whole
+        base = baseline or choose(sweep, None)
+        parts += _trials_table(sweep) if sweep.maximize else _settings_table(sweep, base)
+    listed = [job for job in sweep.undone if not job.left_nothing]
+    missing = {f"{job.folder}  {job.state}": _about(job) for job in listed[:MOST]}
+    if len(listed) > MOST:
+        missing[f"and {len(listed) - MOST} more"] = ""
+    for state in ("without a step", "not started"):
+        if names := [job.folder for job in sweep.undone if job.state == state]:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            missing[f"{len(names)}  {state}"] = f"{', '.join(names[:5])}{more}"
+    return Group(*parts, facts(missing)) if missing else Group(*parts)
 
 
 def _about(job: Undone) -> str:
-    return printable(": ".join(part for part in (job.name, job.reason) if part))
+    reason = " ".join(job.reason.split())
+    return ": ".join(clipped(part, 300) for part in (job.name, reason) if part)
 
 
-def _settings_table(sweep: Sweep, baseline: Setting) -> Table:
+def shown_settings(sweep: Sweep, baseline: Setting, most: int) -> list[Setting]:
+    """All settings where they are few; else the baseline and the best of those that have figures."""
+    settings = sweep.settings if sweep.command else sweep.compared  # of no sweep, those without figures are mere starts
+    if len(settings) <= most:
+        return settings
+    best = sorted((each for each in sweep.compared if each is not baseline), key=lambda each: -_mean(each))
+    return [baseline, *best[: most - 1]]
+
+
+def _settings_table(sweep: Sweep, baseline: Setting) -> list[RenderableType]:
     table = table_of("seeds", "correct", "difference", "95% interval", "Holm p")
     table.columns[0].header = "setting"
-    found = contrasts(sweep, baseline)
-    for setting in sweep.settings:
-        name = Text(printable(setting.name))
+    found, settings = contrasts(sweep, baseline), shown_settings(sweep, baseline, MOST)
+    names = [printable(setting.beside(baseline)) for setting in settings]
+    labels, legend = _labels(names)
+    for setting, label in zip(settings, labels, strict=True):
         if not setting.runs:
-            table.add_row(name, "0", "", "", "", "")
+            table.add_row(label, "0", "", "", "", "")
             continue
         cells = ["baseline" if setting is baseline else "", "", ""]
         if contrast := found.get(setting.name):
@@ -696,24 +785,50 @@ def _settings_table(sweep: Sweep, baseline: Setting) -> Table:
                 signed(shown(PRIMARY)[1](contrast.paired.difference)),
                 *_uncertain(contrast.paired, contrast.p_holm),
             ]
-        table.add_row(name, str(len(setting.runs)), with_unit(PRIMARY, _mean(setting)), *cells)
+        table.add_row(label, str(len(setting.runs)), with_unit(PRIMARY, _mean(setting)), *cells)
     table.caption = "correct: inside <answer>, mean over seeds; paired t intervals with the seed as unit"
     table.caption_justify = "left"
-    return table
+    if len(sweep.factors) > 1:
+        legend = [Text("Of each setting: what differs from the baseline."), *legend]
+    return [table, *legend, *_left_out(len(sweep.compared), len(settings), "settings")]
+
+
+def _labels(names: Sequence[str], room: int = 32) -> tuple[list[Text], list[RenderableType]]:
+    """The first column of a table; names that do not fit into it in two lines stand below the table, by number."""
+    longest_word = max((cell_len(word) for name in names for word in name.split()), default=0)
+    if longest_word <= room and max(map(cell_len, names), default=0) <= 2 * room:
+        return [Text(name) for name in names], []
+    numbers = [str(number) for number in range(1, len(names) + 1)]
+    return [Text(number) for number in numbers], [facts(dict(zip(numbers, names, strict=True)))]
+
+
+def _left_out(all_of: int, shown_of: int, what: str) -> list[RenderableType]:
+    return [Text(f"The best {shown_of} of {all_of} {what}; all are in sweep.csv.")] if shown_of < all_of else []
 
 
 def _uncertain(paired: Paired, p_holm: float) -> tuple[str, str]:
     return ("unknown", "") if isnan(paired.p) else (interval(PRIMARY, paired.low, paired.high), p_value(p_holm))
 
 
-def _trials_table(sweep: Sweep) -> Table:
+def _trials_table(sweep: Sweep) -> list[RenderableType]:
     table = table_of(*(shown(figure)[0] for figure in sweep.maximize))
     table.columns[0].header = "trial"
-    for trial in trials(sweep):
+    found, whole = shown_trials(sweep, MOST), len(sweep.trials)
+    labels, legend = _labels([printable(f"{trial.folder}  {clipped(trial.name, 300)}") for trial in found])
+    for trial, label in zip(found, labels, strict=True):
         cells = [
             "" if each is None else with_unit(figure, each)
             for figure, each in zip(sweep.maximize, trial.values, strict=True)
         ]
-        table.add_row(Text(f"{trial.folder}  {printable(trial.name)}"), *cells, style="bold" if trial.best else None)
+        table.add_row(label, *cells, style="bold" if trial.best else None)
     table.caption, table.caption_justify = "bold: no trial is better", "left"
-    return table
+    return [table, *legend, *_left_out(whole, len(found), "trials")]
+
+
+def shown_trials(sweep: Sweep, most: int) -> list[Trial]:
+    """All trials where they are few; else those that no other beats, and the best by the first objective."""
+    found = trials(sweep)
+    if len(found) <= most:
+        return found
+    sign = -1 if next(iter(sweep.maximize.values())) else 1
+    return sorted(found, key=lambda trial: (not trial.best, sign * (trial.values[0] or 0.0)))[:most]

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from grpo.batching import Batch
-from grpo.comparison import choose, holds_runs, read_sweep, settings_table, verdict
+from grpo.comparison import choose, holds_runs, other_than_runs, read_sweep, settings_table, verdict
 from grpo.config import compose, flat
 from grpo.console import (
+    doing,
     error_message,
     interval,
     listed,
@@ -44,8 +45,8 @@ PHASES = {
 }
 
 
-def write_report(folder: Path, figures: Path | None = None) -> Path:
-    """Write `report.html` into the folder of a run; gives the page.
+def write_report(folder: Path, figures: Path | None = None, out: Path | None = None) -> Path:
+    """Write `report.html` into the folder of a run, or into `out`; gives the page.
 
     Args:
         figures: where to write the figures as PNG, too.
@@ -59,8 +60,9 @@ def write_report(folder: Path, figures: Path | None = None) -> Path:
         drawn = charts(record.history, record.evaluations, record.weights, record.settings["max_completion_length"])
     if figures is not None:
         save(drawn, figures)
+    (out or folder).mkdir(parents=True, exist_ok=True)
     return write_page(
-        folder / "report.html",
+        (out or folder) / "report.html",
         "report.html",
         name=folder.resolve().name,
         record=record,
@@ -217,19 +219,29 @@ def main() -> None:
         prog="python -m grpo.report",
         description="Write report.html into the folder of a run or of a sweep: one page that needs no network and no "
         "JavaScript; of a sweep sweep.csv, too.",
-        epilog="What is still training is reported as far as it has come. Any folder with runs below it is a sweep.",
+        epilog="What is still training is reported as far as it has come. A folder of runs (outputs, outputs/DATE) is "
+        "reported as a sweep; one that holds other things as well needs --out.",
     )
     parser.add_argument("folder", type=Path, help="outputs/DATE/TIME of a run, outputs/sweeps/DATE/TIME of a sweep")
     parser.add_argument("--baseline", help="of a sweep: the setting that the others are compared with, else the first")
-    parser.add_argument("--figures", action="store_true", help="also write its figures as PNG, into FOLDER/figures/")
+    parser.add_argument("--out", type=Path, help="the folder that is written to, else FOLDER itself")
+    parser.add_argument("--figures", action="store_true", help="also write its figures as PNG, into figures/ there")
     arguments = parser.parse_args()
     folder: Path = followed(arguments.folder)
-    pictures = folder / "figures" if arguments.figures else None
+    out: Path = arguments.out or folder
+    pictures = out / "figures" if arguments.figures else None
     try:
         check_process()
         if not (folder / ".hydra" / "config.yaml").is_file() and holds_runs(folder):
-            sweep = read_sweep(folder)
-            page = write_sweep_report(sweep, arguments.baseline, pictures)
+            if arguments.out is None and (other := other_than_runs(folder)):
+                raise UserError(
+                    f"{folder} holds other things than runs, {other.name} among them, so nothing is written there. "
+                    "Name a folder for report.html and sweep.csv: --out FOLDER"
+                )
+            with doing("reading the runs"):
+                sweep = read_sweep(folder)
+            with doing("drawing the report"):
+                page = write_sweep_report(sweep, arguments.baseline, pictures, out)
             baseline = choose(sweep, arguments.baseline) if arguments.baseline is not None else None
             say(settings_table(sweep, baseline))
             say(verdict(sweep, baseline))
@@ -242,7 +254,8 @@ def main() -> None:
             read(folder)
             raise UserError(f"--baseline {arguments.baseline!r}: {folder} is a run; it is a sweep that has a baseline.")
         else:
-            page = write_report(folder, pictures)
+            with doing("drawing the report"):
+                page = write_report(folder, pictures, out)
         say(f"Report: {shortest(page)}")
         if pictures:
             say(f"{len([*pictures.glob('*.png')])} figures: {shortest(pictures)}")

@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
 from grpo.batching import Batch
-from grpo.comparison import PRIMARY, Effect, Setting, Trial, number
+from grpo.comparison import PRIMARY, Effect, Setting, Trial, clipped, number
 from grpo.console import NUMBERS, printable, shown
 from grpo.estimators import Interval
 from grpo.figures import HUES, STYLE, WIDTH, Chart, colour, finished, panel, window
@@ -40,15 +40,17 @@ class Row(NamedTuple):
     hue: str
 
 
-def settings_figure(settings: Sequence[Setting], baseline: Setting, hues: Mapping[str, str]) -> Chart:
+def settings_figure(
+    settings: Sequence[Setting], baseline: Setting, hues: Mapping[str, str], labels: Mapping[str, str]
+) -> Chart:
     """Each setting with its seeds, of the primary figure."""
     found = [
-        Row(setting.name, [*setting.values(PRIMARY).values()], None, hues.get(setting.name, "soft"))
+        Row(labels[setting.name], [*setting.values(PRIMARY).values()], None, hues.get(setting.name, "soft"))
         for setting in settings
     ]
     note = "a dot: a seed; the bar: their mean"
     if len(settings) > 1:
-        note += f"; dotted: the mean of {printable(baseline.name)}"
+        note += f"; dotted: the mean of {printable(baseline.brief(baseline))}"
     with mpl.rc_context(STYLE):
         figure, axes = rows(found)
         if len(settings) > 1:
@@ -141,16 +143,19 @@ def by_ratio(along: Sequence[float]) -> bool:
     return bool(gaps.max() / gaps.min() > ratios.max() / ratios.min())
 
 
-def curves(settings: Sequence[Setting], hues: Mapping[str, str]) -> list[Chart]:
+def curves(settings: Sequence[Setting], hues: Mapping[str, str], baseline: Setting) -> list[Chart]:
     """Each metric while training: the mean over a setting's seeds, in a band from the lowest to the highest."""
     chosen = [setting for setting in settings if setting.name in hues]
-    found = [curve(chosen, hues, column, title, column) for column, title in CURVES.items()]
+    names = {setting.name: label(setting, baseline) for setting in chosen}
+    found = [curve(chosen, names, hues, column, title, column) for column, title in CURVES.items()]
     completions = {setting.name: Batch(**one(setting).results["batch"]).completions for setting in chosen}
     if len({*completions.values()}) > 1:
         title = "Correctness by completions sampled"
         column = "rewards/correctness/mean"
-        found.insert(1, curve(chosen, hues, column, title, "by_completions", completions))
-    found.append(curve(chosen, hues, "eval/accuracy_strict", "Right on validation problems", "eval/accuracy_strict"))
+        found.insert(1, curve(chosen, names, hues, column, title, "by_completions", completions))
+    found.append(
+        curve(chosen, names, hues, "eval/accuracy_strict", "Right on validation problems", "eval/accuracy_strict")
+    )
     return [chart for chart in found if chart]
 
 
@@ -160,6 +165,7 @@ def one(setting: Setting) -> Record:
 
 def curve(
     settings: Sequence[Setting],
+    names: Mapping[str, str],
     hues: Mapping[str, str],
     column: str,
     title: str,
@@ -180,7 +186,7 @@ def curve(
             hue = hues[setting.name]
             axes.fill_between(steps, band["low"], band["high"], color=colour(hue), alpha=0.13, linewidth=0)
             axes.plot(steps, band["mean"], color=colour(hue), linewidth=2, marker="o" * (len(band) < 8), markersize=4)
-            labels.append((float(band["mean"].iloc[-1]), label(setting), hue))
+            labels.append((float(band["mean"].iloc[-1]), names[setting.name], hue))
         if column in SHARES:
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -206,10 +212,13 @@ def over_seeds(setting: Setting, column: str) -> pd.DataFrame | None:
     return pd.DataFrame({"mean": seeds.mean(axis=1), "low": seeds.min(axis=1), "high": seeds.max(axis=1)})
 
 
-def label(setting: Setting) -> str:
-    """A setting beside its line, where only the levels of its factors have room."""
+def label(setting: Setting, baseline: Setting) -> str:
+    """A setting beside its line, where there is room for levels alone: all, or those that differ."""
     text = printable(", ".join(setting.levels.values()))
-    return text if len(text) <= 26 else f"{text[:25]}…"
+    if len(text) > 26 and setting is not baseline:
+        levels = [level for factor, level in setting.levels.items() if baseline.levels.get(factor) != level]
+        text = printable(", ".join(levels))
+    return clipped("baseline" if len(text) > 26 and setting is baseline else text, 26)
 
 
 def front_figure(trials: Sequence[Trial], figures: Sequence[str]) -> Chart:

@@ -26,6 +26,8 @@ from grpo.comparison import (
     number,
     over_problems,
     p_text,
+    shown_settings,
+    shown_trials,
     trials,
 )
 from grpo.console import interval, plural, shown, signed, valid, with_unit
@@ -37,6 +39,7 @@ from grpo.page import write_page
 from grpo.sweep_figures import MOST, curves, effect_figure, front_figure, settings_figure
 
 Problems = Mapping[str, Mapping[str, Interval]]  # setting -> figure -> interval
+MOST_ON_PAGE = 60  # rows of a table
 COLUMNS = ["seeds", "mean", "sd", "difference", "low", "high", "p", "p_holm", "problems_low", "problems_high"]
 
 
@@ -51,8 +54,10 @@ class Drawn:
         return [*self.settings, *(chart for chart in self.effects if chart), *self.curves]
 
 
-def write_sweep_report(sweep: Sweep, baseline: str | None = None, figures: Path | None = None) -> Path:
-    """Write `report.html` and `sweep.csv` into the folder of a sweep, or of any runs; gives the page.
+def write_sweep_report(
+    sweep: Sweep, baseline: str | None = None, figures: Path | None = None, out: Path | None = None
+) -> Path:
+    """Write `report.html` and `sweep.csv` into the folder of a sweep or of runs, or into `out`; gives the page.
 
     Args:
         baseline: the setting that the others are compared with, by its name or a part of it; else the first.
@@ -61,9 +66,11 @@ def write_sweep_report(sweep: Sweep, baseline: str | None = None, figures: Path 
     Raises:
         UserError: there is no such baseline.
     """
-    folder = sweep.folder
+    folder = out or sweep.folder
     if baseline is not None and sweep.maximize:
-        raise UserError(f"--baseline {baseline!r}: {folder} is a search, whose trials are compared with one another.")
+        raise UserError(
+            f"--baseline {baseline!r}: {sweep.folder} is a search, whose trials are compared with one another."
+        )
     base = choose(sweep, baseline) if sweep.compared or baseline is not None else None
     found = (
         {}
@@ -75,28 +82,39 @@ def write_sweep_report(sweep: Sweep, baseline: str | None = None, figures: Path 
     measured = effects(sweep, base) if base and found else []
     if len(measured) == 1 and any(number(level.name) is None for level in measured[0].levels):
         measured = []  # the figure of the settings says as much
-    drawn = draw(sweep, base, hues, measured)
+    listed = shown_settings(sweep, base, MOST_ON_PAGE) if base and found else []
+    labels = {setting.name: setting.beside(base) for setting in sweep.settings} if base else {}
+    drawn = draw(sweep, base, hues, measured, listed, labels)
+    folder.mkdir(parents=True, exist_ok=True)
     with written_aside(folder / "sweep.csv") as partial:
         table(sweep, base, found, problems).to_csv(partial, index=False)
     page = write_page(
         folder / "report.html",
         "sweep.html",
-        name=folder.resolve().name,
+        name=sweep.folder.resolve().name,
         sweep=sweep,
+        labels=labels,
+        most=MOST_ON_PAGE,
         baseline=base,
         findings=findings(sweep, base if baseline else None),
         facts=facts(sweep),
         early=early(sweep),
-        settings=compared(sweep, base, found[PRIMARY], problems) if base and found else [],
+        settings=compared(listed, base, found[PRIMARY], problems) if base and found else [],
+        left_out=len(sweep.compared) - len([setting for setting in listed if setting.runs]) if listed else 0,
         told=told(base, found[PRIMARY]) if base and found else "",
-        others=others(sweep, base, found) if base and found else None,
-        missing=sweep.missing if sweep.maximize else sweep.undone,
+        others=others(sweep, [setting for setting in listed if setting.runs], found) if base and found else None,
+        missing=[job for job in (sweep.missing if sweep.maximize else sweep.undone) if not job.left_nothing],
+        left_nothing=[job for job in sweep.undone if job.left_nothing],
         pruned=len(sweep.undone) > len(sweep.missing),
         trials=tried(sweep) if sweep.maximize else [],
         objectives=[
             f"{shown(name)[0]}, {'highest' if most else 'lowest'} best" for name, most in sweep.maximize.items()
         ],
-        effects=[(effect, chart, levels(effect)) for effect, chart in zip(measured, drawn.effects, strict=True)],
+        effects=[
+            (effect, chart, levels(effect)) for effect, chart in zip(measured, drawn.effects, strict=True) if chart
+        ],
+        several=len(measured) > 1,
+        unknown=[effect.factor for effect in measured if not effect.levels],
         hues=hues,
         drawn=drawn,
     )
@@ -115,7 +133,14 @@ def colours(sweep: Sweep, baseline: Setting, found: Mapping[str, Contrast]) -> d
     return {setting.name: hue for setting, hue in zip(settings, HUES, strict=False)}
 
 
-def draw(sweep: Sweep, baseline: Setting | None, hues: Mapping[str, str], measured: list[Effect]) -> Drawn:
+def draw(
+    sweep: Sweep,
+    baseline: Setting | None,
+    hues: Mapping[str, str],
+    measured: list[Effect],
+    listed: list[Setting],
+    labels: Mapping[str, str],
+) -> Drawn:
     if baseline is None:
         return Drawn([], [], [])
     if sweep.maximize:
@@ -124,9 +149,9 @@ def draw(sweep: Sweep, baseline: Setting | None, hues: Mapping[str, str], measur
             [front_figure(trials(sweep), [*sweep.maximize])] if best and len(sweep.maximize) == 2 else [], [], []
         )
     return Drawn(
-        [settings_figure(sweep.compared, baseline, hues)],
+        [settings_figure([setting for setting in listed if setting.runs], baseline, hues, labels)],
         [effect_figure(effect, i, len(measured) > 1) if effect.levels else None for i, effect in enumerate(measured)],
-        curves(sweep.compared, hues),
+        curves(sweep.compared, hues, baseline),
     )
 
 
@@ -144,12 +169,13 @@ def facts(sweep: Sweep) -> str:
 
 
 def tried(sweep: Sweep) -> list[tuple[Trial | Undone, list[str]]]:
-    """Every trial of a search, with its figures where it is whole."""
+    """The trials of a search, with their figures where they are whole; of many the best."""
     whole = [
         (trial, [cell(figure, each) for figure, each in zip(sweep.maximize, trial.values, strict=True)])
-        for trial in trials(sweep)
+        for trial in shown_trials(sweep, MOST_ON_PAGE)
     ]
-    return sorted([*whole, *((job, []) for job in sweep.undone)], key=lambda each: natural(each[0].folder))
+    undone = [job for job in sweep.undone if not job.left_nothing][:MOST_ON_PAGE]
+    return sorted([*whole, *((job, []) for job in undone)], key=lambda each: natural(each[0].folder))
 
 
 def early(sweep: Sweep) -> list[tuple[str, str, str]]:
@@ -177,11 +203,11 @@ def uncertain(figure: str, paired: Paired, p_holm: float) -> dict[str, str]:
 
 
 def compared(
-    sweep: Sweep, baseline: Setting, found: Mapping[str, Contrast], problems: Problems
+    settings: list[Setting], baseline: Setting, found: Mapping[str, Contrast], problems: Problems
 ) -> list[dict[str, Any]]:
     """The rows of the main table."""
     shared = []
-    for setting in sweep.settings:
+    for setting in settings:
         values = [*setting.values(PRIMARY).values()]
         row: dict[str, Any] = {"name": setting.name, "seeds": len(values), "baseline": setting is baseline}
         if values:
@@ -213,15 +239,15 @@ def told(baseline: Setting, found: Mapping[str, Contrast]) -> str:
     low, high = (f"below about {each * 100:.1f} points" if each < 1 else "of any size" for each in reach)
     which = low if low == high else f"{low} (the steadiest setting) or even {high} (the least steady)"
     return (
-        f"With this spread and {seeds} seeds, differences from {baseline.name} {which} cannot be told from chance. "
-        f"{still}"
+        f"With this spread and {seeds} seeds, differences from {baseline.brief(baseline)} {which} cannot be told "
+        f"from chance. {still}"
     )
 
 
-def others(sweep: Sweep, baseline: Setting, found: Mapping[str, Mapping[str, Contrast]]) -> dict[str, Any]:
+def others(sweep: Sweep, settings: list[Setting], found: Mapping[str, Mapping[str, Contrast]]) -> dict[str, Any]:
     """The table of the other figures: their means over seeds."""
     rows = []
-    for setting in sweep.compared:
+    for setting in settings:
         cells = []
         for figure in sweep.figures:
             values = [*setting.values(figure).values()]

@@ -123,7 +123,7 @@ def test_what_is_missing_is_listed_and_not_averaged(sweep) -> None:
     assert "5 of 9 jobs are missing from this." in page
     assert "job 0 · unfinished · num_generations=2 seed=0 interrupted, or still running: 2 steps on record" in page
     assert "job 4 · failed · num_generations=4 seed=1 no space is left &lt;b&gt;" in page
-    assert all(f"job {job} · not started · num_generations=8 seed={job - 6}" in page for job in (6, 7, 8))
+    assert "Without a step: 6, 7, 8." in page
     assert "job 5 · num_generations=4 seed=2 Ended early, by the alarm no_signal at step 1; its figures count" in page
     # Two seeds each, one of them in common.
     assert "num_generations=4 2 50.0% (70.7) -50.0 1 in common unknown – –" in page
@@ -197,6 +197,85 @@ def test_a_search(tmp_path) -> None:
     assert len(re.findall(r"<tr><td><strong>", page)) == 1  # the seconds are alike
     plan(folder, *names, maximize=["accuracy_strict", "soft_format"], minimize=["train_seconds"])
     assert 'id="front"' not in report_of(folder).read_text()
+
+
+@pytest.fixture
+def outputs(tmp_path) -> Path:
+    """Runs of many settings on two days, some that ended before their first step, and a link to the newest."""
+    folder = tmp_path / "outputs"
+    for number in range(40):
+        given = (f"{key}={2 ** (1 + number // 2**place % 2)}" for place, key in enumerate(VARIED))
+        run = made_up(folder / f"2026-11-2{number % 2}" / f"{number:02d}", *given, right=(number + 1) / 100)
+        if number % 4 == 3:
+            (run / "results.json").unlink()
+            (run / "metrics.jsonl").unlink()
+    (folder / "latest").symlink_to("2026-11-21/39")
+    (folder / "sweeps" / "2026-11-20" / "12-00-00").mkdir(parents=True)
+    (folder / "notes.txt").write_text("")
+    return folder
+
+
+VARIED = [
+    "num_generations",
+    "prompts_per_step",
+    "max_completion_length",
+    "eval_batch_size",
+    "max_steps",
+    "data.eval_problems",
+]
+
+
+def reported(monkeypatch, capsys, *arguments: object) -> str:
+    monkeypatch.setattr(sys, "argv", ["grpo.report", *map(str, arguments)])
+    main()
+    return capsys.readouterr().out
+
+
+def test_many_runs_are_reported_by_what_differs(outputs, monkeypatch, capsys) -> None:
+    said = reported(monkeypatch, capsys, outputs)
+    assert len(said.splitlines()) < 80 and max(map(len, said.partition("A single seed")[0].splitlines())) <= 80
+    assert "The best 20 of 30 settings; all are in sweep.csv." in said and "10  without a step" in said
+    table = pd.read_csv(outputs / "sweep.csv").query(f"figure == '{PRIMARY}'")
+    assert len(table) == 30 and f"{table['mean'].max():.1%}" in said and f" {table['mean'].iloc[1]:.1%} " not in said
+    # The baseline with all that varies; another setting with what is other in it.
+    named = dict(re.findall(r"^(\d+) {2,3}(\S.*(?:\n    \S.*)*)", said, re.MULTILINE))
+    assert len(named["1"].split()) == len(VARIED) > max(len(named[str(row)].split()) for row in (2, 3, 20))
+    page = text((outputs / "report.html").read_text())
+    assert (
+        "Without a step: 2026-11-21/03, 2026-11-21/07, 2026-11-21/11, 2026-11-21/15, 2026-11-21/19 and 5 more." in page
+    )
+    assert "Nothing was run at every level of" in page or "The effect of each factor" in page
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        "project/.hydra/config.yaml",  # of another program
+        "project/src/main.py",
+        "2026-11-20/notes/todo.txt",
+        "a/b/c/d/e",
+        "data/train.jsonl",
+    ],
+)
+def test_nothing_is_written_among_other_things(outputs, stranger: str, monkeypatch, capsys, tmp_path) -> None:
+    (outputs / stranger).parent.mkdir(parents=True)
+    (outputs / stranger).write_text("lr: 3\n")
+    before = sorted(outputs.rglob("*"))
+    name = Path(stranger).parts[0]
+    with pytest.raises(SystemExit, match=f"holds other things than runs, {name} among them, .* --out FOLDER"):
+        reported(monkeypatch, capsys, outputs)
+    assert "Report: " in reported(monkeypatch, capsys, outputs, "--out", tmp_path / "new" / "page")
+    assert sorted(outputs.rglob("*")) == before
+    assert {file.name for file in (tmp_path / "new" / "page").iterdir()} == {"report.html", "sweep.csv"}
+
+
+def test_runs_are_looked_for_two_levels_down(outputs, monkeypatch, capsys, tmp_path) -> None:
+    (tmp_path / "work").mkdir()
+    outputs.rename(tmp_path / "work" / "outputs")
+    (tmp_path / "work" / "other" / ".hydra").mkdir(parents=True)
+    (tmp_path / "work" / "other" / ".hydra" / "config.yaml").write_text("rewards: 3\nlr: 1\n")
+    with pytest.raises(SystemExit, match=r"work is not the folder of a run or a sweep, and holds none"):
+        reported(monkeypatch, capsys, tmp_path / "work")
 
 
 HOSTILE = "</td><script>document.title='owned'</script><img src=http://127.0.0.1/x> $x^{2$ \x1b[31m漢 " + "y" * 3000
