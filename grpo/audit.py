@@ -15,7 +15,6 @@ from pathlib import Path
 
 import hydra
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -23,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo.battery import CHANGES, PROBES, Finding, Measured, judge, listing, measure, number, probe
-from grpo.command import Jobs, command, job
+from grpo.command import Jobs, command, job, task_overrides
 from grpo.config import CONF, AuditConfig, load
 from grpo.console import console, error_message, facts, printable, say
 from grpo.diagnostics import ROUNDING, Attribution, Floats, attribute
@@ -315,7 +314,7 @@ def _variance_table(scored: Scored) -> Table:
 def app(composed: DictConfig) -> None:
     with job():
         if Jobs.multirun:
-            say(f"\n{' '.join(HydraConfig.get().overrides.task)}")
+            say(f"\n{' '.join(task_overrides())}")
         run(load(composed, AuditConfig))
 
 

@@ -8,12 +8,21 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from grpo.config import AnyConfig, readable
 from grpo.console import error_message, log, printable
 from grpo.errors import UserError
 from grpo.process import check_process, guard_streams
+from grpo.redact import masked_text
 from grpo.signals import Stopped
+
+
+def task_overrides() -> list[str]:
+    """The overrides of a job as they were typed, with their interpolations."""
+    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(typed, list)
+    return [str(each) for each in typed]
 
 
 class Jobs:
@@ -34,7 +43,7 @@ def job() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        log.error("%s", printable(str(error)))
+        log.error("%s", printable(masked_text(str(error))))
         Jobs.mistake = error
 
 
@@ -50,7 +59,7 @@ def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -
         if Jobs.mistake:
             raise Jobs.mistake
     except UserError as error:
-        sys.exit(error_message(f"error: {error}"))
+        sys.exit(error_message(masked_text(f"error: {error}")))
     except Stopped as stopped:
         print(error_message(stopped), file=sys.stderr)
         sys.exit(stopped.exit_code)

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from grpo.arithmetic import DISTINCT
 from grpo.errors import UserError, first_line, nearest
 from grpo.files import read, yaml_settings
+from grpo.redact import from_environment, relocated, unset_variables
 
 # A checkout has conf/ beside the package; a wheel carries it inside.
 CONF = next(
@@ -420,7 +421,7 @@ def typed(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
         UserError: a key that no setting has.
     """
     _refuse_unknown_keys(composed, schema, "")
-    config = OmegaConf.to_object(composed)
+    config = from_environment(OmegaConf.to_object(composed), OmegaConf.to_container(composed, resolve=False))
     assert isinstance(config, schema)
     return config
 
@@ -443,7 +444,7 @@ def located(config: Schema) -> Schema:
 
 def absolute(setting: str, path: str) -> str:
     try:
-        return os.path.abspath(Path(path).expanduser())
+        return relocated(path, os.path.abspath(Path(path).expanduser()))
     except RuntimeError as error:
         raise UserError(f"{setting}={path}: there is no such user; give a path that starts with / or ~/.") from error
 
@@ -645,6 +646,8 @@ def load_run(folder: Path) -> Common:
         )
     try:
         config = as_schema(settings, Common)
+    except NotSet as error:
+        raise UserError(f"{folder}: {error}") from error
     except UserError as error:
         raise UserError(
             f"{folder} was made by another version of this project, or its settings were changed: {error} Its policy "
@@ -672,6 +675,10 @@ def saved_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+class NotSet(UserError):
+    """Saved settings need an environment variable that is not set."""
+
+
 def as_schema(settings: dict[str, Any], schema: type[Schema]) -> Schema:
     """What of saved settings belongs to `schema`, checked.
 
@@ -681,8 +688,11 @@ def as_schema(settings: dict[str, Any], schema: type[Schema]) -> Schema:
     shared = {item.name: settings.get(item.name, MISSING) for item in fields(schema)}
     if missing := [name for name, value in shared.items() if value == MISSING]:
         raise UserError(f"there is no {', '.join(missing)}.")
+    if unset := unset_variables(shared):
+        raise NotSet(f"the run takes settings from the environment, where {', '.join(unset)} is not set.")
     with readable(schema):
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), shared))
+        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), shared))
+    config = from_environment(merged, shared)
     assert isinstance(config, schema)
     check(config)
     return located(config)

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from grpo.command import Jobs, command, job
+from grpo.command import Jobs, command, job, task_overrides
 from grpo.completions import SUFFIXES, Unfinished, read_completions
 from grpo.config import (
     CONF,
@@ -70,6 +69,7 @@ from grpo.evaluation import (
 from grpo.files import file_sha256, json_object, read, write_json
 from grpo.folder import followed, removed_if_unused
 from grpo.hub import on_hub, prepare_hub
+from grpo.redact import sources
 from grpo.rewards import RewardStack, build_rewards
 from grpo.trust import require_trust
 
@@ -182,7 +182,8 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
     obeyed = {item.name for item in fields(Common)} - {"rollout"}
     if title == "baseline":  # which is scored with the rewards of the other
         obeyed -= {"rewards", "reward_files"}
-    without = "To go without its rewards, add reward_files=[] rewards=default. " if saved.reward_files else ""
+    scores = "reward_files" in obeyed and saved.reward_files
+    without = "To go without its rewards, add reward_files=[] rewards=default. " if scores else ""
     require_trust(
         folder,
         saved_settings(folder),
@@ -199,7 +200,7 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
     OmegaConf.set_struct(merged, False)
     names = [item.name for item in fields(Common)]
     for name in names:
-        merged[name] = getattr(saved, name)
+        merged[name] = sources(getattr(saved, name))  # so that this evaluation stores them as they are stored there
     for override, key in zip(overrides, _keys(overrides), strict=True):
         if key.partition(".")[0] in names:
             if override.startswith("~"):
@@ -324,7 +325,9 @@ def _kept(path: Path, identity: str, how: dict[str, Any]) -> dict[str, Any] | No
         raise UserError(f"{path} is damaged; delete it to answer anew.") from error
     if kept != identity:
         made = "other content" if kept else "made by a training run"
-        lines = [f"{name}: {line}" for name, line in unlike(other, {"stop": other.get("stop", [])} | how).items()]
+        lines = [
+            f"{name}: {line}" for name, line in unlike(other, {"stop": other.get("stop", [])} | sources(how)).items()
+        ]
         raise UserError(
             f"name={path.stem}: {path} holds another evaluation ({'; '.join(lines) or made}); give "
             "this one another name."
@@ -485,7 +488,7 @@ def _show(count: int, evaluations: dict[str, Evaluation]) -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 def app(composed: DictConfig) -> None:
     with job():
-        overrides = list(HydraConfig.get().overrides.task)
+        overrides = task_overrides()
         if Jobs.multirun:
             say(f"\n{' '.join(overrides)}")
         try:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from grpo.errors import UserError, first_line
+from grpo.redact import sources
 
 T = TypeVar("T")
 
@@ -111,9 +112,10 @@ def file_sha256(path: Path) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON atomically; texts from the environment are stored as their interpolations."""
     with written_aside(path) as partial:
         partial.write_text(json_text(content), encoding="utf-8")
 
 
 def json_text(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(sources(content), indent=2, ensure_ascii=False) + "\n"

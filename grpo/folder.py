@@ -18,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from grpo import ranks
 from grpo.checkpoint import RECORDS, newest_whole, put_back, ranks_of, sharding_of, step_of
-from grpo.config import Config, as_schema, check, flat, readable, saved_settings
+from grpo.config import Config, NotSet, as_schema, check, flat, readable, saved_settings
 from grpo.console import say, shortest
 from grpo.errors import UserError, first_line
 from grpo.files import json_object, read, written_aside, yaml_settings
+from grpo.redact import masked_overrides, stored
 from grpo.tracking import Label, run_name
 from grpo.trust import require_trust, sign
 
@@ -145,11 +146,21 @@ def holds_run(folder: Path) -> bool:
 def save_settings(folder: Path, config: Config, overrides: Sequence[str], hydra: DictConfig | None = None) -> None:
     """Write `.hydra/`: the composed settings, what was typed, Hydra's own, and the signature of those that run code."""
     (folder / ".hydra").mkdir(exist_ok=True)
-    sign(folder, asdict(config))
-    for name, content in (("hydra", hydra), ("overrides", list(overrides)), ("config", asdict(config))):
+    settings = stored(asdict(config))
+    sign(folder, settings)
+    for name, content in (
+        ("hydra", unresolved(hydra)),
+        ("overrides", masked_overrides(overrides)),
+        ("config", settings),
+    ):
         if content is not None:
             with written_aside(folder / ".hydra" / f"{name}.yaml") as partial:
                 OmegaConf.save(OmegaConf.create(content), partial)
+
+
+def unresolved(hydra: DictConfig | None) -> Any:
+    """Hydra's own settings as they are stored: with their interpolations, and without secrets."""
+    return None if hydra is None else stored(OmegaConf.to_container(hydra, resolve=False))
 
 
 def overrides_of(folder: Path) -> list[str]:
@@ -160,7 +171,8 @@ def overrides_of(folder: Path) -> list[str]:
     """
     path = folder / ".hydra" / "overrides.yaml"
     try:
-        typed = [str(each) for each in read(path, yaml_settings)]
+        listed: Any = read(path, lambda text: OmegaConf.to_container(yaml_settings(text)))
+        typed = [str(each) for each in listed]
         parsed = OverridesParser.create().parse_overrides(typed)
     except OSError as error:
         raise UserError(_not_a_run(folder)) from error
@@ -267,6 +279,8 @@ def settings_of(folder: Path) -> Config:
     settings = saved_settings(folder)
     try:
         return as_schema(settings, Config)
+    except NotSet as error:
+        raise UserError(f"{folder}: {error}") from error
     except UserError as error:
         raise UserError(
             f"{folder} was made by another version of this project, or its settings were changed: {error}"

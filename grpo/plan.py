@@ -11,13 +11,12 @@ from itertools import product
 
 import hydra
 from hydra import compose as hydra_compose
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
 from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
-from grpo.command import Jobs, command, job
+from grpo.command import Jobs, command, job, task_overrides
 from grpo.config import CONF, HardwareConfig, PlanConfig, RolloutConfig, configs, load, readable
 from grpo.console import error_message, facts, say, table_of
 from grpo.costs import PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, architecture
@@ -231,7 +230,7 @@ def span(seconds: float) -> str:
 def app(composed: DictConfig) -> None:
     with job():
         if Jobs.multirun:
-            say(f"\n{' '.join(HydraConfig.get().overrides.task)}")
+            say(f"\n{' '.join(task_overrides())}")
         run(load(composed, PlanConfig))
 
 

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,10 @@ from grpo.files import file_sha256
 
 PACKAGE = Path(__file__).parent
 NAME = "provenance.json"
+# Of git.diff: the untracked files in it, the names that are left out of it, and its size.
+SOURCE = (".py", ".yaml")
+SECRETS = (".env", ".env.*", "*.pem", "*.key", ".netrc", "id_rsa*", "*secret*", "*credential*", "*password*")
+MOST = 2**20
 
 
 def provenance(config: Config, train: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
@@ -47,17 +52,39 @@ def code() -> dict[str, Any] | None:
     try:
         _git("ls-files", "--error-unmatch", "__init__.py")  # it may be installed inside another repository
         changed = diff()
-        digest = sha256(changed.encode("utf-8", "replace")).hexdigest() if changed else None
-        return {"revision": _git("rev-parse", "HEAD").strip(), "clean": not changed, "diff_sha256": digest}
+        clean = not changed and not _git("diff", "HEAD", "--name-only")  # which also lists what `diff` leaves out
+        digest = None if clean else sha256(changed.encode("utf-8", "replace")).hexdigest()
+        return {"revision": _git("rev-parse", "HEAD").strip(), "clean": clean, "diff_sha256": digest}
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def diff() -> str:
-    """What the code that runs, and its settings, have over the revision; new files included."""
+    """The changes over the revision: of tracked files, and new `SOURCE` files beside the code and its settings.
+
+    Left out are files that .gitignore excludes and those named like secrets.
+    """
     top = _git("rev-parse", "--show-toplevel").strip()
-    new = _git("ls-files", "--others", "--exclude-standard", "--full-name", f"{top}/grpo", f"{top}/conf").splitlines()
-    return _git("diff", "HEAD") + "".join(_git("diff", "--no-index", "/dev/null", f"{top}/{name}") for name in new)
+    ignored = _git("ls-files", "-z", "--cached", "--ignored", "--exclude-standard", "--full-name", f"{top}/")
+    left_out = [f":(top,exclude,icase,glob)**/{pattern}" for pattern in SECRETS]
+    left_out += [f":(top,exclude,literal){name}" for name in ignored.split("\0") if name]
+    places = (f"{top}/grpo", f"{top}/conf")
+    new = _git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", *places).split("\0")
+    new = [name for name in new if name.endswith(SOURCE) and not _named_like_a_secret(name)]
+    plain = ("diff", "--no-color", "--no-ext-diff", "--no-textconv")
+    tracked = _git(*plain, "HEAD", "--", ":/", *left_out)
+    return tracked + "".join(_git(*plain, "--no-index", "/dev/null", f"{top}/{name}") for name in new)
+
+
+def _named_like_a_secret(path: str) -> bool:
+    return any(fnmatch(part.lower(), pattern) for part in path.split("/") for pattern in SECRETS)
+
+
+def save_diff(path: Path) -> None:
+    """Write `diff()`, up to `MOST` characters."""
+    changed = diff()
+    cut = f"\n[truncated: {MOST:,} of {len(changed):,} characters]\n" if len(changed) > MOST else ""
+    path.write_text(changed[:MOST] + cut, encoding="utf-8")
 
 
 def _git(*arguments: str) -> str:

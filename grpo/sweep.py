@@ -24,9 +24,10 @@ from grpo.config import SweeperConfig, load_sweeper
 from grpo.console import doing, heading, plural, shortest, show
 from grpo.errors import UserError, first_line
 from grpo.files import json_object, read, write_json, written_aside
-from grpo.folder import SWEEP, holds_run, in_use, is_done, outcome, owned, point_latest, quoted, same_job
+from grpo.folder import SWEEP, holds_run, in_use, is_done, outcome, owned, point_latest, quoted, same_job, unresolved
 from grpo.jobs import Job, compose_jobs, refuse_twins, values_listed
 from grpo.launching import LOOK, at_once, kind, launch, on_this_machine
+from grpo.redact import masked_overrides
 from grpo.signals import Signals, Stopped
 
 
@@ -91,7 +92,7 @@ class Sweep:
             self._refuse_folder()
             point_latest(self.folder)
             with written_aside(self.folder / "multirun.yaml") as partial:
-                OmegaConf.save(self.master, partial)
+                OmegaConf.save(OmegaConf.create(unresolved(self.master)), partial)
             self.write()
             self._entered = entered.pop_all()
         return self
@@ -118,7 +119,7 @@ class Sweep:
 
     def write(self) -> None:
         jobs = [{"folder": self._name(job), "name": job.name, "overrides": list(job.overrides)} for job in self.jobs]
-        command = shlex.join(["python", "-m", "grpo.train", *Jobs.typed])
+        command = shlex.join(["python", "-m", "grpo.train", *masked_overrides(Jobs.typed)])
         write_json(self.folder / SWEEP, {"command": command, **self.record, "jobs": jobs})
 
     def _name(self, job: Job) -> str:

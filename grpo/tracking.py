@@ -6,6 +6,7 @@ tracker that fails after that costs one warning, and the run continues without i
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 from grpo.config import TrackingConfig
 from grpo.console import say, shortest
 from grpo.errors import UserError, first_line
+from grpo.redact import masked_overrides
 
 # What an unreachable service may cost a run at its start and at its end, starting W&B's own process apart.
 INIT_SECONDS = 6
@@ -119,6 +121,8 @@ class WandbTracker:
                 ),
             )
 
+        # W&B sends the command line.
+        sys.argv[1:] = masked_overrides(sys.argv[1:])
         self.table = wandb.Table
         # Tables are staged here before they are copied; the default is a folder of the user's.
         os.environ["WANDB_DATA_DIR"] = str(out / "wandb")

@@ -26,7 +26,7 @@ from rich.console import RenderableType
 from grpo import ranks
 from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
 from grpo.checkpoint import step_of
-from grpo.command import Jobs, command, job
+from grpo.command import Jobs, command, job, task_overrides
 from grpo.config import CONF, ENGINES, Config, as_schema, flat, load, located, typed, undistorted
 from grpo.console import (
     answers,
@@ -80,7 +80,8 @@ from grpo.launching import leave_if_orphaned
 from grpo.process import guard_streams
 from grpo.prompts import Framing, opened_tag
 from grpo.provenance import NAME as PROVENANCE
-from grpo.provenance import changes, diff, provenance
+from grpo.provenance import changes, provenance, save_diff
+from grpo.redact import masked_overrides, masked_text, sources, stored
 from grpo.rewards import RewardStack, build_rewards
 from grpo.search import PRUNING, Pruning, pruning
 from grpo.signals import Signals, Stopped, hand_on
@@ -151,7 +152,7 @@ def prepare(config: Config, out: Path) -> Prepared:
     require_package(config)
     check_tracking(config.tracking)
     require_ranks(config, ranks.world_size())
-    say(banner(config, rewards, batch, out))
+    say(banner(sources(config), rewards, batch, out))
     check_device(config, batch)
     if warning := slow_bfloat16(config):
         say(warning)
@@ -176,7 +177,7 @@ def prepare(config: Config, out: Path) -> Prepared:
         say(f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k.")
     for name in ("trust_remote_code", "trust_pickle"):
         if getattr(config.model, name):
-            say(f"model.{name}=true: code that comes with {config.model.path} can run here.")
+            say(f"model.{name}=true: code that comes with {shortest(Path(sources(config.model.path)))} can run here.")
     use_threads(config)
     use_determinism(config)
     ranks.join(config.device)
@@ -254,7 +255,7 @@ def train_policy(
             copy_weights(policy, sampled)
 
     shown = [JOY, *[example for example in splits.held_out if example != JOY][:2]]
-    settings = asdict(config) | {"batch": asdict(batch), "provenance": origin | {"settings": None}}
+    settings = stored(asdict(config)) | {"batch": asdict(batch), "provenance": sources(origin) | {"settings": None}}
     with doing("starting the tracker"):
         tracker = build_tracker(config.tracking, settings, out, label, origin["tracking"]) if leads else NoTracker()
     origin["tracking"] = tracker.id
@@ -357,7 +358,7 @@ def train_policy(
                 if leads:
                     with written_folder(out / "policy", lambda: set_aside(out, "policy")) as partial:
                         save_policy(final, tokenizer, partial)
-                    sign(out, asdict(config))  # its files, if they may hold code
+                    sign(out, stored(asdict(config)))  # its files, if they may hold code
 
         if not leads:
             return {}
@@ -411,18 +412,17 @@ def record_provenance(
     config: Config, out: Path, now: dict[str, Any], command: str, checkpoint: Path | None
 ) -> dict[str, Any]:
     """Where this run comes from, as `results.json` is to hold it; says what is not as it was when the run began."""
+    now, settings = sources(now), stored(asdict(config))
     if not (out / PROVENANCE).is_file():
         if ranks.leads() and now["code"] and not now["code"]["clean"]:
-            (out / "git.diff").write_text(diff(), encoding="utf-8")
-        return {"command": command} | now | {"settings": asdict(config), "tracking": None, "resumed": []}
+            save_diff(out / "git.diff")
+        return {"command": command} | now | {"settings": settings, "tracking": None, "resumed": []}
     began = read(out / PROVENANCE, json_object)
     differences = changes(began, now)
     for difference in differences:
         say(f"Not as when the run began, so its numbers may differ from an unbroken run's: {difference}")
     step = step_of(checkpoint) if checkpoint else 0
-    anew = {
-        key: value for key, value in flat(asdict(config)).items() if flat(began["settings"]).get(key, value) != value
-    }
+    anew = {key: value for key, value in flat(settings).items() if flat(began["settings"]).get(key, value) != value}
     began["resumed"].append(
         {"command": command, "started": now["started"], "step": step, "settings": anew, "differences": differences}
     )
@@ -517,8 +517,8 @@ def by_itself(out: Path) -> Iterator[None]:
         yield
         return
     except UserError as error:
-        log.error("%s", printable(str(error)))
-        why = str(error)
+        why = masked_text(str(error))
+        log.error("%s", printable(why))
     except Exception as error:
         log.exception("unforeseen")
         why = f"{type(error).__name__}: {first_line(error)} ({shortest(out / 'train.log')} has all of it)"
@@ -548,7 +548,7 @@ def in_its_folder(composed: DictConfig, out: Path, settings: Any) -> None:
 
 def begin_or_go_on(composed: DictConfig, out: Path, settings: Any) -> None:
     """A new run, or one that is resumed, in a folder that is ours."""
-    overrides = list(settings.overrides.task)
+    overrides = task_overrides()
     found = None
     resumed = composed.get("resume") is not None
     if resumed or (Jobs.multirun and holds_run(out)):
@@ -581,7 +581,7 @@ def begin_or_go_on(composed: DictConfig, out: Path, settings: Any) -> None:
         if not Jobs.multirun:
             point_latest(out)
 
-    command = command_of(out) or f"{ranks.launcher()} {shlex.join(Jobs.typed)}".rstrip()
+    command = command_of(out) or f"{ranks.launcher()} {shlex.join(masked_overrides(Jobs.typed))}".rstrip()
     checkpoint = found.checkpoint if found else None
     ranks.announce(out, checkpoint, asdict(config))
     run(config, out, label_of(out, overrides), command, checkpoint, pruning(settings), begin)

@@ -266,7 +266,7 @@ class Trainer(GRPOTrainer):
             "inputs": self._buffered_inputs if under_way else None,
             "unscored": self._unscored,
             "metrics": dict(self._metrics["train"]),
-            "logs": _plain(self._logs),
+            "logs": {name: kept for name, kept in _plain(self._logs).items() if name != "prompt"},  # nobody reads it
             "loss": self._tr_loss,
             "last_logged": self._globalstep_last_logged,
             "recorder": self.recorder.state(),

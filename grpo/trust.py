@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import json
 import os
-import re
 import secrets
 import stat
 from collections.abc import Collection, Iterator
@@ -19,6 +18,7 @@ from typing import Any
 from grpo.console import printable, say, shortest, written
 from grpo.errors import UserError
 from grpo.files import file_sha256, write_json
+from grpo.redact import VARIABLE
 
 SIGNATURE = "signature.json"  # in .hydra/ of a run directory
 KEY_BYTES = 32
@@ -136,7 +136,8 @@ def _described(folder: Path, settings: dict[str, Any], policy: bool) -> Iterator
         elif key == "rollout.server":
             yield key, f"rollout.server={value}: weights and prompts are sent there, pickled objects come back"
         elif isinstance(value, str) and "${" in value:
-            yield key, f"{key}={value}: {', '.join(re.findall(r'oc.env:([^},]*)', value)) or 'another setting'}"
+            names = ", ".join(VARIABLE.findall(value))
+            yield key, f"{key}={value}: " + (f"the environment variable {names}" if names else "another setting")
 
 
 def _absolute(name: Any) -> str:

@@ -22,6 +22,7 @@ from grpo.trust import key_path, require_trust, sign
 from tests.conftest import SMALL
 from tests.made_up import made_up
 from tests.test_evaluate import run as evaluated
+from tests.test_untrusted import pickled, with_code
 
 REWARD = (
     "from pathlib import Path\nfrom grpo.rewards import reward\n\n\n@reward\ndef own(completion):\n    return 0.0\n"
@@ -154,6 +155,28 @@ def test_going_without_what_a_folder_would_run(here, capsys) -> None:
     assert not (here.parent / "ran").exists()
     evaluated(f"run={folder}", "trust_run=true", *few)
     assert (here.parent / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "switch", "typed"),
+    [
+        (with_code, "trust_remote_code", ["model.path={}"]),
+        (with_code, "trust_remote_code", ["model.path={}", "model.init=random"]),
+        (with_code, "trust_remote_code", ["run={}"]),
+        (pickled, "trust_pickle", ["model.path={}"]),
+        (pickled, "trust_pickle", ["run={}"]),
+    ],
+)
+def test_a_policy_of_somebody_else(here, made, switch, typed) -> None:
+    if typed == ["run={}"]:
+        folder = finished(here.parent / "theirs")
+        shutil.rmtree(folder / "policy")
+        made(folder / "policy")
+    else:
+        folder = made(here.parent / "theirs")
+    with pytest.raises(UserError, match=f"model.{switch}=true"):
+        evaluated(*(each.format(folder) for each in typed), "data.eval_problems=2")
+    assert not [*here.parent.rglob("ran")]
 
 
 def test_a_report_runs_nothing(here) -> None:

@@ -55,12 +55,12 @@ def test_pickled_weights_are_not_loaded_unless_trusted(train, tmp_path, capsys) 
     assert f"model.trust_pickle=true: code that comes with {folder} can run here." in capsys.readouterr().out
 
 
-def test_code_beside_the_weights_is_not_run_unless_trusted(command, tmp_path) -> None:
-    folder = tmp_path / "custom"
+def with_code(folder: Path) -> Path:
+    """The embedded policy with Python code beside its weights, which leaves a file `ran` beside the folder."""
     shutil.copytree(ASSETS / "tiny", folder)
     (folder / "code_of_its_own.py").write_text(
         "from pathlib import Path\nfrom transformers import Qwen2Config, Qwen2ForCausalLM\n\n"
-        f"Path({str(tmp_path / 'ran')!r}).touch()\n\n\n"
+        f"Path({str(folder.parent / 'ran')!r}).touch()\n\n\n"
         "class OwnConfig(Qwen2Config):\n    model_type = 'own'\n\n\n"
         "class OwnForCausalLM(Qwen2ForCausalLM):\n    config_class = OwnConfig\n"
     )
@@ -74,6 +74,11 @@ def test_code_beside_the_weights_is_not_run_unless_trusted(command, tmp_path) ->
         },
     }
     (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_code_beside_the_weights_is_not_run_unless_trusted(command, tmp_path) -> None:
+    with_code(tmp_path / "custom")
     settings = [*SMALL, "tracking=none", "model.path=custom"]
     done = command("grpo.train", *settings, HF_MODULES_CACHE=str(tmp_path / "modules"))
     assert done.returncode == 1 and "Traceback" not in done.stderr

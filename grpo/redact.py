@@ -1,0 +1,152 @@
+"""What is stored, logged or sent in place of a secret.
+
+A text that was given as `${oc.env:NAME}` is stored as that, never as its value. The values of settings that are named
+like secrets, and the user part of URLs, are masked.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+MASK = "***"
+# In the name of a setting or of an environment variable, as in `WANDB_API_KEY`.
+SECRET = r"(?<![a-z])(?:(?:api)?keys?|tokens?|secrets?|password|passwd|passphrase|credentials?)(?![a-z])"
+NAME = re.compile(SECRET, re.IGNORECASE)
+ENTRY = re.compile(rf"([\w.-]*{SECRET}[\w.-]*['\"]?\s*:\s*)[^,}}]+", re.IGNORECASE)  # {{HF_TOKEN: x}}
+USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
+# An override within a message, without the punctuation that follows it.
+QUOTED = re.compile(r"[^\s'\"=]+=(?:'[^']*'|\"[^\"]*\"|\$?\{[^}]*\}|\S+?)(?=[:.,;)]*(?:\s|$))")
+VARIABLE = re.compile(r"oc\.env:\s*(\w+)")
+
+
+class FromEnvironment(str):
+    """A text that was interpolated from the environment; `source` is stored in its place."""
+
+    source: str
+
+    def __new__(cls, value: str, source: str) -> "FromEnvironment":
+        text = super().__new__(cls, value)
+        text.source = source
+        return text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FromEnvironment, (str(self), self.source)
+
+
+def from_environment(settings: Any, raw: Any) -> Any:
+    """Settings with each text that `raw`, the same unresolved, takes from the environment as a `FromEnvironment`.
+
+    Numbers and switches stay as they are: a resumed run needs the same ones.
+    """
+    names = {name for text in _texts(raw) for name in VARIABLE.findall(text)}
+    sources = {os.environ[name]: f"${{oc.env:{name}}}" for name in sorted(names) if os.environ.get(name)}
+    # The longest first, because one value may contain another.
+    values = re.compile("|".join(map(re.escape, sorted(sources, key=len, reverse=True))))
+
+    def marked(node: Any, raw: Any) -> Any:
+        if is_dataclass(node) and not isinstance(node, type):
+            return replace(
+                node, **{item.name: marked(getattr(node, item.name), of(raw, item.name)) for item in fields(node)}
+            )
+        if isinstance(node, dict):
+            return {key: marked(value, of(raw, key)) for key, value in node.items()}
+        if isinstance(node, list):
+            return [marked(value, of(raw, number)) for number, value in enumerate(node)]
+        if isinstance(node, str) and isinstance(raw, str) and "${" in raw:
+            source = values.sub(lambda found: sources[found[0]], node)
+            return FromEnvironment(node, source) if source != node else node
+        return node
+
+    def of(raw: Any, key: Any) -> Any:
+        if isinstance(raw, dict):
+            return raw.get(key)
+        return raw[key] if isinstance(raw, list) else raw  # a whole group or list may be one interpolation
+
+    return marked(settings, raw) if sources else settings
+
+
+def unset_variables(raw: Any) -> list[str]:
+    """The environment variables that unresolved settings need and that are not set."""
+    names = {name for text in _texts(raw) for name in re.findall(r"\$\{oc\.env:\s*(\w+)\s*\}", text)}
+    return sorted(names - os.environ.keys())
+
+
+def _shallow(node: Any) -> dict[str, Any]:
+    return {item.name: getattr(node, item.name) for item in fields(node)}
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _texts(value)
+    elif isinstance(node, str):
+        yield node
+
+
+def sources(node: Any) -> Any:
+    """Anything with what is stored in place of each `FromEnvironment` in it."""
+    if isinstance(node, FromEnvironment):
+        return node.source
+    if is_dataclass(node) and not isinstance(node, type):
+        return replace(node, **sources(_shallow(node)))
+    if isinstance(node, dict):
+        return {sources(key): sources(value) for key, value in node.items()}
+    return [sources(value) for value in node] if isinstance(node, list | tuple) else node
+
+
+def relocated(path: str, absolute: str) -> str:
+    """An absolute path with the source of the `path` that it was made of."""
+    if not isinstance(path, FromEnvironment):
+        return absolute
+    return FromEnvironment(
+        absolute, path.source if path.startswith(("/", "~")) else os.path.join(os.getcwd(), path.source)
+    )
+
+
+def stored(settings: Any) -> Any:
+    """Nested settings as they are stored or sent."""
+    return _masked(sources(settings))
+
+
+def _masked(node: Any, name: str = "") -> Any:
+    if isinstance(node, dict):
+        # The weights of rewards are numbers, whatever their names.
+        return {key: value if key == "rewards" else _masked(value, str(key)) for key, value in node.items()}
+    if isinstance(node, list):
+        return [masked_override(each) if isinstance(each, str) else _masked(each, name) for each in node]
+    if NAME.search(name) and _hides(node):
+        return MASK
+    return USER.sub(f"{MASK}@", node) if isinstance(node, str) and _is_url(node) else node
+
+
+def _hides(value: Any) -> bool:
+    return value not in (None, "", "null") and not isinstance(value, bool) and not re.fullmatch(r"\$\{.*\}", str(value))
+
+
+def _is_url(text: str) -> bool:
+    return re.match(r"['\"]?[\w+.-]+://", text) is not None
+
+
+def masked_override(text: str) -> str:
+    """An override, `key=value`, as it is stored or printed."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        return text
+    if NAME.search(key.rpartition(".")[2]) and not key.lstrip("+~").startswith("rewards.") and _hides(value):
+        value = MASK
+    elif value.startswith("{") and key != "rewards":
+        value = ENTRY.sub(rf"\1{MASK}", value)
+    elif _is_url(value):
+        value = USER.sub(f"{MASK}@", value)
+    return f"{key}={value}"
+
+
+def masked_overrides(typed: Sequence[str]) -> list[str]:
+    return [masked_override(each) for each in typed]
+
+
+def masked_text(message: str) -> str:
+    """A message, which may quote overrides."""
+    return QUOTED.sub(lambda found: masked_override(found[0]), message)
