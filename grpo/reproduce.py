@@ -56,6 +56,9 @@ def differences(first: Path, second: Path) -> list[str]:
         {path.name: file_sha256(path) for path in (folder / "policy").glob("*.safetensors")}
         for folder in (first, second)
     ]
+    for folder, of in zip((first, second), weights, strict=True):
+        if not of:
+            raise UserError(f"{folder}/policy holds no weights; {command_to_resume(folder)} writes them again.")
     return found + ["the final weights"] * (weights[0] != weights[1])
 
 

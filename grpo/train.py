@@ -536,7 +536,8 @@ def in_its_folder(composed: DictConfig, out: Path, settings: Any) -> None:
         ours = error.filename is not None and Path(error.filename).is_relative_to(out)
         if not ours and error.errno not in NO_SPACE:
             raise
-        again = f"When it can: {command_to_resume(out)}" if holds_run(out) else "Give another, hydra.run.dir=FOLDER."
+        other = "hydra.sweep.dir" if Jobs.multirun else "hydra.run.dir"
+        again = f"When it can: {command_to_resume(out)}" if holds_run(out) else f"Give another, {other}=FOLDER."
         raise UserError(
             f"{error.filename if ours else shortest(out)} cannot be written: {error.strerror}. {again}"
         ) from error

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from grpo import record, reproduce
+from grpo.checkpoint import damage
 from grpo.comparison import read_sweep
 from grpo.config import load_run
 from grpo.errors import UserError
@@ -24,6 +26,7 @@ from grpo.folder import (
     point_latest,
     results_of,
     settings_of,
+    sweep_of,
 )
 from tests.conftest import SMALL
 from tests.made_up import made_up
@@ -107,6 +110,17 @@ def test_damaged_results_are_named(tmp_path: Path, content: str) -> None:
         assert NO_RESULTS[content] in str(error.value)
     assert outcome(run) is None and not is_done(run, settings_of(run))  # it is written again
     assert [(job.folder, job.state) for job in read_sweep(tmp_path / "sweep").undone] == [("run", "damaged")]
+
+
+@pytest.mark.parametrize("content", [*NO_RESULTS, '{"jobs": 3}', '{"jobs": [[]]}'], ids=lambda each: ascii(each[:15]))
+def test_other_damaged_files_are_named(tmp_path: Path, content: str) -> None:
+    run = made_up(tmp_path / "run")
+    for name in ("sweep.json", "manifest.json"):
+        (tmp_path / name).write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(UserError, match=r"sweep.json is damaged: "):
+        read_sweep(tmp_path)
+    assert sweep_of(run) == {}
+    assert re.match("manifest.json (is damaged|does not list)", str(damage(tmp_path)))
 
 
 @pytest.mark.parametrize(
