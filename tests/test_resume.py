@@ -325,7 +325,7 @@ def saved(folder: Path, name: str, value: str) -> None:
 # What is wrong by the time that a finished run is given more steps -> what is done, what is typed besides, the message.
 MISSING: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "data": (lambda f: (f / "data").rename(f / "moved"), [], "data.path: there is no file "),
-    "data, emptied": (lambda f: (f / "data" / "train.jsonl").write_text(""), [], "data.eval_problems=4: "),
+    "data, emptied": (lambda f: (f / "data" / "train.jsonl").write_text(""), [], "the training split has 0 problems"),
     "reward": (lambda f: (f / "mine.py").unlink(), [], "reward_files: no file "),
     "reward, broken": (lambda f: (f / "mine.py").write_text("1 / 0"), [], "failed with ZeroDivisionError"),
     "model": (lambda f: shutil.rmtree(f / "model"), [], "there is no such folder"),
