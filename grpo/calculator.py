@@ -90,10 +90,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m grpo.calculator",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Edit completions in the browser and see what the trainer pays for them: each reward and why, the\n"
-        "advantages of a group, and which reward made them.",
-        epilog=f"The page is one file, which needs no server: open it from disk, or host it as it is.\n  {PAGE}\n\n"
-        f"On another machine: ssh -L {PORT}:{HOST}:{PORT} MACHINE, then open http://{HOST}:{PORT} here.\n\n"
+        description="Edit completions in the browser and see what the trainer pays for them: each\n"
+        "reward and why, the advantages of a group, and which reward made them.",
+        epilog=f"The page is one file, which needs no server: open it from disk, or host it.\n  {PAGE}\n\n"
+        f"On another machine: ssh -L {PORT}:{HOST}:{PORT} MACHINE\nthen open http://{HOST}:{PORT} here.\n\n"
         "A run's completions as JSONL, to be dropped onto the page:\n"
         "  python -c \"import pandas; pandas.read_parquet('outputs/DATE/TIME/completions/step_000100.parquet')"
         ".to_json('step.jsonl', orient='records', lines=True)\"",

@@ -1,9 +1,10 @@
 """What every Hydra command does around its work: a user's mistake ends in one message and a non-zero exit."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -11,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from grpo.config import AnyConfig, readable
-from grpo.console import error_message, log, printable
+from grpo.console import console, error_message, log, printable, show
 from grpo.errors import UserError
 from grpo.process import check_process, guard_streams
 from grpo.redact import masked_text
@@ -47,6 +48,19 @@ def job() -> Iterator[None]:
         Jobs.mistake = error
 
 
+@contextmanager
+def wrapped_help() -> Iterator[None]:
+    """Hydra prints its help as it is; in a terminal it wraps like everything else."""
+    if not {"--help", "-h"} & {*sys.argv} or not console.is_terminal:
+        yield
+        return
+    try:
+        with redirect_stdout(io.StringIO()) as text:
+            yield
+    finally:  # Hydra ends the process after its help
+        show(text.getvalue().rstrip("\n"), console)
+
+
 def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -> None:
     """Run a Hydra app to its exit code; `interrupted` is what is said after Ctrl-C."""
     # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
@@ -54,7 +68,7 @@ def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -
     guard_streams()
     try:
         check_process()
-        with readable(schema):
+        with readable(schema), wrapped_help():
             app()
         if Jobs.mistake:
             raise Jobs.mistake

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,18 @@ def test_lines_wrap_at_spaces_and_leave_paths_and_commands_whole(message: str, p
         assert all(any(piece in line for line in lines) for piece in pieces)
         words = " ".join(lines).split()
         assert [word for word in words if word != "name"] == message.split()
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "plan", "audit", "sample", "reproduce", "report"])
+def test_help_has_lines_of_80_columns_without_a_broken_word(command: str, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.argv", [f"grpo.{command}", "--help"])
+    monkeypatch.setattr(terminal.Console, "is_terminal", True)
+    with pytest.raises(SystemExit):
+        import_module(f"grpo.{command}").main()
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines and [line for line in lines if len(line) > 80] == []
+    assert any("python -m grpo." in line for line in lines)
 
 
 def test_a_wrapped_line_keeps_its_indentation() -> None:
