@@ -2,18 +2,25 @@
 
 import io
 import os
+import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from grpo.config import AnyConfig, readable
+from grpo.config import AnyConfig, no_such_setting, readable, settings_of_schema
 from grpo.console import console, error_message, log, printable, show
-from grpo.errors import UserError
+from grpo.errors import UserError, shortened
+from grpo.hydra_settings import checked
+from grpo.overrides import is_readable, parse, typed_in_shell
 from grpo.process import check_process, guard_streams
 from grpo.redact import masked_text
 from grpo.signals import Stopped
@@ -63,13 +70,20 @@ def wrapped_help() -> Iterator[None]:
 
 def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -> None:
     """Run a Hydra app to its exit code; `interrupted` is what is said after Ctrl-C."""
+    with ending(schema, interrupted):
+        run_app(app, schema)
+
+
+@contextmanager
+def ending(schema: type[AnyConfig], interrupted: str) -> Iterator[None]:
+    """Around the work of a command: how it ends becomes its exit code."""
     # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     guard_streams()
     try:
         check_process()
-        with readable(schema), wrapped_help():
-            app()
+        with readable(schema):
+            yield
         if Jobs.mistake:
             raise Jobs.mistake
     except UserError as error:
@@ -80,3 +94,98 @@ def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -
     except KeyboardInterrupt:
         print(error_message(interrupted), file=sys.stderr)
         sys.exit(130)
+
+
+def run_app(app: Callable[[], Any], schema: type[AnyConfig]) -> None:
+    """Run a Hydra app on the arguments of this process, once they are checked."""
+    check_arguments(sys.argv[1:], schema)
+    with checked(), wrapped_help():
+        app()
+
+
+def check_arguments(arguments: Sequence[str], schema: type[AnyConfig]) -> None:
+    """Refuse what Hydra would answer with its usage or a traceback.
+
+    Raises:
+        UserError: a flag that there is not, or that does not go with the others; an override that cannot be read.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    flags, unknown = parser.parse_known_args(list(arguments))
+    # argparse takes what starts with a dash and has a space in it for no flag.
+    if flagged := [*unknown, *(each for each in flags.overrides if each.startswith("-"))]:
+        raise UserError(_with_dashes(flagged[0], arguments, schema))
+    _check_flags(flags)
+    if flags.shell_completion:
+        return
+    groups = {key for key, kind in settings_of_schema(schema).items() if is_dataclass(kind)} | {"rewards", "experiment"}
+    for override in parse(flags.overrides):
+        value: Any = override.value()
+        if override.key_or_group in groups and isinstance(value, int | float | None):
+            key = override.key_or_group
+            raise UserError(
+                f"{override.input_line}: {key} is a group and takes the name of one of its files, {key}=NAME; a "
+                f"setting in it is {key}.NAME=VALUE."
+            )
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}. --hydra-help explains the flags; settings are written without dashes, key=value.")
+
+
+def _with_dashes(word: str, arguments: Sequence[str], schema: type[AnyConfig]) -> str:
+    """What to type for a setting that is typed as a flag, `--optimizer.lr=0.02` or `--max_steps 10`."""
+    if not word.startswith("--"):
+        _refuse(f"{shortened(word)}: there is no such flag")
+    name, equals, value = word.lstrip("-").partition("=")
+    key = name.replace("-", "_")
+    given = word
+    if not equals:
+        following = next(iter(arguments[list(arguments).index(word) + 1 :]), "")
+        if following and not following.startswith("-") and "=" not in following:
+            given, value = f"{word} {following}", following
+    if key not in settings_of_schema(schema):
+        return f"{shortened(given)}: {no_such_setting(key, schema)} Settings are written without dashes, key=value."
+    wandb = " (a W&B sweep writes them so with ${args_no_hyphens})" * bool(equals)
+    override = f"{key}={value or 'true'}"
+    plain = shlex.quote(override) if is_readable(override) else typed_in_shell(key, value)
+    return f"{shortened(given)}: settings are written without dashes, {plain}{wandb}"
+
+
+def _check_flags(flags: Namespace) -> None:
+    ways = {
+        "--run": flags.run,
+        "--multirun": flags.multirun,
+        "--cfg": flags.cfg is not None,
+        "--info": flags.info is not None,
+        "--shell-completion": flags.shell_completion,
+    }
+    if len(chosen := [name for name, given in ways.items() if given]) > 1:
+        raise UserError(f"{' '.join(chosen)}: only one of these at a time.")
+    if flags.experimental_rerun is not None:
+        raise UserError(
+            "--experimental-rerun: Hydra's pickles are not read, since they can run code; python -m grpo.reproduce "
+            "FOLDER runs a finished run again, resume=FOLDER goes on with one that was stopped."
+        )
+    if flags.config_path is not None:
+        raise UserError(
+            "--config-path: it would replace conf/; add a folder of your own to it with --config-dir FOLDER."
+        )
+    if flags.config_dir is not None and not Path(flags.config_dir).is_dir():
+        raise UserError(f"--config-dir {shortened(flags.config_dir)}: there is no such folder.")
+    for flag, value in (("--resolve", flags.resolve), ("--package", flags.package)):
+        if value and flags.cfg is None and not flags.help:
+            raise UserError(f"{flag}: only with --cfg job, --cfg hydra or --cfg all, which print settings.")
+    if flags.shell_completion:
+        _check_completion(flags.overrides)
+
+
+def _check_completion(words: Sequence[str]) -> None:
+    ways = [f"{way}={shell}" for way in ("install", "uninstall", "query") for shell in ("bash", "fish")]
+    asked_by_a_shell = "COMP_LINE" in os.environ
+    if len(words) != 1 or words[0] not in ways or (words[0].startswith("query") and not asked_by_a_shell):
+        program = shlex.join(["python", "-m", f"grpo.{Path(sys.argv[0]).stem}"])
+        raise UserError(
+            f"{' '.join(['--shell-completion', *words])}: say which shell, as in "
+            f'eval "$({program} --shell-completion install=bash)"; bash also serves zsh, and there is install=fish.'
+        )

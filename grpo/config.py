@@ -11,19 +11,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from grpo.arithmetic import DISTINCT
-from grpo.errors import UserError, first_line, nearest
-from grpo.files import read, yaml_settings
+from grpo.errors import UserError, first_line, nearest, shortened
+from grpo.files import path_fault, read, yaml_settings
+from grpo.hints import hint
+from grpo.overrides import MOST_JOBS, typed_in_shell, unreadable
 from grpo.redact import from_environment, relocated, unset_variables
 
 # A checkout has conf/ beside the package; a wheel carries it inside.
@@ -269,16 +271,18 @@ def one_of(*names: str) -> Rule:
     return lambda value: value in names, f"must be one of {', '.join(names)}"
 
 
-def at_least(low: float, reason: str = "") -> Rule:
-    return lambda value: value >= low, f"must be at least {low}" + (f": {reason}" if reason else "")
+def between(low: float, high: float, reason: str = "") -> Rule:
+    return lambda value: low <= value <= high, f"must be between {low:,} and {high:,}" + (
+        f": {reason}" if reason else ""
+    )
 
 
-def between(low: float, high: float) -> Rule:
-    return lambda value: low <= value <= high, f"must lie within {low} and {high}"
-
-
-above_zero: Rule = (lambda value: value > 0, "must be above 0")
 below_one: Rule = (lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+
+# No run needs more. What is larger is a slip of the keyboard, and would otherwise end in hours of waiting, or in an
+# error of the operating system.
+STEPS = PROBLEMS = 10_000_000
+TOKENS = COMPLETIONS = 1_000_000
 
 # What grpo/alarms.py watches for.
 ALARMS = (
@@ -310,93 +314,118 @@ ENGINES = ("continuous_batching", *VLLM)
 COMMON: dict[str, Rule] = {
     "seed": between(0, 2**32 - 1),
     "device": one_of("cpu", "cuda"),
-    "threads": at_least(1),
-    "max_completion_length": at_least(1),
-    "eval_batch_size": at_least(1),
+    "threads": between(1, 1_024),
+    "max_completion_length": between(1, TOKENS),
+    "eval_batch_size": between(1, COMPLETIONS),
+    "model.parameters": between(1, 1e14),
     "model.init": one_of("pretrained", "random"),
-    "model.num_layers": at_least(1),
+    "model.num_layers": between(1, 1_000),
     "model.dtype": one_of("float32", "bfloat16"),
-    "model.lora_rank": at_least(0),
-    "model.lora_alpha": at_least(1),
+    "model.lora_rank": between(0, 8_192),
+    "model.lora_alpha": between(1, 65_536),
     "model.lora_dropout": below_one,
     "data.name": one_of("arithmetic", "gsm8k", "jsonl"),
-    "data.train_problems": at_least(1),
-    "data.eval_problems": at_least(1),
-    "data.validation_problems": at_least(1),
+    "data.train_problems": between(1, PROBLEMS),
+    "data.eval_problems": between(1, PROBLEMS),
+    "data.validation_problems": between(1, PROBLEMS),
+    "data.seed": between(0, 2**32 - 1),
     "data.min_steps": between(1, 4),
     "data.max_steps": between(1, 4),
     "data.max_number": between(100, 10_000),
     "data.gold": one_of("number", "text"),
     "rollout.name": one_of(*SETTINGS),
     "rollout.top_p": (lambda value: 0 < value <= 1, "must lie above 0 and not above 1"),
-    "rollout.top_k": at_least(0),
+    "rollout.top_k": between(0, 1_000_000),
     "rollout.min_p": between(0, 1),
-    "rollout.repetition_penalty": above_zero,
+    "rollout.repetition_penalty": between(0.01, 100),
     "rollout.correction": one_of("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
-    "rollout.correction_max": at_least(1, "a ratio of 1 is right where the engine and the trainer agree"),
-    "rollout.correction_min": (lambda value: 0 <= value <= 1, "must lie within 0 and 1"),
+    "rollout.correction_max": between(1, 1_000_000, "a ratio of 1 is right where the engine and the trainer agree"),
+    "rollout.correction_min": between(0, 1),
     "rollout.memory": (lambda value: 0 < value < 1, "must lie above 0 and below 1"),
-    "rollout.tensor_parallel": at_least(1),
+    "rollout.tensor_parallel": between(1, 1_024),
     "rollout.server": (
         lambda value: re.fullmatch(r"https?://[\w.\[\]:-]+(/[\w./-]*)?", value) is not None,
         "must be an address such as http://localhost:8000",
     ),
-    "rollout.server_timeout": at_least(0),
+    "rollout.server_timeout": between(0, 86_400),
     "rollout.group_port": between(1, 65535),
 }
 RULES: dict[type, dict[str, Rule]] = {
     Config: {
-        "num_generations": at_least(2, "an advantage compares the completions of one prompt"),
-        "prompts_per_step": at_least(1),
-        "micro_batch_size": at_least(1),
-        "max_steps": at_least(1),
-        "num_train_epochs": above_zero,
-        "max_prompt_length": at_least(1),
-        "logging_steps": at_least(1),
-        "eval_steps": at_least(1),
-        "save_steps": at_least(1),
-        "save_total_limit": at_least(2, "a damaged checkpoint must leave one to go back to"),
+        "num_generations": between(2, 65_536, "an advantage compares the completions of one prompt"),
+        "prompts_per_step": between(1, 65_536),
+        "micro_batch_size": between(1, COMPLETIONS),
+        "max_steps": between(1, STEPS),
+        "num_train_epochs": between(0.0001, 100_000),
+        "max_prompt_length": between(1, TOKENS),
+        "logging_steps": between(1, STEPS),
+        "eval_steps": between(1, STEPS),
+        "save_steps": between(1, STEPS),
+        "save_total_limit": between(2, STEPS, "a damaged checkpoint must leave one to go back to"),
         "on_nonfinite": one_of("stop", "skip"),
-        "alarm_window": at_least(2),
+        "alarm_window": between(2, STEPS),
         "stop_on": (lambda value: set(value) <= set(ALARMS), f"must be a list of {', '.join(ALARMS)}"),
-        "temperature": above_zero,
+        "temperature": between(0.0001, 100),
         "optimizer.name": one_of("adamw_torch", "adamw_8bit", "adafactor", "sgd"),
-        "optimizer.lr": above_zero,
-        "optimizer.weight_decay": at_least(0),
+        "optimizer.lr": between(1e-12, 100),
+        "optimizer.weight_decay": between(0, 100),
         "optimizer.beta1": below_one,
         "optimizer.beta2": below_one,
-        "optimizer.max_grad_norm": above_zero,
+        "optimizer.max_grad_norm": between(1e-9, 1e9),
         "optimizer.schedule": one_of("cosine", "linear", "constant", "constant_with_warmup"),
         "optimizer.warmup": (
-            lambda value: 0 <= value < 1 or value == int(value) >= 1,
-            "must be a share of the steps below 1, or a whole number of steps",
+            lambda value: 0 <= value < 1 or STEPS >= value == int(value) >= 1,
+            f"must be a share of the steps below 1, or a whole number of steps up to {STEPS:,}",
         ),
         "algorithm.loss_type": one_of("grpo", "bnpo", "dr_grpo", "dapo"),
-        "algorithm.beta": at_least(0),
+        "algorithm.beta": between(0, 1_000),
         "algorithm.scale_rewards": one_of("group", "batch", "none"),
-        "algorithm.epsilon": above_zero,
-        "algorithm.epsilon_high": above_zero,
+        "algorithm.epsilon": between(1e-6, 100),
+        "algorithm.epsilon_high": between(1e-6, 100),
         "algorithm.importance_sampling_level": one_of("token", "sequence"),
-        "algorithm.num_iterations": at_least(1),
-        "algorithm.steps_per_generation": at_least(1),
+        "algorithm.num_iterations": between(1, 1_000),
+        "algorithm.steps_per_generation": between(1, 1_000),
         "tracking.name": one_of("wandb", "trackio", "tensorboard", "none"),
-        "tracking.completions_every": at_least(1),
-        "tracking.completions_rows": at_least(0),
+        "tracking.completions_every": between(1, STEPS),
+        "tracking.completions_rows": between(0, 100_000),
     },
     EvaluateConfig: {
         "name": (
-            lambda value: re.fullmatch(r"[\w.-]*\w", value) is not None,
-            "must be a file name of letters, digits, dots, dashes and underscores",
+            lambda value: re.fullmatch(r"[\w.-]{0,99}\w", value) is not None,
+            "must be a file name of at most 100 letters, digits, dots, dashes and underscores",
         ),
         "samples": between(1, 256),
-        "temperature": at_least(0),
-        "show": at_least(0),
+        "temperature": (
+            lambda value: value == 0 or 0.0001 <= value <= 100,
+            "must be 0, which answers greedily, or between 0.0001 and 100",
+        ),
+        "show": between(0, PROBLEMS),
     },
     AuditConfig: {"fail_on": one_of("warning", "note")},
 }
+WEIGHT = between(-1_000_000, 1_000_000)
+# The settings that name a file or a folder.
+PATHS = (
+    "model.path",
+    "data.path",
+    "data.train_file",
+    "data.test_file",
+    "data.validation_file",
+    "reward_files",
+    "resume",
+    "run",
+    "baseline",
+    "completions",
+)
 RULES[PlanConfig] = RULES[Config] | {
-    "world_size": at_least(1),
+    "world_size": between(1, 1_000_000),
     "sharding": one_of("ddp", "zero2", "zero3", "fsdp2"),
+    "hardware.device": one_of("cpu", "cuda"),
+    "hardware.memory": between(0.1, 1_000_000),
+    "hardware.flops_bf16": between(1, 1e21),
+    "hardware.flops_fp32": between(1, 1e21),
+    "hardware.bandwidth": between(1, 1e18),
+    "hardware.link": between(1, 1e18),
 }
 
 
@@ -415,14 +444,17 @@ def load(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
 
 
 def typed(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
-    """The composed settings as a `schema`, unchecked but for the names and types.
+    """The composed settings as a `schema`, unchecked but for names, types and the form of paths.
 
     Raises:
-        UserError: a key that no setting has.
+        UserError: a key that no setting has, or a value of another type.
     """
-    _refuse_unknown_keys(composed, schema, "")
-    config = from_environment(OmegaConf.to_object(composed), OmegaConf.to_container(composed, resolve=False))
+    with readable(schema):
+        _refuse_unknown_keys(composed, schema, "")
+        resolved = OmegaConf.to_object(composed)
+    config = from_environment(resolved, OmegaConf.to_container(composed, resolve=False))
     assert isinstance(config, schema)
+    _check_shape(config)
     return config
 
 
@@ -451,23 +483,33 @@ def absolute(setting: str, path: str) -> str:
 
 def _refuse_unknown_keys(node: Any, schema: Any, prefix: str) -> None:
     """The schema refuses a plain misspelt key by itself; `+key=` gets past it."""
-    known = {item.name: item.type for item in fields(schema)}
+    known = settings_of_schema(schema)
     for key in node:
-        if key not in known:
-            raise UserError(f"{prefix}{key}: there is no such setting.{nearest(str(key), known)}")
-        if is_dataclass(known[key]):
-            _refuse_unknown_keys(node[key], known[key], f"{prefix}{key}.")
+        if f"{prefix}{key}" not in known:
+            raise UserError(no_such_setting(f"{prefix}{key}", schema))
+        if is_dataclass(known[f"{prefix}{key}"]):
+            _refuse_unknown_keys(node[key], schema, f"{prefix}{key}.")
+
+
+def _check_shape(config: AnyConfig) -> None:
+    """What a list holds, which the schema does not say, and paths that no file can have."""
+    for key, kind in _lists(type(config)).items():
+        values: Any = value_of(config, key) or []
+        if not all(isinstance(value, kind) for value in values):
+            what = "text" if kind is str else "whole numbers"
+            raise UserError(f"{key}={shortened(values)}: must be a list of {what}, with no list or mapping inside it.")
+    for key in PATHS:
+        for path in _paths(config, key):
+            if fault := path_fault(path):
+                raise UserError(f"{key}={shortened(path)}: {fault}.")
 
 
 def check(config: AnyConfig) -> None:
     common = COMMON if isinstance(config, Common) else {}
     for key, (holds, rule) in (common | RULES.get(type(config), {})).items():
-        value: Any = config
-        for name in key.split("."):
-            value = getattr(value, name)
-        finite = not isinstance(value, float) or math.isfinite(value)
-        if value is not None and not (finite and holds(value)):
-            raise UserError(f"{key}={value}: {rule if finite else 'must be a finite number'}.")
+        _check_value(key, value_of(config, key), holds, rule)
+    for name, weight in config.rewards.items():
+        _check_value(f"rewards.{name}", weight, *WEIGHT)
     if isinstance(config, AuditConfig):
         return
     _check_data(config.data)
@@ -483,10 +525,50 @@ def check(config: AnyConfig) -> None:
     if isinstance(config, Config):
         if config.trust_run and config.resume is None:
             raise UserError("trust_run=true: is about the run directory of resume=FOLDER; leave it out.")
+        _check_batch(config)
         if config.model.load_in_4bit and not config.model.lora_rank:
             raise UserError("model.load_in_4bit=true: weights of 4 bits are not trained; add model.lora_rank=16.")
     if isinstance(config, EvaluateConfig):
         _check_sampling(config)
+
+
+def _check_value(key: str, value: Any, holds: Callable[[Any], bool], rule: str) -> None:
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if value is not None and not (finite and holds(value)):
+        raise UserError(f"{key}={shortened(value)}: {rule if finite else 'must be a finite number'}.")
+
+
+def value_of(config: Any, key: str) -> Any:
+    """The value of the setting `key`, as in `optimizer.lr`; None where its group is not set or there is none."""
+    for name in key.split("."):
+        config = getattr(config, name, None)
+    return config
+
+
+def _lists(schema: type[Any]) -> dict[str, type]:
+    """The settings that are lists, with the type of their elements."""
+    found = {}
+    for item in fields(schema):
+        for kind in (item.type, *get_args(item.type)):
+            if get_origin(kind) is list:
+                found[item.name] = get_args(kind)[0]
+    return found
+
+
+def _paths(config: Any, key: str) -> list[str]:
+    value = value_of(config, key)
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _check_batch(config: Config) -> None:
+    completions = config.prompts_per_step * config.num_generations * config.algorithm.steps_per_generation
+    if completions > COMPLETIONS:
+        steps = config.algorithm.steps_per_generation
+        raise UserError(
+            f"prompts_per_step={config.prompts_per_step} x num_generations={config.num_generations}"
+            + f" x algorithm.steps_per_generation={steps}" * (steps > 1)
+            + f" = {completions:,} completions sampled at once: at most {COMPLETIONS:,} are possible."
+        )
 
 
 def _check_rollout(config: Common) -> None:
@@ -560,8 +642,8 @@ def _check_data(data: DataConfig) -> None:
 def _check_sampling(config: EvaluateConfig) -> None:
     if config.samples > 1 and config.temperature == 0:
         raise UserError(f"samples={config.samples}: greedy answers are all alike; add temperature=1.0.")
-    if config.k is not None and (not config.k or min(config.k) < 1):
-        raise UserError(f"k={config.k}: must be a list of whole numbers from 1 on, k=[1,8].")
+    if config.k is not None and (not config.k or min(config.k) < 1 or max(config.k) > COMPLETIONS):
+        raise UserError(f"k={shortened(config.k)}: must be a list of whole numbers from 1 to {COMPLETIONS:,}, k=[1,8].")
     if config.k is not None and config.completions is None and max(config.k) > config.samples:
         raise UserError(f"k={config.k}: must not exceed samples={config.samples}.")
     for name, value in distorting(config.rollout).items():
@@ -586,7 +668,13 @@ def undistorted(rollout: RolloutConfig) -> RolloutConfig:
     return replace(rollout, top_p=None, top_k=None, min_p=None, repetition_penalty=None)
 
 
-SWEEPER: dict[str, Rule] = {"parallel": at_least(1), "step_seconds": above_zero, "n_trials": at_least(1)}
+SWEEPER: dict[str, Rule] = {
+    "parallel": between(1, 1_000),
+    "step_seconds": between(0.001, 1_000_000),
+    "n_trials": between(1, MOST_JOBS),
+    "seed": between(0, 2**31),
+    "trial": between(0, MOST_JOBS),
+}
 Sweeper = TypeVar("Sweeper", bound=SweeperConfig)
 
 
@@ -602,12 +690,14 @@ def load_sweeper(composed: DictConfig, schema: type[Sweeper]) -> Sweeper:
         try:
             settings[item.name] = value
         except OmegaConfBaseException as error:
-            raise UserError(f"hydra.sweeper.{item.name}={value}: {first_line(error)}.") from error
-        holds, rule = SWEEPER.get(item.name, (bool, ""))
-        if rule and settings[item.name] is not None and not holds(settings[item.name]):
-            raise UserError(f"hydra.sweeper.{item.name}={value}: {rule}.")
+            raise UserError(f"hydra.sweeper.{item.name}={shortened(value)}: {first_line(error)}.") from error
+        if item.name in SWEEPER:
+            _check_value(f"hydra.sweeper.{item.name}", settings[item.name], *SWEEPER[item.name])
     loaded = OmegaConf.to_object(settings)
     assert isinstance(loaded, schema)
+    for name in _lists(schema):
+        if not all(isinstance(each, str) for each in getattr(loaded, name)):
+            raise UserError(f"hydra.sweeper.{name}={shortened(getattr(loaded, name))}: must be a list of text.")
     return loaded
 
 
@@ -694,6 +784,7 @@ def as_schema(settings: dict[str, Any], schema: type[Schema]) -> Schema:
         merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), shared))
     config = from_environment(merged, shared)
     assert isinstance(config, schema)
+    _check_shape(config)
     check(config)
     return located(config)
 
@@ -720,8 +811,10 @@ def readable(schema: type[Any] = Config) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, schema)) from error
-    except ValueError as error:
-        if "Config group override" not in str(error):
+    except (ValueError, RuntimeError, OverflowError) as error:
+        ours = ("Config group override", "too large to convert", "Unable to configure")
+        # A log that cannot be opened is no mistake in the settings of logging.
+        if not any(text in str(error) for text in ours) or isinstance(error.__cause__, OSError):
             raise
         raise UserError(explain(error, schema)) from error
 
@@ -729,58 +822,119 @@ def readable(schema: type[Any] = Config) -> Iterator[None]:
 def explain(error: Exception, schema: type[Any]) -> str:
     """What Hydra or OmegaConf refused, in one line: the key, the value, the rule, the known names."""
     text, cause = str(error), str(error.__cause__ or "")
-    if match := re.search(r"Could not override '([^']+)'", text):
-        key = match[1]
-        if key.startswith("hydra."):
-            return f"{key}: Hydra, its sweeper and its launcher have no such setting; theirs stand in conf/hydra/."
-        if key.startswith("rewards."):
-            return f"{key}: the composed stack has no such reward; add one with +{key}=WEIGHT."
-        return f"{key}: there is no such setting.{_nearest_setting(key, schema)}"
+    if isinstance(error, OverrideParseException):
+        return unreadable(error.override)
+    if isinstance(error, MissingConfigException) and (match := re.search(r"primary config '([^']+)'", text)):
+        return f"--config-name {match[1]}: there is no file {match[1]}.yaml in conf/ or in the folder of --config-dir."
+    if match := re.search(r"Could not override '([^']+)'(?:.*\+([^\n]*))?", text, re.DOTALL):
+        return no_such_setting(match[1], schema)
     if match := re.search(r"Could not (?:find|load) '((?:hydra/)?[^'/]+)/([^']+?)(?:\.yaml)?'", text):
-        group, name = match.groups()
-        other = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
-        return f"{group}={name}: there is no such {group}.{nearest(name, options(group))}{other}"
+        return _no_such_option(match[1], match[2], getattr(error, "options", None))
+    if match := re.search(r"Key '([^']+)' not in '\w+'\s*full_key: (\S+)", text + cause):
+        return no_such_setting(match[2], schema)
+    if match := re.search(r"Interpolation key '([^']+)' not found\s*full_key: (\S+)", text):
+        return f"{match[2]}=${{{match[1]}}}: there is no setting {match[1]} to take a value from."
+    if match := re.search(r"Unsupported interpolation type (\S+)\s*full_key: (\S+)", text):
+        return f"{match[2]}=${{{match[1]}:...}}: there is no resolver {match[1]}."
+    if match := re.search(r"missing \d+ required positional arguments?: ([^\n]+)", text):
+        return f"{match[1]}: removed or missing; every setting needs a value, null where that is possible."
     if match := re.search(r"raised while resolving interpolation: (.*)\n\s*full_key: (\S+)", text):
         return f"{match[2]}: {match[1]}."
-    if "LexerNoViableAlt" in text:
-        typed_in = text.partition(": ")[2].splitlines()[0].strip()
-        return f"{typed_in}: a value with other than plain characters is quoted twice, 'key=\"value\"'."
-    if match := re.search(r"Error merging override (\S+)", text):
+    if match := re.search(r"too large to convert to float\s*full_key: (\S+)", text):
+        return f"{match[1]}: a number of hundreds of digits, which is too large for any setting."
+    if match := re.search(r"Error merging override (.+)", text, re.DOTALL):
+        given = shortened(match[1])
         if "is not a ListConfig" in cause:
             key, _, value = match[1].partition("=")
-            return f"{match[1]}: a list is written in brackets, {key}=[{value}]."
-        return f"{match[1]}: {cause.splitlines()[0].rstrip('.')}."
+            return f"{given}: a list is written in brackets, {key}=[{shortened(value)}]."
+        if "is not Optional" in cause:
+            return f"{given}: it needs a value."
+        return f"{given}: {shortened(cause.splitlines()[0]).rstrip('.')}."
     if match := re.search(r"Multiple values for (\w+)", text):
         return f"+{match[1]}=...: {match[1]} has a place in the defaults already; leave out the plus."
-    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{match[1]}: several values are a multirun; add -m."
+    if match := re.search(r"Ambiguous value for argument '(.+)'\n1\.", text, re.DOTALL):
+        return _several_values(match[1], schema)
+    if match := re.search(r"Sweep parameters '(.+)' requires --multirun", text, re.DOTALL):
+        return _several_values(match[1], schema)
+    if "Unable to configure" in text:
+        why = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
+        return f"hydra/job_logging, hydra/hydra_logging: logging cannot be set up so{why}; leave these settings out."
     if "Config group override" in text:
         return f"{text.rstrip('.')}; a group takes the name of one of its files, as in model=tiny."
     if match := re.search(r"Could not (?:delete from config|append to config)[^']*'?([\w.@/]+)", text):
         return f"{match[1]}: {text.splitlines()[0]}"
-    if "Error parsing override" in text or "mismatched input" in text or "no viable alternative" in text.lower():
-        given = re.search(r"Error parsing override '([^']*)'", text)
-        name = f"{given[1]}: " if given else ""
-        return f"{name}not a setting; write key=value, and quote a value with = or spaces twice, 'key=\"a b\"'."
-    return " ".join(
-        text.replace("See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details", "").split()
-    )
+    return " ".join(text.split())
+
+
+def _no_such_option(group: str, name: str, known: Sequence[str] | None) -> str:
+    """`known`: what Hydra finds in conf/, in its own package and in folders of the user's."""
+    other = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
+    names = options(group) if known is None else known
+    return f"{group}={name}: {group} has no option '{name}'.{nearest(name, names)}{other}"
 
 
 def options(group: str) -> list[str]:
     """The files of a group of `conf/`."""
-    return [file.stem for file in (CONF / group).glob("*.yaml")] + ["basic"] * (group == "hydra/launcher")
+    return [file.stem for file in (CONF / group).glob("*.yaml")]
 
 
-def _nearest_setting(key: str, schema: type[Any]) -> str:
-    """What may have been meant by `key`, and the names of the level it was looked for on."""
-    top = {item.name for item in fields(schema)} | ({"experiment"} if issubclass(schema, Config) else set())
-    levels = {
-        item.name: [inner.name for inner in fields(item.type)] for item in fields(schema) if is_dataclass(item.type)
-    }
-    below = [f"{group}.{name}" for group, names in levels.items() for name in names]
-    same_name = [dotted for dotted in below if dotted.split(".")[1] == key]
-    close = same_name or get_close_matches(key, [*top, *below], n=1)
-    group, _, _ = key.partition(".")
-    known = levels.get(group, top) if "." in key else top
-    return (f" Did you mean '{close[0]}'?" if close else "") + f" Known: {', '.join(sorted(known))}."
+def _several_values(override: str, schema: type[Any]) -> str:
+    """A list of values where one is due: what is meant depends on the type of the setting."""
+    key, _, value = override.lstrip("+").partition("=")
+    kind = settings_of_schema(schema).get(key)
+    given = shortened(override)
+    if kind in (str, str | None) and not re.match(r"\w+\(", value):
+        return (
+            f"{given}: a text with a comma needs quotes within quotes, {typed_in_shell(key, value)}; a sweep needs -m."
+        )
+    if key in _lists(schema):
+        return f"{given}: a list is written in brackets, {key}=[{shortened(value)}]; a sweep needs -m."
+    return f"{given}: several values are a sweep, which needs -m."
+
+
+def settings_of_schema(schema: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Every setting of a schema by its full key, with its type; a group by its name, with its schema."""
+    found: dict[str, Any] = {}
+    for item in fields(schema):
+        found[f"{prefix}{item.name}"] = item.type
+        for kind in (item.type, *get_args(item.type)):
+            if is_dataclass(kind) and isinstance(kind, type):
+                found |= settings_of_schema(kind, f"{prefix}{item.name}.")
+    return found
+
+
+def no_such_setting(key: str, schema: type[Any]) -> str:
+    """What may have been meant by `key`; the names of its level only where nothing comes close."""
+    if "@" in key or key.partition(".")[0] == "experiment":
+        return f"{key}: a file of the group experiment starts with the line `# @package _global_`; this one does not."
+    if key.startswith("rewards."):
+        return f"{key}: the composed stack has no such reward; add one with +{key}=WEIGHT."
+    return f"{key}: there is no such setting.{likely(key, schema)}"
+
+
+def likely(key: str, schema: type[Any]) -> str:
+    """What may have been meant by a setting that there is not, to stand at the end of a message."""
+    settings = settings_of_schema(schema)
+    leaf = key.rpartition(".")[2]
+    same = [name for name in settings if name.rpartition(".")[2] == leaf]
+    if 0 < len(same) <= 3:
+        return f" Did you mean {_either(same)}?"
+    # Of commands that do not train, only the settings that they have.
+    if (known := hint(key)) and (issubclass(schema, Config) or known.ours.partition("=")[0] in settings):
+        note = f": {known.note}" if known.note else ""
+        return f" Here it is {known.ours}{note}." if known.ours else f" It has no counterpart here{note}."
+    if key.startswith("hydra."):
+        return " Those of Hydra, its sweeper and its launcher stand in conf/hydra/."
+    close = get_close_matches(key, settings, n=1, cutoff=0.7) or [
+        name for name in settings if get_close_matches(leaf, [name.rpartition(".")[2]], cutoff=0.8)
+    ]
+    if 0 < len(close) <= 3:
+        return f" Did you mean {_either(close)}?"
+    group = key.partition(".")[0] + "."
+    level = [name.removeprefix(group) for name in settings if "." in key and name.startswith(group)]
+    top = [name for name in settings if "." not in name] + ["experiment"] * issubclass(schema, Config)
+    return f" Known: {', '.join(sorted(level or top))}."
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(f"'{name}'" for name in names)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class UserError(Exception):
@@ -11,6 +12,17 @@ class UserError(Exception):
 def first_line(error: Exception) -> str:
     """What a library's error says, in one line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+
+
+def shortened(value: Any, longest: int = 200) -> str:
+    """A value as a message shows it: what is longer than a few lines is shortened."""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest // 2]}... ({len(text):,} characters)"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -119,3 +119,22 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def json_text(content: dict[str, Any]) -> str:
     return json.dumps(sources(content), indent=2, ensure_ascii=False) + "\n"
+
+
+LONGEST_PATH, LONGEST_NAME = 2_000, 255  # bytes; Linux takes 4,096, of which what a run writes below it needs some
+
+
+def path_fault(path: str) -> str | None:
+    """Why no file can have this path on any machine; None where one can."""
+    encoded = path.encode("utf-8", "surrogateescape")
+    if len(encoded) > LONGEST_PATH:
+        return f"a path has at most {LONGEST_PATH:,} bytes"
+    if any(len(name) > LONGEST_NAME for name in encoded.split(b"/")):
+        return f"a file name has at most {LONGEST_NAME} bytes"
+    if "\0" in path:
+        return "a path has no NUL character"
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        return f"this machine has no user {path.partition('/')[0].removeprefix('~')}; write the path in full"
+    return None

@@ -1,6 +1,5 @@
 """The folder of a run: one owner at a time, its settings, and going on with it where it was left."""
 
-import json
 import os
 import re
 import shlex
@@ -16,12 +15,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from grpo import overrides as typed_overrides
 from grpo import ranks
 from grpo.checkpoint import RECORDS, newest_whole, put_back, ranks_of, sharding_of, step_of
-from grpo.config import Config, NotSet, as_schema, check, flat, readable, saved_settings
+from grpo.config import Config, NotSet, as_schema, check, flat, saved_settings
 from grpo.console import say, shortest
-from grpo.errors import UserError, first_line
-from grpo.files import json_object, read, written_aside, yaml_settings
+from grpo.errors import UserError, first_line, shortened
+from grpo.files import json_object, path_fault, read, written_aside, yaml_settings
 from grpo.redact import masked_overrides, stored
 from grpo.tracking import Label, run_name
 from grpo.trust import require_trust, sign
@@ -203,15 +203,19 @@ def going_on(arguments: Sequence[str]) -> list[str]:
     arguments = [_without_link(each) for each in arguments]
     if (value := _typed(arguments, "resume")) is None:
         return arguments
+    if not isinstance(value, str | list | dict):  # the folder 1e5 or true, not the number or the boolean
+        value = _typed_text(arguments, "resume")
     if elsewhere := [each for each in arguments if each.startswith("hydra.run.dir=")]:
         raise UserError(f"{elsewhere[0]}: with resume=FOLDER a run goes on in FOLDER; leave it out.")
     if value == "":
         raise UserError("resume=: give the folder of a run, resume=outputs/DATE/TIME.")
-    if "-m" in arguments or "--multirun" in arguments or not isinstance(value, str | int):
+    if "-m" in arguments or "--multirun" in arguments or not isinstance(value, str):
         raise UserError(
             "resume: goes on with one run. A sweep goes on with its own command and hydra.sweep.dir=FOLDER, its folder."
         )
-    folder = followed(Path(str(value)).expanduser())
+    if fault := path_fault(value):
+        raise UserError(f"resume={shortened(value)}: {fault}.")
+    folder = followed(Path(value).expanduser())
     saved = overrides_of(folder)
     require_trust(
         folder,
@@ -260,15 +264,18 @@ def point_latest(folder: Path) -> None:
 
 def _typed(arguments: Sequence[str], key: str) -> Any:
     """The value of a setting among the arguments of a command; None if it is not there."""
-    typed = [each for each in arguments if each.lstrip("+").startswith(f"{key}=")]
-    with readable():
-        return OverridesParser.create().parse_override(typed[-1]).value() if typed else None
+    typed = _typed_text(arguments, key)
+    return None if typed is None else typed_overrides.parse([f"{key}={typed}"])[0].value()
+
+
+def _typed_text(arguments: Sequence[str], key: str) -> str | None:
+    typed = [each.partition("=")[2] for each in arguments if each.lstrip("+").startswith(f"{key}=")]
+    return typed[-1] if typed else None
 
 
 def quoted(folder: Path) -> str:
     """A path as Hydra takes it for a value."""
-    text = str(folder)
-    return text if re.fullmatch(r"[\w./-]+", text, re.ASCII) else json.dumps(text, ensure_ascii=False)
+    return typed_overrides.quoted(str(folder))
 
 
 def settings_of(folder: Path) -> Config:

@@ -17,6 +17,7 @@ from grpo.device import check_device
 from grpo.engines import require_package, require_server
 from grpo.errors import UserError
 from grpo.hub import resolve
+from grpo.overrides import refuse_too_many_jobs
 from grpo.rewards import build_rewards
 from grpo.tracking import check_tracking
 
@@ -49,10 +50,12 @@ def values_listed(context: HydraContext, arguments: Sequence[str]) -> dict[str, 
     """key -> an override for each of its values.
 
     Raises:
-        UserError: a list without values, or a range that cannot be counted through.
+        UserError: a list without values, a range that cannot be counted through, or more jobs than are possible.
     """
     listed: dict[str, list[str]] = {}
-    for override in OverridesParser.create(context.config_loader).parse_overrides(list(arguments)):
+    given = OverridesParser.create(context.config_loader).parse_overrides(list(arguments))
+    refuse_too_many_jobs(given)
+    for override in given:
         key = override.get_key_element()
         if not override.is_sweep_override():
             listed[key] = [f"{key}={override.get_value_element_as_str()}"]

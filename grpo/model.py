@@ -132,6 +132,11 @@ def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
         _check_architecture(architecture, config)
         if config.init == "random":
             if config.num_layers is not None:
+                if config.num_layers > architecture.num_hidden_layers:
+                    raise UserError(
+                        f"model.num_layers={config.num_layers}: must be at most {architecture.num_hidden_layers}, the "
+                        f"layers of {config.path}."
+                    )
                 architecture.num_hidden_layers = config.num_layers
                 if getattr(architecture, "layer_types", None):
                     architecture.layer_types = architecture.layer_types[: config.num_layers]

@@ -15,6 +15,7 @@ from grpo.console import FIGURES
 from grpo.errors import UserError, first_line, nearest
 from grpo.folder import outcome
 from grpo.launching import on_this_machine
+from grpo.overrides import values_of
 
 if TYPE_CHECKING:
     import optuna
@@ -126,10 +127,8 @@ def _distribution(override: Override) -> "optuna.distributions.BaseDistribution"
         low = values.start
         if isinstance(values, RangeSweep):
             step = values.step
-            listed = list(values.range())
-            # Rounded, because steps of a float add up to a little less than Optuna would count.
-            low, high = (listed[0], round(listed[-1], 9)) if listed else (0, -1)
-        if low is None or high is None or low > high or (log and low <= 0):
+            low, high = low or 0, _last(values, values_of(override))
+        if low is None or high is None or low > high or (step or 0) < 0 or (log and low <= 0):
             rule = "with tag(log,...) it starts above 0" if log else "it goes from the lower to the higher value"
             raise UserError(f"{override.input_line}: the range is empty; {rule}.")
         if isinstance(low, int) and isinstance(high, int) and isinstance(step, int | None):
@@ -139,6 +138,16 @@ def _distribution(override: Override) -> "optuna.distributions.BaseDistribution"
     if not choices:
         raise UserError(f"{override.input_line}: the list is empty, so there is nothing to choose from.")
     return CategoricalDistribution(choices)
+
+
+def _last(values: RangeSweep, count: int) -> float:
+    """The last of the `count` values of a range; below its start where there are none."""
+    start, step = values.start or 0, values.step
+    if not count:
+        return start - abs(step)
+    # Rounded, because steps of a float add up to a little less than Optuna would count.
+    last = start + (count - 1) * step
+    return last if isinstance(last, int) else round(last, 9)
 
 
 def at_the_edges(space: dict[str, "optuna.distributions.BaseDistribution"], fixed: Sequence[str]) -> list[list[str]]:

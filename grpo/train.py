@@ -26,7 +26,7 @@ from rich.console import RenderableType
 from grpo import ranks
 from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
 from grpo.checkpoint import step_of
-from grpo.command import Jobs, command, job, task_overrides
+from grpo.command import Jobs, ending, job, run_app, task_overrides
 from grpo.config import CONF, ENGINES, Config, as_schema, flat, load, located, typed, undistorted
 from grpo.console import (
     answers,
@@ -622,7 +622,7 @@ def start() -> None:
     Jobs.typed = sys.argv[1:]
     try:
         sys.argv[1:] = sorted(going_on(Jobs.typed), key=lambda argument: argument not in ("-m", "--multirun"))
-        app()
+        run_app(app, Config)
     finally:
         ranks.announce(None)  # there was no run, only --help or a mistake
 
@@ -639,7 +639,8 @@ def main() -> None:
 
 def by_command_line() -> None:
     try:
-        command(start, Config, "Interrupted: no results of this run were written.")
+        with ending(Config, "Interrupted: no results of this run were written."):
+            start()
     except RuntimeError as error:
         if not ranks.lost(error):
             raise

@@ -94,6 +94,7 @@ class Process:
         server: "subprocess.Popen[str]",
         folder: Path,
         *arguments: str,
+        module: str = "train",
         kill: Any = None,
         files: dict[str, str] | None = None,
         **environment: str,
@@ -103,7 +104,8 @@ class Process:
         for path in self.files.values():
             path.unlink(missing_ok=True)
         files = {name: str(path) for name, path in self.files.items()} | (files or {})
-        job = {"cwd": str(folder), "arguments": arguments, "kill": kill, "environment": environment, **files}
+        job = {"cwd": str(folder), "module": module, "arguments": arguments, "kill": kill, **files}
+        job["environment"] = environment
         assert server.stdin and server.stdout
         server.stdin.write(json.dumps(job) + "\n")
         server.stdin.flush()
@@ -154,13 +156,13 @@ def server():
 
 @pytest.fixture
 def start(server, tmp_path):
-    """Start `python -m grpo.train ARGUMENTS` in an empty folder, within a second; one at a time.
+    """Start `python -m grpo.MODULE ARGUMENTS` in an empty folder, within a second; one at a time.
 
     `files` are other places for its stdout and stderr.
     """
 
-    def call(*arguments: str, kill: Any = None, files: dict[str, str] | None = None, **environment: str) -> Process:
-        started.append(Process(server, tmp_path, *arguments, kill=kill, files=files, **environment))
+    def call(*arguments: str, **settings: Any) -> Process:
+        started.append(Process(server, tmp_path, *arguments, **settings))
         return started[-1]
 
     started: list[Process] = []

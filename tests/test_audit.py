@@ -302,7 +302,7 @@ def test_findings_of_a_file(folder, rows: list, weights: dict, findings: list[st
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("rewards=verbatm", "rewards=verbatm: there is no such rewards. Did you mean 'verbatim'?"),
+        ("rewards=verbatm", "rewards=verbatm: rewards has no option 'verbatm'. Did you mean 'verbatim'?"),
         ("rewards.corectness=1", "rewards.corectness: the composed stack has no such reward"),
         ("+rewards.corectness=1", "rewards.corectness: there is no reward 'corectness'. Did you mean 'correctness'?"),
         ("completions=nowhere.jsonl", "completions: there is no file nowhere.jsonl."),

@@ -386,9 +386,9 @@ def a_protocol(folder: Path) -> dict:
     [
         (["run=nowhere"], "nowhere is not the folder of a run"),
         (["run=A", "samples=4"], "samples=4: greedy answers are all alike; add temperature=1.0."),
-        (["run=A", "samples=0"], "samples=0: must lie within 1 and 256."),
+        (["run=A", "samples=0"], "samples=0: must be between 1 and 256."),
         (["run=A", "samples=4", "temperature=1", "k=[1,8]"], "k=[1, 8]: must not exceed samples=4."),
-        (["run=A", "temperature=-1"], "temperature=-1.0: must be at least 0."),
+        (["run=A", "temperature=-1"], "temperature=-1.0: must be 0, which answers greedily, or between"),
         (["run=A", "rollout=generate", "rollout.top_p=0.9"], "greedy answers have no use for it; add temperature=1.0."),
         (["run=A", "rollout.top_p=0.9"], "rollout=fast samples from the policy's own distribution"),
         (["run=A", "name=a/b"], "name=a/b: must be a file name"),

@@ -331,10 +331,10 @@ def test_it_asks_neither_torch_nor_a_hub() -> None:
     ("typed", "said"),
     [
         (["experiment=gsm8k", "world_size=3"], "do not share out evenly over 3 processes. Nearest that do:"),
-        (["hardware=rtx309"], "hardware=rtx309: there is no such hardware. Did you mean 'rtx3090'?"),
+        (["hardware=rtx309"], "hardware=rtx309: hardware has no option 'rtx309'. Did you mean 'rtx3090'?"),
         (["hardware=h100"], "device=cpu: H100 80 GB is another one; add device=cuda, or take hardware=cpu."),
         (["sharding=zero4"], "sharding=zero4: must be one of ddp, zero2, zero3, fsdp2."),
-        (["world_size=0"], "world_size=0: must be at least 1."),
+        (["world_size=0"], "world_size=0: must be between 1 and 1,000,000."),
         (["max_prompt_length=null"], "max_prompt_length=null: a plan needs the longest prompt"),
         (["model.path=someone/something"], "its config.json is not on this machine, and a plan asks no hub."),
     ],

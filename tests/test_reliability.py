@@ -114,7 +114,10 @@ def test_two_runs_in_one_folder(start, slow, command, tmp_path: Path) -> None:
         (["resume="], "resume=: give the folder of a run"),
         (["resume=sweep", "hydra.run.dir=x"], "hydra.run.dir=x: with resume=FOLDER a run goes on in FOLDER"),
         (["resume=sweep"], "sweep is the folder of a sweep: type the sweep's own command once more"),
-        (["save_total_limit=1"], "save_total_limit=1: must be at least 2: a damaged checkpoint must leave one"),
+        (
+            ["save_total_limit=1"],
+            "save_total_limit=1: must be between 2 and 10,000,000: a damaged checkpoint must leave one",
+        ),
         (["on_nonfinite=go"], "on_nonfinite=go: must be one of stop, skip."),
     ],
 )

@@ -236,7 +236,7 @@ def test_the_command_as_typed(command, tmp_path) -> None:
         (["model=qwen2.5-0.5b"], "The model Qwen/Qwen2.5-0.5B-Instruct is not on this machine, and the hub cannot be"),
         (["model.path=/no/such/folder"], "model.path=/no/such/folder: there is no such folder"),
         (["max_prompt_length=5"], "max_prompt_length=5: every training prompt is longer"),
-        (["tracking.completions_rows=-1"], "tracking.completions_rows=-1: must be at least 0."),
+        (["tracking.completions_rows=-1"], "tracking.completions_rows=-1: must be between 0 and 100,000."),
     ],
 )
 def test_refusals_are_one_line(command, tmp_path, arguments: list[str], message: str) -> None:

@@ -1,8 +1,9 @@
-"""Runs of `grpo.train` as processes of their own, forked from one that has imported what takes seconds.
+"""Commands of ours as processes of their own, forked from one that has imported what takes seconds.
 
 Reads a JSON line a run, writes its process id, and its exit code when it has ended (minus the signal that killed it).
 """
 
+import importlib
 import json
 import os
 import signal
@@ -54,12 +55,10 @@ def child(job: dict[str, Any]) -> None:
     for stream, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.argv = ["grpo/train.py", *job["arguments"]]
-    from grpo import train
-
+    sys.argv = [f"grpo/{job['module']}.py", *job["arguments"]]
     if job["kill"]:
         kill_in(*job["kill"])
-    train.main()
+    importlib.import_module(f"grpo.{job['module']}").main()
 
 
 def main() -> None:
