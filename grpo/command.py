@@ -1,5 +1,7 @@
 """What every Hydra command does around its work: a user's mistake ends in one message and a non-zero exit."""
 
+import atexit
+import gc
 import io
 import os
 import shlex
@@ -80,6 +82,8 @@ def ending(schema: type[AnyConfig], interrupted: str) -> Iterator[None]:
     # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     guard_streams()
+    # At its end Python would search all objects of PyTorch for garbage, for seconds in which nothing is shown.
+    atexit.register(gc.freeze)
     try:
         check_process()
         with readable(schema):
