@@ -38,7 +38,7 @@ def run(config: AuditConfig) -> list[Finding]:
     Raises:
         UserError: anything that the user can mend, and findings on which the command shall fail.
     """
-    stack = build_rewards(config.rewards, config.reward_files)
+    stack = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
     weights = ", ".join(f"{name} {weight:g}" for name, weight in stack.weights.items() if weight)
     if config.completions is None:
         measured = measure(stack)

@@ -87,6 +87,7 @@ PROBES = (
     _number("18", "18", "18"),
     _number("18.0", "18.0", "18"),
     _number("$18", "$18", "18"),
+    _number("18 pens", "18 pens", "18"),
     _number("eighteen", "eighteen", "18"),
     _number("１８ (full-width)", "１８", "18"),
     _number("-5", "-5", "-5", "It is 3 degrees and gets 8 degrees colder. How many degrees is it then?"),
@@ -351,7 +352,7 @@ def _numbers(m: Measured) -> Iterator[Finding]:
         if faults:
             text = f"{reward} reads numbers, but {', and '.join(faults)}."
             yield Finding("warning", text, (*refused, *foreign))
-        if small := [name for name in ("18.0", "$18") if name not in takes]:
+        if small := [name for name in ("18.0", "$18", "18 pens") if name not in takes]:
             trifles.setdefault(listing(small), []).append(reward)
     for answers, rewards in trifles.items():
         yield Finding("note", f"{answers} for 18: refused by {listing(rewards)}.")

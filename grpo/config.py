@@ -26,6 +26,7 @@ from grpo.errors import UserError, first_line, nearest, shortened
 from grpo.files import path_fault, read, yaml_settings
 from grpo.hints import hint
 from grpo.overrides import MOST_JOBS, typed_in_shell, unreadable
+from grpo.prompts import ANSWER_MATCHES
 from grpo.redact import from_environment, relocated, unset_variables
 
 # A checkout has conf/ beside the package; a wheel carries it inside.
@@ -58,6 +59,7 @@ class DataConfig:
     eval_problems: int | None
     validation_problems: int | None
     seed: int
+    answer_match: str
     # arithmetic alone
     min_steps: int | None = None
     max_steps: int | None = None
@@ -191,9 +193,15 @@ class EvaluateConfig(Common):
 
 
 @dataclass
-class AuditConfig:
-    """A stack of rewards put to the test; no policy, no data."""
+class AuditDataConfig:
+    answer_match: str
 
+
+@dataclass
+class AuditConfig:
+    """A stack of rewards put to the test; no policy, no problems."""
+
+    data: AuditDataConfig
     rewards: dict[str, float]
     reward_files: list[str]
     completions: str | None
@@ -333,6 +341,7 @@ COMMON: dict[str, Rule] = {
     "data.max_steps": between(1, 4),
     "data.max_number": between(100, 10_000),
     "data.gold": one_of("number", "text"),
+    "data.answer_match": one_of(*ANSWER_MATCHES),
     "rollout.name": one_of(*SETTINGS),
     "rollout.top_p": (lambda value: 0 < value <= 1, "must lie above 0 and not above 1"),
     "rollout.top_k": between(0, 1_000_000),
@@ -401,7 +410,7 @@ RULES: dict[type, dict[str, Rule]] = {
         ),
         "show": between(0, PROBLEMS),
     },
-    AuditConfig: {"fail_on": one_of("warning", "note")},
+    AuditConfig: {"fail_on": one_of("warning", "note"), "data.answer_match": one_of(*ANSWER_MATCHES)},
 }
 WEIGHT = between(-1_000_000, 1_000_000)
 # The settings that name a file or a folder.

@@ -14,7 +14,7 @@ from grpo.config import Config, DataConfig
 from grpo.console import shortest
 from grpo.errors import UserError
 from grpo.hub import prepare_hub, unreachable
-from grpo.prompts import chat, parse_number, prompt_ids
+from grpo.prompts import chat, one_number, parse_number, prompt_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -286,7 +286,8 @@ def _example(row: dict[str, Any], config: DataConfig) -> Example:
     assert config.question_column is not None and config.answer_column is not None
     question, answer = (text_of(row, key).strip() for key in (config.question_column, config.answer_column))
     gold = answer.rpartition("####")[2].strip()
-    if config.gold == "number" and parse_number(gold) is None:
+    number_in = parse_number if config.answer_match == "strict" else one_number
+    if config.gold == "number" and number_in(gold) is None:
         raise UserError(f"the gold answer {gold!r} is not a number; set data.gold=text for answers in words.")
     if not gold:
         raise UserError(f"nothing follows #### in '{config.answer_column}'.")

@@ -54,13 +54,13 @@ from grpo.data import Example, load_held_out, load_splits
 from grpo.device import require, slow_bfloat16, use_threads
 from grpo.errors import UserError
 from grpo.evaluation import (
-    EXTRACTION,
     Batch,
     Difference,
     Evaluation,
     answer,
     compare,
     evaluate,
+    extraction,
     made_now,
     pairs,
     problems_of,
@@ -110,7 +110,7 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
         subjects.insert(0, _baseline(config.baseline, subjects[0], config, composed, overrides))
         pairs(subjects[1].examples, subjects[0].examples)
     for key in _keys(overrides) if all(subject.made for subject in subjects) else ():
-        if key.partition(".")[0] in OF_POLICIES:
+        if key.partition(".")[0] in OF_POLICIES and key != "data.answer_match":
             raise UserError(f"{key}: completions=FILE asks no policy and has no use for it; leave it out.")
     # What can go wrong with either is found out before hours are spent on one.
     ready = [_prepare(subject) for subject in subjects]
@@ -164,8 +164,9 @@ def _baseline(
             f"baseline={given}: there is no such folder; give the folder of a run, a file of completions "
             f"({' or '.join(SUFFIXES)}), or before."
         )
-    # One stack scores both: totals of two stacks cannot be compared.
+    # One stack and one rule score both: totals of two stacks cannot be compared.
     subject.config.rewards, subject.config.reward_files = other.config.rewards, other.config.reward_files
+    subject.config.data = replace(subject.config.data, answer_match=other.config.data.answer_match)
     return subject
 
 
@@ -270,12 +271,12 @@ def _plain(name: str) -> str:
 def _prepare(subject: Subject) -> Callable[[], Done]:
     """What evaluates the subject, after everything that is quickly checked."""
     config = subject.config
-    rewards = build_rewards(config.rewards, config.reward_files)
+    rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
     if subject.made is not None:
         file, completions = subject.made
         made = {"path": str(file), "sha256": file_sha256(file), "n": len(completions)}
         how = {"completions": made, "problems": problems_of(subject.examples)}
-        how |= {"extraction": EXTRACTION, "rewards": config.rewards}
+        how |= {"extraction": extraction(config.data.answer_match), "rewards": config.rewards}
         sampling = ""
     else:
         require(config)

@@ -23,7 +23,7 @@ from grpo.device import out_of_memory
 from grpo.errors import UserError
 from grpo.estimators import MOST, Floats, Interval, bootstrap, maj_at_k, mcnemar, pass_at_k, wilson
 from grpo.files import file_sha256, json_text, written_aside
-from grpo.prompts import extract_answer, last_number, parse_number, prompt_ids, same_answer
+from grpo.prompts import extract_answer, last_number, parse_number, prompt_ids, same_answer, vote_of
 from grpo.rewards import RewardStack, score
 
 if TYPE_CHECKING:
@@ -46,10 +46,19 @@ VERSIONS = (
 )
 # Figures that are 0 or 1 for each completion.
 SHARES = ("accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "truncated")
-EXTRACTION = {
-    "strict": "the last closed <answer> block, equal to the gold answer as a number, else as text",
-    "flexible": "the last number anywhere",
+MATCHES = {
+    "number": "holding one number, the one of the gold answer; golds without one are compared as text",
+    "text": "equal to the gold answer as text, apart from case and surrounding punctuation",
+    "strict": "equal to the gold answer as nothing but a number, else as text",
 }
+
+
+def extraction(answer_match: str) -> dict[str, str]:
+    """How answers are taken from completions and compared, for a person to read."""
+    return {
+        "strict": f"the last closed <answer> block, {MATCHES[answer_match]}",
+        "flexible": "the last number anywhere",
+    }
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ def evaluate(
     right = total = 0
     for batch in batches:
         rows = [(each.text, examples[i]) for (i, _), each in batch.items()]
-        right += sum(value > 0 for value in _scores("correctness", rows))
+        right += sum(value > 0 for value in _scores("correctness", rows, rewards))
         total += len(rows)
         for (i, sample), each in batch.items():
             completions[i][sample] = each
@@ -144,10 +153,11 @@ def evaluate(
     return Evaluation(list(examples), [[of[s] for s in sorted(of)] for of in completions], rewards, k)
 
 
-def _scores(name: str, rows: Sequence[tuple[str, Example]]) -> list[float]:
+def _scores(name: str, rows: Sequence[tuple[str, Example]], rewards: RewardStack) -> list[float]:
     if not rows:
         return []
-    return score(name, [text for text, _ in rows], [of.gold for _, of in rows], [of.question for _, of in rows])
+    golds, questions = [of.gold for _, of in rows], [of.question for _, of in rows]
+    return score(name, [text for text, _ in rows], golds, questions, rewards.answer_match)
 
 
 def reread(path: Path, examples: Sequence[Example], rewards: RewardStack) -> "Evaluation":
@@ -192,13 +202,13 @@ class Evaluation:
             "flexible": [last_number(text) for text in texts],
         }
         values: dict[str, list[Any]] = {
-            "accuracy_strict": [value > 0 for value in _scores("correctness", rows)],
+            "accuracy_strict": [value > 0 for value in _scores("correctness", rows, rewards)],
             "accuracy_flexible": [
-                number is not None and same_answer(number, gold)
+                number is not None and same_answer(number, gold, rewards.answer_match)
                 for number, gold in zip(self.answers["flexible"], golds, strict=True)
             ],
-            "strict_format": [value > 0 for value in _scores("strict_format", rows)],
-            "soft_format": [value > 0 for value in _scores("soft_format", rows)],
+            "strict_format": [value > 0 for value in _scores("strict_format", rows, rewards)],
+            "soft_format": [value > 0 for value in _scores("soft_format", rows, rewards)],
             "truncated": [each.truncated for each in flat],
             "mean_completion_tokens": [each.tokens for each in flat],
             "reward": rewards.total(scores),
@@ -236,13 +246,12 @@ class Evaluation:
 
     def _votes(self, kind: str) -> tuple[list[int], list[tuple[int, ...]]]:
         """How many completions of each problem are right, and how many agree on each wrong answer."""
-        right, wrong = [], []
+        right, wrong, rule = [], [], self.rewards.answer_match
         for example, start, count in zip(self.examples, self.starts, self.counts, strict=True):
             given = [each for each in self.answers[kind][start : start + count] if each is not None]
-            correct = [each for each in given if same_answer(each, example.gold)]
-            others = [each for each in given if not same_answer(each, example.gold)]
-            right.append(len(correct))
-            agreed = Counter(number if (number := parse_number(each)) is not None else each for each in others)
+            others = [each for each in given if not same_answer(each, example.gold, rule)]
+            right.append(len(given) - len(others))
+            agreed = Counter(vote_of(each, rule) for each in others)
             wrong.append(tuple(sorted(agreed.values())))
         return right, wrong
 
@@ -402,7 +411,7 @@ def protocol(
         "system_prompt": config.system_prompt,
         "decoding": decoding,
         "max_completion_length": config.max_completion_length,
-        "extraction": EXTRACTION,
+        "extraction": extraction(config.data.answer_match),
         "rewards": config.rewards,
         "reward_files": {name: file_sha256(Path(name).expanduser()) for name in config.reward_files},
         "computing": {

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set, Sized
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from grpo.user_code import UserFile, unchanged
 Function = Callable[..., Any]
 REWARDS: dict[str, Function] = {}
 ARGUMENTS = ("completion", "gold", "question")
+RULE = "answer_match"  # the argument that tells a reward how answers are compared
 
 
 def reward(function: Function) -> Function:
@@ -32,13 +34,15 @@ def reward(function: Function) -> Function:
 
     It takes any of `completion`, `gold`, `question` and returns a number; or, to see a whole batch at once, any of
     `completions`, `golds`, `questions` and returns as many numbers. Equal prompts stand next to each other in a batch.
+    Either may also take `answer_match`, the rule that `grpo.prompts.same_answer` compares answers by.
     """
     name = function.__name__.removesuffix("_")
     if name in REWARDS:
         raise UserError(f"reward '{name}' is defined twice; the name is taken. Give the function another name.")
     names = inspect.signature(function).parameters
     single, batched = set(ARGUMENTS), {f"{argument}s" for argument in ARGUMENTS}
-    if not names or not (names.keys() <= single or names.keys() <= batched):
+    read = names.keys() - {RULE}
+    if not read or not (read <= single or read <= batched):
         raise UserError(
             f"reward '{name}' takes ({', '.join(names)}); a reward takes any of ({', '.join(ARGUMENTS)}), "
             f"or any of ({', '.join(f'{argument}s' for argument in ARGUMENTS)}) for a whole batch."
@@ -48,10 +52,10 @@ def reward(function: Function) -> Function:
 
 
 @reward
-def correctness(completion: str, gold: str) -> float:
-    """2.0 where the answer inside the last closed answer block equals the gold one."""
+def correctness(completion: str, gold: str, answer_match: str = "number") -> float:
+    """2.0 where the answer inside the last closed answer block equals the gold one by the rule `answer_match`."""
     answer = extract_answer(completion)
-    return 2.0 if answer is not None and same_answer(answer, gold) else 0.0
+    return 2.0 if answer is not None and same_answer(answer, gold, answer_match) else 0.0
 
 
 @reward
@@ -63,27 +67,29 @@ def int_(completion: str) -> float:
 
 @reward
 def strict_format(completion: str) -> float:
-    """0.5 where the completion is exactly the format: each tag once, alone on its line, the reasoning not blank."""
+    """0.5 where the completion is exactly the format: each tag once, alone on its line, neither block blank."""
     lines = completion.removesuffix("\n").split("\n")
     if lines[0] != "<reasoning>" or lines[-1] != "</answer>" or any(completion.count(tag) != 1 for tag in TAGS):
         return 0.0
     if "</reasoning>" not in lines:
         return 0.0
     close = lines.index("</reasoning>")
-    blank = not "".join(lines[1:close]).strip()
-    return 0.5 if not blank and lines[close + 1] == "<answer>" else 0.0
+    if lines[close + 1] != "<answer>":
+        return 0.0
+    reasoning, answer = lines[1:close], lines[close + 2 : -1]
+    return 0.5 if "".join(reasoning).strip() and "".join(answer).strip() else 0.0
 
 
 @reward
 def soft_format(completion: str) -> float:
-    """0.5 where anywhere a closed reasoning block, not blank, is followed by a closed answer block."""
+    """0.5 where anywhere a closed reasoning block is followed by a closed answer block, and neither is blank."""
     last_answer_close = completion.rfind("</answer>")
-    end = 0
+    last_end, end = last_answer_close + len("</answer>"), 0
     while (close := completion.find("</reasoning>", end, max(0, last_answer_close))) != -1:
         start = completion.rfind("<reasoning>", end, close)
         end = close + len("</reasoning>")
         blank = start == -1 or not completion[start + len("<reasoning>") : close].strip()
-        if not blank and _OPEN_ANSWER.match(completion, end, last_answer_close):
+        if not blank and _OPEN_ANSWER.match(completion, end, last_end):
             return 0.5
     return 0.0
 
@@ -98,7 +104,7 @@ def xmlcount(completion: str) -> float:
     return max(0.0, 0.125 * tags - 0.001 * charged)
 
 
-_OPEN_ANSWER = re.compile(r"\s*<answer>")
+_OPEN_ANSWER = re.compile(r"\s*<answer>(?!\s*</answer>)")
 
 
 # The widely copied originals, faults included: no DOTALL, so that strict and soft exclude each other; a bare number
@@ -147,15 +153,21 @@ def verbatim_xmlcount(completion: str) -> float:
 
 @dataclass(frozen=True)
 class RewardStack:
-    """The rewards of a run by name, with the weight of each in the total; a weight of 0 only measures."""
+    """The rewards of a run by name, with the weight of each in the total; a weight of 0 only measures.
+
+    Attributes:
+        weights: name -> weight.
+        answer_match: the rule by which an answer is compared with its gold answer, data.answer_match.
+    """
 
     weights: dict[str, float]
+    answer_match: str = "number"
 
     def score(
         self, completions: Sequence[str], golds: Sequence[str], questions: Sequence[str]
     ) -> dict[str, list[float]]:
         """The raw scores of every reward, unweighted: `{name: [score of each completion]}`."""
-        return {name: score(name, completions, golds, questions) for name in self.weights}
+        return {name: score(name, completions, golds, questions, self.answer_match) for name in self.weights}
 
     def total(self, scores: dict[str, list[float]]) -> list[float]:
         """The weighted sum of `scores` for each completion."""
@@ -171,7 +183,13 @@ class NotFinite(UserError):
 MOST_SCORE, MOST_WEIGHT = 1e12, 1e4
 
 
-def score(name: str, completions: Sequence[str], golds: Sequence[str], questions: Sequence[str]) -> list[float]:
+def score(
+    name: str,
+    completions: Sequence[str],
+    golds: Sequence[str],
+    questions: Sequence[str],
+    answer_match: str = "number",
+) -> list[float]:
     """One reward's score of every completion.
 
     A reward from a file can leave no change in this process behind, and draws its random numbers from the completions:
@@ -182,18 +200,21 @@ def score(name: str, completions: Sequence[str], golds: Sequence[str], questions
     """
     columns = {"completion": completions, "gold": golds, "question": questions}
     if name in BUILT_IN:
-        return _score(name, columns)
+        return _score(name, columns, answer_match)
     file, seed = SOURCES.get(name), zlib.crc32("\0".join(completions).encode("utf-8", "replace"))
     try:
         with unchanged(seed), file.imports() if file else nullcontext():
-            return _score(name, columns)
+            return _score(name, columns, answer_match)
     except OSError as error:
         raise UserError(f"reward '{name}' changed this process, and it cannot be restored: {error}.") from error
 
 
-def _score(name: str, columns: dict[str, Sequence[str]]) -> list[float]:
+def _score(name: str, columns: dict[str, Sequence[str]], answer_match: str) -> list[float]:
     function, completions = REWARDS[name], columns["completion"]
-    wanted = inspect.signature(function).parameters
+    taken = inspect.signature(function).parameters
+    wanted = [argument for argument in taken if argument != RULE]
+    if RULE in taken:
+        function = partial(function, answer_match=answer_match)
     values: list[Any] = []
     if any(argument in wanted for argument in ARGUMENTS):
         with _named(name, completions, values):
@@ -315,7 +336,7 @@ def load_reward_files(files: Sequence[str]) -> None:
         SOURCES.update(dict.fromkeys(REWARDS.keys() - known, file))
 
 
-def build_rewards(weights: dict[str, float], files: Sequence[str] = ()) -> RewardStack:
+def build_rewards(weights: dict[str, float], files: Sequence[str] = (), answer_match: str = "number") -> RewardStack:
     """The stack of a run; `correctness` is always measured.
 
     Raises:
@@ -334,4 +355,4 @@ def build_rewards(weights: dict[str, float], files: Sequence[str] = ()) -> Rewar
             )
     if not any(weights.values()):
         raise UserError("rewards: every weight is 0, so nothing would be trained; give one reward a weight.")
-    return RewardStack({**weights, "correctness": weights.get("correctness", 0.0)})
+    return RewardStack({**weights, "correctness": weights.get("correctness", 0.0)}, answer_match)

@@ -147,7 +147,7 @@ def prepare(config: Config, out: Path) -> Prepared:
     """
     began = time.perf_counter()
     # Cheap and fallible things first: a typo ends here, before torch is imported.
-    rewards = build_rewards(config.rewards, config.reward_files)
+    rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size, ranks.world_size())
     require_package(config)
     check_tracking(config.tracking)

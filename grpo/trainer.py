@@ -635,14 +635,15 @@ def _plain(content: Any) -> Any:
 
 
 class RewardFunction:
-    """Our reward `name` as TRL calls it; with `log_columns` it also hands question and gold to TRL's table.
+    """Our reward `name` as TRL calls it, by the rule `answer_match`; with `log_columns` it also hands question and gold
+    to TRL's table.
 
     Scores that are not finite are nan throughout, so that all processes come to know of them where TRL gathers them;
     `trouble` says what was wrong with them.
     """
 
-    def __init__(self, name: str, log_columns: bool) -> None:
-        self.__name__, self.log_columns = name, log_columns
+    def __init__(self, name: str, answer_match: str, log_columns: bool) -> None:
+        self.__name__, self.answer_match, self.log_columns = name, answer_match, log_columns
         self.trouble = ""
 
     def __call__(
@@ -653,7 +654,8 @@ class RewardFunction:
             log_extra("gold", gold)
         try:
             self.trouble = ""
-            return score(self.__name__, [messages[0]["content"] for messages in completions], gold, question)
+            texts = [messages[0]["content"] for messages in completions]
+            return score(self.__name__, texts, gold, question, self.answer_match)
         except NotFinite as error:
             self.trouble = str(error)
             return [math.nan] * len(completions)
@@ -684,7 +686,9 @@ def build_trainer(
         share_prompts=config.share_prompts,
         recorder=recorder,
         model=policy,
-        reward_funcs=[RewardFunction(name, log_columns=i == 0) for i, name in enumerate(rewards.weights)],
+        reward_funcs=[
+            RewardFunction(name, rewards.answer_match, log_columns=i == 0) for i, name in enumerate(rewards.weights)
+        ],
         args=args,
         train_dataset=Dataset.from_list(train_rows),
         processing_class=tokenizer,

@@ -120,11 +120,11 @@ def test_verbatim(capsys) -> None:
 
 def test_default_has_limits_and_no_faults(capsys) -> None:
     assert [(finding.level, finding.text) for finding in run("fail_on=warning")] == [
-        ("note", "18.0 and $18 for 18: refused by int."),
+        ("note", "18.0, $18 and 18 pens for 18: refused by int."),
         ("note", "No work pays as much as work, 4: filler reasoning."),
         (
             "note",
-            "Form pays without a right answer: 'wrong as asked' 2, 'no answer in the tags' 1.5 and 'template copied' 1.5, "
+            "Form pays without a right answer: 'wrong as asked' 2, 'no answer in the tags' 0.5 and 'template copied' 1.5, "
             "of 4.",
         ),
     ]
@@ -143,6 +143,15 @@ def test_shipped_stacks_are_warned_of_where_they_should_be(stack: str) -> None:
             run(f"rewards={stack}", "fail_on=warning")
     else:
         assert all(finding.level == "note" for finding in run(f"rewards={stack}", "fail_on=warning"))
+
+
+def test_the_rule_of_a_run_can_be_audited(folder) -> None:
+    notes = [finding.text for finding in run("data.answer_match=strict", "rewards=correctness_only")]
+    assert notes[0] == "18 pens for 18: refused by correctness."
+    lines(folder / "made.jsonl", [{"question": "?", "gold": "7", "completion": "<answer>7.0</answer>"}])
+    for answer_match, right in (("number", 2.0), ("strict", 2.0), ("text", 0.0)):
+        stack = build_rewards({"correctness": 1.0}, answer_match=answer_match)
+        assert audit.score_file(stack, folder / "made.jsonl").scores == [[right]]
 
 
 def test_measured_rewards_are_not_judged() -> None:
@@ -311,7 +320,9 @@ def test_findings_of_a_file(folder, rows: list, weights: dict, findings: list[st
         ("reward_files=[nowhere.py]", "reward_files: no file "),
         ("fail_on=often", "fail_on=often: must be one of warning, note."),
         ("fail=warning", "fail: there is no such setting. Did you mean 'fail_on'?"),
-        ("model=tiny", "model: there is no such setting. Known: completions, fail_on, reward_files, rewards."),
+        ("model=tiny", "model: there is no such setting. Known: completions, data, fail_on, reward_files, rewards."),
+        ("data.answer_match=exact", "data.answer_match=exact: must be one of number, text, strict."),
+        ("data.seed=1", "data.seed: there is no such setting."),
         ("+seed=1", "seed: there is no such setting."),
     ],
 )

@@ -27,7 +27,7 @@ import pytest
 from grpo.calculator import HOST, PAGE, OnePage, Server, listen
 from grpo.diagnostics import attribute
 from grpo.errors import UserError
-from grpo.prompts import TAGS
+from grpo.prompts import TAGS, one_number
 from grpo.rewards import REWARDS, RewardStack
 from tests import test_prompts, test_rewards
 from tests.conftest import surroundings
@@ -43,7 +43,7 @@ Case = tuple[str, str]  # completion and gold
 
 def by_python(cases: list[Case]) -> list[list[float]]:
     """What grpo/rewards.py gives each case, in the order of NAMES."""
-    takes_gold = [len(inspect.signature(REWARDS[name]).parameters) == 2 for name in NAMES]
+    takes_gold = ["gold" in inspect.signature(REWARDS[name]).parameters for name in NAMES]
     return [
         [
             REWARDS[name](text, gold) if both else REWARDS[name](text)
@@ -90,7 +90,9 @@ def cases_of_the_tests() -> list[Case]:
     cases += [(completion, "18") for completion, *_ in table(test_rewards.test_formats)]
     cases += [(completion, "18") for completion, _ in table(test_rewards.test_xmlcount)]
     cases += [(completion, "18") for _, completion, _ in table(test_rewards.test_verbatim)]
-    cases += [(answered(left), right) for left, right, _ in table(test_prompts.test_same_answer)]
+    cases += [(answered(text), str(number)) for text, number in test_prompts.ONE_NUMBER]
+    for test in (test_prompts.test_same_answer, test_prompts.test_texts, test_prompts.test_the_strict_rule):
+        cases += [case for left, right, _ in table(test) for case in ((answered(left), right), (answered(right), left))]
     long = [
         "\n",
         " ",
@@ -100,6 +102,10 @@ def cases_of_the_tests() -> list[Case]:
         "</reasoning><answer>",
         "\n</answer>\n",
         "\U0001f600",
+        "1/",
+        "- ",
+        "\\frac{",
+        "<reasoning>x</reasoning><answer> </answer>",
         *TAGS,
     ]
     # The originals take quadratic time on some of these.
@@ -187,6 +193,22 @@ def number_like(draw: random.Random) -> str:
     return text
 
 
+WRITTEN = "{} pens|{}%|x = {}|**{}**|\\boxed{{{}}}|\\({}\\)|= {}|{},|-{}|− {}|{}/{}|{} {}/{}|\\frac{{{}}}{{{}}}"
+WRITTEN += "|{} or {}|{} x {}|{}-{}|{} - {}|x{} = {}|{}e{}|{}²|{}½|{} = {}|({})|{}:{}|\\text{{{} cm}}^2|$-{}|total - {}"
+
+
+def answer_like(draw: random.Random) -> str:
+    """A number as models write it, or a text that is one of few apart from its surroundings."""
+    if draw.random() < 0.15:
+        around = draw.choice(["({})", "{}.", "**{}**", "\\boxed{{{}}}", "“{}”", "{}", "-{}", ".{}", "$\\text{{{}}}$"])
+        return around.format(draw.choice(["A", "a", "Éa", "5", "05", "New York", "", "ß"]))
+    written = draw.choice(WRITTEN.split("|"))
+    numbers = [draw.choice([number_like(draw), "2", "36", "1,080", "0.5", "0"]) for _ in range(3)]
+    if draw.random() < 0.3:
+        numbers = [numbers[0]] * 3
+    return written.format(*numbers)
+
+
 def random_text(draw: random.Random) -> str:
     kind = draw.random()
     if kind < 0.2:  # any character that UTF-8 can carry
@@ -199,8 +221,10 @@ def random_text(draw: random.Random) -> str:
 
 def generated(draw: random.Random) -> Case:
     """A completion and a gold: a soup of pieces, or the asked format with a few things amiss."""
-    answer = number_like(draw)
+    answer = number_like(draw) if draw.random() < 0.6 else answer_like(draw)
     golds = [
+        answer_like(draw),
+        str(one_number(answer)),
         answer,
         answer.strip(),
         answer.replace(",", ""),

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,38 @@ def test_text_golds_and_a_test_file(tmp_path) -> None:
     overrides = jsonl(tmp_path, {"question": "Capital of France?", "answer": " Paris "})
     loaded = splits([*overrides, "data.gold=text", "data.test_file=test.jsonl"])
     assert [loaded.train[0].gold, loaded.held_out[0].gold] == ["Paris", "東京"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ([], "number"),
+        (["data.gold=text"], "text"),
+        (["data.answer_match=strict"], "strict"),
+        (["data.gold=text", "data.answer_match=number"], "number"),
+    ],
+)
+def test_the_rule_follows_the_golds_where_it_is_not_set(settings: list[str], rule: str) -> None:
+    assert compose(["data=jsonl", "data.path=somewhere", *settings]).data.answer_match == rule
+    assert compose([setting for setting in settings if "gold" not in setting]).data.answer_match != "text"
+
+
+@pytest.mark.parametrize(
+    ("gold", "rules"),
+    [
+        ("1/2", ["number"]),
+        ("20%", ["number"]),
+        ("1e-7", ["number"]),
+        ("\\frac12", ["number"]),
+        ("-5", ["number", "strict"]),
+    ]
+    + [("5:30", []), ("eighteen", []), ("16 or 17", [])],
+)
+def test_golds_that_are_numbers(tmp_path, gold: str, rules: list[str]) -> None:
+    overrides = jsonl(tmp_path, {"question": "How many?", "answer": gold}, {"question": "How much?", "answer": gold})
+    for rule in ("number", "strict"):
+        with nullcontext() if rule in rules else pytest.raises(UserError, match="is not a number"):
+            assert splits([*overrides, f"data.answer_match={rule}"]).train[0].gold == gold
 
 
 def test_validation_problems(tmp_path) -> None:

@@ -337,6 +337,20 @@ def test_shown_texts_are_labelled(tmp_path, monkeypatch, capsys) -> None:
     ]
 
 
+def test_the_rule_for_completions_of_a_file(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"question": "Which?", "gold": "7"}
+    for name, answer in (("a", "007"), ("b", "**7**")):
+        lines(tmp_path / f"{name}.jsonl", [row | {"completion": f"<answer>{answer}</answer>"}])
+    for rule, first, second in (("number", 1, 1), ("text", 0, 1), ("strict", 1, 0)):
+        # One rule scores both sides.
+        run("completions=a.jsonl", "baseline=b.jsonl", f"data.answer_match={rule}", f"name={rule}")
+        report = kept(tmp_path / "outputs" / "evaluations", rule)
+        assert report["figures"]["accuracy_strict"] == first
+        (difference,) = (tmp_path / "outputs" / "evaluations").glob(f"{rule}-vs-*.json")
+        assert json.loads(difference.read_text())["difference"]["accuracy_strict"]["value"] == first - second
+
+
 def test_completions_of_a_run_against_others(folder, capsys) -> None:
     run("completions=A/completions/step_000002.parquet", "k=[1]")
     assert "problems     2 of that file" in capsys.readouterr().out

@@ -193,12 +193,32 @@ def tagged(answer: str) -> str:
     return f"<reasoning>\nhm\n</reasoning>\n<answer>\n{answer}\n</answer>\n"
 
 
-def made(*problems: list[str], golds: list[str] | None = None, k: list[int] | None = None) -> Evaluation:
+def made(
+    *problems: list[str], golds: list[str] | None = None, k: list[int] | None = None, answer_match: str = "number"
+) -> Evaluation:
     """The evaluation of texts, some for each problem, whose gold is 5."""
     golds = golds or ["5"] * len(problems)
     examples = [Example(f"question {i}", gold) for i, gold in enumerate(golds)]
     completions = [[Completion(text, None, None) for text in texts] for texts in problems]
-    return Evaluation(examples, completions, build_rewards({"correctness": 1.0}), k)
+    return Evaluation(examples, completions, build_rewards({"correctness": 1.0}, answer_match=answer_match), k)
+
+
+@pytest.mark.parametrize(
+    ("answer_match", "gold", "right", "wrong"),
+    [
+        ("number", "5", 2, (1, 2)),  # 6 and 6.0 pens are one answer
+        ("strict", "5", 1, (1, 1, 1, 1)),
+        ("text", "5 pens", 1, (1, 1, 1, 1)),
+        ("text", "(SIX)", 1, (1, 1, 1, 1)),
+    ],
+)
+def test_the_rule_decides_what_is_right_and_what_votes(answer_match, gold: str, right: int, wrong: tuple) -> None:
+    texts = [tagged(answer) for answer in ("5", "**5 pens**", "6", "6.0 pens", "six")]
+    evaluation = made(texts, golds=[gold], answer_match=answer_match)
+    assert evaluation.figures["accuracy_strict"] == right / 5
+    assert evaluation.figures["maj@4"] == pytest.approx(maj_at_k(5, right, wrong, 4))
+    flexible = {"5": 2 / 5, "5 pens": 0, "(SIX)": 0}[gold]
+    assert evaluation.figures["accuracy_flexible"] == flexible
 
 
 def test_pass_and_majority_of_several_completions() -> None:

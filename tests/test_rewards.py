@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from grpo.config import compose, options
 from grpo.errors import UserError
-from grpo.prompts import TAGS
+from grpo.prompts import ANSWER_MATCHES, TAGS
 from grpo.rewards import REWARDS, build_rewards, score
 
 PERFECT = "<reasoning>\n8*3=24 pages.\n</reasoning>\n<answer>\n18\n</answer>\n"
@@ -39,7 +39,10 @@ def answered(answer: str) -> str:
         (answered("1080"), "1,080", 2.0),
         (answered("10,80"), "1080", 0.0),
         (answered("1 080"), "1080", 0.0),
-        (answered("18 pages"), "18", 0.0),
+        (answered("18 pages"), "18", 2.0),
+        (answered("16, 17 or 18"), "18", 0.0),
+        (answered("20%"), "20%", 2.0),
+        (answered("0.3"), "0.30000000000000004", 2.0),
         (answered("1") + answered("18"), "18", 2.0),  # the last closed block counts
         (answered("18") + answered("1"), "18", 0.0),
         (answered("18") + "<answer>1", "18", 2.0),
@@ -48,7 +51,7 @@ def answered(answer: str) -> str:
         ("</answer>" + answered("18"), "18", 2.0),
         (answered(""), "18", 0.0),
         (answered(" Paris "), "Paris", 2.0),
-        (answered("paris"), "Paris", 0.0),
+        (answered("paris."), "Paris", 2.0),
         (answered("九"), "9", 0.0),
         (answered("١٨"), "18", 0.0),
         (answered("9" * 5000), "9" * 5000, 2.0),
@@ -61,7 +64,10 @@ def test_correctness(completion: str, gold: str, expected: float) -> None:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [("18", 0.5), ("-5", 0.5), ("+5", 0.5), ("1,080", 0.5), ("12,345,678", 0.5), (" 18\n", 0.5), ("0", 0.5)]
-    + [(wrong, 0.0) for wrong in ("10,80", "$18", "18.0", "1,0800", ",108", "²", "٣", "", "- 5", "18 pages", "--5")],
+    + [
+        (wrong, 0.0)
+        for wrong in ("10,80", "$18", "18.0", "1,0800", ",108", "²", "٣", "", "- 5", "18 pages", "--5", "**18**")
+    ],
 )
 def test_int(answer: str, expected: float) -> None:
     assert one("int", answered(answer)) == expected
@@ -82,6 +88,12 @@ def test_int_needs_a_block() -> None:
         (PERFECT.replace("8*3", "8\n*3"), 0.5, 0.5),
         (PERFECT.replace("\n", "\r\n"), 0.0, 0.5),
         (PERFECT.replace("8*3=24 pages.", "思考一下。"), 0.5, 0.5),
+        (PERFECT.replace("18", ""), 0.0, 0.0),
+        (PERFECT.replace("18\n", ""), 0.0, 0.0),
+        (PERFECT.replace("18", " \n\t"), 0.0, 0.0),
+        (PERFECT.replace("\n18\n", ""), 0.0, 0.0),
+        (PERFECT.replace("\n18\n", "") + PERFECT, 0.0, 0.5),
+        (PERFECT.replace("18", "...") + "<answer></answer>", 0.0, 0.5),
         (PERFECT.replace("8*3=24 pages.", ""), 0.0, 0.0),
         (PERFECT.replace("8*3=24 pages.", " \n\t"), 0.0, 0.0),
         (PERFECT.replace("\n", ""), 0.0, 0.5),
@@ -202,9 +214,20 @@ def test_completions_of_200_000_characters_are_scored() -> None:
         "1,111",
         "9",
         "<reasoning>x</reasoning> ",
+        "<reasoning>x</reasoning><answer>",
+        "<reasoning>x</reasoning><answer> </answer>",
+        "1/",
+        "1 ",
+        "- ",
+        "\\frac{",
+        "a1)",
+        "½",
     ):
+        text = piece * (200_000 // len(piece))
         for name in REWARDS:
-            one(name, piece * (200_000 // len(piece)))
+            one(name, text)
+        for answer_match in ANSWER_MATCHES:
+            score("correctness", [answered(text)], ["18"], [""], answer_match)
     assert one("correctness", answered("$" + " " * 200_000 + "- x")) == 0.0
 
 
@@ -224,6 +247,21 @@ def test_a_reward_of_ones_own(tmp_path) -> None:
     stack = build_rewards({"correctness": 1.0, "brevity": 0.5}, [file])
     assert stack.score(["x" * 50], ["1"], ["?"]) == {"correctness": [0.0], "brevity": [-0.5]}
     assert stack.total({"correctness": [2.0], "brevity": [-0.5]}) == [1.75]
+
+
+def test_the_rule_of_a_stack_reaches_its_rewards(tmp_path) -> None:
+    body = "def rule(completion, answer_match):\n    return len(answer_match)\n\n\n"
+    body += "@reward\ndef rules(completions, answer_match):\n    return [len(answer_match)] * len(completions)\n"
+    file = write(tmp_path, body)
+    weights = {"correctness": 1.0, "rule": 1.0, "rules": 1.0}
+    texts, golds = [answered(text) for text in ("18 pens", "18", "A")], ["18", "018", "(a)"]
+    # Two stacks of one process, each by its own rule
+    stacks = [build_rewards(weights, [file], answer_match) for answer_match in ANSWER_MATCHES]
+    assert [stack.score(texts, golds, [""] * 3) for stack in stacks] == [
+        {"correctness": [2.0, 2.0, 2.0], "rule": [6.0] * 3, "rules": [6.0] * 3},
+        {"correctness": [0.0, 0.0, 2.0], "rule": [4.0] * 3, "rules": [4.0] * 3},
+        {"correctness": [0.0, 2.0, 0.0], "rule": [6.0] * 3, "rules": [6.0] * 3},
+    ]
 
 
 def test_a_reward_may_see_the_batch(tmp_path) -> None:
@@ -261,6 +299,7 @@ def test_a_reward_that_fails_is_named(tmp_path, body: str, message: str) -> None
     [
         ("def correctness(completion):\n    return 1\n", "'correctness' is defined twice"),
         ("def odd(prompt):\n    return 1\n", r"'odd' takes \(prompt\)"),
+        ("def blind(answer_match):\n    return 1\n", r"'blind' takes \(answer_match\)"),
         ("def mixed(completion, golds):\n    return 1\n", r"'mixed' takes \(completion, golds\)"),
         ("syntax error\n", "my_rewards.py failed with SyntaxError"),
         ("def fine(completion):\n    return 1\n\nraise SystemExit(3)\n", "my_rewards.py failed with SystemExit: 3"),
