@@ -243,6 +243,19 @@ def test_a_group_is_edited(open_page) -> None:
     assert verdicts(page)[0].startswith("None of the 4 is right, so correctness tells nothing apart")
 
 
+def test_why_an_answer_is_wrong(open_page) -> None:
+    page = open_page()
+    for answer, why in (
+        ("16 or 18", "“16 or 18” does not hold exactly one number"),
+        ("none", "“none” does not hold exactly one number"),
+        ("19 pens", "“19 pens” is not “18”"),
+        ("", "a blank answer is not “18”"),
+        ("18 pens", "“18 pens” equals the gold “18”"),
+    ):
+        page.locator("#completion-field").fill(answered(answer))
+        assert reasons(page, "correctness")[0] == why
+
+
 def test_a_card_keeps_its_undo_when_others_come_and_go(open_page) -> None:
     page = open_page()
     page.get_by_role("tab", name="The group").click()
