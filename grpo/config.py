@@ -918,6 +918,9 @@ def no_such_setting(key: str, schema: type[Any]) -> str:
         return f"{key}: a file of the group experiment starts with the line `# @package _global_`; this one does not."
     if key.startswith("rewards."):
         return f"{key}: the composed stack has no such reward; add one with +{key}=WEIGHT."
+    if is_dataclass(group := {item.name: item.type for item in fields(schema)}.get(key)):
+        own = ", ".join(f"{key}.{item.name}" for item in fields(group))
+        return f"{key}: this command has no group {key}, only {own}."
     return f"{key}: there is no such setting.{likely(key, schema)}"
 
 

@@ -323,6 +323,7 @@ def test_findings_of_a_file(folder, rows: list, weights: dict, findings: list[st
         ("model=tiny", "model: there is no such setting. Known: completions, data, fail_on, reward_files, rewards."),
         ("data.answer_match=exact", "data.answer_match=exact: must be one of number, text, strict."),
         ("data.seed=1", "data.seed: there is no such setting."),
+        ("data=gsm8k", "data: this command has no group data, only data.answer_match."),
         ("+seed=1", "seed: there is no such setting."),
     ],
 )
