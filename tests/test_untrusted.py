@@ -52,7 +52,7 @@ def test_pickled_weights_are_not_loaded_unless_trusted(train, tmp_path, capsys) 
         train(f"model.path={folder}")
     (tmp_path / "run").rename(tmp_path / "refused")
     train(f"model.path={folder}", "model.trust_pickle=true", "algorithm=grpo_kl")
-    assert f"model.trust_pickle=true: code that comes with {folder} can run here." in capsys.readouterr().out
+    assert "model.trust_pickle=true: code that comes with pickled can run here." in capsys.readouterr().out
 
 
 def with_code(folder: Path) -> Path:
