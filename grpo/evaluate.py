@@ -388,7 +388,8 @@ def _answer(
     answered = answer(rollout, tokenizer, questions, config, config.samples, config.temperature, unfinished.done.keys())
     with progress(f"evaluating {subject.title}", total) as advance:
         evaluation = evaluate(subject.examples, unfinished.through(answered), rewards, config.k, advance)
-    evaluation.keep(path, how, origin)
+    with doing("saving the evaluation"):
+        evaluation.keep(path, how, origin)
     unfinished.remove()
     say(f"{total:,} completions, {time.perf_counter() - began:.1f} s\n")
     return Done(evaluation, how, path)

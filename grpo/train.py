@@ -233,9 +233,10 @@ def train_policy(
         return evaluation
 
     def keep(evaluation: Evaluation, name: str, split: str, path: str) -> None:
-        how = protocol(evaluated_by, split, evaluation.examples, {"path": path}) | stop
-        if leads:
-            evaluation.keep(out / "evaluations" / f"{name}.json", how)
+        with doing("saving the evaluation"):
+            how = protocol(evaluated_by, split, evaluation.examples, {"path": path}) | stop
+            if leads:
+                evaluation.keep(out / "evaluations" / f"{name}.json", how)
 
     def ask_shown(step: int) -> None:
         refresh()
@@ -289,7 +290,8 @@ def train_policy(
         with Signals() as signals:
             started = time.perf_counter()
             if checkpoint and (out / "evaluations" / "before.parquet").is_file():
-                before = reread(out / "evaluations" / "before.json", splits.held_out, rewards)
+                with doing("reading the evaluation before training"):
+                    before = reread(out / "evaluations" / "before.json", splits.held_out, rewards)
             else:
                 before = evaluate_on(splits.held_out, "before training")
                 keep(before, "before", "held-out", config.model.path)
