@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import file_digest
@@ -13,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from grpo.errors import UserError, first_line
+from grpo.errors import UserError, first_line, shortened
 from grpo.redact import sources
 
 T = TypeVar("T")
@@ -122,6 +123,13 @@ def json_text(content: dict[str, Any]) -> str:
 
 
 LONGEST_PATH, LONGEST_NAME = 2_000, 255  # bytes; Linux takes 4,096, of which what a run writes below it needs some
+
+
+def path_argument(text: str) -> Path:
+    """A path of a command line, for argparse."""
+    if fault := path_fault(text):
+        raise ArgumentTypeError(f"{shortened(text)}: {fault}")
+    return Path(text)
 
 
 def path_fault(path: str) -> str | None:

@@ -30,6 +30,7 @@ from grpo.console import (
 )
 from grpo.errors import UserError
 from grpo.figures import charts, colours, save, window
+from grpo.files import path_argument
 from grpo.folder import followed
 from grpo.page import write_page
 from grpo.process import check_process, guard_streams
@@ -222,9 +223,11 @@ def main() -> None:
         epilog="What is still training is reported as far as it has come. A folder of runs (outputs, outputs/DATE) is "
         "reported as a sweep; one that holds other things as well needs --out.",
     )
-    parser.add_argument("folder", type=Path, help="outputs/DATE/TIME of a run, outputs/sweeps/DATE/TIME of a sweep")
+    parser.add_argument(
+        "folder", type=path_argument, help="outputs/DATE/TIME of a run, outputs/sweeps/DATE/TIME of a sweep"
+    )
     parser.add_argument("--baseline", help="of a sweep: the setting that the others are compared with, else the first")
-    parser.add_argument("--out", type=Path, help="the folder that is written to, else FOLDER itself")
+    parser.add_argument("--out", type=path_argument, help="the folder that is written to, else FOLDER itself")
     parser.add_argument("--figures", action="store_true", help="also write its figures as PNG, into figures/ there")
     arguments = parser.parse_args()
     folder: Path = followed(arguments.folder)

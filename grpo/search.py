@@ -85,7 +85,9 @@ def run_search(context: HydraContext, master: DictConfig, launcher: Launcher, ar
             elif running:  # the search was killed before anything was chosen for it
                 study.tell(earlier.number, state=optuna.trial.TrialState.FAIL)
         left = len(going_on) + max(0, settings.n_trials - len(known))
-        sweep.announce("trial", len(known) - len(going_on), [examples[0]] * left)
+        sweep.announce(
+            "trial", len(known) - len(going_on), [examples[0]] * left, ", ".join(key.lstrip("+") for key in space)
+        )
         while going_on or len(known) < settings.n_trials:
             numbers, going_on = going_on[: sweep.parallel], going_on[sweep.parallel :]
             while len(numbers) < sweep.parallel and len(known) < settings.n_trials:

@@ -41,7 +41,8 @@ def run_grid(context: HydraContext, master: DictConfig, launcher: Launcher, argu
     refuse_twins(jobs)
     with Sweep(master, launcher, settings, varied, jobs, jobs[0], len(jobs)) as sweep:
         done = [job for job in jobs if is_done(job.folder, job.config)]
-        sweep.announce("job", len(done), [job for job in jobs if job not in done])
+        factors = [f"{key.lstrip('+')} ({len(listed[key])})" for key in varied]
+        sweep.announce("job", len(done), [job for job in jobs if job not in done], " x ".join(factors))
         sweep.launch(jobs)
     sweep.conclude()
 
@@ -166,11 +167,11 @@ class Sweep:
                 f"command: {command}. Give this one a folder of its own, hydra.sweep.dir=FOLDER."
             )
 
-    def announce(self, noun: str, done: int, left: Sequence[Job]) -> None:
+    def announce(self, noun: str, done: int, left: Sequence[Job], varied: str) -> None:
         """What is about to run, and how long that will take."""
         lines = {"sweep": f"{self.total} {plural(self.total, noun)}" + (f", {done} of them done" if done else "")}
-        if varied := self.record["varied"]:
-            lines["sweep"] += f": {', '.join(varied)}"
+        if varied:
+            lines["sweep"] += f": {varied}"
         if self.parallel > 1:
             lines["sweep"] += f"; {self.parallel} at once"
         lines["folder"] = shortest(self.folder)

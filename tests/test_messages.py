@@ -315,6 +315,15 @@ def test_a_command_answers_in_one_line(arguments: str, message: str, start) -> N
     assert not run.said()
 
 
+@pytest.mark.parametrize("path", ["a" * 5000, "a" * 300, "~nosuchuser/x"])
+@pytest.mark.parametrize("module", ["report", "reproduce", "sample"])
+def test_paths_that_no_file_can_have(module: str, path: str, start) -> None:
+    run = start(path, module=module)
+    assert run.ended() == 2
+    assert run.complained().splitlines()[-1].startswith(f"python -m grpo.{module}: error: argument ")
+    assert "Traceback" not in run.complained()
+
+
 OWN = {
     "rewards/mine.yaml": "correctness: 1.0\n",
     "experiment/whole.yaml": "# @package _global_\ndefaults:\n  - override /rewards: mine\nnum_generations: 1\n",

@@ -57,7 +57,7 @@ def test_a_line_a_job_then_the_table_and_the_report(start, tmp_path: Path) -> No
     assert run.ended() == 0, run.complained()
     said = run.said()
     assert said.startswith(
-        "sweep   4 jobs: num_generations, seed\n"
+        "sweep   4 jobs: num_generations (2) x seed (2)\n"
         "folder  sweep\n"
         "time    about 16 seconds, by 2 s a step, as hydra.sweeper.step_seconds says\n"
     )
@@ -78,7 +78,7 @@ def test_a_line_a_job_then_the_table_and_the_report(start, tmp_path: Path) -> No
     assert "told after the first steps" in again.said()
     again = start("-m", "num_generations=2,4", "seed=0,1", *FEW, "hydra.sweep.dir=sweep")
     assert again.ended() == 0 and not lines(again.said())
-    assert again.said().startswith("sweep   4 jobs, 4 of them done: num_generations, seed\nfolder  sweep\n\n")
+    assert again.said().startswith("sweep   4 jobs, 4 of them done: num_generations (2) x seed (2)\nfolder  sweep\n\n")
 
 
 def test_an_earlier_run_tells_how_long_it_takes(start) -> None:
@@ -176,7 +176,7 @@ def test_killed_and_started_again(start, slow, tmp_path: Path) -> None:
     assert not (tmp_path / "sweep" / "1" / "results.json").exists()
     run = start(*sweep)
     assert run.ended() == 0, run.complained()
-    assert run.said().startswith("sweep   3 jobs, 1 of them done: seed\n")
+    assert run.said().startswith("sweep   3 jobs, 1 of them done: seed (3)\n")
     assert [line.partition(":")[0] for line in lines(run.said())] == ["[2/3] seed=1", "[3/3] seed=2"]
     assert "Going on from step" in (tmp_path / "sweep" / "1" / "train.log").read_text()
     assert (tmp_path / "sweep" / "0" / "results.json").read_bytes() == finished
@@ -378,7 +378,7 @@ def test_joblib_killed_and_started_again(slow, tmp_path: Path) -> None:
     one.kill()
     done = subprocess.run(line, cwd=tmp_path, env=surroundings("OMP_NUM_THREADS"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "sweep   3 jobs: seed; 2 at once" in done.stdout
+    assert "sweep   3 jobs: seed (3); 2 at once" in done.stdout
     assert not psutil.wait_procs(workers, timeout=10)[1]  # once their jobs have ended
     assert {line.partition(":")[0] for line in lines(done.stdout)} == {"[1/3] seed=0", "[2/3] seed=1", "[3/3] seed=2"}
     resumed = [json.loads((tmp_path / "sweep" / job / "provenance.json").read_text())["resumed"] for job in "012"]
