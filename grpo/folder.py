@@ -22,7 +22,7 @@ from grpo.config import Config, NotSet, as_schema, check, flat, saved_settings
 from grpo.console import say, shortest
 from grpo.errors import UserError, first_line, shortened
 from grpo.files import json_object, path_fault, read, written_aside, yaml_settings
-from grpo.redact import masked_overrides, stored
+from grpo.redact import masked_overrides, sources, stored
 from grpo.tracking import Label, run_name
 from grpo.trust import require_trust, sign
 
@@ -316,11 +316,11 @@ def resume(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
             continue
         changed = next((each for each in below if here.get(each) != saved.get(each)), None)
         if key not in OF_COMMAND and (changed or not below):
-            value = here.get(changed) if changed else override.partition("=")[2]
+            value = sources(here.get(changed)) if changed else override.partition("=")[2]
             raise UserError(
                 f"{changed or key}={'null' if value is None else value}: a run that is resumed keeps its settings"
-                f"{f' (here {saved.get(changed)})' if changed else ''}; only max_steps, num_train_epochs and tracking "
-                "can be given anew. For any other, start a new run."
+                f"{f' (here {sources(saved.get(changed))})' if changed else ''}; only max_steps, num_train_epochs and "
+                "tracking can be given anew. For any other, start a new run."
             )
     config = replace(config, tracking=replace(config.tracking, **tracking), **scalars, resume=None, trust_run=False)
     check(config)
@@ -348,8 +348,8 @@ def same_job(folder: Path, composed: Config) -> Config:
     for key in here.keys() | saved.keys():
         if saved.get(key) != here.get(key):
             raise UserError(
-                f"{shortest(folder)} holds a job of another sweep: {key} is {saved.get(key)} there and "
-                f"{here.get(key)} here. Give this sweep another folder, hydra.sweep.dir=FOLDER."
+                f"{shortest(folder)} holds a job of another sweep: {key} is {sources(saved.get(key))} there "
+                f"and {sources(here.get(key))} here. Give this sweep another folder, hydra.sweep.dir=FOLDER."
             )
     return composed
 
