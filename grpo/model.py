@@ -57,11 +57,11 @@ def _failed(path: str, error: Exception) -> UserError:
     if isinstance(error, UserError):
         return error
     if "Unrecognized configuration class" in str(error):
-        return UserError(f"model.path={path}: it is no decoder: transformers has no AutoModelForCausalLM of its kind.")
+        return UserError(f"model.path={path}: it is not a decoder; transformers has no AutoModelForCausalLM.")
     if out_of_memory(error):
         return UserError(
-            f"model.path={path}: out of memory while its weights are loaded. model.dtype=bfloat16 takes half of it; or "
-            "take a smaller policy."
+            f"model.path={path}: out of memory while its weights are loaded. model.dtype=bfloat16 needs half as much; "
+            "or use a smaller policy."
         )
     if "trust_remote_code" in str(error):
         return UserError(
@@ -111,7 +111,9 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
             "tokenizer_config.json to the token that ends an answer."
         )
     if not tokenizer("1 + 2")["input_ids"]:
-        raise UserError(f"model.path={config.path}: its tokenizer is damaged or incomplete: it knows no text.")
+        raise UserError(
+            f"model.path={config.path}: its tokenizer is damaged or incomplete: it gives no token for '1 + 2'."
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -121,7 +123,7 @@ def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
     """The policy with its weights in `config.dtype`; with LoRA, wrapped in adapters.
 
     Raises:
-        UserError: the weights cannot be had or are damaged, or a setting exceeds what the policy has.
+        UserError: the weights cannot be loaded, or a setting exceeds the size of the policy.
     """
     path, dtype = resolve(config.path), getattr(torch, config.dtype)
     set_seed(seed)
@@ -132,11 +134,6 @@ def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
         _check_architecture(architecture, config)
         if config.init == "random":
             if config.num_layers is not None:
-                if config.num_layers > architecture.num_hidden_layers:
-                    raise UserError(
-                        f"model.num_layers={config.num_layers}: must be at most {architecture.num_hidden_layers}, the "
-                        f"layers of {config.path}."
-                    )
                 architecture.num_hidden_layers = config.num_layers
                 if getattr(architecture, "layer_types", None):
                     architecture.layer_types = architecture.layer_types[: config.num_layers]
@@ -147,15 +144,16 @@ def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
             if Path(path).is_dir():
                 _require_weights(config, Path(path))
             policy = AutoModelForCausalLM.from_pretrained(path, **source(config), **_quantized(config), dtype=dtype)
-    except Exception as error:  # a config.json can hold anything, and every architecture fails in its own way
+    except Exception as error:  # a damaged config.json can raise any exception
         raise _failed(config.path, error) from error
     return _with_adapters(policy, config) if config.lora_rank else policy
 
 
 def _check_architecture(architecture: Any, config: ModelConfig) -> None:
-    """
+    """Check the architecture before its weights are loaded.
+
     Raises:
-        UserError: it is no decoder, or a setting exceeds what it has.
+        UserError: it is not a decoder, or a setting exceeds its size.
     """
     if architecture.is_encoder_decoder:
         raise UserError(
@@ -172,8 +170,7 @@ def _check_architecture(architecture: Any, config: ModelConfig) -> None:
     layers, width = getattr(text, "num_hidden_layers", None), getattr(text, "hidden_size", None)
     if layers and config.num_layers is not None and config.num_layers > layers:
         raise UserError(
-            f"model.num_layers={config.num_layers}: cuts the architecture, and {config.path} has {layers} layers; give "
-            f"between 1 and {layers}."
+            f"model.num_layers={config.num_layers}: must be at most {layers}, the number of layers of {config.path}."
         )
     if width and config.lora_rank > width:
         raise UserError(

@@ -111,11 +111,6 @@ def refused(**changes) -> str:
     return str(error.value)
 
 
-def test_layers_that_the_architecture_does_not_have() -> None:
-    said = refused(path="embedded:tiny", init="random", num_layers=100)
-    assert said.startswith("model.num_layers=100: must be at most ") and said.endswith("the layers of embedded:tiny.")
-
-
 def test_folders_that_hold_no_policy(copied, tmp_path) -> None:
     assert "there is no such folder" in refused(path=str(tmp_path / "nowhere"))
     assert "there is no such folder" in refused(path="./nowhere")
