@@ -2,7 +2,7 @@
 
 import os
 
-# matplotlib refuses a backend that it does not know when it is imported, which is after all the training of a run. Our
-# figures are files, drawn without any; a notebook names its own with module://.
+# Matplotlib refuses an unknown backend when it is imported, and a run imports it after training. Figures are written to
+# files and need none; a notebook names its own with module://.
 if not os.environ.get("MPLBACKEND", "module://").startswith("module://"):
     os.environ["MPLBACKEND"] = "agg"

@@ -35,7 +35,7 @@ class Account:
         self.untold = False  # whether it is still to be said how long it will take
         self.trouble = ""  # what the launcher said when it gave up
         self.ended: set[Path] = set()
-        self.latest = time.monotonic()  # when a line was printed
+        self.latest = time.monotonic()  # when the latest line was printed
         self.at_first: float | None = None  # the share of the work that was done before
         self.since: tuple[float, float] | None = None  # when the first step was seen, and the share then
 
@@ -99,10 +99,10 @@ class Account:
                     self.say(f"{done}; {running[0]}{more}")
 
     def _running(self, jobs: Sequence[Job], before: Mapping[Path, float | None]) -> list[str]:
-        """What each job does that has written to its log since `before`; the first one where none has."""
+        """A line for each job that has written to its log since `before`; if none has, one for the first."""
         left = [job for job in jobs if job.folder not in self.ended]
-        begun = [job for job in left if last_written(job.folder) != before[job.folder]]
-        doing = {job.folder: state(job) for job in begun} or {job.folder: "starting" for job in left[:1]}
+        started = [job for job in left if last_written(job.folder) != before[job.folder]]
+        doing = {job.folder: state(job) for job in started} or {job.folder: "starting" for job in left[:1]}
         return [
             f"job {self.jobs.index(job) + 1}, {doing[job.folder]}: {job.name}" for job in left if job.folder in doing
         ]
@@ -152,7 +152,7 @@ def last_step(folder: Path) -> int:
 
 
 def last_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The last lines of the metrics of a run; none where there is nothing yet."""
+    """The last lines of the metrics of a run; empty before its first step."""
     try:
         with (folder / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 10_000))
@@ -161,7 +161,7 @@ def last_metrics(folder: Path) -> list[dict[str, Any]]:
         return []
     found = []
     for line in lines:
-        with suppress(ValueError, RecursionError):  # the first may lack its beginning, the last its end
+        with suppress(ValueError, RecursionError):  # the first and the last line may be incomplete
             found.append(json.loads(line))
     return [line for line in found if isinstance(line, dict) and isinstance(line.get("step"), int)]
 
@@ -175,7 +175,7 @@ def last_written(folder: Path) -> float | None:
 
 
 def state(job: Job) -> str:
-    """What a job does, by what it has written."""
+    """The phase of a job, read from its files."""
     lines, steps = last_metrics(job.folder), job.steps()
     if not lines:
         evaluated = (job.folder / "evaluations" / "before.json").exists()
@@ -221,6 +221,6 @@ def earlier_run(job: Job) -> tuple[Path, dict[str, Any]] | None:
             same = same and settings["model"]["path"] == job.config.model.path
             if same and settings["data"]["name"] == job.config.data.name and results["steps"]:
                 return path.parent, results
-        except (OSError, UserError, KeyError, TypeError):  # of another version, or damaged: it tells nothing
+        except (OSError, UserError, KeyError, TypeError):  # of another version, or damaged
             continue
     return None

@@ -87,13 +87,13 @@ class Alarms:
             return None
         limit = self.config.max_completion_length
         ends = f" ({' or '.join(self.framing.ends)})" if self.framing.ends else ""
-        message = f"{share:.0%} of the completions of step {step} were cut at {limit} tokens."
+        message = f"{share:.0%} of the completions of step {step} were truncated at {limit} tokens."
         advice = "Raise max_completion_length."
         if share == 1:
             message = f"no completion of step {step} contains an end token{ends} within its {limit} tokens."
             advice += (
-                " If that changes nothing, the policy has not learnt to end its turn: take an instruction-tuned one, "
-                "or the chat template that it was tuned with."
+                " If that changes nothing, the policy has not learnt to end its turn: use an instruction-tuned one, or "
+                "the chat template that it was tuned with."
             )
         return Alarm("truncated", f"{message} {advice}")
 
@@ -121,11 +121,12 @@ class Alarms:
             return None
         paid, tag = rows[-1][f"rewards/{reward}/mean"], self.framing.opened
         advice = f"python -m grpo.audit tests the stack; rewards.{reward}=0 only measures it."
-        if tag:  # the probes of an audit are whole completions
+        if tag:  # an audit does not show this: its probes contain the tag
             advice = (
                 f"The policy's chat template opens {tag} in the prompt, so no completion contains it: a reward that "
                 f"looks for {tag} cannot be earned. Take {tag} out of the end of the template (chat_template.jinja in "
-                f"the policy's folder), or have the reward do without it; rewards.{reward}=0 only measures it."
+                f"the policy's folder), or change the reward so that it needs no {tag}; rewards.{reward}=0 only "
+                "measures it."
             )
         return Alarm(
             "constant_reward",

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 HELD_OUT_ONE_IN = 8
-# How many distinct problems are made at most. Any settings can make as many: the fewest, with four steps and no number
-# above 100, are 157,673 for training and 22,631 held out. The defaults can make 9.8 and 1.4 million.
+# The most distinct problems that are made. Any settings can make as many: those with the fewest problems, four steps
+# and no number above 100, can make 157,673 for training and 22,631 held out; the defaults 9.8 and 1.4 million.
 DISTINCT = {"training": 100_000, "held-out": 12_000}
 
 PEOPLE = [

@@ -18,9 +18,9 @@ NEEDED = {"optimizer.pt", "rng_state.pth", "run_state.pt", "scheduler.pt", "trai
 NEEDED_OF_SEVERAL = {"run_state_0.pt", "rng_state_0.pth", "trainer_state.json", "records.json"}
 # FSDP and DeepSpeed keep the optimizer's state in files of their own.
 OF_ENGINES = ("optimizer.bin", "optimizer_", "pytorch_model_fsdp", "global_step")
-# What a loader takes for a part of a checkpoint, wherever it comes from.
+# Suffixes of files that a loader reads, whether or not the manifest lists them.
 LOADABLE = {".bin", ".distcp", ".json", ".pt", ".pth", ".safetensors"}
-# What a run had written by then: copies lie in its checkpoints, and are what it goes on with.
+# What a run has written so far: its checkpoints hold copies, from which it resumes.
 RECORDS = (
     "metrics.jsonl",
     "transcripts.jsonl",

@@ -59,7 +59,7 @@ def job() -> Iterator[None]:
 
 @contextmanager
 def wrapped_help() -> Iterator[None]:
-    """Hydra prints its help as it is; in a terminal it wraps like everything else."""
+    """Wrap the help that Hydra prints in a terminal, like all other output."""
     if not {"--help", "-h"} & {*sys.argv} or not console.is_terminal:
         yield
         return
@@ -78,11 +78,11 @@ def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -
 
 @contextmanager
 def ending(schema: type[AnyConfig], interrupted: str) -> Iterator[None]:
-    """Around the work of a command: how it ends becomes its exit code."""
+    """Around the work of a command: print why it ended, and exit with the right code."""
     # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     guard_streams()
-    # At its end Python would search all objects of PyTorch for garbage, for seconds in which nothing is shown.
+    # Otherwise Python collects garbage among PyTorch's objects at exit, which takes seconds.
     atexit.register(gc.freeze)
     try:
         check_process()
@@ -111,12 +111,12 @@ def check_arguments(arguments: Sequence[str], schema: type[AnyConfig]) -> None:
     """Refuse what Hydra would answer with its usage or a traceback.
 
     Raises:
-        UserError: a flag that there is not, or that does not go with the others; an override that cannot be read.
+        UserError: an unknown flag, or flags that exclude each other; an override that cannot be parsed.
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     flags, unknown = parser.parse_known_args(list(arguments))
-    # argparse takes what starts with a dash and has a space in it for no flag.
+    # argparse does not recognize a flag with a space in it.
     if flagged := [*unknown, *(each for each in flags.overrides if each.startswith("-"))]:
         raise UserError(_with_dashes(flagged[0], arguments, schema))
     _check_flags(flags)
@@ -169,7 +169,7 @@ def _check_flags(flags: Namespace) -> None:
     if flags.experimental_rerun is not None:
         raise UserError(
             "--experimental-rerun: Hydra's pickles are not read, since they can run code; python -m grpo.reproduce "
-            "FOLDER runs a finished run again, resume=FOLDER goes on with one that was stopped."
+            "FOLDER runs a finished run again, resume=FOLDER resumes one that was stopped."
         )
     if flags.config_path is not None:
         raise UserError(

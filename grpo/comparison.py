@@ -40,7 +40,7 @@ from grpo.search import PRUNING
 
 PRIMARY = "accuracy_strict"
 MOST = 20  # rows of a table, and jobs without results, that a terminal shows
-# Folders below one of runs that hold no runs, and are ours.
+# Folders of this project beside runs, which hold no runs.
 OTHER_FOLDERS = {"audits", "evaluations", "figures", "plans", "sweeps"}
 # What of a run's settings tells nothing of its numbers, but for the seed, whose runs are one setting's.
 APART = {"seed", "resume", "tracking", "threads", "save_steps", "save_total_limit"}
@@ -58,13 +58,13 @@ class Setting:
         return " ".join(f"{factor}={level}" for factor, level in self.levels.items()) or "all runs"
 
     def beside(self, baseline: "Setting", most: int = 300) -> str:
-        """The levels in which it differs from the baseline; of the baseline itself all, as far as there is room."""
+        """The levels that differ from the baseline, or all levels of the baseline itself, in `most` characters."""
         levels = self.levels.items()
         other = [f"{factor}={clipped(level, 60)}" for factor, level in levels if baseline.levels.get(factor) != level]
         return clipped(" ".join(other) or self.name, most)
 
     def brief(self, baseline: "Setting") -> str:
-        """Its name in a sentence."""
+        """A name that is short enough for a sentence."""
         if len(self.name) <= 100:
             return self.name
         return "the baseline" if self is baseline else self.beside(baseline, 100)
@@ -84,7 +84,7 @@ class Undone(NamedTuple):
     reason: str
 
     @property
-    def left_nothing(self) -> bool:
+    def without_steps(self) -> bool:
         return self.state in ("without a step", "not started")
 
 
@@ -154,7 +154,7 @@ def holds_runs(folder: Path) -> bool:
 
 
 def other_than_runs(folder: Path) -> Path | None:
-    """What of a folder is neither a run, nor a folder of runs, nor anything else of ours; None where all of it is."""
+    """The first subfolder that is neither a run nor a folder of runs nor of this project; None if there is none."""
     if (folder / SWEEP).is_file():
         return None
     for child in _folders(folder):
@@ -170,11 +170,11 @@ def _of_ours(folder: Path) -> bool:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Those in a folder, by name, but for hidden ones and links, as outputs/latest is one."""
+    """The subfolders, sorted by name, without hidden ones and links (outputs/latest is one)."""
     try:
         found = [each for each in folder.iterdir() if not each.name.startswith(".") and not each.is_symlink()]
         return sorted((each for each in found if each.is_dir()), key=lambda each: natural(each.name))
-    except OSError:  # it belongs to somebody else
+    except OSError:  # not readable
         return []
 
 
@@ -744,7 +744,7 @@ def settings_table(sweep: Sweep, baseline: Setting | None = None) -> RenderableT
     if sweep.compared:
         base = baseline or choose(sweep, None)
         parts += _trials_table(sweep) if sweep.maximize else _settings_table(sweep, base)
-    listed = [job for job in sweep.undone if not job.left_nothing]
+    listed = [job for job in sweep.undone if not job.without_steps]
     missing = {f"{job.folder}  {job.state}": _about(job) for job in listed[:MOST]}
     if len(listed) > MOST:
         missing[f"and {len(listed) - MOST} more"] = ""
@@ -761,8 +761,9 @@ def _about(job: Undone) -> str:
 
 
 def shown_settings(sweep: Sweep, baseline: Setting, most: int) -> list[Setting]:
-    """All settings where they are few; else the baseline and the best of those that have figures."""
-    settings = sweep.settings if sweep.command else sweep.compared  # of no sweep, those without figures are mere starts
+    """All settings, or if they are more than `most`, the baseline and the best ones."""
+    # Outside a sweep, settings without figures were only started.
+    settings = sweep.settings if sweep.command else sweep.compared
     if len(settings) <= most:
         return settings
     best = sorted((each for each in sweep.compared if each is not baseline), key=lambda each: -_mean(each))
@@ -789,12 +790,12 @@ def _settings_table(sweep: Sweep, baseline: Setting) -> list[RenderableType]:
     table.caption = "correct: inside <answer>, mean over seeds; paired t intervals with the seed as unit"
     table.caption_justify = "left"
     if len(sweep.factors) > 1:
-        legend = [Text("Of each setting: what differs from the baseline."), *legend]
+        legend = [Text("Settings are named by their differences from the baseline."), *legend]
     return [table, *legend, *_left_out(len(sweep.compared), len(settings), "settings")]
 
 
 def _labels(names: Sequence[str], room: int = 32) -> tuple[list[Text], list[RenderableType]]:
-    """The first column of a table; names that do not fit into it in two lines stand below the table, by number."""
+    """The first column of a table, and a legend below it: names that need more than two lines become numbers."""
     longest_word = max((cell_len(word) for name in names for word in name.split()), default=0)
     if longest_word <= room and max(map(cell_len, names), default=0) <= 2 * room:
         return [Text(name) for name in names], []
@@ -813,7 +814,7 @@ def _uncertain(paired: Paired, p_holm: float) -> tuple[str, str]:
 def _trials_table(sweep: Sweep) -> list[RenderableType]:
     table = table_of(*(shown(figure)[0] for figure in sweep.maximize))
     table.columns[0].header = "trial"
-    found, whole = shown_trials(sweep, MOST), len(sweep.trials)
+    found, total = shown_trials(sweep, MOST), len(sweep.trials)
     labels, legend = _labels([printable(f"{trial.folder}  {clipped(trial.name, 300)}") for trial in found])
     for trial, label in zip(found, labels, strict=True):
         cells = [
@@ -822,11 +823,11 @@ def _trials_table(sweep: Sweep) -> list[RenderableType]:
         ]
         table.add_row(label, *cells, style="bold" if trial.best else None)
     table.caption, table.caption_justify = "bold: no trial is better", "left"
-    return [table, *legend, *_left_out(whole, len(found), "trials")]
+    return [table, *legend, *_left_out(total, len(found), "trials")]
 
 
 def shown_trials(sweep: Sweep, most: int) -> list[Trial]:
-    """All trials where they are few; else those that no other beats, and the best by the first objective."""
+    """All trials, or if they are more than `most`, those that no other beats and the best by the first objective."""
     found = trials(sweep)
     if len(found) <= most:
         return found

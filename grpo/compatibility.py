@@ -1,7 +1,7 @@
-"""Whether a policy, its tokenizer, its chat template and the lengths of a run go together.
+"""Whether a policy, its tokenizer, its chat template and the lengths of a run fit together.
 
-Every command that builds a policy looks here before the first forward pass, where a mismatch would be an index that is
-out of range. Nothing here knows of training.
+Every command that builds a policy calls `check_policy` before the first forward pass, where a mismatch would be an
+index out of range. Nothing here knows about training.
 """
 
 import re
@@ -63,38 +63,38 @@ def _check_special_tokens(model: Any, tokenizer: Any, path: str, rows: int) -> N
     if not end_tokens(model, tokenizer):
         raise UserError(
             f"model.path={path}: no completion can end: eos_token {tokenizer.eos_token!r} has id "
-            f"{tokenizer.eos_token_id}, and the policy's embeddings have {rows} rows. {_ways(tokenizer.eos_token_id)}"
+            f"{tokenizer.eos_token_id}, and the policy's embeddings have {rows} rows. {_advice(tokenizer.eos_token_id)}"
         )
     if tokenizer.pad_token_id >= rows:
         raise UserError(
             f"model.path={path}: pad_token {tokenizer.pad_token!r} has id {tokenizer.pad_token_id}, and the policy's "
             f"embeddings have {rows} rows. Set pad_token in tokenizer_config.json to one that it has, such as "
-            f"{tokenizer.eos_token!r}; padding is masked, so any will do."
+            f"{tokenizer.eos_token!r}; padding is masked, so any token works."
         )
 
 
-def _ways(largest: int) -> str:
+def _advice(largest: int) -> str:
     return (
-        "Take the tokenizer that belongs to the policy, or give the policy as many rows and save it: "
+        "Use the tokenizer that belongs to the policy, or give the policy as many rows and save it: "
         f"policy.resize_token_embeddings({largest + 1})."
     )
 
 
 def _check_prompts(tokenizer: Any, questions: list[str], config: Common, rows: int, largest: int) -> None:
-    """A token of the vocabulary without a row is no fault where no prompt holds it, as in Gemma 3's text policies."""
+    """A token of the vocabulary without a row is allowed if no prompt contains it, as in Gemma 3's text models."""
     for ids in prompt_ids(tokenizer, questions, config.system_prompt):
         if (highest := max(ids)) >= rows:
             token = tokenizer.convert_ids_to_tokens(highest)
             raise UserError(
-                f"model.path={config.model.path}: the prompts hold {token!r}, a token with id {highest}, and the "
-                f"policy's embeddings have {rows} rows. {_ways(largest)}"
+                f"model.path={config.model.path}: the prompts contain {token!r}, a token with id {highest}, and the "
+                f"policy's embeddings have {rows} rows. {_advice(largest)}"
             )
 
 
 def positions(model: Any) -> tuple[int | None, bool]:
-    """How many positions a policy is made for, and whether it has none beyond them.
+    """The number of positions a policy is made for, and whether it fails beyond them.
 
-    None: as many as one likes, as in state space models and most with ALiBi.
+    None: there is no limit, as in state space models and most with ALiBi.
     """
     settings = model.config.get_text_config()
     limit = getattr(settings, "max_position_embeddings", None) or getattr(settings, "max_seq_len", None)
@@ -112,17 +112,17 @@ def _check_lengths(model: Any, tokenizer: Any, questions: list[str], config: Com
         return []
     completion = config.max_completion_length
     around = len(prompt_ids(tokenizer, ["?"], config.system_prompt)[0])
-    # A token is at least a byte long, so that most need not be tokenized.
+    # A token is at least one byte long, so most questions need not be tokenized.
     long = [each for each in questions if around + len(each.encode("utf-8", "replace")) + completion > limit]
     prompt = max(map(len, prompt_ids(tokenizer, long, config.system_prompt)), default=0)
     if prompt + completion <= limit:
         return []
     sizes = f"the longest prompt has {prompt:,} tokens, with its completion {prompt + completion:,}"
     of = f"{config.model.path} has {limit:,} positions (max_position_embeddings)"
-    advice = "Take shorter problems, or a shorter system_prompt."
+    advice = "Use shorter problems, or a shorter system_prompt."
     if prompt < limit:
         advice = f"Set max_completion_length={limit - prompt} or less."
     if fixed or config.rollout.name in VLLM:
         raise UserError(f"max_completion_length={completion}: {sizes}, and {of}. {advice}")
-    # Rotary positions can be computed at any length, and how far they carry is a fair question.
-    return [f"Beware: {sizes}, and {of}: beyond them its completions are unreliable. {advice}"]
+    # Rotary positions can be computed at any length.
+    return [f"Warning: {sizes}, and {of}: beyond them its completions are unreliable. {advice}"]

@@ -287,8 +287,8 @@ def between(low: float, high: float, reason: str = "") -> Rule:
 
 below_one: Rule = (lambda value: 0 <= value < 1, "must be at least 0 and below 1")
 
-# No run needs more. What is larger is a slip of the keyboard, and would otherwise end in hours of waiting, or in an
-# error of the operating system.
+# Upper limits. A larger value is a typing error, and would end in hours of waiting or in an error of the operating
+# system.
 STEPS = PROBLEMS = 10_000_000
 TOKENS = COMPLETIONS = 1_000_000
 
@@ -412,7 +412,7 @@ RULES: dict[type, dict[str, Rule]] = {
     },
     AuditConfig: {"fail_on": one_of("warning", "note"), "data.answer_match": one_of(*ANSWER_MATCHES)},
 }
-WEIGHT = between(-1_000_000, 1_000_000)
+WEIGHT = between(-10_000, 10_000, "advantages are computed in float32")  # as in grpo/rewards.py
 # The settings that name a file or a folder.
 PATHS = (
     "model.path",
@@ -453,7 +453,7 @@ def load(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
 
 
 def typed(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
-    """The composed settings as a `schema`, unchecked but for names, types and the form of paths.
+    """The composed settings as a `schema`, with names, types and the form of paths checked, but not values.
 
     Raises:
         UserError: a key that no setting has, or a value of another type.
@@ -468,26 +468,19 @@ def typed(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
 
 
 def located(config: Schema) -> Schema:
-    """The settings with absolute paths, which mean the same from any working directory.
-
-    Raises:
-        UserError: a path in the home of a user that does not exist.
-    """
-    config.reward_files = [absolute("reward_files", file) for file in config.reward_files]
+    """The settings with absolute paths, which mean the same from any working directory."""
+    config.reward_files = [absolute(file) for file in config.reward_files]
     if isinstance(config, Common):
         if config.data.path is not None:
-            config.data.path = absolute("data.path", config.data.path)
-        folder = absolute("model.path", config.model.path)
+            config.data.path = absolute(config.data.path)
+        folder = absolute(config.model.path)
         if os.path.exists(folder):  # else it is a policy of the hub, or an embedded one
             config.model.path = folder
     return config
 
 
-def absolute(setting: str, path: str) -> str:
-    try:
-        return relocated(path, os.path.abspath(Path(path).expanduser()))
-    except RuntimeError as error:
-        raise UserError(f"{setting}={path}: there is no such user; give a path that starts with / or ~/.") from error
+def absolute(path: str) -> str:
+    return relocated(path, os.path.abspath(Path(path).expanduser()))
 
 
 def _refuse_unknown_keys(node: Any, schema: Any, prefix: str) -> None:
@@ -501,7 +494,7 @@ def _refuse_unknown_keys(node: Any, schema: Any, prefix: str) -> None:
 
 
 def _check_shape(config: AnyConfig) -> None:
-    """What a list holds, which the schema does not say, and paths that no file can have."""
+    """Check the elements of lists, whose types the schema does not check, and refuse paths that no file can have."""
     for key, kind in _lists(type(config)).items():
         values: Any = value_of(config, key) or []
         if not all(isinstance(value, kind) for value in values):
@@ -533,7 +526,7 @@ def check(config: AnyConfig) -> None:
         )
     if isinstance(config, Config):
         if config.trust_run and config.resume is None:
-            raise UserError("trust_run=true: is about the run directory of resume=FOLDER; leave it out.")
+            raise UserError("trust_run=true: applies to resume=FOLDER only; leave it out.")
         _check_batch(config)
         if config.model.load_in_4bit and not config.model.lora_rank:
             raise UserError("model.load_in_4bit=true: weights of 4 bits are not trained; add model.lora_rank=16.")
@@ -739,7 +732,7 @@ def load_run(folder: Path) -> Common:
     settings = saved_settings(folder)
     if not (folder / "policy" / "config.json").is_file() or not (folder / "results.json").is_file():
         saved = sorted((folder / "checkpoints").glob("checkpoint-*"))
-        policy = f" A policy that it saved can be named all the same, model.path={saved[-1]}." if saved else ""
+        policy = f" The policy that it saved can be used as well, model.path={saved[-1]}." if saved else ""
         raise UserError(
             f"{folder} holds a run that was not finished; python -m grpo.train resume={folder} completes it.{policy}"
         )
@@ -775,7 +768,7 @@ def saved_settings(folder: Path) -> dict[str, Any]:
 
 
 class NotSet(UserError):
-    """Saved settings need an environment variable that is not set."""
+    """Saved settings refer to an environment variable that is not set."""
 
 
 def as_schema(settings: dict[str, Any], schema: type[Schema]) -> Schema:
@@ -788,7 +781,9 @@ def as_schema(settings: dict[str, Any], schema: type[Schema]) -> Schema:
     if missing := [name for name, value in shared.items() if value == MISSING]:
         raise UserError(f"there is no {', '.join(missing)}.")
     if unset := unset_variables(shared):
-        raise NotSet(f"the run takes settings from the environment, where {', '.join(unset)} is not set.")
+        raise NotSet(
+            f"the run takes settings from the environment variable {', '.join(unset)}, which is not set; set it."
+        )
     with readable(schema):
         merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), shared))
     config = from_environment(merged, shared)
@@ -850,7 +845,7 @@ def explain(error: Exception, schema: type[Any]) -> str:
     if match := re.search(r"raised while resolving interpolation: (.*)\n\s*full_key: (\S+)", text):
         return f"{match[2]}: {match[1]}."
     if match := re.search(r"too large to convert to float\s*full_key: (\S+)", text):
-        return f"{match[1]}: a number of hundreds of digits, which is too large for any setting."
+        return f"{match[1]}: a number of hundreds of digits is too large for any setting."
     if match := re.search(r"Error merging override (.+)", text, re.DOTALL):
         given = shortened(match[1])
         if "is not a ListConfig" in cause:
@@ -876,7 +871,7 @@ def explain(error: Exception, schema: type[Any]) -> str:
 
 
 def _no_such_option(group: str, name: str, known: Sequence[str] | None) -> str:
-    """`known`: what Hydra finds in conf/, in its own package and in folders of the user's."""
+    """`known`: the options that Hydra finds in conf/, in its own package and in the user's folders."""
     other = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
     names = options(group) if known is None else known
     return f"{group}={name}: {group} has no option '{name}'.{nearest(name, names)}{other}"
@@ -888,7 +883,7 @@ def options(group: str) -> list[str]:
 
 
 def _several_values(override: str, schema: type[Any]) -> str:
-    """A list of values where one is due: what is meant depends on the type of the setting."""
+    """The message for several values of a setting outside a sweep; it depends on the type of the setting."""
     key, _, value = override.lstrip("+").partition("=")
     kind = settings_of_schema(schema).get(key)
     given = shortened(override)
@@ -913,7 +908,7 @@ def settings_of_schema(schema: type[Any], prefix: str = "") -> dict[str, Any]:
 
 
 def no_such_setting(key: str, schema: type[Any]) -> str:
-    """What may have been meant by `key`; the names of its level only where nothing comes close."""
+    """The message for an unknown `key`, with the names that it may mean."""
     if "@" in key or key.partition(".")[0] == "experiment":
         return f"{key}: a file of the group experiment starts with the line `# @package _global_`; this one does not."
     if key.startswith("rewards."):
@@ -925,13 +920,13 @@ def no_such_setting(key: str, schema: type[Any]) -> str:
 
 
 def likely(key: str, schema: type[Any]) -> str:
-    """What may have been meant by a setting that there is not, to stand at the end of a message."""
+    """The end of a message about an unknown setting: similar names, or all names of its level if none is similar."""
     settings = settings_of_schema(schema)
     leaf = key.rpartition(".")[2]
     same = [name for name in settings if name.rpartition(".")[2] == leaf]
     if 0 < len(same) <= 3:
         return f" Did you mean {_either(same)}?"
-    # Of commands that do not train, only the settings that they have.
+    # A command that does not train suggests only settings that it has.
     if (known := hint(key)) and (issubclass(schema, Config) or known.ours.partition("=")[0] in settings):
         note = f": {known.note}" if known.note else ""
         return f" Here it is {known.ours}{note}." if known.ours else f" It has no counterpart here{note}."

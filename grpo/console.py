@@ -36,17 +36,17 @@ log = logging.getLogger("grpo")
 console = Console(highlight=False)
 
 TAG = re.compile(r"</?(?:reasoning|answer)>")
-# A command to be copied: a program, and the arguments after it (flags, paths, key=value, whatever is quoted).
+# A command to copy: a program and its arguments (flags, paths, key=value, quoted text).
 QUOTED = r"""(?:'[^'\n]*'|"[^"\n]*")"""
 ARGUMENT = rf"(?:-{{1,2}}\w[\w-]*(?: \d+)?|[^\s='\"]*=(?:{QUOTED}|\S*)|{QUOTED}|[^\s'\"]*/\S*)"
 COMMAND = re.compile(
     rf"(?:(?:python|torchrun|accelerate launch)(?: {ARGUMENT})*? -m [\w.]+|wandb sync|pip install \S+|ssh)"
     rf"(?: {ARGUMENT})*"
 )
-GLUE = "\ue000"  # stands for a space at which no line may break; no text that is shown holds it
-FIRST_SECONDS = 2.0  # after which work that has no steps is told of where there is no terminal
-QUIET_SECONDS = 10.0  # without a terminal, a line follows when there was none for so long
-# The characters that are looked at one by one, and the Unicode categories that are not shown as they are.
+GLUE = "\ue000"  # stands for a space at which no line may break; printed text never contains it
+FIRST_SECONDS = 2.0  # without a terminal, work without steps is reported after this time
+QUIET_SECONDS = 10.0  # without a terminal, a line is printed after this much silence
+# Characters that may have to be escaped, and the Unicode categories that are.
 NOT_PLAIN = re.compile(r"[^\n\t -~]+")
 INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
@@ -65,7 +65,8 @@ class RunLog(logging.FileHandler):
             self.held.append(record)
 
     def begin(self) -> None:
-        """
+        """Open the file and write the records that were held.
+
         Raises:
             OSError: it cannot be opened.
         """
@@ -78,7 +79,7 @@ class RunLog(logging.FileHandler):
 
 
 def begin_log() -> None:
-    """Write `train.log` from here on."""
+    """Open `train.log`; later records are written to it at once."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, RunLog):
             handler.begin()
@@ -170,8 +171,8 @@ def quiet_libraries() -> None:
 def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[[int, str], None]]:
     """A bar over `total`, advanced by calling it with (how many, what stands beside).
 
-    One that is not `lasting` leaves nothing behind. Without a terminal: a line at each tenth where it lasts, and one
-    every ten seconds.
+    A bar that is not `lasting` is removed at the end. Without a terminal: a line at each tenth if it is `lasting`, and
+    one every ten seconds.
     """
     if console.quiet:
         yield lambda count, beside: None
@@ -209,7 +210,7 @@ def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """What takes its time without steps to count: a spinner with the seconds, that leaves nothing behind.
+    """Show that work without countable steps is under way: a spinner with the seconds, removed at the end.
 
     Without a terminal: a line after two seconds, then every ten.
     """
@@ -316,15 +317,15 @@ def facts(lines: dict[str, str]) -> RenderableType:
 
 
 def heading(lines: dict[str, str]) -> RenderableType:
-    """What a run or a sweep says of itself at its start: as `facts`, but without a terminal each fact is one line."""
-    return _Facts(lines, column=8, whole=True)
+    """The header of a run or a sweep: as `facts`, but without a terminal each fact is one line."""
+    return _Facts(lines, column=8, wrapped_in_terminal_only=True)
 
 
 @dataclass(frozen=True)
 class _Facts:
     lines: dict[str, str]
     column: int | None = None  # where values begin; else two cells after the longest name
-    whole: bool = False  # whether lines wrap in a terminal only
+    wrapped_in_terminal_only: bool = False
 
     def __rich_console__(self, to: Console, options: ConsoleOptions) -> RenderResult:
         lines = {printable(name): printable(value) for name, value in self.lines.items()}
@@ -332,8 +333,8 @@ class _Facts:
         for name, value in lines.items():
             label = name + " " * (column - cell_len(name))
             text = Text(value)
-            keep = self.whole and not to.is_terminal
-            for line in [text] if keep else wrapped(text, max(20, options.max_width - column)):
+            unwrapped = self.wrapped_in_terminal_only and not to.is_terminal
+            for line in [text] if unwrapped else wrapped(text, max(20, options.max_width - column)):
                 line.no_wrap, line.overflow = True, "ignore"
                 yield Text(label, no_wrap=True, overflow="ignore") + line
                 label = " " * column
@@ -417,10 +418,10 @@ def answers(question: str, columns: dict[str, str]) -> Table:
 
 
 def printable(text: str) -> str:
-    """`text` with whatever a terminal or a browser would obey, hide or reorder by, written as `\\x1b` or `\\u202e`.
+    """`text` with invisible characters, which a terminal or a browser may obey, escaped as `\\x1b` or `\\u202e`.
 
-    These are the control characters but for the line break and the tab, the format characters (bidirectional, of no
-    width), the separators of lines and paragraphs, and lone surrogates.
+    These are control characters except line break and tab, format characters (bidirectional or of zero width), line and
+    paragraph separators, and lone surrogates.
     """
     return NOT_PLAIN.sub(lambda found: "".join(map(_escaped, found[0])), text)
 

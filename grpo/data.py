@@ -29,7 +29,7 @@ class Example:
 
     @property
     def key(self) -> str:
-        """The question but for its white space; problems of one key are the same problem."""
+        """The question with normalized white space; two problems with the same key are the same problem."""
         return " ".join(self.question.split())
 
 
@@ -37,7 +37,7 @@ class Example:
 JOY = Example("Joy can read 8 pages of a book in 20 minutes. How many hours will it take her to read 120 pages?", "5")
 TRAIN_FILE = "train.jsonl"  # the default in conf/data/jsonl.yaml
 GSM8K_TRAIN = 7_472  # training problems without it
-MOST_BY_DEFAULT = 200  # problems taken out of the training split where no file has them; a fifth of a small one
+MOST_BY_DEFAULT = 200  # problems taken out of the training split if no file has them; a fifth of a small split
 
 
 @dataclass
@@ -145,15 +145,15 @@ def _cut(
     """Problems drawn from the training split because there is no file of them, and the others.
 
     Raises:
-        UserError: there are not as many as the setting asks for, and one to train on.
+        UserError: the split is too small for the number that is set.
     """
     file = {"eval_problems": "test_file"}.get(setting, "validation_file")
     given, a_fifth = getattr(config, setting), max(1, min(MOST_BY_DEFAULT, len(train) // 5))
     count = a_fifth if given is None else given
     if len(train) < 2:
         raise UserError(
-            f"data={config.name}: the training split has {len(train)} problems, too few to hold some out; name a file "
-            f"of others, data.{file}=FILE."
+            f"data={config.name}: the training split has {len(train)} problems, too few to hold some out; name another "
+            f"file, data.{file}=FILE."
         )
     if count >= len(train):
         raise UserError(
@@ -211,7 +211,7 @@ def _jsonl(config: DataConfig, split: str) -> list[Example] | None:
         if config.train_file not in (TRAIN_FILE, folder.name):
             raise UserError(
                 f"data.train_file={config.train_file}: data.path={folder} names the training file already; leave "
-                f"one out, or give the folder, data.path={folder.parent}."
+                f"one out, or type the folder, data.path={folder.parent}."
             )
         folder, files["train"] = folder.parent, folder.name
     if (name := files[split]) is None:

@@ -33,18 +33,18 @@ def use_determinism(config: Common) -> None:
 
 
 def slow_bfloat16(config: Common) -> str | None:
-    """A warning where the CPU computes in bfloat16 without instructions for it, several times slower than in float32.
+    """A warning if the CPU computes in bfloat16 without instructions for it, several times slower than in float32.
 
-    The setting stays as it is: the numbers of a run must not depend on which CPU is found.
+    The setting stays as it is: the numbers of a run must not depend on the CPU.
     """
     try:
         known = set(CPUINFO.read_text().split())
-    except (OSError, UnicodeDecodeError):  # not Linux, which tells of its CPU elsewhere
+    except (OSError, UnicodeDecodeError):  # not Linux
         return None
     if config.device != "cpu" or not config.bf16 or known & NATIVE_BFLOAT16:
         return None
     return (
-        "Beware: bf16=true, and this CPU has no instructions for bfloat16 (AMX or avx512_bf16): it is several times "
+        "Warning: bf16=true, and this CPU has no instructions for bfloat16 (AMX or avx512_bf16): it is several times "
         "slower than bf16=false, which computes in float32."
     )
 
@@ -168,5 +168,6 @@ def check_device(config: Config, batch: Batch) -> None:
         message += f", all {steps:,} steps about {duration(steps * seconds)}." if steps else "."
     plain = " bf16=false" * config.bf16
     raise UserError(
-        f"{message} To go on all the same: device=cpu{plain}. The embedded default needs no GPU: python -m grpo.train"
+        f"{message} To train on the CPU anyway: device=cpu{plain}. The embedded default needs no GPU: python -m "
+        "grpo.train"
     )

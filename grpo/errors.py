@@ -15,10 +15,10 @@ def first_line(error: Exception) -> str:
 
 
 def shortened(value: Any, longest: int = 200) -> str:
-    """A value as a message shows it: what is longer than a few lines is shortened."""
+    """A value as a message shows it, truncated if it is longer than `longest` characters."""
     try:
         text = str(value)
-    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+    except ValueError:  # Python does not print integers of more than 4,300 digits
         return "a number of thousands of digits"
     if len(text) <= longest:
         return text

@@ -181,10 +181,10 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
     """A run's policy under the run's own settings, but for those that the command line sets."""
     saved = load_run(folder)
     obeyed = {item.name for item in fields(Common)} - {"rollout"}
-    if title == "baseline":  # which is scored with the rewards of the other
+    if title == "baseline":  # it is scored with the rewards of run=
         obeyed -= {"rewards", "reward_files"}
     scores = "reward_files" in obeyed and saved.reward_files
-    without = "To go without its rewards, add reward_files=[] rewards=default. " if scores else ""
+    without = "To evaluate without its rewards, add reward_files=[] rewards=default. " if scores else ""
     require_trust(
         folder,
         saved_settings(folder),
@@ -201,7 +201,7 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
     OmegaConf.set_struct(merged, False)
     names = [item.name for item in fields(Common)]
     for name in names:
-        merged[name] = sources(getattr(saved, name))  # so that this evaluation stores them as they are stored there
+        merged[name] = sources(getattr(saved, name))  # with their interpolations, which this evaluation stores
     for override, key in zip(overrides, _keys(overrides), strict=True):
         if key.partition(".")[0] in names:
             if override.startswith("~"):
@@ -231,7 +231,7 @@ def _held_out(data: DataConfig, of_run: DataConfig, folder: Path) -> list[Exampl
         if data == of_run and known not in (None, problems_of(examples)):
             raise UserError("data: the files are not those of the run any more: its held-out problems are others now.")
     if data == of_run:
-        return examples  # those of its training split were left out of training
+        return examples  # training excluded them
     try:
         seen = {example.key for example in load_splits(of_run).train}
     except UserError:
@@ -504,7 +504,7 @@ def app(composed: DictConfig) -> None:
 def main() -> None:
     try:
         with removed_if_unused(ELSEWHERE, "multirun.yaml"):
-            command(app, EvaluateConfig, "Interrupted: the same command goes on where it stopped.")
+            command(app, EvaluateConfig, "Interrupted: the same command resumes it.")
     except OSError as error:  # what Hydra itself writes for a multirun
         if Jobs.started:
             raise

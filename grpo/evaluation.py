@@ -309,7 +309,7 @@ class Evaluation:
         from pyarrow import parquet
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Both are complete before either takes its place.
+        # Both files are complete before either replaces an old one.
         with written_aside(path) as report, written_aside(path.with_suffix(".parquet")) as table:
             parquet.write_table(pyarrow.table(self.columns()), table)
             kept = {"protocol": protocol, "figures": self.as_json(), "parquet_sha256": file_sha256(table)}

@@ -1,4 +1,4 @@
-"""Files that are complete or absent, and that are named where they are damaged."""
+"""Atomic writing of files, and reading with messages that name a damaged file."""
 
 import json
 import os
@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 
 def read(path: Path, parse: Callable[[str], T]) -> T:
-    """What `parse` makes of the text of a file.
+    """The text of a file, parsed.
 
     Raises:
-        FileNotFoundError: there is none.
-        UserError: it is damaged: not what `parse` takes.
+        FileNotFoundError: there is no file.
+        UserError: it cannot be read, or `parse` refuses its text.
     """
     try:
         return parse(path.read_text(encoding="utf-8"))
@@ -50,9 +50,10 @@ def yaml_settings(text: str) -> Any:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """
+    """The JSON object in `text`.
+
     Raises:
-        ValueError: the text is not JSON, or JSON of another type.
+        ValueError: it is not JSON, or JSON of another type.
     """
     content = json.loads(text)
     if not isinstance(content, dict):
@@ -81,10 +82,7 @@ def read_lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; what stands there at the end takes the place of `path`.
-
-    After an exception nothing is left of it.
-    """
+    """A temporary path beside `path` to write to; at the end it replaces `path`, after an exception it is deleted."""
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
@@ -96,7 +94,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def written_folder(path: Path, make_room: Callable[[], None]) -> Iterator[Path]:
-    """As `written_aside`, for a folder; `make_room` moves away what is at `path`."""
+    """As `written_aside`, for a folder; `make_room` moves an old folder at `path` away."""
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -122,7 +120,7 @@ def json_text(content: dict[str, Any]) -> str:
     return json.dumps(sources(content), indent=2, ensure_ascii=False) + "\n"
 
 
-LONGEST_PATH, LONGEST_NAME = 2_000, 255  # bytes; Linux takes 4,096, of which what a run writes below it needs some
+LONGEST_PATH, LONGEST_NAME = 2_000, 255  # bytes; Linux allows 4,096, some of which the files of a run need
 
 
 def path_argument(text: str) -> Path:

@@ -1,4 +1,4 @@
-"""The folder of a run: one owner at a time, its settings, and going on with it where it was left."""
+"""The folder of a run: its lock, its settings, and resuming it from its newest checkpoint."""
 
 import os
 import re
@@ -44,12 +44,12 @@ RESULTS: dict[str, type] = {
     "versions": dict,
     "seconds": dict,
 }
-# What a resumed run had written after the checkpoint it resumes from, until its new results are written.
+# Holds what a resumed run wrote after its checkpoint, until its new results are written.
 PREVIOUS = "previous"
 LATEST = "latest"
-# The settings, and the group of settings, that can be given anew to a run that is resumed.
+# The settings, and the group of settings, that can be changed when a run is resumed.
 FREE = ("max_steps.", "num_train_epochs.", "tracking.")
-OF_COMMAND = ("resume", "trust_run")  # what is about the command alone
+OF_COMMAND = ("resume", "trust_run")  # settings of the command, which no run saves
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def removed_if_unused(folder: Path, idle: str = LOCK) -> Iterator[None]:
 
 
 def results_of(folder: Path) -> dict[str, Any] | None:
-    """The content of `results.json`; None where the run has not ended.
+    """The content of `results.json`; None if the run has not finished.
 
     Raises:
         UserError: it is damaged.
@@ -124,7 +124,7 @@ def results_of(folder: Path) -> dict[str, Any] | None:
 
 
 def outcome(folder: Path) -> dict[str, Any] | str | None:
-    """The results of a job of a sweep, or why it has none; None where it has not ended."""
+    """The results of a job of a sweep, or why it has none; None if it has not ended."""
     with suppress(UserError):  # damaged results are written again
         if results := results_of(folder):
             return results
@@ -179,7 +179,7 @@ def overrides_of(folder: Path) -> list[str]:
     except (TypeError, OverrideParseException, HydraException) as error:
         raise UserError(f"{path} is damaged: {first_line(error)}.") from error
     for override, each in zip(typed, parsed, strict=True):
-        # A run saves its own settings alone; Hydra's choose launchers, log handlers and search paths, which run code.
+        # A run saves only its own settings; Hydra's choose launchers, log handlers and search paths, which run code.
         if any(re.match(r"hydra\b", place or "") for place in (each.key_or_group, each.package)):
             raise UserError(f"{path} was changed: {override} is a setting of Hydra's, which no run saves there.")
     return typed
@@ -223,9 +223,9 @@ def going_on(arguments: Sequence[str]) -> list[str]:
         trusted=_typed(arguments, "trust_run") is True,
         again="If you trust whoever made it, add trust_run=true.",
     )
-    # What the run was started with holds by itself, and the files it names may be gone.
+    # Overrides that the run was started with are saved in it, and the files that they name may be gone.
     left = [each for each in arguments if each not in saved or is_free(key_of(each))]
-    # Beside it, because argparse takes overrides in one row only.
+    # Next to it, because argparse accepts only one sequence of overrides.
     place = 1 + max(i for i, each in enumerate(left) if key_of(each) == "resume")
     return [*left[:place], f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN", *left[place:]]
 
@@ -241,7 +241,7 @@ def key_of(override: str) -> str:
 
 
 def is_free(key: str) -> bool:
-    """Whether a setting, or a group of them, can be given anew to a run that is resumed."""
+    """Whether a setting, or a group of them, can be changed when a run is resumed."""
     return f"{key}.".startswith(FREE)
 
 
@@ -320,7 +320,7 @@ def resume(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
             raise UserError(
                 f"{changed or key}={'null' if value is None else value}: a run that is resumed keeps its settings"
                 f"{f' (here {sources(saved.get(changed))})' if changed else ''}; only max_steps, num_train_epochs and "
-                "tracking can be given anew. For any other, start a new run."
+                "tracking can be changed. For other settings, start a new run."
             )
     config = replace(config, tracking=replace(config.tracking, **tracking), **scalars, resume=None, trust_run=False)
     check(config)
@@ -332,10 +332,10 @@ def resume(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
 
 
 def overrides_with(folder: Path, overrides: Sequence[str]) -> list[str]:
-    """What was typed for the run in `folder`, and what is typed anew."""
-    anew = [each for each in overrides if key_of(each) not in OF_COMMAND]
-    keys = tuple(f"{key_of(each)}." for each in anew)
-    return [each for each in overrides_of(folder) if not f"{key_of(each)}.".startswith(keys)] + anew
+    """The overrides of the run in `folder`, with those that are typed to resume it."""
+    typed = [each for each in overrides if key_of(each) not in OF_COMMAND]
+    keys = tuple(f"{key_of(each)}." for each in typed)
+    return [each for each in overrides_of(folder) if not f"{key_of(each)}.".startswith(keys)] + typed
 
 
 def same_job(folder: Path, composed: Config) -> Config:
@@ -373,7 +373,7 @@ def is_done(folder: Path, config: Config) -> bool:
         raise UserError(f"max_steps={config.max_steps}: the run has {results['steps']} steps already.")
     if not newest_whole(folder / "checkpoints")[0]:
         raise UserError(
-            f"{folder} is finished and has no whole checkpoint to go on from; start a new run with more steps, and "
+            f"{folder} is finished and has no complete checkpoint to resume from; start a new run with more steps, and "
             "save_steps=N for one that can go on."
         )
     return config.max_steps == results["steps"]
@@ -423,7 +423,7 @@ def missing_from(folder: Path) -> list[str]:
 
 
 def to_complete(folder: Path, config: Config) -> Resumption | None:
-    """Where a finished run resumes to write again what is gone of it; None if nothing is.
+    """Where a finished run resumes to write missing files again; None if none is missing.
 
     Raises:
         UserError: no checkpoint of its last step is left.
@@ -435,16 +435,16 @@ def to_complete(folder: Path, config: Config) -> Resumption | None:
     if found.step != results["steps"]:
         raise UserError(
             f"{shortest(folder)} is finished, but {', '.join(gone)} is missing, and there is no checkpoint of step "
-            f"{results['steps']} to make it from. To run it again: python -m grpo.reproduce {shortest(folder)}"
+            f"{results['steps']} to write it from. To run it again: python -m grpo.reproduce {shortest(folder)}"
         )
     say(f"Missing, and written again: {', '.join(gone)}.")
     return found
 
 
 def cut_back(found: Resumption) -> None:
-    """Set aside in `previous/` what the run has written after its checkpoint.
+    """Move what the run wrote after its checkpoint to `previous/`.
 
-    The results come first: a process that is killed in between leaves a run that is not finished, and can be resumed.
+    Results are moved first: a process that is killed in between leaves an unfinished run, which can be resumed.
     """
     folder, checkpoint = found.folder, found.checkpoint
     try:
@@ -463,19 +463,19 @@ def cut_back(found: Resumption) -> None:
         if step and int(step[1]) > found.step:
             set_aside(folder, str(path.relative_to(folder)))
     for name in RECORDS:
-        if name != "provenance.json":  # it also tells of sessions since
+        if name != "provenance.json":  # it also records later sessions
             set_aside(folder, name)
     if gone := put_back(checkpoint, folder):
         say(f"{len(gone)} files of completions/ are gone, {gone[0]} the first; they are not made again.")
     if checkpoint:
-        say(f"Going on from step {found.step}.")
+        say(f"Resuming from step {found.step}.")
     else:
-        none = "No whole checkpoint is left" if found.damaged else "It has no checkpoint yet"
+        none = "No complete checkpoint is left" if found.damaged else "It has no checkpoint yet"
         say(f"{none}: it starts at its first step.")
 
 
 def set_aside(folder: Path, name: str) -> None:
-    """Move a file or a folder of a run to `previous/`, where the first of its name stays."""
+    """Move a file or a folder of a run to `previous/`; if one of its name is there already, delete it instead."""
     path, aside = folder / name, folder / PREVIOUS / name
     if aside.exists():
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -485,7 +485,7 @@ def set_aside(folder: Path, name: str) -> None:
 
 
 def discard_previous(folder: Path) -> None:
-    """What was set aside, once new results are written."""
+    """Delete what was moved to `previous/`, once new results are written."""
     if (folder / PREVIOUS).is_dir():
         shutil.rmtree(folder / PREVIOUS)
 

@@ -26,7 +26,7 @@ BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 def checked() -> Iterator[None]:
     """Check what Hydra composes in this context.
 
-    hydra-core 1.3 composes in `ConfigLoaderImpl.load_configuration` alone, and offers no place between that and making
+    hydra-core 1.3 composes in `ConfigLoaderImpl.load_configuration` alone, and has no hook between that and creating
     the callbacks, the sweeper and the launcher that the settings name.
     """
     compose = ConfigLoaderImpl.load_configuration
@@ -57,9 +57,10 @@ def checked() -> Iterator[None]:
 
 
 def check(hydra: DictConfig) -> None:
-    """
+    """Check the composed settings of Hydra.
+
     Raises:
-        UserError: code that is not ours or Hydra's, or a folder that no command could name.
+        UserError: they run code that is neither ours nor Hydra's, or name a folder that cannot be used.
     """
     for kind in ("launcher", "sweeper"):
         target = hydra[kind].get("_target_")
@@ -70,13 +71,13 @@ def check(hydra: DictConfig) -> None:
             )
     for name, callback in (hydra.callbacks or {}).items():
         raise UserError(
-            f"hydra.callbacks.{name}={shortened(callback)}: a callback runs code, and none is run. Measure with a "
+            f"hydra.callbacks.{name}={shortened(callback)}: a callback runs code, so none is allowed. Measure with a "
             "reward of weight 0, or read metrics.jsonl."
         )
     for kind in ("job_logging", "hydra_logging"):
         _check_logging(f"hydra.{kind}", OmegaConf.to_container(hydra[kind]) if hydra[kind] else {})
     if hydra.sweeper._target_ == BASIC_SWEEPER and hydra.mode == RunMode.MULTIRUN:
-        refuse_too_many_jobs(parse(hydra.overrides.task))  # it lists them all at once
+        refuse_too_many_jobs(parse(hydra.overrides.task))  # the basic sweeper lists all jobs at once
     verbose = hydra.verbose if OmegaConf.is_list(hydra.verbose) else [hydra.verbose]
     if not all(isinstance(each, bool | str) for each in verbose):
         raise UserError(f"hydra.verbose={hydra.verbose}: must be true, false, or names of loggers.")
@@ -108,16 +109,16 @@ def _check_logging(key: str, settings: Any) -> None:
 
 
 def _check_folder(key: str, hydra: DictConfig) -> None:
-    """A folder must have a name that its commands can be given, and that a terminal shows as it is."""
+    """Refuse a folder whose name cannot be typed in a command or is not shown as it is in a terminal."""
     try:
         folder = str(OmegaConf.select(hydra, key.removeprefix("hydra.")))
     except OmegaConfBaseException:
-        return  # Hydra's own message comes when it makes the folder
+        return  # Hydra reports it when it creates the folder
     fault = path_fault(folder)
     if NOT_PLAIN.search(folder) or re.search(r"[\t\n]", folder):
         fault = "a folder has a name of printable characters"
     elif folder.startswith("~"):
-        fault = "write the path in full; ~ is not replaced here"
+        fault = "write the path in full; ~ is not expanded here"
     elif "${" in folder:
         fault = "a folder has no ${ in its name, which stands for a setting"
     if fault:

@@ -50,7 +50,7 @@ def values_listed(context: HydraContext, arguments: Sequence[str]) -> dict[str, 
     """key -> an override for each of its values.
 
     Raises:
-        UserError: a list without values, a range that cannot be counted through, or more jobs than are possible.
+        UserError: a list without values, a range without an end, or more jobs than are possible.
     """
     listed: dict[str, list[str]] = {}
     given = OverridesParser.create(context.config_loader).parse_overrides(list(arguments))

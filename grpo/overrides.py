@@ -21,7 +21,7 @@ from grpo.errors import UserError, first_line, shortened
 from grpo.files import path_fault
 
 MOST_JOBS = 10_000  # of a sweep
-COUNTED = 10**12  # where counting ends
+COUNTED = 10**12  # larger counts are not exact
 _KEY = re.compile(r"[~+]*[\w./@:$-]+")
 
 
@@ -43,9 +43,10 @@ def typed_in_shell(key: str, value: Any) -> str:
 
 
 def parse(arguments: Sequence[str]) -> list[Override]:
-    """
+    """The overrides that `arguments` are.
+
     Raises:
-        UserError: one of them is no override.
+        UserError: one of them cannot be parsed.
     """
     parsed = []
     for each in arguments:
@@ -74,18 +75,18 @@ def unreadable(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals or not _KEY.fullmatch(key):
         return f"{shortened(override) or repr('')}: not a setting; write key=value."
-    said = shortened(override)
+    given = shortened(override)
     if value.startswith("~"):
         fault = path_fault(value)
-        return f"{said}: {fault}." if fault else f"{said}: write {typed_in_shell(key, _expanded(value))}"
+        return f"{given}: {fault}." if fault else f"{given}: write {typed_in_shell(key, _expanded(value))}"
     if isinstance(mapping := _from_yaml(value), dict) and mapping:
         each = " ".join(typed_in_shell(f"{key}.{name}", inner) for name, inner in mapping.items())
-        return f"{said}: the settings of a group are given one by one: {each}"
+        return f"{given}: the settings of a group are given one by one: {each}"
     if value.startswith("[") and value.endswith("]"):
         elements = [_expanded(element.strip().strip("'\"")) for element in value[1:-1].split(",")]
         listed = ",".join(map(quoted, elements))
-        return f"{said}: write {shlex.quote(f'{key}=[{listed}]')}"
-    return f"{said}: this value needs quotes within quotes: {typed_in_shell(key, value)}"
+        return f"{given}: write {shlex.quote(f'{key}=[{listed}]')}"
+    return f"{given}: this value needs quotes within quotes: {typed_in_shell(key, value)}"
 
 
 def _expanded(path: str) -> str:
@@ -103,7 +104,7 @@ def _from_yaml(text: str) -> Any:
 
 
 def values_of(override: Override) -> int:
-    """How many values are typed, counted without listing them; a value that is no list counts as one.
+    """How many values are typed, counted without listing them; a value that is not a list counts as one.
 
     Raises:
         UserError: a range that has no end.
@@ -123,15 +124,15 @@ def values_of(override: Override) -> int:
 def refuse_too_many_jobs(overrides: Sequence[Override]) -> None:
     """
     Raises:
-        UserError: a job for each combination of values would be more than any sweep is good for.
+        UserError: the combinations of values are more than `MOST_JOBS`.
     """
     counts = {each.get_key_element(): values_of(each) for each in overrides}
     if (jobs := math.prod(counts.values())) > MOST_JOBS:
-        factors = " x ".join(f"{key} ({_said(count)})" for key, count in counts.items() if count > 1)
+        factors = " x ".join(f"{key} ({_counted(count)})" for key, count in counts.items() if count > 1)
         raise UserError(
-            f"{factors}: a sweep of {_said(jobs)} jobs; at most {MOST_JOBS:,} are possible. List fewer values."
+            f"{factors}: a sweep of {_counted(jobs)} jobs; at most {MOST_JOBS:,} are possible. List fewer values."
         )
 
 
-def _said(count: int) -> str:
+def _counted(count: int) -> str:
     return f"{count:,}" if count < COUNTED else f"{COUNTED:,} or more"

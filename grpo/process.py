@@ -1,6 +1,6 @@
 """The process of a command: its standard streams, its working directory, its command line.
 
-Every command calls `guard_streams` first, and `check_process` before it works. Knows nothing of runs.
+Every command calls `guard_streams` first, then `check_process`. Nothing here knows about runs.
 """
 
 import errno
@@ -17,7 +17,7 @@ log = logging.getLogger("grpo")
 
 
 class Dropping(io.RawIOBase):
-    """Writes to `file` until that fails, for example because a pipe is closed or a device is full; then to nowhere."""
+    """Writes to `file` until that fails, for example because a pipe is closed or a device is full; then discards."""
 
     def __init__(self, file: Any, label: str) -> None:
         self.file, self.label, self.name, self.lost = file, label, file.name, False
@@ -32,7 +32,7 @@ class Dropping(io.RawIOBase):
                 left = left[written or 0 :]
         except OSError as error:
             self.lost = True  # before the note, which may be written here
-            # A reader that has read enough, as in `| head`, is nothing to warn of.
+            # A reader that stops early, as in `| head`, is normal.
             level = logging.INFO if error.errno == errno.EPIPE else logging.WARNING
             log.log(level, "%s cannot be written (%s): the rest of it is dropped.", self.label, error.strerror)
         return len(data)
@@ -63,19 +63,20 @@ def guarded(stream: io.TextIOWrapper, label: str) -> io.TextIOWrapper:
 
 
 def guard_streams() -> None:
-    """Let no output that cannot be written end what a command does: a terminal may go away, a disk may be full."""
+    """Guard standard output and error: a closed terminal or a full disk does not end the command."""
     for name, label in (("stdout", "Standard output"), ("stderr", "Standard error")):
         stream = getattr(sys, name)
         if not isinstance(stream, io.TextIOWrapper):
             continue
         if stream is getattr(sys, f"__{name}__"):
             setattr(sys, name, guarded(stream, label))
-        else:  # something else has put it there
+        else:  # replaced by a test or a notebook
             stream.reconfigure(errors="replace")
 
 
 def check_process() -> None:
-    """
+    """Check the working directory and the command line.
+
     Raises:
         UserError: the working directory is gone, or the command line is not text.
     """

@@ -41,7 +41,7 @@ _ARITHMETIC = re.compile(
     r"[0-9]\s*(?:[-+*^xX\u00d7\u00b7\u00f7]|\\(?:times|cdot|div))\s*[({]?\.?[0-9]"
     r"|[0-9][\u00b2\u00b3\u00b9\u2070\u2074-\u2079]|[\u221a\u03c0]|\\(?:sqrt|pi)"
 )
-# A sign after an operand subtracts, and is no part of the number after it; the one in `1e-3` is.
+# A sign after an operand subtracts and is not part of the next number; the one in `1e-3` is.
 _SUBTRACTION = re.compile(r"(?<=[A-Za-z0-9_.)\]}%])(?<![0-9.][eE])(?:\s+[+-](?=\s)|[+-])")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|([0-9]))\s*(?:\{([^{}]*)\}|([0-9]))")
 _FRACTION_CHARACTER = re.compile(r"[\u00bc-\u00be\u2150-\u215e]")  # such as the one for 1/2
@@ -49,7 +49,7 @@ _NO_SEPARATORS = str.maketrans("", "", _SEPARATORS)
 # The minus sign and the en dash are `-`; a currency sign between sign and digits is white space.
 _SYMBOLS = str.maketrans({"\u2212": "-", "\u2013": "-", **dict.fromkeys("$\u20ac\u00a3\u00a5\u20b9", " ")})
 
-# What surrounds a text and is no part of it: white space, punctuation, quotes, brackets, Markdown, `$` of LaTeX. Not
+# What may surround an answer: white space, punctuation, quotes, brackets, Markdown, `$` of LaTeX. Not
 # `+-<>#%=`, which tell answers apart, and no point before a text, which may be a decimal point.
 _AFTER = "".join(filter(str.isspace, map(chr, range(0x3001)))) + (
     ".,;:!?'\"`*_$\\()[]{}"
@@ -63,7 +63,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class Framing:
-    """What a completion of the policy's chat template stands between."""
+    """What the policy's chat template puts before and after a completion."""
 
     opened: str | None = None  # a tag that the prompt ends with
     ends: tuple[str, ...] = ()  # the tokens that end it
@@ -90,7 +90,7 @@ def prompt_ids(tokenizer: Any, questions: Sequence[str], system_prompt: str) -> 
 
 @contextmanager
 def _templates_errors() -> Iterator[None]:
-    """A chat template is a program of the policy's maker: what it raises is its refusal."""
+    """Turn what a chat template, a program of the policy's author, raises into a message."""
     import jinja2
 
     try:
@@ -103,9 +103,9 @@ def _templates_errors() -> Iterator[None]:
 
 
 def end_of_turn(tokenizer: Any) -> int | None:
-    """The id of the token that follows the assistant's text in the chat template; None where no single token does.
+    """The id of the token that follows the assistant's text in the chat template; None if no single token does.
 
-    Where a conversation ends without one, as in GLM-4's template, the first token of the next turn ends this one.
+    If a conversation ends without one, as in GLM-4's template, the first token of the next turn ends this one.
     """
     said = "42 pens"
     turns = [*chat("How many?", ""), {"role": "assistant", "content": said}, *chat("Why?", "")]
@@ -113,7 +113,7 @@ def end_of_turn(tokenizer: Any) -> int | None:
         try:
             with _templates_errors():
                 text = tokenizer.apply_chat_template(conversation, tokenize=False)
-        except UserError:  # it takes no answers
+        except UserError:  # the template refuses it
             return None
         after = text.rpartition(said)[2].lstrip() if said in text else ""
         for token in tokenizer(after, add_special_tokens=False)["input_ids"][:1]:
@@ -149,12 +149,12 @@ def parse_number(text: str) -> Decimal | None:
 
 
 def one_number(text: str) -> Decimal | float | None:
-    """The one number that `text` holds: exact where it is whole, else the nearest float; None without exactly one.
+    """The one number in `text`: exact if it is whole, else the nearest float; None if there is not exactly one.
 
     Markup, words, units, currency signs and separators of thousands around and in it do not matter; a percent sign is a
     unit, so that `20%` is 20. Fractions (`1/2`, `1 1/2`, LaTeX's) and `1e3` are numbers. The same number twice is one
-    number; arithmetic (`10-5`, `3 x 3`) is none. The gold answer has no part in it: whatever a text lists, it can
-    equal one number at the most.
+    number; arithmetic (`10-5`, `3 x 3`) is none. The result does not depend on the gold answer, so a text that lists
+    numbers cannot match several.
     """
     plain = text.translate(_SYMBOLS).replace("\\!", "").replace("\\,", ",").replace("{,}", ",")
     plain = _FRACTION_CHARACTER.sub(lambda match: " " + unicodedata.normalize("NFKC", match[0]), plain)
@@ -173,7 +173,7 @@ def one_number(text: str) -> Decimal | float | None:
 
 
 def _value(sign: str, mixed: str, numerator: str, exponent: str, denominator: str) -> Decimal | float | None:
-    """The number of a token; None where it is divided by zero, or not whole and too large for a float."""
+    """The number of a token; None if it is divided by zero, or not whole and too large for a float."""
     numerator, denominator = (part.translate(_NO_SEPARATORS) for part in (numerator, denominator))
     whole, _, decimals = numerator.partition(".")
     if not (mixed or exponent or denominator or decimals.strip("0")):
@@ -196,10 +196,10 @@ def plain_text(text: str) -> str:
 def same_answer(answer: str, gold: str, answer_match: str = "number") -> bool:
     """Whether two answers are equal under a rule of `ANSWER_MATCHES`, the value of data.answer_match.
 
-    - `number`: `answer` holds exactly one number (`one_number`), and it equals the one of `gold`: exactly where both
+    - `number`: `answer` holds exactly one number (`one_number`), and it equals the one of `gold`: exactly if both
       are whole, else within a relative `TOLERANCE`. A gold answer without exactly one number is compared as text.
     - `text`: as text, apart from case and surrounding punctuation and brackets; never as numbers.
-    - `strict`: as numbers where each is nothing but a number (`parse_number`), exactly; else as stripped text.
+    - `strict`: as numbers if each is nothing but a number (`parse_number`), exactly; else as stripped text.
     """
     if answer_match == "strict":
         left, right = parse_number(answer), parse_number(gold)
@@ -218,7 +218,7 @@ def _same_number(left: Decimal | float, right: Decimal | float) -> bool:
 
 
 def vote_of(answer: str, answer_match: str = "number") -> Decimal | float | str:
-    """What equal answers share, so that they can be counted."""
+    """A key that equal answers share, for counting votes."""
     if answer_match == "strict":
         return answer.strip() if (number := parse_number(answer)) is None else number
     if answer_match == "number" and (found := one_number(answer)) is not None:

@@ -77,7 +77,7 @@ def begin() -> None:
     """As one of several processes, end with the launcher, whatever ends that.
 
     Raises:
-        UserError: what a launcher tells its processes is not all there, or is no number.
+        UserError: an environment variable of the launcher is missing, not a number, or out of range.
     """
     for name, least in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_WORLD_SIZE", 1), ("LOCAL_RANK", -1)):
         value = os.environ.get(name, str(least))

@@ -93,7 +93,7 @@ class Recorder(TrainerCallback):
         self.advance = self.start_bar(state.max_steps)
 
     def tell(self, phase: str) -> None:
-        """Beside the bar: what of a step is under way."""
+        """Show the phase of the current step beside the bar."""
         if self.advance:
             self.advance(0, ", ".join(filter(None, (phase, self.beside))))
 

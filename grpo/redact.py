@@ -86,7 +86,7 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def sources(node: Any) -> Any:
-    """Anything with what is stored in place of each `FromEnvironment` in it."""
+    """A copy of nested settings with each `FromEnvironment` replaced by its source."""
     if isinstance(node, FromEnvironment):
         return node.source
     if is_dataclass(node) and not isinstance(node, type):
@@ -97,7 +97,7 @@ def sources(node: Any) -> Any:
 
 
 def relocated(path: str, absolute: str) -> str:
-    """An absolute path with the source of the `path` that it was made of."""
+    """The absolute form of `path`, with the source of `path` if that came from the environment."""
     if not isinstance(path, FromEnvironment):
         return absolute
     return FromEnvironment(
@@ -106,7 +106,7 @@ def relocated(path: str, absolute: str) -> str:
 
 
 def stored(settings: Any) -> Any:
-    """Nested settings as they are stored or sent."""
+    """Nested settings as they are stored or sent: with sources, and without secrets."""
     return _masked(sources(settings))
 
 

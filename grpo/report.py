@@ -220,14 +220,14 @@ def main() -> None:
         prog="python -m grpo.report",
         description="Write report.html into the folder of a run or of a sweep: one page that needs no network and no "
         "JavaScript; of a sweep sweep.csv, too.",
-        epilog="What is still training is reported as far as it has come. A folder of runs (outputs, outputs/DATE) is "
-        "reported as a sweep; one that holds other things as well needs --out.",
+        epilog="A run that is still training is reported up to its latest step. A folder of runs (outputs, "
+        "outputs/DATE) is reported as a sweep; one that also holds other things needs --out.",
     )
     parser.add_argument(
         "folder", type=path_argument, help="outputs/DATE/TIME of a run, outputs/sweeps/DATE/TIME of a sweep"
     )
     parser.add_argument("--baseline", help="of a sweep: the setting that the others are compared with, else the first")
-    parser.add_argument("--out", type=path_argument, help="the folder that is written to, else FOLDER itself")
+    parser.add_argument("--out", type=path_argument, help="the folder to write to; default: FOLDER")
     parser.add_argument("--figures", action="store_true", help="also write its figures as PNG, into figures/ there")
     arguments = parser.parse_args()
     folder: Path = followed(arguments.folder)
@@ -238,7 +238,7 @@ def main() -> None:
         if not (folder / ".hydra" / "config.yaml").is_file() and holds_runs(folder):
             if arguments.out is None and (other := other_than_runs(folder)):
                 raise UserError(
-                    f"{folder} holds other things than runs, {other.name} among them, so nothing is written there. "
+                    f"{folder} holds other things than runs, such as {other.name}, so nothing is written there. "
                     "Name a folder for report.html and sweep.csv: --out FOLDER"
                 )
             with doing("reading the runs"):

@@ -70,7 +70,7 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 def _results(folder: Path) -> dict[str, Any]:
     if (results := results_of(folder)) is None:
-        raise UserError(f"{folder} holds a run that was not finished; {command_to_resume(folder)} goes on with it.")
+        raise UserError(f"{folder} holds a run that was not finished; {command_to_resume(folder)} resumes it.")
     _metrics(folder)
     return results
 

@@ -192,7 +192,7 @@ def score(
 ) -> list[float]:
     """One reward's score of every completion.
 
-    A reward from a file can leave no change in this process behind, and draws its random numbers from the completions:
+    A reward from a file leaves this process unchanged, and draws its random numbers from the completions:
     a run that is repeated or resumed gets the same scores.
 
     Raises:
@@ -206,7 +206,7 @@ def score(
         with unchanged(seed), file.imports() if file else nullcontext():
             return _score(name, columns, answer_match)
     except OSError as error:
-        raise UserError(f"reward '{name}' changed this process, and it cannot be restored: {error}.") from error
+        raise UserError(f"reward '{name}' changed this process, which cannot be restored: {error}.") from error
 
 
 def _score(name: str, columns: dict[str, Sequence[str]], answer_match: str) -> list[float]:
@@ -240,7 +240,7 @@ def _score(name: str, columns: dict[str, Sequence[str]], answer_match: str) -> l
 
 
 def _number(value: Any) -> float | None:
-    """The float that a number of any type is, infinite where it is beyond any float; None where it is no number."""
+    """A number of any type as a float, infinite if it is too large for one; None if `value` is not a number."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()  # of numpy or torch
     try:
@@ -250,7 +250,7 @@ def _number(value: Any) -> float | None:
 
 
 def _checked(name: str, number: float | None, value: Any, completion: str) -> float:
-    """The number that `value` is.
+    """The score `number`, made from `value`.
 
     Raises:
         UserError: it is not a number.
@@ -272,12 +272,12 @@ def _named(name: str, completions: Sequence[str], done: list[Any], which: str = 
         yield
     except (KeyboardInterrupt, Stopped):
         raise
-    except BaseException as error:  # some libraries' timeouts are no `Exception`
+    except BaseException as error:  # timeouts of some libraries are not an `Exception`
         completion = completions[len(done)]
-        raise UserError(f"reward '{name}' raised {_said(error)}. The {which}completion: {completion!r}") from error
+        raise UserError(f"reward '{name}' raised {_described(error)}. The {which}completion: {completion!r}") from error
 
 
-def _said(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:
@@ -287,7 +287,7 @@ def _said(error: BaseException) -> str:
 
 
 def _shown(value: Any) -> str:
-    """`repr(value)`, shortened; the type where it has none, as an integer of more than 4300 digits."""
+    """`repr(value)`, shortened; its type if `repr` fails, as for an integer of more than 4,300 digits."""
     try:
         text = repr(value)
     except Exception:
@@ -298,12 +298,12 @@ def _shown(value: Any) -> str:
 BUILT_IN = dict(REWARDS)
 
 
-# reward -> the file that defines it, but for the built-in ones
+# reward -> the file that defines it, except built-in ones
 SOURCES: dict[str, UserFile] = {}
 
 
 def load_reward_files(files: Sequence[str]) -> None:
-    """Make the table the shipped rewards and those of `files`, which are run anew, so that no run sees another's.
+    """Fill the table with the shipped rewards and those of `files`, which are run again for each run.
 
     Raises:
         UserError: there is no such file, it fails, or it defines no reward.
@@ -326,7 +326,7 @@ def load_reward_files(files: Sequence[str]) -> None:
         except UserError as error:
             raise UserError(f"reward_files: {path}: {error}") from error
         except BaseException as error:
-            raise UserError(f"reward_files: {path} failed with {_said(error)}") from error
+            raise UserError(f"reward_files: {path} failed with {_described(error)}") from error
         if not REWARDS.keys() - known:
             own = [name for name, function in file.functions().items() if function.__module__ == file.name]
             raise UserError(

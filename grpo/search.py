@@ -143,7 +143,7 @@ def _distribution(override: Override) -> "optuna.distributions.BaseDistribution"
 
 
 def _last(values: RangeSweep, count: int) -> float:
-    """The last of the `count` values of a range; below its start where there are none."""
+    """The last of the `count` values of a range; below its start if there are none."""
     start, step = values.start or 0, values.step
     if not count:
         return start - abs(step)

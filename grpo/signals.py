@@ -43,8 +43,8 @@ os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 class Signals:
     """While it is entered, the first signal raises `Stopped`, and a second one ends the process at once.
 
-    Python calls a handler between two of its instructions, which a long call into a library puts off for minutes. So a
-    thread is told of each signal at once: it writes the notice, and obeys a second signal.
+    Python calls a handler only between its own instructions, so a long call into a library delays it for minutes. A
+    thread therefore reads each signal at once: it writes the notice, and ends the process at a second signal.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class Signals:
             raise Stopped(number)
 
     def _watch(self, reading: int) -> None:
-        """In a thread: tell of the first signal, and end the process at a second one."""
+        """In a thread: write a notice of the first signal, and end the process at a second one."""
         first, at = 0, 0.0
         while (told := os.read(reading, 1)) not in (b"", END):
             number = told[0]
@@ -111,7 +111,7 @@ class Signals:
 
 
 def _echo(number: int, first: int, at: float) -> bool:
-    """Whether a signal is the `first` one again, which came to a process of several `at` that time."""
+    """Whether a signal repeats the `first` one, received `at` that time: launchers forward a signal a second time."""
     return ranks.world_size() > 1 and number == first and time.monotonic() < at + ECHO
 
 

@@ -213,7 +213,7 @@ def over_seeds(setting: Setting, column: str) -> pd.DataFrame | None:
 
 
 def label(setting: Setting, baseline: Setting) -> str:
-    """A setting beside its line, where there is room for levels alone: all, or those that differ."""
+    """The label of a setting's line: its levels, or those that differ from the baseline if all are too long."""
     text = printable(", ".join(setting.levels.values()))
     if len(text) > 26 and setting is not baseline:
         levels = [level for factor, level in setting.levels.items() if baseline.levels.get(factor) != level]

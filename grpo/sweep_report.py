@@ -103,8 +103,8 @@ def write_sweep_report(
         left_out=len(sweep.compared) - len([setting for setting in listed if setting.runs]) if listed else 0,
         told=told(base, found[PRIMARY]) if base and found else "",
         others=others(sweep, [setting for setting in listed if setting.runs], found) if base and found else None,
-        missing=[job for job in (sweep.missing if sweep.maximize else sweep.undone) if not job.left_nothing],
-        left_nothing=[job for job in sweep.undone if job.left_nothing],
+        missing=[job for job in (sweep.missing if sweep.maximize else sweep.undone) if not job.without_steps],
+        without_steps=[job for job in sweep.undone if job.without_steps],
         pruned=len(sweep.undone) > len(sweep.missing),
         trials=tried(sweep) if sweep.maximize else [],
         objectives=[
@@ -169,13 +169,13 @@ def facts(sweep: Sweep) -> str:
 
 
 def tried(sweep: Sweep) -> list[tuple[Trial | Undone, list[str]]]:
-    """The trials of a search, with their figures where they are whole; of many the best."""
-    whole = [
+    """The trials of a search, complete ones with their figures; of many trials the best."""
+    complete = [
         (trial, [cell(figure, each) for figure, each in zip(sweep.maximize, trial.values, strict=True)])
         for trial in shown_trials(sweep, MOST_ON_PAGE)
     ]
-    undone = [job for job in sweep.undone if not job.left_nothing][:MOST_ON_PAGE]
-    return sorted([*whole, *((job, []) for job in undone)], key=lambda each: natural(each[0].folder))
+    undone = [job for job in sweep.undone if not job.without_steps][:MOST_ON_PAGE]
+    return sorted([*complete, *((job, []) for job in undone)], key=lambda each: natural(each[0].folder))
 
 
 def early(sweep: Sweep) -> list[tuple[str, str, str]]:

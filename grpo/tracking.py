@@ -27,8 +27,8 @@ INIT_SECONDS = 6
 FINISH_SECONDS = 10
 OWN_FINISH_SECONDS = 8  # what W&B gives itself of that
 TAG = 64  # the most characters of a tag
-PROJECT = "grpo"  # where neither tracking.project nor WANDB_PROJECT names one
-# Other words for a mode of W&B. A shared run ignores the steps that metrics are logged with, and ours has one writer.
+PROJECT = "grpo"  # if neither tracking.project nor WANDB_PROJECT is set
+# Synonyms of W&B's modes. A shared run ignores the step of each metric, and a run here has only one writer.
 MODES = {"run": "online", "shared": "online", "dryrun": "offline"}
 # So many failures in a row, and a tracker is left alone.
 FAILURES = 3
@@ -137,7 +137,7 @@ class WandbTracker:
                     self.run = init("online")
                 else:
                     self.run, why = init("offline"), "not logged in"
-            except Exception as error:  # whatever the service says
+            except Exception as error:  # the service can raise anything
                 self.run, why = init("offline"), f"could not be used online ({first_line(error)})"
         if self.run.offline:
             say(f"W&B: {why}, so tracked offline. To upload: wandb sync {shortest(Path(self.run.dir).parent)}")
@@ -281,9 +281,9 @@ def check_tracking(config: TrackingConfig) -> None:
 
 
 def use_environment() -> None:
-    """Make W&B's variables in the environment ones that it can read; it refuses some, and all others with them.
+    """Normalize W&B's environment variables; one that it cannot read makes it refuse all of them.
 
-    A blank variable counts as not set, but for the key: there it means that nobody is logged in.
+    A blank variable counts as not set, except the key: there it means that nobody is logged in.
     """
     for name, value in os.environ.items():
         if name.startswith("WANDB_") and name != "WANDB_API_KEY" and not value.strip():
@@ -310,9 +310,10 @@ def _has_cache() -> bool:
 
 
 def _check_wandb(config: TrackingConfig) -> None:
-    """
+    """Let W&B check its environment variables and our settings of it.
+
     Raises:
-        UserError: W&B refuses a setting or a variable of the environment.
+        UserError: it refuses one of them.
     """
     import wandb
 
@@ -414,7 +415,7 @@ class Unfailing:
             try:
                 call(*arguments)
                 self.failures = 0
-            except Exception as error:  # whatever it is, it is not the run's
+            except Exception as error:  # a tracker can raise anything
                 self._failed(f"{type(error).__name__}: {first_line(error)}")
 
     def _failed(self, why: str) -> None:
@@ -443,7 +444,7 @@ def build_tracker(
         tracker = TRACKERS[config.name](config, settings, out, label or Label(run_name(out)), id)
     except UserError:
         raise
-    except Exception as error:  # whatever it is, it is not the run's
+    except Exception as error:  # a tracker can raise anything
         why = f"{type(error).__name__}: {first_line(error)}"
         say(f"Tracking with {config.name} could not start ({why}). Training continues; metrics.jsonl holds everything.")
         return NoTracker()

@@ -97,7 +97,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass
 class Prepared:
-    """A run before it has written anything: all that can fail cheaply has succeeded."""
+    """A run before it writes anything; every cheap check has succeeded."""
 
     config: Config
     began: float
@@ -108,7 +108,7 @@ class Prepared:
     tokenizer: Any
     policy: Any
     sampled: Any  # what completions are sampled from: the policy, or a copy of its weights that training shards
-    evaluated_by: Config  # its sampler is undistorted, however training samples
+    evaluated_by: Config  # with an undistorted sampler, whatever training uses
     rollout: Any
     provenance: dict[str, Any]
 
@@ -125,11 +125,11 @@ def run(
     """Train the run that `config` describes in the directory `out`; returns what `results.json` holds.
 
     From a complete `checkpoint` in that directory, it resumes as if it had never stopped. `label` is what trackers call
-    it, `prune` tells after an evaluation of a search's trial whether it is worth no more. `begin` changes the
-    directory, after all that can fail cheaply has succeeded.
+    it; `prune` decides after an evaluation whether a trial of a search ends early. `begin` writes to the directory,
+    after every cheap check has succeeded.
 
     Raises:
-        UserError: anything that the user can mend.
+        UserError: a mistake that the user can fix.
         Stopped: a signal came; what was trained until then is saved.
     """
     prepared = prepare(config, out)
@@ -143,7 +143,7 @@ def prepare(config: Config, out: Path) -> Prepared:
     """Check settings, packages, device, server and tracker, load data and policy; writes nothing.
 
     Raises:
-        UserError: anything that the user can mend.
+        UserError: a mistake that the user can fix.
     """
     began = time.perf_counter()
     # Cheap and fallible things first: a typo ends here, before torch is imported.
@@ -533,7 +533,7 @@ def by_itself(out: Path) -> Iterator[None]:
 def in_its_folder(composed: DictConfig, out: Path, settings: Any) -> None:
     try:
         with owned(out), Signals():  # those that come before training and after it
-            begin_or_go_on(composed, out, settings)
+            start_or_resume(composed, out, settings)
     except OSError as error:
         ours = error.filename is not None and Path(error.filename).is_relative_to(out)
         if not ours and error.errno not in NO_SPACE:
@@ -545,12 +545,12 @@ def in_its_folder(composed: DictConfig, out: Path, settings: Any) -> None:
         ) from error
     except Stopped as stopped:
         hand_on(stopped.number)
-        again = f"To go on: {command_to_resume(out)}" if holds_run(out) else "Nothing was written."
+        again = f"To resume: {command_to_resume(out)}" if holds_run(out) else "Nothing was written."
         raise Stopped(stopped.number, f"Stopped by {stopped.name}{stopped}. {again}") from stopped
 
 
-def begin_or_go_on(composed: DictConfig, out: Path, settings: Any) -> None:
-    """A new run, or one that is resumed, in a folder that is ours."""
+def start_or_resume(composed: DictConfig, out: Path, settings: Any) -> None:
+    """Start a new run in `out`, or resume the one that is there; this process holds its lock."""
     overrides = task_overrides()
     found = None
     resumed = composed.get("resume") is not None
@@ -570,7 +570,7 @@ def begin_or_go_on(composed: DictConfig, out: Path, settings: Any) -> None:
             return
     elif holds_run(out):
         raise UserError(
-            f"{shortest(out)} holds a run already. To go on with that: {command_to_resume(out)}. For another: "
+            f"{shortest(out)} holds a run already. To resume it: {command_to_resume(out)}. For another: "
             "hydra.run.dir=FOLDER."
         )
     else:
@@ -595,7 +595,7 @@ def begin_or_go_on(composed: DictConfig, out: Path, settings: Any) -> None:
 
 def report(out: Path) -> None:
     with doing("importing Matplotlib"):
-        from grpo.report import write_report  # it draws, and is not needed before
+        from grpo.report import write_report  # it imports Matplotlib
     with doing("drawing the report"):
         page = write_report(out)
     say(f"Report: {shortest(page)}")
@@ -649,8 +649,8 @@ def by_command_line() -> None:
         lost = error_message("error: another process of this run has ended, and the run with it.")
         sys.exit(lost if ranks.leads() else 1)
     except (OSError, ValueError) as error:
-        # Before the first job starts, all that is written is its folder and train.log in it; the logging module wraps
-        # its error in a ValueError. An error without a path is about something else, unless the disk is full.
+        # Before the first job starts, only its folder and train.log are written; the logging module wraps its error in
+        # a ValueError. An error without a path is about something else, unless the disk is full.
         reason = error.__cause__ or error
         if Jobs.started or not isinstance(reason, OSError) or not (reason.filename or reason.errno in NO_SPACE):
             raise

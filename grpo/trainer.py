@@ -176,17 +176,17 @@ class Trainer(GRPOTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """transformers only warns of weights that a checkpoint lacks."""
+        """Refuse a checkpoint with other weights; transformers only warns."""
         tensors = dict(self.model.state_dict(keep_vars=True))
         loaded = {id(tensor) for name, tensor in tensors.items() if name not in load_result.missing_keys}
-        missing = [name for name in load_result.missing_keys if id(tensors.get(name)) not in loaded]  # tied ones aside
+        missing = [name for name in load_result.missing_keys if id(tensors.get(name)) not in loaded]  # except tied ones
         if missing or load_result.unexpected_keys:
             raise ValueError(f"not the weights of this policy: {[*missing, *load_result.unexpected_keys][0]}")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         folder = Path(checkpoint or "")
         if (schedule := folder / "scheduler.pt").is_file() and not self.is_deepspeed_enabled:
-            with reading(schedule):  # by itself first, so that what fails after it is the optimizer's
+            with reading(schedule):  # read first, so that a later failure is the optimizer's
                 self.lr_scheduler.load_state_dict(torch.load(schedule, weights_only=True))
         with reading(folder / "optimizer.pt"):
             super()._load_optimizer_and_scheduler(checkpoint)
@@ -586,16 +586,16 @@ class Shuffled(Sampler):
 
 @contextmanager
 def reading(*files: Path) -> Iterator[None]:
-    """What a file of a checkpoint makes its loader raise ends in a message that names the file.
+    """Turn what a loader raises into a message that names the file of the checkpoint.
 
-    The manifest has been verified by then, so that nothing but a file that was changed together with it gets here.
+    The manifest is verified before, so only a file that was changed together with it fails here.
 
     Raises:
         UserError: one of `files` does not hold what it should.
     """
     try:
         yield
-    except Exception as error:  # loaders raise whatever the content leads them to
+    except Exception as error:  # a loader can raise anything
         if isinstance(error, UserError) or out_of_memory(error):
             raise
         names = " or ".join(file.name for file in files)
@@ -679,7 +679,7 @@ def build_trainer(
         tokenizer.save_pretrained(out / "reference")
         policy.config._name_or_path = policy.name_or_path = str(out / "reference")
     args = build_args(config, batch, rewards, out)
-    if config.rollout.name in VLLM:  # which knows only of those in the policy's folder
+    if config.rollout.name in VLLM:  # vLLM itself reads end tokens only from the policy's folder
         args.generation_kwargs = {"stop_token_ids": rollout.ends}
     trainer = Trainer(
         rollout=None if config.rollout.name in ENGINES else rollout,

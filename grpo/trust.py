@@ -69,8 +69,8 @@ def sign(folder: Path, settings: dict[str, Any]) -> None:
         key = _key(create=True)
     except (OSError, RuntimeError) as error:
         say(
-            f"Warning: {shortest(folder)} is not signed, because there is no key ({error}). The run goes on; to resume "
-            "it, add trust_run=true."
+            f"Warning: {shortest(folder)} is not signed, because there is no key ({error}). The run continues; to "
+            "resume it, add trust_run=true."
         )
         return
     files = _reward_files(settings) | (_policy_files(folder) if _runs_policy(executed) else {})
@@ -148,7 +148,7 @@ def _absolute(name: Any) -> str:
 
 
 def _distrusted(folder: Path, settings: dict[str, Any], policy: bool) -> str | None:
-    """Why the folder is not taken for this user's own; None if it is."""
+    """Why the folder does not count as made by this user; None if it does."""
     path = folder / ".hydra" / SIGNATURE
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))

@@ -33,14 +33,14 @@ class UserFile:
         taken = "." in path.stem or path.stem in sys.stdlib_module_names or path.stem in sys.modules
         self.name = f"reward_file_{path.stem}" if taken else path.stem
         self.modules: dict[str, ModuleType] = {}
-        self.search = [str(self.folder)]  # what is added to sys.path: the folder, and what the file adds itself
+        self.search = [str(self.folder)]  # added to sys.path: the folder, and what the file adds itself
 
     def load(self) -> None:
         """Execute the file, whose name ends in .py; what it raises is not caught."""
         spec = importlib.util.spec_from_file_location(self.name, self.path)
         assert spec and spec.loader
         self.modules = {self.name: importlib.util.module_from_spec(spec)}
-        importlib.invalidate_caches()  # a module beside it may be a moment old
+        importlib.invalidate_caches()  # a module beside it may be new
         with self.imports():
             spec.loader.exec_module(self.modules[self.name])
 
@@ -107,7 +107,7 @@ def _restorers() -> Iterator[Callable[[], object]]:
     """What sets each part of the state back to what it is when this is iterated."""
     try:
         folder = os.getcwd()
-    except FileNotFoundError:  # it is deleted, so there is nothing to return to
+    except FileNotFoundError:  # it is deleted
         pass
     else:
         yield lambda: os.chdir(folder)
@@ -136,7 +136,7 @@ class Unclosable:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._stream, name)
-        return Unclosable(value) if name == "buffer" else value  # a wrapper around it closes it when it is collected
+        return Unclosable(value) if name == "buffer" else value  # a wrapper closes its buffer when it is collected
 
     def __enter__(self) -> "Unclosable":
         return self
@@ -193,7 +193,7 @@ def _torch(torch: Any, seed: int) -> Iterator[None]:
 
 
 def _torch_defaults() -> None:
-    """Undo what code that was the first to import torch has set."""
+    """Reset torch's defaults after code that was the first to import it."""
     if torch := _imported("torch"):
         torch.set_grad_enabled(True)
         torch.set_default_dtype(torch.float32)

@@ -51,7 +51,12 @@ def wobble(step: int) -> float:
 @pytest.mark.parametrize(
     ("changes", "step", "name", "words"),
     [
-        (lambda i: {"completions/clipped_ratio": 0.5 + 0.01 * i}, 1, "truncated", "51% .* cut at 64 .*max_completion_"),
+        (
+            lambda i: {"completions/clipped_ratio": 0.5 + 0.01 * i},
+            1,
+            "truncated",
+            "51% .* truncated at 64 .*max_completion_",
+        ),
         (lambda i: {"groups/zero_std/strict_format": 1.0}, 10, "constant_reward", r"strict_format told .*for 10 steps"),
         (lambda i: {"groups/zero_std": float(i > 7)}, 12, "no_signal", "5 steps up to step 12.*num_generations"),
         (lambda i: {"groups/zero_std": 1.0, "groups/all_correct": 1.0}, 5, "no_signal", "harder problems"),
@@ -97,7 +102,7 @@ def test_what_is_well_is_not_alarmed_of(changes) -> None:
     assert heard(changes) == []
 
 
-def test_what_the_chat_template_has_to_do_with_an_alarm() -> None:
+def test_alarms_name_the_chat_template_as_the_cause() -> None:
     framing = Framing("<think>", ("<|im_end|>", "<|endoftext|>"))
     ((_, _, message),) = heard(lambda i: {"groups/zero_std/strict_format": 1.0}, framing=framing)
     assert "The policy's chat template opens <think> in the prompt, so no completion contains it" in message
@@ -108,7 +113,7 @@ def test_what_the_chat_template_has_to_do_with_an_alarm() -> None:
     )
     assert "chat template that it was tuned with" in message
     ((_, _, message),) = heard(lambda i: {"completions/clipped_ratio": 0.9}, framing=framing)
-    assert message == "90% of the completions of step 1 were cut at 64 tokens. Raise max_completion_length."
+    assert message == "90% of the completions of step 1 were truncated at 64 tokens. Raise max_completion_length."
 
 
 def test_a_reward_that_is_lost_is_not_paid_more() -> None:

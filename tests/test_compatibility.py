@@ -1,4 +1,4 @@
-"""Policies, tokenizers, chat templates and lengths that do not go together: said before the first forward pass."""
+"""Policies, tokenizers, chat templates and lengths that do not fit together: reported before the first forward pass."""
 
 import json
 import shutil
@@ -120,14 +120,14 @@ def test_texts_longer_than_learned_positions(folder, train) -> None:
         f"max_completion_length=100: the longest prompt has {prompt} tokens, with its completion {prompt + 100}, and "
         f"{folder} has 128 positions (max_position_embeddings). Set max_completion_length={128 - prompt} or less."
     )
-    with pytest.raises(UserError, match="Take shorter problems, or a shorter system_prompt"):
+    with pytest.raises(UserError, match="Use shorter problems, or a shorter system_prompt"):
         checked(folder, question="1 + 2" * 200)
 
 
 def test_texts_longer_than_rotary_positions_are_warned_of(folder) -> None:
     assert checked(folder) == []
     (warning,) = checked(folder, "max_completion_length=1000")
-    assert warning.startswith("Beware: the longest prompt has ") and "has 1,024 positions" in warning
+    assert warning.startswith("Warning: the longest prompt has ") and "has 1,024 positions" in warning
     with pytest.raises(UserError, match="has 1,024 positions"):  # vLLM takes no longer texts
         checked(folder, "max_completion_length=1000", "rollout=vllm", "device=cuda")
 
@@ -138,14 +138,14 @@ def resized(folder: Path, rows: int) -> None:
     policy.save_pretrained(folder)
 
 
-ADD = "Take the tokenizer that belongs to the policy, or give the policy as many rows and save it: "
+ADD = "Use the tokenizer that belongs to the policy, or give the policy as many rows and save it: "
 
 
 def test_tokens_without_a_row_in_the_embeddings(folder) -> None:
     resized(folder, 700)  # the vocabulary has 834 tokens, of which words are the last
     with pytest.raises(UserError) as error:
         checked(folder, question="How many pens are 12 boxes of 200?")
-    assert "the prompts hold '" in str(error.value)
+    assert "the prompts contain '" in str(error.value)
     assert str(error.value).endswith(
         f"and the policy's embeddings have 700 rows. {ADD}policy.resize_token_embeddings(834)."
     )
@@ -168,7 +168,7 @@ def test_a_token_without_a_row_that_no_prompt_holds(folder) -> None:
     tokenizer.add_tokens(["<image_soft_token>"])
     tokenizer.save_pretrained(folder)
     assert checked(folder) == []
-    with pytest.raises(UserError, match="the prompts hold '<image_soft_token>', a token with id 834"):
+    with pytest.raises(UserError, match="the prompts contain '<image_soft_token>', a token with id 834"):
         checked(folder, question="What is <image_soft_token>?")
 
 
@@ -262,11 +262,11 @@ def test_a_tag_that_the_template_opens(opening: str, tag: str | None) -> None:
     [
         (T5Config(), "t5 has an encoder and a decoder; a policy is a decoder alone"),
         (BartConfig(), "bart has an encoder and a decoder"),
-        (ViTConfig(), "it is no decoder: transformers has no AutoModelForCausalLM of its kind"),
+        (ViTConfig(), "it is not a decoder; transformers has no AutoModelForCausalLM"),
     ],
     ids=lambda value: getattr(value, "model_type", ""),
 )
-def test_what_is_no_decoder(folder, config, message: str) -> None:
+def test_models_that_are_not_decoders(folder, config, message: str) -> None:
     config.save_pretrained(folder)
     with pytest.raises(UserError, match=message):
         build_policy(model(path=str(folder)), 0)
@@ -279,7 +279,7 @@ def test_what_is_no_decoder(folder, config, message: str) -> None:
         ({"lora_rank": 129}, "give that or less, model.lora_rank=16."),
         (
             {"init": "random", "num_layers": 1_000_000},
-            "model.num_layers=1000000: cuts the architecture, and embedded:tiny has 4 layers; give between 1 and 4.",
+            "model.num_layers=1000000: must be at most 4, the number of layers of embedded:tiny.",
         ),
     ],
 )

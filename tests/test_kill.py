@@ -42,7 +42,7 @@ def test_twenty_kills(start, tmp_path: Path) -> None:
             process = start("resume=run")
             assert process.ended() == 0, (kill, process.said(), process.complained())
             begun_anew += "it starts at its first step" in process.said()
-            gone_on += "Going on from step" in process.said()
+            gone_on += "Resuming from step" in process.said()
         else:  # killed before it had written anything
             assert start(*RUN, "hydra.run.dir=run").ended() == 0
         assert_same(tmp_path / "run", tmp_path / "whole")

@@ -129,7 +129,7 @@ def test_it_goes_on_as_it_would_have(unbroken, tmp_path) -> None:
     assert f"accelerate launch --config_file {DDP} --num_processes 2 -m grpo.train resume=" in said
     code, said = run(2, tmp_path, again, "max_steps=4")
     assert code == 0, said
-    assert "Going on from step 2." in said
+    assert "Resuming from step 2." in said
     assert lines(out) == lines(unbroken[0]) and results(out)["after"] == results(unbroken[0])["after"]
 
 
@@ -210,7 +210,7 @@ def test_the_launcher_is_told_to_end(tmp_path) -> None:
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=60)
     checkpoint, damaged = newest_whole(out / "checkpoints")
-    assert checkpoint and not damaged and "To go on: accelerate launch" in said
+    assert checkpoint and not damaged and "To resume: accelerate launch" in said
     assert int(checkpoint.name.partition("-")[2]) == len(lines(out))
 
 

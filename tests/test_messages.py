@@ -1,4 +1,4 @@
-"""What is typed wrong, and the one line that answers it: names of other projects, quoting, numbers, Hydra's own flags."""
+"""Mistakes on the command line and their messages: names of other projects, quoting, numbers, Hydra's own flags."""
 
 import shlex
 from dataclasses import fields
@@ -186,7 +186,7 @@ def test_every_number_has_a_range() -> None:
         (["algorithm.epsilon=1e300"], "algorithm.epsilon=1e+300: must be between"),
         (["rollout=generate", "rollout.repetition_penalty=1e-300"], "must be between 0.01 and 100."),
         (["optimizer.lr=1e-300"], "must be between 1e-12 and 100."),
-        (["rewards.int=1e300"], "rewards.int=1e+300: must be between -1,000,000 and 1,000,000."),
+        (["rewards.int=1e300"], "rewards.int=1e+300: must be between -10,000 and 10,000: advantages"),
         (["prompts_per_step=60000", "num_generations=60000"], "= 3,600,000,000 completions sampled at once"),
         ([f"optimizer.lr={'1' * 400}"], "optimizer.lr: a number of hundreds of digits"),
         ([f"seed={'1' * 400}"], "(400 characters): must be between 0 and"),
@@ -201,7 +201,7 @@ def test_every_number_has_a_range() -> None:
         (["reward_files=[[a.py]]"], "reward_files=[['a.py']]: must be a list of text"),
     ],
 )
-def test_values_that_are_plainly_too_large(overrides: list[str], message: str) -> None:
+def test_values_that_are_too_large(overrides: list[str], message: str) -> None:
     said = refused(*overrides)
     assert message in said and len(said) < 500
 
@@ -279,7 +279,7 @@ def test_the_command_to_resume_names_the_folder(name: str, tmp_path, monkeypatch
         ("hydra.job_logging.handlers.file.class=os.system", "hydra.job_logging.handlers.file.class=os.system: it runs"),
         ("-m hydra.sweeper._target_=os.system", "hydra.sweeper._target_=os.system: it runs code"),
         ("-m hydra.launcher._target_=os.system", "hydra.launcher._target_=os.system: it runs code"),
-        ("+hydra.callbacks.x._target_=os.system", "a callback runs code, and none is run."),
+        ("+hydra.callbacks.x._target_=os.system", "a callback runs code, so none is allowed."),
         ("hydra.verbose=[1]", "hydra.verbose=[1]: must be true, false, or names of loggers."),
         ("hydra.job.env_copy=[NO_SUCH]", "hydra.job.env_copy: the environment has no variable 'NO_SUCH'."),
         ("hydra.job.chdir=true", "hydra.job.chdir=true: paths in settings are relative"),

@@ -63,7 +63,8 @@ def test_a_run_stores_where_texts_come_from_and_not_the_texts(start, tmp_path, m
     assert resumed.ended() == 0, resumed.complained()
     assert "Not as when the run began" not in resumed.said() and leaks(tmp_path / "sweep") == []
     without = start("resume=sweep/0", "max_steps=4")
-    assert without.ended() == 1 and "where A_FOLDER, A_KEY, A_MODEL, A_PROMPT is not set" in without.complained()
+    assert without.ended() == 1
+    assert "the environment variable A_FOLDER, A_KEY, A_MODEL, A_PROMPT, which is not set" in without.complained()
 
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)

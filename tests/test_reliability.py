@@ -33,7 +33,7 @@ def test_a_signal_ends_a_run_after_its_step_and_saves_it(start, slow, tmp_path: 
     notice = f"{name}: finishing the step, then saving; a second one stops at once."
     assert notice in run.complained() and notice in (tmp_path / "run" / "train.log").read_text()
     steps = [line["step"] for line in lines(tmp_path / "run") if "reward" in line]
-    again = "To go on: python -m grpo.train resume=run"
+    again = "To resume: python -m grpo.train resume=run"
     assert f"Stopped by {name} after step {steps[-1]} of 12. {again}" in run.complained()
     assert "Traceback" not in run.complained()
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("checkpoint-*")
@@ -65,7 +65,7 @@ def test_a_signal_before_the_first_step(start, slow, tmp_path: Path, moment: str
     os.kill(run.pid, signal.SIGTERM)
     assert run.ended() == 128 + signal.SIGTERM
     began = (tmp_path / "run").exists()  # the directory of a run that was only being prepared is removed
-    advice = "To go on: python -m grpo.train resume=run" if began else "Nothing was written."
+    advice = "To resume: python -m grpo.train resume=run" if began else "Nothing was written."
     assert f"Stopped by SIGTERM. {advice}" in run.complained()
     assert began or moment == "folder  run"
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -95,7 +95,7 @@ def test_two_runs_in_one_folder(start, slow, command, tmp_path: Path) -> None:
     # The lock went with the process, and the settings are those of the first.
     other = command("grpo.train", *LONG, "hydra.run.dir=run", "seed=5")
     assert other.returncode == 1
-    assert "run holds a run already. To go on with that: python -m grpo.train resume=run." in other.stderr
+    assert "run holds a run already. To resume it: python -m grpo.train resume=run." in other.stderr
     kept = {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()}
     run = start("resume=run")
     run.until("training")

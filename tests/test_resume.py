@@ -233,7 +233,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(runs, capsys, 
     (out / "results.json").unlink()
     runs("run")
     said = capsys.readouterr().out
-    assert "checkpoint-4 is damaged (" in said and "Going on from step 3." in said
+    assert "checkpoint-4 is damaged (" in said and "Resuming from step 3." in said
     assert [{**row, "step_time": 0} for row in lines(out)] == [{**row, "step_time": 0} for row in whole]
     names = sorted(path.name for path in (out / "checkpoints").iterdir())
     assert names == ["checkpoint-3", "checkpoint-4", "damaged-checkpoint-4"]
@@ -332,7 +332,7 @@ MISSING: dict[str, tuple[Callable[[Path], object], list[str], str]] = {
     "weights": (lambda f: (f / "model" / "model.safetensors").write_bytes(b"no"), [], "model.path="),
     "device": (lambda f: saved(f, "device", "cuda"), [], "device=cuda: "),
     "tracker": (lambda f: None, ["tracking=wandb", "tracking.project=team/x"], "tracking.project=team/x: "),
-    "checkpoint": (lambda f: shutil.rmtree(f / "run" / "checkpoints"), [], "no whole checkpoint"),
+    "checkpoint": (lambda f: shutil.rmtree(f / "run" / "checkpoints"), [], "no complete checkpoint"),
 }
 
 
@@ -416,12 +416,12 @@ def test_paths_are_stored_absolute(tmp_path: Path, monkeypatch, overrides: list[
 @pytest.mark.parametrize(
     "path", ["reward_files=['~nobody_here/a.py']", "data.path='~nobody_here'", "model.path='~nobody_here/x'"]
 )
-def test_a_home_that_there_is_not(path: str) -> None:
-    with pytest.raises(UserError, match="~nobody_here.*: there is no such user"):
+def test_the_home_of_an_unknown_user(path: str) -> None:
+    with pytest.raises(UserError, match="~nobody_here.*: this machine has no user nobody_here"):
         compose(["data=jsonl", "data.path=here", path])
 
 
-# What is gone of a finished run -> what is said when it is resumed, and whether that is a mistake.
+# What is missing from a finished run -> the message when it is resumed, and the exit code.
 GONE: dict[str, tuple[Callable[[Path], object], str, int]] = {
     "report": (lambda f: (f / "report.html").unlink(), "Report: run/report.html", 0),
     "policy": (lambda f: shutil.rmtree(f / "policy"), "Missing, and written again: policy/*.safetensors, policy/", 0),
@@ -435,7 +435,7 @@ GONE: dict[str, tuple[Callable[[Path], object], str, int]] = {
 
 
 @pytest.mark.parametrize("part", GONE)
-def test_what_is_gone_of_a_finished_run_is_written_again(finished, start, tmp_path: Path, part: str) -> None:
+def test_missing_files_of_a_finished_run_are_written_again(finished, start, tmp_path: Path, part: str) -> None:
     moved(finished, tmp_path)
     run = tmp_path / "run"
     harm, message, code = GONE[part]

@@ -192,7 +192,7 @@ def test_latest_is_the_newest(tmp_path: Path, monkeypatch) -> None:
     assert going_on(["hydra.sweep.dir=outputs/latest", "-m"])[0] == "hydra.sweep.dir=outputs/sweeps/day/two"
 
 
-def test_there_need_be_no_links(tmp_path: Path, monkeypatch) -> None:
+def test_a_file_system_without_links(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = made_up(tmp_path / "outputs" / "day" / "one")
     (tmp_path / "outputs" / "latest").mkdir()  # which cannot be replaced by a link

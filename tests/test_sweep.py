@@ -163,7 +163,7 @@ def test_a_signal_ends_a_sweep_which_goes_on_where_it_was(start, slow, tmp_path:
     assert not (tmp_path / "sweep" / "1").exists()
     run = start(*sweep)
     assert run.ended() == 0, run.complained()
-    assert "Going on from step" in (tmp_path / "sweep" / "0" / "train.log").read_text()
+    assert "Resuming from step" in (tmp_path / "sweep" / "0" / "train.log").read_text()
     assert start(*LONG, "max_steps=3", "tracking=none", "seed=0", "hydra.run.dir=whole").ended() == 0
     assert_same(tmp_path / "sweep" / "0", tmp_path / "whole")
 
@@ -178,7 +178,7 @@ def test_killed_and_started_again(start, slow, tmp_path: Path) -> None:
     assert run.ended() == 0, run.complained()
     assert run.said().startswith("sweep   3 jobs, 1 of them done: seed (3)\n")
     assert [line.partition(":")[0] for line in lines(run.said())] == ["[2/3] seed=1", "[3/3] seed=2"]
-    assert "Going on from step" in (tmp_path / "sweep" / "1" / "train.log").read_text()
+    assert "Resuming from step" in (tmp_path / "sweep" / "1" / "train.log").read_text()
     assert (tmp_path / "sweep" / "0" / "results.json").read_bytes() == finished
     assert start(*LONG, "max_steps=3", "tracking=none", "seed=1", "hydra.run.dir=whole").ended() == 0
     assert_same(tmp_path / "sweep" / "1", tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""Run directories made by others: nothing in them runs code unless the user says so. One's own never ask."""
+"""Run directories made by others run no code without the user's consent; the user's own never ask."""
 
 import json
 import multiprocessing
