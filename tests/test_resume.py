@@ -428,7 +428,7 @@ GONE: dict[str, tuple[Callable[[Path], object], str, int]] = {
     "evaluation": (lambda f: (f / "evaluations" / "after.parquet").unlink(), "written again: evaluations/after.", 0),
     "policy and checkpoints": (
         lambda f: [shutil.rmtree(f / name) for name in ("policy", "checkpoints")],
-        "there is no checkpoint of step 2 to make it from. To run it again: python -m grpo.reproduce run",
+        "there is no checkpoint of step 2 to write it from. To run it again: python -m grpo.reproduce run",
         1,
     ),
 }
