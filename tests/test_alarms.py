@@ -7,7 +7,7 @@ import re
 import pytest
 
 from grpo.alarms import Alarms
-from grpo.config import ALARMS, compose
+from grpo.config import ALARMS, RULES, Config, compose
 from grpo.prompts import UNKNOWN, Framing
 from grpo.rewards import RewardStack
 from tests.conftest import wandb_records
@@ -154,7 +154,10 @@ def test_an_alarm_that_ends_the_run(train, capsys) -> None:
     assert len(metrics(out)) == 1 and "1 step of 4 (ended by truncated)" in capsys.readouterr().out
 
 
-def test_numbers_that_go_bad(train) -> None:
+def test_numbers_that_go_bad(train, monkeypatch) -> None:
+    # A learning rate that no setting allows, so that the numbers are not finite after one step.
+    for key in ("optimizer.lr", "optimizer.max_grad_norm"):
+        monkeypatch.delitem(RULES[Config], key)
     settings = ["on_nonfinite=skip", "stop_on=[not_finite]"]
     out, results = train("optimizer.lr=1e30", "optimizer.max_grad_norm=1e30", "max_steps=4", *settings)
     (line,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines() if "not_finite" in line]

@@ -262,7 +262,7 @@ def test_nothing_is_written_among_other_things(outputs, stranger: str, monkeypat
     (outputs / stranger).write_text("lr: 3\n")
     before = sorted(outputs.rglob("*"))
     name = Path(stranger).parts[0]
-    with pytest.raises(SystemExit, match=f"holds other things than runs, {name} among them, .* --out FOLDER"):
+    with pytest.raises(SystemExit, match=f"holds other things than runs, such as {name}, .* --out FOLDER"):
         reported(monkeypatch, capsys, outputs)
     assert "Report: " in reported(monkeypatch, capsys, outputs, "--out", tmp_path / "new" / "page")
     assert sorted(outputs.rglob("*")) == before
