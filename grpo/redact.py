@@ -10,15 +10,42 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.resolvers.oc import env
+
 MASK = "***"
 # In the name of a setting or of an environment variable, as in `WANDB_API_KEY`.
-SECRET = r"(?<![a-z])(?:(?:api)?keys?|tokens?|secrets?|password|passwd|passphrase|credentials?)(?![a-z])"
+OF_KEYS = "access|account|api|auth|aws|bearer|client|gh|hf|hub|master|private|refresh|secret|session|shared|signing|ssh"
+SECRET = (
+    rf"(?<![a-z])(?:(?:{OF_KEYS})*(?:keys?|tokens?)|secrets?|[a-z]*(?:password|passwd|passphrase)s?|pwd|bearer"
+    r"|(?<=_)pat|credentials?)(?![a-z])"
+)
 NAME = re.compile(SECRET, re.IGNORECASE)
+# Names of columns and of special tokens, not of secrets.
+PLAIN = re.compile(
+    r"(?:answer|image|input|label|messages|prompt|question|response|sort|text)_keys?$"
+    r"|(?:bos|cls|end|eos|image|mask|pad|sep|special|stop|unk)_tokens?$",
+    re.IGNORECASE,
+)
+ENVIRONMENT = re.compile(r"(?:^|\.)env_set(?:\.|$)")  # hydra.job.env_set: all of its values can be secrets
+LENGTH = re.compile(r"(?<![a-z])tokens?$", re.IGNORECASE)  # with a number, as in `max_tokens=50`
+NUMBER = re.compile(r"[+-]?\d{1,9}(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
+PLACEHOLDERS = {"key=value", "key=VALUE", "KEY=VALUE", "key=NAME"}  # in messages about what to type
 ENTRY = re.compile(rf"([\w.-]*{SECRET}[\w.-]*['\"]?\s*:\s*)[^,}}]+", re.IGNORECASE)  # {{HF_TOKEN: x}}
 USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
 # An override within a message, without the punctuation that follows it.
 QUOTED = re.compile(r"[^\s'\"=]+=(?:'[^']*'|\"[^\"]*\"|\$?\{[^}]*\}|\S+?)(?=[:.,;)]*(?:\s|$))")
-VARIABLE = re.compile(r"oc\.env:\s*(\w+)")
+VARIABLE = re.compile(r"oc\.env:\s*['\"]?(\w+)")
+READ: set[str] = set()  # the environment variables that settings were interpolated from
+
+
+def _read_variable(name: str, *default: Any) -> str | None:
+    READ.add(str(name))
+    return env(name, *default)
+
+
+# The name can itself be an interpolation, so only its use tells which variable is read.
+OmegaConf.register_new_resolver("oc.env", _read_variable, replace=True)
 
 
 class FromEnvironment(str):
@@ -40,7 +67,7 @@ def from_environment(settings: Any, raw: Any) -> Any:
 
     Numbers and switches stay as they are: a resumed run needs the same ones.
     """
-    names = {name for text in _texts(raw) for name in VARIABLE.findall(text)}
+    names = READ if any("${" in text for text in _texts(raw)) else set()
     sources = {os.environ[name]: f"${{oc.env:{name}}}" for name in sorted(names) if os.environ.get(name)}
     # The longest first, because one value may contain another.
     values = re.compile("|".join(map(re.escape, sorted(sources, key=len, reverse=True))))
@@ -69,7 +96,7 @@ def from_environment(settings: Any, raw: Any) -> Any:
 
 def unset_variables(raw: Any) -> list[str]:
     """The environment variables that unresolved settings need and that are not set."""
-    names = {name for text in _texts(raw) for name in re.findall(r"\$\{oc\.env:\s*(\w+)\s*\}", text)}
+    names = {name for text in _texts(raw) for name in re.findall(r"\$\{oc\.env:\s*['\"]?(\w+)['\"]?\s*\}", text)}
     return sorted(names - os.environ.keys())
 
 
@@ -113,12 +140,20 @@ def stored(settings: Any) -> Any:
 def _masked(node: Any, name: str = "") -> Any:
     if isinstance(node, dict):
         # The weights of rewards are numbers, whatever their names.
+        if name == "env_set":
+            return {key: MASK if _hides(value) else value for key, value in node.items()}
         return {key: value if key == "rewards" else _masked(value, str(key)) for key, value in node.items()}
     if isinstance(node, list):
         return [masked_override(each) if isinstance(each, str) else _masked(each, name) for each in node]
-    if NAME.search(name) and _hides(node):
+    if _is_secret(name, node):
         return MASK
     return USER.sub(f"{MASK}@", node) if isinstance(node, str) and _is_url(node) else node
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    if PLAIN.search(name) or (LENGTH.search(name) and NUMBER.fullmatch(str(value))):
+        return False
+    return bool(NAME.search(name)) and _hides(value)
 
 
 def _hides(value: Any) -> bool:
@@ -134,7 +169,12 @@ def masked_override(text: str) -> str:
     key, equals, value = text.partition("=")
     if not equals:
         return text
-    if NAME.search(key.rpartition(".")[2]) and not key.lstrip("+~").startswith("rewards.") and _hides(value):
+    setting = key.lstrip("+~-")
+    if text.lstrip("+~-(`") in PLACEHOLDERS or setting.startswith("rewards."):
+        return text
+    if ENVIRONMENT.search(setting):
+        value = MASK if _hides(value) and value != "{}" else value
+    elif _is_secret(setting.rpartition(".")[2], value):
         value = MASK
     elif value.startswith("{") and key != "rewards":
         value = ENTRY.sub(rf"\1{MASK}", value)

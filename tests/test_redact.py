@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from grpo import provenance
-from grpo.config import compose
+from grpo.config import Config, as_schema, compose
 from grpo.hub import ASSETS
 from grpo.redact import FromEnvironment, masked_override, masked_text, sources, stored
 from tests.conftest import SMALL
@@ -77,7 +77,18 @@ def test_a_run_stores_where_texts_come_from_and_not_the_texts(start, tmp_path, m
     ("typed", "expected"),
     [
         ("hydra.job.env_set.HF_TOKEN=abc", "hydra.job.env_set.HF_TOKEN=***"),
-        ("hydra.job.env_set={WANDB_API_KEY: abc, LANG: C}", "hydra.job.env_set={WANDB_API_KEY: ***, LANG: C}"),
+        ("hydra.job.env_set={WANDB_API_KEY: abc, LANG: C}", "hydra.job.env_set=***"),
+        ("+hydra.job.env_set.LANG=C", "+hydra.job.env_set.LANG=***"),
+        ("+x={WANDB_API_KEY: abc, LANG: C}", "+x={WANDB_API_KEY: ***, LANG: C}"),
+        ("SECRETKEY=abc", "SECRETKEY=***"),
+        ("AWS_ACCESSKEY=abc", "AWS_ACCESSKEY=***"),
+        ("+AUTHTOKEN=abc", "+AUTHTOKEN=***"),
+        ("GH_PAT=abc", "GH_PAT=***"),
+        ("passwords=abc", "passwords=***"),
+        ("db_pwd=abc", "db_pwd=***"),
+        ("bearer=abc", "bearer=***"),
+        ("userpassword=abc", "userpassword=***"),
+        ("password=1234", "password=***"),
         ("hydra.sweeper.storage=postgresql://me:abc@host/db", "hydra.sweeper.storage=postgresql://***@host/db"),
         ("hydra.sweeper.storage='mysql://abc@host'", "hydra.sweeper.storage='mysql://***@host'"),
         ("+api_key=1234", "+api_key=***"),
@@ -86,6 +97,12 @@ def test_a_run_stores_where_texts_come_from_and_not_the_texts(start, tmp_path, m
         ("aws_secret_access_key=abc", "aws_secret_access_key=***"),
         ("my_credentials=abc", "my_credentials=***"),
         # Not secrets.
+        ("key=value", "key=value"),
+        ("--max_tokens=50", "--max_tokens=50"),
+        ("max_new_tokens=1e3", "max_new_tokens=1e3"),
+        ("data.prompt_key=question", "data.prompt_key=question"),
+        ("+pad_token=<pad>", "+pad_token=<pad>"),
+        ("data.path=a/b", "data.path=a/b"),
         ("hydra.job.env_set.HF_TOKEN=${oc.env:OTHER}", "hydra.job.env_set.HF_TOKEN=${oc.env:OTHER}"),
         ("+rewards.token=0.1", "+rewards.token=0.1"),
         ("rewards={key: 1}", "rewards={key: 1}"),
@@ -105,7 +122,7 @@ def test_settings_as_they_are_stored() -> None:
     given = {"env_set": {"HF_TOKEN": "abc", "LANG": "C"}, "overrides": ["x.secret=abc", "seed=1"], "key": None, "n": 1}
     given |= {"storage": "redis://:abc@host", "rewards": {"token": 0.5}, "password": 1234, "text": "a key is a key"}
     assert stored(given) == given | {
-        "env_set": {"HF_TOKEN": "***", "LANG": "C"},
+        "env_set": {"HF_TOKEN": "***", "LANG": "***"},
         "overrides": ["x.secret=***", "seed=1"],
         "storage": "redis://***@host",
         "password": "***",
@@ -133,6 +150,27 @@ def test_a_text_from_the_environment_keeps_its_source_and_its_value(monkeypatch)
         assert saved["data"]["train_file"] == "${oc.env:A_PROMPT}" and saved["data"]["test_file"] == "test.jsonl"
         assert saved["seed"] == 7
     assert sources([FromEnvironment("a", "b"), {"a": (FromEnvironment("a", "b"),)}]) == ["b", {"a": ["b"]}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '${oc.env:"A_SECRET"}',
+        "${oc.env:'A_SECRET'}",
+        "${oc.env:${oc.env:NAME_OF_IT}}",
+        "${oc.env:UNSET,${oc.env:A_SECRET}}",
+        "${oc.decode:'${oc.env:A_SECRET}'}",
+        "${oc.${oc.env:RESOLVER}:A_SECRET}",
+        "${oc.env:A_${oc.env:KIND}}",
+    ],
+)
+def test_a_variable_is_known_by_its_use(monkeypatch, text) -> None:
+    values = {"A_SECRET": "hunter2", "NAME_OF_IT": "A_SECRET", "RESOLVER": "env", "KIND": "SECRET"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    settings = asdict(as_schema(asdict(compose()) | {"system_prompt": f"say {text}"}, Config))
+    assert settings["system_prompt"] == "say hunter2"
+    assert stored(settings)["system_prompt"] == "say ${oc.env:A_SECRET}"
 
 
 def test_the_diff_of_a_checkout_holds_source_and_no_secrets(tmp_path, monkeypatch) -> None:
