@@ -6,6 +6,7 @@ and commands stay in one piece, so that they can be copied.
 
 import io
 import logging
+import os
 import re
 import threading
 import time
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 from unicodedata import category
@@ -57,6 +59,13 @@ class RunLog(logging.FileHandler):
     def __init__(self, filename: str) -> None:
         super().__init__(filename, encoding="utf-8", delay=True)
         self.held: list[logging.LogRecord] | None = []
+
+    def _open(self) -> TextIOWrapper:
+        # A link in its place must not have another file written to.
+        def opener(path: str, flags: int) -> int:
+            return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=opener)
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.held is None:

@@ -71,7 +71,7 @@ from grpo.folder import followed, removed_if_unused
 from grpo.hub import on_hub, prepare_hub
 from grpo.redact import sources
 from grpo.rewards import RewardStack, build_rewards
-from grpo.trust import require_trust
+from grpo.trust import refuse_links, require_trust
 
 # Settings that cannot hold for completions made elsewhere.
 OF_POLICIES = {"model", "data", "rollout", "system_prompt", "max_completion_length", "samples", "temperature"}
@@ -213,6 +213,8 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
     if config.model.path != saved.model.path:
         title, stem = "policy", f"{_plain(Path(config.model.path).name)}-{stem}"
     keep = folder / "evaluations" if os.access(folder, os.W_OK) else ELSEWHERE
+    if keep != ELSEWHERE:
+        refuse_links(folder, trusted=bool(composed.trust_run))
     return Subject(title, config, keep, stem, _held_out(config.data, data, folder), seed)
 
 

@@ -84,6 +84,7 @@ def read_lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
 def written_aside(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; at the end it replaces `path`, after an exception it is deleted."""
     partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)  # it may be a link to another file
     try:
         yield partial
         os.replace(partial, path)

@@ -31,7 +31,7 @@ from grpo.folder import (
 )
 from grpo.process import check_process, guard_streams
 from grpo.signals import Stopped
-from grpo.trust import require_trust
+from grpo.trust import refuse_links, require_trust
 
 # Of a line of metrics.jsonl, what is a time.
 TIMINGS = {"step_time"}
@@ -147,6 +147,7 @@ def main() -> None:
         require_trust(arguments.run, saved_settings(arguments.run), again=again, trusted=arguments.trust_run)
         if holds_run(out):
             raise UserError(f"--out {out}: holds a run already; give another folder.")
+        refuse_links(out)
         line = "[%(asctime)s][%(levelname)s] %(message)s"
         logging.basicConfig(handlers=[RunLog(str(out / "train.log"))], level=logging.INFO, format=line)
         with removed_if_unused(out):

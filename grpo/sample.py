@@ -24,7 +24,6 @@ OBEYED = {"model", "system_prompt", "max_completion_length", "seed", "eval_batch
 
 def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: bool = False) -> None:
     folder = followed(folder)
-    config = load_run(folder)
     require_trust(
         folder,
         saved_settings(folder),
@@ -33,6 +32,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
         trusted=trusted,
         policy=True,
     )
+    config = load_run(folder)
     if on_hub(config.model.path):
         prepare_hub()
     with doing("importing PyTorch and Transformers"):

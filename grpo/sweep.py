@@ -29,6 +29,7 @@ from grpo.jobs import Job, compose_jobs, refuse_twins, values_listed
 from grpo.launching import LOOK, at_once, kind, launch, on_this_machine
 from grpo.redact import masked_overrides
 from grpo.signals import Signals, Stopped
+from grpo.trust import refuse_links
 
 
 def run_grid(context: HydraContext, master: DictConfig, launcher: Launcher, arguments: Sequence[str]) -> None:
@@ -84,6 +85,7 @@ class Sweep:
         self._entered = ExitStack()
 
     def __enter__(self) -> "Sweep":
+        refuse_links(self.folder)
         self._refuse_folder()  # before there is a lock in it
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as entered:

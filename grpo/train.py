@@ -86,7 +86,7 @@ from grpo.rewards import RewardStack, build_rewards
 from grpo.search import PRUNING, Pruning, pruning
 from grpo.signals import Signals, Stopped, hand_on
 from grpo.tracking import Label, NoTracker, build_tracker, check_tracking
-from grpo.trust import sign
+from grpo.trust import refuse_links, sign
 
 # The launchers in conf/hydra/launcher/ differ from their packages' in values alone.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
@@ -531,6 +531,7 @@ def by_itself(out: Path) -> Iterator[None]:
 
 
 def in_its_folder(composed: DictConfig, out: Path, settings: Any) -> None:
+    refuse_links(out, trusted=bool(composed.get("trust_run")))  # the lock is a file in it
     try:
         with owned(out), Signals():  # those that come before training and after it
             start_or_resume(composed, out, settings)

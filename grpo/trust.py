@@ -22,6 +22,7 @@ from grpo.redact import VARIABLE
 
 SIGNATURE = "signature.json"  # in .hydra/ of a run directory
 KEY_BYTES = 32
+WRITTEN_IN_PLACE = (".diff", ".jsonl", ".lock", ".log")
 
 
 def require_trust(
@@ -58,6 +59,35 @@ def require_trust(
     raise UserError(
         f"{shortest(folder)}: {reason}, and its settings would execute code or read your environment:{lines}\n{again}"
     )
+
+
+def refuse_links(folder: Path, trusted: bool = False) -> None:
+    """Refuse a run directory, or the folder of a sweep, through whose links files elsewhere would be changed.
+
+    Symbolic links anywhere in it, and hard links of files that are written in place. Links in `wandb/` are made by W&B,
+    and `latest` by ourselves.
+
+    Raises:
+        UserError: there is one, and the user has not typed that the folder is trusted.
+    """
+    if trusted:
+        return
+    for place, folders, files in os.walk(folder):
+        at_top = Path(place) == folder
+        for name in sorted((*folders, *files)):
+            path = Path(place, name)
+            status = path.lstat()
+            symbolic = stat.S_ISLNK(status.st_mode) and not (at_top and name == "latest")
+            hard = stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and name.endswith(WRITTEN_IN_PLACE)
+            if symbolic or hard:
+                kind = "symbolic" if symbolic else "hard"
+                raise UserError(
+                    f"{printable(shortest(path))} is a {kind} link: what is written there changes a file or a folder "
+                    "elsewhere, and nothing has been written. Put a copy in its place; for "
+                    "a link of your own in the folder of a run, add trust_run=true."
+                )
+        if at_top and "wandb" in folders:
+            folders.remove("wandb")
 
 
 def sign(folder: Path, settings: dict[str, Any]) -> None:

@@ -15,10 +15,11 @@ import yaml
 
 from grpo import report, reproduce, sample
 from grpo import train as training
+from grpo.console import RunLog
 from grpo.errors import UserError
 from grpo.folder import overrides_of
 from grpo.hub import ASSETS
-from grpo.trust import key_path, require_trust, sign
+from grpo.trust import key_path, refuse_links, require_trust, sign
 from tests.conftest import SMALL
 from tests.made_up import made_up
 from tests.test_evaluate import run as evaluated
@@ -327,3 +328,81 @@ def test_the_key_is_private_and_made_once(here) -> None:
     assert not any(map(distrusted, folders))
     assert stat.S_IMODE(key_path().stat().st_mode) == 0o600 and [*key_path().parent.iterdir()] == [key_path()]
     assert stat.S_IMODE(key_path().parent.stat().st_mode) == 0o700
+
+
+def link(name: str, hard: bool = False) -> Callable[[Path, Path], None]:
+    """Put a link to the other folder, or to the file `text` in it, in the place of this entry of a run directory."""
+
+    def call(folder: Path, other: Path) -> None:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        if hard:
+            path.hardlink_to(other / "text")
+        else:
+            path.symlink_to(other if "." not in path.name[1:] else other / "text")
+
+    return call
+
+
+LINKS = {
+    "the log": link("train.log"),
+    "the log, hard": link("train.log", hard=True),
+    "the lock": link(".lock"),
+    "the metrics, hard": link("metrics.jsonl", hard=True),
+    "checkpoints": link("checkpoints"),
+    "a checkpoint": link("checkpoints/checkpoint-1"),
+    "completions": link("completions"),
+    "evaluations": link("evaluations"),
+    "an unfinished evaluation": link("evaluations/data.partial.jsonl"),
+    "what was moved aside": link("previous"),
+    "the settings": link(".hydra/config.yaml.partial"),
+    "the tracker": link("wandb"),
+    "results": link("results.json"),
+}
+
+
+@pytest.mark.parametrize("what", LINKS)
+def test_a_folder_with_links_is_refused(here, what) -> None:
+    folder, other = finished(here / "run"), here / "other"
+    other.mkdir()
+    (other / "text").write_text("mine")
+    LINKS[what](folder, other)
+    for command in (refuse_links, COMMANDS["evaluate"]):
+        with pytest.raises(UserError, match=" link: "):
+            command(folder)
+    refuse_links(folder, trusted=True)
+    assert [*other.iterdir()] == [other / "text"] and (other / "text").read_text() == "mine"
+
+
+def test_links_above_a_folder_and_to_it_are_followed(here) -> None:
+    finished(here / "disk" / "run")
+    (here / "outputs").symlink_to(here / "disk")
+    (here / "disk" / "latest").symlink_to("run")
+    refuse_links(here / "outputs" / "run")
+    refuse_links(here / "outputs" / "latest")
+    refuse_links(here / "outputs")
+
+
+def test_training_writes_through_no_link(start, tmp_path) -> None:
+    (tmp_path / "bashrc").write_text("mine")
+    finished(tmp_path / "run")
+    (tmp_path / "run" / "train.log").symlink_to(tmp_path / "bashrc")
+    shutil.copytree(tmp_path / "run", tmp_path / "sweep" / "0", symlinks=True)
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "previous").symlink_to(tmp_path / "run")
+    folders = [tmp_path / name for name in ("run", "sweep", "again")]
+    before = [content(folder) for folder in folders]
+    for arguments in (
+        ["resume=run", "max_steps=20"],
+        ["-m", "seed=0", "hydra.sweep.dir=sweep", *SMALL],
+        ["hydra.run.dir=again", *SMALL],
+    ):
+        refused = start(*arguments)
+        assert refused.ended() == 1 and "is a symbolic link" in refused.complained()
+    assert [content(folder) for folder in folders] == before
+    handler = RunLog(str(tmp_path / "run" / "train.log"))
+    with pytest.raises(OSError, match="symbolic links"):
+        handler.begin()
