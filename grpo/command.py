@@ -22,7 +22,7 @@ from grpo.config import AnyConfig, no_such_setting, readable, settings_of_schema
 from grpo.console import console, error_message, log, printable, show
 from grpo.errors import UserError, shortened
 from grpo.hydra_settings import checked
-from grpo.overrides import is_readable, parse, typed_in_shell
+from grpo.overrides import is_readable, parse, spaced, typed_in_shell
 from grpo.process import check_process, guard_streams
 from grpo.redact import masked_text
 from grpo.signals import Stopped
@@ -102,27 +102,56 @@ def ending(schema: type[AnyConfig], interrupted: str) -> Iterator[None]:
 
 def run_app(app: Callable[[], Any], schema: type[AnyConfig]) -> None:
     """Run a Hydra app on the arguments of this process, once they are checked."""
-    check_arguments(sys.argv[1:], schema)
+    sys.argv[1:] = check_arguments(sys.argv[1:], schema)
     with checked(), wrapped_help():
         app()
 
 
-def check_arguments(arguments: Sequence[str], schema: type[AnyConfig]) -> None:
-    """Refuse what Hydra would answer with its usage or a traceback.
+FLAGS = {name: action for action in get_args_parser()._actions for name in action.option_strings}
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Arguments with Hydra's flags before the overrides, because argparse accepts one sequence of overrides only."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flags.append(word)
+        if (action := FLAGS.get(word)) is None or action.nargs == 0:
+            continue
+        if action.nargs == "?" and "=" in "".join(words[:1]):
+            flags[-1] = f"{word}={action.const}"  # else it would take the first override for its value
+        elif words and not words[0].startswith("-"):
+            flags.append(words.pop(0))
+    return [*flags, *overrides]
+
+
+def _groups(schema: type[AnyConfig]) -> set[str]:
+    return {key for key, kind in settings_of_schema(schema).items() if is_dataclass(kind)} | {"rewards", "experiment"}
+
+
+def check_arguments(arguments: Sequence[str], schema: type[AnyConfig]) -> list[str]:
+    """The arguments, flags first. Refuses what Hydra would answer with its usage or a traceback.
 
     Raises:
         UserError: an unknown flag, or flags that exclude each other; an override that cannot be parsed.
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    flags, unknown = parser.parse_known_args(list(arguments))
-    # argparse does not recognize a flag with a space in it.
-    if flagged := [*unknown, *(each for each in flags.overrides if each.startswith("-"))]:
-        raise UserError(_with_dashes(flagged[0], arguments, schema))
+    _check_dashes(arguments, schema)
+    arguments = flags_first(arguments)
+    flags = parser.parse_args(arguments)
     _check_flags(flags)
     if flags.shell_completion:
-        return
-    groups = {key for key, kind in settings_of_schema(schema).items() if is_dataclass(kind)} | {"rewards", "experiment"}
+        return arguments
+    groups = _groups(schema)
+    kinds = settings_of_schema(schema)
+    if fault := spaced(flags.overrides, [key for key, kind in kinds.items() if kind in (str, str | None)]):
+        raise UserError(fault)
     for override in parse(flags.overrides):
         value: Any = override.value()
         if override.key_or_group in groups and isinstance(value, int | float | None):
@@ -131,29 +160,55 @@ def check_arguments(arguments: Sequence[str], schema: type[AnyConfig]) -> None:
                 f"{override.input_line}: {key} is a group and takes the name of one of its files, {key}=NAME; a "
                 f"setting in it is {key}.NAME=VALUE."
             )
+    return arguments
 
 
 def _refuse(message: str) -> NoReturn:
-    raise UserError(f"{message}. --hydra-help explains the flags; settings are written without dashes, key=value.")
+    raise UserError(f"{message}. --hydra-help explains the flags; settings are written without dashes, NAME=VALUE.")
 
 
-def _with_dashes(word: str, arguments: Sequence[str], schema: type[AnyConfig]) -> str:
+def _check_dashes(arguments: Sequence[str], schema: type[AnyConfig]) -> None:
+    """
+    Raises:
+        UserError: a word starts with a dash and is no flag of Hydra's in full; `--run FOLDER`, which is a setting.
+    """
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-") or word == "--":
+            continue
+        name, equals, _ = word.partition("=")
+        action = FLAGS.get(name)
+        value = next(iter(words), "")
+        is_value = bool(value) and not value.startswith("-") and "=" not in value
+        if action is None:
+            raise UserError(_with_dashes(word, value if is_value else "", schema))
+        if action.nargs == 0 and (equals or (is_value and name.lstrip("-") in settings_of_schema(schema))):
+            if name.lstrip("-") in settings_of_schema(schema):
+                raise UserError(_with_dashes(word, value if is_value else "", schema))
+            _refuse(f"{shortened(word)}: {name} takes no value")
+        if action.nargs is None and not equals and words:
+            words.pop(0)
+
+
+def _with_dashes(word: str, following: str, schema: type[AnyConfig]) -> str:
     """What to type for a setting that is typed as a flag, `--optimizer.lr=0.02` or `--max_steps 10`."""
-    if not word.startswith("--"):
-        _refuse(f"{shortened(word)}: there is no such flag")
     name, equals, value = word.lstrip("-").partition("=")
     key = name.replace("-", "_")
     given = word
-    if not equals:
-        following = next(iter(arguments[list(arguments).index(word) + 1 :]), "")
-        if following and not following.startswith("-") and "=" not in following:
-            given, value = f"{word} {following}", following
-    if key not in settings_of_schema(schema):
-        return f"{shortened(given)}: {no_such_setting(key, schema)} Settings are written without dashes, key=value."
-    wandb = " (a W&B sweep writes them so with ${args_no_hyphens})" * bool(equals)
-    override = f"{key}={value or 'true'}"
+    if not equals and following:
+        given, value = f"{word} {following}", following
+    given = shortened(given)
+    if key not in settings_of_schema(schema) and key not in _groups(schema):
+        if meant := [flag for flag in FLAGS if name and flag.startswith(f"--{name}")]:
+            return f"{given}: a flag is written in full: {' or '.join(meant)}."
+        if not word.startswith("--"):
+            _refuse(f"{shortened(word)}: there is no such flag")
+        return f"{given}: {no_such_setting(key, schema)} Settings are written without dashes, NAME=VALUE."
+    wandb = " (a W&B sweep writes them so with ${args_no_hyphens})" * bool(equals and word.startswith("--"))
+    override = f"{key}={value or ('NAME' if key in _groups(schema) else 'true')}"
     plain = shlex.quote(override) if is_readable(override) else typed_in_shell(key, value)
-    return f"{shortened(given)}: settings are written without dashes, {plain}{wandb}"
+    return f"{given}: settings are written without dashes, {plain}{wandb}"
 
 
 def _check_flags(flags: Namespace) -> None:
@@ -176,7 +231,9 @@ def _check_flags(flags: Namespace) -> None:
             "--config-path: it would replace conf/; add a folder of your own to it with --config-dir FOLDER."
         )
     if flags.config_dir is not None and not Path(flags.config_dir).is_dir():
-        raise UserError(f"--config-dir {shortened(flags.config_dir)}: there is no such folder.")
+        resumes = any(each.startswith("resume=") for each in flags.overrides)
+        unneeded = " A resumed run has its settings in its own folder; leave --config-dir out." if resumes else ""
+        raise UserError(f"--config-dir {shortened(flags.config_dir)}: there is no such folder.{unneeded}")
     for flag, value in (("--resolve", flags.resolve), ("--package", flags.package)):
         if value and flags.cfg is None and not flags.help:
             raise UserError(f"{flag}: only with --cfg job, --cfg hydra or --cfg all, which print settings.")

@@ -6,10 +6,12 @@ Values and what they mean stand in `conf/*.yaml`; here stand the types. Nothing 
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -19,13 +21,13 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from grpo.arithmetic import DISTINCT
 from grpo.errors import UserError, first_line, nearest, shortened
 from grpo.files import path_fault, read, yaml_settings
 from grpo.hints import hint
-from grpo.overrides import MOST_JOBS, typed_in_shell, unreadable
+from grpo.overrides import BROKEN_INTERPOLATION, MOST_JOBS, typed_in_shell, unreadable
 from grpo.prompts import ANSWER_MATCHES
 from grpo.redact import from_environment, relocated, unset_variables
 
@@ -692,7 +694,9 @@ def load_sweeper(composed: DictConfig, schema: type[Sweeper]) -> Sweeper:
         try:
             settings[item.name] = value
         except OmegaConfBaseException as error:
-            raise UserError(f"hydra.sweeper.{item.name}={shortened(value)}: {first_line(error)}.") from error
+            raise UserError(
+                f"hydra.sweeper.{item.name}={shortened(value)}: {type_rule(str(error)) or first_line(error)}."
+            ) from error
         if item.name in SWEEPER:
             _check_value(f"hydra.sweeper.{item.name}", settings[item.name], *SWEEPER[item.name])
     loaded = OmegaConf.to_object(settings)
@@ -832,7 +836,7 @@ def explain(error: Exception, schema: type[Any]) -> str:
         return f"--config-name {match[1]}: there is no file {match[1]}.yaml in conf/ or in the folder of --config-dir."
     if match := re.search(r"Could not override '([^']+)'(?:.*\+([^\n]*))?", text, re.DOTALL):
         return no_such_setting(match[1], schema)
-    if match := re.search(r"Could not (?:find|load) '((?:hydra/)?[^'/]+)/([^']+?)(?:\.yaml)?'", text):
+    if match := re.search(r"Could not (?:find|load) '((?:hydra/)?[^'/]+)/([^']*?)(?:\.yaml)?'", text):
         return _no_such_option(match[1], match[2], getattr(error, "options", None))
     if match := re.search(r"Key '([^']+)' not in '\w+'\s*full_key: (\S+)", text + cause):
         return no_such_setting(match[2], schema)
@@ -840,6 +844,15 @@ def explain(error: Exception, schema: type[Any]) -> str:
         return f"{match[2]}=${{{match[1]}}}: there is no setting {match[1]} to take a value from."
     if match := re.search(r"Unsupported interpolation type (\S+)\s*full_key: (\S+)", text):
         return f"{match[2]}=${{{match[1]}:...}}: there is no resolver {match[1]}."
+    if match := re.search(r"Environment variable '(\w+)' not found.*full_key: (\S+)", text, re.DOTALL):
+        return (
+            f"{match[2]}: the environment variable {match[1]} is not set; set it, or give a default, "
+            f"${{oc.env:{match[1]},DEFAULT}}."
+        )
+    if match := re.search(
+        r"raised while resolving interpolation:.*positional argument.*full_key: (\S+)", text, re.DOTALL
+    ):
+        return f"{match[1]}: a resolver in ${{...}} has too few or too many arguments."
     if match := re.search(r"missing \d+ required positional arguments?: ([^\n]+)", text):
         return f"{match[1]}: removed or missing; every setting needs a value, null where that is possible."
     if match := re.search(r"raised while resolving interpolation: (.*)\n\s*full_key: (\S+)", text):
@@ -853,7 +866,16 @@ def explain(error: Exception, schema: type[Any]) -> str:
             return f"{given}: a list is written in brackets, {key}=[{shortened(value)}]."
         if "is not Optional" in cause:
             return f"{given}: it needs a value."
+        if rule := type_rule(cause):
+            return f"{given}: {rule}."
+        if isinstance(error.__cause__, GrammarParseError):
+            return f"{given}: {BROKEN_INTERPOLATION}."
         return f"{given}: {shortened(cause.splitlines()[0]).rstrip('.')}."
+    if (rule := type_rule(text)) and (
+        match := re.search(r"(?:Value|to string:) '(.*)'.*full_key: (\S+)", text, re.DOTALL)
+    ):
+        value = re.sub(r"' (?:of type|is not a valid|to string).*", "", match[1], flags=re.DOTALL)
+        return f"{match[2]}={shortened(value)}: {rule}."
     if match := re.search(r"Multiple values for (\w+)", text):
         return f"+{match[1]}=...: {match[1]} has a place in the defaults already; leave out the plus."
     if match := re.search(r"Ambiguous value for argument '(.+)'\n1\.", text, re.DOTALL):
@@ -868,6 +890,20 @@ def explain(error: Exception, schema: type[Any]) -> str:
     if match := re.search(r"Could not (?:delete from config|append to config)[^']*'?([\w.@/]+)", text):
         return f"{match[1]}: {text.splitlines()[0]}"
     return " ".join(text.split())
+
+
+TYPES = {
+    "could not be converted to Integer": "must be a whole number",
+    "could not be converted to Float": "must be a number",
+    "is not a valid bool": "must be true or false",
+    "to string": "must be a text",
+    "Cannot merge DictConfig with ListConfig": "must be a list, in brackets",
+}
+
+
+def type_rule(refusal: str) -> str | None:
+    """What OmegaConf's `refusal` of a value's type means; None where it says something else."""
+    return next((rule for part, rule in TYPES.items() if part in refusal), None)
 
 
 def _no_such_option(group: str, name: str, known: Sequence[str] | None) -> str:
@@ -910,13 +946,23 @@ def settings_of_schema(schema: type[Any], prefix: str = "") -> dict[str, Any]:
 def no_such_setting(key: str, schema: type[Any]) -> str:
     """The message for an unknown `key`, with the names that it may mean."""
     if "@" in key or key.partition(".")[0] == "experiment":
-        return f"{key}: a file of the group experiment starts with the line `# @package _global_`; this one does not."
+        own = _experiment_typed() or key
+        return f"{own}: a file of the group experiment starts with the line `# @package _global_`; add it."
     if key.startswith("rewards."):
         return f"{key}: the composed stack has no such reward; add one with +{key}=WEIGHT."
     if is_dataclass(group := {item.name: item.type for item in fields(schema)}.get(key)):
         own = ", ".join(f"{key}.{item.name}" for item in fields(group))
         return f"{key}: this command has no group {key}, only {own}."
     return f"{key}: there is no such setting.{likely(key, schema)}"
+
+
+def _experiment_typed() -> Path | None:
+    """The file of `experiment=NAME` in the folder of --config-dir, as this process was started."""
+    folders = [after for before, after in pairwise(sys.argv) if before in ("--config-dir", "-cd")]
+    folders += [word.partition("=")[2] for word in sys.argv if word.startswith("--config-dir=")]
+    names = [word.partition("=")[2] for word in sys.argv if word.lstrip("+").startswith("experiment=")]
+    files = (Path(folder) / "experiment" / f"{name}.yaml" for folder in folders for name in names)
+    return next((file for file in files if file.is_file()), None)
 
 
 def likely(key: str, schema: type[Any]) -> str:
@@ -928,8 +974,9 @@ def likely(key: str, schema: type[Any]) -> str:
         return f" Did you mean {_either(same)}?"
     # A command that does not train suggests only settings that it has.
     if (known := hint(key)) and (issubclass(schema, Config) or known.ours.partition("=")[0] in settings):
-        note = f": {known.note}" if known.note else ""
-        return f" Here it is {known.ours}{note}." if known.ours else f" It has no counterpart here{note}."
+        if known.ours:
+            return f" Here it is {known.ours}{f' ({known.note})' if known.note else ''}."
+        return f" It has no counterpart here: {known.note}."
     if key.startswith("hydra."):
         return " Those of Hydra, its sweeper and its launcher stand in conf/hydra/."
     close = get_close_matches(key, settings, n=1, cutoff=0.7) or [

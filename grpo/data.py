@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from grpo import arithmetic
 from grpo.config import Config, DataConfig
 from grpo.console import shortest
-from grpo.errors import UserError
+from grpo.errors import UserError, kind_of
 from grpo.hub import prepare_hub, unreachable
 from grpo.prompts import chat, one_number, parse_number, prompt_ids
 
@@ -253,7 +253,7 @@ def read_jsonl(path: Path, make: Callable[[dict[str, Any]], Made], setting: str 
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not a JSON object but {type(row).__name__}.")
+            raise UserError(f"{path}, line {number}: not a JSON object but {kind_of(row)}.")
         try:
             yield make(row)
         except UserError as error:

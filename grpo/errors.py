@@ -14,6 +14,16 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
 
 
+def kind_of(content: Any) -> str:
+    """What JSON calls the type of `content`, as a message names it."""
+    if content is None:
+        return "null"
+    if isinstance(content, bool):
+        return "a boolean"
+    names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number"}
+    return names.get(type(content), type(content).__name__)
+
+
 def shortened(value: Any, longest: int = 200) -> str:
     """A value as a message shows it, truncated if it is longer than `longest` characters."""
     try:

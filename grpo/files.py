@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
-from grpo.errors import UserError, first_line, shortened
+from grpo.errors import UserError, first_line, kind_of, shortened
 from grpo.redact import sources
 
 T = TypeVar("T")
@@ -34,7 +34,18 @@ def read(path: Path, parse: Callable[[str], T]) -> T:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} is damaged: {first_line(error)}.") from error
+        raise UserError(f"{path} is damaged: {_why_unreadable(error)}.") from error
+
+
+def _why_unreadable(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "its lists or mappings are nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem:
+        mark = error.problem_mark or error.context_mark
+        return f"it is not YAML{f', line {mark.line + 1}' if mark else ''}: {error.problem}"
+    if isinstance(error, GrammarParseError):
+        return "it holds a ${ that starts no name of a setting"
+    return first_line(error)
 
 
 def yaml_settings(text: str) -> Any:
@@ -57,7 +68,7 @@ def json_object(text: str) -> dict[str, Any]:
     """
     content = json.loads(text)
     if not isinstance(content, dict):
-        raise ValueError(f"it holds {type(content).__name__}, not an object")
+        raise ValueError(f"it holds {kind_of(content)}, not an object")
     return content
 
 

@@ -19,8 +19,8 @@ from grpo import overrides as typed_overrides
 from grpo import ranks
 from grpo.checkpoint import RECORDS, newest_whole, put_back, ranks_of, sharding_of, step_of
 from grpo.config import Config, NotSet, as_schema, check, flat, saved_settings
-from grpo.console import say, shortest
-from grpo.errors import UserError, first_line, shortened
+from grpo.console import say, shortest, written
+from grpo.errors import UserError, shortened
 from grpo.files import json_object, path_fault, read, written_aside, yaml_settings
 from grpo.redact import masked_overrides, sources, stored
 from grpo.tracking import Label, run_name
@@ -176,8 +176,10 @@ def overrides_of(folder: Path) -> list[str]:
         parsed = OverridesParser.create().parse_overrides(typed)
     except OSError as error:
         raise UserError(_not_a_run(folder)) from error
-    except (TypeError, OverrideParseException, HydraException) as error:
-        raise UserError(f"{path} is damaged: {first_line(error)}.") from error
+    except OverrideParseException as error:
+        raise UserError(f"{path} is damaged: {shortened(error.override)} is not a setting.") from error
+    except (TypeError, HydraException) as error:
+        raise UserError(f"{path} is damaged: it holds no list of settings.") from error
     for override, each in zip(typed, parsed, strict=True):
         # A run saves only its own settings; Hydra's choose launchers, log handlers and search paths, which run code.
         if any(re.match(r"hydra\b", place or "") for place in (each.key_or_group, each.package)):
@@ -225,9 +227,7 @@ def going_on(arguments: Sequence[str]) -> list[str]:
     )
     # Overrides that the run was started with are saved in it, and the files that they name may be gone.
     left = [each for each in arguments if each not in saved or is_free(key_of(each))]
-    # Next to it, because argparse accepts only one sequence of overrides.
-    place = 1 + max(i for i, each in enumerate(left) if key_of(each) == "resume")
-    return [*left[:place], f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN", *left[place:]]
+    return [*left, f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN"]
 
 
 def _without_link(argument: str) -> str:
@@ -316,10 +316,10 @@ def resume(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
             continue
         changed = next((each for each in below if here.get(each) != saved.get(each)), None)
         if key not in OF_COMMAND and (changed or not below):
-            value = sources(here.get(changed)) if changed else override.partition("=")[2]
+            name = "" if changed == key else f"{changed}="
+            kept = f" (here {name}{written(sources(saved[changed]))})" if changed in saved else ""
             raise UserError(
-                f"{changed or key}={'null' if value is None else value}: a run that is resumed keeps its settings"
-                f"{f' (here {sources(saved.get(changed))})' if changed else ''}; only max_steps, num_train_epochs and "
+                f"{override}: a run that is resumed keeps its settings{kept}; only max_steps, num_train_epochs and "
                 "tracking can be changed. For other settings, start a new run."
             )
     config = replace(config, tracking=replace(config.tracking, **tracking), **scalars, resume=None, trust_run=False)

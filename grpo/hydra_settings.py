@@ -1,5 +1,6 @@
 """Hydra's own settings, checked as soon as they are composed, before Hydra runs anything that they name."""
 
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -13,10 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from grpo.config import CONF, options
-from grpo.console import NOT_PLAIN
 from grpo.errors import UserError, shortened
-from grpo.files import path_fault
-from grpo.overrides import parse, refuse_too_many_jobs
+from grpo.overrides import folder_fault, parse, refuse_too_many_jobs
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -75,7 +74,9 @@ def check(hydra: DictConfig) -> None:
             "reward of weight 0, or read metrics.jsonl."
         )
     for kind in ("job_logging", "hydra_logging"):
-        _check_logging(f"hydra.{kind}", OmegaConf.to_container(hydra[kind]) if hydra[kind] else {})
+        logging_settings: Any = OmegaConf.to_container(hydra[kind]) if hydra[kind] else {}
+        _check_logging(f"hydra.{kind}", logging_settings)
+        _check_handlers(f"hydra.{kind}", logging_settings, hydra.runtime.choices.get(f"hydra/{kind}"))
     if hydra.sweeper._target_ == BASIC_SWEEPER and hydra.mode == RunMode.MULTIRUN:
         refuse_too_many_jobs(parse(hydra.overrides.task))  # the basic sweeper lists all jobs at once
     verbose = hydra.verbose if OmegaConf.is_list(hydra.verbose) else [hydra.verbose]
@@ -105,7 +106,26 @@ def _check_logging(key: str, settings: Any) -> None:
                 raise UserError(
                     f"{key}.{name}={shortened(value)}: it runs code, and only handlers of logging are allowed."
                 )
+            if name == "level" and not (isinstance(value, int) or value in logging.getLevelNamesMapping()):
+                levels = "DEBUG, INFO, WARNING, ERROR, CRITICAL"
+                raise UserError(f"{key}.{name}={shortened(value)}: must be one of {levels}.")
             _check_logging(f"{key}.{name}", value)
+
+
+def _check_handlers(key: str, settings: dict[str, Any], choice: str | None) -> None:
+    """Refuse handlers that logging cannot make: Hydra makes them after it has created the folder of the run."""
+    handlers = settings.get("handlers") or {}
+    for name, handler in handlers.items():
+        is_file = str(handler.get("class")).endswith(("RunLog", "FileHandler"))
+        if is_file and not handler.get("filename"):
+            option = f"{key.replace('.', '/')}={choice}" if choice != "default" else f"{key}.handlers.{name}.filename"
+            raise UserError(f"{option}: the log of a run needs a file name; leave this setting out.")
+    for name, logger in {"root": settings.get("root"), **(settings.get("loggers") or {})}.items():
+        for handler in (logger or {}).get("handlers") or []:
+            if handler not in handlers:
+                where = f"{key}.{name if name == 'root' else f'loggers.{name}'}.handlers"
+                known = f"; known: {', '.join(handlers)}" if handlers else ""
+                raise UserError(f"{where}: there is no handler {shortened(handler)}{known}.")
 
 
 def _check_folder(key: str, hydra: DictConfig) -> None:
@@ -114,13 +134,6 @@ def _check_folder(key: str, hydra: DictConfig) -> None:
         folder = str(OmegaConf.select(hydra, key.removeprefix("hydra.")))
     except OmegaConfBaseException:
         return  # Hydra reports it when it creates the folder
-    fault = path_fault(folder)
-    if NOT_PLAIN.search(folder) or re.search(r"[\t\n]", folder):
-        fault = "a folder has a name of printable characters"
-    elif folder.startswith("~"):
-        fault = "write the path in full; ~ is not expanded here"
-    elif "${" in folder:
-        fault = "a folder has no ${ in its name, which stands for a setting"
-    if fault:
+    if fault := folder_fault(folder):
         shown = folder.replace("\n", r"\n").replace("\t", r"\t")
         raise UserError(f"{key}={shortened(shown)}: {fault}.")

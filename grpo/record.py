@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 
 from grpo import files
-from grpo.errors import UserError, first_line
+from grpo.errors import UserError, first_line, kind_of
 from grpo.files import read_lines
 from grpo.folder import results_of
 
@@ -82,7 +82,7 @@ def _there(path: Path, kind: type) -> Any:
     def parse(text: str) -> Any:
         content = yaml.load(text, loader)
         if not isinstance(content, kind):
-            raise ValueError(f"it holds {type(content).__name__}, not {kind.__name__}")
+            raise ValueError(f"it holds {kind_of(content)}, not {kind_of(kind())}")
         return content
 
     return files.read(path, parse) if path.is_file() else None

@@ -6,6 +6,7 @@ tracker that fails after that costs one warning, and the run continues without i
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -327,9 +328,10 @@ def _check_wandb(config: TrackingConfig) -> None:
     try:
         wandb.Settings(project=config.project)
     except (wandb.Error, ValueError) as error:
-        team, slash, project = (config.project or "").partition("/")
-        hint = f" A team has a setting of its own: tracking.entity={team} tracking.project={project}." if slash else ""
-        raise UserError(f"tracking.project={config.project}: {_refusal(error)}.{hint}") from error
+        team, _, project = (config.project or "").partition("/")
+        is_team = team and re.fullmatch(r"[\w.-]+", project)
+        advice = f" A team has a setting of its own: tracking.entity={team} tracking.project={project}."
+        raise UserError(f"tracking.project={config.project}: {_refusal(error)}.{advice if is_team else ''}") from error
 
 
 def _refusal(error: Exception) -> str:

@@ -624,7 +624,7 @@ def start() -> None:
         return follow()
     Jobs.typed = sys.argv[1:]
     try:
-        sys.argv[1:] = sorted(going_on(Jobs.typed), key=lambda argument: argument not in ("-m", "--multirun"))
+        sys.argv[1:] = going_on(Jobs.typed)
         run_app(app, Config)
     finally:
         ranks.announce(None)  # there was no run, only --help or a mistake

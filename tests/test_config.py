@@ -136,7 +136,7 @@ def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
         ("model.load_in_4bit=true", "weights of 4 bits are not trained; add model.lora_rank=16."),
         ("reward_files=mine.py", "reward_files=mine.py: a list is written in brackets, reward_files=[mine.py]."),
         ("bf16=maybe", "bf16=maybe: Value 'maybe' is not a valid bool"),
-        ("system_prompt", "system_prompt: not a setting; write key=value"),
+        ("system_prompt", "system_prompt: not a setting; write NAME=VALUE"),
         ("model=null", "a group takes the name of one of its files, as in model=tiny"),
         ("experiment=[gsm8k,nope]", "experiment=nope: experiment has no option 'nope'. Known: ablate_rewards, gsm8k"),
         ("optimizer.beta2=1", "optimizer.beta2=1.0: must be at least 0 and below 1."),

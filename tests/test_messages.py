@@ -10,6 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from grpo import hints
+from grpo.command import check_arguments
 from grpo.config import (
     COMMON,
     RULES,
@@ -22,11 +23,14 @@ from grpo.config import (
     PlanConfig,
     SearchConfig,
     compose,
+    saved_settings,
     settings_of_schema,
 )
 from grpo.errors import UserError
-from grpo.folder import command_to_resume, going_on
+from grpo.files import json_object
+from grpo.folder import command_to_resume, going_on, overrides_of
 from grpo.overrides import quoted, refuse_too_many_jobs, typed_in_shell, unreadable, values_of
+from grpo.tracking import check_tracking
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,6 +40,140 @@ def refused(*overrides: str) -> str:
         compose(overrides)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("max_steps=${oc.env:NOPE}", "max_steps: the environment variable NOPE is not set; set it, or give a default"),
+        ("max_steps=${oc.env:TEN}", "max_steps=ten: must be a whole number."),
+        ("optimizer.lr=${oc.env:TEN}", "optimizer.lr=ten: must be a number."),
+        ("bf16=${oc.env:TEN}", "bf16=ten: must be true or false."),
+        ("system_prompt=${oc.env:}", "system_prompt: a resolver in ${...} has too few or too many arguments."),
+    ],
+)
+def test_values_from_the_environment(override: str, message: str, monkeypatch) -> None:
+    monkeypatch.setenv("TEN", "ten")
+    assert message in refused(override)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("max_steps 10", "max_steps 10: a setting is written NAME=VALUE, with no spaces around =: max_steps=10"),
+        ("max_steps= 10", "max_steps= 10: a setting is written NAME=VALUE, with no spaces around =: max_steps=10"),
+        ("max_steps =10", "no spaces around =: max_steps=10"),
+        (
+            "seed=1 max_steps = 10",
+            "max_steps = 10: a setting is written NAME=VALUE, with no spaces around =: max_steps",
+        ),
+        (
+            "optimizer.lr: 3 seed=1",
+            "optimizer.lr: 3: a setting is written NAME=VALUE, with no spaces around =: optimiz",
+        ),
+        ("optimizer.lr:3", "no spaces around =: optimizer.lr=3"),
+        ("rewards mine", "no spaces around =: rewards=mine"),
+        ("tracking.run_name=try 2 seed=1", "a value with spaces needs quotes: 'tracking.run_name=\"try 2\"'"),
+        (
+            "tracking=none --experiment gsm8k",
+            "--experiment gsm8k: settings are written without dashes, experiment=gsm8k",
+        ),
+        ("tracking=none --max_steps 10", "--max_steps 10: settings are written without dashes, max_steps=10"),
+        ("--pack x", "--pack x: a flag is written in full: --package."),
+        ("--config cfg", "a flag is written in full: --config-path or --config-name or --config-dir."),
+        ("--mult", "--mult: a flag is written in full: --multirun."),
+        ("-max_steps=3", "-max_steps=3: settings are written without dashes, max_steps=3"),
+        ("-seed 3", "-seed 3: settings are written without dashes, seed=3"),
+        ("--multirun=3", "--multirun=3: --multirun takes no value."),
+        ("--config-dir", "argument --config-dir/-cd: expected one argument."),
+        ("--config-dir gone resume=RUN", "A resumed run has its settings in its own folder; leave --config-dir out."),
+    ],
+)
+def test_words_that_are_no_overrides(typed: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_arguments(shlex.split(typed), Config)
+    assert message in str(error.value)
+
+
+def test_run_is_a_setting_of_an_evaluation() -> None:
+    for typed in (["--run", "RUN"], ["--run=RUN"]):
+        with pytest.raises(UserError, match="settings are written without dashes, run=RUN"):
+            check_arguments(typed, EvaluateConfig)
+
+
+@pytest.mark.parametrize(
+    ("typed", "arranged"),
+    [
+        ("tracking=none --config-dir . rewards=mine", "--config-dir . tracking=none rewards=mine"),
+        ("rewards=mine --config-dir=. seed=1", "--config-dir=. rewards=mine seed=1"),
+        ("tracking=none --cfg job seed=3", "--cfg job tracking=none seed=3"),
+        ("seed=1 --config-dir=. resume=RUN", "--config-dir=. seed=1 resume=RUN"),
+        ("seed=1,2 -m max_steps=3", "-m seed=1,2 max_steps=3"),
+        ("seed=1 --info plugins max_steps=3", "--info plugins seed=1 max_steps=3"),
+        ("seed=1 --info max_steps=3", "--info=all seed=1 max_steps=3"),
+        ("seed=1 --cfg job -p model max_steps=3 --resolve", "--cfg job -p model --resolve seed=1 max_steps=3"),
+    ],
+)
+def test_flags_may_stand_among_overrides(typed: str, arranged: str) -> None:
+    assert check_arguments(shlex.split(typed), Config) == shlex.split(arranged)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 3000, "nested too deeply"),
+        ("a: b: c", "it is not YAML, line 1: mapping values are not allowed"),
+        ("a:\n  - [1", "it is not YAML, line 2: "),
+        ("a: ${5.", "it holds a .{ that starts no name of a setting"),
+        ("1", "it holds neither a mapping nor a list"),
+    ],
+)
+def test_damaged_settings_of_a_run(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        saved_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- seed=5. (", r"seed=5. \( is not a setting"),
+        ("- optimizer.lr=${5.", "it holds a .{ that starts no name"),
+        ("- 1", "1 is not a setting"),
+        ("seed: 1", "seed is not a setting"),
+    ],
+)
+def test_damaged_overrides_of_a_run(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        overrides_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [("null", "null"), ("[]", "a list"), ("1", "a number"), ('"x"', "a text"), ("true", "a boolean")],
+)
+def test_what_json_holds_is_named_in_words(content: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"it holds {name}, not an object"):
+        json_object(content)
+
+
+@pytest.mark.parametrize(
+    ("project", "advice"),
+    [
+        ("team/mine", "tracking.entity=team tracking.project=mine."),
+        ("a/b/c", None),
+        ("a/", None),
+        ("/a", None),
+        ("a/b:c", None),
+    ],
+)
+def test_a_project_of_a_team(project: str, advice: str | None) -> None:
+    with pytest.raises(UserError) as error:
+        check_tracking(compose(["tracking=wandb", f'tracking.project="{project}"']).tracking)
+    assert ("tracking.entity=" in str(error.value)) == bool(advice) and (advice or "") in str(error.value)
 
 
 STEP = "a step has prompts_per_step x num_generations completions"
@@ -49,11 +187,11 @@ STEP = "a step has prompts_per_step x num_generations completions"
         ("lr=1e-5", "Did you mean 'optimizer.lr'?"),
         ("optimizer.learning_rate=1e-5", "Here it is optimizer.lr"),
         ("actor_rollout_ref.actor.optim.lr=1e-6", "Did you mean 'optimizer.lr'?"),
-        ("batch_size=8", f"Here it is prompts_per_step: prompts, not completions: {STEP}"),
-        ("data.train_batch_size=8", f"Here it is prompts_per_step: prompts, not completions: {STEP}"),
-        ("per_device_train_batch_size=8", "Here it is micro_batch_size: completions computed at once on a device"),
+        ("batch_size=8", f"Here it is prompts_per_step (prompts, not completions: {STEP}"),
+        ("data.train_batch_size=8", f"Here it is prompts_per_step (prompts, not completions: {STEP}"),
+        ("per_device_train_batch_size=8", "Here it is micro_batch_size (completions computed at once on a device"),
         ("gradient_accumulation_steps=4", f"It has no counterpart here: it follows from the batch: {STEP}"),
-        ("actor_rollout_ref.rollout.n=8", "Here it is num_generations: completions for each prompt."),
+        ("actor_rollout_ref.rollout.n=8", "Here it is num_generations (completions for each prompt)."),
         ("beta=0.04", "Did you mean 'algorithm.beta'?"),
         ("kl_coef=0.04", "Here it is algorithm.beta"),
         ("epochs=3", "Here it is num_train_epochs"),
@@ -62,9 +200,9 @@ STEP = "a step has prompts_per_step x num_generations completions"
         ("trainer.project_name=mine", "Here it is tracking.project"),
         ("entity=team", "Did you mean 'tracking.entity'?"),
         ("model_name_or_path=a/b", "Here it is model.path"),
-        ("report_to=wandb", "Here it is tracking: a group: wandb, trackio"),
+        ("report_to=wandb", "Here it is tracking (a group: wandb, trackio"),
         ("top_p=0.9", "Did you mean 'rollout.top_p'?"),
-        ("output_dir=out", "Here it is hydra.run.dir"),
+        ("output_dir=out", "Here it is hydra.run.dir (hydra.sweep.dir for a sweep)."),
         ("hydra.launcher.n_jobs=4", "Here it is hydra.sweeper.parallel"),
         ("n_gpus_per_node=8", "the launcher decides, torchrun or accelerate: docs/scaling.md."),
         ("zzz=1", "zzz: there is no such setting. Known: activation_checkpointing"),
@@ -104,14 +242,38 @@ def test_the_page_is_made_of_the_table() -> None:
             """a text with a comma needs quotes within quotes, 'system_prompt=""",
         ),
         ("system_prompt=Use {braces}", """'system_prompt="Use {braces}"'"""),
+        (
+            "system_prompt=Format: use (tags), please",
+            """needs quotes within quotes: 'system_prompt="Format: use (tags), please"'""",
+        ),
+        (
+            "system_prompt=it's (a test): 50%",
+            """needs quotes within quotes: 'system_prompt="it'"'"'s (a test): 50%"'""",
+        ),
+        ("tracking.run_name=try 2: lr=1e-3", """needs quotes within quotes: 'tracking.run_name="try 2: lr=1e-3"'"""),
+        ("data.question_column=a: b, c", """'data.question_column="a: b, c"'"""),
+        ("system_prompt={- braces}", """needs quotes within quotes: 'system_prompt="{- braces}"'"""),
+        ("system_prompt=${", "${ starts a name, as in ${seed}; for the characters themselves, write"),
+        ('system_prompt="${"', "${ starts a name, as in ${seed}; for the characters themselves, write"),
+        ("reward_files=[~nosuchuser/x.py]", "this machine has no user nosuchuser; write the path in full."),
+        ("reward_files=[a.py,~nosuchuser/x.py]", "this machine has no user nosuchuser; write the path in full."),
+        ("max_steps=ten", "max_steps=ten: must be a whole number."),
+        ("max_steps=1.5", "max_steps=1.5: must be a whole number."),
+        ("max_steps=", "max_steps=: must be a whole number."),
+        ("optimizer.lr=fast", "optimizer.lr=fast: must be a number."),
+        ("rewards.int=[1]", "rewards.int=[1]: must be a number."),
+        ("bf16=maybe", "bf16=maybe: must be true or false."),
+        ("system_prompt=[a]", "system_prompt=[a]: must be a text."),
+        ("stop_on={a:1}", "stop_on={a:1}: must be a list, in brackets."),
+        ("rewards=", "rewards=: rewards has no option ''."),
         ("system_prompt=#1", """'system_prompt="#1"'"""),
         ("system_prompt=Don't", r"""'system_prompt="Don'"'"'t"'"""),
         ("data.path=~/mine", "write data.path=/"),
         ("reward_files=[~/mine.py]", "write 'reward_files=[/"),
         ("reward_files=[a=b.py]", """write 'reward_files=["a=b.py"]'"""),
         ("stop_on=no_signal,truncated", "a list is written in brackets, stop_on=[no_signal,truncated]"),
-        ("system_prompt", "not a setting; write key=value."),
-        ("a b=1", "not a setting; write key=value."),
+        ("system_prompt", "not a setting; write NAME=VALUE."),
+        ("a b=1", "not a setting; write NAME=VALUE."),
         ("num_generations=null", "it needs a value."),
         ("optimizer.lr=${nothing}", "there is no setting nothing to take a value from."),
         ("optimizer.lr=${nope:1}", "there is no resolver nope."),
@@ -273,9 +435,15 @@ def test_the_command_to_resume_names_the_folder(name: str, tmp_path, monkeypatch
         ("--shell-completion", "--shell-completion: say which shell"),
         ("--shell-completion query=bash", "--shell-completion query=bash: say which shell"),
         ("--experimental-rerun x", "--experimental-rerun: Hydra's pickles are not read"),
-        ("hydra/job_logging=none", "logging cannot be set up so"),
-        ("hydra/job_logging=disabled", "logging cannot be set up so"),
-        ("hydra.job_logging.root.level=NOPE", "logging cannot be set up so (Unknown level: 'NOPE')"),
+        ("hydra/job_logging=none", "hydra/job_logging=none: the log of a run needs a file name"),
+        ("hydra/job_logging=disabled", "hydra/job_logging=disabled: the log of a run needs a file name"),
+        ("hydra/job_logging=stdout", "hydra/job_logging=stdout: the log of a run needs a file name"),
+        ("hydra.job_logging.root.level=NOPE", "hydra.job_logging.root.level=NOPE: must be one of DEBUG, INFO"),
+        ("hydra.hydra_logging.root.level=NOPE", "hydra.hydra_logging.root.level=NOPE: must be one of DEBUG, INFO"),
+        ("hydra.job_logging.root.handlers=[nope]", "hydra.job_logging.root.handlers: there is no handler nope"),
+        ("hydra.job_logging.handlers.file.filename=null", "hydra.job_logging.handlers.file.filename: the log of a run"),
+        ("'hydra.run.dir=a\nb'", r"hydra.run.dir=a\nb: a folder has a name of printable characters."),
+        ("'hydra.run.dir=${'", "hydra.run.dir=${: a folder has no ${ in its name, which stands for a setting."),
         ("hydra.job_logging.handlers.file.class=os.system", "hydra.job_logging.handlers.file.class=os.system: it runs"),
         ("-m hydra.sweeper._target_=os.system", "hydra.sweeper._target_=os.system: it runs code"),
         ("-m hydra.launcher._target_=os.system", "hydra.launcher._target_=os.system: it runs code"),
@@ -305,14 +473,14 @@ def test_the_command_to_resume_names_the_folder(name: str, tmp_path, monkeypatch
     ],
     ids=lambda value: value[:40].encode("unicode_escape").decode(),
 )
-def test_a_command_answers_in_one_line(arguments: str, message: str, start) -> None:
+def test_a_command_answers_in_one_line(arguments: str, message: str, start, tmp_path) -> None:
     words = shlex.split(arguments)
     module = words.pop(0).removeprefix("grpo.") if words[0].startswith("grpo.") else "train"
     run = start(*words, module=module)
     assert run.ended() == 1
     said = run.complained().splitlines()
     assert len(said) == 1 and said[0].startswith("error: ") and message in said[0], said
-    assert not run.said()
+    assert not run.said() and not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize("path", ["a" * 5000, "a" * 300, "~nosuchuser/x"])
@@ -341,6 +509,7 @@ OWN = {
         (["experiment=whole"], "num_generations=1: must be between 2 and 65,536"),
         (["experiment=packaged"], "a file of the group experiment starts with the line `# @package _global_`"),
         (["experiment=packaged_defaults"], "a file of the group experiment starts with the line `# @package _global_`"),
+        (["experiment=packaged"], "error: own/experiment/packaged.yaml: a file of the group"),
         (["experiment=callback"], "hydra.callbacks.x="),
     ],
 )

@@ -188,7 +188,7 @@ def test_latest_is_the_newest(tmp_path: Path, monkeypatch) -> None:
     assert os.listdir("outputs") == ["latest"] or sorted(os.listdir("outputs")) == ["day", "latest", "sweeps"]
     assert followed(Path("outputs/latest")) == Path("outputs/sweeps/day/two")
     resumed = going_on(["resume=outputs/latest", "max_steps=300"])
-    assert resumed[1:] == ["hydra.run.dir=outputs/sweeps/day/two", "hydra.mode=RUN", "max_steps=300"]
+    assert resumed[1:] == ["max_steps=300", "hydra.run.dir=outputs/sweeps/day/two", "hydra.mode=RUN"]
     assert going_on(["hydra.sweep.dir=outputs/latest", "-m"])[0] == "hydra.sweep.dir=outputs/sweeps/day/two"
 
 
