@@ -244,12 +244,12 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(runs, capsys, 
     [
         (
             ["optimizer.lr=1"],
-            r"optimizer.lr=1.0: a run that is resumed keeps its settings \(here 0.0002\); only max_steps",
+            r"optimizer.lr=1: a run that is resumed keeps its settings \(here 0.0002\); only max_steps",
         ),
-        (["rewards=verbatim"], "a run that is resumed keeps its settings"),
+        (["rewards=verbatim"], "rewards=verbatim: a run that is resumed keeps its settings"),
         (["num_generations=8"], "num_generations=8: a run that is resumed keeps its settings"),
         (["max_steps=1"], "max_steps=1: the run is at step 2 already"),
-        (["+rewards.verbatim_xmlcount=1"], "rewards.verbatim_xmlcount=1.0: a run that is resumed keeps its settings"),
+        (["+rewards.verbatim_xmlcount=1"], r"\+rewards.verbatim_xmlcount=1: a run that is resumed keeps its settings"),
         (["num_train_epochs=3"], "num_train_epochs=3.0: max_steps=4 comes first; add max_steps=null"),
     ],
 )

@@ -88,15 +88,15 @@ def test_a_mistake_of_evaluate_leaves_no_folder(command, tmp_path: Path) -> None
 # Content that is no results.json, and what the message says of it.
 NO_RESULTS = {
     "": "Expecting value",
-    "null": "it holds NoneType, not an object",
-    "[]": "it holds list, not an object",
-    "3": "it holds int, not an object",
+    "null": "it holds null, not an object",
+    "[]": "it holds a list, not an object",
+    "3": "it holds a number, not an object",
     "{}": "it has no after, batch",
     '{"steps": "x"}': "it has no after, batch",
     '{"steps": ': "Expecting value",
     "\udcff": "can't decode byte 0xff",
-    '{"a": ' * 100_000: "maximum recursion depth",
-    "[" * 100_000: "maximum recursion depth",
+    '{"a": ' * 100_000: "nested too deeply",
+    "[" * 100_000: "nested too deeply",
 }
 
 
