@@ -142,6 +142,11 @@ def path_argument(text: str) -> Path:
     return Path(text)
 
 
+def run_argument(text: str) -> Path:
+    """A run directory of a command line, for argparse; `run=FOLDER`, as `grpo.evaluate` takes it, is accepted."""
+    return path_argument(text if Path(text).exists() else text.removeprefix("run="))
+
+
 def path_fault(path: str) -> str | None:
     """Why no file can have this path on any machine; None where one can."""
     encoded = path.encode("utf-8", "surrogateescape")

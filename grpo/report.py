@@ -30,7 +30,7 @@ from grpo.console import (
 )
 from grpo.errors import UserError
 from grpo.figures import charts, colours, save, window
-from grpo.files import path_argument
+from grpo.files import path_argument, run_argument
 from grpo.folder import followed
 from grpo.page import write_page
 from grpo.process import check_process, guard_streams
@@ -224,7 +224,7 @@ def main() -> None:
         "outputs/DATE) is reported as a sweep; one that also holds other things needs --out.",
     )
     parser.add_argument(
-        "folder", type=path_argument, help="outputs/DATE/TIME of a run, outputs/sweeps/DATE/TIME of a sweep"
+        "folder", type=run_argument, help="outputs/DATE/TIME of a run, outputs/sweeps/DATE/TIME of a sweep"
     )
     parser.add_argument("--baseline", help="of a sweep: the setting that the others are compared with, else the first")
     parser.add_argument("--out", type=path_argument, help="the folder to write to; default: FOLDER")

@@ -16,7 +16,7 @@ from grpo import ranks
 from grpo.config import saved_settings
 from grpo.console import RunLog, begin_log, error_message, say, shortest
 from grpo.errors import UserError, first_line
-from grpo.files import file_sha256, json_object, path_argument, read, read_lines
+from grpo.files import file_sha256, json_object, path_argument, read, read_lines, run_argument
 from grpo.folder import (
     command_to_resume,
     followed,
@@ -134,7 +134,7 @@ def main() -> None:
         description="Run a finished run again from its record, and say whether the numbers are the same.",
         epilog="Exit code 0: the same to the last bit. 1: not the same. 2: it could not be run again.",
     )
-    parser.add_argument("run", type=path_argument, help="the folder of a finished run, outputs/DATE/TIME")
+    parser.add_argument("run", type=run_argument, help="the folder of a finished run, outputs/DATE/TIME")
     parser.add_argument("--trust-run", action="store_true", help="run the code of a folder that somebody else made")
     parser.add_argument("--out", type=path_argument, help="where to run it again; else outputs/DATE/TIME of now")
     arguments = parser.parse_args()

@@ -12,7 +12,7 @@ from grpo.config import load_run, saved_settings, trained
 from grpo.console import answers, console, doing, error_message, quiet_libraries, show
 from grpo.data import JOY
 from grpo.errors import UserError
-from grpo.files import path_argument
+from grpo.files import run_argument
 from grpo.folder import followed
 from grpo.hub import on_hub, prepare_hub
 from grpo.process import check_process, guard_streams
@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m grpo.sample", description="Ask the policy of a run, before and after its training."
     )
-    parser.add_argument("run", type=path_argument, help="the folder of a finished run")
+    parser.add_argument("run", type=run_argument, help="the folder of a finished run")
     parser.add_argument("questions", nargs="*", metavar="question", default=[JOY.question], help="default: Joy's")
     parser.add_argument("--max-tokens", type=int, help="length of an answer at the most; default: the run's own")
     parser.add_argument("--trust-run", action="store_true", help="run the code of a folder that somebody else made")

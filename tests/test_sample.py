@@ -11,7 +11,7 @@ def test_before_and_after_side_by_side(command, tmp_path) -> None:
     assert question in done.stdout and "How much is 3 and 4?" in done.stdout
     assert done.stdout.count("before") == done.stdout.count("after") == 2
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "Joy can read" in command("grpo.sample", "run").stdout
+    assert "Joy can read" in command("grpo.sample", "run=run").stdout  # as grpo.evaluate takes it
 
 
 def test_what_cannot_be_asked(command, tmp_path) -> None:
