@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from grpo import ranks
 from grpo.errors import UserError
@@ -28,6 +29,20 @@ RECORDS = (
     "evaluations/before.json",
     "evaluations/before.parquet",
 )
+
+# What `provenance.json` holds.
+PROVENANCE: dict[str, Any] = {
+    "command": str,
+    "code": dict | None,
+    "versions": dict,
+    "hardware": dict,
+    "data": dict,
+    "model": dict,
+    "reward_files": dict,
+    "settings": dict,
+    "tracking": str | None,
+    "resumed": list,
+}
 
 
 def aside(checkpoint: Path) -> Path:
@@ -95,6 +110,9 @@ def damage(checkpoint: Path) -> str | None:
         for name, key, kind in (("trainer_state.json", "global_step", int), ("records.json", "completions", list)):
             if not _holds(checkpoint / name, key, kind):
                 return f"{name} is damaged"
+        kept = checkpoint / "records" / "provenance.json"
+        if kept.is_file() and not _readable(kept):
+            return f"records/{kept.name} is damaged"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -138,10 +156,39 @@ def put_back(checkpoint: Path | None, run: Path) -> list[str]:
 
 def _readable(provenance: Path) -> bool:
     try:
-        content = read(provenance, json_object)
+        read_provenance(provenance)
     except (OSError, UserError):
         return False
-    return isinstance(content.get("resumed"), list) and isinstance(content.get("settings"), dict)
+    return True
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """The content of `provenance.json`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is damaged.
+    """
+    content = read(path, json_object)
+    if fault := provenance_fault({"resumed": None, "settings": None} | content):
+        raise UserError(f"{path} is damaged: {fault}.")
+    return content
+
+
+def provenance_fault(content: Any) -> str | None:
+    """What is wrong with a provenance, of which parts may be missing; None if nothing is."""
+    if not isinstance(content, dict):
+        return f"it is {str(content)[:50]!r}"
+    for name, kind in PROVENANCE.items():
+        if name in content and not isinstance(content[name], kind):
+            return f"{name} is {str(content[name])[:50]!r}"
+    for each in content.get("resumed", []):
+        if not isinstance(each, dict) or not isinstance(each.get("settings"), dict):
+            return f"resumed holds {str(each)[:50]!r}"
+    code = content.get("code") or {"revision": "", "clean": True}
+    if not isinstance(code.get("revision"), str) or not isinstance(code.get("clean"), bool):
+        return f"code is {str(code)[:50]!r}"
+    return None
 
 
 def run_state(checkpoint: Path) -> Path:

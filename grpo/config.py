@@ -29,7 +29,7 @@ from grpo.files import path_fault, read, yaml_settings
 from grpo.hints import hint
 from grpo.overrides import BROKEN_INTERPOLATION, MOST_JOBS, typed_in_shell, unreadable
 from grpo.prompts import ANSWER_MATCHES
-from grpo.redact import from_environment, relocated, unset_variables
+from grpo.redact import from_environment, relocated, unread, unset_variables
 
 # A checkout has conf/ beside the package; a wheel carries it inside.
 CONF = next(
@@ -829,7 +829,7 @@ def readable(schema: type[Any] = Config) -> Iterator[None]:
 
 def explain(error: Exception, schema: type[Any]) -> str:
     """What Hydra or OmegaConf refused, in one line: the key, the value, the rule, the known names."""
-    text, cause = str(error), str(error.__cause__ or "")
+    text, cause = unread(str(error)), unread(str(error.__cause__ or ""))
     if isinstance(error, OverrideParseException):
         return unreadable(error.override)
     if isinstance(error, MissingConfigException) and (match := re.search(r"primary config '([^']+)'", text)):

@@ -179,21 +179,22 @@ def _of_file(title: str, file: str, setting: str, config: EvaluateConfig) -> Sub
 
 def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[str], before: bool = False) -> Subject:
     """A run's policy under the run's own settings, but for those that the command line sets."""
-    saved = load_run(folder)
+    settings = saved_settings(folder)
     obeyed = {item.name for item in fields(Common)} - {"rollout"}
     if title == "baseline":  # it is scored with the rewards of run=
         obeyed -= {"rewards", "reward_files"}
-    scores = "reward_files" in obeyed and saved.reward_files
+    scores = "reward_files" in obeyed and settings.get("reward_files")
     without = "To evaluate without its rewards, add reward_files=[] rewards=default. " if scores else ""
     require_trust(
         folder,
-        saved_settings(folder),
+        settings,
         again=f"{without}If you trust whoever made it, add trust_run=true.",
         obeyed=obeyed,
         typed=_keys(overrides),
         trusted=bool(composed.trust_run),
         policy=not before,
     )
+    saved = load_run(folder)
     data, seed = saved.data, saved.seed
     if not before:
         saved.model = trained(saved.model, folder)

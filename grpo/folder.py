@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from grpo import overrides as typed_overrides
 from grpo import ranks
-from grpo.checkpoint import RECORDS, newest_whole, put_back, ranks_of, sharding_of, step_of
+from grpo.checkpoint import RECORDS, newest_whole, provenance_fault, put_back, ranks_of, sharding_of, step_of
 from grpo.config import Config, NotSet, as_schema, check, flat, saved_settings
 from grpo.console import say, shortest, written
 from grpo.errors import UserError, shortened
@@ -120,6 +120,8 @@ def results_of(folder: Path) -> dict[str, Any] | None:
             raise UserError(f"{path} is damaged: {key} is {str(results[key])[:50]!r}.")
     if not isinstance(results["after"].get("n"), int):
         raise UserError(f"{path} is damaged: after.n is {str(results['after'].get('n'))[:50]!r}.")
+    if "provenance" in results and (fault := provenance_fault(results["provenance"])):
+        raise UserError(f"{path} is damaged: in provenance, {fault}.")
     return results
 
 

@@ -6,7 +6,7 @@ like secrets, and the user part of URLs, are masked.
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -68,9 +68,7 @@ def from_environment(settings: Any, raw: Any) -> Any:
     Numbers and switches stay as they are: a resumed run needs the same ones.
     """
     names = READ if any("${" in text for text in _texts(raw)) else set()
-    sources = {os.environ[name]: f"${{oc.env:{name}}}" for name in sorted(names) if os.environ.get(name)}
-    # The longest first, because one value may contain another.
-    values = re.compile("|".join(map(re.escape, sorted(sources, key=len, reverse=True))))
+    replaced = _replacing(names)
 
     def marked(node: Any, raw: Any) -> Any:
         if is_dataclass(node) and not isinstance(node, type):
@@ -82,7 +80,7 @@ def from_environment(settings: Any, raw: Any) -> Any:
         if isinstance(node, list):
             return [marked(value, of(raw, number)) for number, value in enumerate(node)]
         if isinstance(node, str) and isinstance(raw, str) and "${" in raw:
-            source = values.sub(lambda found: sources[found[0]], node)
+            source = replaced(node)
             return FromEnvironment(node, source) if source != node else node
         return node
 
@@ -91,7 +89,21 @@ def from_environment(settings: Any, raw: Any) -> Any:
             return raw.get(key)
         return raw[key] if isinstance(raw, list) else raw  # a whole group or list may be one interpolation
 
-    return marked(settings, raw) if sources else settings
+    return marked(settings, raw) if names else settings
+
+
+def _replacing(names: Collection[str]) -> Callable[[str], str]:
+    """A function that replaces the values of these environment variables in a text by their interpolations."""
+    sources = {os.environ[name]: f"${{oc.env:{name}}}" for name in sorted(names) if os.environ.get(name)}
+    # The longest first, because one value may contain another.
+    values = re.compile("|".join(map(re.escape, sorted(sources, key=len, reverse=True))) or "(?!)")
+    return lambda text: values.sub(lambda found: sources[found[0]], text)
+
+
+def unread(message: str) -> str:
+    """A message of OmegaConf about a value, with what it quotes from the environment as interpolations."""
+    replaced = _replacing(READ)
+    return re.sub(r"(?<=[Vv]alue ')[^\n]*'|(?<=variable ')[^\n]*'", lambda found: replaced(found[0]), message)
 
 
 def unset_variables(raw: Any) -> list[str]:

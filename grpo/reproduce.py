@@ -99,13 +99,17 @@ def reproduce(folder: Path, out: Path) -> list[str]:
     overrides = overrides_of(folder)
     config = settings_of(folder)
     found = _results(folder)
-    origin = found.get("provenance")
-    if origin is None:
+    origin = found.get("provenance") or {}
+    if "resumed" not in origin:
         raise UserError(f"{folder}/results.json was written by another version of this project.")
-    if (processes := found["batch"]["world_size"]) > 1:
+    processes = found["batch"].get("world_size")
+    if not isinstance(processes, int):
+        raise UserError(f"{folder}/results.json is damaged: batch.world_size is {str(processes)[:50]!r}.")
+    if processes > 1:
+        # Not the command on record: whoever made the folder could have put any program there.
+        again = f"{ranks.launcher(processes)} {shlex.join([*overrides, 'hydra.run.dir=FOLDER'])}"
         raise UserError(
-            f"{folder} was trained by {processes} processes, and this command is one. Type its own command again, "
-            f"with another hydra.run.dir: {origin['command']}"
+            f"{folder} was trained by {processes} processes, and this command is one. Run it again with {again}"
         )
     extended = any(not key.startswith("tracking.") for each in origin["resumed"] for key in each["settings"])
     if extended and config.optimizer.schedule != "constant":

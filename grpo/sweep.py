@@ -158,7 +158,6 @@ class Sweep:
         try:
             there = read(path, json_object)
             before = [" ".join(job["overrides"]) for job in there["jobs"]]
-            command = there["command"]
         except (UserError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged; give the sweep another folder, hydra.sweep.dir=FOLDER.") from error
         here = [" ".join(job.overrides) for job in self.jobs]
@@ -166,7 +165,7 @@ class Sweep:
         if (self.jobs and before != here) or record != self.record:
             raise UserError(
                 f"{shortest(self.folder)} holds another sweep, of {len(before)} jobs, which goes on with its own "
-                f"command: {command}. Give this one a folder of its own, hydra.sweep.dir=FOLDER."
+                f"command, on record in {path.name}. Give this one a folder of its own, hydra.sweep.dir=FOLDER."
             )
 
     def announce(self, noun: str, done: int, left: Sequence[Job], varied: str) -> None:

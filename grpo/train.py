@@ -25,7 +25,7 @@ from rich.console import RenderableType
 
 from grpo import ranks
 from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
-from grpo.checkpoint import step_of
+from grpo.checkpoint import read_provenance, step_of
 from grpo.command import Jobs, ending, job, run_app, task_overrides
 from grpo.config import CONF, ENGINES, Config, as_schema, flat, load, located, typed, undistorted
 from grpo.console import (
@@ -52,7 +52,7 @@ from grpo.engines import require_package, require_ranks, require_server
 from grpo.errors import UserError, first_line
 from grpo.evaluation import Batch as BatchOfAnswers
 from grpo.evaluation import Evaluation, answer, answer_greedily, compare, evaluate, protocol, reread
-from grpo.files import json_object, read, read_lines, write_json, written_aside, written_folder
+from grpo.files import read_lines, write_json, written_aside, written_folder
 from grpo.folder import (
     ERROR,
     command_of,
@@ -419,7 +419,7 @@ def record_provenance(
         if ranks.leads() and now["code"] and not now["code"]["clean"]:
             save_diff(out / "git.diff")
         return {"command": command} | now | {"settings": settings, "tracking": None, "resumed": []}
-    began = read(out / PROVENANCE, json_object)
+    began = read_provenance(out / PROVENANCE)
     differences = changes(began, now)
     for difference in differences:
         say(f"Not as when the run began, so its numbers may differ from an unbroken run's: {difference}")

@@ -22,6 +22,7 @@ from grpo.redact import VARIABLE
 
 SIGNATURE = "signature.json"  # in .hydra/ of a run directory
 KEY_BYTES = 32
+MODULES = (".py", ".pyc", ".so")
 WRITTEN_IN_PLACE = (".diff", ".jsonl", ".lock", ".log")
 
 
@@ -53,8 +54,10 @@ def require_trust(
         group = key.partition(".")[0]
         if (obeyed is None or group in obeyed) and key not in typed and group not in typed:
             executed.append(line)
-    if trusted or not executed or (reason := _distrusted(folder, settings, policy)) is None:
+    if trusted or not executed:
         return
+    if (reason := _distrusted(folder, settings, policy)) is None:
+        return _drop_bytecode(folder, settings)
     lines = "".join(f"\n  {printable(line).replace(chr(10), chr(92) + 'n')}" for line in executed)
     raise UserError(
         f"{shortest(folder)}: {reason}, and its settings would execute code or read your environment:{lines}\n{again}"
@@ -103,7 +106,9 @@ def sign(folder: Path, settings: dict[str, Any]) -> None:
             "resume it, add trust_run=true."
         )
         return
-    files = _reward_files(settings) | (_policy_files(folder) if _runs_policy(executed) else {})
+    files = (
+        _reward_files(settings) | _modules(folder, settings) | (_policy_files(folder) if _runs_policy(executed) else {})
+    )
     (folder / ".hydra").mkdir(exist_ok=True)
     write_json(folder / ".hydra" / SIGNATURE, {"files": files, "signature": _hmac(key, executed, files)})
 
@@ -171,6 +176,8 @@ def _described(folder: Path, settings: dict[str, Any], policy: bool) -> Iterator
 
 
 def _absolute(name: Any) -> str:
+    if "${" in str(name):
+        return str(name)
     try:
         return str(Path(str(name)).expanduser().absolute())
     except (RuntimeError, OSError):  # no such user; no working directory
@@ -196,6 +203,7 @@ def _distrusted(folder: Path, settings: dict[str, Any], policy: bool) -> str | N
         return "this run directory was not made by you, or its settings were changed since"
     # The user's own edit of a reward file elsewhere is trusted; one that comes with the folder must be as signed.
     now = {name: digest for name, digest in _reward_files(settings).items() if _travels(folder, name)}
+    now |= _modules(folder, settings)
     if policy and _runs_policy(executed):
         now |= _policy_files(folder)
     changed = [name for name, digest in now.items() if files.get(name) != digest]
@@ -224,6 +232,38 @@ def _reward_files(settings: dict[str, Any]) -> dict[str, str]:
         except (OSError, RuntimeError, ValueError):
             continue  # loading it prints what is wrong with it
     return found
+
+
+def _modules(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """What the reward files inside the run directory can import from beside them, with its digests."""
+    found = {}
+    for place in _places(folder, settings):
+        written = {folder.resolve() / name for name in ("checkpoints", "policy")}  # by the run itself, later
+        for path in place.rglob("*"):
+            if (
+                written.isdisjoint(path.parents)
+                and path.suffix in MODULES
+                and path.parent.name != "__pycache__"
+                and path.is_file()
+            ):
+                found[f"beside a reward file: {path.relative_to(folder.resolve())}"] = file_sha256(path)
+    return found
+
+
+def _places(folder: Path, settings: dict[str, Any]) -> set[Path]:
+    """The folders of the reward files that lie in the run directory."""
+    files = [Path(name).expanduser().resolve() for name in _reward_files(settings)]
+    return {file.parent for file in files if file.is_relative_to(folder.resolve())}
+
+
+def _drop_bytecode(folder: Path, settings: dict[str, Any]) -> None:
+    """Delete the bytecode that Python would import instead of the signed modules; it is written again."""
+    for place in _places(folder, settings):
+        for path in place.rglob("__pycache__/*.pyc"):
+            try:
+                path.unlink()
+            except OSError as error:
+                raise UserError(f"{path} may not be yours and cannot be deleted: {error.strerror}.") from error
 
 
 def _policy_files(folder: Path) -> dict[str, str]:

