@@ -275,7 +275,7 @@ GOOD = {"question": "How many?", "answer": "1"}
     ("row", "message"),
     [
         ("{not json", "line 3: not JSON"),
-        ("[1, 2]", "line 3: not a JSON object but list"),
+        ("[1, 2]", "line 3: not a JSON object but a list"),
         ({"question": "How many?"}, "line 3: there is no column 'answer', only 'question'"),
         ({"question": " ", "answer": "1"}, "line 3: 'question' is ' '"),
         ({"question": None, "answer": "1"}, "line 3: 'question' is None"),
