@@ -144,7 +144,7 @@ def path_argument(text: str) -> Path:
 
 def run_argument(text: str) -> Path:
     """A run directory of a command line, for argparse; `run=FOLDER`, as `grpo.evaluate` takes it, is accepted."""
-    return path_argument(text if Path(text).exists() else text.removeprefix("run="))
+    return path_argument(text if os.path.exists(text) else text.removeprefix("run="))
 
 
 def path_fault(path: str) -> str | None:

@@ -46,9 +46,9 @@ def refused(*overrides: str) -> str:
     ("override", "message"),
     [
         ("max_steps=${oc.env:NOPE}", "max_steps: the environment variable NOPE is not set; set it, or give a default"),
-        ("max_steps=${oc.env:TEN}", "max_steps=ten: must be a whole number."),
-        ("optimizer.lr=${oc.env:TEN}", "optimizer.lr=ten: must be a number."),
-        ("bf16=${oc.env:TEN}", "bf16=ten: must be true or false."),
+        ("max_steps=${oc.env:TEN}", "max_steps=${oc.env:TEN}: must be a whole number."),
+        ("optimizer.lr=${oc.env:TEN}", "optimizer.lr=${oc.env:TEN}: must be a number."),
+        ("bf16=${oc.env:TEN}", "bf16=${oc.env:TEN}: must be true or false."),
         ("system_prompt=${oc.env:}", "system_prompt: a resolver in ${...} has too few or too many arguments."),
     ],
 )
