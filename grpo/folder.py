@@ -145,6 +145,20 @@ def holds_run(folder: Path) -> bool:
     return (folder / ".hydra" / "config.yaml").exists() or (folder / "completions").exists()
 
 
+def holds_sweep(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (SWEEP, "multirun.yaml"))
+
+
+def refuse_used(folder: Path, setting: str) -> None:
+    """
+    Raises:
+        UserError: the folder that `setting` gives to something new holds a run or a sweep.
+    """
+    if holds_run(folder) or holds_sweep(folder):
+        what = "run" if holds_run(folder) else "sweep"
+        raise UserError(f"{shortest(folder)} holds a {what}, which is not overwritten; give another folder, {setting}.")
+
+
 def save_settings(folder: Path, config: Config, overrides: Sequence[str], hydra: DictConfig | None = None) -> None:
     """Write `.hydra/`: the composed settings, what was typed, Hydra's own, and the signature of those that run code."""
     (folder / ".hydra").mkdir(exist_ok=True)

@@ -47,6 +47,10 @@ def run(config: PlanConfig) -> None:
     Raises:
         UserError: anything that the user can mend.
     """
+    if config.resume is not None:
+        raise UserError(
+            f"resume={config.resume}: a plan is made from settings; type those of the run, without resume=."
+        )
     hardware = hardware_of(config)
     batch = batch_of(config)
     of, origin = architecture(config.model)

@@ -31,7 +31,7 @@ from grpo.console import (
 from grpo.errors import UserError
 from grpo.figures import charts, colours, save, window
 from grpo.files import path_argument, run_argument
-from grpo.folder import followed
+from grpo.folder import followed, refuse_used
 from grpo.page import write_page
 from grpo.process import check_process, guard_streams
 from grpo.record import Record, read
@@ -235,6 +235,8 @@ def main() -> None:
     pictures = out / "figures" if arguments.figures else None
     try:
         check_process()
+        if out.resolve() != folder.resolve():
+            refuse_used(out, "--out FOLDER")
         if not (folder / ".hydra" / "config.yaml").is_file() and holds_runs(folder):
             if arguments.out is None and (other := other_than_runs(folder)):
                 raise UserError(

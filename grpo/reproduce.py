@@ -20,10 +20,10 @@ from grpo.files import file_sha256, json_object, path_argument, read, read_lines
 from grpo.folder import (
     command_to_resume,
     followed,
-    holds_run,
     overrides_of,
     owned,
     point_latest,
+    refuse_used,
     removed_if_unused,
     results_of,
     save_settings,
@@ -149,8 +149,7 @@ def main() -> None:
         ranks.begin()
         again = "If you trust whoever made it, add --trust-run."
         require_trust(arguments.run, saved_settings(arguments.run), again=again, trusted=arguments.trust_run)
-        if holds_run(out):
-            raise UserError(f"--out {out}: holds a run already; give another folder.")
+        refuse_used(out, "--out FOLDER")
         refuse_links(out)
         line = "[%(asctime)s][%(levelname)s] %(message)s"
         logging.basicConfig(handlers=[RunLog(str(out / "train.log"))], level=logging.INFO, format=line)

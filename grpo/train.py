@@ -68,6 +68,7 @@ from grpo.folder import (
     overrides_with,
     owned,
     point_latest,
+    refuse_used,
     removed_if_unused,
     resume,
     same_job,
@@ -575,6 +576,7 @@ def start_or_resume(composed: DictConfig, out: Path, settings: Any) -> None:
             "hydra.run.dir=FOLDER."
         )
     else:
+        refuse_used(out, "hydra.run.dir=FOLDER")
         config = load(composed, Config)
 
     def begin() -> None:

@@ -355,3 +355,8 @@ def test_another_architecture_is_refused_by_name(tmp_path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 768, "vocab_size": 50257}))
     with pytest.raises(UserError, match="has no num_attention_heads; a plan knows decoders of Qwen2's kind"):
         architecture(replace(compose().model, path=str(tmp_path)))
+
+
+def test_a_plan_resumes_nothing() -> None:
+    with pytest.raises(UserError, match="resume=outputs/latest: a plan is made from settings"):
+        run(compose(["resume=outputs/latest"]))

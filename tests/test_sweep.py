@@ -302,6 +302,13 @@ def test_folders_of_others(start, tmp_path: Path) -> None:
     assert run.complained().startswith(
         "error: . holds other runs, sweep/0 among them; give the sweep a folder of its own"
     )
+    page = (tmp_path / "sweep" / "report.html").read_bytes()
+    run = start(*FEW, "hydra.run.dir=sweep")
+    assert run.ended() == 1 and run.complained().startswith("error: sweep holds a sweep, which is not overwritten")
+    for folder in ("sweep", "sweep/0"):
+        run = start("sweep/1", "--out", folder, module="report")
+        assert run.ended() == 1 and f"error: {folder} holds a" in run.complained()
+    assert (tmp_path / "sweep" / "report.html").read_bytes() == page
     (tmp_path / "sweep" / "sweep.json").unlink()
     run = start("-m", "seed=0,2", "num_generations=2", *FEW, "hydra.sweep.dir=sweep")
     assert run.ended() == 1
