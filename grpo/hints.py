@@ -36,7 +36,7 @@ HINTS: dict[str, list[Hint]] = {
                 "mini_batch_size",
             ),
             "micro_batch_size",
-            f"completions computed at once on a device; changes only memory and speed. {STEP}",
+            f"completions computed at once on a device; changes only memory and speed; {STEP}",
         ),
         Hint(
             ("batch_size", "train_batch_size", "ppo_mini_batch_size", "rollout_batch_size", "global_batch_size"),

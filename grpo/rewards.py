@@ -179,6 +179,8 @@ class NotFinite(UserError):
     """A reward is nan, infinite, or too large for float32."""
 
 
+# Collections that hold no scores, or hold them in no order.
+NO_SCORES = (Mapping, Set, str, bytes, bytearray, memoryview)
 # Advantages are computed in float32, which squares weighted scores: 1e12 * 1e4 leaves room for the sum of a batch.
 MOST_SCORE, MOST_WEIGHT = 1e12, 1e4
 
@@ -224,7 +226,7 @@ def _score(name: str, columns: dict[str, Sequence[str]], answer_match: str) -> l
         with _named(name, completions, values, f"first of {len(completions)} "):
             returned = function(**{argument: list(columns[argument[:-1]]) for argument in wanted})
             shape = getattr(returned, "shape", (None,))
-            ordered = isinstance(returned, Sized) and not isinstance(returned, Mapping | Set | str | bytes)
+            ordered = isinstance(returned, Sized) and not isinstance(returned, NO_SCORES)
             listed = ordered and len(shape) == 1
             values.extend(returned if listed else ())
         if not listed or len(values) != len(completions):
@@ -242,7 +244,7 @@ def _score(name: str, columns: dict[str, Sequence[str]], answer_match: str) -> l
 def _number(value: Any) -> float | None:
     """A number of any type as a float, infinite if it is too large for one; None if `value` is not a number."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        value = value.item()  # of numpy or torch
+        value = None if getattr(value, "mask", False) else value.item()  # of numpy or torch; a masked one has no value
     try:
         return float(value) if isinstance(value, Real | Decimal) else None
     except OverflowError:

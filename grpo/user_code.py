@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,8 +81,9 @@ class UserFile:
 def unchanged(seed: int) -> Iterator[None]:
     """Inside, user code may change this process; afterwards what training depends on is as it was.
 
-    That is: the working directory, the standard streams, the handlers of signals, the state of random numbers, the
-    contexts of decimal and numpy, and torch's modes and defaults. Random numbers inside are drawn from `seed`.
+    That is: the working directory, the file mode mask, the recursion limit, the standard streams, the handlers of
+    signals, the state of random numbers, the contexts of decimal and numpy, and torch's modes and defaults. Random
+    numbers inside are drawn from `seed`.
     """
     with ExitStack() as stack:
         for restore in _restorers():
@@ -111,6 +113,11 @@ def _restorers() -> Iterator[Callable[[], object]]:
         pass
     else:
         yield lambda: os.chdir(folder)
+    mask = os.umask(0o077)  # there is no call that only reads it
+    os.umask(mask)
+    yield lambda: os.umask(mask)
+    depth = sys.getrecursionlimit()
+    yield lambda: sys.setrecursionlimit(depth)
     numbers, context = random.getstate(), decimal.getcontext().copy()
     yield lambda: random.setstate(numbers)
     yield lambda: decimal.setcontext(context)
@@ -166,7 +173,10 @@ def _streams() -> Iterator[None]:
 
 @contextmanager
 def _torch(torch: Any, seed: int) -> Iterator[None]:
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     plain = [
+        (torch.are_deterministic_algorithms_enabled, partial(torch.use_deterministic_algorithms, warn_only=warn_only)),
+        (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
         (torch.get_default_dtype, torch.set_default_dtype),
         (torch.get_num_threads, torch.set_num_threads),
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),

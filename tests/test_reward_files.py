@@ -91,6 +91,7 @@ TOO_LARGE = r"a reward lies within -1e\+12 and 1e\+12, or float32 overflows"
         ("np.str_('1')", UserError, "returned np.str_"),
         ("np.datetime64('2020-01-01')", UserError, "returned np.datetime64"),
         ("pd.NA", UserError, "returned <NA>"),
+        ("np.ma.masked", UserError, "returned masked"),
         ("'1'", UserError, "returned '1'"),
         ("decimal.Decimal('sNaN')", UserError, "raised ValueError: cannot convert signaling NaN"),
         ("Odd(1)", UserError, "raised OSError: no float"),
@@ -121,6 +122,7 @@ def test_a_batch_is_scored_in_order(tmp_path, value: str) -> None:
         "{0: 1.0, 1: 2.0}.keys()",
         "'12'",
         "b'12'",
+        "bytearray(2)",
         "np.array(1.0)",
         "np.zeros((2, 1))",
         "torch.zeros(2, 1)",
@@ -160,6 +162,8 @@ def test_whatever_is_raised_is_named(tmp_path, body: str) -> None:
 # What a reward may do to the process, and what would show it.
 CHANGES = {
     "os.chdir('/')": "os.getcwd()",
+    "os.umask(0o777)": "(mask := os.umask(0o077), os.umask(mask))[0]",
+    "sys.setrecursionlimit(400)": "sys.getrecursionlimit()",
     "random.seed(1)": "random.getstate()",
     "np.random.seed(1)": "np.random.get_state()[1].tolist()",
     "torch.manual_seed(1)": "torch.get_rng_state().tolist()",
@@ -167,6 +171,8 @@ CHANGES = {
     "torch.inference_mode().__enter__()": "torch.is_inference_mode_enabled()",
     "torch.set_default_dtype(torch.float64)": "torch.get_default_dtype()",
     "torch.set_default_device('meta')": "torch.get_default_device()",
+    "torch.use_deterministic_algorithms(True)": "torch.are_deterministic_algorithms_enabled()",
+    "torch.autograd.set_detect_anomaly(True)": "torch.is_anomaly_enabled()",
     "torch.set_num_threads(7)": "torch.get_num_threads()",
     "torch.set_float32_matmul_precision('medium')": "torch.get_float32_matmul_precision()",
     "np.seterr(all='raise')": "np.geterr()",
