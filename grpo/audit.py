@@ -27,6 +27,7 @@ from grpo.config import CONF, AuditConfig, load
 from grpo.console import console, error_message, facts, printable, say
 from grpo.diagnostics import ROUNDING, Attribution, Floats, attribute
 from grpo.errors import UserError
+from grpo.folder import removed_if_unused
 from grpo.rewards import RewardStack, build_rewards
 
 ALIKE = 0.95  # two rewards that correlate above this teach the same
@@ -320,7 +321,8 @@ def app(composed: DictConfig) -> None:
 
 def main() -> None:
     try:
-        command(app, AuditConfig, "Interrupted.")
+        with removed_if_unused(Path("outputs/audits"), "multirun.yaml"):
+            command(app, AuditConfig, "Interrupted.")
     except OSError as error:  # what Hydra itself writes for a multirun
         if Jobs.started:
             raise

@@ -754,17 +754,29 @@ def load_run(folder: Path) -> Common:
     return config
 
 
+def require_run(folder: Path) -> None:
+    """
+    Raises:
+        UserError: the folder is not that of a run.
+    """
+    if (folder / ".hydra" / "config.yaml").is_file():
+        return
+    if (folder / "sweep.json").is_file():
+        raise UserError(f"{folder} is the folder of a sweep; give that of one of its runs, such as {folder / '0'}.")
+    missing = "" if folder.exists() else ": it does not exist"
+    raise UserError(
+        f"{folder} is not the folder of a run{missing}; give the one that a run named at its end, outputs/DATE/TIME."
+    )
+
+
 def saved_settings(folder: Path) -> dict[str, Any]:
     """The settings that a run was started with.
 
     Raises:
         UserError: the folder is not that of a run, or they are damaged.
     """
+    require_run(folder)
     saved = folder / ".hydra" / "config.yaml"
-    if not saved.is_file():
-        raise UserError(
-            f"{folder} is not the folder of a run; give the one that a run named at its end, outputs/DATE/TIME."
-        )
     settings: Any = read(saved, lambda text: OmegaConf.to_container(yaml_settings(text)))
     if not isinstance(settings, dict):
         raise UserError(f"{saved} is damaged: it holds no settings.")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from itertools import product
+from pathlib import Path
 
 import hydra
 from hydra import compose as hydra_compose
@@ -22,6 +23,7 @@ from grpo.console import error_message, facts, say, table_of
 from grpo.costs import PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, architecture
 from grpo.data import GSM8K_TRAIN
 from grpo.errors import UserError
+from grpo.folder import removed_if_unused
 
 Settings = dict[str, int | bool | str]  # by their full keys
 
@@ -243,7 +245,8 @@ def main() -> None:
     if changed and not any(each.startswith("hardware=") for each in sys.argv):
         sys.exit(error_message(f"error: {changed[0]}: of which hardware? Add one, hardware=rtx3090."))
     try:
-        command(app, PlanConfig, "Interrupted.")
+        with removed_if_unused(Path("outputs/plans"), "multirun.yaml"):
+            command(app, PlanConfig, "Interrupted.")
     except OSError as error:  # what Hydra itself writes for a multirun
         if Jobs.started:
             raise

@@ -8,6 +8,7 @@ import pandas as pd
 import yaml
 
 from grpo import files
+from grpo.config import require_run
 from grpo.errors import UserError, first_line, kind_of
 from grpo.files import read_lines
 from grpo.folder import results_of
@@ -38,10 +39,7 @@ def read(folder: Path) -> Record:
     Raises:
         UserError: the folder is not that of a run, or a file in it is damaged.
     """
-    if not (folder / ".hydra" / "config.yaml").is_file():
-        raise UserError(
-            f"{folder} is not the folder of a run; give the one that a run named at its end, outputs/DATE/TIME."
-        )
+    require_run(folder)
     settings = _there(folder / ".hydra" / "config.yaml", dict)
     if not isinstance(settings.get("rewards"), dict):
         raise UserError(f"{folder} is not the folder of a training run: its settings name no rewards.")

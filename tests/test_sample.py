@@ -17,7 +17,13 @@ def test_before_and_after_side_by_side(command, tmp_path) -> None:
 def test_what_cannot_be_asked(command, tmp_path) -> None:
     (tmp_path / "unfinished" / ".hydra").mkdir(parents=True)
     (tmp_path / "unfinished" / ".hydra" / "config.yaml").write_text("seed: 0\n")
-    for folder, message in (("nowhere", "is not the folder of a run"), ("unfinished", "was not finished")):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    for folder, message in (
+        ("nowhere", "nowhere is not the folder of a run: it does not exist"),
+        ("sweep", "sweep is the folder of a sweep; give that of one of its runs, such as sweep/0."),
+        ("unfinished", "was not finished"),
+    ):
         done = command("grpo.sample", folder)
         assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert "--max-tokens 0: must be at least 1" in command("grpo.sample", "nowhere", "--max-tokens", "0").stderr
