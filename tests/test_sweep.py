@@ -86,7 +86,7 @@ def test_an_earlier_run_tells_how_long_it_takes(start) -> None:
     run = start("-m", "num_generations=2,4", *FEW)
     assert run.ended() == 0
     assert re.search(
-        r"^time    about \d+ seconds, by [\d.]+ s a step of 4 completions, as in outputs/day/time$", run.said(), re.M
+        r"^time    about \d+ seconds?, by [\d.]+ s a step of 4 completions, as in outputs/day/time$", run.said(), re.M
     )
 
 
