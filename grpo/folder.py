@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from grpo import overrides as typed_overrides
 from grpo import ranks
 from grpo.checkpoint import RECORDS, newest_whole, provenance_fault, put_back, ranks_of, sharding_of, step_of
-from grpo.config import Config, NotSet, as_schema, check, flat, saved_settings
+from grpo.config import Config, NotSet, as_schema, check, flat, require_run, saved_settings
 from grpo.console import say, shortest, written
 from grpo.errors import UserError, shortened
 from grpo.files import json_object, path_fault, read, written_aside, yaml_settings
@@ -49,7 +49,7 @@ PREVIOUS = "previous"
 LATEST = "latest"
 # The settings, and the group of settings, that can be changed when a run is resumed.
 FREE = ("max_steps.", "num_train_epochs.", "tracking.")
-OF_COMMAND = ("resume", "trust_run")  # settings of the command, which no run saves
+OF_COMMAND = ("resume", "trust_run")  # about one command alone: not among the overrides that a run saves
 
 
 @contextmanager
@@ -191,7 +191,13 @@ def overrides_of(folder: Path) -> list[str]:
         typed = [str(each) for each in listed]
         parsed = OverridesParser.create().parse_overrides(typed)
     except OSError as error:
-        raise UserError(_not_a_run(folder)) from error
+        if holds_sweep(folder):
+            raise UserError(
+                f"{folder} is the folder of a sweep: type the sweep's own command once more, with "
+                f"hydra.sweep.dir={folder}, and it does what is missing."
+            ) from error
+        require_run(folder)
+        raise UserError(f"{path} is missing.") from error
     except OverrideParseException as error:
         raise UserError(f"{path} is damaged: {shortened(error.override)} is not a setting.") from error
     except (TypeError, HydraException) as error:
@@ -201,15 +207,6 @@ def overrides_of(folder: Path) -> list[str]:
         if any(re.match(r"hydra\b", place or "") for place in (each.key_or_group, each.package)):
             raise UserError(f"{path} was changed: {override} is a setting of Hydra's, which no run saves there.")
     return typed
-
-
-def _not_a_run(folder: Path) -> str:
-    if (folder / "multirun.yaml").is_file():
-        return (
-            f"{folder} is the folder of a sweep: type the sweep's own command once more, with "
-            f"hydra.sweep.dir={folder}, and it does what is missing."
-        )
-    return f"{folder} is not the folder of a run; give the one that the run named at its start, outputs/DATE/TIME."
 
 
 def going_on(arguments: Sequence[str]) -> list[str]:

@@ -425,9 +425,10 @@ def record_provenance(
     for difference in differences:
         say(f"Not as when the run began, so its numbers may differ from an unbroken run's: {difference}")
     step = step_of(checkpoint) if checkpoint else 0
-    anew = {key: value for key, value in flat(settings).items() if flat(began["settings"]).get(key, value) != value}
+    before = flat(began["settings"])
+    changed = {key: value for key, value in flat(settings).items() if before.get(key, value) != value}
     began["resumed"].append(
-        {"command": command, "started": now["started"], "step": step, "settings": anew, "differences": differences}
+        {"command": command, "started": now["started"], "step": step, "settings": changed, "differences": differences}
     )
     return began
 

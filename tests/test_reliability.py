@@ -109,7 +109,10 @@ def test_two_runs_in_one_folder(start, slow, command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resume=nowhere"], "nowhere is not the folder of a run; give the one that the run named at its start"),
+        (
+            ["resume=nowhere"],
+            "nowhere is not the folder of a run: it does not exist; give the one that a run named at its end",
+        ),
         (["-m", "resume=run", "seed=0,1"], "resume: goes on with one run. A sweep goes on with its own command"),
         (["resume="], "resume=: give the folder of a run"),
         (["resume=sweep", "hydra.run.dir=x"], "hydra.run.dir=x: with resume=FOLDER a run goes on in FOLDER"),
