@@ -642,13 +642,15 @@ def test_the_way_back_from_what_no_link_can_hold(open_page) -> None:
 
 
 def test_a_link_with_something_behind_it(open_page) -> None:
+    from playwright.sync_api import expect
+
     page = open_page()
     page.locator("#completion-field").fill("my own")
     paused(page)
     fragment = page.evaluate("location.hash")
     for tail in (".", "）", "%20"):
         restored = open_page(fragment + tail)
-        restored.wait_for_function("document.querySelector('#completion-field').value === 'my own'")
+        expect(restored.locator("#completion-field")).to_have_value("my own")
 
 
 def test_a_broken_link(open_page) -> None:

@@ -1,6 +1,7 @@
 """What `python -m grpo.plan` says: beside torch's own accounting of real training steps, and as a person reads it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -203,7 +204,7 @@ def test_shipped_sizes_need_no_hub(name: str, millions: float) -> None:
 def test_shipped_sizes_are_those_of_the_config() -> None:
     shipped, _ = architecture(compose(["model=qwen2.5-0.5b"]).model)
     read, origin = architecture(compose(["model=qwen2.5-0.5b", f"model.path={QWEN}"]).model)
-    assert read == shipped and origin == f"config.json of {QWEN}"
+    assert read == shipped and origin == f"config.json of {os.path.abspath(QWEN)}"
 
 
 def test_sharding_divides_what_it_shares_out() -> None:
