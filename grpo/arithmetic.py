@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 HELD_OUT_ONE_IN = 8
-# The most distinct problems that are made. Any settings can make as many: those with the fewest problems, four steps
-# and no number above 100, can make 157,673 for training and 22,631 held out; the defaults 9.8 and 1.4 million.
-DISTINCT = {"training": 100_000, "held-out": 12_000}
 
 PEOPLE = [
     *((name, "she", "her", "her") for name in ("Joy", "Mia", "Ana", "Lily", "Sara", "Nina", "Emma", "Ruth")),

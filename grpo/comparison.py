@@ -34,9 +34,8 @@ from grpo.console import (
 from grpo.errors import UserError, first_line, nearest
 from grpo.estimators import Interval, Paired, bootstrap, holm, paired_t, t_interval
 from grpo.files import json_object
-from grpo.folder import ERROR, SWEEP
+from grpo.folder import ERROR, PRUNING, SWEEP
 from grpo.record import Record, read
-from grpo.search import PRUNING
 
 PRIMARY = "accuracy_strict"
 MOST = 20  # rows of a table, and jobs without results, that a terminal shows

@@ -36,7 +36,6 @@ class Example:
 # The recipe's showcase. It is a row of GSM8K's training split, so it is taken out of every training set.
 JOY = Example("Joy can read 8 pages of a book in 20 minutes. How many hours will it take her to read 120 pages?", "5")
 TRAIN_FILE = "train.jsonl"  # the default in conf/data/jsonl.yaml
-GSM8K_TRAIN = 7_472  # training problems without it
 MOST_BY_DEFAULT = 200  # problems taken out of the training split if no file has them; a fifth of a small split
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from grpo import ranks
 from grpo.batching import Batch, optimizer_steps
-from grpo.config import Common, Config
+from grpo.config import GSM8K_TRAIN, Common, Config
 from grpo.console import duration
-from grpo.data import GSM8K_TRAIN
 from grpo.errors import UserError
 
 # What a few CPU cores reach, for saying what a GPU's run would cost on them.

@@ -63,12 +63,12 @@ from grpo.evaluation import (
     extraction,
     made_now,
     pairs,
-    problems_of,
     protocol,
 )
 from grpo.files import file_sha256, json_object, read, write_json
 from grpo.folder import followed, removed_if_unused
 from grpo.hub import on_hub, prepare_hub
+from grpo.provenance import problems_of
 from grpo.redact import sources
 from grpo.rewards import RewardStack, build_rewards
 from grpo.trust import refuse_links, require_trust

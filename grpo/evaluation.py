@@ -3,13 +3,11 @@
 Nothing here imports torch: completions made elsewhere are scored without a policy.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ from grpo.errors import UserError
 from grpo.estimators import MOST, Floats, Interval, bootstrap, maj_at_k, mcnemar, pass_at_k, wilson
 from grpo.files import file_sha256, json_text, written_aside
 from grpo.prompts import extract_answer, last_number, parse_number, prompt_ids, same_answer, vote_of
+from grpo.provenance import VERSIONS, problems_of
 from grpo.rewards import RewardStack, score
 
 if TYPE_CHECKING:
@@ -31,19 +30,6 @@ if TYPE_CHECKING:
 
     from grpo.rollout import Rollout
 
-VERSIONS = (
-    "grpo",
-    "torch",
-    "transformers",
-    "trl",
-    "accelerate",
-    "datasets",
-    "hydra-core",
-    "wandb",
-    "numpy",
-    "scipy",
-    "pyarrow",
-)
 # Figures that are 0 or 1 for each completion.
 SHARES = ("accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "truncated")
 MATCHES = {
@@ -381,11 +367,6 @@ def pairs(examples: Sequence[Example], others: Sequence[Example]) -> list[int]:
             f"baseline's {len(others):,}. Two runs are evaluated on the same with data= or data.eval_problems=."
         )
     return order
-
-
-def problems_of(examples: Sequence[Example]) -> dict[str, Any]:
-    text = json.dumps([[example.question, example.gold] for example in examples])
-    return {"n": len(examples), "sha256": sha256(text.encode()).hexdigest()}
 
 
 def protocol(

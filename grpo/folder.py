@@ -23,12 +23,12 @@ from grpo.console import say, shortest, written
 from grpo.errors import UserError, shortened
 from grpo.files import json_object, path_fault, read, written_aside, yaml_settings
 from grpo.redact import masked_overrides, sources, stored
-from grpo.tracking import Label, run_name
 from grpo.trust import require_trust, sign
 
 SWEEP = "sweep.json"  # what the jobs of a sweep are, in its folder
 ERROR = "error.txt"  # why a job of a sweep has no results, in its own
 LOCK = ".lock"
+PRUNING = "pruning"  # what ended a trial of a search, as results.json says it
 # What `results.json` holds at least.
 RESULTS: dict[str, type] = {
     "before": dict,
@@ -50,6 +50,15 @@ LATEST = "latest"
 # The settings, and the group of settings, that can be changed when a run is resumed.
 FREE = ("max_steps.", "num_train_epochs.", "tracking.")
 OF_COMMAND = ("resume", "trust_run")  # about one command alone: not among the overrides that a run saves
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a run is called in a tracker."""
+
+    name: str
+    group: str | None = None  # its sweep
+    tags: tuple[str, ...] = ()  # its experiments
 
 
 @contextmanager
@@ -519,6 +528,11 @@ def sweep_of(folder: Path) -> dict[str, Any]:
 def command_of(folder: Path) -> str | None:
     """What was typed for the sweep that a run is a job of."""
     return sweep_of(folder).get("command")
+
+
+def run_name(folder: Path) -> str:
+    """A run or a sweep is called by its folder: its date and time."""
+    return "-".join(folder.absolute().parts[-2:])
 
 
 def label_of(folder: Path, overrides: Sequence[str]) -> Label:

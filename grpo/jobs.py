@@ -10,9 +10,9 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from grpo.batching import Batch, derive_batch, optimizer_steps
-from grpo.config import Config, load, readable
+from grpo.config import GSM8K_TRAIN, Config, load, readable
 from grpo.console import progress
-from grpo.data import GSM8K_TRAIN, load_splits
+from grpo.data import load_splits
 from grpo.device import check_device
 from grpo.engines import require_package, require_server
 from grpo.errors import UserError

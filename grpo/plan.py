@@ -18,10 +18,9 @@ from rich.text import Text
 
 from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
 from grpo.command import Jobs, command, job, task_overrides
-from grpo.config import CONF, HardwareConfig, PlanConfig, RolloutConfig, configs, load, readable
+from grpo.config import CONF, GSM8K_TRAIN, HardwareConfig, PlanConfig, RolloutConfig, configs, load, readable
 from grpo.console import error_message, facts, say, table_of
 from grpo.costs import PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, architecture
-from grpo.data import GSM8K_TRAIN
 from grpo.errors import UserError
 from grpo.folder import removed_if_unused
 

@@ -22,8 +22,6 @@ LAST_NUMBER = re.compile(
     r"(?:(?<![\w.)])[+-])?\$?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<!\w)\.[0-9]+)"
 )
 
-# How an answer is compared with its gold answer: the values of data.answer_match.
-ANSWER_MATCHES = ("number", "text", "strict")
 TOLERANCE = 1e-6  # relative, between two numbers of which one is not whole
 
 # What `one_number` reads. Every pattern takes linear time, and grpo/assets/calculator.html has the same ones.
@@ -194,7 +192,7 @@ def plain_text(text: str) -> str:
 
 
 def same_answer(answer: str, gold: str, answer_match: str = "number") -> bool:
-    """Whether two answers are equal under a rule of `ANSWER_MATCHES`, the value of data.answer_match.
+    """Whether two answers are equal under a rule of `grpo.config.ANSWER_MATCHES`, the value of data.answer_match.
 
     - `number`: `answer` holds exactly one number (`one_number`), and it equals the one of `gold`: exactly if both
       are whole, else within a relative `TOLERANCE`. A gold answer without exactly one number is compared as text.

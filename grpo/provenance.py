@@ -1,5 +1,6 @@
 """Where the numbers of a run come from: code, packages, machine, data, policy, settings, command."""
 
+import json
 import os
 import platform
 import subprocess
@@ -14,11 +15,23 @@ from typing import Any
 from grpo.config import Config
 from grpo.data import Example
 from grpo.engines import packages
-from grpo.evaluation import VERSIONS, problems_of
 from grpo.files import file_sha256
 
 PACKAGE = Path(__file__).parent
 NAME = "provenance.json"
+VERSIONS = (
+    "grpo",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "hydra-core",
+    "wandb",
+    "numpy",
+    "scipy",
+    "pyarrow",
+)
 # Of git.diff: the untracked files in it, the names that are left out of it, and its size.
 SOURCE = (".py", ".yaml")
 SECRETS = (".env", ".env.*", "*.pem", "*.key", ".netrc", "id_rsa*", "*secret*", "*credential*", "*password*")
@@ -78,6 +91,11 @@ def diff() -> str:
 
 def _named_like_a_secret(path: str) -> bool:
     return any(fnmatch(part.lower(), pattern) for part in path.split("/") for pattern in SECRETS)
+
+
+def problems_of(examples: Sequence[Example]) -> dict[str, Any]:
+    text = json.dumps([[example.question, example.gold] for example in examples])
+    return {"n": len(examples), "sha256": sha256(text.encode()).hexdigest()}
 
 
 def save_diff(path: Path) -> None:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from grpo.config import Config, SearchConfig, load_sweeper
 from grpo.console import FIGURES
 from grpo.errors import UserError, first_line, nearest
-from grpo.folder import outcome
+from grpo.folder import PRUNING, outcome
 from grpo.launching import on_this_machine
 from grpo.overrides import values_of
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from grpo.jobs import Job
 
 JOURNAL = "optuna.log"  # in the sweep's folder
-PRUNING = "pruning"  # what ended a trial, as results.json says it
 TRAIN_SECONDS = "train_seconds"
 
 # Told the figures of an evaluation and its step; whether the trial is to end.

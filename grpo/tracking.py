@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from secrets import token_hex
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 from grpo.config import TrackingConfig
 from grpo.console import say, shortest
 from grpo.errors import UserError, first_line
+from grpo.folder import Label, run_name
 from grpo.redact import masked_overrides
 
 # What an unreachable service may cost a run at its start and at its end, starting W&B's own process apart.
@@ -33,15 +33,6 @@ PROJECT = "grpo"  # if neither tracking.project nor WANDB_PROJECT is set
 MODES = {"run": "online", "shared": "online", "dryrun": "offline"}
 # So many failures in a row, and a tracker is left alone.
 FAILURES = 3
-
-
-@dataclass(frozen=True)
-class Label:
-    """What a run is called in a tracker."""
-
-    name: str
-    group: str | None = None  # its sweep
-    tags: tuple[str, ...] = ()  # its experiments
 
 
 class Tracker(Protocol):
@@ -462,8 +453,3 @@ def logged_in() -> bool:
     import wandb
 
     return wandb.login(prompt=False, verify=False)
-
-
-def run_name(folder: Path) -> str:
-    """A run or a sweep is called by its folder: its date and time."""
-    return "-".join(folder.absolute().parts[-2:])

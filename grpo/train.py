@@ -55,6 +55,8 @@ from grpo.evaluation import Evaluation, answer, answer_greedily, compare, evalua
 from grpo.files import read_lines, write_json, written_aside, written_folder
 from grpo.folder import (
     ERROR,
+    PRUNING,
+    Label,
     command_of,
     command_to_resume,
     cut_back,
@@ -84,9 +86,9 @@ from grpo.provenance import NAME as PROVENANCE
 from grpo.provenance import changes, provenance, save_diff
 from grpo.redact import masked_overrides, masked_text, sources, stored
 from grpo.rewards import RewardStack, build_rewards
-from grpo.search import PRUNING, Pruning, pruning
+from grpo.search import Pruning, pruning
 from grpo.signals import Signals, Stopped, hand_on
-from grpo.tracking import Label, NoTracker, build_tracker, check_tracking
+from grpo.tracking import NoTracker, build_tracker, check_tracking
 from grpo.trust import refuse_links, sign
 
 # The launchers in conf/hydra/launcher/ differ from their packages' in values alone.

@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from itertools import islice
 
-from grpo.arithmetic import DISTINCT, HELD_OUT_ONE_IN, JOY_STEPS, OPERATIONS, TEMPLATES, problems
+from grpo.arithmetic import HELD_OUT_ONE_IN, JOY_STEPS, OPERATIONS, TEMPLATES, problems
+from grpo.config import DISTINCT
 from grpo.data import JOY
 
 

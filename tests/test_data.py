@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo.config import compose
-from grpo.data import GSM8K_TRAIN, JOY, build_train_set, load_held_out, load_splits
+from grpo.config import GSM8K_TRAIN, compose
+from grpo.data import JOY, build_train_set, load_held_out, load_splits
 from grpo.errors import UserError
 from grpo.model import build_tokenizer
 from grpo.prompts import prompt_ids

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.config import compose, options
+from grpo.config import ANSWER_MATCHES, compose, options
 from grpo.errors import UserError
-from grpo.prompts import ANSWER_MATCHES, TAGS
+from grpo.prompts import TAGS
 from grpo.rewards import REWARDS, build_rewards, score
 
 PERFECT = "<reasoning>\n8*3=24 pages.\n</reasoning>\n<answer>\n18\n</answer>\n"

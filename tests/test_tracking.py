@@ -10,7 +10,8 @@ import pytest
 
 from grpo.config import compose
 from grpo.errors import UserError
-from grpo.tracking import Label, build_tracker, check_tracking, run_name
+from grpo.folder import Label, run_name
+from grpo.tracking import build_tracker, check_tracking
 from tests import fake_wandb
 from tests.conftest import read_wandb
 from tests.test_train import STACK, metrics
