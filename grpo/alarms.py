@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Any
 
+from grpo.chat_template import UNKNOWN, Framing
 from grpo.config import Config
-from grpo.prompts import UNKNOWN, Framing
 from grpo.rewards import RewardStack
 
 Metrics = dict[str, float]

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from grpo.chat_template import end_of_turn, prompt_ids
 from grpo.config import VLLM, Common
 from grpo.errors import UserError
-from grpo.prompts import end_of_turn, prompt_ids
 from grpo.shared_prompts import causal_lm
 
 # A table with a row for each position, learned or computed: GPT-2, OPT, GPT-J, CTRL, BERT. Rotary policies have none.

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpo import arithmetic
+from grpo.chat_template import chat, prompt_ids
 from grpo.config import Config, DataConfig
 from grpo.console import shortest
 from grpo.errors import UserError, kind_of
 from grpo.hub import prepare_hub, unreachable
-from grpo.prompts import chat, one_number, parse_number, prompt_ids
+from grpo.prompts import one_number, parse_number
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grpo.chat_template import prompt_ids
 from grpo.config import NEUTRAL, Common, distorting
 from grpo.console import progress, say, valid
 from grpo.data import Example
@@ -21,7 +22,7 @@ from grpo.device import out_of_memory
 from grpo.errors import UserError
 from grpo.estimators import MOST, Floats, Interval, bootstrap, maj_at_k, mcnemar, pass_at_k, wilson
 from grpo.files import file_sha256, json_text, written_aside
-from grpo.prompts import extract_answer, last_number, parse_number, prompt_ids, same_answer, vote_of
+from grpo.prompts import extract_answer, last_number, parse_number, same_answer, vote_of
 from grpo.provenance import VERSIONS, problems_of
 from grpo.rewards import RewardStack, score
 

@@ -14,10 +14,10 @@ from transformers import TrainerCallback, TrainerControl
 
 from grpo import ranks
 from grpo.alarms import Alarm, Alarms
+from grpo.chat_template import UNKNOWN, Framing
 from grpo.config import Config
 from grpo.console import say, valid
 from grpo.files import written_aside
-from grpo.prompts import UNKNOWN, Framing
 from grpo.rewards import RewardStack
 from grpo.signals import Signals
 from grpo.tracking import Tracker

@@ -25,6 +25,7 @@ from rich.console import RenderableType
 
 from grpo import ranks
 from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
+from grpo.chat_template import Framing, opened_tag
 from grpo.checkpoint import read_provenance, step_of
 from grpo.command import Jobs, ending, job, run_app, task_overrides
 from grpo.config import CONF, ENGINES, Config, as_schema, flat, load, located, typed, undistorted
@@ -81,7 +82,6 @@ from grpo.folder import (
 from grpo.hub import on_hub, prepare_hub
 from grpo.launching import leave_if_orphaned
 from grpo.process import guard_streams
-from grpo.prompts import Framing, opened_tag
 from grpo.provenance import NAME as PROVENANCE
 from grpo.provenance import changes, provenance, save_diff
 from grpo.redact import masked_overrides, masked_text, sources, stored

@@ -54,13 +54,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, TrainerCallback, set_see
 from trl import GRPOConfig
 
 from grpo.batching import derive_batch
+from grpo.chat_template import prompt_ids
 from grpo.config import compose
 from grpo.console import progress, quiet_libraries
 from grpo.costs import Architecture, Costs, Rates
 from grpo.data import Example, build_train_set, load_splits
 from grpo.model import build_policy, build_tokenizer
 from grpo.process import guard_streams
-from grpo.prompts import prompt_ids
 from grpo.recorder import Recorder
 from grpo.rewards import build_rewards
 from grpo.rollout import build_rollout

@@ -40,6 +40,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from grpo.arithmetic import problems
 from grpo.batching import Batch, derive_batch
+from grpo.chat_template import prompt_ids
 from grpo.config import Config, compose
 from grpo.console import quiet, quiet_libraries
 from grpo.costs import Costs, Parts, architecture
@@ -49,7 +50,6 @@ from grpo.engines import INSTALL
 from grpo.hub import ASSETS, resolve
 from grpo.model import build_policy, build_tokenizer
 from grpo.process import guard_streams
-from grpo.prompts import prompt_ids
 from grpo.recorder import Recorder
 from grpo.rewards import build_rewards
 from grpo.rollout import Fast, Generate, build_rollout

@@ -27,9 +27,10 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from grpo.arithmetic import OPERATIONS, Problem, make_problem, problems
+from grpo.chat_template import chat
 from grpo.config import compose
 from grpo.process import guard_streams
-from grpo.prompts import chat, last_number, same_answer
+from grpo.prompts import last_number, same_answer
 from grpo.rewards import score
 
 # How the chats answer, and how often. Only the last one is the format that the system prompt asks for.

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from grpo.alarms import Alarms
+from grpo.chat_template import UNKNOWN, Framing
 from grpo.config import ALARMS, RULES, Config, compose
-from grpo.prompts import UNKNOWN, Framing
 from grpo.rewards import RewardStack
 from tests.conftest import wandb_records
 from tests.test_train import metrics

@@ -25,12 +25,12 @@ from transformers import (
 )
 
 from grpo import device
+from grpo.chat_template import end_of_turn, opened_tag
 from grpo.compatibility import check_policy, positions
 from grpo.config import compose
 from grpo.errors import UserError
 from grpo.hub import ASSETS
 from grpo.model import build_policy, build_tokenizer
-from grpo.prompts import end_of_turn, opened_tag
 from grpo.rollout import build_rollout
 from tests.test_model import QWEN, model, needs_qwen
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from grpo.arithmetic import problems
+from grpo.chat_template import prompt_ids
 from grpo.config import compose
 from grpo.data import Example
 from grpo.errors import UserError
 from grpo.estimators import bootstrap, maj_at_k, pass_at_k, wilson
 from grpo.evaluation import SHARES, Batch, Completion, Evaluation, answer, answer_greedily, compare, evaluate
 from grpo.model import build_policy, build_tokenizer
-from grpo.prompts import prompt_ids
 from grpo.rewards import build_rewards
 from grpo.rollout import build_rollout
 

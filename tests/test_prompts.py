@@ -2,7 +2,8 @@
 
 import pytest
 
-from grpo.prompts import chat, last_number, one_number, same_answer
+from grpo.chat_template import chat
+from grpo.prompts import last_number, one_number, same_answer
 
 
 @pytest.mark.parametrize(

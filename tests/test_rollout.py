@@ -11,9 +11,9 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from grpo.arithmetic import problems
+from grpo.chat_template import prompt_ids
 from grpo.config import compose
 from grpo.model import build_policy, build_tokenizer
-from grpo.prompts import prompt_ids
 from grpo.qwen2 import Qwen2
 from grpo.rollout import Fast, Generate, Graphs, Sampler, Transformers
 
