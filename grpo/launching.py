@@ -190,7 +190,7 @@ class OfTasks:
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
         if ranks.leads():
             return self.job(*arguments)
-        from grpo.train import follow
+        from grpo.launch import follow
 
         return follow()
 

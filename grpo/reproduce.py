@@ -122,7 +122,7 @@ def reproduce(folder: Path, out: Path) -> list[str]:
         point_latest(out)
 
     from grpo.provenance import NAME, changes  # it needs torch
-    from grpo.train import run
+    from grpo.session import run
 
     run(config, out, command=shlex.join(["python", "-m", "grpo.reproduce", str(folder)]), begin=begin)
     now = read(out / NAME, json_object)

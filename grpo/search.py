@@ -1,6 +1,6 @@
 """A search for settings with Optuna: the space, the trials and their results, and ending those without promise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from grpo.errors import UserError, first_line, nearest
 from grpo.folder import PRUNING, outcome
 from grpo.launching import on_this_machine
 from grpo.overrides import values_of
+from grpo.session import Pruning
 
 if TYPE_CHECKING:
     import optuna
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 JOURNAL = "optuna.log"  # in the sweep's folder
 TRAIN_SECONDS = "train_seconds"
-
-# Told the figures of an evaluation and its step; whether the trial is to end.
-Pruning = Callable[[dict[str, float], int], bool]
 
 
 def run_search(context: HydraContext, master: DictConfig, launcher: Launcher, arguments: Sequence[str]) -> None:

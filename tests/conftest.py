@@ -50,7 +50,7 @@ def train(tmp_path, monkeypatch):
     """Run the training command's own `run` in this process; gives the run's folder and results."""
     from grpo.config import compose
     from grpo.folder import save_settings
-    from grpo.train import run
+    from grpo.session import run
 
     monkeypatch.chdir(tmp_path)
 

@@ -31,8 +31,8 @@ from grpo.launching import at_once
 from grpo.model import build_policy, build_tokenizer
 from grpo.rewards import RewardStack
 from grpo.rollout import Fast, Generate
+from grpo.session import run
 from grpo.shared_prompts import NAME
-from grpo.train import run
 from grpo.trainer import Trainer, build_args
 from tests.conftest import SMALL
 from tests.test_sweep import jobs_of

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from grpo.config import ALARMS, Config, compose, options
 from grpo.errors import UserError
-from grpo.train import run
+from grpo.session import run
 from tests.conftest import SMALL
 
 EXAMPLES = int(os.environ.get("GRPO_FUZZ_EXAMPLES", "60"))

@@ -30,8 +30,8 @@ from grpo.folder import (
 from grpo.hub import ASSETS
 from grpo.recorder import Recorder
 from grpo.reproduce import differences
+from grpo.session import run
 from grpo.signals import Stopped
-from grpo.train import run
 from grpo.trust import sign
 from tests.conftest import SMALL, Process
 

@@ -112,7 +112,7 @@ def told(tmp_path: Path, values: list[float]) -> Pruning | None:
 def test_a_trial_below_the_median_is_ended(tmp_path, monkeypatch, others: float, steps: int) -> None:
     from grpo.config import compose
     from grpo.folder import save_settings
-    from grpo.train import run
+    from grpo.session import run
 
     monkeypatch.chdir(tmp_path)
     typed = [*FEW, "num_generations=4", "max_steps=6", "eval_steps=2", "data.validation_problems=4"]

@@ -303,6 +303,6 @@ def test_a_missing_package_is_named_before_anything_is_loaded(
 ) -> None:
     here = find_spec
     monkeypatch.setattr("grpo.device.find_spec", lambda name: None if name == package else here(name))
-    monkeypatch.setattr("grpo.train.load_splits", lambda *args, **kwargs: pytest.fail("problems were loaded"))
+    monkeypatch.setattr("grpo.session.load_splits", lambda *args, **kwargs: pytest.fail("problems were loaded"))
     with pytest.raises(UserError, match=re.escape(said)):
         train(override)

@@ -24,7 +24,7 @@ from grpo.files import file_sha256, write_json
 from grpo.folder import cut_back, find_checkpoint, resume, save_settings
 from grpo.hub import ASSETS
 from grpo.report import write_report
-from grpo.train import run
+from grpo.session import run
 from tests.conftest import SMALL, read_wandb
 
 HOSTILE = [
