@@ -21,14 +21,14 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from grpo.battery import CHANGES, PROBES, Finding, Measured, judge, listing, measure, number, probe
-from grpo.command import Jobs, command, job, task_overrides
-from grpo.config import CONF, AuditConfig, load
-from grpo.console import console, error_message, facts, printable, say
-from grpo.diagnostics import ROUNDING, Attribution, Floats, attribute
-from grpo.errors import UserError
-from grpo.folder import removed_if_unused
-from grpo.rewards import RewardStack, build_rewards
+from grpo.config.command import Jobs, command, job, task_overrides
+from grpo.config.schema import CONF, AuditConfig, load
+from grpo.core.console import console, error_message, facts, printable, say
+from grpo.core.errors import UserError
+from grpo.rewards.advantages import ROUNDING, Attribution, Floats, attribute
+from grpo.rewards.probes import CHANGES, PROBES, Finding, Measured, judge, listing, measure, number, probe
+from grpo.rewards.registry import RewardStack, build_rewards
+from grpo.runs.folder import removed_if_unused
 
 ALIKE = 0.95  # two rewards that correlate above this teach the same
 
@@ -255,7 +255,7 @@ def score_file(stack: RewardStack, path: Path) -> Scored:
     Raises:
         UserError: the file is missing or damaged, or a reward failed.
     """
-    from grpo.completions import read_completions
+    from grpo.evaluation.completions import read_completions
 
     examples, batch = read_completions(path, "completions")
     groups: list[list[int]] = [[] for _ in examples]

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from grpo.console import error_message
-from grpo.errors import UserError
-from grpo.process import check_process, guard_streams
+from grpo.core.console import error_message
+from grpo.core.errors import UserError
+from grpo.core.process import check_process, guard_streams
 
 PAGE = Path(__file__).parent / "assets" / "calculator.html"
 HOST = "127.0.0.1"

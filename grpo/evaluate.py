@@ -21,9 +21,8 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from grpo.command import Jobs, command, job, task_overrides
-from grpo.completions import SUFFIXES, Unfinished, read_completions
-from grpo.config import (
+from grpo.config.command import Jobs, command, job, task_overrides
+from grpo.config.schema import (
     CONF,
     Common,
     DataConfig,
@@ -36,7 +35,7 @@ from grpo.config import (
     trained,
     typed,
 )
-from grpo.console import (
+from grpo.core.console import (
     answers,
     at_k_table,
     comparison_table,
@@ -50,10 +49,11 @@ from grpo.console import (
     say,
     shortest,
 )
-from grpo.data import Example, load_held_out, load_splits
-from grpo.device import require, slow_bfloat16, use_threads
-from grpo.errors import UserError
-from grpo.evaluation import (
+from grpo.core.errors import UserError
+from grpo.core.files import file_sha256, json_object, read, write_json
+from grpo.core.redact import sources
+from grpo.evaluation.completions import SUFFIXES, Unfinished, read_completions
+from grpo.evaluation.evaluation import (
     Batch,
     Difference,
     Evaluation,
@@ -65,13 +65,13 @@ from grpo.evaluation import (
     pairs,
     protocol,
 )
-from grpo.files import file_sha256, json_object, read, write_json
-from grpo.folder import followed, removed_if_unused
-from grpo.hub import on_hub, prepare_hub
-from grpo.provenance import problems_of
-from grpo.redact import sources
-from grpo.rewards import RewardStack, build_rewards
-from grpo.trust import refuse_links, require_trust
+from grpo.policy.device import require, slow_bfloat16, use_threads
+from grpo.policy.hub import on_hub, prepare_hub
+from grpo.rewards.registry import RewardStack, build_rewards
+from grpo.runs.folder import followed, removed_if_unused
+from grpo.runs.provenance import problems_of
+from grpo.runs.trust import refuse_links, require_trust
+from grpo.tasks.datasets import Example, load_held_out, load_splits
 
 # Settings that cannot hold for completions made elsewhere.
 OF_POLICIES = {"model", "data", "rollout", "system_prompt", "max_completion_length", "samples", "temperature"}
@@ -287,7 +287,7 @@ def _prepare(subject: Subject) -> Callable[[], Done]:
             prepare_hub()
         with doing("importing PyTorch and Transformers"):
             quiet_libraries()
-            from grpo.model import identity
+            from grpo.policy.loading import identity
         with doing("reading the policy"):
             policy = identity(config.model, subject.seed)
         how = protocol(config, "held-out", subject.examples, policy, config.samples, config.temperature)
@@ -370,9 +370,9 @@ def _answer(
     rewards: RewardStack,
 ) -> Done:
     config, began = subject.config, time.perf_counter()
-    from grpo.compatibility import check_policy
-    from grpo.model import build_policy, build_tokenizer
-    from grpo.rollout import build_rollout
+    from grpo.policy.compatibility import check_policy
+    from grpo.policy.loading import build_policy, build_tokenizer
+    from grpo.sampling.rollout import build_rollout
 
     use_threads(config)
     with doing("loading the policy"):

@@ -16,13 +16,13 @@ from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
-from grpo.batching import Batch, derive_batch, optimizer_steps, smaller
-from grpo.command import Jobs, command, job, task_overrides
-from grpo.config import CONF, GSM8K_TRAIN, HardwareConfig, PlanConfig, RolloutConfig, configs, load, readable
-from grpo.console import error_message, facts, say, table_of
-from grpo.costs import PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, architecture
-from grpo.errors import UserError
-from grpo.folder import removed_if_unused
+from grpo.config.batch import Batch, derive_batch, optimizer_steps, smaller
+from grpo.config.command import Jobs, command, job, task_overrides
+from grpo.config.schema import CONF, GSM8K_TRAIN, HardwareConfig, PlanConfig, RolloutConfig, configs, load, readable
+from grpo.core.console import error_message, facts, say, table_of
+from grpo.core.errors import UserError
+from grpo.planning.costs import PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, architecture
+from grpo.runs.folder import removed_if_unused
 
 Settings = dict[str, int | bool | str]  # by their full keys
 

@@ -1,4 +1,4 @@
-"""A page about a run: what changed, what moved it, what the policy said. Of a sweep: grpo/sweep_report.py.
+"""A page about a run: what changed, what moved it, what the policy said. Of a sweep: grpo/reports/sweep_report.py.
 
 python -m grpo.report outputs/DATE/TIME
 python -m grpo.report outputs/DATE/TIME --figures
@@ -12,10 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from grpo.batching import Batch
-from grpo.comparison import choose, holds_runs, other_than_runs, read_sweep, settings_table, verdict
-from grpo.config import compose, flat
-from grpo.console import (
+from grpo.config.batch import Batch
+from grpo.config.schema import compose, flat
+from grpo.core.console import (
     doing,
     error_message,
     interval,
@@ -28,14 +27,15 @@ from grpo.console import (
     with_unit,
     written,
 )
-from grpo.errors import UserError
-from grpo.figures import charts, colours, save, window
-from grpo.files import path_argument, run_argument
-from grpo.folder import followed, refuse_used
-from grpo.page import write_page
-from grpo.process import check_process, guard_streams
-from grpo.record import Record, read
-from grpo.sweep_report import write_sweep_report
+from grpo.core.errors import UserError
+from grpo.core.files import path_argument, run_argument
+from grpo.core.process import check_process, guard_streams
+from grpo.reports.comparison import choose, holds_runs, other_than_runs, read_sweep, settings_table, verdict
+from grpo.reports.figures import charts, colours, save, window
+from grpo.reports.page import write_page
+from grpo.reports.sweep_report import write_sweep_report
+from grpo.runs.folder import followed, refuse_used
+from grpo.runs.record import Record, read
 
 PHASES = {
     "start": "start: libraries, policy, data",

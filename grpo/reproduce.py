@@ -12,12 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from grpo import ranks
-from grpo.config import saved_settings
-from grpo.console import RunLog, begin_log, error_message, say, shortest
-from grpo.errors import UserError, first_line
-from grpo.files import file_sha256, json_object, path_argument, read, read_lines, run_argument
-from grpo.folder import (
+from grpo.config.schema import saved_settings
+from grpo.core import ranks
+from grpo.core.console import RunLog, begin_log, error_message, say, shortest
+from grpo.core.errors import UserError, first_line
+from grpo.core.files import file_sha256, json_object, path_argument, read, read_lines, run_argument
+from grpo.core.process import check_process, guard_streams
+from grpo.core.signals import Stopped
+from grpo.runs.folder import (
     command_to_resume,
     followed,
     overrides_of,
@@ -29,9 +31,7 @@ from grpo.folder import (
     save_settings,
     settings_of,
 )
-from grpo.process import check_process, guard_streams
-from grpo.signals import Stopped
-from grpo.trust import refuse_links, require_trust
+from grpo.runs.trust import refuse_links, require_trust
 
 # Of a line of metrics.jsonl, what is a time.
 TIMINGS = {"step_time"}
@@ -121,8 +121,8 @@ def reproduce(folder: Path, out: Path) -> list[str]:
         begin_log()
         point_latest(out)
 
-    from grpo.provenance import NAME, changes  # it needs torch
-    from grpo.session import run
+    from grpo.runs.provenance import NAME, changes  # it needs torch
+    from grpo.training.session import run
 
     run(config, out, command=shlex.join(["python", "-m", "grpo.reproduce", str(folder)]), begin=begin)
     now = read(out / NAME, json_object)

@@ -8,15 +8,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from grpo.config import load_run, saved_settings, trained
-from grpo.console import answers, console, doing, error_message, quiet_libraries, show
-from grpo.data import JOY
-from grpo.errors import UserError
-from grpo.files import run_argument
-from grpo.folder import followed
-from grpo.hub import on_hub, prepare_hub
-from grpo.process import check_process, guard_streams
-from grpo.trust import require_trust
+from grpo.config.schema import load_run, saved_settings, trained
+from grpo.core.console import answers, console, doing, error_message, quiet_libraries, show
+from grpo.core.errors import UserError
+from grpo.core.files import run_argument
+from grpo.core.process import check_process, guard_streams
+from grpo.policy.hub import on_hub, prepare_hub
+from grpo.runs.folder import followed
+from grpo.runs.trust import require_trust
+from grpo.tasks.datasets import JOY
 
 # What is taken from the settings of the run; rewards and data are not needed.
 OBEYED = {"model", "system_prompt", "max_completion_length", "seed", "eval_batch_size"}
@@ -37,10 +37,10 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
         prepare_hub()
     with doing("importing PyTorch and Transformers"):
         quiet_libraries()
-        from grpo.compatibility import check_policy
-        from grpo.evaluation import answer_greedily
-        from grpo.model import build_policy, build_tokenizer
-        from grpo.rollout import build_rollout
+        from grpo.evaluation.evaluation import answer_greedily
+        from grpo.policy.compatibility import check_policy
+        from grpo.policy.loading import build_policy, build_tokenizer
+        from grpo.sampling.rollout import build_rollout
 
     # A question needs no GPU.
     config.device, config.bf16 = "cpu", False

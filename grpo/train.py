@@ -13,23 +13,23 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from grpo import ranks
-from grpo.command import Jobs, ending, job, run_app
-from grpo.config import CONF, Config
-from grpo.console import (
+from grpo.config.command import Jobs, ending, job, run_app
+from grpo.config.schema import CONF, Config
+from grpo.core import ranks
+from grpo.core.console import (
     error_message,
     quiet,
 )
-from grpo.device import free_memory
-from grpo.errors import UserError
-from grpo.folder import (
+from grpo.core.errors import UserError
+from grpo.core.process import guard_streams
+from grpo.policy.device import free_memory
+from grpo.runs.folder import (
     going_on,
     removed_if_unused,
 )
-from grpo.launch import NO_SPACE, by_itself, follow, in_its_folder
-from grpo.launching import leave_if_orphaned
-from grpo.process import guard_streams
-from grpo.search import pruning
+from grpo.sweeps.launchers import leave_if_orphaned
+from grpo.sweeps.search import pruning
+from grpo.training.launch import NO_SPACE, by_itself, follow, in_its_folder
 
 # The launchers in conf/hydra/launcher/ differ from their packages' in values alone.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")

@@ -16,7 +16,7 @@ class _OfGrpo(Sweeper):
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from grpo.launching import build_launcher
+        from grpo.sweeps.launchers import build_launcher
 
         self.given_by_hydra = hydra_context, config, build_launcher(hydra_context, task_function, config)
 
@@ -29,7 +29,7 @@ class Grid(_OfGrpo):
     """One job for each combination of values."""
 
     def sweep(self, arguments: list[str]) -> None:
-        from grpo.sweep import run_grid
+        from grpo.sweeps.runner import run_grid
 
         run_grid(*self.given_by_hydra, self.given(arguments))
 
@@ -38,6 +38,6 @@ class Optuna(_OfGrpo):
     """Each job by the results of those before."""
 
     def sweep(self, arguments: list[str]) -> None:
-        from grpo.search import run_search
+        from grpo.sweeps.search import run_search
 
         run_search(*self.given_by_hydra, self.given(arguments))

@@ -15,7 +15,7 @@ The learning rate is so small that every arm keeps the policy it started from, w
 default: without --policy a run of it is made first and kept for the next time. Random weights earn no reward, so with
 them every completion is given an advantage: groups that do not learn would be forwarded without a gradient.
 
-The floor of a step on a GPU (--model qwen) is that of `python -m grpo.plan` (the formulas are in grpo/costs.py) at the
+The floor of a step on a GPU (--model qwen) is that of `python -m grpo.plan` (formulas: grpo/planning/costs.py) at the
 rates measured on the spot: FLOP/s of a large bf16 product and B/s of a large copy. It cannot be reached.
 """
 
@@ -53,19 +53,19 @@ from rich.table import Table
 from transformers import Qwen2Config, Qwen2ForCausalLM, TrainerCallback, set_seed
 from trl import GRPOConfig
 
-from grpo.batching import derive_batch
-from grpo.chat_template import prompt_ids
-from grpo.config import compose
-from grpo.console import progress, quiet_libraries
-from grpo.costs import Architecture, Costs, Rates
-from grpo.data import Example, build_train_set, load_splits
-from grpo.model import build_policy, build_tokenizer
-from grpo.process import guard_streams
-from grpo.recorder import Recorder
-from grpo.rewards import build_rewards
-from grpo.rollout import build_rollout
-from grpo.tracking import NoTracker
-from grpo.trainer import Trainer, build_args, build_trainer
+from grpo.config.batch import derive_batch
+from grpo.config.schema import compose
+from grpo.core.console import progress, quiet_libraries
+from grpo.core.process import guard_streams
+from grpo.planning.costs import Architecture, Costs, Rates
+from grpo.policy.chat_template import prompt_ids
+from grpo.policy.loading import build_policy, build_tokenizer
+from grpo.rewards.registry import build_rewards
+from grpo.sampling.rollout import build_rollout
+from grpo.tasks.datasets import Example, build_train_set, load_splits
+from grpo.training.recorder import Recorder
+from grpo.training.tracking import NoTracker
+from grpo.training.trainer import Trainer, build_args, build_trainer
 
 CUDA = torch.cuda.is_available()
 REFERENCE = ["rollout=generate", "share_prompts=false"]
@@ -244,7 +244,7 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *more: str) -> Arm
             saved.save_pretrained(out / "policy")
         policy.config._name_or_path = str(out / "policy")
     arguments = partial(with_vllm, case) if name == "vllm" else build_args
-    with patch("grpo.trainer.build_args", arguments):
+    with patch("grpo.training.trainer.build_args", arguments):
         trainer: Any = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
     if case.forced and name != "vllm":
         if hasattr(rollout, "is_end"):

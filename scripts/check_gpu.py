@@ -38,23 +38,23 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
-from grpo.arithmetic import problems
-from grpo.batching import Batch, derive_batch
-from grpo.chat_template import prompt_ids
-from grpo.config import Config, compose
-from grpo.console import quiet, quiet_libraries
-from grpo.costs import Costs, Parts, architecture
-from grpo.data import build_train_set, load_splits
-from grpo.device import free_memory
-from grpo.engines import INSTALL
-from grpo.hub import ASSETS, resolve
-from grpo.model import build_policy, build_tokenizer
-from grpo.process import guard_streams
-from grpo.recorder import Recorder
-from grpo.rewards import build_rewards
-from grpo.rollout import Fast, Generate, build_rollout
-from grpo.tracking import NoTracker
-from grpo.trainer import Trainer, build_trainer
+from grpo.config.batch import Batch, derive_batch
+from grpo.config.schema import Config, compose
+from grpo.core.console import quiet, quiet_libraries
+from grpo.core.process import guard_streams
+from grpo.planning.costs import Costs, Parts, architecture
+from grpo.policy.chat_template import prompt_ids
+from grpo.policy.device import free_memory
+from grpo.policy.hub import ASSETS, resolve
+from grpo.policy.loading import build_policy, build_tokenizer
+from grpo.rewards.registry import build_rewards
+from grpo.sampling.engines import INSTALL
+from grpo.sampling.rollout import Fast, Generate, build_rollout
+from grpo.tasks.arithmetic import problems
+from grpo.tasks.datasets import build_train_set, load_splits
+from grpo.training.recorder import Recorder
+from grpo.training.tracking import NoTracker
+from grpo.training.trainer import Trainer, build_trainer
 
 GSM8K, QWEN = (os.environ.get(name, "") for name in ("GRPO_GSM8K_DIR", "GRPO_QWEN_DIR"))
 

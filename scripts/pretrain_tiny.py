@@ -3,7 +3,7 @@
 python scripts/pretrain_tiny.py
 
 It makes a Qwen2 policy that plays the part of an instruct model before GRPO. Three quarters of every batch are chats
-about training problems of grpo/arithmetic.py, answered in the mixed styles of STYLES: mostly a bare answer, at times
+about training problems (grpo/tasks/arithmetic.py), answered in the mixed styles of STYLES: mostly a bare answer, at times
 worked, seldom in the exact format. The rest is plain arithmetic (`7*8=56`). Held-out problems are never seen.
 """
 
@@ -26,12 +26,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from grpo.arithmetic import OPERATIONS, Problem, make_problem, problems
-from grpo.chat_template import chat
-from grpo.config import compose
-from grpo.process import guard_streams
-from grpo.prompts import last_number, same_answer
-from grpo.rewards import score
+from grpo.config.schema import compose
+from grpo.core.process import guard_streams
+from grpo.policy.chat_template import chat
+from grpo.rewards.registry import score
+from grpo.tasks.answers import last_number, same_answer
+from grpo.tasks.arithmetic import OPERATIONS, Problem, make_problem, problems
 
 # How the chats answer, and how often. Only the last one is the format that the system prompt asks for.
 STYLES = {

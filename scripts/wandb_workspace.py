@@ -12,9 +12,9 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from grpo.config import compose
-from grpo.errors import UserError, first_line
-from grpo.tracking import logged_in, use_environment, wandb_project
+from grpo.config.schema import compose
+from grpo.core.errors import UserError, first_line
+from grpo.training.tracking import logged_in, use_environment, wandb_project
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace

@@ -48,9 +48,9 @@ def slow(tmp_path: Path) -> None:
 @pytest.fixture
 def train(tmp_path, monkeypatch):
     """Run the training command's own `run` in this process; gives the run's folder and results."""
-    from grpo.config import compose
-    from grpo.folder import save_settings
-    from grpo.session import run
+    from grpo.config.schema import compose
+    from grpo.runs.folder import save_settings
+    from grpo.training.session import run
 
     monkeypatch.chdir(tmp_path)
 
@@ -203,7 +203,7 @@ def browser():
 
 def seen(browser, report: Path, width: int, scheme: str, names: set[str], lowest: float):
     """A report as it is seen without a network and JavaScript: all of its figures in sight, in the scheme's colours."""
-    from grpo.figures import COLOURS
+    from grpo.reports.figures import COLOURS
 
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=False

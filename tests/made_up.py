@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from grpo.config import Config, compose
-from grpo.folder import save_settings
+from grpo.config.schema import Config, compose
+from grpo.runs.folder import save_settings
 
 CHOICES = {"rewards": "default", "model": "tiny", "optimizer": "adamw", "tracking": "wandb"}
 composed = cache(lambda *overrides: compose(overrides))

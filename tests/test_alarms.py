@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from grpo.alarms import Alarms
-from grpo.chat_template import UNKNOWN, Framing
-from grpo.config import ALARMS, RULES, Config, compose
-from grpo.rewards import RewardStack
+from grpo.config.schema import ALARMS, RULES, Config, compose
+from grpo.policy.chat_template import UNKNOWN, Framing
+from grpo.rewards.registry import RewardStack
+from grpo.training.alarms import Alarms
 from tests.conftest import wandb_records
 from tests.test_train import metrics
 

@@ -4,9 +4,9 @@ import re
 from collections import Counter
 from itertools import islice
 
-from grpo.arithmetic import HELD_OUT_ONE_IN, JOY_STEPS, OPERATIONS, TEMPLATES, problems
-from grpo.config import DISTINCT
-from grpo.data import JOY
+from grpo.config.schema import DISTINCT
+from grpo.tasks.arithmetic import HELD_OUT_ONE_IN, JOY_STEPS, OPERATIONS, TEMPLATES, problems
+from grpo.tasks.datasets import JOY
 
 
 def take(held_out: bool, count: int = 1000, **settings):

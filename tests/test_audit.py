@@ -13,10 +13,10 @@ import pytest
 from hydra import compose as hydra_compose
 
 from grpo import audit
-from grpo.battery import ASKED, CHANGES, PROBES, WRONG, Finding, judge, measure
-from grpo.config import CONF, AuditConfig, configs, load, options, readable
-from grpo.errors import UserError
-from grpo.rewards import build_rewards, score
+from grpo.config.schema import CONF, AuditConfig, configs, load, options, readable
+from grpo.core.errors import UserError
+from grpo.rewards.probes import ASKED, CHANGES, PROBES, WRONG, Finding, judge, measure
+from grpo.rewards.registry import build_rewards, score
 from tests.test_config import imported
 
 MINE = """

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.batching import derive_batch
-from grpo.errors import UserError
+from grpo.config.batch import derive_batch
+from grpo.core.errors import UserError
 
 sizes = st.integers(1, 200)
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from grpo.hub import ASSETS
+from grpo.policy.hub import ASSETS
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
 

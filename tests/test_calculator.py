@@ -25,10 +25,10 @@ import numpy as np
 import pytest
 
 from grpo.calculator import HOST, PAGE, OnePage, Server, listen
-from grpo.diagnostics import attribute
-from grpo.errors import UserError
-from grpo.prompts import TAGS, one_number
-from grpo.rewards import REWARDS, RewardStack
+from grpo.core.errors import UserError
+from grpo.rewards.advantages import attribute
+from grpo.rewards.registry import REWARDS, RewardStack
+from grpo.tasks.answers import TAGS, one_number
 from tests import test_prompts, test_rewards
 from tests.conftest import surroundings
 from tests.test_rewards import PERFECT, answered
@@ -42,7 +42,7 @@ Case = tuple[str, str]  # completion and gold
 
 
 def by_python(cases: list[Case]) -> list[list[float]]:
-    """What grpo/rewards.py gives each case, in the order of NAMES."""
+    """What grpo/rewards/registry.py gives each case, in the order of NAMES."""
     takes_gold = ["gold" in inspect.signature(REWARDS[name]).parameters for name in NAMES]
     return [
         [

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 
 from grpo.calculator import PAGE
-from grpo.console import TAG
-from grpo.diagnostics import attribute
-from grpo.figures import COLOURS
-from grpo.prompts import TAGS, extract_answer
+from grpo.core.console import TAG
+from grpo.reports.figures import COLOURS
+from grpo.rewards.advantages import attribute
+from grpo.tasks.answers import TAGS, extract_answer
 from tests.test_calculator import KINDS, by_python, many
 from tests.test_rewards import PERFECT, answered
 

@@ -15,7 +15,9 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from grpo.comparison import (
+from grpo.core.errors import UserError
+from grpo.core.statistics import bootstrap, holm, paired_t, t_interval
+from grpo.reports.comparison import (
     PRIMARY,
     choose,
     contrasts,
@@ -27,8 +29,6 @@ from grpo.comparison import (
     trials,
     verdict,
 )
-from grpo.errors import UserError
-from grpo.estimators import bootstrap, holm, paired_t, t_interval
 from tests.made_up import made_up, made_up_sweep, plan
 
 shares = st.floats(0, 1).map(lambda value: round(value, 3))

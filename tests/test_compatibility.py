@@ -24,14 +24,14 @@ from transformers import (
     ViTConfig,
 )
 
-from grpo import device
-from grpo.chat_template import end_of_turn, opened_tag
-from grpo.compatibility import check_policy, positions
-from grpo.config import compose
-from grpo.errors import UserError
-from grpo.hub import ASSETS
-from grpo.model import build_policy, build_tokenizer
-from grpo.rollout import build_rollout
+from grpo.config.schema import compose
+from grpo.core.errors import UserError
+from grpo.policy import device
+from grpo.policy.chat_template import end_of_turn, opened_tag
+from grpo.policy.compatibility import check_policy, positions
+from grpo.policy.hub import ASSETS
+from grpo.policy.loading import build_policy, build_tokenizer
+from grpo.sampling.rollout import build_rollout
 from tests.test_model import QWEN, model, needs_qwen
 
 SIZE = {"vocab_size": 50, "n_embd": 16, "n_layer": 1, "n_head": 2}

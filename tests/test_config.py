@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grpo.config import CONF, SETTINGS, Config, EvaluateConfig, PlanConfig, check, compose, options
-from grpo.errors import UserError
+from grpo.config.schema import CONF, SETTINGS, Config, EvaluateConfig, PlanConfig, check, compose, options
+from grpo.core.errors import UserError
 from grpo.plan import compose as plan
 
 GROUPS = {folder.name: options(folder.name) for folder in CONF.iterdir() if folder.name != "hydra" and folder.is_dir()}

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from grpo import console as terminal
-from grpo.comparison import read_sweep
-from grpo.console import doing, error_message, facts, heading, printable, progress, show
-from grpo.page import tinted
+from grpo.core import console as terminal
+from grpo.core.console import doing, error_message, facts, heading, printable, progress, show
 from grpo.report import write_report
-from grpo.sweep_report import write_sweep_report
+from grpo.reports.comparison import read_sweep
+from grpo.reports.page import tinted
+from grpo.reports.sweep_report import write_sweep_report
 from tests.made_up import made_up, made_up_sweep, plan
 
 RESUME = "python -m grpo.train resume=outputs/2026-11-28/19-22-15 max_steps=N optimizer.lr=1e-4"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from grpo.chat_template import prompt_ids
-from grpo.config import GSM8K_TRAIN, compose
-from grpo.data import JOY, build_train_set, load_held_out, load_splits
-from grpo.errors import UserError
-from grpo.model import build_tokenizer
+from grpo.config.schema import GSM8K_TRAIN, compose
+from grpo.core.errors import UserError
+from grpo.policy.chat_template import prompt_ids
+from grpo.policy.loading import build_tokenizer
+from grpo.tasks.datasets import JOY, build_train_set, load_held_out, load_splits
 
 GSM8K = os.environ.get("GRPO_GSM8K_DIR")
 needs_gsm8k = pytest.mark.skipif(GSM8K is None, reason="GRPO_GSM8K_DIR does not name a folder with GSM8K")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from grpo.config import compose
+from grpo.config.schema import compose
 from tests.conftest import read_wandb
 
 

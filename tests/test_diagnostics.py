@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo.diagnostics import attribute, measure
+from grpo.rewards.advantages import attribute, measure
 from tests.test_trainer import micro_batches, trainer  # noqa: F401
 
 MODES = [(scale, "sum_then_normalize") for scale in ("group", "batch", "none")] + [("group", "normalize_then_sum")]

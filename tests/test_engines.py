@@ -21,19 +21,19 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from trl.generation import vllm_generation
 
-from grpo import engines
-from grpo.batching import derive_batch
-from grpo.config import ENGINES, Config, compose
-from grpo.engines import INSTALL, require_package, require_ranks, require_server
-from grpo.errors import UserError
-from grpo.folder import cut_back, find_checkpoint, save_settings
-from grpo.launching import at_once
-from grpo.model import build_policy, build_tokenizer
-from grpo.rewards import RewardStack
-from grpo.rollout import Fast, Generate
-from grpo.session import run
-from grpo.shared_prompts import NAME
-from grpo.trainer import Trainer, build_args
+from grpo.config.batch import derive_batch
+from grpo.config.schema import ENGINES, Config, compose
+from grpo.core.errors import UserError
+from grpo.policy.loading import build_policy, build_tokenizer
+from grpo.policy.prefix_sharing import NAME
+from grpo.rewards.registry import RewardStack
+from grpo.runs.folder import cut_back, find_checkpoint, save_settings
+from grpo.sampling import engines
+from grpo.sampling.engines import INSTALL, require_package, require_ranks, require_server
+from grpo.sampling.rollout import Fast, Generate
+from grpo.sweeps.launchers import at_once
+from grpo.training.session import run
+from grpo.training.trainer import Trainer, build_args
 from tests.conftest import SMALL
 from tests.test_sweep import jobs_of
 from tests.test_train import metrics

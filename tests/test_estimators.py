@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo.estimators import bootstrap, maj_at_k, mcnemar, pass_at_k, wilson
+from grpo.core.statistics import bootstrap, maj_at_k, mcnemar, pass_at_k, wilson
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (3, 10), (10, 10), (654, 1319)])

@@ -14,10 +14,10 @@ import pytest
 from hydra import compose as hydra_compose
 
 from grpo import evaluate
-from grpo.config import EvaluateConfig, compose, configs, distorting, load_run, readable
-from grpo.data import load_splits
-from grpo.errors import UserError
-from grpo.estimators import wilson
+from grpo.config.schema import EvaluateConfig, compose, configs, distorting, load_run, readable
+from grpo.core.errors import UserError
+from grpo.core.statistics import wilson
+from grpo.tasks.datasets import load_splits
 from tests.conftest import SMALL
 from tests.test_config import imported
 from tests.test_data import GSM8K, needs_gsm8k
@@ -127,7 +127,7 @@ def test_it_is_answered_once(folder, capsys) -> None:
 
 @pytest.mark.parametrize("sampling", [[], ["samples=3", "temperature=1.0"]])
 def test_an_interrupted_evaluation_goes_on(folder, monkeypatch, capsys, sampling: list[str]) -> None:
-    from grpo.rollout import Fast
+    from grpo.sampling.rollout import Fast
 
     run("run=A", "name=whole", *sampling)
     complete, calls = Fast.complete, []

@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 import torch
 
-from grpo.arithmetic import problems
-from grpo.chat_template import prompt_ids
-from grpo.config import compose
-from grpo.data import Example
-from grpo.errors import UserError
-from grpo.estimators import bootstrap, maj_at_k, pass_at_k, wilson
-from grpo.evaluation import SHARES, Batch, Completion, Evaluation, answer, answer_greedily, compare, evaluate
-from grpo.model import build_policy, build_tokenizer
-from grpo.rewards import build_rewards
-from grpo.rollout import build_rollout
+from grpo.config.schema import compose
+from grpo.core.errors import UserError
+from grpo.core.statistics import bootstrap, maj_at_k, pass_at_k, wilson
+from grpo.evaluation.evaluation import SHARES, Batch, Completion, Evaluation, answer, answer_greedily, compare, evaluate
+from grpo.policy.chat_template import prompt_ids
+from grpo.policy.loading import build_policy, build_tokenizer
+from grpo.rewards.registry import build_rewards
+from grpo.sampling.rollout import build_rollout
+from grpo.tasks.arithmetic import problems
+from grpo.tasks.datasets import Example
 
 CONFIG = compose(["max_completion_length=24"])
 EXAMPLES = [Example(p.question, str(p.answer)) for p in islice(problems(True, seed=1), 128)]

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grpo.config import ALARMS, Config, compose, options
-from grpo.errors import UserError
-from grpo.session import run
+from grpo.config.schema import ALARMS, Config, compose, options
+from grpo.core.errors import UserError
+from grpo.training.session import run
 from tests.conftest import SMALL
 
 EXAMPLES = int(os.environ.get("GRPO_FUZZ_EXAMPLES", "60"))

@@ -18,12 +18,12 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
-from grpo import ranks
-from grpo.batching import derive_batch
-from grpo.checkpoint import newest_whole
-from grpo.config import compose
-from grpo.device import check_device
-from grpo.errors import UserError
+from grpo.config.batch import derive_batch
+from grpo.config.schema import compose
+from grpo.core import ranks
+from grpo.core.errors import UserError
+from grpo.policy.device import check_device
+from grpo.runs.checkpoints import newest_whole
 from tests.conftest import SMALL
 
 DDP = Path(__file__).parent.parent / "scripts" / "accelerate" / "ddp.yaml"

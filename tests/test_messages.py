@@ -9,9 +9,9 @@ from typing import Any, get_args
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from grpo import hints
-from grpo.command import check_arguments
-from grpo.config import (
+from grpo.config.command import check_arguments
+from grpo.config.overrides import quoted, refuse_too_many_jobs, typed_in_shell, unreadable, values_of
+from grpo.config.schema import (
     COMMON,
     RULES,
     SWEEPER,
@@ -23,14 +23,14 @@ from grpo.config import (
     PlanConfig,
     SearchConfig,
     compose,
+    hints,
     saved_settings,
     settings_of_schema,
 )
-from grpo.errors import UserError
-from grpo.files import json_object
-from grpo.folder import command_to_resume, going_on, overrides_of
-from grpo.overrides import quoted, refuse_too_many_jobs, typed_in_shell, unreadable, values_of
-from grpo.tracking import check_tracking
+from grpo.core.errors import UserError
+from grpo.core.files import json_object
+from grpo.runs.folder import command_to_resume, going_on, overrides_of
+from grpo.training.tracking import check_tracking
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo.chat_template import prompt_ids
-from grpo.config import ModelConfig, compose
-from grpo.errors import UserError
-from grpo.hub import ASSETS
-from grpo.model import build_policy, build_tokenizer, save_policy
+from grpo.config.schema import ModelConfig, compose
+from grpo.core.errors import UserError
+from grpo.policy.chat_template import prompt_ids
+from grpo.policy.hub import ASSETS
+from grpo.policy.loading import build_policy, build_tokenizer, save_policy
 
 QWEN = os.environ.get("GRPO_QWEN_DIR")
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

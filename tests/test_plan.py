@@ -17,14 +17,14 @@ import trl.kernels.chunked_logprob
 import trl.trainer.utils
 from torch.profiler import ProfilerActivity, profile
 
-import grpo.costs as costs_module
-import grpo.rollout
-import grpo.trainer
-from grpo.config import CONF, PlanConfig, options
-from grpo.costs import Architecture, Costs, Rates, architecture
-from grpo.errors import UserError
-from grpo.model import build_policy
+import grpo.planning.costs as costs_module
+import grpo.sampling.rollout
+import grpo.training.trainer
+from grpo.config.schema import CONF, PlanConfig, options
+from grpo.core.errors import UserError
 from grpo.plan import amount, batch_of, compose, hardware_of, nearest, peak, run, usable
+from grpo.planning.costs import Architecture, Costs, Rates, architecture
+from grpo.policy.loading import build_policy
 from scripts.check_gpu import at_the_limits
 from tests.test_data import GSM8K, needs_gsm8k
 from tests.test_model import QWEN, needs_bitsandbytes, needs_qwen
@@ -180,7 +180,10 @@ def test_sizes_that_others_set_are_still_theirs() -> None:
         trl.kernels.chunked_logprob.TOKEN_CHUNK_SIZE,
         trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE,
     )
-    assert (costs_module.PLAIN_HEAD, costs_module.GRAIN) == (grpo.trainer.PLAIN_HEAD, grpo.rollout.GRAIN)
+    assert (costs_module.PLAIN_HEAD, costs_module.GRAIN) == (
+        grpo.training.trainer.PLAIN_HEAD,
+        grpo.sampling.rollout.GRAIN,
+    )
 
 
 def test_the_parameters_are_those_of_the_policy() -> None:

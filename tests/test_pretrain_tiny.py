@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo.hub import ASSETS
+from grpo.policy.hub import ASSETS
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "pretrain_tiny.py"
 

@@ -15,10 +15,11 @@ from threading import Timer
 
 import pytest
 
-from grpo import audit, calculator, evaluate, plan, ranks, report, reproduce, sample, train
-from grpo.errors import UserError
-from grpo.process import guarded
-from grpo.signals import Signals, Stopped
+from grpo import audit, calculator, evaluate, plan, report, reproduce, sample, train
+from grpo.core import ranks
+from grpo.core.errors import UserError
+from grpo.core.process import guarded
+from grpo.core.signals import Signals, Stopped
 from tests.conftest import SMALL
 
 
@@ -174,13 +175,13 @@ def python(code: str, *arguments: str | bytes, **environment: str) -> subprocess
     ],
 )
 def test_an_argument_that_the_locale_cannot_read(argument: str | bytes, environment, message: str) -> None:
-    done = python("from grpo.process import check_process; check_process()", argument, **environment)
+    done = python("from grpo.core.process import check_process; check_process()", argument, **environment)
     assert (done.returncode == 0) == (message == "")
     assert message in done.stderr
 
 
 def test_a_backend_that_matplotlib_does_not_know() -> None:
-    assert python("import grpo.figures", MPLBACKEND="nope").returncode == 0
+    assert python("import grpo.reports.figures", MPLBACKEND="nope").returncode == 0
 
 
 LONG_CALL = 5_000_000  # rounds that take seconds, within one call that Python cannot interrupt
@@ -200,7 +201,7 @@ def test_a_signal_is_noted_at_once_in_a_long_call(caplog, capsys) -> None:
 
 def test_a_second_signal_ends_a_long_call() -> None:
     code = (
-        "import hashlib, os, signal, threading, time\nfrom grpo.signals import Signals\n"
+        "import hashlib, os, signal, threading, time\nfrom grpo.core.signals import Signals\n"
         "for wait in (0.2, 0.6): threading.Timer(wait, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
         "with Signals() as signals, signals.noted('finishing the step'):\n"
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"

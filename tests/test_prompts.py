@@ -2,8 +2,8 @@
 
 import pytest
 
-from grpo.chat_template import chat
-from grpo.prompts import last_number, one_number, same_answer
+from grpo.policy.chat_template import chat
+from grpo.tasks.answers import last_number, one_number, same_answer
 
 
 @pytest.mark.parametrize(

@@ -18,19 +18,19 @@ import pytest
 import torch
 from torch.distributed.fsdp import fully_shard
 
-import grpo.trainer
-from grpo import ranks
-from grpo.batching import derive_batch
-from grpo.config import compose
-from grpo.data import build_train_set, load_splits
-from grpo.diagnostics import Attribution, attribute
-from grpo.model import build_policy, build_tokenizer
-from grpo.recorder import Recorder
-from grpo.rewards import REWARDS, RewardStack
-from grpo.rollout import build_rollout
-from grpo.sharding import copy_weights, whole_copy
-from grpo.tracking import NoTracker
-from grpo.trainer import Trainer, build_trainer
+import grpo.training.trainer
+from grpo.config.batch import derive_batch
+from grpo.config.schema import compose
+from grpo.core import ranks
+from grpo.policy.loading import build_policy, build_tokenizer
+from grpo.policy.sharding import copy_weights, whole_copy
+from grpo.rewards.advantages import Attribution, attribute
+from grpo.rewards.registry import REWARDS, RewardStack
+from grpo.sampling.rollout import build_rollout
+from grpo.tasks.datasets import build_train_set, load_splits
+from grpo.training.recorder import Recorder
+from grpo.training.tracking import NoTracker
+from grpo.training.trainer import Trainer, build_trainer
 from tests.test_trainer import micro_batches
 
 K = 4
@@ -80,7 +80,7 @@ def work(out: Path) -> None:
         splits.append(attribute(*args))
         return splits[-1]
 
-    grpo.trainer.attribute = keep
+    grpo.training.trainer.attribute = keep
     seen = []
     for seed, ((prompts, micro), scale, aggregation) in enumerate(CASES):
         overrides = [f"seed={seed}", f"algorithm.scale_rewards={scale}"]

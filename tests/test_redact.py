@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grpo import provenance
-from grpo.config import Config, as_schema, compose
-from grpo.hub import ASSETS
-from grpo.redact import FromEnvironment, masked_override, masked_text, sources, stored
+from grpo.config.schema import Config, as_schema, compose
+from grpo.core.redact import FromEnvironment, masked_override, masked_text, sources, stored
+from grpo.policy.hub import ASSETS
+from grpo.runs import provenance
 from tests.conftest import SMALL
 from tests.test_evaluate import run as evaluated
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from grpo.errors import UserError
+from grpo.core.errors import UserError
 from grpo.reproduce import differences
 from tests import fake_wandb
 from tests.conftest import LONG, SMALL, surroundings, wandb_records
@@ -246,7 +246,7 @@ def test_a_reward_that_is_not_finite_skips_the_step(train, tmp_path: Path, capsy
 @pytest.fixture
 def broken_loss(monkeypatch):
     """The loss of the second step is not a number, as after an overflow."""
-    from grpo.trainer import Trainer
+    from grpo.training.trainer import Trainer
 
     compute = Trainer._compute_loss
 
@@ -306,8 +306,8 @@ def test_a_loss_that_is_not_finite_skips_the_step(train, tmp_path: Path, broken_
     ],
 )
 def test_out_of_memory_names_the_next_smaller_micro_batch(train, monkeypatch, where, settings, message) -> None:
-    from grpo.rollout import Fast
-    from grpo.trainer import Trainer
+    from grpo.sampling.rollout import Fast
+    from grpo.training.trainer import Trainer
 
     def exhausted(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

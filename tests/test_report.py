@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grpo.errors import UserError
-from grpo.figures import COLOURS, HUES, colours, spread
-from grpo.record import read
+from grpo.core.errors import UserError
 from grpo.report import headline, main, write_report
+from grpo.reports.figures import COLOURS, HUES, colours, spread
+from grpo.runs.record import read
 from tests.conftest import SMALL, seen
 
 FIGURES = {

@@ -14,10 +14,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from grpo.checkpoint import damage, newest_whole
-from grpo.config import compose, flat, options, saved_settings
-from grpo.errors import UserError
-from grpo.folder import (
+from grpo.config.schema import compose, flat, options, saved_settings
+from grpo.core.errors import UserError
+from grpo.core.signals import Stopped
+from grpo.policy.hub import ASSETS
+from grpo.reproduce import differences
+from grpo.runs.checkpoints import damage, newest_whole
+from grpo.runs.folder import (
     cut_back,
     find_checkpoint,
     holds_run,
@@ -27,12 +30,9 @@ from grpo.folder import (
     save_settings,
     settings_of,
 )
-from grpo.hub import ASSETS
-from grpo.recorder import Recorder
-from grpo.reproduce import differences
-from grpo.session import run
-from grpo.signals import Stopped
-from grpo.trust import sign
+from grpo.runs.trust import sign
+from grpo.training.recorder import Recorder
+from grpo.training.session import run
 from tests.conftest import SMALL, Process
 
 

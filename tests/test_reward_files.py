@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from grpo.errors import UserError
-from grpo.rewards import NotFinite, build_rewards, load_reward_files, score
+from grpo.core.errors import UserError
+from grpo.rewards.registry import NotFinite, build_rewards, load_reward_files, score
 
 HEAD = "from grpo.rewards import reward\n"
 
@@ -148,7 +148,7 @@ RAISED = {
     "raise SystemExit(3)": "raised SystemExit: 3",
     "class Mute(Exception):\n        def __str__(self): raise OSError\n    raise Mute": r"raised Mute \(mine.py",
     "mine(completion)": "raised RecursionError",
-    "from grpo.errors import UserError\n    raise UserError('mine')": "raised UserError: mine",
+    "from grpo.core.errors import UserError\n    raise UserError('mine')": "raised UserError: mine",
 }
 
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.config import ANSWER_MATCHES, compose, options
-from grpo.errors import UserError
-from grpo.prompts import TAGS
-from grpo.rewards import REWARDS, build_rewards, score
+from grpo.config.schema import ANSWER_MATCHES, compose, options
+from grpo.core.errors import UserError
+from grpo.rewards.registry import REWARDS, build_rewards, score
+from grpo.tasks.answers import TAGS
 
 PERFECT = "<reasoning>\n8*3=24 pages.\n</reasoning>\n<answer>\n18\n</answer>\n"
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from grpo.arithmetic import problems
-from grpo.chat_template import prompt_ids
-from grpo.config import compose
-from grpo.model import build_policy, build_tokenizer
-from grpo.qwen2 import Qwen2
-from grpo.rollout import Fast, Generate, Graphs, Sampler, Transformers
+from grpo.config.schema import compose
+from grpo.policy.chat_template import prompt_ids
+from grpo.policy.loading import build_policy, build_tokenizer
+from grpo.sampling.qwen2 import Qwen2
+from grpo.sampling.rollout import Fast, Generate, Graphs, Sampler, Transformers
+from grpo.tasks.arithmetic import problems
 
 CONFIG = compose()
 LIMIT = 48
@@ -106,7 +106,7 @@ def test_sampled_tokens_have_the_probabilities_of_a_plain_forward(
     torch.manual_seed(0)
     rows = [prompts[0]] * 6 + [prompts[1]] * 6  # equal groups: the rows of static storage stand in order
     if kind == "graphs":
-        monkeypatch.setattr("grpo.rollout.Rows.halved", lambda self, done: self)
+        monkeypatch.setattr("grpo.sampling.rollout.Rows.halved", lambda self, done: self)
     completions = rollout.complete(rows, LIMIT, temperature)
     exact_policy = deepcopy(policy).double()
     errors, plain_errors = [], []
@@ -222,7 +222,7 @@ def test_adapters_are_part_of_the_policy(tokenizer, prompts) -> None:
 
 def test_a_window_shorter_than_a_text_is_left_to_generate(tokenizer, prompts, monkeypatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("grpo.rollout.say", said.append)
+    monkeypatch.setattr("grpo.sampling.rollout.say", said.append)
     size = {
         "hidden_size": 32,
         "intermediate_size": 48,

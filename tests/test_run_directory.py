@@ -10,12 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from grpo import record, reproduce
-from grpo.checkpoint import damage
-from grpo.comparison import read_sweep
-from grpo.config import load_run
-from grpo.errors import UserError
-from grpo.folder import (
+from grpo import reproduce
+from grpo.config.schema import load_run
+from grpo.core.errors import UserError
+from grpo.reports.comparison import read_sweep
+from grpo.runs import record
+from grpo.runs.checkpoints import damage
+from grpo.runs.folder import (
     Resumption,
     cut_back,
     followed,

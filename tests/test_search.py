@@ -13,8 +13,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from grpo.comparison import read_sweep, trials, verdict
-from grpo.search import JOURNAL, Pruning, pruning
+from grpo.reports.comparison import read_sweep, trials, verdict
+from grpo.sweeps.search import JOURNAL, Pruning, pruning
 from tests.test_sweep import FEW, lines, results
 
 SEARCH = ["-m", "hydra/sweeper=optuna", "num_generations=2,4", "optimizer.lr=tag(log,interval(1e-5,1e-3))", *FEW]
@@ -110,9 +110,9 @@ def told(tmp_path: Path, values: list[float]) -> Pruning | None:
 
 @pytest.mark.parametrize(("others", "steps"), [(1000.0, 2), (0.0, 6)])
 def test_a_trial_below_the_median_is_ended(tmp_path, monkeypatch, others: float, steps: int) -> None:
-    from grpo.config import compose
-    from grpo.folder import save_settings
-    from grpo.session import run
+    from grpo.config.schema import compose
+    from grpo.runs.folder import save_settings
+    from grpo.training.session import run
 
     monkeypatch.chdir(tmp_path)
     typed = [*FEW, "num_generations=4", "max_steps=6", "eval_steps=2", "data.validation_problems=4"]

@@ -17,7 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from grpo.shared_prompts import LogProbs, Packed, Ragged, Unsupported, forward, share_prompts
+from grpo.policy.prefix_sharing import LogProbs, Packed, Ragged, Unsupported, forward, share_prompts
 
 SIZE = {
     "vocab_size": 50,

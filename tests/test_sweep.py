@@ -19,11 +19,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 
-from grpo.config import configs
-from grpo.errors import UserError
-from grpo.jobs import Job, compose_jobs, values_listed
-from grpo.launching import build_launcher
-from grpo.search import run_search
+from grpo.config.schema import configs
+from grpo.core.errors import UserError
+from grpo.sweeps.jobs import Job, compose_jobs, values_listed
+from grpo.sweeps.launchers import build_launcher
+from grpo.sweeps.search import run_search
 from tests.conftest import LONG, SMALL, surroundings, wandb_records
 from tests.test_config import imported
 from tests.test_resume import assert_same
@@ -101,7 +101,7 @@ calls = []
 @reward
 def alive(completions):
     calls.append(1)
-    from grpo.trainer import Trainer
+    from grpo.training.trainer import Trainer
 
     return [float(sum(isinstance(each, Trainer) for each in gc.get_objects()) + 100 * len(calls))] * len(completions)
 """
@@ -391,7 +391,7 @@ def test_joblib_killed_and_started_again(slow, tmp_path: Path) -> None:
     resumed = [json.loads((tmp_path / "sweep" / job / "provenance.json").read_text())["resumed"] for job in "012"]
     assert sorted(map(len, resumed)) == [0, 0, 1]
     # Two jobs share two cores, and do not take both each.
-    from grpo.device import cores
+    from grpo.policy.device import cores
 
     assert {results(tmp_path / "sweep" / job)["threads"] for job in "012"} == {max(1, cores() // 2)}
 

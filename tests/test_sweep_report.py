@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
 
-from grpo.comparison import PRIMARY, read_sweep
-from grpo.errors import UserError
+from grpo.core.errors import UserError
 from grpo.report import main
-from grpo.sweep_report import write_sweep_report
+from grpo.reports.comparison import PRIMARY, read_sweep
+from grpo.reports.sweep_report import write_sweep_report
 from tests.conftest import SMALL, seen
 from tests.made_up import made_up, made_up_sweep, plan
 

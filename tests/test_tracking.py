@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from grpo.config import compose
-from grpo.errors import UserError
-from grpo.folder import Label, run_name
-from grpo.tracking import build_tracker, check_tracking
+from grpo.config.schema import compose
+from grpo.core.errors import UserError
+from grpo.runs.folder import Label, run_name
+from grpo.training.tracking import build_tracker, check_tracking
 from tests import fake_wandb
 from tests.conftest import read_wandb
 from tests.test_train import STACK, metrics

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo.config import options
-from grpo.errors import UserError
+from grpo.config.schema import options
+from grpo.core.errors import UserError
 from grpo.reproduce import differences
 from tests.conftest import SMALL, read_wandb
 from tests.test_model import needs_bitsandbytes
@@ -302,7 +302,9 @@ def test_a_missing_package_is_named_before_anything_is_loaded(
     train, monkeypatch, package: str, override: str, said: str
 ) -> None:
     here = find_spec
-    monkeypatch.setattr("grpo.device.find_spec", lambda name: None if name == package else here(name))
-    monkeypatch.setattr("grpo.session.load_splits", lambda *args, **kwargs: pytest.fail("problems were loaded"))
+    monkeypatch.setattr("grpo.policy.device.find_spec", lambda name: None if name == package else here(name))
+    monkeypatch.setattr(
+        "grpo.training.session.load_splits", lambda *args, **kwargs: pytest.fail("problems were loaded")
+    )
     with pytest.raises(UserError, match=re.escape(said)):
         train(override)

@@ -8,15 +8,15 @@ import torch
 import trl.trainer.utils
 from transformers.models.qwen2 import modeling_qwen2
 
-from grpo.batching import derive_batch
-from grpo.config import CONF, compose
-from grpo.data import build_train_set, load_splits
-from grpo.model import build_policy, build_tokenizer
-from grpo.recorder import Recorder
-from grpo.rewards import build_rewards
-from grpo.rollout import Fast, build_rollout
-from grpo.tracking import NoTracker
-from grpo.trainer import Trainer, build_trainer
+from grpo.config.batch import derive_batch
+from grpo.config.schema import CONF, compose
+from grpo.policy.loading import build_policy, build_tokenizer
+from grpo.rewards.registry import build_rewards
+from grpo.sampling.rollout import Fast, build_rollout
+from grpo.tasks.datasets import build_train_set, load_splits
+from grpo.training.recorder import Recorder
+from grpo.training.tracking import NoTracker
+from grpo.training.trainer import Trainer, build_trainer
 
 ALGORITHMS = sorted(file.stem for file in (CONF / "algorithm").glob("*.yaml"))
 # Templates of different lengths and a limit that cuts some completions.
@@ -192,8 +192,8 @@ def test_a_batch_cut_off_and_masked_whole(trainer) -> None:
 
 def test_a_policy_that_cannot_share_prompts_trains_as_in_trl(trainer, monkeypatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("grpo.trainer.say", said.append)
-    monkeypatch.setattr("grpo.rollout.say", said.append)
+    monkeypatch.setattr("grpo.training.trainer.say", said.append)
+    monkeypatch.setattr("grpo.sampling.rollout.say", said.append)
     built = trainer("max_steps=2", attention="eager")
     assert not isinstance(built.rollout, Fast)
     built.train()

@@ -16,13 +16,13 @@ import yaml
 
 from grpo import report, reproduce, sample
 from grpo import train as training
-from grpo.checkpoint import read_provenance
-from grpo.config import compose
-from grpo.console import RunLog
-from grpo.errors import UserError
-from grpo.folder import overrides_of
-from grpo.hub import ASSETS
-from grpo.trust import key_path, refuse_links, require_trust, sign
+from grpo.config.schema import compose
+from grpo.core.console import RunLog
+from grpo.core.errors import UserError
+from grpo.policy.hub import ASSETS
+from grpo.runs.checkpoints import read_provenance
+from grpo.runs.folder import overrides_of
+from grpo.runs.trust import key_path, refuse_links, require_trust, sign
 from tests.conftest import SMALL
 from tests.made_up import made_up
 from tests.test_evaluate import run as evaluated

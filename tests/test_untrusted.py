@@ -16,15 +16,15 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
-from grpo.checkpoint import MANIFEST, damage
-from grpo.completions import read_completions
-from grpo.config import compose
-from grpo.errors import UserError
-from grpo.files import file_sha256, write_json
-from grpo.folder import cut_back, find_checkpoint, resume, save_settings
-from grpo.hub import ASSETS
+from grpo.config.schema import compose
+from grpo.core.errors import UserError
+from grpo.core.files import file_sha256, write_json
+from grpo.evaluation.completions import read_completions
+from grpo.policy.hub import ASSETS
 from grpo.report import write_report
-from grpo.session import run
+from grpo.runs.checkpoints import MANIFEST, damage
+from grpo.runs.folder import cut_back, find_checkpoint, resume, save_settings
+from grpo.training.session import run
 from tests.conftest import SMALL, read_wandb
 
 HOSTILE = [
@@ -215,7 +215,7 @@ def hostile(monkeypatch) -> None:
 
 def test_hostile_text_stays_text(train, tmp_path, hostile, capsys, monkeypatch) -> None:
     # A terminal, so that markup and colours would show.
-    monkeypatch.setattr("grpo.console.console", Console(highlight=False, force_terminal=True, width=100))
+    monkeypatch.setattr("grpo.core.console.console", Console(highlight=False, force_terminal=True, width=100))
     questions = [text for text in HOSTILE if "\ud800" not in text]
     rows = [{"question": f"{i} {text[:200]}", "answer": "#### 1"} for i in range(6) for text in questions]
     (tmp_path / "train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))

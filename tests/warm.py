@@ -20,9 +20,9 @@ def killed_after(delay: float) -> None:
 
 def kill_in(point: str, call: int, delay: float) -> None:
     """Have this process killed `delay` seconds into the call number `call` of what `point` names."""
-    from grpo.recorder import Recorder
-    from grpo.rollout import Fast
-    from grpo.trainer import Trainer
+    from grpo.sampling.rollout import Fast
+    from grpo.training.recorder import Recorder
+    from grpo.training.trainer import Trainer
 
     if point == "anywhere":
         return killed_after(delay)
@@ -65,11 +65,11 @@ def main() -> None:
     import matplotlib.figure
     import wandb
 
-    import grpo.evaluation
-    import grpo.rollout
-    import grpo.trainer
+    import grpo.evaluation.evaluation
+    import grpo.sampling.rollout
+    import grpo.training.trainer
 
-    assert matplotlib and wandb and grpo.evaluation
+    assert matplotlib and wandb and grpo.evaluation.evaluation
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:

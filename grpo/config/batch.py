@@ -1,0 +1,76 @@
+"""From K, prompts a step, micro-batch and processes to a batch that fits, or to the nearest settings that do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from math import ceil
+
+from grpo.config.schema import Config
+from grpo.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How the completions of one optimizer step are cut: `world_size x accumulation x per_device` of them."""
+
+    num_generations: int
+    prompts_per_step: int
+    per_device: int
+    accumulation: int
+    world_size: int
+
+    @property
+    def completions(self) -> int:
+        return self.num_generations * self.prompts_per_step
+
+    def __str__(self) -> str:
+        cut = f"{self.accumulation} x {self.per_device}" + (f" on {self.world_size} processes" * (self.world_size > 1))
+        return (
+            f"{self.prompts_per_step} prompts x {self.num_generations} completions = {self.completions} a step, {cut}"
+        )
+
+
+def derive_batch(num_generations: int, prompts_per_step: int, micro_batch_size: int, world_size: int = 1) -> Batch:
+    """The largest micro-batch of at most `micro_batch_size` completions that cuts a step into equal parts.
+
+    TRL counts its batches in completions and splits the completions of a step evenly over processes; its `grpo` loss
+    averages over micro-batches, so they must be of equal size.
+
+    Raises:
+        UserError: the completions of a step cannot be shared out evenly over the processes.
+    """
+    completions = num_generations * prompts_per_step
+    if completions % world_size:
+        prompts = _nearest(prompts_per_step, 1, lambda n: n * num_generations % world_size == 0)
+        generations = _nearest(num_generations, 2, lambda n: n * prompts_per_step % world_size == 0)
+        raise UserError(
+            f"prompts_per_step={prompts_per_step} x num_generations={num_generations} = {completions} completions a "
+            f"step do not share out evenly over {world_size} processes. Nearest that do: "
+            f"prompts_per_step={prompts}, or num_generations={generations}."
+        )
+    share = completions // world_size
+    per_device = max(size for size in range(1, min(micro_batch_size, share) + 1) if share % size == 0)
+    return Batch(num_generations, prompts_per_step, per_device, share // per_device, world_size)
+
+
+def smaller(batch: Batch) -> Batch | None:
+    """The same batch in the next smaller micro-batches."""
+    if batch.per_device == 1:
+        return None
+    return derive_batch(batch.num_generations, batch.prompts_per_step, batch.per_device - 1, batch.world_size)
+
+
+def optimizer_steps(config: Config, problems: int) -> int:
+    """How many a run on `problems` training problems takes."""
+    if config.max_steps is not None:
+        return config.max_steps
+    steps, passes = config.algorithm.steps_per_generation, config.algorithm.num_iterations
+    rollouts = problems // (config.prompts_per_step * steps)
+    return ceil(rollouts * steps * passes * config.num_train_epochs)
+
+
+def _nearest(value: int, least: int, fits: Callable[[int], bool]) -> str:
+    """The next smaller and the next larger number that fits; there is always a larger one."""
+    below = next((n for n in range(value - 1, least - 1, -1) if fits(n)), None)
+    above = next(n for n in count(value + 1) if fits(n))
+    return f"{above}" if below is None else f"{below} or {above}"

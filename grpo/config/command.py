@@ -1,0 +1,252 @@
+"""What every Hydra command does around its work: a user's mistake ends in one message and a non-zero exit."""
+
+import atexit
+import gc
+import io
+import os
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from grpo.config.hydra_settings import checked
+from grpo.config.overrides import is_readable, parse, spaced, typed_in_shell
+from grpo.config.schema import AnyConfig, no_such_setting, readable, settings_of_schema
+from grpo.core.console import console, error_message, log, printable, show
+from grpo.core.errors import UserError, shortened
+from grpo.core.process import check_process, guard_streams
+from grpo.core.redact import masked_text
+from grpo.core.signals import Stopped
+
+
+def task_overrides() -> list[str]:
+    """The overrides of a job as they were typed, with their interpolations."""
+    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(typed, list)
+    return [str(each) for each in typed]
+
+
+class Jobs:
+    """What `command` must know of the jobs that Hydra ran for it."""
+
+    typed: Sequence[str] = ()
+    started = False
+    multirun = False
+    mistake: UserError | None = None
+
+
+@contextmanager
+def job() -> Iterator[None]:
+    """Around the work of one job."""
+    guard_streams()  # a launcher may have started a process for it
+    settings = HydraConfig.get()
+    Jobs.started, Jobs.multirun = True, settings.mode == RunMode.MULTIRUN
+    try:
+        yield
+    except UserError as error:
+        log.error("%s", printable(masked_text(str(error))))
+        Jobs.mistake = error
+
+
+@contextmanager
+def wrapped_help() -> Iterator[None]:
+    """Wrap the help that Hydra prints in a terminal, like all other output."""
+    if not {"--help", "-h"} & {*sys.argv} or not console.is_terminal:
+        yield
+        return
+    try:
+        with redirect_stdout(io.StringIO()) as text:
+            yield
+    finally:  # Hydra ends the process after its help
+        show(text.getvalue().rstrip("\n"), console)
+
+
+def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -> None:
+    """Run a Hydra app to its exit code; `interrupted` is what is said after Ctrl-C."""
+    with ending(schema, interrupted):
+        run_app(app, schema)
+
+
+@contextmanager
+def ending(schema: type[AnyConfig], interrupted: str) -> Iterator[None]:
+    """Around the work of a command: print why it ended, and exit with the right code."""
+    # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    guard_streams()
+    # Otherwise Python collects garbage among PyTorch's objects at exit, which takes seconds.
+    atexit.register(gc.freeze)
+    try:
+        check_process()
+        with readable(schema):
+            yield
+        if Jobs.mistake:
+            raise Jobs.mistake
+    except UserError as error:
+        sys.exit(error_message(masked_text(f"error: {error}")))
+    except Stopped as stopped:
+        print(error_message(stopped), file=sys.stderr)
+        sys.exit(stopped.exit_code)
+    except KeyboardInterrupt:
+        print(error_message(interrupted), file=sys.stderr)
+        sys.exit(130)
+
+
+def run_app(app: Callable[[], Any], schema: type[AnyConfig]) -> None:
+    """Run a Hydra app on the arguments of this process, once they are checked."""
+    sys.argv[1:] = check_arguments(sys.argv[1:], schema)
+    with checked(), wrapped_help():
+        app()
+
+
+FLAGS = {name: action for action in get_args_parser()._actions for name in action.option_strings}
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Arguments with Hydra's flags before the overrides, because argparse accepts one sequence of overrides only."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flags.append(word)
+        if (action := FLAGS.get(word)) is None or action.nargs == 0:
+            continue
+        if action.nargs == "?" and "=" in "".join(words[:1]):
+            flags[-1] = f"{word}={action.const}"  # else it would take the first override for its value
+        elif words and not words[0].startswith("-"):
+            flags.append(words.pop(0))
+    return [*flags, *overrides]
+
+
+def _groups(schema: type[AnyConfig]) -> set[str]:
+    return {key for key, kind in settings_of_schema(schema).items() if is_dataclass(kind)} | {"rewards", "experiment"}
+
+
+def check_arguments(arguments: Sequence[str], schema: type[AnyConfig]) -> list[str]:
+    """The arguments, flags first. Refuses what Hydra would answer with its usage or a traceback.
+
+    Raises:
+        UserError: an unknown flag, or flags that exclude each other; an override that cannot be parsed.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    _check_dashes(arguments, schema)
+    arguments = flags_first(arguments)
+    flags = parser.parse_args(arguments)
+    _check_flags(flags)
+    if flags.shell_completion:
+        return arguments
+    groups = _groups(schema)
+    kinds = settings_of_schema(schema)
+    if fault := spaced(flags.overrides, [key for key, kind in kinds.items() if kind in (str, str | None)]):
+        raise UserError(fault)
+    for override in parse(flags.overrides):
+        value: Any = override.value()
+        if override.key_or_group in groups and isinstance(value, int | float | None):
+            key = override.key_or_group
+            raise UserError(
+                f"{override.input_line}: {key} is a group and takes the name of one of its files, {key}=NAME; a "
+                f"setting in it is {key}.NAME=VALUE."
+            )
+    return arguments
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}. --hydra-help explains the flags; settings are written without dashes, NAME=VALUE.")
+
+
+def _check_dashes(arguments: Sequence[str], schema: type[AnyConfig]) -> None:
+    """
+    Raises:
+        UserError: a word starts with a dash and is no flag of Hydra's in full; `--run FOLDER`, which is a setting.
+    """
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-") or word == "--":
+            continue
+        name, equals, _ = word.partition("=")
+        action = FLAGS.get(name)
+        value = next(iter(words), "")
+        is_value = bool(value) and not value.startswith("-") and "=" not in value
+        if action is None:
+            raise UserError(_with_dashes(word, value if is_value else "", schema))
+        if action.nargs == 0 and (equals or (is_value and name.lstrip("-") in settings_of_schema(schema))):
+            if name.lstrip("-") in settings_of_schema(schema):
+                raise UserError(_with_dashes(word, value if is_value else "", schema))
+            _refuse(f"{shortened(word)}: {name} takes no value")
+        if action.nargs is None and not equals and words:
+            words.pop(0)
+
+
+def _with_dashes(word: str, following: str, schema: type[AnyConfig]) -> str:
+    """What to type for a setting that is typed as a flag, `--optimizer.lr=0.02` or `--max_steps 10`."""
+    name, equals, value = word.lstrip("-").partition("=")
+    key = name.replace("-", "_")
+    given = word
+    if not equals and following:
+        given, value = f"{word} {following}", following
+    given = shortened(given)
+    if key not in settings_of_schema(schema) and key not in _groups(schema):
+        if meant := [flag for flag in FLAGS if name and flag.startswith(f"--{name}")]:
+            return f"{given}: a flag is written in full: {' or '.join(meant)}."
+        if not word.startswith("--"):
+            _refuse(f"{shortened(word)}: there is no such flag")
+        return f"{given}: {no_such_setting(key, schema)} Settings are written without dashes, NAME=VALUE."
+    wandb = " (a W&B sweep writes them so with ${args_no_hyphens})" * bool(equals and word.startswith("--"))
+    override = f"{key}={value or ('NAME' if key in _groups(schema) else 'true')}"
+    plain = shlex.quote(override) if is_readable(override) else typed_in_shell(key, value)
+    return f"{given}: settings are written without dashes, {plain}{wandb}"
+
+
+def _check_flags(flags: Namespace) -> None:
+    ways = {
+        "--run": flags.run,
+        "--multirun": flags.multirun,
+        "--cfg": flags.cfg is not None,
+        "--info": flags.info is not None,
+        "--shell-completion": flags.shell_completion,
+    }
+    if len(chosen := [name for name, given in ways.items() if given]) > 1:
+        raise UserError(f"{' '.join(chosen)}: only one of these at a time.")
+    if flags.experimental_rerun is not None:
+        raise UserError(
+            "--experimental-rerun: Hydra's pickles are not read, since they can run code; python -m grpo.reproduce "
+            "FOLDER runs a finished run again, resume=FOLDER resumes one that was stopped."
+        )
+    if flags.config_path is not None:
+        raise UserError(
+            "--config-path: it would replace conf/; add a folder of your own to it with --config-dir FOLDER."
+        )
+    if flags.config_dir is not None and not Path(flags.config_dir).is_dir():
+        resumes = any(each.startswith("resume=") for each in flags.overrides)
+        unneeded = " A resumed run has its settings in its own folder; leave --config-dir out." if resumes else ""
+        raise UserError(f"--config-dir {shortened(flags.config_dir)}: there is no such folder.{unneeded}")
+    for flag, value in (("--resolve", flags.resolve), ("--package", flags.package)):
+        if value and flags.cfg is None and not flags.help:
+            raise UserError(f"{flag}: only with --cfg job, --cfg hydra or --cfg all, which print settings.")
+    if flags.shell_completion:
+        _check_completion(flags.overrides)
+
+
+def _check_completion(words: Sequence[str]) -> None:
+    ways = [f"{way}={shell}" for way in ("install", "uninstall", "query") for shell in ("bash", "fish")]
+    asked_by_a_shell = "COMP_LINE" in os.environ
+    if len(words) != 1 or words[0] not in ways or (words[0].startswith("query") and not asked_by_a_shell):
+        program = shlex.join(["python", "-m", f"grpo.{Path(sys.argv[0]).stem}"])
+        raise UserError(
+            f"{' '.join(['--shell-completion', *words])}: say which shell, as in "
+            f'eval "$({program} --shell-completion install=bash)"; bash also serves zsh, and there is install=fish.'
+        )

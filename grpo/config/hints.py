@@ -1,0 +1,305 @@
+"""Setting names of TRL, verl, transformers, W&B and Hydra, with the names of this project.
+
+`grpo/config/schema.py` looks up unknown settings here; `docs/coming-from.md` is generated from the table:
+`python -m grpo.config.hints > docs/coming-from.md`.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Hint:
+    """Names of one setting in other projects, and its name here.
+
+    Args:
+        names: full names as they are typed, or the last part of longer ones, `actor.optim.lr` as `lr`.
+        ours: the setting or the group, with a value if the other name implies one; empty if there is none.
+        note: what differs: the unit, or what decides it here.
+    """
+
+    names: tuple[str, ...]
+    ours: str
+    note: str = ""
+
+
+STEP = "a step has prompts_per_step x num_generations completions"
+PROCESSES = "the launcher decides, torchrun or accelerate: docs/scaling.md"
+
+# By section of the page.
+HINTS: dict[str, list[Hint]] = {
+    "Batch and length": [
+        Hint(
+            (
+                "per_device_train_batch_size",
+                "ppo_micro_batch_size_per_gpu",
+                "micro_batch_size_per_gpu",
+                "mini_batch_size",
+            ),
+            "micro_batch_size",
+            f"completions computed at once on a device; changes only memory and speed; {STEP}",
+        ),
+        Hint(
+            ("batch_size", "train_batch_size", "ppo_mini_batch_size", "rollout_batch_size", "global_batch_size"),
+            "prompts_per_step",
+            f"prompts, not completions: {STEP}, computed micro_batch_size completions at a time",
+        ),
+        Hint(
+            ("generation_batch_size",),
+            "prompts_per_step",
+            f"TRL counts completions, this counts prompts: {STEP}",
+        ),
+        Hint(
+            ("gradient_accumulation_steps", "accumulate_grad_batches", "gradient_accumulation"),
+            "",
+            f"it follows from the batch: {STEP}, and is divided into parts of at most micro_batch_size",
+        ),
+        Hint(
+            ("per_device_eval_batch_size", "val_batch_size"),
+            "eval_batch_size",
+            "completions generated at once in an evaluation",
+        ),
+        Hint(
+            ("n", "k", "group_size", "num_return_sequences", "n_samples", "n_samples_per_prompt", "num_samples"),
+            "num_generations",
+            "completions for each prompt",
+        ),
+        Hint(
+            ("max_new_tokens", "max_tokens", "max_response_length", "response_length", "max_gen_length", "max_length"),
+            "max_completion_length",
+            "tokens of a completion, without its prompt",
+        ),
+        Hint(("prompt_length", "max_prompt_len", "max_prompt_tokens"), "max_prompt_length", "tokens of a prompt"),
+        Hint(
+            ("epochs", "num_epochs", "total_epochs", "max_epochs", "n_epochs"),
+            "num_train_epochs",
+            "passes over the training problems; needs max_steps=null",
+        ),
+        Hint(
+            ("steps", "num_steps", "total_steps", "total_training_steps", "train_steps", "max_iters", "num_iters"),
+            "max_steps",
+            "optimizer steps",
+        ),
+    ],
+    "Optimizer": [
+        Hint(("learning_rate", "actor_lr", "peak_lr", "base_lr"), "optimizer.lr", "the highest value of the schedule"),
+        Hint(("optim", "optimizer_type", "optimizer_name"), "optimizer.name", "or the group: optimizer=adamw_8bit"),
+        Hint(("adam_beta1", "beta_1", "b1"), "optimizer.beta1"),
+        Hint(("adam_beta2", "beta_2", "b2"), "optimizer.beta2"),
+        Hint(("lr_scheduler_type", "lr_scheduler", "scheduler", "lr_schedule", "warmup_style"), "optimizer.schedule"),
+        Hint(
+            ("warmup_ratio", "warmup_steps", "lr_warmup_steps", "lr_warmup_steps_ratio", "num_warmup_steps"),
+            "optimizer.warmup",
+            "below 1 a share of the steps, from 1 on a number of steps",
+        ),
+        Hint(("grad_clip", "clip_grad", "clip_grad_norm", "gradient_clip_val", "grad_norm"), "optimizer.max_grad_norm"),
+        Hint(("adam_epsilon", "eps"), "", "the optimizer's own default is used"),
+    ],
+    "GRPO": [
+        Hint(
+            (
+                "kl_coef",
+                "kl_loss_coef",
+                "kl_beta",
+                "init_kl_coef",
+                "kl_coeff",
+                "kl_weight",
+                "use_kl_loss",
+                "use_kl_in_reward",
+            ),
+            "algorithm.beta",
+            "the weight of the KL term; 0 leaves it out",
+        ),
+        Hint(
+            ("clip_ratio", "clip_ratio_low", "cliprange", "clip_range", "clip_eps", "epsilon_low", "eps_clip"),
+            "algorithm.epsilon",
+            "the probability ratio is clipped to 1 - epsilon .. 1 + epsilon_high",
+        ),
+        Hint(("clip_ratio_high", "clip_high", "eps_clip_high"), "algorithm.epsilon_high"),
+        Hint(("mu", "ppo_epochs", "num_ppo_epochs", "inner_epochs"), "algorithm.num_iterations"),
+        Hint(("loss_agg_mode", "loss"), "algorithm.loss_type", "grpo, bnpo, dr_grpo or dapo"),
+        Hint(
+            ("adv_estimator", "advantage_estimator", "algo", "algorithm_name"),
+            "algorithm",
+            "a group: grpo, grpo_kl, dr_grpo, dapo or gspo",
+        ),
+        Hint(
+            ("norm_adv_by_std_in_grpo", "scale_advantages", "normalize_advantages"),
+            "algorithm.scale_rewards",
+            "group, batch or none",
+        ),
+        Hint(("overlong_filtering", "mask_truncated"), "algorithm.mask_truncated_completions"),
+    ],
+    "Sampling": [
+        Hint(("temp", "sampling_temperature"), "temperature", "of sampling in training; evaluation is greedy"),
+        Hint(("do_sample",), "", "training samples, evaluation is greedy; python -m grpo.evaluate takes temperature="),
+        Hint(("use_vllm", "vllm_mode", "inference_backend"), "rollout=vllm", "rollout=vllm_server for a server"),
+        Hint(("vllm_gpu_memory_utilization", "gpu_memory_utilization"), "rollout.memory", "with rollout=vllm"),
+        Hint(
+            ("vllm_tensor_parallel_size", "tensor_model_parallel_size", "tensor_parallel_size", "tp_size"),
+            "rollout.tensor_parallel",
+            "with rollout=vllm",
+        ),
+        Hint(("vllm_server_base_url", "vllm_server_host", "vllm_server_port"), "rollout.server", "rollout=vllm_server"),
+        Hint(("vllm_server_timeout",), "rollout.server_timeout", "with rollout=vllm_server"),
+        Hint(("vllm_enable_sleep_mode", "free_cache_engine"), "rollout.sleep", "with rollout=vllm"),
+        Hint(
+            ("vllm_importance_sampling_mode", "vllm_importance_sampling_correction", "rollout_is"),
+            "rollout.correction",
+            "with rollout=vllm",
+        ),
+        Hint(("use_transformers_paged", "cache_implementation"), "rollout=continuous_batching"),
+    ],
+    "Policy": [
+        Hint(
+            (
+                "model_name_or_path",
+                "model_name",
+                "model_id",
+                "pretrained_model_name_or_path",
+                "base_model",
+                "model_path",
+            ),
+            "model.path",
+            "a hub id or a folder",
+        ),
+        Hint(("model_revision",), "model.revision"),
+        Hint(
+            ("torch_dtype", "param_dtype", "precision"), "model.dtype", "of the weights; bf16=true computes in bfloat16"
+        ),
+        Hint(("fp16", "mixed_precision", "amp"), "bf16=true", "the only mixed precision"),
+        Hint(("use_peft", "lora_r", "peft_config", "use_lora", "lora"), "model.lora_rank", "above 0 trains adapters"),
+        Hint(("lora_target_modules", "target_modules"), "", "adapters are on all linear layers"),
+        Hint(("load_in_8bit",), "model.load_in_4bit"),
+        Hint(
+            ("gradient_checkpointing", "enable_gradient_checkpointing", "activation_checkpoint"),
+            "activation_checkpointing",
+        ),
+        Hint(("attn_implementation", "use_flash_attention_2"), "", "PyTorch's own attention is used"),
+    ],
+    "Data": [
+        Hint(
+            ("dataset_name", "dataset", "dataset_path", "data_path", "data_dir", "dataset_config"),
+            "data.path",
+            "a folder of JSON lines, with data=jsonl; data=gsm8k and data=arithmetic are shipped",
+        ),
+        Hint(("train_files", "dataset_train_split"), "data.train_file", "in data.path, with data=jsonl"),
+        Hint(
+            ("val_files", "test_files", "dataset_test_split", "eval_dataset", "val_file"),
+            "data.test_file",
+            "in data.path, with data=jsonl",
+        ),
+        Hint(("prompt_key", "prompt_column", "input_key"), "data.question_column"),
+        Hint(("answer_key", "label_key", "reward_model_key", "response_key"), "data.answer_column"),
+        Hint(("max_train_samples", "train_size", "num_train_samples", "train_max_samples"), "data.train_problems"),
+        Hint(("max_eval_samples", "eval_size", "num_eval_samples", "val_max_samples"), "data.eval_problems"),
+        Hint(("data_seed", "shuffle_seed"), "data.seed"),
+        Hint(("system", "prompt_template", "instruction"), "system_prompt"),
+    ],
+    "Rewards": [
+        Hint(
+            ("reward_funcs", "reward_fn", "reward_function", "custom_reward_function", "reward_model"),
+            "reward_files",
+            "Python files with @reward functions; +rewards.NAME=WEIGHT switches one on",
+        ),
+        Hint(("reward_weights", "reward_weight"), "rewards.NAME", "one weight for each, as in rewards.int=0.5"),
+    ],
+    "Run": [
+        Hint(
+            ("output_dir", "default_local_dir", "out_dir", "save_dir", "log_dir", "logging_dir", "run_dir"),
+            "hydra.run.dir",
+            "hydra.sweep.dir for a sweep",
+        ),
+        Hint(
+            ("resume_from_checkpoint", "resume_mode", "resume_from", "resume_path", "checkpoint", "ckpt"),
+            "resume",
+            "the folder of the run, not of a checkpoint",
+        ),
+        Hint(("save_freq", "save_every", "save_interval", "checkpoint_every", "save_strategy"), "save_steps"),
+        Hint(
+            ("max_actor_ckpt_to_keep", "max_ckpt_to_keep", "keep_checkpoints", "save_top_k"),
+            "save_total_limit",
+            "at least 2",
+        ),
+        Hint(
+            (
+                "test_freq",
+                "eval_freq",
+                "eval_every",
+                "eval_interval",
+                "eval_strategy",
+                "evaluation_strategy",
+                "val_freq",
+            ),
+            "eval_steps",
+            "on validation problems; held-out ones are answered before and after training",
+        ),
+        Hint(
+            ("eval_on_start", "val_before_train", "do_eval"),
+            "",
+            "held-out problems are always answered before and after",
+        ),
+        Hint(("log_every", "log_freq", "log_interval", "logging_freq"), "logging_steps"),
+        Hint(("random_seed", "manual_seed"), "seed"),
+        Hint(("full_determinism",), "deterministic"),
+        Hint(("use_cpu", "no_cuda", "accelerator", "cuda", "gpu"), "device", "cpu or cuda"),
+        Hint(("num_threads", "cpu_threads", "torch_threads"), "threads"),
+        Hint(
+            ("n_gpus_per_node", "nnodes", "num_gpus", "num_processes", "devices", "gpus", "world_size"), "", PROCESSES
+        ),
+        Hint(("deepspeed", "fsdp", "fsdp_config", "strategy"), "", PROCESSES),
+    ],
+    "Tracking": [
+        Hint(("report_to", "logger", "tracker"), "tracking", "a group: wandb, trackio, tensorboard or none"),
+        Hint(("wandb_project", "project_name"), "tracking.project"),
+        Hint(("wandb_run_name", "wandb_name", "experiment_name", "exp_name"), "tracking.run_name"),
+        Hint(("wandb_group", "run_group"), "tracking.group"),
+        Hint(("wandb_mode", "wandb_tags", "wandb_notes"), "", "W&B reads the environment: WANDB_MODE, WANDB_TAGS"),
+        Hint(
+            ("log_completions", "num_completions_to_print", "log_val_generations"),
+            "tracking.completions_rows",
+            "rows of the table of completions, sampled every tracking.completions_every steps",
+        ),
+    ],
+    "Sweeps (Hydra)": [
+        Hint(
+            ("n_jobs", "max_workers", "num_workers"),
+            "hydra.sweeper.parallel",
+            "jobs at once, with hydra/launcher=joblib",
+        ),
+        Hint(("n_trials", "num_trials"), "hydra.sweeper.n_trials", "with -m hydra/sweeper=optuna"),
+        Hint(("sweeper",), "hydra/sweeper", "grid or optuna"),
+        Hint(("launcher",), "hydra/launcher", "basic, joblib, submitit_local or submitit_slurm"),
+    ],
+}
+
+
+def hint(name: str) -> Hint | None:
+    """What a name of another project is here; of a dotted one the last part is looked up, too."""
+    plain = name.lower().lstrip("~+").replace("-", "_")
+    for wanted in (plain, plain.rpartition(".")[2]):
+        for hints in HINTS.values():
+            for each in hints:
+                if wanted in each.names:
+                    return each
+    return None
+
+
+def page() -> str:
+    """docs/coming-from.md"""
+    lines = [
+        "# Coming from TRL, verl, transformers",
+        "",
+        "Setting names of other projects, and their names here. Typing one of them gives a message with the name",
+        "here; of a dotted name the last part is looked up, `lr` of `actor_rollout_ref.actor.optim.lr`. Names that are",
+        "the same are left out. Generated by `python -m grpo.config.hints > docs/coming-from.md`.",
+    ]
+    for head, hints in HINTS.items():
+        lines += ["", f"## {head}", "", "| elsewhere | here | |", "|---|---|---|"]
+        for each in hints:
+            names = ", ".join(f"`{name}`" for name in each.names)
+            lines.append(f"| {names} | {f'`{each.ours}`' if each.ours else 'none'} | {each.note} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

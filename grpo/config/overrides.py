@@ -1,0 +1,210 @@
+"""Overrides as they are typed, `NAME=VALUE`: how to quote a value, and how many jobs a sweep over them has.
+
+The grammar is Hydra's; this module knows no setting.
+"""
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Collection, Sequence
+from decimal import Decimal
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString, RangeSweep
+from hydra.errors import HydraException
+from omegaconf import grammar_parser as interpolations
+from omegaconf.errors import GrammarParseError
+
+from grpo.core.console import NOT_PLAIN
+from grpo.core.errors import UserError, first_line, shortened
+from grpo.core.files import path_fault
+
+MOST_JOBS = 10_000  # of a sweep
+COUNTED = 10**12  # larger counts are not exact
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+BROKEN_INTERPOLATION = r"${ starts a name, as in ${seed}; for the characters themselves, write \${ within quotes"
+_KEY = re.compile(r"[~+]*[\w./@:$-]+")
+_SPACED = re.compile(r"(\+{0,2}[a-zA-Z_][\w./@-]*)(?: ?[=:] ?| )([^\s=:].*)")
+
+
+def quoted(text: str) -> str:
+    """`text` as the value of an override: as it is where Hydra reads it so, else in Hydra's quotes."""
+    plain = re.fullmatch(r"[\w./-]+", text, re.ASCII) and _value(f"key={text}") == text
+    return text if plain else QuotedString(text, Quote.double).with_quotes()
+
+
+def _value(override: str) -> Any:
+    return OverridesParser.create().parse_override(override).value()
+
+
+def typed_in_shell(key: str, value: Any) -> str:
+    """The word to type in a shell so that the setting `key` gets `value`."""
+    if isinstance(value, str):
+        return shlex.quote(f"{key}={quoted(value)}")
+    return shlex.quote(f"{key}={json.dumps(value, default=str)}")  # as Hydra writes numbers, booleans and null
+
+
+def parse(arguments: Sequence[str]) -> list[Override]:
+    """The overrides that `arguments` are.
+
+    Raises:
+        UserError: one of them cannot be parsed.
+    """
+    parsed = []
+    for each in arguments:
+        try:
+            (override,) = OverridesParser.create().parse_overrides([each])
+        except HydraException as error:
+            raise UserError(unreadable(each)) from error
+        except ValueError as error:  # a number of more digits than Python reads
+            raise UserError(f"{shortened(each)}: {first_line(error)}.") from error
+        if not override.key_or_group:
+            raise UserError(unreadable(each))
+        parsed.append(override)
+    return parsed
+
+
+def is_readable(override: str) -> bool:
+    try:
+        parse([override])
+        return True
+    except UserError:
+        return False
+
+
+def unreadable(override: str) -> str:
+    """What is wrong with an override that Hydra's grammar refuses, and what to type instead."""
+    key, equals, value = override.partition("=")
+    if not equals or not _KEY.fullmatch(key):
+        return f"{shortened(override) or repr('')}: not a setting; write NAME=VALUE."
+    given = shortened(_in_one_line(override))
+    listed = value.startswith("[") and value.endswith("]")
+    elements = [element.strip().strip("'\"") for element in value[1:-1].split(",")] if listed else [value]
+    if fault := _fault(key, elements):
+        return f"{given}: {fault}."
+    if listed:
+        written = ",".join(quoted(_expanded(element)) for element in elements)
+        return f"{given}: write {shlex.quote(f'{key}=[{written}]')}"
+    if value.startswith("~"):
+        return f"{given}: write {typed_in_shell(key, _expanded(value))}"
+    if settings := _mapping(value):
+        each = " ".join(typed_in_shell(f"{key}.{name}", inner) for name, inner in settings.items())
+        return f"{given}: the settings of a group are given one by one: {each}"
+    return f"{given}: this value needs quotes within quotes: {typed_in_shell(key, value)}"
+
+
+def _fault(key: str, values: Sequence[str]) -> str | None:
+    """Why no quotes make these values readable."""
+    broken = any(not _can_be_resolved(value) for value in values)
+    if key in FOLDERS and (broken or "${" not in values[0]):
+        return folder_fault(values[0])
+    if broken:
+        return BROKEN_INTERPOLATION
+    return next((fault for value in values if value.startswith("~") and (fault := path_fault(value))), None)
+
+
+def _can_be_resolved(text: str) -> bool:
+    try:
+        interpolations.parse(text)
+        return True
+    except GrammarParseError:
+        return False
+
+
+def folder_fault(folder: str) -> str | None:
+    """Why Hydra cannot create this folder, or why its name cannot be typed in a command; None where it can."""
+    if fault := path_fault(folder):
+        return fault
+    if NOT_PLAIN.search(folder) or re.search(r"[\t\n]", folder):
+        return "a folder has a name of printable characters"
+    if folder.startswith("~"):
+        return "write the path in full; ~ is not expanded here"
+    if "${" in folder:
+        return "a folder has no ${ in its name, which stands for a setting"
+    return None
+
+
+def _in_one_line(text: str) -> str:
+    return text.replace("\n", r"\n").replace("\t", r"\t")
+
+
+def spaced(words: Sequence[str], texts: Collection[str]) -> str | None:
+    """The message about a setting that is typed as several words, `max_steps = 10`; None if there is none.
+
+    Args:
+        texts: the settings whose values are texts, which may contain spaces.
+    """
+    for start, word in enumerate(words):
+        following = list(takewhile(lambda each: "=" not in each.lstrip("="), words[start + 1 :]))
+        key, equals, value = word.partition("=")
+        if equals and value and following and key in texts:
+            given = " ".join([word, *following])
+            whole = typed_in_shell(key, " ".join([value, *following]))
+            return f"{shortened(given)}: a value with spaces needs quotes: {whole}"
+        count = 2 if following[:1] in (["="], [":"]) else 1
+        given = " ".join([word, *following[:count]])
+        if "=" in word.rstrip("=") or not (match := _SPACED.fullmatch(given)):
+            continue
+        key, value = match.groups()
+        override = f"{key}={value}"
+        meant = shlex.quote(override) if is_readable(override) else typed_in_shell(key, value)
+        return f"{shortened(given)}: a setting is written NAME=VALUE, with no spaces around =: {meant}"
+    return None
+
+
+def _mapping(text: str) -> dict[Any, Any] | None:
+    """The settings that a value in braces holds; None if it is no such value, or a text in braces."""
+    if not text.startswith("{"):
+        return None
+    try:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and None not in found.values() else None
+
+
+def _expanded(path: str) -> str:
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:  # there is no such user
+        return path
+
+
+def values_of(override: Override) -> int:
+    """How many values are typed, counted without listing them; a value that is not a list counts as one.
+
+    Raises:
+        UserError: a range that has no end.
+    """
+    value = override.value()
+    if not override.is_discrete_sweep():
+        return 1
+    if not isinstance(value, RangeSweep):
+        return len(list(override.sweep_iterator()))
+    # In Decimal, as Hydra steps through a range of floats.
+    start, stop, step = (Decimal(each or 0) for each in (value.start, value.stop, value.step))
+    if not step or not all(each.is_finite() for each in (start, stop, step)):
+        raise UserError(f"{override.input_line}: a range has a finite start and end, and a step other than 0.")
+    return max(0, math.ceil(min((stop - start) / step, Decimal(COUNTED))))
+
+
+def refuse_too_many_jobs(overrides: Sequence[Override]) -> None:
+    """
+    Raises:
+        UserError: the combinations of values are more than `MOST_JOBS`.
+    """
+    counts = {each.get_key_element(): values_of(each) for each in overrides}
+    if (jobs := math.prod(counts.values())) > MOST_JOBS:
+        factors = " x ".join(f"{key} ({_counted(count)})" for key, count in counts.items() if count > 1)
+        raise UserError(
+            f"{factors}: a sweep of {_counted(jobs)} jobs; at most {MOST_JOBS:,} are possible. List fewer values."
+        )
+
+
+def _counted(count: int) -> str:
+    return f"{count:,}" if count < COUNTED else f"{COUNTED:,} or more"

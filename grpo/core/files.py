@@ -1,0 +1,163 @@
+"""Atomic writing of files, and reading with messages that name a damaged file."""
+
+import json
+import os
+import shutil
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+
+from grpo.core.errors import UserError, first_line, kind_of, shortened
+from grpo.core.redact import sources
+
+T = TypeVar("T")
+
+
+def read(path: Path, parse: Callable[[str], T]) -> T:
+    """The text of a file, parsed.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        UserError: it cannot be read, or `parse` refuses its text.
+    """
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is damaged: {_why_unreadable(error)}.") from error
+
+
+def _why_unreadable(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "its lists or mappings are nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem:
+        mark = error.problem_mark or error.context_mark
+        return f"it is not YAML{f', line {mark.line + 1}' if mark else ''}: {error.problem}"
+    if isinstance(error, GrammarParseError):
+        return "it holds a ${ that starts no name of a setting"
+    return first_line(error)
+
+
+def yaml_settings(text: str) -> Any:
+    """YAML as OmegaConf reads it.
+
+    Raises:
+        ValueError: it holds neither a mapping nor a list.
+    """
+    try:
+        return OmegaConf.create(text)
+    except AssertionError as error:
+        raise ValueError("it holds neither a mapping nor a list") from error
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The JSON object in `text`.
+
+    Raises:
+        ValueError: it is not JSON, or JSON of another type.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {kind_of(content)}, not an object")
+    return content
+
+
+def read_lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
+    """The lines of a JSON Lines file, each with the `needed` keys; the last one may still be being written.
+
+    Raises:
+        UserError: one of the others is damaged.
+    """
+    if not path.is_file():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
+        try:
+            found.append(json_object(line))
+            if not found[-1].keys() >= needed:
+                raise ValueError(f"it does not hold {', '.join(sorted(needed))}")
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is damaged in line {number}: {first_line(error)}.") from error
+    return found
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; at the end it replaces `path`, after an exception it is deleted."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)  # it may be a link to another file
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def written_folder(path: Path, make_room: Callable[[], None]) -> Iterator[Path]:
+    """As `written_aside`, for a folder; `make_room` moves an old folder at `path` away."""
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        make_room()
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        return file_digest(content, "sha256").hexdigest()
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON atomically; texts from the environment are stored as their interpolations."""
+    with written_aside(path) as partial:
+        partial.write_text(json_text(content), encoding="utf-8")
+
+
+def json_text(content: dict[str, Any]) -> str:
+    return json.dumps(sources(content), indent=2, ensure_ascii=False) + "\n"
+
+
+LONGEST_PATH, LONGEST_NAME = 2_000, 255  # bytes; Linux allows 4,096, some of which the files of a run need
+
+
+def path_argument(text: str) -> Path:
+    """A path of a command line, for argparse."""
+    if fault := path_fault(text):
+        raise ArgumentTypeError(f"{shortened(text)}: {fault}")
+    return Path(text)
+
+
+def run_argument(text: str) -> Path:
+    """A run directory of a command line, for argparse; `run=FOLDER`, as `grpo.evaluate` takes it, is accepted."""
+    return path_argument(text if os.path.exists(text) else text.removeprefix("run="))
+
+
+def path_fault(path: str) -> str | None:
+    """Why no file can have this path on any machine; None where one can."""
+    encoded = path.encode("utf-8", "surrogateescape")
+    if len(encoded) > LONGEST_PATH:
+        return f"a path has at most {LONGEST_PATH:,} bytes"
+    if any(len(name) > LONGEST_NAME for name in encoded.split(b"/")):
+        return f"a file name has at most {LONGEST_NAME} bytes"
+    if "\0" in path:
+        return "a path has no NUL character"
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        return f"this machine has no user {path.partition('/')[0].removeprefix('~')}; write the path in full"
+    return None

@@ -1,0 +1,83 @@
+"""The policy's chat template: prompts as token ids, the token that ends a turn, the tag that a template opens.
+
+The loader, the samplers and the datasets call it; it knows nothing of answers or rewards.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from grpo.core.errors import UserError, first_line
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What the policy's chat template puts before and after a completion."""
+
+    opened: str | None = None  # a tag that the prompt ends with
+    ends: tuple[str, ...] = ()  # the tokens that end it
+
+
+UNKNOWN = Framing()
+
+
+def chat(question: str, system_prompt: str) -> list[Message]:
+    """The conversation that asks `question`; an empty system prompt is left out."""
+    user = {"role": "user", "content": question}
+    return [{"role": "system", "content": system_prompt}, user] if system_prompt else [user]
+
+
+def prompt_ids(tokenizer: Any, questions: Sequence[str], system_prompt: str) -> list[list[int]]:
+    """The token ids of each question's prompt, the opening of the assistant's turn included, without padding."""
+    if not questions:
+        return []
+    chats = [chat(question, system_prompt) for question in questions]
+    with _templates_errors():
+        encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return encoded["input_ids"]
+
+
+@contextmanager
+def _templates_errors() -> Iterator[None]:
+    """Turn what a chat template, a program of the policy's author, raises into a message."""
+    import jinja2
+
+    try:
+        yield
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise UserError(
+            f"the policy's chat template refuses the prompt: {first_line(error)}. If it takes no system role: "
+            "system_prompt=''."
+        ) from error
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The id of the token that follows the assistant's text in the chat template; None if no single token does.
+
+    If a conversation ends without one, as in GLM-4's template, the first token of the next turn ends this one.
+    """
+    said = "42 pens"
+    turns = [*chat("How many?", ""), {"role": "assistant", "content": said}, *chat("Why?", "")]
+    for conversation in (turns[:2], turns):
+        try:
+            with _templates_errors():
+                text = tokenizer.apply_chat_template(conversation, tokenize=False)
+        except UserError:  # the template refuses it
+            return None
+        after = text.rpartition(said)[2].lstrip() if said in text else ""
+        for token in tokenizer(after, add_special_tokens=False)["input_ids"][:1]:
+            if token in tokenizer.added_tokens_decoder or token in tokenizer.all_special_ids:
+                return int(token)
+    return None
+
+
+def opened_tag(tokenizer: Any, system_prompt: str) -> str | None:
+    """The tag, `<think>`, that the chat template opens at the end of a prompt, so that no completion contains it."""
+    with _templates_errors():
+        text = tokenizer.apply_chat_template(chat("?", system_prompt), add_generation_prompt=True, tokenize=False)
+    tag = re.search(r"<\w+>(?=\s*$)", text)
+    return tag[0] if tag and tag[0] not in tokenizer.all_special_tokens else None

@@ -1,0 +1,128 @@
+"""Whether a policy, its tokenizer, its chat template and the lengths of a run fit together.
+
+Every command that builds a policy calls `check_policy` before the first forward pass, where a mismatch would be an
+index out of range. Nothing here knows about training.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from grpo.config.schema import VLLM, Common
+from grpo.core.errors import UserError
+from grpo.policy.chat_template import end_of_turn, prompt_ids
+from grpo.policy.prefix_sharing import causal_lm
+
+# A table with a row for each position, learned or computed: GPT-2, OPT, GPT-J, CTRL, BERT. Rotary policies have none.
+TABLE = re.compile(r"(^|\.)(wpe|embed_positions|pos_\w+|position_embeddings?)(\.|$)")
+
+
+def check_policy(policy: Any, tokenizer: Any, questions: Iterable[str], config: Common) -> list[str]:
+    """Check the policy against its tokenizer and the prompts of `questions`, and have completions end where the chat
+    template ends a turn; gives notes for a person to read.
+
+    Raises:
+        UserError: a token without a row in the embeddings, no token that can end a completion, or a text that is longer
+            than the policy's table of positions.
+    """
+    model, path = causal_lm(policy), config.model.path
+    rows = model.get_input_embeddings().num_embeddings
+    notes = _end_turns(model, tokenizer, path, rows)
+    _check_special_tokens(model, tokenizer, path, rows)
+    questions = list(dict.fromkeys(questions))
+    if (largest := max(tokenizer.get_vocab().values())) >= rows:
+        _check_prompts(tokenizer, questions, config, rows, largest)
+    return notes + _check_lengths(model, tokenizer, questions, config)
+
+
+def end_tokens(policy: Any, tokenizer: Any) -> list[int]:
+    """The ids that end a completion: the tokenizer's and those that the policy's generation config declares."""
+    model = causal_lm(policy)
+    rows = model.get_input_embeddings().num_embeddings
+    return sorted(each for each in {tokenizer.eos_token_id, *_declared(model)} - {None} if each < rows)
+
+
+def _declared(model: Any) -> list[int]:
+    declared = model.generation_config.eos_token_id
+    return declared if isinstance(declared, list) else [] if declared is None else [declared]
+
+
+def _end_turns(model: Any, tokenizer: Any, path: str, rows: int) -> list[str]:
+    """Add the token that ends a turn in the chat template to those of the generation config, which TRL reads, too."""
+    end = end_of_turn(tokenizer)
+    if end is None or end >= rows or end in end_tokens(model, tokenizer):
+        return []
+    model.generation_config.eos_token_id = [*_declared(model), end]
+    return [
+        f"The chat template of {path} ends a turn with {tokenizer.convert_ids_to_tokens(end)!r}, which its "
+        "generation_config.json does not list (eos_token_id): completions end there, too."
+    ]
+
+
+def _check_special_tokens(model: Any, tokenizer: Any, path: str, rows: int) -> None:
+    if not end_tokens(model, tokenizer):
+        raise UserError(
+            f"model.path={path}: no completion can end: eos_token {tokenizer.eos_token!r} has id "
+            f"{tokenizer.eos_token_id}, and the policy's embeddings have {rows} rows. {_advice(tokenizer.eos_token_id)}"
+        )
+    if tokenizer.pad_token_id >= rows:
+        raise UserError(
+            f"model.path={path}: pad_token {tokenizer.pad_token!r} has id {tokenizer.pad_token_id}, and the policy's "
+            f"embeddings have {rows} rows. Set pad_token in tokenizer_config.json to one that it has, such as "
+            f"{tokenizer.eos_token!r}; padding is masked, so any token works."
+        )
+
+
+def _advice(largest: int) -> str:
+    return (
+        "Use the tokenizer that belongs to the policy, or give the policy as many rows and save it: "
+        f"policy.resize_token_embeddings({largest + 1})."
+    )
+
+
+def _check_prompts(tokenizer: Any, questions: list[str], config: Common, rows: int, largest: int) -> None:
+    """A token of the vocabulary without a row is allowed if no prompt contains it, as in Gemma 3's text models."""
+    for ids in prompt_ids(tokenizer, questions, config.system_prompt):
+        if (highest := max(ids)) >= rows:
+            token = tokenizer.convert_ids_to_tokens(highest)
+            raise UserError(
+                f"model.path={config.model.path}: the prompts contain {token!r}, a token with id {highest}, and the "
+                f"policy's embeddings have {rows} rows. {_advice(largest)}"
+            )
+
+
+def positions(model: Any) -> tuple[int | None, bool]:
+    """The number of positions a policy is made for, and whether it fails beyond them.
+
+    None: there is no limit, as in state space models and most with ALiBi.
+    """
+    settings = model.config.get_text_config()
+    limit = getattr(settings, "max_position_embeddings", None) or getattr(settings, "max_seq_len", None)
+    if limit is None:
+        return None, False
+    named = (*model.named_parameters(), *model.named_buffers())
+    # Some tables begin with two rows of padding.
+    table = any(each.ndim == 2 and 0 <= len(each) - limit <= 2 and TABLE.search(name) for name, each in named)
+    return limit, table or settings.model_type == "mpt"  # whose ALiBi is a tensor of that length
+
+
+def _check_lengths(model: Any, tokenizer: Any, questions: list[str], config: Common) -> list[str]:
+    limit, fixed = positions(model)
+    if limit is None:
+        return []
+    completion = config.max_completion_length
+    around = len(prompt_ids(tokenizer, ["?"], config.system_prompt)[0])
+    # A token is at least one byte long, so most questions need not be tokenized.
+    long = [each for each in questions if around + len(each.encode("utf-8", "replace")) + completion > limit]
+    prompt = max(map(len, prompt_ids(tokenizer, long, config.system_prompt)), default=0)
+    if prompt + completion <= limit:
+        return []
+    sizes = f"the longest prompt has {prompt:,} tokens, with its completion {prompt + completion:,}"
+    of = f"{config.model.path} has {limit:,} positions (max_position_embeddings)"
+    advice = "Use shorter problems, or a shorter system_prompt."
+    if prompt < limit:
+        advice = f"Set max_completion_length={limit - prompt} or less."
+    if fixed or config.rollout.name in VLLM:
+        raise UserError(f"max_completion_length={completion}: {sizes}, and {of}. {advice}")
+    # Rotary positions can be computed at any length.
+    return [f"Warning: {sizes}, and {of}: beyond them its completions are unreliable. {advice}"]

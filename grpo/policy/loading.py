@@ -1,0 +1,263 @@
+"""The policy and its tokenizer: from the hub, a local folder, the embedded assets, or an architecture alone."""
+
+import copy
+import errno
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+from transformers.utils.hub import cached_file, extract_commit_hash
+
+from grpo.config.schema import ModelConfig
+from grpo.core.errors import UserError, first_line
+from grpo.policy.device import out_of_memory
+from grpo.policy.hub import on_hub, resolve, unreachable
+
+SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
+
+
+def identity(config: ModelConfig, seed: int) -> dict[str, Any]:
+    """What tells this policy from any other: a digest of its files, or the commit of the hub, and the seed of random
+    weights.
+
+    Raises:
+        UserError: it is not to be had.
+    """
+    path = resolve(config.path)
+    known: dict[str, Any] = {"path": config.path}
+    if Path(path).is_dir():
+        digest = sha256()
+        for file in sorted(file for file in Path(path).iterdir() if file.is_file()):
+            with file.open("rb") as content:
+                digest.update(file.name.encode() + file_digest(content, "sha256").digest())
+        known["sha256"] = digest.hexdigest()
+    else:
+        try:
+            found = cached_file(path, "config.json", revision=config.revision)
+        except (OSError, ValueError) as error:
+            raise _failed(config.path, error) from error
+        known["commit"] = extract_commit_hash(found, None)
+    if config.init == "random":
+        known |= {"num_layers": config.num_layers, "seed": seed}
+    return known | ({"load_in_4bit": True} if config.load_in_4bit else {})
+
+
+def _failed(path: str, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    if "Unrecognized configuration class" in str(error):
+        return UserError(f"model.path={path}: it is not a decoder; transformers has no AutoModelForCausalLM.")
+    if out_of_memory(error):
+        return UserError(
+            f"model.path={path}: out of memory while its weights are loaded. model.dtype=bfloat16 needs half as much; "
+            "or use a smaller policy."
+        )
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"model.path={path}: the model comes with Python code of its own, which is not run unless you say "
+            "model.trust_remote_code=true. Read it first."
+        )
+    if on_hub(path):
+        return unreachable(f"The model {path}", "model.path", error)
+    why = first_line(error) if str(error) else type(error).__name__
+    return UserError(f"model.path={path}: cannot be loaded; a file is missing or damaged: {why}.")
+
+
+def source(config: ModelConfig) -> dict[str, Any]:
+    """What `from_pretrained` is told of where the weights come from, and how far that is trusted."""
+    return {
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "use_safetensors": None if config.trust_pickle else True,
+    }
+
+
+def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of the policy, padding on the left.
+
+    Raises:
+        UserError: it cannot be had, or has no chat template.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve(config.path),
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            padding_side="left",
+        )
+    except UserError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise _failed(config.path, error) from error
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"model.path={config.path}: its tokenizer has no chat template, so no prompt can be made for it; take an "
+            "instruction-tuned model, or put a chat_template.jinja into its folder."
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"model.path={config.path}: its tokenizer has no eos_token, so no completion could end; set it in "
+            "tokenizer_config.json to the token that ends an answer."
+        )
+    if not tokenizer("1 + 2")["input_ids"]:
+        raise UserError(
+            f"model.path={config.path}: its tokenizer is damaged or incomplete: it gives no token for '1 + 2'."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
+    """The policy with its weights in `config.dtype`; with LoRA, wrapped in adapters.
+
+    Raises:
+        UserError: the weights cannot be loaded, or a setting exceeds the size of the policy.
+    """
+    path, dtype = resolve(config.path), getattr(torch, config.dtype)
+    set_seed(seed)
+    try:
+        architecture = AutoConfig.from_pretrained(
+            path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+        _check_architecture(architecture, config)
+        if config.init == "random":
+            if config.num_layers is not None:
+                architecture.num_hidden_layers = config.num_layers
+                if getattr(architecture, "layer_types", None):
+                    architecture.layer_types = architecture.layer_types[: config.num_layers]
+            policy = AutoModelForCausalLM.from_config(
+                architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
+            )
+        else:
+            if Path(path).is_dir():
+                _require_weights(config, Path(path))
+            policy = AutoModelForCausalLM.from_pretrained(path, **source(config), **_quantized(config), dtype=dtype)
+    except Exception as error:  # a damaged config.json can raise any exception
+        raise _failed(config.path, error) from error
+    return _with_adapters(policy, config) if config.lora_rank else policy
+
+
+def _check_architecture(architecture: Any, config: ModelConfig) -> None:
+    """Check the architecture before its weights are loaded.
+
+    Raises:
+        UserError: it is not a decoder, or a setting exceeds its size.
+    """
+    if architecture.is_encoder_decoder:
+        raise UserError(
+            f"model.path={config.path}: {architecture.model_type} has an encoder and a decoder; a policy is a decoder "
+            "alone (AutoModelForCausalLM)."
+        )
+    text = architecture.get_text_config()
+    pad, rows = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    if isinstance(pad, int) and rows and pad >= rows:
+        raise UserError(
+            f"model.path={config.path}: config.json has pad_token_id={pad}, and vocab_size={rows} rows in its "
+            "embeddings; set it to null there, since padding is masked."
+        )
+    layers, width = getattr(text, "num_hidden_layers", None), getattr(text, "hidden_size", None)
+    if layers and config.num_layers is not None and config.num_layers > layers:
+        raise UserError(
+            f"model.num_layers={config.num_layers}: must be at most {layers}, the number of layers of {config.path}."
+        )
+    if width and config.lora_rank > width:
+        raise UserError(
+            f"model.lora_rank={config.lora_rank}: adapters of rank {width}, the width of {config.path} (hidden_size), "
+            "can express any change of its weights; give that or less, model.lora_rank=16."
+        )
+
+
+def _quantized(config: ModelConfig) -> dict[str, Any]:
+    """QLoRA's NF4 with double quantization, computing in bfloat16 (Dettmers et al. 2023)."""
+    if not config.load_in_4bit:
+        return {}
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": nf4}
+
+
+def _require_weights(config: ModelConfig, folder: Path) -> None:
+    if any(folder.glob(SAFE)) or (config.trust_pickle and any(folder.glob(PICKLED))):
+        return
+    if any(folder.glob(PICKLED)):
+        raise UserError(
+            f"model.path={config.path}: its weights are pickled (*.bin), and loading them can run code of their "
+            "maker's. Take a model with *.safetensors, or say model.trust_pickle=true if you trust it."
+        )
+    raise UserError(
+        f"model.path={config.path}: the folder has no weights (*.safetensors). To build its architecture with random "
+        "weights, add model.init=random."
+    )
+
+
+def _with_adapters(policy: PreTrainedModel, config: ModelConfig) -> Any:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    module: Any
+    for module in policy.modules():
+        # On some CPUs bitsandbytes would repack them for sampling, which training cannot read.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    adapters = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",
+        task_type=TaskType.CAUSAL_LM,
+    )
+    return get_peft_model(policy, adapters)
+
+
+def save_policy(policy: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a folder that plain `AutoModelForCausalLM` and `AutoTokenizer` load; adapters are merged into it.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    if getattr(policy, "is_loaded_in_4bit", False):
+        policy = _unquantized(policy)
+    elif hasattr(policy, "merge_and_unload"):
+        policy = policy.merge_and_unload()
+    try:
+        policy.save_pretrained(folder)
+    except SafetensorError as error:  # raised for whatever keeps it from writing
+        raise OSError(errno.EIO, first_line(error), str(folder)) from error
+    tokenizer.save_pretrained(folder)
+
+
+@torch.no_grad()
+def _unquantized(policy: Any) -> PreTrainedModel:
+    """A plain policy with the weights of one of 4 bits, as they are, and of its adapters: merged into 4 bits again they
+    would be rounded once more."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    quantized = policy.get_base_model()
+    config = copy.deepcopy(quantized.config)
+    del config.quantization_config
+    plain: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=quantized.dtype)
+    for name, module in plain.named_modules():
+        its = quantized.get_submodule(name)
+        base = its.get_base_layer() if hasattr(its, "get_base_layer") else its
+        for which, parameter in module.named_parameters(recurse=False):
+            value = getattr(base, which)
+            if state := getattr(value, "quant_state", None):
+                value = dequantize_4bit(value.data, state).float() + its.get_delta_weight("default").float()
+            parameter.copy_(value)
+    plain.generation_config = quantized.generation_config
+    return plain

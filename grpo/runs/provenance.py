@@ -1,0 +1,145 @@
+"""Where the numbers of a run come from: code, packages, machine, data, policy, settings, command."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from fnmatch import fnmatch
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from grpo.config.schema import Config
+from grpo.core.files import file_sha256
+from grpo.sampling.engines import packages
+from grpo.tasks.datasets import Example
+
+PACKAGE = Path(__file__).parents[1]
+NAME = "provenance.json"
+VERSIONS = (
+    "grpo",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "hydra-core",
+    "wandb",
+    "numpy",
+    "scipy",
+    "pyarrow",
+)
+# Of git.diff: the untracked files in it, the names that are left out of it, and its size.
+SOURCE = (".py", ".yaml")
+SECRETS = (".env", ".env.*", "*.pem", "*.key", ".netrc", "id_rsa*", "*secret*", "*credential*", "*password*")
+MOST = 2**20
+
+
+def provenance(config: Config, train: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
+    """What can be told before a run, but for its settings.
+
+    Raises:
+        UserError: the policy is not to be had.
+    """
+    import torch
+
+    from grpo.policy.loading import identity
+
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": code(),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in (*VERSIONS, *packages(config))},
+        "hardware": hardware() | {"threads": torch.get_num_threads()},
+        "data": {"train": problems_of(train), "held_out": problems_of(held_out)},
+        "model": identity(config.model, config.seed),
+        "reward_files": {name: file_sha256(Path(name).expanduser()) for name in config.reward_files},
+    }
+
+
+def code() -> dict[str, Any] | None:
+    """The revision of the checkout that runs, and a digest of `diff()`; None where it is none or git is missing."""
+    try:
+        _git("ls-files", "--error-unmatch", "__init__.py")  # it may be installed inside another repository
+        changed = diff()
+        clean = not changed and not _git("diff", "HEAD", "--name-only")  # which also lists what `diff` leaves out
+        digest = None if clean else sha256(changed.encode("utf-8", "replace")).hexdigest()
+        return {"revision": _git("rev-parse", "HEAD").strip(), "clean": clean, "diff_sha256": digest}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def diff() -> str:
+    """The changes over the revision: of tracked files, and new `SOURCE` files beside the code and its settings.
+
+    Left out are files that .gitignore excludes and those named like secrets.
+    """
+    top = _git("rev-parse", "--show-toplevel").strip()
+    ignored = _git("ls-files", "-z", "--cached", "--ignored", "--exclude-standard", "--full-name", f"{top}/")
+    left_out = [f":(top,exclude,icase,glob)**/{pattern}" for pattern in SECRETS]
+    left_out += [f":(top,exclude,literal){name}" for name in ignored.split("\0") if name]
+    places = (f"{top}/grpo", f"{top}/conf")
+    new = _git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", *places).split("\0")
+    new = [name for name in new if name.endswith(SOURCE) and not _named_like_a_secret(name)]
+    plain = ("diff", "--no-color", "--no-ext-diff", "--no-textconv")
+    tracked = _git(*plain, "HEAD", "--", ":/", *left_out)
+    return tracked + "".join(_git(*plain, "--no-index", "/dev/null", f"{top}/{name}") for name in new)
+
+
+def _named_like_a_secret(path: str) -> bool:
+    return any(fnmatch(part.lower(), pattern) for part in path.split("/") for pattern in SECRETS)
+
+
+def problems_of(examples: Sequence[Example]) -> dict[str, Any]:
+    text = json.dumps([[example.question, example.gold] for example in examples])
+    return {"n": len(examples), "sha256": sha256(text.encode()).hexdigest()}
+
+
+def save_diff(path: Path) -> None:
+    """Write `diff()`, up to `MOST` characters."""
+    changed = diff()
+    cut = f"\n[truncated: {MOST:,} of {len(changed):,} characters]\n" if len(changed) > MOST else ""
+    path.write_text(changed[:MOST] + cut, encoding="utf-8")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True)
+    if done.returncode > ("--no-index" in arguments):  # which exits with 1 where there is a difference
+        raise subprocess.CalledProcessError(done.returncode, done.args)
+    return done.stdout.decode("utf-8", "replace")
+
+
+def hardware() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return {
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus],
+        "cuda": torch.version.cuda if gpus else None,
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What a run's numbers can hang on that is not as it was, each in a line."""
+    found = []
+    for part in ("code", "versions", "hardware", "data", "model", "reward_files"):
+        before, after = ((each.get(part) or {}) for each in (then, now))
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                found.append(f"{part} {name}: was {before.get(name)}, is {after.get(name)}")
+    return found

@@ -1,0 +1,86 @@
+"""What a run has written down, read back; nothing here draws."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from grpo.config.schema import require_run
+from grpo.core import files
+from grpo.core.errors import UserError, first_line, kind_of
+from grpo.core.files import read_lines
+from grpo.runs.folder import results_of
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run has written down; `results` is empty where it did not end."""
+
+    folder: Path
+    settings: dict[str, Any]
+    overrides: list[str]
+    choices: dict[str, str]  # group -> the file chosen; empty where Hydra has not written it down
+    results: dict[str, Any]
+    history: pd.DataFrame  # the logged steps with a rollout, by step
+    evaluations: pd.DataFrame  # those made while training, by step
+    alarms: list[dict[str, Any]]
+    transcripts: list[dict[str, Any]]  # step, question, gold, completion
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return self.settings["rewards"]
+
+
+def read(folder: Path) -> Record:
+    """The record of a run, finished or not.
+
+    Raises:
+        UserError: the folder is not that of a run, or a file in it is damaged.
+    """
+    require_run(folder)
+    settings = _there(folder / ".hydra" / "config.yaml", dict)
+    if not isinstance(settings.get("rewards"), dict):
+        raise UserError(f"{folder} is not the folder of a training run: its settings name no rewards.")
+    if not settings.keys() >= {"prompts_per_step", "max_completion_length", "model", "data", "seed"}:
+        raise UserError(f"{folder} is not the folder of a training run, which is all that a report is about.")
+    results = results_of(folder)
+    lines = read_lines(folder / "metrics.jsonl", {"step"})
+    logged = [line for line in lines if "alarm" not in line]
+    metrics = pd.DataFrame(logged, columns=None if logged else ["step"])
+    try:
+        metrics = metrics.set_index("step").astype(float)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder / 'metrics.jsonl'} is damaged: {first_line(error)}.") from error
+    return Record(
+        folder,
+        settings,
+        [str(each) for each in _there(folder / ".hydra" / "overrides.yaml", list) or []],
+        _choices(_there(folder / ".hydra" / "hydra.yaml", dict)),
+        results or {},
+        metrics[metrics["reward"].notna()] if "reward" in metrics else metrics[:0],
+        metrics[metrics["eval/accuracy_strict"].notna()] if "eval/accuracy_strict" in metrics else metrics[:0],
+        [line for line in lines if "alarm" in line],
+        read_lines(folder / "transcripts.jsonl", {"step", "question", "gold", "completion"}),
+    )
+
+
+def _choices(hydra: Any) -> dict[str, str]:
+    try:
+        return {group: str(name) for group, name in hydra["hydra"]["runtime"]["choices"].items() if name is not None}
+    except (TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _there(path: Path, kind: type) -> Any:
+    """The YAML of a file, which holds a `kind`; None if there is no file."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, if it is installed, is ten times as fast
+
+    def parse(text: str) -> Any:
+        content = yaml.load(text, loader)
+        if not isinstance(content, kind):
+            raise ValueError(f"it holds {kind_of(content)}, not {kind_of(kind())}")
+        return content
+
+    return files.read(path, parse) if path.is_file() else None

@@ -1,0 +1,226 @@
+"""What is printed about a sweep while it runs: how long it will take, which jobs run, and how each ends."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from grpo.core.console import FIRST_SECONDS, QUIET_SECONDS, duration, printable, shortest, show, with_unit
+from grpo.core.errors import UserError
+from grpo.runs.folder import forget, is_done, outcome, results_of
+from grpo.sweeps.jobs import Job
+from grpo.sweeps.launchers import LOOK
+
+FIRST = 2  # seconds of steps that tell how long the others take
+SHOWN = 4  # jobs that are shown while they run
+EARLIER = 100  # runs that are looked through for how long a step takes
+
+
+class Account:
+    """What becomes of jobs, read from what they write: a line for each that ends, and a bar over the steps of all."""
+
+    def __init__(self, jobs: Sequence[Job], total: int) -> None:
+        self.jobs, self.total = jobs, total  # of a search they are fewer at first
+        self.terminal = Console(highlight=False)
+        self.untold = False  # whether it is still to be said how long it will take
+        self.trouble = ""  # what the launcher said when it gave up
+        self.ended: set[Path] = set()
+        self.latest = time.monotonic()  # when the latest line was printed
+        self.at_first: float | None = None  # the share of the work that was done before
+        self.since: tuple[float, float] | None = None  # when the first step was seen, and the share then
+
+    def say(self, text: str) -> None:
+        show(text, self.terminal)
+        self.latest = time.monotonic()
+
+    @contextmanager
+    def kept(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """Of these, while they run."""
+        self.trouble = ""
+        self.ended |= {job.folder for job in self.jobs if is_done(job.folder, job.config)}
+        for job in jobs:
+            if job.folder not in self.ended:
+                forget(job.folder)
+        if self.at_first is None:
+            self.at_first = self._share()
+        over = threading.Event()
+        watching = threading.Thread(target=self._watch, args=(jobs, over), daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watching.join()
+        for job in jobs:
+            if job.folder not in self.ended:
+                self._line(job, f"no result: its process was ended from outside. {self.trouble}".rstrip())
+
+    def _watch(self, jobs: Sequence[Job], over: threading.Event) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=None), TimeRemainingColumn(compact=True)
+        bar = Progress(*columns, SpinnerColumn("line"), console=self.terminal, expand=True)
+        task = bar.add_task(f"{len(self.ended)} of {self.total} jobs done", total=1)
+        before = {job.folder: last_written(job.folder) for job in jobs}
+        running = self._running(jobs, before)
+
+        def picture() -> Group:
+            more = [f"and {len(running) - SHOWN} more"] if len(running) > SHOWN else []
+            lines = [printable(each) for each in (*running[:SHOWN], *more)]
+            return Group(bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+
+        live = Live(get_renderable=picture, console=self.terminal, transient=True)
+        with live if self.terminal.is_terminal else nullcontext():
+            last, pause = False, FIRST_SECONDS
+            while not last:
+                last = over.wait(LOOK)  # what was written until then is looked at once more
+                for job in jobs:
+                    if job.folder not in self.ended and (end := outcome(job.folder)) is not None:
+                        self.ended.add(job.folder)
+                        self._line(job, in_words(end))
+                share, running = self._share(), self._running(jobs, before)
+                seconds = self._left(share)
+                if self.untold and seconds and not last:
+                    self.untold = False
+                    self.say(f"time    about {duration(seconds)}, by the first steps")
+                done = f"{len(self.ended)} of {self.total} jobs done"
+                bar.update(task, completed=share, description=done)
+                silent = time.monotonic() - self.latest
+                if running and not last and not self.terminal.is_terminal and silent >= pause:
+                    pause, more = QUIET_SECONDS, f"; and {len(running) - 1} more" if len(running) > 1 else ""
+                    self.say(f"{done}; {running[0]}{more}")
+
+    def _running(self, jobs: Sequence[Job], before: Mapping[Path, float | None]) -> list[str]:
+        """A line for each job that has written to its log since `before`; if none has, one for the first."""
+        left = [job for job in jobs if job.folder not in self.ended]
+        started = [job for job in left if last_written(job.folder) != before[job.folder]]
+        doing = {job.folder: state(job) for job in started} or {job.folder: "starting" for job in left[:1]}
+        return [
+            f"job {self.jobs.index(job) + 1}, {doing[job.folder]}: {job.name}" for job in left if job.folder in doing
+        ]
+
+    def _line(self, job: Job, result: str) -> None:
+        seconds = self._left(self._share())
+        left = f"; about {duration(seconds)} left" if seconds else ""
+        self.say(f"[{self.jobs.index(job) + 1}/{self.total}] {job.name}: {result}{left}")
+
+    def _left(self, share: float) -> float | None:
+        """Seconds, by the pace since the first step; None before there is one, and in the last second."""
+        now = time.monotonic()
+        if self.since is None and share > (self.at_first or 0):
+            self.since = now, share
+        if self.since is None or now - self.since[0] < FIRST or share == self.since[1]:
+            return None
+        seconds = (now - self.since[0]) * (1 - share) / (share - self.since[1])
+        return seconds if seconds >= 1 else None
+
+    def _share(self) -> float:
+        """How much of the work is done, by completions trained on; jobs not known yet count as those that are."""
+        if not self.jobs:
+            return 0.0
+        steps = [job.steps() for job in self.jobs]
+        sizes = [1 if each is None else each * job.completions for each, job in zip(steps, self.jobs, strict=True)]
+        done = [
+            size * (1.0 if job.folder in self.ended else min(1.0, last_step(job.folder) / each) if each else 0.0)
+            for size, each, job in zip(sizes, steps, self.jobs, strict=True)
+        ]
+        return sum(done) / (sum(sizes) * self.total / len(self.jobs))
+
+
+def in_words(end: dict[str, Any] | str) -> str:
+    """How a job ended."""
+    if isinstance(end, str):
+        return f"failed: {shorten(end, 300, placeholder=' ...')}"
+    after = end["after"]
+    right, form = (with_unit(name, after[name]) for name in ("accuracy_strict", "strict_format"))
+    seconds = sum(end["seconds"].values())
+    early = f"; ended by {end['stopped_by']} after step {end['steps']}" if end["stopped_by"] else ""
+    return f"{right} right, exact format {form}, {seconds:.0f} s{early}"
+
+
+def last_step(folder: Path) -> int:
+    """The last step in the metrics of a run."""
+    return max((int(line["step"]) for line in last_metrics(folder)), default=0)
+
+
+def last_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The last lines of the metrics of a run; empty before its first step."""
+    try:
+        with (folder / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 10_000))
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):  # the first and the last line may be incomplete
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+
+def last_written(folder: Path) -> float | None:
+    """When a run last wrote to its log."""
+    try:
+        return (folder / "train.log").stat().st_mtime
+    except OSError:
+        return None
+
+
+def state(job: Job) -> str:
+    """The phase of a job, read from its files."""
+    lines, steps = last_metrics(job.folder), job.steps()
+    if not lines:
+        evaluated = (job.folder / "evaluations" / "before.json").exists()
+        return "at its first step" if evaluated else "loading and evaluating the policy"
+    step = max(line["step"] for line in lines)
+    if step == steps:
+        return "evaluating after training"
+    of = f" of {steps}" if steps else ""
+    rewards = [line["reward"] for line in lines if isinstance(line.get("reward"), float | int)]
+    return f"step {step}{of}" + (f", reward {rewards[-1]:.2f}" if rewards else "")
+
+
+def how_long(jobs: Sequence[Job], parallel: int, stated: float | None) -> str | None:
+    """What all of `jobs` will take, by a `stated` time a step or by a run that has ended; None where neither tells."""
+    seconds, source = [], ""
+    if stated:
+        start, seconds = 0.0, [stated * (job.steps() or 0) for job in jobs]
+        source = f"{stated:g} s a step, as hydra.sweeper.step_seconds says"
+    elif earlier := earlier_run(jobs[0]):
+        folder, results = earlier
+        phases, batch = results["seconds"], results["batch"]
+        completions = batch["num_generations"] * batch["prompts_per_step"]
+        step = results["train_seconds"] / max(1, results["steps"])
+        apart = sum(phases.values()) - phases["train"] - phases["start"]
+        start, problems = phases["start"], results["problems"]["train"]
+        seconds = [apart + (job.steps(problems) or 0) * step * job.completions / completions for job in jobs]
+        source = f"{step:.2g} s a step of {completions} completions, as in {shortest(folder)}"
+    if not seconds or not all(seconds):
+        return None
+    whole = start + max(sum(seconds) / parallel, *seconds)
+    return f"about {duration(whole)}, by {source}"
+
+
+def earlier_run(job: Job) -> tuple[Path, dict[str, Any]] | None:
+    """The newest finished run of the same policy on the same data, here or below outputs/."""
+    places = [*job.folder.parent.glob("*/results.json"), *Path("outputs").glob("*/*/results.json")]
+    places += Path("outputs").glob("sweeps/*/*/*/results.json")
+    for path in sorted(places, key=lambda path: -path.stat().st_mtime)[:EARLIER]:
+        try:
+            results = results_of(path.parent) or {}
+            settings = results["provenance"]["settings"]
+            same = all(settings[key] == getattr(job.config, key) for key in ("device", "max_completion_length", "bf16"))
+            same = same and settings["model"]["path"] == job.config.model.path
+            if same and settings["data"]["name"] == job.config.data.name and results["steps"]:
+                return path.parent, results
+        except (OSError, UserError, KeyError, TypeError):  # of another version, or damaged
+            continue
+    return None

@@ -1,0 +1,195 @@
+"""Alarms: what a person should look at while a run trains, in plain words, each once."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean, variance
+from typing import Any
+
+from grpo.config.schema import Config
+from grpo.policy.chat_template import UNKNOWN, Framing
+from grpo.rewards.registry import RewardStack
+
+Metrics = dict[str, float]
+
+NO_SIGNAL_STEPS = 5
+# The least rollouts on record that a mean of the window is taken over.
+LEAST_ROWS = 4
+# How many standard errors two windows must lie apart: each step looks anew, so two would cry wolf.
+SURE = 3.0
+
+
+@dataclass(frozen=True)
+class Alarm:
+    name: str  # one of grpo.config.schema.ALARMS
+    message: str
+    reward: str = ""  # which one it is about
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {self.reward}".rstrip()
+
+
+class Alarms:
+    """Sees the metrics of every logged step, and says what is wrong with them."""
+
+    def __init__(self, config: Config, rewards: RewardStack, framing: Framing = UNKNOWN) -> None:
+        self.config, self.weights, self.framing = config, rewards.weights, framing
+        algorithm = config.algorithm
+        rollout = algorithm.num_iterations * algorithm.steps_per_generation  # steps to each
+        self.window = max(config.alarm_window, LEAST_ROWS * config.logging_steps * rollout)
+        self.rows: list[tuple[int, Metrics]] = []
+        self.first: list[Metrics] = []  # what the first window logged
+        self.said: set[str] = set()
+
+    def state(self) -> dict[str, Any]:
+        return {"rows": self.rows, "first": self.first, "said": sorted(self.said)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.rows, self.first, self.said = state["rows"], state["first"], set(state["said"])
+
+    def see(self, metrics: Metrics, step: int) -> list[Alarm]:
+        """What is to be said after `step`, given what it logged; nothing twice."""
+        if step <= self.window and "groups/zero_std" in metrics:
+            self.first.append(metrics)
+        self.rows = [row for row in self.rows if row[0] > step - 2 * self.window] + [(step, metrics)]
+        new = [alarm for alarm in self._found(metrics, step) if alarm.title not in self.said]
+        self.said |= {alarm.title for alarm in new}
+        return new
+
+    def _found(self, metrics: Metrics, step: int) -> Iterable[Alarm]:
+        found = [self._not_finite(metrics, step), self._truncated(metrics, step), self._no_signal(step)]
+        if step >= self.window and self.first and self._since(step - self.window, step):
+            found += [self._constant(reward, step) for reward, weight in self.weights.items() if weight]
+            found += [self._hacking(step), self._length(step), self._entropy(step)]
+        return filter(None, found)
+
+    def _since(self, start: int, end: int) -> list[Metrics]:
+        """What the rollouts of the steps after `start` and up to `end` logged; those without rewards left out."""
+        return [metrics for step, metrics in self.rows if start < step <= end and "groups/zero_std" in metrics]
+
+    def _mean(self, key: str, step: int) -> float:
+        return fmean(metrics[key] for metrics in self._since(step - self.window, step))
+
+    def _not_finite(self, metrics: Metrics, step: int) -> Alarm | None:
+        for name in ("loss", "grad_norm", "kl", "reward"):
+            if not math.isfinite(metrics.get(name, 0.0)):
+                where = "algorithm.beta or optimizer.lr" if name == "kl" else "optimizer.lr or optimizer.max_grad_norm"
+                then = "the policy can be lost from here on"
+                if self.config.on_nonfinite == "skip" and name != "kl":
+                    then = "such steps are left out (on_nonfinite=skip)"
+                return Alarm("not_finite", f"{name} is {metrics[name]} at step {step}: {then}. Lower {where}.")
+        return None
+
+    def _truncated(self, metrics: Metrics, step: int) -> Alarm | None:
+        share = metrics.get("completions/clipped_ratio", 0.0)
+        if share <= 0.5:
+            return None
+        limit = self.config.max_completion_length
+        ends = f" ({' or '.join(self.framing.ends)})" if self.framing.ends else ""
+        message = f"{share:.0%} of the completions of step {step} were truncated at {limit} tokens."
+        advice = "Raise max_completion_length."
+        if share == 1:
+            message = f"no completion of step {step} contains an end token{ends} within its {limit} tokens."
+            advice += (
+                " If that changes nothing, the policy has not learnt to end its turn: use an instruction-tuned one, or "
+                "the chat template that it was tuned with."
+            )
+        return Alarm("truncated", f"{message} {advice}")
+
+    def _no_signal(self, step: int) -> Alarm | None:
+        span = min(self.window, max(NO_SIGNAL_STEPS, self.config.logging_steps))
+        rows = self._since(step - span, step)
+        if step < span or not rows or any(metrics["groups/zero_std"] < 1 for metrics in rows):
+            return None
+        right = fmean(metrics["groups/all_correct"] for metrics in rows)
+        wrong = fmean(metrics["groups/none_correct"] for metrics in rows)
+        advice = "Raise num_generations or temperature."
+        if right > 0.9:
+            advice = "All is right already: take harder problems (data), or fewer steps (max_steps)."
+        elif wrong > 0.9:
+            advice = "Nothing is right: take easier problems (data), a stronger model, or more num_generations."
+        return Alarm(
+            "no_signal",
+            f"no group had a difference in its rewards for {span} steps up to step {step}: they taught nothing. "
+            f"{advice}",
+        )
+
+    def _constant(self, reward: str, step: int) -> Alarm | None:
+        rows = self._since(step - self.window, step)
+        if any(metrics[f"groups/zero_std/{reward}"] < 1 for metrics in rows):
+            return None
+        paid, tag = rows[-1][f"rewards/{reward}/mean"], self.framing.opened
+        advice = f"python -m grpo.audit tests the stack; rewards.{reward}=0 only measures it."
+        if tag:  # an audit does not show this: its probes contain the tag
+            advice = (
+                f"The policy's chat template opens {tag} in the prompt, so no completion contains it: a reward that "
+                f"looks for {tag} cannot be earned. Take {tag} out of the end of the template (chat_template.jinja in "
+                f"the policy's folder), or change the reward so that it needs no {tag}; rewards.{reward}=0 only "
+                "measures it."
+            )
+        return Alarm(
+            "constant_reward",
+            f"{reward} told no two completions of a group apart for {self.window} steps up to step {step} (it gave "
+            f"{paid:g}), so it teaches nothing. Is it learnt, or can it not be earned? {advice}",
+            reward,
+        )
+
+    def _hacking(self, step: int) -> Alarm | None:
+        """Whether a reward is paid more while fewer answers are right, both beyond chance."""
+        before, after = self._since(step - 2 * self.window, step - self.window), self._since(step - self.window, step)
+        if step < 2 * self.window or min(len(before), len(after)) < 2:
+            return None
+
+        def change(name: str) -> tuple[float, float, float]:
+            """Mean before, mean after, and their difference in standard errors."""
+            columns = [[metrics[f"rewards/{name}/mean"] for metrics in rows] for rows in (before, after)]
+            old, new = map(fmean, columns)
+            error = math.sqrt(sum(variance(column) / len(column) for column in columns))
+            return old, new, (new - old) / error if error else math.copysign(math.inf, new - old) * (new != old)
+
+        old_correct, new_correct, fall = change("correctness")
+        if math.isnan(fall) or fall > -SURE:
+            return None
+        for name, weight in self.weights.items():
+            old, new, rise = change(name)
+            if weight and not name.endswith("correctness") and math.copysign(1, weight) * rise >= SURE:
+                return Alarm(
+                    "reward_hacking",
+                    f"{name} rose from {old:.2f} to {new:.2f} while right answers fell from {old_correct / 2:.0%} to "
+                    f"{new_correct / 2:.0%} (means of {self.window} steps, at step {step}). Lower rewards.{name}, or "
+                    "raise rewards.correctness.",
+                )
+        return None
+
+    def _length(self, step: int) -> Alarm | None:
+        length, limit = self._mean("completions/mean_length", step), self.config.max_completion_length
+        start = fmean(metrics["completions/mean_length"] for metrics in self.first)
+        if length > 0.9 * limit:
+            return Alarm(
+                "length_limit",
+                f"completions are {length:.1f} of the {limit} tokens allowed (mean of {self.window} steps, "
+                f"at step {step}). Raise max_completion_length, or see which reward pays for length.",
+            )
+        if length < 0.5 * start:
+            return Alarm(
+                "length_collapse",
+                f"completions have shrunk from {start:.0f} to {length:.0f} tokens (means of {self.window} steps, at "
+                f"step {step}). See which of rewards pays for brevity, or lower optimizer.lr.",
+            )
+        return None
+
+    def _entropy(self, step: int) -> Alarm | None:
+        """Whether exploration has ended before the problems were learnt."""
+        if "entropy" not in self.first[0]:
+            return None
+        entropy, start = self._mean("entropy", step), fmean(metrics["entropy"] for metrics in self.first)
+        right = self._mean("rewards/correctness/mean", step) / 2
+        if entropy >= 0.1 * start or right >= 0.9:
+            return None
+        return Alarm(
+            "entropy_collapse",
+            f"entropy has fallen from {start:.3g} to {entropy:.3g} nats a token with {right:.0%} right (means of "
+            f"{self.window} steps, at step {step}): little is tried any more. Lower optimizer.lr, raise temperature or "
+            "algorithm.epsilon_high, or keep the policy near its start with algorithm.beta.",
+        )

@@ -1,0 +1,168 @@
+"""From composed settings to a run in its directory: lock, start or resume, report; and what other processes do."""
+
+import errno
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from grpo.config.command import Jobs, task_overrides
+from grpo.config.schema import Config, as_schema, load, located, typed
+from grpo.core import ranks
+from grpo.core.console import (
+    begin_log,
+    doing,
+    log,
+    printable,
+    quiet,
+    say,
+    shortest,
+    valid,
+)
+from grpo.core.errors import UserError, first_line
+from grpo.core.files import written_aside
+from grpo.core.redact import masked_overrides, masked_text
+from grpo.core.signals import Signals, Stopped, hand_on
+from grpo.runs.folder import (
+    ERROR,
+    command_of,
+    command_to_resume,
+    cut_back,
+    discard_previous,
+    find_checkpoint,
+    holds_run,
+    in_use,
+    is_done,
+    label_of,
+    overrides_with,
+    owned,
+    point_latest,
+    refuse_used,
+    resume,
+    same_job,
+    save_settings,
+    to_complete,
+)
+from grpo.runs.trust import refuse_links
+from grpo.training.session import Pruning, run
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def by_itself(out: Path) -> Iterator[None]:
+    """A job of a sweep that fails leaves its reason in its folder; the others go on."""
+    try:
+        yield
+        return
+    except UserError as error:
+        why = masked_text(str(error))
+        log.error("%s", printable(why))
+    except Exception as error:
+        log.exception("unforeseen")
+        why = f"{type(error).__name__}: {first_line(error)} ({shortest(out / 'train.log')} has all of it)"
+    if not in_use(out):
+        begin_log()
+        with written_aside(out / ERROR) as partial:
+            partial.write_text(valid(why), encoding="utf-8")
+
+
+def in_its_folder(
+    composed: DictConfig, out: Path, settings: Any, pruning: Callable[[DictConfig], Pruning | None]
+) -> None:
+    refuse_links(out, trusted=bool(composed.get("trust_run")))  # the lock is a file in it
+    try:
+        with owned(out), Signals():  # those that come before training and after it
+            start_or_resume(composed, out, settings, pruning)
+    except OSError as error:
+        ours = error.filename is not None and Path(error.filename).is_relative_to(out)
+        if not ours and error.errno not in NO_SPACE:
+            raise
+        other = "hydra.sweep.dir" if Jobs.multirun else "hydra.run.dir"
+        again = f"When it can: {command_to_resume(out)}" if holds_run(out) else f"Give another, {other}=FOLDER."
+        raise UserError(
+            f"{error.filename if ours else shortest(out)} cannot be written: {error.strerror}. {again}"
+        ) from error
+    except Stopped as stopped:
+        hand_on(stopped.number)
+        again = f"To resume: {command_to_resume(out)}" if holds_run(out) else "Nothing was written."
+        raise Stopped(stopped.number, f"Stopped by {stopped.name}{stopped}. {again}") from stopped
+
+
+def start_or_resume(
+    composed: DictConfig, out: Path, settings: Any, pruning: Callable[[DictConfig], Pruning | None]
+) -> None:
+    """Start a new run in `out`, or resume the one that is there; this process holds its lock."""
+    overrides = task_overrides()
+    found = None
+    resumed = composed.get("resume") is not None
+    if resumed or (Jobs.multirun and holds_run(out)):
+        if resumed:
+            config = resume(out, located(typed(composed, Config)), overrides)
+            overrides = overrides_with(out, overrides)
+        else:
+            config = same_job(out, load(composed, Config))
+        if not is_done(out, config):
+            found = find_checkpoint(out, config)
+        elif (found := to_complete(out, config)) is None:
+            if not (Jobs.multirun or (out / "report.html").is_file()):
+                report(out)
+            discard_previous(out)
+            say(f"{shortest(out)} has all its steps already. For more: {command_to_resume(out)} max_steps=N")
+            return
+    elif holds_run(out):
+        raise UserError(
+            f"{shortest(out)} holds a run already. To resume it: {command_to_resume(out)}. For another: "
+            "hydra.run.dir=FOLDER."
+        )
+    else:
+        refuse_used(out, "hydra.run.dir=FOLDER")
+        config = load(composed, Config)
+
+    def begin() -> None:
+        begin_log()
+        if found:
+            cut_back(found)
+        save_settings(out, config, overrides, None if found else settings)
+        if not Jobs.multirun:
+            point_latest(out)
+
+    command = command_of(out) or f"{ranks.launcher()} {shlex.join(masked_overrides(Jobs.typed))}".rstrip()
+    checkpoint = found.checkpoint if found else None
+    ranks.announce(out, checkpoint, asdict(config))
+    run(config, out, label_of(out, overrides), command, checkpoint, pruning(settings), begin)
+    if not Jobs.multirun:
+        report(out)
+    discard_previous(out)
+
+
+def report(out: Path) -> None:
+    with doing("importing Matplotlib"):
+        from grpo.report import write_report  # it imports Matplotlib
+    with doing("drawing the report"):
+        page = write_report(out)
+    say(f"Report: {shortest(page)}")
+
+
+def follow() -> None:
+    """What every process but the first does: the same run, without a word."""
+    logging.getLogger().addHandler(logging.NullHandler())
+    try:
+        with quiet():
+            out, checkpoint, settings = ranks.announced()
+            if out:
+                with Signals():
+                    run(as_schema(settings, Config), out, checkpoint=checkpoint)
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)  # rank 0 says it
+    except UserError as error:
+        # Where rank 0 makes the same mistake it has said so by then, and the launcher ends this process.
+        time.sleep(2)
+        raise UserError(f"rank {ranks.rank()}: {error}") from error
