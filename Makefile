@@ -25,10 +25,11 @@ test-slow: $(READY) ## run the tests that take minutes
 bench: $(READY) ## time a step against TRL's, side by side; pass options with ARGS="--grid"
 	@$(RUN) scripts/benchmark.py $(ARGS)
 
-lint: $(READY) ## check style and types
+lint: $(READY) ## check style, types and the direction of imports
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
+	@$(VENV)/bin/lint-imports
 
 format: $(READY) ## rewrite the code in the project's style
 	@$(RUN) -m ruff check --fix .

@@ -6,212 +6,23 @@ python -m grpo.report outputs/sweeps/DATE/TIME --baseline num_generations=4
 """
 
 import argparse
-import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from grpo.config.batch import Batch
-from grpo.config.schema import compose, flat
 from grpo.core.console import (
     doing,
     error_message,
-    interval,
-    listed,
-    plural,
     say,
     shortest,
-    shown,
-    signed,
-    with_unit,
-    written,
 )
 from grpo.core.errors import UserError
 from grpo.core.files import path_argument, run_argument
 from grpo.core.process import check_process, guard_streams
 from grpo.reports.comparison import choose, holds_runs, other_than_runs, read_sweep, settings_table, verdict
-from grpo.reports.figures import charts, colours, save, window
-from grpo.reports.page import write_page
+from grpo.reports.run_report import write_report
 from grpo.reports.sweep_report import write_sweep_report
 from grpo.runs.folder import followed, refuse_used
-from grpo.runs.record import Record, read
-
-PHASES = {
-    "start": "start: libraries, policy, data",
-    "evaluate_before": "evaluation before",
-    "train": "training",
-    "ask_meanwhile": "questions and evaluations meanwhile",
-    "evaluate_after": "evaluation after",
-}
-
-
-def write_report(folder: Path, figures: Path | None = None, out: Path | None = None) -> Path:
-    """Write `report.html` into the folder of a run, or into `out`; gives the page.
-
-    Args:
-        figures: where to write the figures as PNG, too.
-
-    Raises:
-        UserError: as `read` does.
-    """
-    record = read(folder)
-    drawn = []
-    if not record.history.empty:
-        drawn = charts(record.history, record.evaluations, record.weights, record.settings["max_completion_length"])
-    if figures is not None:
-        save(drawn, figures)
-    (out or folder).mkdir(parents=True, exist_ok=True)
-    return write_page(
-        (out or folder) / "report.html",
-        "report.html",
-        name=folder.resolve().name,
-        record=record,
-        headline=headline(record),
-        moved=moved(record),
-        changes=changes(record),
-        asked=asked(record),
-        charts=drawn,
-        window=window(len(record.history)),
-        logged=f"{len(record.history):,} logged {plural(len(record.history), 'step')}",
-        settings=settings_that_differ(record.settings),
-        facts=facts(record),
-        phases=phases(record.results.get("seconds", {})),
-        command=shlex.join(["python", "-m", "grpo.train", *record.overrides]),
-    )
-
-
-def headline(record: Record) -> str:
-    """What changed, in a sentence: as sure as the figures are."""
-    results = record.results
-    if not results:
-        done = int(record.history.index[-1]) if len(record.history) else 0
-        return f"Not finished: {done:,} {plural(done, 'step')} on record, and no evaluation after training yet."
-    before, after = results["before"], results["after"]
-    difference = results["difference"]["accuracy_strict"]
-    first, last = (with_unit("accuracy_strict", each["accuracy_strict"]) for each in (before, after))
-    steps = f"{results['steps']:,} {plural(results['steps'], 'step')}"
-    what = f"right answers on {after['n']:,} held-out {plural(after['n'], 'problem')}"
-    if not difference["value"]:
-        around = interval("accuracy_strict", *after["intervals"]["accuracy_strict"])
-        return f"In {steps}, {what} stayed at {last} (95% interval {around})."
-    points = f"{difference['value'] * 100:+z.1f} points, 95% interval {_points(difference)}"
-    if beyond_chance(difference):
-        verb = "rose" if difference["value"] > 0 else "fell"
-        return f"In {steps}, {what} {verb} from {first} to {last} ({points})."
-    return f"In {steps}, {what} went from {first} to {last}: no more than chance makes ({points})."
-
-
-def beyond_chance(difference: dict[str, Any]) -> bool:
-    """By the exact test where there is one, else by the interval."""
-    if difference["p"] is not None:
-        return bool(difference["p"] < 0.05)
-    return not difference["low"] <= 0 <= difference["high"]
-
-
-def _points(difference: dict[str, Any]) -> str:
-    return f"{difference['low'] * 100:+z.1f} to {difference['high'] * 100:+z.1f}"
-
-
-def moved(record: Record) -> list[dict[str, Any]]:
-    """For each reward what it made of the advantages, on average over the logged steps, the largest share first."""
-    history, hues, rows = record.history, colours(list(record.weights)), []
-    tenth = max(1, len(history) // 10)
-    for name, weight in record.weights.items():
-        score, share = history.get(f"rewards/{name}/mean"), history.get(f"advantage_share/{name}")
-        if score is None:
-            continue
-        rows.append(
-            {
-                "name": name,
-                "colour": hues[name],
-                "weight": f"{weight:g}",
-                "share": None if share is None or share.isna().all() else float(share.mean()),
-                "flips": float(history[f"advantage_flips/{name}"].mean()),
-                "told_apart": 1 - float(history[f"groups/zero_std/{name}"].mean()),
-                "first": f"{score[:tenth].mean():z.2f}",
-                "last": f"{score[-tenth:].mean():z.2f}",
-            }
-        )
-    return sorted(rows, key=lambda row: -(row["share"] or 0))
-
-
-def changes(record: Record) -> list[dict[str, Any]]:
-    """The rows of the table before and after."""
-    if not (results := record.results):
-        return []
-    rows = []
-    for name in listed(results["difference"]):
-        difference = results["difference"][name]
-        number = shown(name)[1]
-        cells = [
-            (with_unit(name, results[when][name]), results[when]["intervals"][name]) for when in ("before", "after")
-        ]
-        rows.append(
-            {
-                "title": shown(name)[0],
-                "first": cells[0][0],
-                "first_interval": interval(name, *cells[0][1]),
-                "last": cells[1][0],
-                "last_interval": interval(name, *cells[1][1]),
-                "change": signed(number(difference["value"])),
-                "change_interval": interval(name, difference["low"], difference["high"]),
-                "sure": beyond_chance(difference),
-            }
-        )
-    return rows
-
-
-def asked(record: Record) -> list[dict[str, Any]]:
-    """Each question with what the policy said to it, by step."""
-    questions: dict[str, dict[str, Any]] = {}
-    for line in record.transcripts:
-        each = questions.setdefault(line["question"], {"gold": line["gold"], "said": {}})
-        each["said"][line["step"]] = line["completion"]
-    return [{"question": question, **each} for question, each in questions.items()]
-
-
-def settings_that_differ(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(key, default, here) of every setting that `python -m grpo.train` alone would give another value."""
-    defaults, here = flat(asdict(compose())), flat(settings)
-    keys = [*here, *(key for key in defaults if key not in here)]
-    return [
-        (key, written(defaults.get(key)), written(here.get(key)))
-        for key in keys
-        if key != "experiment" and defaults.get(key) != here.get(key)
-    ]
-
-
-def facts(record: Record) -> dict[str, str]:
-    settings, results = record.settings, record.results
-    found = {
-        "policy": settings["model"]["path"],
-        "data": settings["data"]["name"],
-        "rewards": ", ".join(f"{name} {weight:g}" for name, weight in record.weights.items()),
-    }
-    if not results:
-        return found
-    problems = results["problems"]
-    return found | {
-        "problems": f"{problems['train']:,} to train on, {problems['held_out']:,} held out",
-        "batch": str(Batch(**results["batch"])),
-        "machine": f"{results['device']}, {results['threads']} {plural(results['threads'], 'thread')}",
-        "seed": str(results["seed"]),
-        "code": code(results.get("provenance", {}).get("code")),
-        "versions": ", ".join(f"{package} {number}" for package, number in results["versions"].items()),
-    }
-
-
-def code(revision: dict[str, Any] | None) -> str:
-    if revision is None:
-        return "not in a git checkout"
-    return f"revision {revision['revision'][:10]}" + ("" if revision["clean"] else ", with the changes in git.diff")
-
-
-def phases(seconds: dict[str, float]) -> list[tuple[str, float, float]]:
-    """(phase, seconds, share of all)."""
-    whole = sum(seconds.values()) or 1
-    return [(PHASES.get(name, name), value, value / whole) for name, value in seconds.items() if value >= 0.005]
+from grpo.runs.record import read
 
 
 def main() -> None:

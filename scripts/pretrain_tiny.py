@@ -3,8 +3,8 @@
 python scripts/pretrain_tiny.py
 
 It makes a Qwen2 policy that plays the part of an instruct model before GRPO. Three quarters of every batch are chats
-about training problems (grpo/tasks/arithmetic.py), answered in the mixed styles of STYLES: mostly a bare answer, at times
-worked, seldom in the exact format. The rest is plain arithmetic (`7*8=56`). Held-out problems are never seen.
+about training problems (grpo/tasks/arithmetic.py), answered in the mixed styles of STYLES: mostly a bare answer, at
+times worked, seldom in the exact format. The rest is plain arithmetic (`7*8=56`). Held-out problems are never seen.
 """
 
 import argparse

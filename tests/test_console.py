@@ -13,9 +13,9 @@ from rich.text import Text
 
 from grpo.core import console as terminal
 from grpo.core.console import doing, error_message, facts, heading, printable, progress, show
-from grpo.report import write_report
 from grpo.reports.comparison import read_sweep
 from grpo.reports.page import tinted
+from grpo.reports.run_report import write_report
 from grpo.reports.sweep_report import write_sweep_report
 from tests.made_up import made_up, made_up_sweep, plan
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from grpo.config import hints
 from grpo.config.command import check_arguments
 from grpo.config.overrides import quoted, refuse_too_many_jobs, typed_in_shell, unreadable, values_of
 from grpo.config.schema import (
@@ -23,7 +24,6 @@ from grpo.config.schema import (
     PlanConfig,
     SearchConfig,
     compose,
-    hints,
     saved_settings,
     settings_of_schema,
 )

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from grpo.core.errors import UserError
-from grpo.report import headline, main, write_report
+from grpo.report import main
 from grpo.reports.figures import COLOURS, HUES, colours, spread
+from grpo.reports.run_report import headline, write_report
 from grpo.runs.record import read
 from tests.conftest import SMALL, seen
 

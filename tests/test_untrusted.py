@@ -21,7 +21,7 @@ from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, write_json
 from grpo.evaluation.completions import read_completions
 from grpo.policy.hub import ASSETS
-from grpo.report import write_report
+from grpo.reports.run_report import write_report
 from grpo.runs.checkpoints import MANIFEST, damage
 from grpo.runs.folder import cut_back, find_checkpoint, resume, save_settings
 from grpo.training.session import run

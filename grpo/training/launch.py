@@ -145,7 +145,7 @@ def start_or_resume(
 
 def report(out: Path) -> None:
     with doing("importing Matplotlib"):
-        from grpo.report import write_report  # it imports Matplotlib
+        from grpo.reports.run_report import write_report  # it imports Matplotlib
     with doing("drawing the report"):
         page = write_report(out)
     say(f"Report: {shortest(page)}")
