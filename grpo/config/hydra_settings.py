@@ -101,7 +101,7 @@ def _check_logging(key: str, settings: Any) -> None:
         name: Any
         for name, value in settings.items():
             if name == "()" or (
-                name == "class" and not re.fullmatch(r"logging(\.handlers)?\.\w+|grpo\.console\.RunLog", str(value))
+                name == "class" and not re.fullmatch(r"logging(\.handlers)?\.\w+|grpo\.core\.console\.RunLog", str(value))
             ):
                 raise UserError(
                     f"{key}.{name}={shortened(value)}: it runs code, and only handlers of logging are allowed."
