@@ -141,7 +141,7 @@ def surroundings(*without: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def server():
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.warm"],
+        [sys.executable, "-m", "tests.helpers.warm"],
         cwd=Path(__file__).parent.parent,
         env=surroundings(),
         stdin=subprocess.PIPE,

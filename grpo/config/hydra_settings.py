@@ -19,6 +19,7 @@ from grpo.core.errors import UserError, shortened
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+HANDLERS = r"logging(\.handlers)?\.\w+|grpo\.core\.console\.RunLog"  # of logging, by class
 
 
 @contextmanager
@@ -100,9 +101,7 @@ def _check_logging(key: str, settings: Any) -> None:
     if isinstance(settings, dict):
         name: Any
         for name, value in settings.items():
-            if name == "()" or (
-                name == "class" and not re.fullmatch(r"logging(\.handlers)?\.\w+|grpo\.core\.console\.RunLog", str(value))
-            ):
+            if name == "()" or (name == "class" and not re.fullmatch(HANDLERS, str(value))):
                 raise UserError(
                     f"{key}.{name}={shortened(value)}: it runs code, and only handlers of logging are allowed."
                 )

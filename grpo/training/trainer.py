@@ -111,7 +111,7 @@ class Trainer(GRPOTrainer):
     """TRL's trainer with our rollouts, each prompt computed once a group in the training step, and whole checkpoints
     from which a run goes on as if it had never stopped.
 
-    What is overridden computes what TRL 1.16 computes; tests/test_trl.py names the methods and holds them to it.
+    The overrides compute what TRL 1.16 computes; tests/training/test_trl.py compares each with its method.
     """
 
     args: Any

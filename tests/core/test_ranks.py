@@ -1,0 +1,321 @@
+"""A step spread over several processes: advantages, what they are made of, and gradients are those of one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import traceback
+import zlib
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed.fsdp import fully_shard
+
+import grpo.training.trainer
+from grpo.config.batch import derive_batch
+from grpo.config.schema import compose
+from grpo.core import ranks
+from grpo.policy.loading import build_policy, build_tokenizer
+from grpo.policy.sharding import copy_weights, whole_copy
+from grpo.rewards.advantages import Attribution, attribute
+from grpo.rewards.registry import REWARDS, RewardStack
+from grpo.sampling.rollout import build_rollout
+from grpo.tasks.datasets import build_train_set, load_splits
+from grpo.training.recorder import Recorder
+from grpo.training.tracking import NoTracker
+from grpo.training.trainer import Trainer, build_trainer
+from tests.training.test_trainer import micro_batches
+
+K = 4
+SCALES, AGGREGATIONS = ("group", "batch", "none"), ("sum_then_normalize", "normalize_then_sum")
+# Prompts a step and micro-batch. A rank holds half of a group; a whole one; one and a half; two, in two micro-batches.
+SHAPES = [(1, 8), (2, 8), (3, 8), (4, 4)]
+CASES = list(product(SHAPES, SCALES, AGGREGATIONS))
+# `by_text` and `by_length` vary wherever completions do, `by_gold` between groups alone.
+NAMES = ["correctness", "xmlcount", "by_text", "by_length", "by_gold"]
+
+
+def draw_weights(seed: int) -> dict[str, float]:
+    """Random ones, a negative one and a zero among them."""
+    rng = np.random.default_rng(seed)
+    weights = rng.uniform(0.2, 2, len(NAMES)) * rng.permutation([0, -1, 1, 1, rng.choice([-1, 1])])
+    return dict(zip(NAMES, weights.tolist(), strict=True))
+
+
+def build(
+    out: Path, weights: dict[str, float], prompts: int, micro: int, *overrides: str, dtype: str = "float32"
+) -> Trainer:
+    """This process's part of a run."""
+    out.mkdir()
+    batch = [f"num_generations={K}", f"prompts_per_step={prompts}", f"micro_batch_size={micro}"]
+    config = compose([*batch, "max_completion_length=48", "temperature=1.5", "data.train_problems=40", *overrides])
+    tokenizer = build_tokenizer(config.model)
+    policy = build_policy(config.model, 0).to(getattr(torch, dtype))
+    rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
+    cut = derive_batch(K, prompts, micro, world_size=ranks.world_size())
+    rollout = build_rollout(policy, tokenizer, config)
+    stack = RewardStack(weights)
+    recorder = Recorder(config, stack, NoTracker(), out, lambda steps: lambda count, beside: None)
+    return build_trainer(config, cut, policy, tokenizer, rows, stack, rollout, recorder, out)
+
+
+def ours(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if name.startswith(("advantage_", "groups/"))}
+
+
+def work(out: Path) -> None:
+    """What each of the two processes does; what it saw goes to rank_<its number>.json."""
+    rank = int(os.environ["RANK"])
+    with_rewards()
+    splits: list[Attribution] = []
+
+    def keep(*args: Any) -> Attribution:
+        splits.append(attribute(*args))
+        return splits[-1]
+
+    grpo.training.trainer.attribute = keep
+    seen = []
+    for seed, ((prompts, micro), scale, aggregation) in enumerate(CASES):
+        overrides = [f"seed={seed}", f"algorithm.scale_rewards={scale}"]
+        built = build(out / f"{seed}_{rank}", draw_weights(seed), prompts, micro, *overrides)
+        built.multi_objective_aggregation = aggregation
+        batches = micro_batches(built)
+        seen.append(
+            {
+                "cut": [len(inputs["advantages"]) for inputs in batches],
+                "loss": np.concatenate([inputs["advantages"] for inputs in batches]).tolist(),
+                "trl": list(built._logs["advantages"]),
+                "scores": [list(built._logs["rewards"][name]) for name in NAMES],
+                "texts": [messages[0]["content"] for messages in built._logs["completion"]],
+                "parts": splits[-1].parts.tolist(),
+                "logged": {name: value for name, (value,) in ours(built._metrics["train"]).items()},
+            }
+        )
+    run = build(out / f"run_{rank}", draw_weights(0), 1, 8, "max_steps=2", "logging_steps=1")
+    run.train()
+    history = [logs for logs in run.state.log_history if "reward" in logs]
+    steps = [{"grad_norm": logs["grad_norm"], **ours(logs)} for logs in history]
+    (out / f"rank_{rank}.json").write_text(json.dumps({"cases": seen, "steps": steps}))
+
+
+def work_on_gradients(out: Path) -> None:
+    with_rewards()
+    torch.save(gradients(out), out / f"gradients_{ranks.rank()}.pt")
+
+
+# How the losses average, and the most completions at once: one micro-batch, or several.
+LOSSES = [(loss, micro) for loss in ("grpo", "dr_grpo", "dapo") for micro in (16, 2)]
+
+
+def scripted(prompts: list[list[int]], limit: int, *_: Any) -> list[list[int]]:
+    """What this process's rows of a step of 16 get, however they are spread."""
+    first = ranks.rank() * len(prompts)
+    drawn = [np.random.default_rng(row) for row in range(first, first + len(prompts))]
+    return [draw.integers(5, 600, draw.integers(1, limit)).tolist() for draw in drawn]
+
+
+def gradients(out: Path) -> dict[str, Any]:
+    """Of every parameter, before clipping, with their norm as it is logged."""
+    found: dict[str, Any] = {}
+    for number, (loss, micro) in enumerate(LOSSES):
+        name = f"{loss}_{micro}"
+        weights = {"correctness": 0.0, "by_text": 1.0, "by_length": -0.5}
+        built = build(
+            out / f"{number}_{ranks.rank()}",
+            weights,
+            4,
+            micro,
+            "max_steps=1",
+            f"algorithm.loss_type={loss}",
+            dtype="float64",
+        )
+        assert built.shared
+        built.rollout.complete = scripted  # type: ignore[method-assign]
+        clip = built._clip_grad_norm
+
+        def keep(model: Any, clip: Any = clip, built: Any = built, name: str = name) -> Any:
+            each = {key: parameter.grad.flatten() for key, parameter in built.model.named_parameters()}
+            found[name] = torch.cat([each[key] for key in sorted(each)])
+            return clip(model)
+
+        built._clip_grad_norm = keep  # type: ignore[method-assign]
+        built.train()
+    return found
+
+
+def work_on_shards(out: Path) -> None:
+    """A policy is spread, trained a little, and copied back whole."""
+    torch.distributed.init_process_group("gloo")
+    policy = build_policy(compose().model, 0)
+    whole = whole_copy(policy, torch.float32, "cpu")
+    before = {name: weight.clone() for name, weight in whole.named_parameters()}
+    for layer in policy.model.layers:
+        fully_shard(layer)
+    fully_shard(policy)
+    assert all(len(weight.to_local()) < len(weight) for weight in policy.parameters())
+    copy_weights(policy, whole)
+    assert all(torch.equal(weight, before[name]) for name, weight in whole.named_parameters())
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    ids = torch.arange(20)[None] + ranks.rank()
+    policy(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    copy_weights(policy, whole)
+    assert not any(torch.equal(weight, before[name]) for name, weight in whole.named_parameters())
+    torch.testing.assert_close(whole(ids).logits, policy(ids).logits)
+
+
+def test_a_whole_copy_of_a_policy_that_is_spread(tmp_path) -> None:
+    spread(tmp_path, 2, "work_on_shards")
+
+
+def with_rewards() -> None:
+    REWARDS["by_text"] = lambda completion: zlib.crc32(completion.encode()) % 7 / 7
+    REWARDS["by_length"] = lambda completion: len(completion) / 100
+    REWARDS["by_gold"] = lambda gold: zlib.crc32(gold.encode()) % 3
+
+
+def spread(out: Path, count: int, what: str) -> None:
+    """Run `what` of this file in so many processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = []
+    try:
+        for rank in map(str, range(count)):
+            with (out / f"rank_{rank}.log").open("w") as log:
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "tests.core.test_ranks", what, str(out)],
+                        cwd=Path(__file__).parents[2],
+                        env=os.environ | shared | cpu | {"RANK": rank, "LOCAL_RANK": rank},
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=180)
+    finally:
+        for process in processes:
+            process.kill()
+    codes = [process.wait() for process in processes]
+    assert not any(codes), "\n".join((out / f"rank_{rank}.log").read_text()[-3000:] for rank in range(count))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> list[dict[str, Any]]:
+    out = tmp_path_factory.mktemp("ranks")
+    spread(out, 2, "work")
+    return [json.loads((out / f"rank_{rank}.json").read_text()) for rank in "01"]
+
+
+@pytest.fixture(scope="module")
+def of_one(tmp_path_factory) -> Any:
+    with patch.dict(REWARDS):
+        with_rewards()
+        return gradients(tmp_path_factory.mktemp("one"))
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_gradients_are_those_of_one_process(tmp_path, of_one, count: int) -> None:
+    spread(tmp_path, count, "work_on_gradients")
+    for rank in range(count):
+        found = torch.load(tmp_path / f"gradients_{rank}.pt")
+        assert found.keys() == of_one.keys()
+        for name, gradient in of_one.items():
+            assert gradient.norm() > 1e-3
+            assert (found[name] - gradient).norm() <= 1e-10 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=lambda case: f"{CASES[case][0][0]}-{'-'.join(CASES[case][1:])}")
+def test_each_rank_attributes_the_advantages_of_all(two, case: int) -> None:
+    (prompts, micro), *_ = CASES[case]
+    first, second = (rank["cases"][case] for rank in two)
+    rows = prompts * K // 2
+    assert first["cut"] == second["cut"] == [min(rows, micro)] * (rows // min(rows, micro))
+    for name in ("logged", "parts", "scores", "trl"):
+        assert first[name] == second[name], name
+
+    # Each rank's loss uses its own rows of these; rounding of float32 aside, the parts of a row sum to its advantage.
+    advantages = np.array(first["loss"] + second["loss"])
+    assert advantages.tolist() == first["trl"] and np.abs(advantages).max() > 0.01
+    parts = np.array(first["parts"])
+    assert parts.sum(axis=1) == pytest.approx(advantages, abs=1e-5)
+
+    weights, logged = draw_weights(case), first["logged"]
+    shares = [logged[f"advantage_share/{name}"] for name in NAMES]
+    assert sum(shares) == pytest.approx(1, abs=1e-9)
+    assert shares == pytest.approx(advantages @ parts / (advantages @ advantages), abs=1e-4)
+    exact = parts.sum(axis=1, keepdims=True)
+    flips = (exact * (exact - parts) < 0).mean(axis=0)
+    assert [logged[f"advantage_flips/{name}"] for name in NAMES] == pytest.approx(flips)
+    for name, weight in weights.items():
+        assert weight or logged[f"advantage_share/{name}"] == logged[f"advantage_flips/{name}"] == 0
+
+    groups = np.array(first["scores"]).reshape(len(NAMES), prompts, K)
+    right = (groups[0] > 0).mean(axis=1)
+    assert logged["groups/mixed"] == pytest.approx(((right > 0) & (right < 1)).mean())
+    assert logged["groups/none_correct"] == pytest.approx((right == 0).mean())
+    assert logged["groups/all_correct"] == pytest.approx((right == 1).mean())
+    still = np.ptp(groups, axis=2) == 0
+    for name, of in zip(NAMES, still, strict=True):
+        assert logged[f"groups/zero_std/{name}"] == pytest.approx(of.mean())
+    assert logged["groups/zero_std"] == pytest.approx(still[[*map(bool, weights.values())]].all(axis=0).mean())
+
+
+def test_the_cases_hold_what_they_are_for(two) -> None:
+    cases = two[0]["cases"]
+    logged = [case["logged"] for case in cases]
+    for name in NAMES[:-1]:
+        assert any(figures[f"advantage_flips/{name}"] for figures in logged), name
+    assert any(figures[f"advantage_share/{name}"] < 0 for figures in logged for name in NAMES)
+    assert all(figures["groups/zero_std/by_gold"] == 1 for figures in logged)
+    for name in ("mixed", "none_correct", "correctness_constant", "zero_std/correctness"):
+        assert any(0 < figures[f"groups/{name}"] < 1 for figures in logged), name
+    # What a rank holds would by itself tell something else: a part of a group, of which it does not know the mean ...
+    cut = [abs(sum(case["loss"])) for case in cases if len(case["loss"]) % K]
+    assert np.mean(np.array(cut) > 0.01) > 0.7
+    # ... or some of the groups.
+    moved = []
+    for n, (_, scale, aggregation) in enumerate(CASES):
+        rows, weights = len(cases[n]["loss"]), draw_weights(n)
+        if rows % K == 0:
+            alone = attribute(
+                np.array(cases[n]["scores"]).T[:rows], np.array([*weights.values()]), K, scale, aggregation
+            )
+            of_all = [logged[n][f"advantage_share/{name}"] for name in NAMES]
+            moved.append(alone.shares() is None or np.abs(alone.shares() - of_all).max() > 0.01)
+    assert np.mean(moved) > 0.7
+    # The ranks draw completions of their own.
+    halves = [(case["texts"][: K // 2], case["texts"][K // 2 :]) for case in cases if len(case["texts"]) == K]
+    assert all(one != other for one, other in halves)
+    every = np.array([[*draw_weights(case).values()] for case in range(len(CASES))])
+    assert (every == 0).any(axis=0).all() and (every < 0).any(axis=0).all()
+
+
+def test_what_real_steps_log_is_the_same_on_both(two) -> None:
+    first, second = (rank["steps"] for rank in two)
+    assert first == second and len(first) == 2
+    for logs in first:
+        assert logs["grad_norm"] > 0
+        assert sum(logs[f"advantage_share/{name}"] for name in NAMES) == pytest.approx(1, abs=1e-9)
+
+
+if __name__ == "__main__":
+    # Not by way of the interpreter's end: a model in DistributedDataParallel that is freed there holds the GIL while it
+    # waits for gloo's thread, which may be waiting for the GIL.
+    try:
+        globals()[sys.argv[1]](Path(sys.argv[2]))
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)

@@ -1,0 +1,367 @@
+"""What `python -m grpo.plan` says: beside torch's own accounting of real training steps, and as a person reads it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from bisect import bisect_left
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl.kernels.chunked_logprob
+import trl.trainer.utils
+from torch.profiler import ProfilerActivity, profile
+
+import grpo.planning.costs as costs_module
+import grpo.sampling.rollout
+import grpo.training.trainer
+from grpo.config.schema import CONF, PlanConfig, options
+from grpo.core.errors import UserError
+from grpo.plan import amount, batch_of, compose, hardware_of, nearest, peak, run, usable
+from grpo.planning.costs import Architecture, Costs, Rates, architecture
+from grpo.policy.loading import build_policy
+from scripts.check_gpu import at_the_limits
+from tests.policy.test_loading import QWEN, needs_bitsandbytes, needs_qwen
+from tests.tasks.test_datasets import GSM8K, needs_gsm8k
+
+KEPT = {
+    costs_module.WEIGHTS,
+    costs_module.ADAPTERS,
+    costs_module.REFERENCE,
+    costs_module.OPTIMIZER,
+    costs_module.SAMPLER,
+}
+STEPS = ["max_steps=2", "save_steps=null", "tracking=none", "max_completion_length=16", "num_generations=4"]
+TINY = ["max_prompt_length=84", "prompts_per_step=2", "data.train_problems=200", *STEPS]
+RANDOM = [*TINY, "model.init=random"]
+CUT = [
+    "experiment=gsm8k",
+    "device=cpu",
+    "bf16=false",
+    f"model.path={QWEN}",
+    "model.init=random",
+    "model.num_layers=2",
+    f"data.path={GSM8K}",
+    "data.train_problems=200",
+    "max_prompt_length=92",
+    "prompts_per_step=1",
+    *STEPS,
+    "max_completion_length=8",
+]
+
+
+def costs(*overrides: str) -> Costs:
+    config = compose(overrides)
+    return Costs(config, batch_of(config), architecture(config.model)[0], config.sharding)
+
+
+def allocations(profiled: Any) -> list[tuple[int, int]]:
+    """(time in ns, bytes allocated since the beginning) at each allocation and release, as torch's profiler has them."""
+    found = []
+    events = list(profiled.profiler.kineto_results.experimental_event_tree())
+    while events:
+        event = events.pop()
+        events.extend(event.children)
+        if event.tag == torch._C._profiler._EventType.Allocation:
+            found.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+    held: dict[int, int] = {}
+    total, series = 0, []
+    for at, place, size in sorted(found, key=lambda each: each[0]):
+        if size > 0:
+            held[place] = size
+            total += size
+        else:  # what was there before is not counted when it goes
+            total -= held.pop(place, 0)
+        series.append((at, total))
+    return series
+
+
+def measured(config: PlanConfig, out: Path) -> dict[str, int]:
+    """The most bytes that are allocated at once in each phase of the last step, and those that it begins with."""
+    began: list[tuple[str, int]] = []
+
+    def phase(name: str) -> None:
+        if name == "sampling":
+            began.clear()
+        began.append((name, time.time_ns()))
+
+    trainer, _ = at_the_limits(config, out, phase)
+    models = [model for model in (trainer.model, trainer.ref_model) if model is not None]
+    # Built before, and maybe read from a file, whose mapping no allocator counts.
+    weights = sum(parameter.nbytes for model in models for parameter in model.parameters())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        trainer.train()
+    events = allocations(profiled)
+    times, peaks = [at for at, _ in events], dict.fromkeys(("sampling", "training", "update"), 0)
+    for (name, start), (_, end) in zip(began, [*began[1:], ("", times[-1] + 1)], strict=True):
+        within = [size for _, size in events[bisect_left(times, start) : bisect_left(times, end)]]
+        peaks[name] = max([peaks[name], *(weights + size for size in within)])
+    start = bisect_left(times, began[0][1])
+    return peaks | {"kept": weights + events[start - 1][1]}
+
+
+CASES = {
+    "tiny": [*RANDOM, "micro_batch_size=8"],
+    "tiny, in micro-batches": [*RANDOM, "micro_batch_size=2"],
+    "tiny, checkpointing": [*RANDOM, "micro_batch_size=8", "activation_checkpointing=true"],
+    "tiny, LoRA": [*RANDOM, "micro_batch_size=8", "model.lora_rank=8"],
+    "tiny, TRL's step": [*RANDOM, "micro_batch_size=4", "share_prompts=false", "rollout=generate"],
+    "tiny, LoRA and checkpointing, TRL's step": [
+        *RANDOM,
+        *("micro_batch_size=4", "share_prompts=false", "model.lora_rank=8", "activation_checkpointing=true"),
+    ],
+    "tiny, with a reference policy": [*RANDOM, "micro_batch_size=8", "algorithm=grpo_kl"],
+    "tiny, bf16": [*RANDOM, "micro_batch_size=8", "bf16=true"],
+    "tiny, LoRA over bf16": [*RANDOM, "micro_batch_size=8", "bf16=true", "model.dtype=bfloat16", "model.lora_rank=8"],
+    "tiny, Adafactor, transformers' decoder": [*RANDOM, "optimizer=adafactor", "rollout.native=false"],
+    "tiny, 8-bit AdamW": [*RANDOM, "micro_batch_size=8", "optimizer=adamw_8bit"],
+    "tiny, QLoRA": [
+        *TINY,
+        # So hot that no two completions are alike, as with random weights.
+        *("micro_batch_size=8", "model.lora_rank=8", "model.load_in_4bit=true", "bf16=true", "temperature=5"),
+    ],
+    "Qwen2.5, cut": [*CUT, "micro_batch_size=4"],
+    "Qwen2.5, cut, in micro-batches": [*CUT, "micro_batch_size=2", "max_completion_length=128"],
+    "Qwen2.5, cut, LoRA and checkpointing": [
+        *CUT,
+        *("micro_batch_size=4", "model.lora_rank=16", "activation_checkpointing=true"),
+    ],
+    "Qwen2.5, cut, TRL's step": [*CUT, "micro_batch_size=2", "share_prompts=false", "rollout=generate"],
+    "Qwen2.5, cut, bf16": [*CUT, "micro_batch_size=4", "bf16=true"],
+}
+MARKS = {
+    "tiny, 8-bit AdamW": [needs_bitsandbytes],
+    "tiny, QLoRA": [needs_bitsandbytes],
+    "Qwen2.5, cut": [needs_qwen, needs_gsm8k],
+    "Qwen2.5, cut, LoRA and checkpointing": [needs_qwen, needs_gsm8k],
+    "Qwen2.5, cut, in micro-batches": [needs_qwen, needs_gsm8k, pytest.mark.slow],
+    "Qwen2.5, cut, TRL's step": [needs_qwen, needs_gsm8k, pytest.mark.slow],
+    "Qwen2.5, cut, bf16": [needs_qwen, needs_gsm8k, pytest.mark.slow],
+}
+
+
+@pytest.mark.parametrize("overrides", [pytest.param(CASES[name], id=name, marks=MARKS.get(name, [])) for name in CASES])
+def test_memory_is_what_torch_accounts_for(overrides: list[str], tmp_path) -> None:
+    """Each phase as a whole; and of training also what comes and goes, which large weights would outweigh."""
+    phases = costs(*overrides).memory()
+    said = {name: sum(parts.values()) for name, parts in phases.items()}
+    said["passing"] = sum(size for part, size in phases["training"].items() if part not in KEPT)
+    took = measured(compose(overrides), tmp_path)
+    took["passing"] = took["training"] - took["kept"]
+    ratios = {name: said[name] / took[name] for name in said}
+    print("; ".join(f"{name} {said[name] / 1e6:.1f} / {took[name] / 1e6:.1f} MB = {ratios[name]:.3f}" for name in said))
+    assert all(0.85 < ratio < 1.15 for ratio in ratios.values()), ratios
+
+
+def test_ddp_holds_gradients_twice() -> None:
+    """Once more in its buckets, which are there from its start."""
+    alone = not torch.distributed.is_initialized()  # a test of an engine may leave a group in this process
+    if alone:
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        layers = torch.nn.Sequential(*[torch.nn.Linear(500, 500, bias=False) for _ in range(4)])
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            torch.nn.parallel.DistributedDataParallel(layers)
+    finally:
+        if alone:
+            torch.distributed.destroy_process_group()
+    assert max(level for _, level in allocations(profiled)) == pytest.approx(4 * 500 * 500 * 4, rel=0.05)
+    ddp = costs("experiment=gsm8k", "world_size=2").memory()["update"]
+    assert ddp["communication"] == ddp["gradients"] == 4 * 494_032_768
+
+
+def test_sizes_that_others_set_are_still_theirs() -> None:
+    assert (costs_module.TILE_TOKENS, costs_module.TILE_WIDTH) == (
+        trl.kernels.chunked_logprob.TOKEN_CHUNK_SIZE,
+        trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE,
+    )
+    assert (costs_module.PLAIN_HEAD, costs_module.GRAIN) == (
+        grpo.training.trainer.PLAIN_HEAD,
+        grpo.sampling.rollout.GRAIN,
+    )
+
+
+def test_the_parameters_are_those_of_the_policy() -> None:
+    """Trained ones too."""
+    for rank in (0, 8):
+        of = costs(f"model.lora_rank={rank}")
+        policy = build_policy(of.config.model, seed=0)
+        assert of.of.total + of.adapters == sum(parameter.numel() for parameter in policy.parameters())
+        assert of.trained == sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("0.5b", 494.0), ("1.5b", 1543.7), ("3b", 3085.9)])
+def test_shipped_sizes_need_no_hub(name: str, millions: float) -> None:
+    """They come to the numbers of parameters that Qwen2.5's model cards give: 0.49, 1.54 and 3.09 billion."""
+    of, origin = architecture(compose([f"model=qwen2.5-{name}"]).model)
+    assert of.total / 1e6 == pytest.approx(millions, abs=0.05)
+    assert "Qwen/Qwen2.5-" in origin
+
+
+@needs_qwen
+def test_shipped_sizes_are_those_of_the_config() -> None:
+    shipped, _ = architecture(compose(["model=qwen2.5-0.5b"]).model)
+    read, origin = architecture(compose(["model=qwen2.5-0.5b", f"model.path={QWEN}"]).model)
+    assert read == shipped and origin == f"config.json of {os.path.abspath(QWEN)}"
+
+
+def test_sharding_divides_what_it_shares_out() -> None:
+    """Rajbhandari et al. 2020, figure 1: gradients and moments by zero2, the weights too by zero3."""
+    base = ["experiment=gsm8k", "bf16=false", "world_size=4", "micro_batch_size=4"]
+    ddp, zero2, zero3 = (costs(*base, f"sharding={way}").memory()["update"] for way in ("ddp", "zero2", "zero3"))
+    for part in ("gradients", "optimizer states"):
+        assert zero2[part] == zero3[part] == ddp[part] / 4
+    assert zero2["weights"] == ddp["weights"] == 4 * zero3["weights"]
+    assert ddp["weights"] + ddp["gradients"] + 2 / 3 * ddp["optimizer states"] == pytest.approx(16 * 494.03e6, rel=1e-4)
+    # With bf16, DeepSpeed trains weights of 2 bytes, and keeps those of 4 where the moments are.
+    mixed = costs(*base, "bf16=true", "sharding=zero2").memory()
+    assert 2 * mixed["sampling"]["weights"] == zero2["weights"]
+    assert 4 * mixed["sampling"]["optimizer states"] == pytest.approx(12 * 494.03e6, rel=1e-4)
+
+
+def test_the_floor_by_hand() -> None:
+    """Of a policy whose step can be counted on paper."""
+    sizes = {"hidden_size": 10, "intermediate_size": 20, "num_attention_heads": 1, "num_hidden_layers": 1}
+    of = Architecture.of({"model_type": "llama", "vocab_size": 100, "tie_word_embeddings": True, **sizes})
+    assert of.linear == 4 * 10 * 10 + 3 * 10 * 20 == 1000 and of.head == 1000
+    config = compose(["experiment=gsm8k", "max_prompt_length=50", "max_completion_length=10", "micro_batch_size=64"])
+    flops, bandwidth = 1e6, 1e30
+    seconds = Costs(config, batch_of(config), of).seconds(Rates(flops, flops, bandwidth))
+    completions, prompts = 64 * 10, 4 * 50
+    assert seconds["decode"] == pytest.approx(2 * 2000 * completions / flops)
+    assert seconds["prefill"] == pytest.approx(2 * 1000 * prompts / flops)
+    # A prompt's last token goes with its completions; the head's logits are computed anew in its backward pass.
+    assert seconds["train"] == pytest.approx((6 * 1000 * (completions + prompts - 4) + 8 * 1000 * completions) / flops)
+    memory_bound = Costs(config, batch_of(config), of).seconds(Rates(1e30, 1e30, 1e6))
+    assert memory_bound["update"] == pytest.approx(28 * of.total / 1e6)
+    assert memory_bound["communication"] == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "part", "times"),
+    [
+        (["share_prompts=false"], "train", 2.0),
+        (["activation_checkpointing=true"], "train", 1.2),
+        (["algorithm.num_iterations=2"], "decode", 0.5),
+        (["algorithm=grpo_kl"], "train", 1.0),
+        (["bf16=false"], "train", 71 / 35.6),
+        (["rollout=generate"], "prefill", 16.0),
+    ],
+)
+def test_what_changes_the_floor(more: list[str], part: str, times: float) -> None:
+    base = ["experiment=gsm8k", "max_completion_length=100"]
+    plain, other = (seconds(*base, *extra)[part] for extra in ([], more))
+    assert other / plain == pytest.approx(times, rel=0.3 if times in (2.0, 1.2) else 0.01)
+
+
+def seconds(*overrides: str) -> dict[str, float]:
+    config = compose(overrides)
+    hardware = hardware_of(config)
+    return costs(*overrides).seconds(Rates(hardware.flops_bf16, hardware.flops_fp32, hardware.bandwidth, hardware.link))
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "model").glob("*.yaml")), ids=lambda file: file.stem)
+def test_each_model_file_says_what_the_policy_takes(file: Path) -> None:
+    line = next(line for line in file.read_text().splitlines() if line.startswith("# Takes "))
+    command = line.partition("python -m grpo.plan")[2].split()
+    assert file.stem == "tiny" or f"model={file.stem}" in command
+    expected = amount(peak(costs(*command).memory()))
+    assert line == f"# Takes {expected} a device: {' '.join(['python -m grpo.plan', *command])}"
+
+
+@pytest.mark.parametrize("name", options("hardware"))
+def test_every_hardware_names_its_datasheet(name: str) -> None:
+    hardware = compose([f"hardware={name}"]).hardware
+    assert hardware and hardware.flops_bf16 > 0 and hardware.memory > 0
+    assert re.search("datasheet|whitepaper", (CONF / "hardware" / f"{name}.yaml").read_text())
+
+
+def test_what_it_proposes_fits_and_nothing_less_does() -> None:
+    config = compose(["experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4"])
+    hardware = hardware_of(config)
+    of, room = architecture(config.model)[0], usable(hardware, config.rollout)
+    assert peak(costs("experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4").memory()) > room
+    proposed = nearest(config, of, room)
+    assert proposed
+    for overrides, size in proposed:
+        again = costs("experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4", *overrides).memory()
+        assert peak(again) == pytest.approx(size) and size <= room
+        ways = [[each for each in overrides if each.startswith("model.")]]
+        ways += [[each] for each in overrides if not each.startswith("model.")]
+        for way in ways:
+            rest = [each for each in overrides if each not in way]
+            assert (
+                peak(costs("experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4", *rest).memory()) > room or not way
+            )
+
+
+def test_as_a_person_reads_it(command) -> None:
+    done = command(
+        "grpo.plan", "experiment=gsm8k", "model=qwen2.5-3b", "world_size=4", "hardware=rtx3090", COLUMNS="80"
+    )
+    assert done.returncode == 0 and not done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    for said in (
+        "4 prompts x 16 completions = 64 a step, 1 x 16 on 4 processes",
+        "4 x RTX 3090, 24 GiB each, sharding=ddp",
+        "optimizer states",
+        "in all",
+        "too much",
+        "Nearest settings that fit",
+        "lora_rank=16",
+        "decode",
+        "7,472 problems, 1,868 steps",
+        "a floor is not a forecast",
+    ):
+        assert said in done.stdout, said
+    phases = costs("experiment=gsm8k", "model=qwen2.5-3b", "world_size=4").memory().values()
+    assert " ".join(f"{sum(parts.values()) / 2**30:.2f}" for parts in phases) in " ".join(done.stdout.split())
+
+
+def test_it_asks_neither_torch_nor_a_hub() -> None:
+    code = (
+        "import sys, grpo.plan as plan; plan.run(plan.compose(['experiment=gsm8k', 'hardware=h100']));"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["experiment=gsm8k", "world_size=3"], "do not share out evenly over 3 processes. Nearest that do:"),
+        (["hardware=rtx309"], "hardware=rtx309: hardware has no option 'rtx309'. Did you mean 'rtx3090'?"),
+        (["hardware=h100"], "device=cpu: H100 80 GB is another one; add device=cuda, or take hardware=cpu."),
+        (["sharding=zero4"], "sharding=zero4: must be one of ddp, zero2, zero3, fsdp2."),
+        (["world_size=0"], "world_size=0: must be between 1 and 1,000,000."),
+        (["max_prompt_length=null"], "max_prompt_length=null: a plan needs the longest prompt"),
+        (["model.path=someone/something"], "its config.json is not on this machine, and a plan asks no hub."),
+    ],
+)
+def test_mistakes_end_in_one_line(typed: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)) as raised:
+        run(compose(typed))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_multirun_plans_each(command) -> None:
+    done = command("grpo.plan", "-m", "micro_batch_size=16,64", COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    assert "micro_batch_size=16" in done.stdout and done.stdout.count("in all") == 4
+
+
+def test_another_architecture_is_refused_by_name(tmp_path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 768, "vocab_size": 50257}))
+    with pytest.raises(UserError, match="has no num_attention_heads; a plan knows decoders of Qwen2's kind"):
+        architecture(replace(compose().model, path=str(tmp_path)))
+
+
+def test_a_plan_resumes_nothing() -> None:
+    with pytest.raises(UserError, match="resume=outputs/latest: a plan is made from settings"):
+        run(compose(["resume=outputs/latest"]))

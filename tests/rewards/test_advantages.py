@@ -1,0 +1,113 @@
+"""What advantages are made of: exact, for any stack and mode, against TRL's own."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grpo.rewards.advantages import attribute, measure
+from tests.training.test_trainer import micro_batches, trainer  # noqa: F401
+
+MODES = [(scale, "sum_then_normalize") for scale in ("group", "batch", "none")] + [("group", "normalize_then_sum")]
+
+
+def by_hand(scores: np.ndarray, weights: np.ndarray, k: int, scale: str, aggregation: str) -> np.ndarray:
+    """The advantages, as the papers write them."""
+    groups = scores.reshape(-1, k, len(weights))
+    if aggregation == "normalize_then_sum":
+        z = (groups - groups.mean(1, keepdims=True)) / (groups.std(1, ddof=1, keepdims=True) + 1e-4)
+        total = z @ weights
+        return ((total - total.mean()) / (total.std(ddof=1) + 1e-4)).reshape(-1)
+    total = groups @ weights
+    deviation = {
+        "group": total.std(1, ddof=1, keepdims=True) + 1e-4,
+        "batch": total.std(ddof=1) + 1e-4,
+        "none": 1.0,
+    }[scale]
+    return ((total - total.mean(1, keepdims=True)) / deviation).reshape(-1)
+
+
+@pytest.mark.parametrize(("scale", "aggregation"), MODES)
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 6), st.integers(1, 4), st.integers(1, 5))
+def test_parts_sum_to_the_advantage_and_shares_to_one(scale, aggregation, seed, k, groups, rewards) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.choice([0.0, 0.125, 0.5, 2.0], size=(groups * k, rewards))
+    weights = rng.choice([-1.0, 0.0, 0.5, 3.0], size=rewards)
+    split = attribute(scores, weights, k, scale, aggregation)
+    expected = by_hand(scores, weights, k, scale, aggregation)
+    assert split.advantages == pytest.approx(expected, abs=1e-9)
+    assert split.parts.sum(axis=1) == pytest.approx(split.advantages, abs=1e-9)
+    shares = split.shares()
+    if np.abs(expected).max() < 1e-9:
+        assert shares is None
+    else:
+        assert shares.sum() == pytest.approx(1) and not shares[weights == 0].any()
+    for r, weight in enumerate(weights):
+        without = expected - split.parts[:, r]
+        assert split.flips()[r] == np.mean(split.advantages * (split.advantages - split.parts[:, r]) < 0)
+        if (
+            weight and scale == "none" and not split.zero_std[:, -1].any()
+        ):  # there the rest of the stack, alone, gives just what is left
+            rest = by_hand(scores, np.where(np.arange(rewards) == r, 0, weights), k, scale, aggregation)
+            assert without == pytest.approx(rest, abs=1e-9)
+
+
+@pytest.mark.parametrize(("scale", "aggregation"), MODES)
+def test_rewards_that_cancel_do_not_blow_up(scale: str, aggregation: str) -> None:
+    up = np.array([0.1, 0.3, 0.7, 0.2], dtype=np.float32)
+    # In float32, where 3 x 0.1 less 0.3 is not quite nothing; normalize_then_sum takes factors out by itself.
+    factor = 3 if aggregation == "sum_then_normalize" else 1
+    scores = np.stack([up, factor * up], axis=1)
+    scores = np.concatenate([scores, [[1, 0], [0, 0], [0, 0], [1, 0]]]).astype(np.float32)
+    weights = np.array([factor, -1.0])
+    split = attribute(scores, weights, 4, scale, aggregation)
+    assert not split.parts[:4].any() and split.shares() == pytest.approx([1, 0])
+    assert split.zero_std.tolist() == [[False, False, True], [False, True, False]]
+    assert attribute(scores[:4], weights, 4, scale, aggregation).shares() is None
+
+
+def test_what_is_logged() -> None:
+    # Three groups of two: mixed; all correct, told apart by length alone; none correct and nothing to tell apart.
+    scores = np.array([[2, 0.1], [0, 0.3], [2, 0.1], [2, 0.4], [0, 0.2], [0, 0.2]])
+    split = attribute(scores, np.array([1.0, 1.0]), 2, "none")
+    assert split.advantages == pytest.approx([0.9, -0.9, -0.15, 0.15, 0, 0])
+    figures = measure(split, ["correctness", "length"], scores[:, 0] > 0, 2)
+    power = 2 * 0.9**2 + 2 * 0.15**2
+    assert figures == pytest.approx(
+        {
+            "advantage_share/correctness": 2 * 0.9 * 1.0 / power,
+            "advantage_share/length": (-2 * 0.9 * 0.1 + 2 * 0.15**2) / power,
+            "advantage_flips/correctness": 2 / 6,
+            "advantage_flips/length": 0,
+            "groups/all_correct": 1 / 3,
+            "groups/none_correct": 1 / 3,
+            "groups/mixed": 1 / 3,
+            "groups/correctness_constant": 1 / 3,
+            "groups/zero_std": 1 / 3,
+            "groups/zero_std/correctness": 2 / 3,
+            "groups/zero_std/length": 1 / 3,
+        }
+    )
+    still = attribute(scores[4:], np.array([1.0, 1.0]), 2, "none")
+    assert not [name for name in measure(still, ["correctness", "length"], scores[4:, 0] > 0, 2) if "share" in name]
+
+
+@pytest.mark.parametrize(("scale", "aggregation"), MODES)
+def test_the_advantages_are_trls_own(trainer, scale: str, aggregation: str) -> None:  # noqa: F811
+    built = trainer(f"algorithm.scale_rewards={scale}", "rewards=no_format", "rewards.xmlcount=-2", "rewards.int=0.5")
+    built.multi_objective_aggregation = aggregation
+    micro_batches(built)
+    names = built.reward_func_names
+    raw = np.array([built._logs["rewards"][name] for name in names]).T
+    weights = built.reward_weights.double().numpy()
+    split = attribute(raw, weights, built.num_generations, scale, aggregation)
+    assert np.abs(split.advantages).max() > 0.1
+    assert split.advantages == pytest.approx(np.array(built._logs["advantages"]), abs=1e-4)
+    logged = {name: values[-1] for name, values in built._metrics["train"].items()}
+    shares = [logged[f"advantage_share/{name}"] for name in names]
+    assert sum(shares) == pytest.approx(1, abs=1e-9)
+    assert shares == pytest.approx(split.shares())
+    # TRL's own figure is right under these two only.
+    if scale != "batch" and aggregation == "sum_then_normalize":
+        assert logged["groups/zero_std"] == pytest.approx(logged["frac_reward_zero_std"])

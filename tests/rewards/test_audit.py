@@ -1,0 +1,373 @@
+"""`python -m grpo.audit`: what it finds in the shipped stacks, in faulty ones, and in files of completions."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import compose as hydra_compose
+
+from grpo import audit
+from grpo.config.schema import CONF, AuditConfig, configs, load, options, readable
+from grpo.core.errors import UserError
+from grpo.rewards.probes import ASKED, CHANGES, PROBES, WRONG, Finding, judge, measure
+from grpo.rewards.registry import build_rewards, score
+from tests.config.test_config import imported
+
+MINE = """
+from grpo.rewards import reward
+
+@reward
+def length(completion):
+    return len(completion)
+
+@reward
+def flat(completion):
+    return 0.25
+
+@reward
+def crosses(completion):
+    return completion.count("x")
+
+@reward
+def anywhere(completion, gold):
+    return float(gold in completion)
+
+@reward
+def floored(completion):
+    return max(0.0, 0.5 - (0 if completion.endswith("\\n") else len(completion)) / 1000)
+
+@reward
+def closed(completion):
+    return 0.5 * completion.endswith("</answer>\\n")
+
+@reward
+def signed(completion, gold):
+    return 1.0 if completion.endswith(gold) else -1.0
+
+@reward
+def broken(completion):
+    return 1 / len(completion)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*overrides: str) -> list[Finding]:
+    """What the command does, in this process."""
+    with configs(), readable(AuditConfig):
+        return audit.run(load(hydra_compose("audit", list(overrides)), AuditConfig))
+
+
+def found(level: str, **weights: float) -> list[str]:
+    return [finding.text for finding in judge(measure(build_rewards(weights, ["mine.py"]))) if finding.level == level]
+
+
+def lines(path: Path, rows: list) -> None:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def test_the_probes_are_what_their_kind_says() -> None:
+    assert len({probe.name for probe in PROBES}) == len(PROBES)
+    columns = [
+        [getattr(probe, name) for probe in PROBES if probe.kind in (ASKED, WRONG)]
+        for name in ("completion", "gold", "question")
+    ]
+    right, strict = score("correctness", *columns), score("strict_format", *columns)
+    honest = sum(probe.kind == ASKED for probe in PROBES)
+    assert right[:honest] == [2.0] * honest and strict[:honest] == [0.5] * honest and not any(right[honest:])
+    # Batches hold equal questions next to each other.
+    questions = [probe.question for probe in PROBES]
+    assert sum(a != b for a, b in pairwise(questions)) == len(set(questions)) - 1
+    assert {name for pair in CHANGES.values() for name in pair} <= {probe.name for probe in PROBES}
+
+
+def test_verbatim(capsys) -> None:
+    findings = run("rewards=verbatim")
+    assert [finding.text for finding in findings if finding.level == "warning"] == [
+        "verbatim_strict_format and verbatim_soft_format exclude each other: no probe is paid by both, so the best score "
+        "found is 3.5; the best of each reward would sum to 4.",
+        "A missing last line break charges the whole completion, 0.001 a character (verbatim_xmlcount): a right answer of "
+        "86 characters falls from 3.5 to 2.916, one of 804 from 3 to 2.198.",
+        "More reasoning lowers the score of the same answer: by 0.5 in 'three lines' (verbatim_strict_format) and by "
+        "0.718 in 'many lines, no break' (verbatim_xmlcount).",
+        "An untagged bare answer earns 2.5 of 3.5 (verbatim_correctness 2, verbatim_int 0.5).",
+        "verbatim_correctness reads numbers, but refuses the right answers 1,080 for gold 1080 and 1080 for gold 1,080.",
+        "verbatim_int reads numbers, but refuses the right answers -5 and 1,080, and pays for ² (superscript), "
+        "٣ (Arabic-Indic) and １８ (full-width).",
+        "verbatim_xmlcount pays up to 0.5 and falls to -0.906; the lowest total is -0.906, of 'wrong, then long text'.",
+        "Right without work outscores right with work: 'empty reasoning' 3.5 and 'filler reasoning' 3.5 over 'three lines' "
+        "3; 'bare number' 2.5 over 'many lines, no break' 2.198.",
+    ]
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    flat = " ".join(said.split())
+    assert r"best 3.5 of 4, attained by 'one line': <reasoning>\n3 boxes of 6 pens are 3 * 6 = 18 pens." in flat
+    assert "no last line break -0.584 strict_format -0.5, xmlcount -0.084" in flat
+    assert "! bare number 2.500 2.0 0.5 0.0 0.0 0.000" in flat and "  bare sentence  " in said
+    assert flat.endswith(f"8 warnings, 3 notes from {len(PROBES)} probes.")
+
+
+def test_default_has_limits_and_no_faults(capsys) -> None:
+    assert [(finding.level, finding.text) for finding in run("fail_on=warning")] == [
+        ("note", "18.0, $18 and 18 pens for 18: refused by int."),
+        ("note", "No work pays as much as work, 4: filler reasoning."),
+        (
+            "note",
+            "Form pays without a right answer: 'wrong as asked' 2, 'no answer in the tags' 0.5 and 'template copied' 1.5, "
+            "of 4.",
+        ),
+    ]
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80 and "best     4, attained by 'one line':" in said
+    assert said.endswith(f"No warnings, 3 notes from {len(PROBES)} probes.\n")
+    with pytest.raises(UserError, match=r"^fail_on=note: no warnings, 3 notes.$"):
+        run("fail_on=note")
+
+
+@pytest.mark.parametrize("stack", options("rewards"))
+def test_shipped_stacks_are_warned_of_where_they_should_be(stack: str) -> None:
+    warned = {"verbatim": "8 warnings, 3 notes", "no_correctness": "1 warning, 2 notes"}
+    if stack in warned:
+        with pytest.raises(UserError, match=rf"^fail_on=warning: {warned[stack]}.$"):
+            run(f"rewards={stack}", "fail_on=warning")
+    else:
+        assert all(finding.level == "note" for finding in run(f"rewards={stack}", "fail_on=warning"))
+
+
+def test_the_rule_of_a_run_can_be_audited(folder) -> None:
+    notes = [finding.text for finding in run("data.answer_match=strict", "rewards=correctness_only")]
+    assert notes[0] == "18 pens for 18: refused by correctness."
+    lines(folder / "made.jsonl", [{"question": "?", "gold": "7", "completion": "<answer>7.0</answer>"}])
+    for answer_match, right in (("number", 2.0), ("strict", 2.0), ("text", 0.0)):
+        stack = build_rewards({"correctness": 1.0}, answer_match=answer_match)
+        assert audit.score_file(stack, folder / "made.jsonl").scores == [[right]]
+
+
+def test_measured_rewards_are_not_judged() -> None:
+    assert found("warning", correctness=1, flat=0, length=0, verbatim_xmlcount=0) == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "warnings"),
+    [
+        ({"correctness": 1, "flat": 1}, ["flat gives every probe the same score, 0.25: it can tell none apart."]),
+        (
+            {"correctness": 1, "anywhere": 1},
+            [
+                "An untagged bare answer earns 1 of 3 (anywhere).",
+                "anywhere reads numbers, but refuses the right answers 1,080 for gold 1080 and 1080 for gold 1,080.",
+            ],
+        ),
+        (
+            {"length": 1},
+            [
+                "Padding pays: 704 characters that say nothing add 704 (length).",
+                "An untagged bare answer earns 17 of 86 (length).",
+                "A right answer earns no more than a wrong one in the same format: 86 and 86.",
+                "Wrong outscores right: 'wrong, then long text' 767 over 'one line, no break' 85.",
+                "More than once pays more than once: 'everything twice' 172, 'inline, then in lines' 167, 'reasoning twice' "
+                "150, 'last of 3 right' 130, 'first of 3 right' 130, 'answer twice' 108 and '3 answers in one' 92, once 86.",
+            ],
+        ),
+        (
+            {"correctness": 1, "strict_format": 1, "signed": 1},
+            [
+                "signed excludes each of correctness and strict_format: no probe is paid by both, so the best score found is "
+                "1.5; the best of each reward would sum to 3.5.",
+                "An untagged bare answer earns 1 of 1.5 (signed).",
+                "signed pays up to 1 and falls to -1; the lowest total is -1, of 'bare sentence'.",
+            ],
+        ),
+        # A price on length: deliberate, perhaps, and what it does is said all the same.
+        (
+            {"correctness": 1, "length": -0.001},
+            [
+                "More reasoning lowers the score of the same answer: by 0.718 in 'many lines' (length).",
+                "Right without work outscores right with work: 'answer tags alone' 1.978, 'empty reasoning' 1.952 and "
+                "'filler reasoning' 1.949 over 'many lines' 1.196.",
+            ],
+        ),
+        (
+            {"correctness": 1, "floored": 1},
+            [
+                "A missing last line break charges the whole completion, 0.001 a character (floored): a right answer of 86 "
+                "characters falls from 2.5 to 2.415, one of 804 from 2.5 to 2.",
+                "More reasoning lowers the score of the same answer: by 0.415 in 'long line, no break' (floored).",
+            ],
+        ),
+    ],
+)
+def test_faults_of_other_stacks(weights: dict, warnings: list[str]) -> None:
+    assert found("warning", **weights) == warnings
+
+
+def test_a_line_break_at_a_fixed_price_is_a_note() -> None:
+    assert "A missing last line break costs 0.5 (closed)." in found("note", correctness=1, closed=1)
+    assert "A last line break costs 0.5 (closed)." in found("note", correctness=1, closed=-1)
+    assert "Only ever a penalty: closed (down to -0.5)." in found("note", correctness=1, closed=-1)
+
+
+def test_a_reward_that_fails_is_named() -> None:
+    with pytest.raises(UserError, match=r"^reward 'broken' raised ZeroDivisionError: .* The completion: ''$"):
+        run("reward_files=[mine.py]", "+rewards.broken=1")
+
+
+def test_many_rewards_keep_their_columns(capsys) -> None:
+    run("reward_files=[mine.py]", "+rewards.anywhere=1", "+rewards.flat=0.1")
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80 and "  three lines, no break  " in said and "…" not in said
+
+
+# Two groups: correctness 2, 0 and 0, 0, 0; crosses 0, 1 and 0, 0, 3.
+ROWS = [
+    {"question": "1?", "gold": "1", "completion": "<answer>1</answer>"},
+    {"question": "2?", "gold": "2", "completion": "<answer>1</answer>"},
+    {"question": "2?", "gold": "2", "completion": "[bold]no[/bold]\x1b[31m"},
+    {"question": "1?", "gold": "1", "completion": "<answer>2</answer> x"},
+    {"question": "2?", "gold": "2", "completion": "xxx"},
+]
+CROSSES = ["reward_files=[mine.py]", "rewards=correctness_only", "+rewards.crosses=1"]
+
+
+def scored(folder: Path, rows: list, **weights: float) -> audit.Scored:
+    lines(folder / "made.jsonl", rows)
+    return audit.score_file(build_rewards(weights, ["mine.py"]), folder / "made.jsonl")
+
+
+def test_shares_and_correlations_by_hand(folder) -> None:
+    result = scored(folder, ROWS, correctness=1, crosses=1, flat=0)
+    assert result.names == ["correctness", "crosses", "flat"] and result.groups == [[0, 1], [2, 3, 4]]
+    # Centred in their groups: correctness 1 -1 | 0 0 0, crosses -.5 .5 | -1 -1 2, and so the total .5 -.5 | -1 -1 2.
+    assert result.attribution.shares() == pytest.approx([1 / 6.5, 5.5 / 6.5, 0])
+    expected = -1.6 / (3.2 * 6.8) ** 0.5
+    assert result.correlations()[0, 1] == pytest.approx(expected) and result.correlations()[1, 1] == pytest.approx(1)
+    assert np.isnan(result.correlations()[2]).all()
+    assert list(result.judge()) == []
+    alone = scored(folder, [ROWS[0], ROWS[3]], correctness=1, crosses=1)
+    assert alone.attribution.shares() == pytest.approx([2, -1])
+    assert [finding.text for finding in alone.judge()] == [
+        "Pulling against the total, with a negative share of its variance: crosses (-100.0%)."
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_file_of_completions(folder, capsys, suffix: str) -> None:
+    lines(folder / "made.jsonl", ROWS)
+    pd.DataFrame(ROWS).to_parquet(folder / "made.parquet")
+    assert run(f"completions=made.{suffix}", *CROSSES) == []
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80 and "\x1b" not in said
+    flat = " ".join(said.split())
+    assert "completions 5 groups 2 of 2 to 3 no spread the total does not vary in 0 of 2 groups" in flat
+    assert "best 3: xxx worst 0: <answer>1</answer>" in flat
+    assert "correctness 0.4 0.8 0.0 0.0 0.0 0.0 2.0 20%" in flat
+    assert "crosses 0.800 1.166 0.000 0.000 0.000 1.000 3.000 40%" in flat
+    assert "1 correctness 15.4% 1.00" in flat and "6 crosses 84.6% -.34" in flat and "3 strict_format const" in flat
+    assert flat.endswith("No warnings, no notes from 5 completions.")
+
+
+@pytest.mark.parametrize(
+    ("rows", "weights", "findings"),
+    [
+        (
+            ROWS[1:3],
+            {"correctness": 1, "flat": 1},
+            [
+                "The same score for every completion: correctness (0) and flat (0.25).",
+                "The total does not vary within any group: no completion has an advantage.",
+            ],
+        ),
+        (
+            [ROWS[0], ROWS[1]],
+            {"correctness": 1},
+            [
+                "Every group is a single completion, so nothing can be said of what moves a policy; give several completions"
+            ],
+        ),
+        (
+            [ROWS[0], {**ROWS[0], "completion": ""}],
+            {"correctness": 1, "int": 1},
+            ["correctness and int pay for the same: they correlate by 1.000."],
+        ),
+    ],
+)
+def test_findings_of_a_file(folder, rows: list, weights: dict, findings: list[str]) -> None:
+    result = list(scored(folder, rows, **weights).judge())
+    assert len(result) == len(findings)
+    assert all(finding.text.startswith(text) for finding, text in zip(result, findings, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rewards=verbatm", "rewards=verbatm: rewards has no option 'verbatm'. Did you mean 'verbatim'?"),
+        ("rewards.corectness=1", "rewards.corectness: the composed stack has no such reward"),
+        ("+rewards.corectness=1", "rewards.corectness: there is no reward 'corectness'. Did you mean 'correctness'?"),
+        ("completions=nowhere.jsonl", "completions: there is no file nowhere.jsonl."),
+        ("completions=mine.py", "completions=mine.py: the name of a file of completions ends in .jsonl or .parquet."),
+        ("completions=empty.jsonl", "completions=empty.jsonl: the file has no completions."),
+        ("reward_files=[nowhere.py]", "reward_files: no file "),
+        ("fail_on=often", "fail_on=often: must be one of warning, note."),
+        ("fail=warning", "fail: there is no such setting. Did you mean 'fail_on'?"),
+        ("model=tiny", "model: there is no such setting. Known: completions, data, fail_on, reward_files, rewards."),
+        ("data.answer_match=exact", "data.answer_match=exact: must be one of number, text, strict."),
+        ("data.seed=1", "data.seed: there is no such setting."),
+        ("data=gsm8k", "data: this command has no group data, only data.answer_match."),
+        ("+seed=1", "seed: there is no such setting."),
+    ],
+)
+def test_mistakes(folder, override: str, message: str) -> None:
+    (folder / "empty.jsonl").write_text("")
+    with pytest.raises(UserError) as error:
+        run(override)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_every_setting_is_explained_where_it_is_set() -> None:
+    text = (CONF / "audit.yaml").read_text()
+    for item in fields(AuditConfig):
+        if item.name != "rewards":
+            assert text.partition(f"\n{item.name}:")[0].splitlines()[-1].startswith("# "), item.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["rewards=verbatim", "fail_on=warning"], 1, ["error: fail_on=warning: 8 warnings, 3 notes."]),
+        (["completions=made.jsonl", *CROSSES, "fail_on=warning"], 0, []),
+    ],
+)
+def test_the_command_needs_nothing_heavy_and_leaves_nothing(folder, arguments: list, code: int, said: list) -> None:
+    lines(folder / "made.jsonl", ROWS)
+    before = set(folder.rglob("*"))
+    line = [sys.executable, "-X", "importtime", "-m", "grpo.audit", *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == code
+    assert [line for line in done.stderr.splitlines() if not line.startswith("import time:")] == said
+    assert not any(imported(done, module) for module in ("torch", "transformers", "scipy", "pandas"))
+    assert {path for path in folder.rglob("*") if "__pycache__" not in str(path)} == before
+
+
+def test_the_battery_is_as_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert (
+        f"8 warnings, 3 notes from {len(PROBES)} probes." in text and f"that these {len(PROBES)} found nothing" in text
+    )
+    for probe in ("many lines, no break    2.198", "bare number             2.500"):
+        assert probe in text
+
+
+def test_help_teaches(command) -> None:
+    done = command("grpo.audit", "--help")
+    assert done.returncode == 0 and "rewards=verbatim" in done.stdout and "completions=file.jsonl" in done.stdout

@@ -1,0 +1,165 @@
+"""Alarms: on metrics made for them, a table of what is logged and what is said; and in real runs, where they are said."""
+
+import json
+import math
+import re
+
+import pytest
+
+from grpo.config.schema import ALARMS, RULES, Config, compose
+from grpo.policy.chat_template import UNKNOWN, Framing
+from grpo.rewards.registry import RewardStack
+from grpo.training.alarms import Alarms
+from tests.conftest import wandb_records
+from tests.training.test_train import metrics
+
+HEALTHY = {
+    "loss": 0.0,
+    "grad_norm": 0.5,
+    "reward": 2.0,
+    "entropy": 0.15,
+    "completions/mean_length": 20.0,
+    "completions/clipped_ratio": 0.1,
+    "groups/zero_std": 0.2,
+    "groups/all_correct": 0.1,
+    "groups/none_correct": 0.1,
+    "groups/zero_std/correctness": 0.2,
+    "groups/zero_std/strict_format": 0.2,
+    "groups/zero_std/xmlcount": 0.2,
+    "rewards/correctness/mean": 1.0,
+    "rewards/strict_format/mean": 0.25,
+    "rewards/xmlcount/mean": 0.25,
+}
+
+
+def heard(changes, steps: int = 40, *overrides: str, weights=None, framing=UNKNOWN) -> list[tuple[int, str, str]]:
+    """(step, name, message) of every alarm, where step i logs HEALTHY | changes(i)."""
+    stack = RewardStack(weights or {"correctness": 1.0, "strict_format": 1.0, "xmlcount": 0.0})
+    alarms = Alarms(compose(["alarm_window=10", *overrides]), stack, framing)
+    every = alarms.config.logging_steps
+    return [
+        (step, alarm.name, alarm.message)
+        for step in range(every, steps + 1, every)
+        for alarm in alarms.see(HEALTHY | changes(step), step)
+    ]
+
+
+def wobble(step: int) -> float:
+    return 0.02 * (-1) ** step
+
+
+@pytest.mark.parametrize(
+    ("changes", "step", "name", "words"),
+    [
+        (
+            lambda i: {"completions/clipped_ratio": 0.5 + 0.01 * i},
+            1,
+            "truncated",
+            "51% .* truncated at 64 .*max_completion_",
+        ),
+        (lambda i: {"groups/zero_std/strict_format": 1.0}, 10, "constant_reward", r"strict_format told .*for 10 steps"),
+        (lambda i: {"groups/zero_std": float(i > 7)}, 12, "no_signal", "5 steps up to step 12.*num_generations"),
+        (lambda i: {"groups/zero_std": 1.0, "groups/all_correct": 1.0}, 5, "no_signal", "harder problems"),
+        (lambda i: {"groups/zero_std": 1.0, "groups/none_correct": 1.0}, 5, "no_signal", "easier problems"),
+        (
+            lambda i: {
+                "rewards/strict_format/mean": 0.2 + 0.2 * (i > 15) + wobble(i),
+                "rewards/correctness/mean": 1.0 - 0.4 * (i > 15) + wobble(i),
+            },
+            21,
+            "reward_hacking",
+            "strict_format rose from .* to .* right answers fell from 50% .*Lower rewards.strict_format",
+        ),
+        (lambda i: {"completions/mean_length": 20.0 if i <= 10 else 2.0}, 16, "length_collapse", "from 20 to"),
+        (lambda i: {"completions/mean_length": min(64.0, 4.0 * i)}, 20, "length_limit", "58.0 of the 64 tokens"),
+        (lambda i: {"entropy": 0.15 if i <= 10 else 0.001}, 20, "entropy_collapse", "0.001 nats .* 50% right.*lr"),
+        (lambda i: {"grad_norm": math.nan if i == 7 else 1.0}, 7, "not_finite", "grad_norm is nan at step 7.*max_grad"),
+        (lambda i: {"kl": math.inf if i == 7 else 1.0}, 7, "not_finite", "kl is inf at step 7.*algorithm.beta"),
+    ],
+)
+def test_each_alarm_is_said_once_and_names_the_setting(changes, step: int, name: str, words: str) -> None:
+    ((when, said, message),) = heard(changes)
+    assert (when, said) == (step, name) and said in ALARMS
+    assert re.search(words, message), message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        lambda i: {},
+        lambda i: {"completions/clipped_ratio": 0.5},
+        # Measured alone; constant with a break; learnt, so that nothing is left to explore.
+        lambda i: {"groups/zero_std/xmlcount": 1.0},
+        lambda i: {"groups/zero_std/strict_format": float(i % 9 > 0)},
+        lambda i: {"entropy": 0.15 if i <= 10 else 0.001, "rewards/correctness/mean": 1.0 + 0.9 * (i > 10)},
+        # Both rise; and one falls while the other, which is only measured, rises.
+        lambda i: {"rewards/strict_format/mean": 0.01 * i, "rewards/correctness/mean": 0.04 * i},
+        lambda i: {"rewards/xmlcount/mean": 0.01 * i, "rewards/correctness/mean": 2 - 0.04 * i},
+        lambda i: {"groups/zero_std": float(i % 5 > 0)},
+    ],
+)
+def test_what_is_well_is_not_alarmed_of(changes) -> None:
+    assert heard(changes) == []
+
+
+def test_alarms_name_the_chat_template_as_the_cause() -> None:
+    framing = Framing("<think>", ("<|im_end|>", "<|endoftext|>"))
+    ((_, _, message),) = heard(lambda i: {"groups/zero_std/strict_format": 1.0}, framing=framing)
+    assert "The policy's chat template opens <think> in the prompt, so no completion contains it" in message
+    assert "grpo.audit" not in message and "rewards.strict_format=0" in message
+    ((_, _, message),) = heard(lambda i: {"completions/clipped_ratio": 1.0}, framing=framing)
+    assert message.startswith(
+        "no completion of step 1 contains an end token (<|im_end|> or <|endoftext|>) within its 64 tokens. Raise max_"
+    )
+    assert "chat template that it was tuned with" in message
+    ((_, _, message),) = heard(lambda i: {"completions/clipped_ratio": 0.9}, framing=framing)
+    assert message == "90% of the completions of step 1 were truncated at 64 tokens. Raise max_completion_length."
+
+
+def test_a_reward_that_is_lost_is_not_paid_more() -> None:
+    def falls(i: int) -> dict[str, float]:
+        return {
+            "rewards/strict_format/mean": 0.45 - 0.01 * i + wobble(i),
+            "rewards/correctness/mean": 2 - 0.04 * i + wobble(i),
+        }
+
+    assert heard(falls) == []
+    ((_, name, message),) = heard(falls, 40, weights={"correctness": 1.0, "strict_format": -1.0})
+    assert name == "reward_hacking" and "strict_format" in message
+
+
+def test_steps_that_are_logged_together() -> None:
+    alarms = heard(lambda i: {"groups/zero_std/strict_format": 1.0}, 80, "logging_steps=5")
+    assert [(step, name) for step, name, _ in alarms] == [(20, "constant_reward")]
+
+
+def test_alarms_reach_the_console_the_record_and_wandb(train, capsys) -> None:
+    out, results = train("max_completion_length=4", "tracking=wandb", "alarm_window=2", "max_steps=4")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Alarm: ")]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    sounded = [line for line in lines if "alarm" in line]
+    assert [f"Alarm: {line['message']}" for line in sounded] == said
+    truncated = next(line for line in sounded if line["alarm"] == "truncated")
+    assert truncated["step"] == 1
+    assert "no completion of step 1 contains an end token (<|im_end|>) within its 4 tokens" in truncated["message"]
+    assert results["stopped_by"] is None and results["steps"] == 4
+    alerts = [record["alert"] for record in wandb_records(out)[0] if record["type"] == "alert"]
+    assert {alert["title"].split()[0] for alert in alerts} == {line["alarm"] for line in sounded}
+    assert truncated["message"] in {alert["text"] for alert in alerts}
+
+
+def test_an_alarm_that_ends_the_run(train, capsys) -> None:
+    out, results = train("max_completion_length=4", "stop_on=[truncated]", "max_steps=4")
+    assert (results["steps"], results["stopped_by"]) == (1, "truncated") and results["after"]["n"] == 4
+    assert len(metrics(out)) == 1 and "1 step of 4 (ended by truncated)" in capsys.readouterr().out
+
+
+def test_numbers_that_go_bad(train, monkeypatch) -> None:
+    # A learning rate that no setting allows, so that the numbers are not finite after one step.
+    for key in ("optimizer.lr", "optimizer.max_grad_norm"):
+        monkeypatch.delitem(RULES[Config], key)
+    settings = ["on_nonfinite=skip", "stop_on=[not_finite]"]
+    out, results = train("optimizer.lr=1e30", "optimizer.max_grad_norm=1e30", "max_steps=4", *settings)
+    (line,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines() if "not_finite" in line]
+    assert results["stopped_by"] == "not_finite" and results["steps"] == line["step"]
+    assert "optimizer.lr" in line["message"]

@@ -1,0 +1,340 @@
+"""What we rely on inside TRL 1.16 without it being promised; a failure here says what moved.
+
+grpo/training/trainer.py reads `GRPOTrainer._logs` (trl 1.16.0, trl/trainer/grpo_trainer.py, lines 1063 and 2833) for the
+completions of the last batch, and has `log_extra` (line 1593) carry question and gold there. `Trainer` overrides the
+methods below, of lines 1309 to 3384 and of transformers 5.23 (transformers/trainer.py, lines 2781 and 3363), and
+tests/test_trainer.py holds what it computes to what TRL computes. What a run is in the middle of, its checkpoints take
+from attributes of both; tests/test_resume.py shows that it is all.
+"""
+
+import inspect
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import torch
+import transformers
+import trl
+from transformers import ContinuousBatchingConfig
+from transformers.generation.continuous_batching.continuous_api import ContinuousMixin
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
+from trl import GRPOConfig, GRPOTrainer, import_utils
+from trl.generation.vllm_client import VLLMClient
+from trl.generation.vllm_generation import VLLMGeneration
+
+from grpo.config.batch import derive_batch
+from grpo.config.schema import compose
+from grpo.policy.loading import build_policy, build_tokenizer
+from grpo.rewards.registry import RewardStack
+from grpo.sampling.rollout import build_rollout
+from grpo.tasks.datasets import build_train_set, load_splits
+from grpo.training.recorder import Recorder
+from grpo.training.tracking import NoTracker
+from grpo.training.trainer import build_args, build_trainer
+from tests.conftest import SMALL
+from tests.training.test_trainer import trainer  # noqa: F401
+
+
+def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
+    config = compose(SMALL)
+    tokenizer = build_tokenizer(config.model)
+    train_rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
+    rewards = RewardStack(config.rewards)
+    recorder = Recorder(config, rewards, NoTracker(), tmp_path, lambda steps: lambda count, beside: None)
+    batch = derive_batch(4, 2, 4)
+    policy = build_policy(config.model, 0)
+    rollout = build_rollout(policy, tokenizer, config)
+    built = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, tmp_path)
+    built.train()
+    logs = built._logs
+    assert {"prompt", "completion", "rewards", "advantages", "extra"} <= logs.keys()
+    assert set(logs["extra"]) == {"question", "gold"} and set(logs["rewards"]) == set(config.rewards)
+    assert {len(column) for column in (logs["completion"], logs["advantages"], logs["extra"]["gold"])} == {8}
+    # Groups stand together, in the order of generation.
+    questions = list(logs["extra"]["question"])
+    assert questions[:4] == [questions[0]] * 4 and questions[4:] == [questions[4]] * 4 != questions[:4]
+
+
+# With trl 1.16.0 and transformers 5.23.0, which are known to work together.
+OVERRIDDEN = {
+    "_get_train_sampler": ["self", "dataset"],
+    "create_model_card": ["self", "model_name", "dataset_name", "tags"],
+    "training_step": ["self", "model", "inputs", "num_items_in_batch"],
+    "log": ["self", "logs", "start_time"],
+    "_save_checkpoint": ["self", "model", "trial"],
+    "_get_output_dir": ["self", "trial"],
+    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+    "_issue_warnings_after_load": ["self", "load_result"],
+    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_load_scaler": ["self", "checkpoint"],
+    "_load_rng_state": ["self", "checkpoint"],
+    "_clip_grad_norm": ["self", "model"],
+    "_tokenize_prompts": ["self", "prompts"],
+    "_generate_single_turn": [
+        "self",
+        "prompt_ids",
+        "images",
+        "multimodal_fields",
+        "num_generations",
+        "has_tool_images",
+    ],
+    "_prepare_inputs": ["self", "generation_batch"],
+    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    "_compute_loss": ["self", "model", "inputs"],
+    "_get_per_token_logps_and_entropies": [
+        "self",
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+        "batch_size",
+        "compute_entropy",
+        "compute_aux_loss",
+        "pixel_values",
+        "image_grid_thw",
+        "num_images",
+        "pixel_attention_mask",
+        "spatial_shapes",
+        "num_tiles",
+        "image_sizes",
+        "token_type_ids",
+        "mm_token_type_ids",
+        "image_position_ids",
+    ],
+}
+
+
+def test_the_methods_that_are_overridden() -> None:
+    installed = (
+        f"written for trl 1.16.0 and transformers 5.23.0, here are {trl.__version__}, {transformers.__version__}"
+    )
+    for name, parameters in OVERRIDDEN.items():
+        method = inspect.unwrap(getattr(GRPOTrainer, name))
+        assert list(inspect.signature(method).parameters) == parameters, f"{name}: {installed}"
+    # What `Trainer` calls in TRL's place, and what it reads there.
+    prepare = inspect.getsource(GRPOTrainer._prepare_inputs)
+    for used in ("_buffered_inputs", "_step %", "steps_per_generation * self.num_iterations", "split_tensor_dict"):
+        assert used in prepare, f"_prepare_inputs: {installed}"
+    # A step's gradient is looked at once, before the optimizer takes it, and a checkpoint lies where it is asked to.
+    loop = inspect.getsource(transformers.Trainer._run_epoch)
+    assert loop.index("self._clip_grad_norm(model)") < loop.index("self.optimizer.step()"), installed
+    assert "run_dir = self._get_output_dir(trial=trial)" in inspect.getsource(transformers.Trainer._save_checkpoint)
+    # What `Trainer._run_state` keeps and `_restore` sets, after transformers has set it and before the first step.
+    begin = inspect.getsource(transformers.Trainer._inner_training_loop)
+    for used in ("self._tr_loss =", "self._globalstep_last_logged ="):
+        assert begin.index(used) < begin.index("self.callback_handler.on_train_begin("), f"{used} {installed}"
+    # The scores of all ranks (line 1681), as their advantages are made of them, and the guard of a zero deviation.
+    assert "rewards_per_func = gather(rewards_per_func)" in inspect.getsource(GRPOTrainer._calculate_rewards), installed
+    advantages = inspect.getsource(inspect.unwrap(GRPOTrainer._generate_and_score_completions))
+    assert advantages.count("+ 1e-4") == 3, installed
+    head = inspect.getsource(trl.trainer.utils.add_fused_lm_head)
+    assert "fused_lm_head=False" in head and "shift_labels=None" in head, installed
+    # A layer hands what the policy is called with on to its attention.
+    assert "**kwargs" in inspect.getsource(Qwen2Attention.forward).split("attention_interface(")[1], installed
+
+
+def test_what_is_relied_on_around_engines() -> None:
+    """trl 1.16.0, grpo_trainer.py lines 1105 and 1764 to 1815, generation/vllm_generation.py lines 301 to 370 and 470,
+    vllm_client.py lines 303 and 805; transformers 5.24.0, generation/continuous_batching/continuous_api.py line 1375."""
+    installed = (
+        f"written for trl 1.16.0 and transformers 5.24.0, here are {trl.__version__}, {transformers.__version__}"
+    )
+    turn = inspect.getsource(inspect.unwrap(GRPOTrainer._generate_single_turn))
+    # A policy that is cast for good where args.bf16 says so: `lent` keeps it from that.
+    cast = turn.index("if self.args.bf16:\n                    unwrapped_model.to(torch.bfloat16)")
+    assert turn.index("elif self.use_transformers_continuous_batching:") < cast < turn.index(".generate_batch("), (
+        installed
+    )
+    # Weights are synced by a call of what `Trainer` wraps, and the log-probabilities come back beside the completions.
+    assert "self.vllm_generation.sync_weights()" in turn and turn.rstrip().endswith("return completion_ids, logprobs")
+    assert "model.merge_adapter()" in inspect.getsource(VLLMGeneration._iter_named_params), installed
+    start = inspect.getsource(VLLMGeneration._init_vllm)
+    assert "model=model.name_or_path" in start, installed
+    assert "seed=accelerator.process_index // self.tensor_parallel_size" in start, installed
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # `Trainer.dismiss_engine` takes them away
+        assert f'os.environ["{name}"]' in start, installed
+    assert '/server_info", params={"config_format": "json"}' in inspect.getsource(VLLMClient.get_server_info), installed
+    assert "Request failed: " in inspect.getsource(VLLMClient._post) and VLLMClient.close_communicator, installed
+    assert 'Version("0.22.0") <= _vllm_base_version <= Version("0.31.0")' in inspect.getsource(import_utils), installed
+    # It gives back what it has when it fails: `Trainer._require_whole` looks at that.
+    assert "except Exception as e:" in inspect.getsource(ContinuousMixin.generate_batch), installed
+    ContinuousBatchingConfig(page_size=256, num_blocks=9, max_memory_percent=0.9, auto_switch_to_flash=False)
+
+
+def test_trl_itself_leaves_a_policy_in_bfloat16(trainer) -> None:  # noqa: F811
+    """The fault that `lent` is for; when this fails it is gone."""
+    built = trainer("rollout=continuous_batching", "bf16=true", "share_prompts=false")
+    GRPOTrainer._generate_single_turn(built, [[1, 2, 3]], None, {}, 1)
+    assert {each.dtype for each in built.model.parameters()} == {torch.bfloat16}
+    assert {each.dtype for each in built.model.buffers()} == {torch.bfloat16}  # rotary frequencies
+
+
+# The fields of TRL's arguments that are left alone, with the default that is relied on. A field that TRL adds, and a default
+# that it changes, is looked at before it is entered here.
+LEFT = {
+    # The optimizer and its schedule: nothing beside what conf/optimizer/ sets.
+    "lr_scheduler_kwargs": None,
+    "optim_args": None,
+    "optim_target_modules": None,
+    "adam_epsilon": 1e-08,
+    "label_smoothing_factor": 0.0,
+    "neftune_noise_alpha": None,
+    # The loss. Only what published GRPO has; an MoE policy keeps the load-balancing loss of its own config, and a policy with
+    # dropout its dropout.
+    "delta": None,
+    "multi_objective_aggregation": "sum_then_normalize",
+    "off_policy_mask_threshold": None,
+    "top_entropy_quantile": 1.0,
+    "entropy_coef": 0.0,
+    "use_adaptive_entropy": False,
+    "entropy_coef_min": 0.0,
+    "entropy_coef_max": 1.0,
+    "entropy_coef_delta": 0.005,
+    "entropy_target": 0.2,
+    "router_aux_loss_coef": None,
+    "disable_dropout": False,
+    "cast_lm_head_to_fp32": False,
+    "sync_ref_model": False,
+    "ref_model_mixup_alpha": 0.6,
+    "ref_model_sync_steps": 512,
+    # Of loss types that conf/algorithm/ does not offer.
+    "sapo_temperature_neg": 1.05,
+    "sapo_temperature_pos": 1.0,
+    "vespo_k_pos": 2.0,
+    "vespo_lambda_pos": 3.0,
+    "vespo_k_neg": 3.0,
+    "vespo_lambda_neg": 2.0,
+    # Batches and data: every column reaches the rewards, rows come shuffled by the seed, and none is left out.
+    "remove_unused_columns": False,
+    "shuffle_dataset": True,
+    "data_seed": None,
+    "train_sampling_strategy": "random",
+    "dataloader_drop_last": False,
+    "dataloader_in_order": True,
+    "dataloader_persistent_workers": False,
+    "dataloader_prefetch_factor": None,
+    "dataloader_multiprocessing_context": None,
+    "length_column_name": "length",
+    "label_names": None,
+    "pad_to_multiple_of": "auto",
+    "generation_batch_size": None,
+    "auto_find_batch_size": False,
+    "average_tokens_across_devices": True,
+    "include_num_input_tokens_seen": "no",
+    # Sampling: the policy's own distribution, and the plain chat template.
+    "generation_kwargs": None,
+    "chat_template_kwargs": None,
+    "cache_implementation": None,
+    "max_tool_calling_iterations": None,
+    "use_cache": False,
+    "ds3_gather_for_generation": True,
+    "vllm_model_impl": "vllm",
+    "vllm_structured_outputs_regex": None,
+    "vllm_server_host": "0.0.0.0",
+    "vllm_server_port": 8000,
+    "use_transformers_paged": False,
+    "vllm_importance_sampling_cap": None,
+    # Precision and speed.
+    "fp16": False,
+    "bf16_full_eval": False,
+    "fp16_full_eval": False,
+    "tf32": None,
+    "torch_compile": False,
+    "torch_compile_backend": None,
+    "torch_compile_mode": None,
+    "use_liger_kernel": False,
+    "liger_kernel_config": None,
+    "torch_empty_cache_steps": None,
+    "full_determinism": False,
+    "activation_checkpointing_kwargs": None,
+    "gradient_checkpointing": True,
+    "gradient_checkpointing_kwargs": None,
+    # Evaluation is grpo/evaluation/evaluation.py's, not the trainer's.
+    "do_train": False,
+    "do_eval": False,
+    "do_predict": False,
+    "eval_strategy": "no",
+    "eval_steps": None,
+    "eval_delay": 0,
+    "eval_on_start": False,
+    "eval_do_concat_batches": True,
+    "eval_use_gather_object": False,
+    "eval_accumulation_steps": None,
+    "per_device_eval_batch_size": 8,
+    "num_generations_eval": None,
+    "prediction_loss_only": False,
+    "include_for_metrics": [],
+    "batch_eval_metrics": False,
+    # Logs and trackers are grpo/training/recorder.py's and grpo/training/tracking.py's.
+    "logging_strategy": "steps",
+    "logging_first_step": False,
+    "log_on_each_node": True,
+    "log_level": "passive",
+    "log_level_replica": "warning",
+    "run_name": None,
+    "project": "huggingface",
+    "trackio_space_id": None,
+    "trackio_bucket_id": None,
+    "trackio_static_space_id": None,
+    "log_completions": False,
+    "log_multimodal": True,
+    "num_completions_to_print": None,
+    "log_unique_prompts": False,
+    "log_completions_hub_repo": None,
+    "debug": "",
+    "skip_memory_metrics": True,
+    # Checkpoints hold all that a run resumes from; nothing goes to the hub.
+    "save_only_model": False,
+    "save_on_each_node": False,
+    "enable_jit_checkpoint": False,
+    "ignore_data_skip": False,
+    "restore_callback_states_from_checkpoint": False,
+    "resume_from_checkpoint": None,
+    "load_best_model_at_end": False,
+    "metric_for_best_model": None,
+    "greater_is_better": None,
+    "push_to_hub": False,
+    "hub_token": None,
+    "hub_private_repo": None,
+    "hub_model_id": None,
+    "hub_strategy": "every_save",
+    "hub_always_push": False,
+    "hub_revision": None,
+    # Several processes: what `accelerate launch` says.
+    "accelerator_config": None,
+    "parallelism_config": None,
+    "ddp_bucket_cap_mb": None,
+    "ddp_static_graph": None,
+    "ddp_backend": None,
+    "ddp_timeout": 1800,
+    "fsdp": None,
+    "fsdp_config": None,
+    "deepspeed": None,
+    "local_rank": -1,
+}
+
+
+def test_every_argument_of_trl_is_set_or_left_on_purpose(monkeypatch) -> None:
+    monkeypatch.setattr("grpo.training.trainer.GRPOConfig", dict)  # what it is called with
+    engines = [["rollout=vllm", "device=cuda", "rollout.correction=token_mask"], ["rollout=vllm_server", "device=cuda"]]
+    given: set[str] = set()
+    for overrides in ([], ["rollout=continuous_batching"], *engines):
+        config = compose(overrides)
+        given |= set(build_args(config, derive_batch(16, 4, 64), RewardStack(config.rewards), Path("run")))
+    defaults = {
+        field.name: field.default_factory() if field.default is MISSING else field.default
+        for field in fields(GRPOConfig)
+        if field.name not in given
+    }
+    assert given <= {field.name for field in fields(GRPOConfig)}
+    assert defaults == LEFT
+
+
+def test_trl_takes_the_arguments_as_they_are_set(tmp_path, monkeypatch) -> None:
+    config = compose(SMALL)
+    batch, rewards = derive_batch(4, 2, 4), RewardStack(config.rewards)
+    args = build_args(config, batch, rewards, tmp_path)
+    monkeypatch.setattr("grpo.training.trainer.GRPOConfig", dict)
+    for name, value in build_args(config, batch, rewards, tmp_path).items():
+        assert getattr(args, name) == value, name
+    # TRL's own default of this alias of activation_checkpointing is True.
+    assert args.gradient_checkpointing is False
