@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.schema import saved_settings
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.console import RunLog, begin_log, error_message, say, shortest
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import file_sha256, json_object, path_argument, read, read_lines, run_argument
@@ -107,7 +107,7 @@ def reproduce(folder: Path, out: Path) -> list[str]:
         raise UserError(f"{folder}/results.json is damaged: batch.world_size is {str(processes)[:50]!r}.")
     if processes > 1:
         # Not the command on record: whoever made the folder could have put any program there.
-        again = f"{ranks.launcher(processes)} {shlex.join([*overrides, 'hydra.run.dir=FOLDER'])}"
+        again = f"{distributed.launch_command(processes)} {shlex.join([*overrides, 'hydra.run.dir=FOLDER'])}"
         raise UserError(
             f"{folder} was trained by {processes} processes, and this command is one. Run it again with {again}"
         )
@@ -146,7 +146,7 @@ def main() -> None:
     out = arguments.out or Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
     try:
         check_process()
-        ranks.begin()
+        distributed.init_process()
         again = "If you trust whoever made it, add --trust-run."
         require_trust(arguments.run, saved_settings(arguments.run), again=again, trusted=arguments.trust_run)
         refuse_used(out, "--out FOLDER")

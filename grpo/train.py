@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from grpo.config.command import Jobs, ending, job, run_app
 from grpo.config.schema import CONF, Config
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.console import (
     error_message,
     quiet,
@@ -46,29 +46,29 @@ def app(composed: DictConfig) -> None:
             return
         with quiet(), by_itself(out):
             in_its_folder(composed, out, settings, pruning)
-        ranks.announce(None)  # it may have failed before it was a run
+        distributed.broadcast_run_dir(None)  # it may have failed before it was a run
         free_memory()
         leave_if_orphaned()
 
 
 def start() -> None:
-    if not ranks.leads():
+    if not distributed.is_main_process():
         return follow()
     Jobs.typed = sys.argv[1:]
     try:
         sys.argv[1:] = going_on(Jobs.typed)
         run_app(app, Config)
     finally:
-        ranks.announce(None)  # there was no run, only --help or a mistake
+        distributed.broadcast_run_dir(None)  # there was no run, only --help or a mistake
 
 
 def main() -> None:
     guard_streams()
     try:
-        ranks.begin()
+        distributed.init_process()
     except UserError as error:
         sys.exit(error_message(f"error: {error}"))
-    with ranks.leaving():
+    with distributed.exit_without_teardown():
         by_command_line()
 
 
@@ -77,10 +77,10 @@ def by_command_line() -> None:
         with ending(Config, "Interrupted: no results of this run were written."):
             start()
     except RuntimeError as error:
-        if not ranks.lost(error):
+        if not distributed.is_peer_failure(error):
             raise
         lost = error_message("error: another process of this run has ended, and the run with it.")
-        sys.exit(lost if ranks.leads() else 1)
+        sys.exit(lost if distributed.is_main_process() else 1)
     except (OSError, ValueError) as error:
         # Before the first job starts, only its folder and train.log are written; the logging module wraps its error in
         # a ValueError. An error without a path is about something else, unless the disk is full.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from grpo.core import ranks
+from grpo.core import distributed
 
 log = logging.getLogger("grpo")
 
@@ -103,7 +103,7 @@ class Signals:
             if first:
                 os._exit(128 + number)
             first, at = number, time.monotonic()
-            if self._waiting and ranks.leads():
+            if self._waiting and distributed.is_main_process():
                 notice = f"{signal.Signals(number).name}: {self._waiting}; a second one stops at once."
                 log.warning(notice)
                 print(f"\n{notice}", file=sys.stderr, flush=True)
@@ -112,7 +112,7 @@ class Signals:
 
 def _echo(number: int, first: int, at: float) -> bool:
     """Whether a signal repeats the `first` one, received `at` that time: launchers forward a signal a second time."""
-    return ranks.world_size() > 1 and number == first and time.monotonic() < at + ECHO
+    return distributed.world_size() > 1 and number == first and time.monotonic() < at + ECHO
 
 
 def hand_on(number: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from grpo.config.batch import Batch, optimizer_steps
 from grpo.config.schema import GSM8K_TRAIN, Common, Config
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.console import duration
 from grpo.core.errors import UserError
 
@@ -122,18 +122,18 @@ def check_device(config: Config, batch: Batch) -> None:
             processes.
     """
     check_packages(config)
-    if engine := ranks.engine():
+    if engine := distributed.sharding_engine():
         if config.device == "cpu":
             raise UserError(f"device=cpu: {engine} is for GPUs. Processes on a CPU take scripts/accelerate/ddp.yaml.")
         if engine == "deepspeed" and find_spec("deepspeed") is None:
             raise UserError('DeepSpeed is not installed: pip install "grpo[deepspeed]"')
         if engine == "deepspeed" and config.on_nonfinite == "skip":
             raise UserError("on_nonfinite=skip: DeepSpeed steps before its gradient can be looked at; take stop.")
-        if ranks.sharded() and config.model.load_in_4bit:
+        if distributed.weights_are_sharded() and config.model.load_in_4bit:
             raise UserError(
                 "model.load_in_4bit=true: weights of 4 bits are not spread; take scripts/accelerate/ddp.yaml."
             )
-        if ranks.sharded() and config.rollout.name in ("generate", "continuous_batching"):
+        if distributed.weights_are_sharded() and config.rollout.name in ("generate", "continuous_batching"):
             raise UserError(
                 f"rollout={config.rollout.name}: where the weights are spread over the processes, sampling is from a "
                 "whole copy of them; take rollout=fast."
@@ -142,7 +142,7 @@ def check_device(config: Config, batch: Batch) -> None:
         return
     import torch
 
-    count, processes = torch.cuda.device_count(), ranks.local_world_size()
+    count, processes = torch.cuda.device_count(), distributed.local_world_size()
     if count > 1 and batch.world_size == 1:
         raise UserError(
             f"device=cuda: {count} devices are visible, and one process takes one: set CUDA_VISIBLE_DEVICES=0, or "

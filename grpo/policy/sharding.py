@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from grpo.core import ranks
+from grpo.core import distributed
 
 
 def whole_copy(policy: Any, dtype: torch.dtype, device: str) -> Any:
@@ -23,7 +23,7 @@ def whole_copy(policy: Any, dtype: torch.dtype, device: str) -> Any:
 
 def whole(build: Callable[[], Any]) -> Any:
     """A policy as it is built where no engine asks for parts of it: DeepSpeed has told transformers to make them."""
-    if ranks.engine() == "deepspeed":
+    if distributed.sharding_engine() == "deepspeed":
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
         unset_hf_deepspeed_config()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, json_object, read, write_json, written_aside
 
@@ -135,7 +135,7 @@ def keep_records(run: Path, written: Path) -> None:
             (written / "records" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(run / name, written / "records" / name)
     completions = sorted(path.name for path in run.glob("completions/step_*.parquet"))
-    write_json(written / "records.json", {"completions": completions, "sharding": ranks.sharding()})
+    write_json(written / "records.json", {"completions": completions, "sharding": distributed.strategy()})
 
 
 def put_back(checkpoint: Path | None, run: Path) -> list[str]:
@@ -193,7 +193,7 @@ def provenance_fault(content: Any) -> str | None:
 
 def run_state(checkpoint: Path) -> Path:
     """What a process is in the middle of, besides transformers' files: one for each of several."""
-    return checkpoint / (f"run_state_{ranks.rank()}.pt" if ranks.world_size() > 1 else "run_state.pt")
+    return checkpoint / (f"run_state_{distributed.rank()}.pt" if distributed.world_size() > 1 else "run_state.pt")
 
 
 def ranks_of(checkpoint: Path) -> int:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from grpo.config import overrides as typed_overrides
 from grpo.config.schema import Config, NotSet, as_schema, check, flat, require_run, saved_settings
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.console import say, shortest, written
 from grpo.core.errors import UserError, shortened
 from grpo.core.files import json_object, path_fault, read, written_aside, yaml_settings
@@ -423,9 +423,12 @@ def find_checkpoint(folder: Path, config: Config) -> Resumption:
     checkpoint, damaged = newest_whole(folder / "checkpoints")
     found = Resumption(folder, checkpoint, damaged)
     if checkpoint:
-        before, now = ((ranks_of(checkpoint), sharding_of(checkpoint)), (ranks.world_size(), ranks.sharding()))
+        before, now = (
+            (ranks_of(checkpoint), sharding_of(checkpoint)),
+            (distributed.world_size(), distributed.strategy()),
+        )
         if before != now:
-            again = f"{ranks.launcher(*before)} resume={quoted(Path(shortest(folder)))}"
+            again = f"{distributed.launch_command(*before)} resume={quoted(Path(shortest(folder)))}"
             raise UserError(
                 f"{shortest(folder)} was trained by {_processes(*before)}, each with random numbers of its own, and "
                 f"cannot go on with {_processes(*now)}: {again}"
@@ -547,4 +550,4 @@ def label_of(folder: Path, overrides: Sequence[str]) -> Label:
 
 
 def command_to_resume(folder: Path) -> str:
-    return f"{ranks.launcher()} {shlex.quote(f'resume={quoted(Path(shortest(folder)))}')}"
+    return f"{distributed.launch_command()} {shlex.quote(f'resume={quoted(Path(shortest(folder)))}')}"

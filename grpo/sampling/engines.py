@@ -15,7 +15,7 @@ from urllib.request import urlopen
 from packaging.version import Version
 
 from grpo.config.schema import VLLM, Config
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.console import say
 from grpo.core.errors import UserError
 
@@ -184,7 +184,7 @@ def _continuous_batching(config: Config) -> dict[str, Any]:
         # It would take half of the memory for its cache, on a CPU half of the machine's. This is what the completions
         # need, and the fifth that it keeps free before it begins another one.
         completions = config.num_generations * config.prompts_per_step * config.algorithm.steps_per_generation
-        completions = math.ceil(completions / ranks.world_size())
+        completions = math.ceil(completions / distributed.world_size())
         pages = completions * math.ceil(longest / PAGE)
         settings |= {"page_size": PAGE, "num_blocks": math.ceil(pages / 0.8) + 1, "max_memory_percent": 0.9}
     return settings

@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from grpo.config.schema import Config
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.console import plural
 from grpo.core.errors import UserError
 from grpo.policy.device import cores
@@ -188,7 +188,7 @@ class OfTasks:
 
         if JobEnvironment().num_tasks > 1:
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-        if ranks.leads():
+        if distributed.is_main_process():
             return self.job(*arguments)
         from grpo.training.launch import follow
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from grpo.config.command import Jobs
 from grpo.config.schema import SweeperConfig, load_sweeper
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.console import doing, heading, plural, shortest, show
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import json_object, read, write_json, written_aside
@@ -83,7 +83,7 @@ class Sweep:
         total: int,
         **record: Any,
     ) -> None:
-        if ranks.world_size() > 1:
+        if distributed.world_size() > 1:
             raise UserError("a sweep starts its jobs itself; type it without a launcher (docs/scaling.md).")
         if not master.hydra.sweep.dir:
             raise UserError("hydra.sweep.dir=: give the sweep a folder, or leave it out.")

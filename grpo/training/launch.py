@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from grpo.config.command import Jobs, task_overrides
 from grpo.config.schema import Config, as_schema, load, located, typed
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.console import (
     begin_log,
     doing,
@@ -134,9 +134,9 @@ def start_or_resume(
         if not Jobs.multirun:
             point_latest(out)
 
-    command = command_of(out) or f"{ranks.launcher()} {shlex.join(masked_overrides(Jobs.typed))}".rstrip()
+    command = command_of(out) or f"{distributed.launch_command()} {shlex.join(masked_overrides(Jobs.typed))}".rstrip()
     checkpoint = found.checkpoint if found else None
-    ranks.announce(out, checkpoint, asdict(config))
+    distributed.broadcast_run_dir(out, checkpoint, asdict(config))
     run(config, out, label_of(out, overrides), command, checkpoint, pruning(settings), begin)
     if not Jobs.multirun:
         report(out)
@@ -156,7 +156,7 @@ def follow() -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         with quiet():
-            out, checkpoint, settings = ranks.announced()
+            out, checkpoint, settings = distributed.receive_run_dir()
             if out:
                 with Signals():
                     run(as_schema(settings, Config), out, checkpoint=checkpoint)
@@ -165,4 +165,4 @@ def follow() -> None:
     except UserError as error:
         # Where rank 0 makes the same mistake it has said so by then, and the launcher ends this process.
         time.sleep(2)
-        raise UserError(f"rank {ranks.rank()}: {error}") from error
+        raise UserError(f"rank {distributed.rank()}: {error}") from error

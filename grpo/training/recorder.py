@@ -13,7 +13,7 @@ from rich.text import Text
 from transformers import TrainerCallback, TrainerControl
 
 from grpo.config.schema import Config
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.console import say, valid
 from grpo.core.files import written_aside
 from grpo.core.signals import Signals
@@ -42,7 +42,7 @@ class Recorder(TrainerCallback):
         self.out = out
         self.metrics_file = out / "metrics.jsonl"
         self.completions = out / "completions"
-        self.leads = ranks.leads()
+        self.leads = distributed.is_main_process()
         self.table: list[list[Any]] = []
         self.logs: dict[str, Any] = {}
         self.beside = ""
@@ -199,7 +199,7 @@ class Stops(TrainerCallback):
         self.signals = signals
 
     def on_step_end(self, args, state, control, **kwargs: Any) -> None:
-        if number := int(ranks.largest(self.signals.received or 0)):
+        if number := int(distributed.max_over_processes(self.signals.received or 0)):
             self.signals.received = signal.Signals(number)
             control.should_save = control.should_training_stop = True
 

@@ -12,7 +12,7 @@ from rich.console import RenderableType
 
 from grpo.config.batch import Batch, derive_batch, optimizer_steps, smaller
 from grpo.config.schema import ENGINES, Config, flat, undistorted
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.console import (
     answers,
     comparison_table,
@@ -93,9 +93,9 @@ def run(
         Stopped: a signal came; what was trained until then is saved.
     """
     prepared = prepare(config, out)
-    if ranks.leads():
+    if distributed.is_main_process():
         begin()
-    ranks.gathered(None)  # the other processes read what rank 0 has changed
+    distributed.gather_objects(None)  # the other processes read what rank 0 has changed
     return train_policy(prepared, out, label, command, checkpoint, prune)
 
 
@@ -108,10 +108,12 @@ def prepare(config: Config, out: Path) -> Prepared:
     began = time.perf_counter()
     # Cheap and fallible things first: a typo ends here, before torch is imported.
     rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
-    batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size, ranks.world_size())
+    batch = derive_batch(
+        config.num_generations, config.prompts_per_step, config.micro_batch_size, distributed.world_size()
+    )
     require_package(config)
     check_tracking(config.tracking)
-    require_ranks(config, ranks.world_size())
+    require_ranks(config, distributed.world_size())
     say(banner(sources(config), rewards, batch, out))
     check_device(config, batch)
     if warning := slow_bfloat16(config):
@@ -140,7 +142,7 @@ def prepare(config: Config, out: Path) -> Prepared:
             say(f"model.{name}=true: code that comes with {shortest(Path(sources(config.model.path)))} can run here.")
     use_threads(config)
     use_determinism(config)
-    ranks.join(config.device)
+    distributed.init_process_group(config.device)
     with doing("loading the policy"):
         tokenizer = build_tokenizer(config.model)
         train_rows, notes = build_train_set(splits.train, tokenizer, config)
@@ -148,11 +150,11 @@ def prepare(config: Config, out: Path) -> Prepared:
         questions = [JOY.question, *(row["question"] for row in train_rows)]
         questions += [example.question for example in (*splits.validation, *splits.held_out)]
         notes += check_policy(policy, tokenizer, questions, config)
-        if not ranks.sharded():  # else it waits to be spread
+        if not distributed.weights_are_sharded():  # else it waits to be spread
             policy.to(config.device)
     evaluated_by = replace(config, rollout=undistorted(config.rollout))
     sampled = policy
-    if ranks.sharded():
+    if distributed.weights_are_sharded():
         sampled = whole_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
     rollout = build_rollout(sampled, tokenizer, evaluated_by)
     for note in notes:
@@ -180,11 +182,11 @@ def train_policy(
     stop = {"stop": tokenizer.convert_ids_to_tokens(rollout.ends)}
     framing = Framing(opened_tag(tokenizer, config.system_prompt), tuple(stop["stop"]))
     origin = record_provenance(config, out, prepared.provenance, command, checkpoint)
-    leads = ranks.leads()
+    leads = distributed.is_main_process()
 
     def evaluate_on(examples: list[Example], when: str, lasting: bool = True) -> Evaluation:
         refresh()
-        own = range(ranks.rank(), len(examples), ranks.world_size())  # every process answers some of them
+        own = range(distributed.rank(), len(examples), distributed.world_size())  # every process answers some of them
         answers = answer(rollout, tokenizer, [examples[i].question for i in own], config)
         with progress(f"evaluating {when}", len(examples), lasting) as advance:
             evaluation = evaluate(examples, of_all_ranks(answers, own), rewards, on_answered=advance)
@@ -242,7 +244,7 @@ def train_policy(
         right = evaluation.figures["accuracy_strict"]
         say(f"step {step}: {right:.1%} of {len(splits.validation)} validation problems right ({low:.1%} to {high:.1%})")
         # Rank 0 alone knows of the search.
-        if ranks.largest(bool(prune and step and prune(evaluation.figures, step))):
+        if distributed.max_over_processes(bool(prune and step and prune(evaluation.figures, step))):
             recorder.stopped_by = PRUNING
 
     exit_code = 1
@@ -301,11 +303,11 @@ def train_policy(
                 raise Stopped(signals.received, f" after step {steps}")
             try:
                 # Several processes must not leave it at different places.
-                with signals.noted("evaluating, then saving") if ranks.world_size() > 1 else nullcontext():
+                with signals.noted("evaluating, then saving") if distributed.world_size() > 1 else nullcontext():
                     after = evaluate_on(splits.held_out, "after training")
                     keep(after, "after", "held-out", str(out / "policy"))
                     ask_shown(trainer.state.global_step)
-                if number := int(ranks.largest(signals.received or 0)):
+                if number := int(distributed.max_over_processes(signals.received or 0)):
                     raise Stopped(number)
             except Stopped:
                 trainer.save()
@@ -376,7 +378,7 @@ def record_provenance(
     """Where this run comes from, as `results.json` is to hold it; says what is not as it was when the run began."""
     now, settings = sources(now), stored(asdict(config))
     if not (out / PROVENANCE).is_file():
-        if ranks.leads() and now["code"] and not now["code"]["clean"]:
+        if distributed.is_main_process() and now["code"] and not now["code"]["clean"]:
             save_diff(out / "git.diff")
         return {"command": command} | now | {"settings": settings, "tracking": None, "resumed": []}
     began = read_provenance(out / PROVENANCE)
@@ -399,8 +401,8 @@ def of_all_ranks(batches: Iterable[BatchOfAnswers], own: Sequence[int]) -> Itera
         batch = {(own[i], sample): each for (i, sample), each in batch.items()}
         mine |= batch
         yield batch
-    for rank, theirs in enumerate(ranks.gathered(mine)):
-        if rank != ranks.rank():
+    for rank, theirs in enumerate(distributed.gather_objects(mine)):
+        if rank != distributed.rank():
             yield theirs
 
 

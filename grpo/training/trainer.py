@@ -27,7 +27,7 @@ from trl.trainer.utils import split_tensor_dict
 
 from grpo.config.batch import Batch
 from grpo.config.schema import ENGINES, VLLM, Config
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.console import say, shortest
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import write_json
@@ -196,7 +196,7 @@ class Trainer(GRPOTrainer):
             super()._load_scaler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        suffix = f"_{ranks.rank()}" if ranks.world_size() > 1 else ""
+        suffix = f"_{distributed.rank()}" if distributed.world_size() > 1 else ""
         with reading(Path(checkpoint or "") / f"rng_state{suffix}.pth"):
             super()._load_rng_state(checkpoint)
 
@@ -218,7 +218,7 @@ class Trainer(GRPOTrainer):
             with ExitStack() as sealing:
                 failure = None
                 try:
-                    if ranks.leads():
+                    if distributed.is_main_process():
                         sealing.enter_context(sealed(checkpoint))
                 except OSError as error:
                     failure = error
@@ -234,7 +234,7 @@ class Trainer(GRPOTrainer):
                 )
             )
         else:
-            if ranks.leads():
+            if distributed.is_main_process():
                 rotate_checkpoints(self.args.output_dir, self.args.save_total_limit)
         finally:
             self._aside = None
@@ -249,7 +249,7 @@ class Trainer(GRPOTrainer):
         try:
             super()._save_checkpoint(model, trial)
             torch.save(self._run_state(), run_state(folder))
-            if ranks.leads():
+            if distributed.is_main_process():
                 keep_records(self.recorder.out, folder)
         except (OSError, SafetensorError, RuntimeError) as error:
             # What torch.save raises when a disk is full has no type of its own.
@@ -316,7 +316,7 @@ class Trainer(GRPOTrainer):
         self.sampling = True
         self.recorder.tell("sampling")
         logps = None
-        if self.rollout is not None and (isinstance(self.rollout, Fast) or ranks.sharded()):
+        if self.rollout is not None and (isinstance(self.rollout, Fast) or distributed.weights_are_sharded()):
             self.before_sampling()
             completions = self.rollout.complete(prompt_ids, self.args.max_completion_length, self.temperature)
         else:
@@ -404,7 +404,7 @@ class Trainer(GRPOTrainer):
         self._unscored = bool(scores.isnan().any())
         if self._unscored:
             _, prompts, completions, *_ = args
-            first, *_ = (each for of_rank in ranks.gathered(troubles) for each in of_rank)
+            first, *_ = (each for of_rank in distributed.gather_objects(troubles) for each in of_rank)
             self._not_finite(first.rstrip("."), [], {"prompt": prompts, "completion": completions})
             return torch.full_like(scores, math.nan)  # TRL would take the others for the whole
         if self.model.training:
@@ -452,7 +452,7 @@ class Trainer(GRPOTrainer):
         step = self.state.global_step + 1
         folder = self.recorder.out / "nonfinite" / f"step_{step:06d}"
         folder.mkdir(parents=True, exist_ok=True)
-        suffix = f"_{ranks.rank()}" if ranks.world_size() > 1 else ""
+        suffix = f"_{distributed.rank()}" if distributed.world_size() > 1 else ""
         torch.save({"inputs": inputs, **more}, folder / f"batch{suffix}.pt")
         tensors = {f"inputs/{i}/{name}": value for i, part in enumerate(inputs) for name, value in part.items()}
         for name, parameter in self.model.named_parameters():
@@ -542,7 +542,7 @@ class Trainer(GRPOTrainer):
     def _parts(self, prompts: Tensor, alike: Tensor, real: Tensor) -> list[tuple[Tensor, bool]]:
         """Which of the distinct rows to forward together, and whether with a gradient; rows without tokens in none."""
         gradient = torch.full_like(real, torch.is_grad_enabled())
-        if ranks.sharded():  # every forward gathers the weights, so all processes must make the same number of them
+        if distributed.weights_are_sharded():  # each forward gathers weights, so all make the same number of them
             return [(real.nonzero()[:, 0], torch.is_grad_enabled())]
         if torch.is_grad_enabled() and self._advantages is not None:
             moved = alike[self._advantages.cpu() != 0]
@@ -613,7 +613,7 @@ def all_succeed(failure: Exception | None) -> None:
     Raises:
         OSError: this process failed, or another did.
     """
-    if failures := [each for each in ranks.gathered(failure and first_line(failure)) if each]:
+    if failures := [each for each in distributed.gather_objects(failure and first_line(failure)) if each]:
         raise OSError(failures[0]) from failure
 
 

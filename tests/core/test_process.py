@@ -16,7 +16,7 @@ from threading import Timer
 import pytest
 
 from grpo import audit, calculator, evaluate, plan, report, reproduce, sample, train
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.errors import UserError
 from grpo.core.process import guarded
 from grpo.core.signals import Signals, Stopped
@@ -151,7 +151,7 @@ def test_what_a_launcher_would_not_set(monkeypatch, variables: dict[str, str], m
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError) as refused:
-        ranks.begin()
+        distributed.init_process()
     assert str(refused.value).startswith(message)
     with pytest.raises(SystemExit, match=message.partition(":")[0]):
         train.main()

@@ -20,7 +20,7 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 
 from grpo.config.batch import derive_batch
 from grpo.config.schema import compose
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.core.errors import UserError
 from grpo.policy.device import check_device
 from grpo.runs.checkpoints import newest_whole
@@ -266,7 +266,7 @@ def test_the_accelerate_files(name: str, engine: str | None, sharded: bool, monk
         environment = prepare_multi_gpu_env(arguments)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    assert (ranks.engine(), ranks.sharded()) == (engine, sharded)
+    assert (distributed.sharding_engine(), distributed.weights_are_sharded()) == (engine, sharded)
     if engine == "fsdp":
         plugin = FullyShardedDataParallelPlugin()
         assert plugin.fsdp_version == 2 and plugin.reshard_after_forward and "FULL" in str(plugin.state_dict_type)

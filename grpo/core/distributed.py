@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 from grpo.core.errors import UserError
 
 T = TypeVar("T")
-KEY = "grpo/run"
-FILES = Path(__file__).parents[2] / "scripts" / "accelerate"
+STORE_KEY = "grpo/run"
+ACCELERATE_CONFIGS = Path(__file__).parents[2] / "scripts" / "accelerate"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -39,11 +39,11 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     return rank() == 0
 
 
-def engine() -> str | None:
+def sharding_engine() -> str | None:
     """What the launcher asks for beyond DistributedDataParallel: fsdp or deepspeed."""
     for name in ("fsdp", "deepspeed"):
         if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true":
@@ -51,15 +51,15 @@ def engine() -> str | None:
     return None
 
 
-def sharding() -> str:
+def strategy() -> str:
     """How the processes share the policy: ddp, fsdp2, zero2 or zero3, as scripts/accelerate/ has them."""
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-    return {None: "ddp", "fsdp": "fsdp2", "deepspeed": f"zero{stage}"}[engine()]
+    return {None: "ddp", "fsdp": "fsdp2", "deepspeed": f"zero{stage}"}[sharding_engine()]
 
 
-def sharded() -> bool:
+def weights_are_sharded() -> bool:
     """Whether training spreads the weights themselves over the processes."""
-    return sharding() in ("fsdp2", "zero3")
+    return strategy() in ("fsdp2", "zero3")
 
 
 @cache  # without a launcher's own store, rank 0's lives in its process, and as long as this object does
@@ -70,10 +70,10 @@ def _store() -> Any:
     return store
 
 
-_announced = False
+_broadcast_done = False
 
 
-def begin() -> None:
+def init_process() -> None:
     """As one of several processes, end with the launcher, whatever ends that.
 
     Raises:
@@ -97,32 +97,32 @@ def begin() -> None:
     if missing := sorted(needed - os.environ.keys()):
         raise UserError(
             f"WORLD_SIZE={world_size()}: {', '.join(missing)} missing beside it. Several processes are started by a "
-            f"launcher: {launcher()}; for one, unset WORLD_SIZE."
+            f"launcher: {launch_command()}; for one, unset WORLD_SIZE."
         )
-    _of_the_launcher()  # which may have ended when it is asked for
+    _launcher_arguments()  # which may have ended when it is asked for
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def announce(out: Path | None, checkpoint: Path | None = None, settings: dict[str, Any] | None = None) -> None:
+def broadcast_run_dir(out: Path | None, checkpoint: Path | None = None, settings: dict[str, Any] | None = None) -> None:
     """Tell the others where the run is, from which checkpoint it resumes, and its settings; None: nothing to do.
 
     Whatever is said after the first time is not heard.
     """
-    global _announced
-    if world_size() > 1 and not _announced:
-        _announced = True
+    global _broadcast_done
+    if world_size() > 1 and not _broadcast_done:
+        _broadcast_done = True
         places = [out and str(out.absolute()), checkpoint and str(checkpoint.absolute())]
-        _store().set(KEY, json.dumps([*places, settings or {}]))
+        _store().set(STORE_KEY, json.dumps([*places, settings or {}]))
 
 
-def announced() -> tuple[Path | None, Path | None, dict[str, Any]]:
+def receive_run_dir() -> tuple[Path | None, Path | None, dict[str, Any]]:
     """What rank 0 announces, once it does.
 
     Raises:
         UserError: its folder is not to be seen from here.
     """
-    *places, settings = json.loads(_store().get(KEY))
+    *places, settings = json.loads(_store().get(STORE_KEY))
     out, checkpoint = (each and Path(each) for each in places)
     if out and not out.is_dir():
         raise UserError(
@@ -132,7 +132,7 @@ def announced() -> tuple[Path | None, Path | None, dict[str, Any]]:
     return out, checkpoint, settings
 
 
-def join(device: str) -> None:
+def init_process_group(device: str) -> None:
     """Connect the processes, and give each its own device."""
     if world_size() > 1:
         from accelerate.state import PartialState
@@ -140,7 +140,7 @@ def join(device: str) -> None:
         PartialState(cpu=device == "cpu")
 
 
-def gathered(mine: T) -> list[T]:
+def gather_objects(mine: T) -> list[T]:
     """What each of the processes has, in the order of their ranks."""
     if world_size() == 1:
         return [mine]
@@ -151,8 +151,8 @@ def gathered(mine: T) -> list[T]:
     return every
 
 
-def largest(value: float) -> float:
-    """Among the processes; a number is quicker than `gathered`."""
+def max_over_processes(value: float) -> float:
+    """Among the processes; a number is quicker than `gather_objects`."""
     if world_size() == 1:
         return value
     import torch
@@ -164,7 +164,7 @@ def largest(value: float) -> float:
 
 
 @contextmanager
-def leaving() -> Iterator[None]:
+def exit_without_teardown() -> Iterator[None]:
     """Around all that one of several processes does: it ends here, not by way of the interpreter's own end.
 
     There a model in DistributedDataParallel is freed, which holds the GIL while it waits for gloo's thread, and that
@@ -188,7 +188,7 @@ def leaving() -> Iterator[None]:
     os._exit(code)
 
 
-def lost(error: BaseException) -> bool:
+def is_peer_failure(error: BaseException) -> bool:
     """Whether an exception means that another process has ended."""
     from torch.distributed import DistError
 
@@ -196,25 +196,25 @@ def lost(error: BaseException) -> bool:
     return world_size() > 1 and (isinstance(error, DistError) or (isinstance(error, RuntimeError) and peer))
 
 
-def launcher(processes: int | None = None, way: str | None = None) -> str:
+def launch_command(processes: int | None = None, way: str | None = None) -> str:
     """What is typed before the settings to start a run of as many processes, sharing the policy in that way.
 
     None: as this one was started.
     """
-    words = _of_the_launcher() if processes is None and world_size() > 1 else ()
+    words = _launcher_arguments() if processes is None and world_size() > 1 else ()
     if "launch" in words:
         options = words[words.index("launch") + 1 : words.index("grpo.train") + 1]
         return shlex.join(["accelerate", "launch", *options])
     processes = processes or world_size()
     if processes == 1:
         return "python -m grpo.train"
-    file = FILES / f"{way or sharding()}.yaml"
+    file = ACCELERATE_CONFIGS / f"{way or strategy()}.yaml"
     settings = f"--config_file {shlex.quote(str(file))} " if file.is_file() else "--multi_gpu "
     return f"accelerate launch {settings}--num_processes {processes} -m grpo.train"
 
 
 @cache
-def _of_the_launcher() -> tuple[str, ...]:
+def _launcher_arguments() -> tuple[str, ...]:
     """The command line of the process that started this one, where it can be read and names this program."""
     try:
         words = Path(f"/proc/{os.getppid()}/cmdline").read_text(encoding="utf-8").split("\0")

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 import grpo.training.trainer
 from grpo.config.batch import derive_batch
 from grpo.config.schema import compose
-from grpo.core import ranks
+from grpo.core import distributed
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.sharding import copy_weights, whole_copy
 from grpo.rewards.advantages import Attribution, attribute
@@ -59,7 +59,7 @@ def build(
     tokenizer = build_tokenizer(config.model)
     policy = build_policy(config.model, 0).to(getattr(torch, dtype))
     rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
-    cut = derive_batch(K, prompts, micro, world_size=ranks.world_size())
+    cut = derive_batch(K, prompts, micro, world_size=distributed.world_size())
     rollout = build_rollout(policy, tokenizer, config)
     stack = RewardStack(weights)
     recorder = Recorder(config, stack, NoTracker(), out, lambda steps: lambda count, beside: None)
@@ -107,7 +107,7 @@ def work(out: Path) -> None:
 
 def work_on_gradients(out: Path) -> None:
     with_rewards()
-    torch.save(gradients(out), out / f"gradients_{ranks.rank()}.pt")
+    torch.save(gradients(out), out / f"gradients_{distributed.rank()}.pt")
 
 
 # How the losses average, and the most completions at once: one micro-batch, or several.
@@ -116,7 +116,7 @@ LOSSES = [(loss, micro) for loss in ("grpo", "dr_grpo", "dapo") for micro in (16
 
 def scripted(prompts: list[list[int]], limit: int, *_: Any) -> list[list[int]]:
     """What this process's rows of a step of 16 get, however they are spread."""
-    first = ranks.rank() * len(prompts)
+    first = distributed.rank() * len(prompts)
     drawn = [np.random.default_rng(row) for row in range(first, first + len(prompts))]
     return [draw.integers(5, 600, draw.integers(1, limit)).tolist() for draw in drawn]
 
@@ -128,7 +128,7 @@ def gradients(out: Path) -> dict[str, Any]:
         name = f"{loss}_{micro}"
         weights = {"correctness": 0.0, "by_text": 1.0, "by_length": -0.5}
         built = build(
-            out / f"{number}_{ranks.rank()}",
+            out / f"{number}_{distributed.rank()}",
             weights,
             4,
             micro,
@@ -163,7 +163,7 @@ def work_on_shards(out: Path) -> None:
     copy_weights(policy, whole)
     assert all(torch.equal(weight, before[name]) for name, weight in whole.named_parameters())
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
-    ids = torch.arange(20)[None] + ranks.rank()
+    ids = torch.arange(20)[None] + distributed.rank()
     policy(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
     copy_weights(policy, whole)
@@ -194,7 +194,7 @@ def spread(out: Path, count: int, what: str) -> None:
             with (out / f"rank_{rank}.log").open("w") as log:
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "tests.core.test_ranks", what, str(out)],
+                        [sys.executable, "-m", "tests.core.test_distributed", what, str(out)],
                         cwd=Path(__file__).parents[2],
                         env=os.environ | shared | cpu | {"RANK": rank, "LOCAL_RANK": rank},
                         stdout=log,
