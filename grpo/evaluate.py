@@ -372,7 +372,7 @@ def _answer(
     config, began = subject.config, time.perf_counter()
     from grpo.policy.compatibility import check_policy
     from grpo.policy.loading import build_policy, build_tokenizer
-    from grpo.sampling.rollout import build_rollout
+    from grpo.sampling.build import build_rollout
 
     use_threads(config)
     with doing("loading the policy"):

@@ -40,7 +40,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
         from grpo.evaluation.evaluation import answer_greedily
         from grpo.policy.compatibility import check_policy
         from grpo.policy.loading import build_policy, build_tokenizer
-        from grpo.sampling.rollout import build_rollout
+        from grpo.sampling.build import build_rollout
 
     # A question needs no GPU.
     config.device, config.bf16 = "cpu", False

@@ -61,7 +61,7 @@ from grpo.planning.costs import Architecture, Costs, Rates
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import build_rewards
-from grpo.sampling.rollout import build_rollout
+from grpo.sampling.build import build_rollout
 from grpo.tasks.datasets import Example, build_train_set, load_splits
 from grpo.training.recorder import Recorder
 from grpo.training.tracking import NoTracker

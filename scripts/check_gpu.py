@@ -48,8 +48,10 @@ from grpo.policy.device import free_memory
 from grpo.policy.hub import ASSETS, resolve
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import build_rewards
+from grpo.sampling.build import build_rollout
 from grpo.sampling.engines import INSTALL
-from grpo.sampling.rollout import Fast, Generate, build_rollout
+from grpo.sampling.generate_sampler import Generate
+from grpo.sampling.prefix_sharing_sampler import Fast
 from grpo.tasks.arithmetic import problems
 from grpo.tasks.datasets import build_train_set, load_splits
 from grpo.training.recorder import Recorder

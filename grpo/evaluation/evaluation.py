@@ -29,7 +29,7 @@ from grpo.tasks.datasets import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from grpo.sampling.rollout import Rollout
+    from grpo.sampling.sampler import Rollout
 
 # Figures that are 0 or 1 for each completion.
 SHARES = ("accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "truncated")

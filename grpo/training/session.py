@@ -133,7 +133,7 @@ def prepare(config: Config, out: Path) -> Prepared:
         from grpo.policy.compatibility import check_policy
         from grpo.policy.loading import build_policy, build_tokenizer
         from grpo.policy.sharding import whole_copy
-        from grpo.sampling.rollout import build_rollout
+        from grpo.sampling.build import build_rollout
 
     if config.device == "cpu" and torch.cuda.is_available():
         say(f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k.")

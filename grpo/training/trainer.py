@@ -38,7 +38,9 @@ from grpo.rewards.advantages import attribute, measure
 from grpo.rewards.registry import NotFinite, RewardStack, score
 from grpo.runs.checkpoints import PREFIX, aside, keep_records, run_state, sealed
 from grpo.sampling.engines import arguments
-from grpo.sampling.rollout import Fast, Rollout, lent, unworn
+from grpo.sampling.policy_state import lent, unworn
+from grpo.sampling.prefix_sharing_sampler import Fast
+from grpo.sampling.sampler import Rollout
 from grpo.training.recorder import AtStart, Recorder
 
 # The most logits, tokens x vocabulary, that are held at once on a CPU; beyond it, TRL's head takes them in pieces.

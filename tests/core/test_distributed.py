@@ -26,7 +26,7 @@ from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.sharding import copy_weights, whole_copy
 from grpo.rewards.advantages import Attribution, attribute
 from grpo.rewards.registry import REWARDS, RewardStack
-from grpo.sampling.rollout import build_rollout
+from grpo.sampling.build import build_rollout
 from grpo.tasks.datasets import build_train_set, load_splits
 from grpo.training.recorder import Recorder
 from grpo.training.tracking import NoTracker

@@ -127,7 +127,7 @@ def test_it_is_answered_once(folder, capsys) -> None:
 
 @pytest.mark.parametrize("sampling", [[], ["samples=3", "temperature=1.0"]])
 def test_an_interrupted_evaluation_goes_on(folder, monkeypatch, capsys, sampling: list[str]) -> None:
-    from grpo.sampling.rollout import Fast
+    from grpo.sampling.prefix_sharing_sampler import Fast
 
     run("run=A", "name=whole", *sampling)
     complete, calls = Fast.complete, []

@@ -17,7 +17,7 @@ from grpo.evaluation.evaluation import SHARES, Batch, Completion, Evaluation, an
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import build_rewards
-from grpo.sampling.rollout import build_rollout
+from grpo.sampling.build import build_rollout
 from grpo.tasks.arithmetic import problems
 from grpo.tasks.datasets import Example
 

@@ -20,7 +20,7 @@ def killed_after(delay: float) -> None:
 
 def kill_in(point: str, call: int, delay: float) -> None:
     """Have this process killed `delay` seconds into the call number `call` of what `point` names."""
-    from grpo.sampling.rollout import Fast
+    from grpo.sampling.prefix_sharing_sampler import Fast
     from grpo.training.recorder import Recorder
     from grpo.training.trainer import Trainer
 
@@ -66,7 +66,7 @@ def main() -> None:
     import wandb
 
     import grpo.evaluation.evaluation
-    import grpo.sampling.rollout
+    import grpo.sampling.build
     import grpo.training.trainer
 
     assert matplotlib and wandb and grpo.evaluation.evaluation

@@ -18,7 +18,7 @@ import trl.trainer.utils
 from torch.profiler import ProfilerActivity, profile
 
 import grpo.planning.costs as costs_module
-import grpo.sampling.rollout
+import grpo.sampling.cuda_graphs
 import grpo.training.trainer
 from grpo.config.schema import CONF, PlanConfig, options
 from grpo.core.errors import UserError
@@ -182,7 +182,7 @@ def test_sizes_that_others_set_are_still_theirs() -> None:
     )
     assert (costs_module.PLAIN_HEAD, costs_module.GRAIN) == (
         grpo.training.trainer.PLAIN_HEAD,
-        grpo.sampling.rollout.GRAIN,
+        grpo.sampling.cuda_graphs.GRAIN,
     )
 
 

@@ -31,7 +31,7 @@ from grpo.policy.chat_template import end_of_turn, opened_tag
 from grpo.policy.compatibility import check_policy, positions
 from grpo.policy.hub import ASSETS
 from grpo.policy.loading import build_policy, build_tokenizer
-from grpo.sampling.rollout import build_rollout
+from grpo.sampling.build import build_rollout
 from tests.policy.test_loading import QWEN, model, needs_qwen
 
 SIZE = {"vocab_size": 50, "n_embd": 16, "n_layer": 1, "n_head": 2}

@@ -306,7 +306,7 @@ def test_a_loss_that_is_not_finite_skips_the_step(train, tmp_path: Path, broken_
     ],
 )
 def test_out_of_memory_names_the_next_smaller_micro_batch(train, monkeypatch, where, settings, message) -> None:
-    from grpo.sampling.rollout import Fast
+    from grpo.sampling.prefix_sharing_sampler import Fast
     from grpo.training.trainer import Trainer
 
     def exhausted(*args, **kwargs):

@@ -30,7 +30,8 @@ from grpo.rewards.registry import RewardStack
 from grpo.runs.folder import cut_back, find_checkpoint, save_settings
 from grpo.sampling import engines
 from grpo.sampling.engines import INSTALL, require_package, require_ranks, require_server
-from grpo.sampling.rollout import Fast, Generate
+from grpo.sampling.generate_sampler import Generate
+from grpo.sampling.prefix_sharing_sampler import Fast
 from grpo.sweeps.launchers import at_once
 from grpo.training.session import run
 from grpo.training.trainer import Trainer, build_args

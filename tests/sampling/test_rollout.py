@@ -13,8 +13,11 @@ from transformers import MistralConfig, MistralForCausalLM
 from grpo.config.schema import compose
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer
+from grpo.sampling.cuda_graphs import Graphs
+from grpo.sampling.generate_sampler import Generate
+from grpo.sampling.prefix_sharing_sampler import Fast
 from grpo.sampling.qwen2 import Qwen2
-from grpo.sampling.rollout import Fast, Generate, Graphs, Sampler, Transformers
+from grpo.sampling.token_sampler import Sampler, Transformers
 from grpo.tasks.arithmetic import problems
 
 CONFIG = compose()
@@ -106,7 +109,7 @@ def test_sampled_tokens_have_the_probabilities_of_a_plain_forward(
     torch.manual_seed(0)
     rows = [prompts[0]] * 6 + [prompts[1]] * 6  # equal groups: the rows of static storage stand in order
     if kind == "graphs":
-        monkeypatch.setattr("grpo.sampling.rollout.Rows.halved", lambda self, done: self)
+        monkeypatch.setattr("grpo.sampling.cuda_graphs.Rows.halved", lambda self, done: self)
     completions = rollout.complete(rows, LIMIT, temperature)
     exact_policy = deepcopy(policy).double()
     errors, plain_errors = [], []
@@ -222,7 +225,7 @@ def test_adapters_are_part_of_the_policy(tokenizer, prompts) -> None:
 
 def test_a_window_shorter_than_a_text_is_left_to_generate(tokenizer, prompts, monkeypatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("grpo.sampling.rollout.say", said.append)
+    monkeypatch.setattr("grpo.sampling.prefix_sharing_sampler.say", said.append)
     size = {
         "hidden_size": 32,
         "intermediate_size": 48,

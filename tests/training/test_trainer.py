@@ -12,7 +12,8 @@ from grpo.config.batch import derive_batch
 from grpo.config.schema import CONF, compose
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import build_rewards
-from grpo.sampling.rollout import Fast, build_rollout
+from grpo.sampling.build import build_rollout
+from grpo.sampling.prefix_sharing_sampler import Fast
 from grpo.tasks.datasets import build_train_set, load_splits
 from grpo.training.recorder import Recorder
 from grpo.training.tracking import NoTracker
@@ -193,7 +194,7 @@ def test_a_batch_cut_off_and_masked_whole(trainer) -> None:
 def test_a_policy_that_cannot_share_prompts_trains_as_in_trl(trainer, monkeypatch) -> None:
     said: list[str] = []
     monkeypatch.setattr("grpo.training.trainer.say", said.append)
-    monkeypatch.setattr("grpo.sampling.rollout.say", said.append)
+    monkeypatch.setattr("grpo.sampling.build.say", said.append)
     built = trainer("max_steps=2", attention="eager")
     assert not isinstance(built.rollout, Fast)
     built.train()

@@ -25,7 +25,7 @@ from grpo.config.batch import derive_batch
 from grpo.config.schema import compose
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import RewardStack
-from grpo.sampling.rollout import build_rollout
+from grpo.sampling.build import build_rollout
 from grpo.tasks.datasets import build_train_set, load_splits
 from grpo.training.recorder import Recorder
 from grpo.training.tracking import NoTracker

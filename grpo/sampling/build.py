@@ -1,0 +1,25 @@
+"""The choice of a sampler: the one that the configuration names, or transformers' own where the policy rules it out.
+
+Called once per command that samples. It knows both samplers, and nothing of training.
+"""
+
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from grpo.config.schema import Common, distorting
+from grpo.core.console import say
+from grpo.policy.prefix_sharing import Unsupported
+from grpo.sampling.generate_sampler import Generate
+from grpo.sampling.prefix_sharing_sampler import Fast, fallback
+from grpo.sampling.sampler import Rollout
+
+
+def build_rollout(policy: Any, tokenizer: PreTrainedTokenizerBase, config: Common) -> Rollout:
+    """The sampler that `config` names; where the policy rules it out, transformers' own, aloud."""
+    if config.rollout.name == "fast":
+        try:
+            return Fast(policy, tokenizer, config.bf16, bool(config.rollout.native))
+        except Unsupported as reason:
+            say(fallback(reason))
+    return Generate(policy, tokenizer, config.bf16, **distorting(config.rollout))

@@ -1,0 +1,68 @@
+"""Sampling with transformers' own `generate`: the reference for the project's own sampler, and its fallback.
+
+Built by `grpo.sampling.build`. It works with every policy that transformers can generate from.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from grpo.policy.compatibility import end_tokens
+from grpo.policy.prefix_sharing import causal_lm
+from grpo.sampling.policy_state import sampling
+from grpo.sampling.sampler import Seed
+
+
+class Generate:
+    """transformers' own `generate`, without what the policy's `generation_config` would add to it.
+
+    `seeds` make a batch repeatable, not its rows: they all draw from the first one's.
+    """
+
+    def __init__(self, policy: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool, **distorting: float) -> None:
+        """`distorting`: any of `distorting`; left out, samples are from the policy's own distribution."""
+        self.policy, self.tokenizer, self.bf16 = policy, tokenizer, bf16
+        self.distorting = distorting
+        self.ends = end_tokens(policy, tokenizer)
+
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float | None = None,
+        seeds: Sequence[Seed] | None = None,
+    ) -> list[list[int]]:
+        encoded = self.tokenizer.pad(
+            [{"input_ids": list(ids)} for ids in prompts], padding_side="left", return_tensors="pt"
+        ).to(self.policy.device)
+        with sampling(self.policy, self.bf16), self._settings(temperature), torch.random.fork_rng(enabled=bool(seeds)):
+            if seeds:
+                torch.manual_seed(int(np.random.SeedSequence(seeds[0]).generate_state(1)[0]))
+            generated = self.policy.generate(**encoded, max_new_tokens=max_new_tokens)
+        rows = generated[:, encoded["input_ids"].shape[1] :].tolist()
+        return [row[: next((n for n, token in enumerate(row, 1) if token in self.ends), None)] for row in rows]
+
+    def rest(self) -> None:
+        pass
+
+    @contextmanager
+    def _settings(self, temperature: float | None) -> Iterator[None]:
+        # `generate` fills every value that is left unset from the policy's own config, so that is set aside meanwhile.
+        holder = causal_lm(self.policy)
+        own = holder.generation_config
+        sampled = {"do_sample": True, "temperature": temperature, "top_k": 0}
+        settings = (sampled if temperature else {"do_sample": False}) | self.distorting
+        holder.generation_config = GenerationConfig(
+            **settings,
+            eos_token_id=self.ends,
+            pad_token_id=self.tokenizer.pad_token_id,
+            bos_token_id=own.bos_token_id,
+        )
+        try:
+            yield
+        finally:
+            holder.generation_config = own
