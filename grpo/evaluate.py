@@ -372,7 +372,7 @@ def _answer(
     config, began = subject.config, time.perf_counter()
     from grpo.policy.compatibility import check_policy
     from grpo.policy.loading import build_policy, build_tokenizer
-    from grpo.sampling.build import build_rollout
+    from grpo.sampling.build import build_sampler
 
     use_threads(config)
     with doing("loading the policy"):
@@ -381,10 +381,10 @@ def _answer(
         questions = [example.question for example in subject.examples]
         notes = (*check_policy(policy, tokenizer, questions, config), slow_bfloat16(config))
         policy.to(config.device)
-        rollout = build_rollout(policy, tokenizer, config)
+        rollout = build_sampler(policy, tokenizer, config)
     for note in filter(None, notes):
         say(note)
-    how["stop"] = tokenizer.convert_ids_to_tokens(rollout.ends)
+    how["stop"] = tokenizer.convert_ids_to_tokens(rollout.eos_token_ids)
     total = len(subject.examples) * config.samples
     if unfinished.done:
         say(f"{subject.title}: going on after {len(unfinished.done):,} of {total:,} completions.")

@@ -40,7 +40,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
         from grpo.evaluation.evaluation import answer_greedily
         from grpo.policy.compatibility import check_policy
         from grpo.policy.loading import build_policy, build_tokenizer
-        from grpo.sampling.build import build_rollout
+        from grpo.sampling.build import build_sampler
 
     # A question needs no GPU.
     config.device, config.bf16 = "cpu", False
@@ -51,7 +51,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
         with doing(f"loading the policy as it was {when} training"):
             policy, tokenizer = build_policy(model, config.seed), build_tokenizer(model)
             notes = check_policy(policy, tokenizer, questions, replace(config, model=model))
-            rollout = build_rollout(policy, tokenizer, config)
+            rollout = build_sampler(policy, tokenizer, config)
         for note in notes:
             show(note, console)
         with doing(f"asking the policy as it was {when} training"):

@@ -61,7 +61,7 @@ from grpo.planning.costs import Architecture, Costs, Rates
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import build_rewards
-from grpo.sampling.build import build_rollout
+from grpo.sampling.build import build_sampler
 from grpo.tasks.datasets import Example, build_train_set, load_splits
 from grpo.training.recorder import Recorder
 from grpo.training.tracking import NoTracker
@@ -237,7 +237,7 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *more: str) -> Arm
     batch = derive_batch(case.num_generations, case.prompts, config.micro_batch_size)
     out = folder / name.replace(" ", "_")
     out.mkdir()
-    rollout = build_rollout(policy, tokenizer, config)
+    rollout = build_sampler(policy, tokenizer, config)
     recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
     if name == "vllm":  # it loads the policy from a folder
         for saved in (policy, tokenizer):
@@ -247,8 +247,8 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *more: str) -> Arm
     with patch("grpo.training.trainer.build_args", arguments):
         trainer: Any = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
     if case.forced and name != "vllm":
-        if hasattr(rollout, "is_end"):
-            rollout.is_end.fill_(False)
+        if hasattr(rollout, "is_eos"):
+            rollout.is_eos.fill_(False)
         else:
             trainer.generation_config.min_new_tokens = case.limit
     if case.model != "tiny":

@@ -48,10 +48,10 @@ from grpo.policy.device import free_memory
 from grpo.policy.hub import ASSETS, resolve
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import build_rewards
-from grpo.sampling.build import build_rollout
+from grpo.sampling.build import build_sampler
 from grpo.sampling.engines import INSTALL
-from grpo.sampling.generate_sampler import Generate
-from grpo.sampling.prefix_sharing_sampler import Fast
+from grpo.sampling.generate_sampler import GenerateSampler
+from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from grpo.tasks.arithmetic import problems
 from grpo.tasks.datasets import build_train_set, load_splits
 from grpo.training.recorder import Recorder
@@ -82,7 +82,7 @@ def differing(
 
 def compared(policy: Any, tokenizer: Any, prompts: list[list[int]], limit: int, near: float) -> list[str]:
     """Greedy and sampled tokens of the graphs against `generate` and against the sampler without graphs."""
-    graphs, plain = Fast(policy, tokenizer, bf16=False, native=True), Fast(policy, tokenizer, bf16=False, native=True)
+    graphs, plain = (PrefixSharingSampler(policy, tokenizer, bf16=False, fused=True) for _ in range(2))
     assert graphs.graphs is not None, "no CUDA graphs were used"
     plain.graphs = None
     said = []
@@ -92,7 +92,7 @@ def compared(policy: Any, tokenizer: Any, prompts: list[list[int]], limit: int, 
             with torch.no_grad():
                 for parameter in policy.parameters():
                     parameter.mul_(1 + 0.05 * torch.randn_like(parameter))
-        reference = Generate(policy, tokenizer, bf16=False).complete(prompts, limit)
+        reference = GenerateSampler(policy, tokenizer, bf16=False).complete(prompts, limit)
         for _ in range(2):  # captured, then replayed
             count, gap = differing(policy, prompts, graphs.complete(prompts, limit), reference)
             assert gap < near, f"greedy tokens part from generate's at a gap of {gap} between the two best logits"
@@ -275,12 +275,12 @@ def at_the_limits(config: Config, out: Path, phase: Callable[[str], None]) -> tu
     with torch.device(config.device):
         policy: Any = build_policy(config.model, config.seed)
     policy.to(config.device)
-    rollout: Any = build_rollout(policy, tokenizer, config)
+    rollout: Any = build_sampler(policy, tokenizer, config)
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
     recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
     trainer: Any = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
-    if hasattr(rollout, "is_end"):
-        rollout.is_end.fill_(False)
+    if hasattr(rollout, "is_eos"):
+        rollout.is_eos.fill_(False)
     sample, score, create = (
         trainer._generate_single_turn,
         trainer._generate_and_score_completions,

@@ -29,7 +29,7 @@ from grpo.tasks.datasets import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from grpo.sampling.sampler import Rollout
+    from grpo.sampling.sampler import Sampler
 
 # Figures that are 0 or 1 for each completion.
 SHARES = ("accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "truncated")
@@ -60,7 +60,7 @@ Batch = dict[Place, Completion]
 
 
 def answer(
-    rollout: "Rollout",
+    rollout: "Sampler",
     tokenizer: "PreTrainedTokenizerBase",
     questions: Sequence[str],
     config: Common,
@@ -94,7 +94,7 @@ def answer(
             continue
         texts = map(valid, tokenizer.batch_decode(completions, skip_special_tokens=True))
         yield {
-            place: Completion(text, len(ids), truncated=ids[-1] not in rollout.ends)
+            place: Completion(text, len(ids), truncated=ids[-1] not in rollout.eos_token_ids)
             for place, text, ids in zip(batch, texts, completions, strict=True)
         }
         done += len(batch)
@@ -113,7 +113,7 @@ def _smaller(size: int, error: Exception) -> int:
 
 
 def answer_greedily(
-    rollout: "Rollout", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], config: Common
+    rollout: "Sampler", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], config: Common
 ) -> list[str]:
     """One greedy completion a question."""
     texts = {i: each.text for batch in answer(rollout, tokenizer, questions, config) for (i, _), each in batch.items()}

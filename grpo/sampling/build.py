@@ -10,16 +10,16 @@ from transformers import PreTrainedTokenizerBase
 from grpo.config.schema import Common, distorting
 from grpo.core.console import say
 from grpo.policy.prefix_sharing import Unsupported
-from grpo.sampling.generate_sampler import Generate
-from grpo.sampling.prefix_sharing_sampler import Fast, fallback
-from grpo.sampling.sampler import Rollout
+from grpo.sampling.generate_sampler import GenerateSampler
+from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler, fallback_message
+from grpo.sampling.sampler import Sampler
 
 
-def build_rollout(policy: Any, tokenizer: PreTrainedTokenizerBase, config: Common) -> Rollout:
+def build_sampler(policy: Any, tokenizer: PreTrainedTokenizerBase, config: Common) -> Sampler:
     """The sampler that `config` names; where the policy rules it out, transformers' own, aloud."""
     if config.rollout.name == "fast":
         try:
-            return Fast(policy, tokenizer, config.bf16, bool(config.rollout.native))
+            return PrefixSharingSampler(policy, tokenizer, config.bf16, bool(config.rollout.native))
         except Unsupported as reason:
-            say(fallback(reason))
-    return Generate(policy, tokenizer, config.bf16, **distorting(config.rollout))
+            say(fallback_message(reason))
+    return GenerateSampler(policy, tokenizer, config.bf16, **distorting(config.rollout))

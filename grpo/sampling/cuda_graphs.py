@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from grpo.sampling.kv_cache import Cache, Prefill
-from grpo.sampling.token_sampler import BLOCK, Sampler
+from grpo.sampling.token_sampler import EOS_CHECK_INTERVAL, TokenSampler
 
 # The grain of a CUDA graph's shapes, in tokens.
 GRAIN = 64
 
 
-class Graphs:
+class CudaGraphs:
     """Decodes with CUDA graphs: one launch for a token instead of hundreds.
 
     Every completion has a slot of its own. A graph is captured for each number of prompts and slots, and each bucket
@@ -25,15 +25,15 @@ class Graphs:
     """
 
     def __init__(self) -> None:
-        self.held: dict[tuple[Any, ...], Rows] = {}
+        self.held: dict[tuple[Any, ...], StaticSlots] = {}
         self.graphs: dict[tuple[Any, ...], Any] = {}
         self.pool: Any = None  # of memory: graphs never run at the same time, so they may share it
         self.mode: tuple[int, bool] | None = None
 
     def run(
-        self, sampler: Sampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int
+        self, sampler: TokenSampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int
     ) -> list[list[int]]:
-        """As `run_merged`."""
+        """As `decode_trie`."""
         if self.mode != (mode := (limit, uniforms is None)):
             # What an evaluation held is not kept through training, nor the other way round.
             self.forget()
@@ -51,18 +51,18 @@ class Graphs:
         self.pool = None  # torch ends a pool with its last graph
 
     def _run(
-        self, sampler: Sampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int
+        self, sampler: TokenSampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int
     ) -> list[list[int]]:
-        rows = Rows.start(prefill, group, uniforms, limit)
+        rows = StaticSlots.start(prefill, group, uniforms, limit)
         # One row more takes what idle slots sample.
         picked = torch.full((len(group) + 1, limit), -1, device=prefill.last.device)
-        for done in range(0, limit, BLOCK):
+        for done in range(0, limit, EOS_CHECK_INTERVAL):
             shape = rows.shape
             held = self.held.setdefault(shape, rows)
             if held is not rows:
                 held.load(rows)
                 rows = held
-            until = min(done + BLOCK, limit)
+            until = min(done + EOS_CHECK_INTERVAL, limit)
             rows.cache.width = min(-(-until // GRAIN) * GRAIN, limit)
             key = (*shape, rows.cache.width, sampler.temperature)
             if key not in self.graphs:
@@ -75,7 +75,7 @@ class Graphs:
             rows = rows.halved(until)
         return [[token for token in row if token >= 0] for row in picked[:-1].tolist()]
 
-    def capture(self, rows: "Rows", sampler: Sampler) -> Any:
+    def capture(self, rows: "StaticSlots", sampler: TokenSampler) -> Any:
         changing = (rows.cache.ids, rows.cache.positions, rows.cache.t, rows.cache.own_bias, rows.alive, rows.picked)
         saved = [tensor.clone() for tensor in changing]
         stream = torch.cuda.Stream()
@@ -94,7 +94,7 @@ class Graphs:
 
 
 @dataclass
-class Rows:
+class StaticSlots:
     """Completions with a slot each, in static storage."""
 
     cache: Cache
@@ -104,7 +104,7 @@ class Rows:
     uniforms: Tensor | None  # (S, limit)
 
     @classmethod
-    def start(cls, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int) -> "Rows":
+    def start(cls, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int) -> "StaticSlots":
         device = prefill.last.device
         members: list[list[int]] = [[] for _ in prefill.last]
         for row, prompt in enumerate(group):
@@ -124,15 +124,15 @@ class Rows:
         cache = self.cache
         return cache.prompts, cache.slots, cache.prompt_bias.shape[-1], cache.limit, self.uniforms is None
 
-    def step(self, sampler: Sampler) -> None:
+    def step(self, sampler: TokenSampler) -> None:
         """Sample the next token of every row; ended ones sample on, unrecorded."""
         uniforms = None if self.uniforms is None else self.uniforms.index_select(1, self.cache.t)[:, 0]
         tokens = sampler.next(self.cache, uniforms, self.slot)
         self.picked.index_copy_(1, self.cache.t, tokens.where(self.alive, -1)[:, None])
-        self.alive &= ~sampler.is_end[tokens]
+        self.alive &= ~sampler.is_eos[tokens]
         self.cache.append(tokens)
 
-    def halved(self, done: int) -> "Rows":
+    def halved(self, done: int) -> "StaticSlots":
         """In half as many slots, or a quarter and so on, where those that go on fit into them."""
         cache = copy.copy(self.cache)
         alive = self.alive.view(cache.prompts, cache.slots)
@@ -148,9 +148,9 @@ class Rows:
         cache.t, cache.own_bias = cache.t.clone(), cache.own_bias.clone()
         cache.select(prompts, order, done)
         uniforms = None if self.uniforms is None else self.uniforms[kept]
-        return Rows(cache, self.rows[kept], self.alive[kept], self.picked[kept], uniforms)
+        return StaticSlots(cache, self.rows[kept], self.alive[kept], self.picked[kept], uniforms)
 
-    def load(self, other: "Rows") -> None:
+    def load(self, other: "StaticSlots") -> None:
         """Take over the values of another one of the same shape, into the same storage."""
         for mine, its in zip(self._tensors(), other._tensors(), strict=False):
             mine.copy_(its)

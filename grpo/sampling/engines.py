@@ -31,7 +31,7 @@ SERVE = (
 )
 
 
-def require_package(config: Config) -> None:
+def check_engine_package(config: Config) -> None:
     """
     Raises:
         UserError: the package of the engine is not installed, or not in a version that TRL knows.
@@ -66,7 +66,7 @@ def _version() -> str | None:
         return None
 
 
-def require_ranks(config: Config, world_size: int) -> None:
+def check_engine_processes(config: Config, world_size: int) -> None:
     """
     Raises:
         UserError: this many processes cannot be parted into copies of the engine.
@@ -79,7 +79,7 @@ def require_ranks(config: Config, world_size: int) -> None:
         )
 
 
-def require_server(config: Config) -> None:
+def check_engine_server(config: Config) -> None:
     """Wait for the server, aloud; TRL would wait in silence, and then end in a traceback.
 
     Raises:

@@ -13,11 +13,11 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from grpo.policy.compatibility import end_tokens
 from grpo.policy.prefix_sharing import causal_lm
-from grpo.sampling.policy_state import sampling
-from grpo.sampling.sampler import Seed
+from grpo.sampling.policy_state import sampling_mode
+from grpo.sampling.sampler import RowSeed
 
 
-class Generate:
+class GenerateSampler:
     """transformers' own `generate`, without what the policy's `generation_config` would add to it.
 
     `seeds` make a batch repeatable, not its rows: they all draw from the first one's.
@@ -27,26 +27,30 @@ class Generate:
         """`distorting`: any of `distorting`; left out, samples are from the policy's own distribution."""
         self.policy, self.tokenizer, self.bf16 = policy, tokenizer, bf16
         self.distorting = distorting
-        self.ends = end_tokens(policy, tokenizer)
+        self.eos_token_ids = end_tokens(policy, tokenizer)
 
     def complete(
         self,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
         temperature: float | None = None,
-        seeds: Sequence[Seed] | None = None,
+        seeds: Sequence[RowSeed] | None = None,
     ) -> list[list[int]]:
         encoded = self.tokenizer.pad(
             [{"input_ids": list(ids)} for ids in prompts], padding_side="left", return_tensors="pt"
         ).to(self.policy.device)
-        with sampling(self.policy, self.bf16), self._settings(temperature), torch.random.fork_rng(enabled=bool(seeds)):
+        with (
+            sampling_mode(self.policy, self.bf16),
+            self._settings(temperature),
+            torch.random.fork_rng(enabled=bool(seeds)),
+        ):
             if seeds:
                 torch.manual_seed(int(np.random.SeedSequence(seeds[0]).generate_state(1)[0]))
             generated = self.policy.generate(**encoded, max_new_tokens=max_new_tokens)
         rows = generated[:, encoded["input_ids"].shape[1] :].tolist()
-        return [row[: next((n for n, token in enumerate(row, 1) if token in self.ends), None)] for row in rows]
+        return [row[: next((n for n, token in enumerate(row, 1) if token in self.eos_token_ids), None)] for row in rows]
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         pass
 
     @contextmanager
@@ -58,7 +62,7 @@ class Generate:
         settings = (sampled if temperature else {"do_sample": False}) | self.distorting
         holder.generation_config = GenerationConfig(
             **settings,
-            eos_token_id=self.ends,
+            eos_token_id=self.eos_token_ids,
             pad_token_id=self.tokenizer.pad_token_id,
             bos_token_id=own.bos_token_id,
         )

@@ -13,7 +13,7 @@ from grpo.policy.prefix_sharing import NAME, causal_lm
 
 
 @contextmanager
-def sampling(policy: Any, bf16: bool) -> Iterator[None]:
+def sampling_mode(policy: Any, bf16: bool) -> Iterator[None]:
     """No gradients, no dropout, computing in the dtype of training."""
     training = policy.training
     policy.eval()
@@ -25,7 +25,7 @@ def sampling(policy: Any, bf16: bool) -> Iterator[None]:
 
 
 @contextmanager
-def lent(policy: Any, bf16: bool) -> Iterator[None]:
+def cast_for_engine(policy: Any, bf16: bool) -> Iterator[None]:
     """The policy as transformers' engine takes it: with an attention that it knows and, with `bf16`, rounded weights.
 
     Afterwards the very weights are back. Buffers are left alone: rotary frequencies that are rounded too would change
@@ -47,7 +47,7 @@ def lent(policy: Any, bf16: bool) -> Iterator[None]:
 
 
 @contextmanager
-def unworn(policy: Any) -> Iterator[None]:
+def preserve_frozen_weights(policy: Any) -> Iterator[None]:
     """While adapters are merged into the weights and taken out again: what rounding would leave of them is undone.
 
     In float32 it is far less than a step changes, and a copy of the weights would be large.

@@ -16,7 +16,7 @@ from grpo.policy.prefix_sharing import Batch, causal_lm
 
 
 @dataclass
-class Layer:
+class FusedLayer:
     """Fused weights, (out, in), in the dtype of computing."""
 
     qkv: Tensor
@@ -26,11 +26,11 @@ class Layer:
     down: Tensor
 
 
-class Qwen2:
+class FusedQwen2Decoder:
     """Computes next-token logits of a Qwen2 policy."""
 
     @staticmethod
-    def knows(policy: Any) -> bool:
+    def supports(policy: Any) -> bool:
         model = causal_lm(policy)
         config = model.config
         return (
@@ -49,7 +49,7 @@ class Qwen2:
         device, width = self.model.device, config.hidden_size
         self.eps = torch.tensor(config.rms_norm_eps, device=device)
         self.mean = torch.full((width, 1), 1 / width, device=device)
-        self.layers: list[Layer] = []
+        self.layers: list[FusedLayer] = []
         self.head = torch.empty(0)
 
     @torch.no_grad()
@@ -68,11 +68,11 @@ class Qwen2:
         else:
             self.head = head.to(self.dtype)
 
-    def _fuse(self, layer: Any) -> Layer:
+    def _fuse(self, layer: Any) -> FusedLayer:
         attention, mlp = layer.self_attn, layer.mlp
         qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
         before_attention, before_mlp = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-        return Layer(
+        return FusedLayer(
             qkv=(torch.cat([_weight(module) for module in qkv]) * before_attention).to(self.dtype),
             qkv_bias=torch.cat([_base(module).bias for module in qkv]).to(self.dtype),
             out=_weight(attention.o_proj).to(self.dtype),

@@ -6,23 +6,23 @@ Training, evaluation and `grpo.sample` depend on this interface; `grpo.sampling.
 from collections.abc import Sequence
 from typing import Protocol
 
-Seed = tuple[int, ...]
+RowSeed = tuple[int, ...]
 
 
-class Rollout(Protocol):
-    ends: list[int]  # the ids that end a completion
+class Sampler(Protocol):
+    eos_token_ids: list[int]  # the ids that end a completion
 
     def complete(
         self,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
         temperature: float | None = None,
-        seeds: Sequence[Seed] | None = None,
+        seeds: Sequence[RowSeed] | None = None,
     ) -> list[list[int]]:
         """One completion for each prompt, up to and with its end token; greedy without a temperature.
 
         With `seeds`, one for each prompt, sampling draws from them instead of torch's own generator.
         """
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         """Give back the memory that is held from one call to the next."""

@@ -13,7 +13,7 @@ from grpo.policy.prefix_sharing import Batch, forward
 from grpo.sampling.kv_cache import Cache
 
 # Tokens between two looks at which completions have ended.
-BLOCK = 8
+EOS_CHECK_INTERVAL = 8
 
 
 class Decoder(Protocol):
@@ -24,7 +24,7 @@ class Decoder(Protocol):
         """(slots, vocabulary) in float32: what follows the last token of each slot, `batch.ids`."""
 
 
-class Transformers:
+class TransformersDecoder:
     """Computes next-token logits with transformers' modules, whatever the architecture."""
 
     def __init__(self, policy: Any) -> None:
@@ -39,12 +39,12 @@ class Transformers:
 
 
 @dataclass
-class Sampler:
+class TokenSampler:
     """How tokens follow from a policy's logits."""
 
     decoder: Decoder
     temperature: float | None  # None: greedy
-    is_end: Tensor  # (V,)
+    is_eos: Tensor  # (V,)
 
     def next(self, cache: Cache, uniforms: Tensor | None, slot: Tensor) -> Tensor:
         """The next token (B,) of the completions in the slots (B,), from uniforms in [0, 1) (B,)."""

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from grpo.sampling.kv_cache import Cache, Prefill
-from grpo.sampling.token_sampler import BLOCK, Sampler
+from grpo.sampling.token_sampler import EOS_CHECK_INTERVAL, TokenSampler
 
 
-def run_merged(
-    sampler: Sampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int
+def decode_trie(
+    sampler: TokenSampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int
 ) -> list[list[int]]:
     """The completions of the prompts `group` (B,), with uniforms (B, limit).
 
@@ -21,7 +21,7 @@ def run_merged(
     completions: list[list[int]] = [[] for _ in group]
     slot_of, alive = list(group), list(range(len(group)))
     slot = torch.tensor(slot_of, device=device)
-    ends = set(sampler.is_end.nonzero()[:, 0].tolist())
+    ends = set(sampler.is_eos.nonzero()[:, 0].tolist())
     if uniforms is not None:
         uniforms = uniforms.T.contiguous().to(device)
     for done in range(1, limit + 1):
@@ -36,7 +36,7 @@ def run_merged(
         for row in alive:
             children.setdefault((slot_of[row], tokens[row]), []).append(row)
         parted = len(children) > len({parent for parent, _ in children})
-        if parted or (done % BLOCK == 0 and len(children) < len(cache.ids)):
+        if parted or (done % EOS_CHECK_INTERVAL == 0 and len(children) < len(cache.ids)):
             places = _rearrange(cache, list(children), done)
             slot_of = [0] * len(group)  # ended completions look on where they do no harm
             for place, rows in zip(places, children.values(), strict=True):

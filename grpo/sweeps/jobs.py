@@ -17,7 +17,7 @@ from grpo.core.errors import UserError
 from grpo.policy.device import check_device
 from grpo.policy.hub import resolve
 from grpo.rewards.registry import build_rewards
-from grpo.sampling.engines import require_package, require_server
+from grpo.sampling.engines import check_engine_package, check_engine_server
 from grpo.tasks.datasets import load_splits
 from grpo.training.tracking import check_tracking
 
@@ -129,7 +129,7 @@ def _compose_job(context: HydraContext, master: DictConfig, overrides: Sequence[
             del composed["hydra"]
         config = load(composed, Config)
     build_rewards(config.rewards, config.reward_files)
-    require_package(config)
+    check_engine_package(config)
     check_tracking(config.tracking)
     _batch(config)
     return Job(number, tuple(overrides), name, folder, config)
@@ -143,7 +143,7 @@ def _check_files(config: Config) -> None:
     resolve(config.model.path)
     if config.data.path is not None:
         load_splits(config.data)
-    require_server(config)
+    check_engine_server(config)
 
 
 def _what_is_wrong(wrong: dict[str, list[str]], jobs: int) -> str:

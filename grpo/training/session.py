@@ -44,7 +44,7 @@ from grpo.runs.folder import (
 from grpo.runs.provenance import NAME as PROVENANCE
 from grpo.runs.provenance import changes, provenance, save_diff
 from grpo.runs.trust import sign
-from grpo.sampling.engines import require_package, require_ranks, require_server
+from grpo.sampling.engines import check_engine_package, check_engine_processes, check_engine_server
 from grpo.tasks.datasets import JOY, Example, Splits, build_train_set, load_splits
 from grpo.training.tracking import NoTracker, build_tracker, check_tracking
 
@@ -111,14 +111,14 @@ def prepare(config: Config, out: Path) -> Prepared:
     batch = derive_batch(
         config.num_generations, config.prompts_per_step, config.micro_batch_size, distributed.world_size()
     )
-    require_package(config)
+    check_engine_package(config)
     check_tracking(config.tracking)
-    require_ranks(config, distributed.world_size())
+    check_engine_processes(config, distributed.world_size())
     say(banner(sources(config), rewards, batch, out))
     check_device(config, batch)
     if warning := slow_bfloat16(config):
         say(warning)
-    require_server(config)
+    check_engine_server(config)
     with doing("loading the data"):
         splits = load_splits(config.data, validation=config.eval_steps is not None)
     for note in splits.notes:
@@ -133,7 +133,7 @@ def prepare(config: Config, out: Path) -> Prepared:
         from grpo.policy.compatibility import check_policy
         from grpo.policy.loading import build_policy, build_tokenizer
         from grpo.policy.sharding import whole_copy
-        from grpo.sampling.build import build_rollout
+        from grpo.sampling.build import build_sampler
 
     if config.device == "cpu" and torch.cuda.is_available():
         say(f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k.")
@@ -156,7 +156,7 @@ def prepare(config: Config, out: Path) -> Prepared:
     sampled = policy
     if distributed.weights_are_sharded():
         sampled = whole_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
-    rollout = build_rollout(sampled, tokenizer, evaluated_by)
+    rollout = build_sampler(sampled, tokenizer, evaluated_by)
     for note in notes:
         say(note)
     with doing("recording versions and checksums"):
@@ -179,7 +179,7 @@ def train_policy(
     config, rewards, batch, splits = prepared.config, prepared.rewards, prepared.batch, prepared.splits
     tokenizer, policy, sampled = prepared.tokenizer, prepared.policy, prepared.sampled
     rollout, evaluated_by, train_rows = prepared.rollout, prepared.evaluated_by, prepared.train_rows
-    stop = {"stop": tokenizer.convert_ids_to_tokens(rollout.ends)}
+    stop = {"stop": tokenizer.convert_ids_to_tokens(rollout.eos_token_ids)}
     framing = Framing(opened_tag(tokenizer, config.system_prompt), tuple(stop["stop"]))
     origin = record_provenance(config, out, prepared.provenance, command, checkpoint)
     leads = distributed.is_main_process()
@@ -191,7 +191,7 @@ def train_policy(
         with progress(f"evaluating {when}", len(examples), lasting) as advance:
             evaluation = evaluate(examples, of_all_ranks(answers, own), rewards, on_answered=advance)
         if config.rollout.name in ENGINES:  # which want the memory until the next evaluation
-            rollout.rest()
+            rollout.release_memory()
         return evaluation
 
     def keep(evaluation: Evaluation, name: str, split: str, path: str) -> None:

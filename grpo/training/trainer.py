@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler as IndexSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
@@ -38,9 +38,9 @@ from grpo.rewards.advantages import attribute, measure
 from grpo.rewards.registry import NotFinite, RewardStack, score
 from grpo.runs.checkpoints import PREFIX, aside, keep_records, run_state, sealed
 from grpo.sampling.engines import arguments
-from grpo.sampling.policy_state import lent, unworn
-from grpo.sampling.prefix_sharing_sampler import Fast
-from grpo.sampling.sampler import Rollout
+from grpo.sampling.policy_state import cast_for_engine, preserve_frozen_weights
+from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
+from grpo.sampling.sampler import Sampler
 from grpo.training.recorder import AtStart, Recorder
 
 # The most logits, tokens x vocabulary, that are held at once on a CPU; beyond it, TRL's head takes them in pieces.
@@ -124,7 +124,7 @@ class Trainer(GRPOTrainer):
     vllm_generation: Any
     _buffered_inputs: Any
 
-    def __init__(self, rollout: Rollout | None, share_prompts: bool, recorder: "Recorder", **kwargs: Any) -> None:
+    def __init__(self, rollout: Sampler | None, share_prompts: bool, recorder: "Recorder", **kwargs: Any) -> None:
         """`rollout`: ours; None samples with the engine that the arguments name."""
         super().__init__(callbacks=[recorder], **kwargs)
         if self.is_fsdp_enabled and self.args.bf16:
@@ -136,7 +136,7 @@ class Trainer(GRPOTrainer):
             # It seeded this process anew as it started, whatever our seed; processes that share a copy need the same.
             set_seed(self.args.seed + self.accelerator.process_index // self.vllm_tensor_parallel_size)
             sync = self.vllm_generation.sync_weights
-            self.vllm_generation.sync_weights = unworn(self.model)(sync)
+            self.vllm_generation.sync_weights = preserve_frozen_weights(self.model)(sync)
         self.rollout, self.recorder = rollout, recorder
         self.shared = share_prompts and self._can_share()
         self.sampling = False
@@ -202,7 +202,7 @@ class Trainer(GRPOTrainer):
         with reading(Path(checkpoint or "") / f"rng_state{suffix}.pth"):
             super()._load_rng_state(checkpoint)
 
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler:
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> IndexSampler:
         return Shuffled(super()._get_train_sampler(dataset))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -318,7 +318,9 @@ class Trainer(GRPOTrainer):
         self.sampling = True
         self.recorder.tell("sampling")
         logps = None
-        if self.rollout is not None and (isinstance(self.rollout, Fast) or distributed.weights_are_sharded()):
+        if self.rollout is not None and (
+            isinstance(self.rollout, PrefixSharingSampler) or distributed.weights_are_sharded()
+        ):
             self.before_sampling()
             completions = self.rollout.complete(prompt_ids, self.args.max_completion_length, self.temperature)
         else:
@@ -339,7 +341,7 @@ class Trainer(GRPOTrainer):
             return
         bf16, self.args.bf16 = self.args.bf16, False
         try:
-            with lent(self.model, bf16):
+            with cast_for_engine(self.model, bf16):
                 yield
         finally:
             self.args.bf16 = bf16
@@ -569,7 +571,7 @@ class Trainer(GRPOTrainer):
         return logps, logps.detach() if outputs.entropy is None else outputs.entropy[0, predicting]
 
 
-class Shuffled(Sampler):
+class Shuffled(IndexSampler):
     """TRL's sampler with an order that hangs on the seed and the epoch alone, not on the epochs drawn before."""
 
     def __init__(self, sampler: Any) -> None:
@@ -670,7 +672,7 @@ def build_trainer(
     tokenizer: PreTrainedTokenizerBase,
     train_rows: list[dict[str, Any]],
     rewards: RewardStack,
-    rollout: Rollout,
+    rollout: Sampler,
     recorder: Recorder,
     out: Path,
 ) -> Trainer:
@@ -682,7 +684,7 @@ def build_trainer(
         policy.config._name_or_path = policy.name_or_path = str(out / "reference")
     args = build_args(config, batch, rewards, out)
     if config.rollout.name in VLLM:  # vLLM itself reads end tokens only from the policy's folder
-        args.generation_kwargs = {"stop_token_ids": rollout.ends}
+        args.generation_kwargs = {"stop_token_ids": rollout.eos_token_ids}
     trainer = Trainer(
         rollout=None if config.rollout.name in ENGINES else rollout,
         share_prompts=config.share_prompts,

@@ -26,7 +26,7 @@ from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.sharding import copy_weights, whole_copy
 from grpo.rewards.advantages import Attribution, attribute
 from grpo.rewards.registry import REWARDS, RewardStack
-from grpo.sampling.build import build_rollout
+from grpo.sampling.build import build_sampler
 from grpo.tasks.datasets import build_train_set, load_splits
 from grpo.training.recorder import Recorder
 from grpo.training.tracking import NoTracker
@@ -60,7 +60,7 @@ def build(
     policy = build_policy(config.model, 0).to(getattr(torch, dtype))
     rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
     cut = derive_batch(K, prompts, micro, world_size=distributed.world_size())
-    rollout = build_rollout(policy, tokenizer, config)
+    rollout = build_sampler(policy, tokenizer, config)
     stack = RewardStack(weights)
     recorder = Recorder(config, stack, NoTracker(), out, lambda steps: lambda count, beside: None)
     return build_trainer(config, cut, policy, tokenizer, rows, stack, rollout, recorder, out)

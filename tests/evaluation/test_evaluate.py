@@ -127,10 +127,10 @@ def test_it_is_answered_once(folder, capsys) -> None:
 
 @pytest.mark.parametrize("sampling", [[], ["samples=3", "temperature=1.0"]])
 def test_an_interrupted_evaluation_goes_on(folder, monkeypatch, capsys, sampling: list[str]) -> None:
-    from grpo.sampling.prefix_sharing_sampler import Fast
+    from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 
     run("run=A", "name=whole", *sampling)
-    complete, calls = Fast.complete, []
+    complete, calls = PrefixSharingSampler.complete, []
 
     def interrupted(self, prompts, *args):
         calls.append(len(prompts))
@@ -138,7 +138,7 @@ def test_an_interrupted_evaluation_goes_on(folder, monkeypatch, capsys, sampling
             raise KeyboardInterrupt
         return complete(self, prompts, *args)
 
-    monkeypatch.setattr(Fast, "complete", interrupted)
+    monkeypatch.setattr(PrefixSharingSampler, "complete", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("run=A", "name=x", "eval_batch_size=4", *sampling)
     partial = folder / "A" / "evaluations" / "x.partial.jsonl"

@@ -17,7 +17,7 @@ from grpo.evaluation.evaluation import SHARES, Batch, Completion, Evaluation, an
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import build_rewards
-from grpo.sampling.build import build_rollout
+from grpo.sampling.build import build_sampler
 from grpo.tasks.arithmetic import problems
 from grpo.tasks.datasets import Example
 
@@ -39,7 +39,7 @@ def policy():
 
 @pytest.fixture(scope="module")
 def rollout(policy, tokenizer):
-    return build_rollout(policy, tokenizer, CONFIG)
+    return build_sampler(policy, tokenizer, CONFIG)
 
 
 def together(batches: Iterable[Batch]) -> Batch:
@@ -50,7 +50,7 @@ def together(batches: Iterable[Batch]) -> Batch:
 @pytest.mark.parametrize("name", ["fast", "generate"])
 def test_the_policys_own_generation_config_does_not_leak_in(tokenizer, name: str, lora_rank: int) -> None:
     policy = build_policy(replace(CONFIG.model, lora_rank=lora_rank), 0)
-    rollout = build_rollout(policy, tokenizer, compose([f"rollout={name}"]))
+    rollout = build_sampler(policy, tokenizer, compose([f"rollout={name}"]))
     plain = answer_greedily(rollout, tokenizer, FEW, CONFIG)
     sampled = together(answer(rollout, tokenizer, FEW, CONFIG, samples=2, temperature=1.0))
     own = policy.generation_config
@@ -98,7 +98,7 @@ def test_sampled_answers_hang_on_the_seed_alone(rollout, tokenizer, size: int) -
 
 
 def test_generate_samples_a_batch_repeatably_and_leaves_the_generator_alone(policy, tokenizer) -> None:
-    rollout = build_rollout(policy, tokenizer, compose(["rollout=generate"]))
+    rollout = build_sampler(policy, tokenizer, compose(["rollout=generate"]))
     torch.manual_seed(0)
     state = torch.random.get_rng_state()
     first = together(answer(rollout, tokenizer, FEW[:4], CONFIG, samples=2, temperature=1.0))
@@ -108,11 +108,11 @@ def test_generate_samples_a_batch_repeatably_and_leaves_the_generator_alone(poli
 
 
 def test_distortions_are_applied_where_they_are_asked_for(policy, tokenizer) -> None:
-    sharp = build_rollout(policy, tokenizer, compose(["rollout=generate", "rollout.top_k=1"]))
+    sharp = build_sampler(policy, tokenizer, compose(["rollout=generate", "rollout.top_k=1"]))
     drawn = together(answer(sharp, tokenizer, FEW, CONFIG, samples=1, temperature=1.0))
-    greedy = build_rollout(policy, tokenizer, compose(["rollout=generate"]))
+    greedy = build_sampler(policy, tokenizer, compose(["rollout=generate"]))
     assert [each.text for each in drawn.values()] == answer_greedily(greedy, tokenizer, FEW, CONFIG)
-    penal = build_rollout(policy, tokenizer, compose(["rollout=generate", "rollout.repetition_penalty=9"]))
+    penal = build_sampler(policy, tokenizer, compose(["rollout=generate", "rollout.repetition_penalty=9"]))
     assert answer_greedily(penal, tokenizer, FEW, CONFIG) != answer_greedily(greedy, tokenizer, FEW, CONFIG)
 
 
@@ -120,7 +120,7 @@ class Small:
     """A rollout with memory for a few completions."""
 
     def __init__(self, rollout, most: int, error: Exception) -> None:
-        self.rollout, self.most, self.error, self.ends = rollout, most, error, rollout.ends
+        self.rollout, self.most, self.error, self.eos_token_ids = rollout, most, error, rollout.eos_token_ids
         self.sizes: list[int] = []
 
     def complete(self, prompts, *args):

@@ -20,14 +20,14 @@ def killed_after(delay: float) -> None:
 
 def kill_in(point: str, call: int, delay: float) -> None:
     """Have this process killed `delay` seconds into the call number `call` of what `point` names."""
-    from grpo.sampling.prefix_sharing_sampler import Fast
+    from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
     from grpo.training.recorder import Recorder
     from grpo.training.trainer import Trainer
 
     if point == "anywhere":
         return killed_after(delay)
     owner, name = {
-        "generation": (Fast, "complete"),
+        "generation": (PrefixSharingSampler, "complete"),
         "backward": (Trainer, "_compute_loss"),  # the backward pass follows at once
         "checkpoint": (Trainer, "_save_checkpoint"),
         "logging": (Recorder, "_write"),

@@ -31,7 +31,7 @@ from grpo.policy.chat_template import end_of_turn, opened_tag
 from grpo.policy.compatibility import check_policy, positions
 from grpo.policy.hub import ASSETS
 from grpo.policy.loading import build_policy, build_tokenizer
-from grpo.sampling.build import build_rollout
+from grpo.sampling.build import build_sampler
 from tests.policy.test_loading import QWEN, model, needs_qwen
 
 SIZE = {"vocab_size": 50, "n_embd": 16, "n_layer": 1, "n_head": 2}
@@ -176,7 +176,7 @@ def test_a_declared_end_that_the_policy_cannot_sample(folder) -> None:
     change(folder, "generation_config.json", eos_token_id=[640, 32007])
     assert checked(folder) == []
     policy, tokenizer = build_policy(model(path=str(folder)), 0), build_tokenizer(model(path=str(folder)))
-    assert build_rollout(policy, tokenizer, compose()).ends == [640]
+    assert build_sampler(policy, tokenizer, compose()).ends == [640]
 
 
 LLAMA3 = (

@@ -306,7 +306,7 @@ def test_a_loss_that_is_not_finite_skips_the_step(train, tmp_path: Path, broken_
     ],
 )
 def test_out_of_memory_names_the_next_smaller_micro_batch(train, monkeypatch, where, settings, message) -> None:
-    from grpo.sampling.prefix_sharing_sampler import Fast
+    from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
     from grpo.training.trainer import Trainer
 
     def exhausted(*args, **kwargs):
@@ -314,7 +314,7 @@ def test_out_of_memory_names_the_next_smaller_micro_batch(train, monkeypatch, wh
 
     if where == "_generate_single_turn":  # the sampler answers the held-out problems first
         monkeypatch.setattr(
-            Fast,
+            PrefixSharingSampler,
             "complete",
             lambda self, prompts, limit, temperature=None, seeds=None: (
                 exhausted() if temperature else [[3]] * len(prompts)

@@ -29,9 +29,9 @@ from grpo.policy.prefix_sharing import NAME
 from grpo.rewards.registry import RewardStack
 from grpo.runs.folder import cut_back, find_checkpoint, save_settings
 from grpo.sampling import engines
-from grpo.sampling.engines import INSTALL, require_package, require_ranks, require_server
-from grpo.sampling.generate_sampler import Generate
-from grpo.sampling.prefix_sharing_sampler import Fast
+from grpo.sampling.engines import INSTALL, check_engine_package, check_engine_processes, check_engine_server
+from grpo.sampling.generate_sampler import GenerateSampler
+from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from grpo.sweeps.launchers import at_once
 from grpo.training.session import run
 from grpo.training.trainer import Trainer, build_args
@@ -86,7 +86,9 @@ class Engine:
         self.calls.append(f"awake {tags[0]}")
 
     def complete(self, prompts: list[list[int]], limit: int, temperature: float) -> list[tuple[list[int], list[float]]]:
-        completions = Fast(self.policy, self.tokenizer, False, native=True).complete(prompts, limit, temperature)
+        completions = PrefixSharingSampler(self.policy, self.tokenizer, False, fused=True).complete(
+            prompts, limit, temperature
+        )
         self.sampled += zip(prompts, completions, strict=True)
         self.policy.set_attn_implementation("sdpa")
         logps = [
@@ -166,9 +168,9 @@ def vllm(monkeypatch) -> type[Engine]:
     monkeypatch.setattr(vllm_generation, "LLM", Engine, raising=False)
     monkeypatch.setattr(vllm_generation, "SamplingParams", SimpleNamespace, raising=False)
     monkeypatch.setattr(vllm_generation, "VLLMClient", Client)
-    for name in ("train", "jobs"):
-        monkeypatch.setattr(f"grpo.{name}.require_package", lambda config: None)
-        monkeypatch.setattr(f"grpo.{name}.require_server", lambda config: None)
+    for module in ("training.session", "sweeps.jobs"):
+        monkeypatch.setattr(f"grpo.{module}.check_engine_package", lambda config: None)
+        monkeypatch.setattr(f"grpo.{module}.check_engine_server", lambda config: None)
     monkeypatch.setattr(Engine, "made", [])
     return Engine
 
@@ -390,8 +392,8 @@ def on_server(address: str, *overrides: str) -> Config:
 
 def test_a_server_that_is_ready(address: str, monkeypatch) -> None:
     monkeypatch.setattr(Answers, "info", READY)
-    require_server(on_server(address))
-    require_server(on_server(f"{address}/"))
+    check_engine_server(on_server(address))
+    check_engine_server(on_server(f"{address}/"))
 
 
 def test_a_server_is_waited_for_aloud(address: str, monkeypatch) -> None:
@@ -399,7 +401,7 @@ def test_a_server_is_waited_for_aloud(address: str, monkeypatch) -> None:
     monkeypatch.setattr(engines, "say", said.append)
     monkeypatch.setattr(Answers, "info", READY)
     monkeypatch.setattr(Answers, "unready", 2)
-    require_server(on_server(address, "rollout.server_timeout=20"))
+    check_engine_server(on_server(address, "rollout.server_timeout=20"))
     assert said == [f"Waiting up to 20 s for the vLLM server at {address}: 503 Service Unavailable."]
 
 
@@ -424,15 +426,15 @@ def test_a_server_is_waited_for_aloud(address: str, monkeypatch) -> None:
 def test_a_server_that_was_started_otherwise(address: str, monkeypatch, info: Any, message: str) -> None:
     monkeypatch.setattr(Answers, "info", info)
     with pytest.raises(UserError) as error:
-        require_server(on_server(address))
+        check_engine_server(on_server(address))
     assert message in str(error.value) and "vllm serve embedded:tiny --weight-transfer-config '{" in str(error.value)
     if "logprobs" in message:
-        require_server(on_server(address, "rollout.correction=null"))
+        check_engine_server(on_server(address, "rollout.correction=null"))
 
 
 def test_a_server_that_is_not_there() -> None:
     with pytest.raises(UserError) as error:
-        require_server(on_server("http://127.0.0.1:9"))
+        check_engine_server(on_server("http://127.0.0.1:9"))
     assert str(error.value).startswith(
         "rollout.server=http://127.0.0.1:9: no vLLM server answers there after 0 s (rollout.server_timeout): [Errno 111] "
         "Connection refused. Start it with: VLLM_SERVER_DEV_MODE=1 vllm serve"
@@ -445,13 +447,13 @@ def test_vllm_is_asked_for_where_it_is_not_installed(monkeypatch) -> None:
     for rollout in (VLLM, SERVER):
         message = f"{rollout[0]}: vLLM is not installed: {INSTALL}. Without it, rollout=fast samples on this GPU."
         with pytest.raises(UserError) as error:
-            require_package(compose(rollout))
+            check_engine_package(compose(rollout))
         assert str(error.value) == message
         with pytest.raises(UserError) as error:  # before the first job
             jobs_of(*rollout, "seed=0,1")
         assert str(error.value) == message
     for others in ("fast", "generate", "continuous_batching"):
-        require_package(compose([f"rollout={others}"]))
+        check_engine_package(compose([f"rollout={others}"]))
 
 
 @pytest.mark.parametrize(
@@ -461,12 +463,12 @@ def test_versions_of_vllm(monkeypatch, installed: str, fits: bool) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda name: object())
     monkeypatch.setattr(engines, "version", lambda name: installed)
     if fits:
-        require_package(compose(VLLM))
+        check_engine_package(compose(VLLM))
     else:
         with pytest.raises(
             UserError, match=f"rollout=vllm: vLLM {installed} is installed, and .* go with 0.27 to 0.31"
         ):
-            require_package(compose(VLLM))
+            check_engine_package(compose(VLLM))
 
 
 def test_the_extra_is_what_is_asked_for() -> None:
@@ -530,9 +532,9 @@ def test_as_typed(command) -> None:
 
 def test_processes_are_parted_into_copies() -> None:
     config = compose([*VLLM, "rollout.tensor_parallel=2"])
-    require_ranks(config, 4)
+    check_engine_processes(config, 4)
     with pytest.raises(UserError, match=r"rollout.tensor_parallel=2: must divide the number of processes, 3: 1, 3\."):
-        require_ranks(config, 3)
+        check_engine_processes(config, 3)
 
 
 def test_jobs_at_once_do_not_share_a_server() -> None:
@@ -633,7 +635,7 @@ def test_continuous_batching_samples_from_the_policy(trainer) -> None:  # noqa: 
     sampled = [
         ids[mask.bool()].tolist() for ids, mask in zip(inputs["completion_ids"], inputs["completion_mask"], strict=True)
     ]
-    greedy = Generate(built.model, built.processing_class, bf16=False).complete(prompts, 20)
+    greedy = GenerateSampler(built.model, built.processing_class, bf16=False).complete(prompts, 20)
     assert sum(mine == its for mine, its in zip(sampled, greedy, strict=True)) >= len(prompts) - 6  # a group at a tie
     assert len(set(map(tuple, greedy))) > 1
 

@@ -13,21 +13,21 @@ from transformers import MistralConfig, MistralForCausalLM
 from grpo.config.schema import compose
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer
-from grpo.sampling.cuda_graphs import Graphs
-from grpo.sampling.generate_sampler import Generate
-from grpo.sampling.prefix_sharing_sampler import Fast
-from grpo.sampling.qwen2 import Qwen2
-from grpo.sampling.token_sampler import Sampler, Transformers
+from grpo.sampling.cuda_graphs import CudaGraphs
+from grpo.sampling.generate_sampler import GenerateSampler
+from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
+from grpo.sampling.qwen2 import FusedQwen2Decoder
+from grpo.sampling.token_sampler import TokenSampler, TransformersDecoder
 from grpo.tasks.arithmetic import problems
 
 CONFIG = compose()
 LIMIT = 48
 
 
-class EagerGraphs(Graphs):
+class EagerGraphs(CudaGraphs):
     """Runs what would be captured: all of the way on CUDA but the capture itself."""
 
-    def capture(self, rows: Any, sampler: Sampler) -> Any:
+    def capture(self, rows: Any, sampler: TokenSampler) -> Any:
         class Graph:
             @staticmethod
             def replay() -> None:
@@ -36,14 +36,14 @@ class EagerGraphs(Graphs):
         return Graph
 
 
-def fast(policy, tokenizer, kind: str, bf16: bool = False) -> Fast:
-    rollout = Fast(policy, tokenizer, bf16, native=kind != "transformers")
+def fast(policy, tokenizer, kind: str, bf16: bool = False) -> PrefixSharingSampler:
+    rollout = PrefixSharingSampler(policy, tokenizer, bf16, fused=kind != "transformers")
     rollout.graphs = EagerGraphs() if kind == "graphs" else None
-    assert type(rollout.decoder) is (Transformers if kind == "transformers" else Qwen2)
+    assert type(rollout.decoder) is (TransformersDecoder if kind == "transformers" else FusedQwen2Decoder)
     return rollout
 
 
-KINDS = ["native", "transformers", "graphs"]
+KINDS = ["fused", "transformers", "graphs"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def logits_after(policy, ids: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_completions_are_those_of_generate(policy, tokenizer, prompts, kind: str) -> None:
-    reference = Generate(policy, tokenizer, bf16=False).complete(prompts, LIMIT)
+    reference = GenerateSampler(policy, tokenizer, bf16=False).complete(prompts, LIMIT)
     ties = 0
     for prompt, mine, its in zip(
         prompts, fast(policy, tokenizer, kind).complete(prompts, LIMIT), reference, strict=True
@@ -90,7 +90,7 @@ def test_sampled_tokens_have_the_probabilities_of_a_plain_forward(
     policy, tokenizer, prompts, kind: str, temperature: float, monkeypatch
 ) -> None:
     rollout = fast(policy, tokenizer, kind)
-    decoder, original, seen = rollout.decoder, Sampler.next, []
+    decoder, original, seen = rollout.decoder, TokenSampler.next, []
     logits_of = decoder.logits
 
     def logits(batch):
@@ -105,11 +105,11 @@ def test_sampled_tokens_have_the_probabilities_of_a_plain_forward(
 
     chosen: list[torch.Tensor] = []
     monkeypatch.setattr(decoder, "logits", logits)
-    monkeypatch.setattr(Sampler, "next", spy)
+    monkeypatch.setattr(TokenSampler, "next", spy)
     torch.manual_seed(0)
     rows = [prompts[0]] * 6 + [prompts[1]] * 6  # equal groups: the rows of static storage stand in order
     if kind == "graphs":
-        monkeypatch.setattr("grpo.sampling.cuda_graphs.Rows.halved", lambda self, done: self)
+        monkeypatch.setattr("grpo.sampling.cuda_graphs.StaticSlots.halved", lambda self, done: self)
     completions = rollout.complete(rows, LIMIT, temperature)
     exact_policy = deepcopy(policy).double()
     errors, plain_errors = [], []
@@ -143,7 +143,7 @@ def chi_squared(sampled_at: float, expected_at: float) -> float:
 
     torch.manual_seed(0)
     draws = 20_000
-    sampler = Sampler(Fixed(), sampled_at, torch.zeros(8, dtype=torch.bool))
+    sampler = TokenSampler(Fixed(), sampled_at, torch.zeros(8, dtype=torch.bool))
     tokens = sampler.next(Slots(), torch.rand(draws, dtype=torch.float64), torch.arange(draws) % 3)
     expected = (Fixed.logits_row / expected_at).softmax(-1) * draws
     return float(((torch.bincount(tokens, minlength=8) - expected) ** 2 / expected).sum())
@@ -165,7 +165,7 @@ def test_the_same_seed_gives_the_same_completions(policy, tokenizer, prompts, ki
         samples.append(fast(policy, tokenizer, kind).complete(rows, LIMIT, 1.0))
     assert samples[0] == samples[1] != samples[2]
     torch.manual_seed(0)
-    assert fast(policy, tokenizer, "native").complete(rows, LIMIT, 1.0) == samples[0]
+    assert fast(policy, tokenizer, "fused").complete(rows, LIMIT, 1.0) == samples[0]
     assert len(set(map(tuple, samples[0]))) > 3
 
 
@@ -181,31 +181,33 @@ def test_rollouts_follow_the_policys_weights(policy, tokenizer, prompts, kind: s
     torch.manual_seed(0)
     after = rollout.complete(rows, LIMIT, 1.0)
     torch.manual_seed(0)
-    assert after == fast(policy, tokenizer, "native").complete(rows, LIMIT, 1.0) != before
+    assert after == fast(policy, tokenizer, "fused").complete(rows, LIMIT, 1.0) != before
     assert all(1 <= len(completion) <= LIMIT for completion in after)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ends(policy, tokenizer, prompts, kind: str) -> None:
-    greedy = Generate(policy, tokenizer, bf16=False).complete(prompts[:8], LIMIT)
+    greedy = GenerateSampler(policy, tokenizer, bf16=False).complete(prompts[:8], LIMIT)
     # Where every first token is an end, it is all there is.
     policy.generation_config.eos_token_id = [tokenizer.eos_token_id, *{completion[0] for completion in greedy}]
     rollout = fast(policy, tokenizer, kind)
-    assert rollout.ends == sorted(policy.generation_config.eos_token_id)
+    assert rollout.eos_token_ids == sorted(policy.generation_config.eos_token_id)
     assert rollout.complete(prompts[:8], LIMIT) == [completion[:1] for completion in greedy]
     # Taken for the only one, a token in the middle ends some.
     token, _ = Counter(token for completion in greedy for token in completion[3:]).most_common(1)[0]
     policy.generation_config.eos_token_id = [token]
     rollout = fast(policy, tokenizer, kind)
-    assert rollout.complete(prompts[:8], LIMIT) == Generate(policy, tokenizer, bf16=False).complete(prompts[:8], LIMIT)
+    assert rollout.complete(prompts[:8], LIMIT) == GenerateSampler(policy, tokenizer, bf16=False).complete(
+        prompts[:8], LIMIT
+    )
     # Without any, all run to the limit, ragged or not.
-    rollout.is_end.fill_(False)
+    rollout.is_eos.fill_(False)
     assert {len(completion) for completion in rollout.complete(prompts[:8], 11)} == {11}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_odd_batches(policy, tokenizer, prompts, kind: str) -> None:
-    rollout, generate = fast(policy, tokenizer, kind), Generate(policy, tokenizer, bf16=False)
+    rollout, generate = fast(policy, tokenizer, kind), GenerateSampler(policy, tokenizer, bf16=False)
     one_token = [[tokenizer.eos_token_id], [5], [5]]
     for rows in (prompts[:1], prompts[:1] * 3, [prompts[0], *prompts[:7]], one_token, [*one_token, *prompts[:2]]):
         assert rollout.complete(rows, 9) == generate.complete(rows, 9)
@@ -217,10 +219,10 @@ def test_adapters_are_part_of_the_policy(tokenizer, prompts) -> None:
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    native, modules = (fast(policy, tokenizer, kind).complete(prompts[:32], LIMIT) for kind in KINDS[:2])
-    assert native == modules == Generate(policy, tokenizer, bf16=False).complete(prompts[:32], LIMIT)
+    fused, modules = (fast(policy, tokenizer, kind).complete(prompts[:32], LIMIT) for kind in KINDS[:2])
+    assert fused == modules == GenerateSampler(policy, tokenizer, bf16=False).complete(prompts[:32], LIMIT)
     with policy.disable_adapter():
-        assert native != Generate(policy, tokenizer, bf16=False).complete(prompts[:32], LIMIT)
+        assert fused != GenerateSampler(policy, tokenizer, bf16=False).complete(prompts[:32], LIMIT)
 
 
 def test_a_window_shorter_than_a_text_is_left_to_generate(tokenizer, prompts, monkeypatch) -> None:
@@ -235,15 +237,15 @@ def test_a_window_shorter_than_a_text_is_left_to_generate(tokenizer, prompts, mo
     }
     torch.manual_seed(0)
     policy = MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), sliding_window=16, **size))
-    rollout = Fast(policy, tokenizer, bf16=False, native=True)
-    reference = Generate(policy, tokenizer, bf16=False).complete(prompts[:3], 4)
+    rollout = PrefixSharingSampler(policy, tokenizer, bf16=False, fused=True)
+    reference = GenerateSampler(policy, tokenizer, bf16=False).complete(prompts[:3], 4)
     assert rollout.complete(prompts[:3], 4) == rollout.complete(prompts[:3], 4) == reference
     assert len(said) == 1 and "its attention window of 16 tokens is shorter" in said[0]
 
 
 def test_the_policy_is_left_as_it_was(policy, tokenizer, prompts) -> None:
     policy.train()
-    fast(policy, tokenizer, "native").complete(prompts[:4], 4, 1.0)
+    fast(policy, tokenizer, "fused").complete(prompts[:4], 4, 1.0)
     assert policy.training and all(parameter.requires_grad for parameter in policy.parameters())
     loss = policy(torch.tensor([prompts[0]])).logits.sum()
     loss.backward()
@@ -252,7 +254,7 @@ def test_the_policy_is_left_as_it_was(policy, tokenizer, prompts) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_in_bfloat16(tokenizer, prompts, dtype: str) -> None:
     policy = build_policy(replace(CONFIG.model, dtype=dtype), 0)
-    reference = Generate(policy, tokenizer, bf16=True).complete(prompts[:3], 3)
+    reference = GenerateSampler(policy, tokenizer, bf16=True).complete(prompts[:3], 3)
     for kind in KINDS:
         # Rounded to bf16, near ties fall either way.
         completions = fast(policy, tokenizer, kind, bf16=True).complete(prompts[:3], 3)

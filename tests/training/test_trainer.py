@@ -12,8 +12,8 @@ from grpo.config.batch import derive_batch
 from grpo.config.schema import CONF, compose
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import build_rewards
-from grpo.sampling.build import build_rollout
-from grpo.sampling.prefix_sharing_sampler import Fast
+from grpo.sampling.build import build_sampler
+from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from grpo.tasks.datasets import build_train_set, load_splits
 from grpo.training.recorder import Recorder
 from grpo.training.tracking import NoTracker
@@ -42,7 +42,7 @@ def trainer(tmp_path_factory) -> Callable[..., Trainer]:
         rewards = build_rewards(config.rewards, [])
         rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
         batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
-        rollout = build_rollout(policy, tokenizer, config)
+        rollout = build_sampler(policy, tokenizer, config)
         recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
         built = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
         if built.ref_model is not None:  # another policy than the one trained
@@ -196,7 +196,7 @@ def test_a_policy_that_cannot_share_prompts_trains_as_in_trl(trainer, monkeypatc
     monkeypatch.setattr("grpo.training.trainer.say", said.append)
     monkeypatch.setattr("grpo.sampling.build.say", said.append)
     built = trainer("max_steps=2", attention="eager")
-    assert not isinstance(built.rollout, Fast)
+    assert not isinstance(built.rollout, PrefixSharingSampler)
     built.train()
     assert said == [
         "rollout=fast does not go with this policy: its attention is fixed to eager. "
@@ -208,7 +208,7 @@ def test_a_policy_that_cannot_share_prompts_trains_as_in_trl(trainer, monkeypatc
 
 def test_dropout_is_not_shared(trainer) -> None:
     built = trainer("model.lora_rank=4", "model.lora_dropout=0.1")
-    assert not built.shared and isinstance(built.rollout, Fast)
+    assert not built.shared and isinstance(built.rollout, PrefixSharingSampler)
 
 
 def test_a_checkpoint_holds_the_samplers_state(trainer) -> None:

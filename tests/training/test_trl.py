@@ -25,7 +25,7 @@ from grpo.config.batch import derive_batch
 from grpo.config.schema import compose
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import RewardStack
-from grpo.sampling.build import build_rollout
+from grpo.sampling.build import build_sampler
 from grpo.tasks.datasets import build_train_set, load_splits
 from grpo.training.recorder import Recorder
 from grpo.training.tracking import NoTracker
@@ -42,7 +42,7 @@ def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
     recorder = Recorder(config, rewards, NoTracker(), tmp_path, lambda steps: lambda count, beside: None)
     batch = derive_batch(4, 2, 4)
     policy = build_policy(config.model, 0)
-    rollout = build_rollout(policy, tokenizer, config)
+    rollout = build_sampler(policy, tokenizer, config)
     built = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, tmp_path)
     built.train()
     logs = built._logs
@@ -139,7 +139,7 @@ def test_what_is_relied_on_around_engines() -> None:
         f"written for trl 1.16.0 and transformers 5.24.0, here are {trl.__version__}, {transformers.__version__}"
     )
     turn = inspect.getsource(inspect.unwrap(GRPOTrainer._generate_single_turn))
-    # A policy that is cast for good where args.bf16 says so: `lent` keeps it from that.
+    # A policy that is cast for good where args.bf16 says so: `cast_for_engine` keeps it from that.
     cast = turn.index("if self.args.bf16:\n                    unwrapped_model.to(torch.bfloat16)")
     assert turn.index("elif self.use_transformers_continuous_batching:") < cast < turn.index(".generate_batch("), (
         installed
@@ -161,7 +161,7 @@ def test_what_is_relied_on_around_engines() -> None:
 
 
 def test_trl_itself_leaves_a_policy_in_bfloat16(trainer) -> None:  # noqa: F811
-    """The fault that `lent` is for; when this fails it is gone."""
+    """The fault that `cast_for_engine` is for; when this fails it is gone."""
     built = trainer("rollout=continuous_batching", "bf16=true", "share_prompts=false")
     GRPOTrainer._generate_single_turn(built, [[1, 2, 3]], None, {}, 1)
     assert {each.dtype for each in built.model.parameters()} == {torch.bfloat16}
