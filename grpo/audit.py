@@ -28,7 +28,7 @@ from grpo.core.errors import UserError
 from grpo.rewards.advantages import ROUNDING, Attribution, Floats, attribute
 from grpo.rewards.probes import CHANGES, PROBES, Finding, Measured, judge, listing, measure, number, probe
 from grpo.rewards.registry import RewardStack, build_rewards
-from grpo.runs.folder import removed_if_unused
+from grpo.runs.lock import removed_if_unused
 
 ALIKE = 0.95  # two rewards that correlate above this teach the same
 

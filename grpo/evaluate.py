@@ -68,8 +68,9 @@ from grpo.evaluation.evaluation import (
 from grpo.policy.device import require, slow_bfloat16, use_threads
 from grpo.policy.hub import on_hub, prepare_hub
 from grpo.rewards.registry import RewardStack, build_rewards
-from grpo.runs.folder import followed, removed_if_unused
+from grpo.runs.lock import removed_if_unused
 from grpo.runs.provenance import problems_of
+from grpo.runs.run_dir import followed
 from grpo.runs.trust import refuse_links, require_trust
 from grpo.tasks.datasets import Example, load_held_out, load_splits
 

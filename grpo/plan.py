@@ -22,7 +22,7 @@ from grpo.config.schema import CONF, GSM8K_TRAIN, HardwareConfig, PlanConfig, Ro
 from grpo.core.console import error_message, facts, say, table_of
 from grpo.core.errors import UserError
 from grpo.planning.costs import PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, architecture
-from grpo.runs.folder import removed_if_unused
+from grpo.runs.lock import removed_if_unused
 
 Settings = dict[str, int | bool | str]  # by their full keys
 

@@ -21,8 +21,8 @@ from grpo.core.process import check_process, guard_streams
 from grpo.reports.comparison import choose, holds_runs, other_than_runs, read_sweep, settings_table, verdict
 from grpo.reports.run_report import write_report
 from grpo.reports.sweep_report import write_sweep_report
-from grpo.runs.folder import followed, refuse_used
 from grpo.runs.record import read
+from grpo.runs.run_dir import followed, refuse_used
 
 
 def main() -> None:

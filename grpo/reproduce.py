@@ -19,18 +19,11 @@ from grpo.core.errors import UserError, first_line
 from grpo.core.files import file_sha256, json_object, path_argument, read, read_lines, run_argument
 from grpo.core.process import check_process, guard_streams
 from grpo.core.signals import Stopped
-from grpo.runs.folder import (
-    command_to_resume,
-    followed,
-    overrides_of,
-    owned,
-    point_latest,
-    refuse_used,
-    removed_if_unused,
-    results_of,
-    save_settings,
-    settings_of,
-)
+from grpo.runs.labels import command_to_resume
+from grpo.runs.lock import owned, removed_if_unused
+from grpo.runs.results import results_of
+from grpo.runs.run_dir import followed, point_latest, refuse_used
+from grpo.runs.settings import overrides_of, save_settings, settings_of
 from grpo.runs.trust import refuse_links, require_trust
 
 # Of a line of metrics.jsonl, what is a time.

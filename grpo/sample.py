@@ -14,7 +14,7 @@ from grpo.core.errors import UserError
 from grpo.core.files import run_argument
 from grpo.core.process import check_process, guard_streams
 from grpo.policy.hub import on_hub, prepare_hub
-from grpo.runs.folder import followed
+from grpo.runs.run_dir import followed
 from grpo.runs.trust import require_trust
 from grpo.tasks.datasets import JOY
 

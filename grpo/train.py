@@ -23,10 +23,8 @@ from grpo.core.console import (
 from grpo.core.errors import UserError
 from grpo.core.process import guard_streams
 from grpo.policy.device import free_memory
-from grpo.runs.folder import (
-    going_on,
-    removed_if_unused,
-)
+from grpo.runs.lock import removed_if_unused
+from grpo.runs.resume_arguments import going_on
 from grpo.sweeps.launchers import leave_if_orphaned
 from grpo.sweeps.search import pruning
 from grpo.training.launch import NO_SPACE, by_itself, follow, in_its_folder

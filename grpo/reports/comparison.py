@@ -34,8 +34,9 @@ from grpo.core.console import (
 from grpo.core.errors import UserError, first_line, nearest
 from grpo.core.files import json_object
 from grpo.core.statistics import Interval, Paired, bootstrap, holm, paired_t, t_interval
-from grpo.runs.folder import ERROR, PRUNING, SWEEP
 from grpo.runs.record import Record, read
+from grpo.runs.results import PRUNING
+from grpo.runs.run_dir import ERROR, SWEEP
 
 PRIMARY = "accuracy_strict"
 MOST = 20  # rows of a table, and jobs without results, that a terminal shows

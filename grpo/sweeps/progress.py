@@ -17,7 +17,8 @@ from rich.text import Text
 
 from grpo.core.console import FIRST_SECONDS, QUIET_SECONDS, duration, printable, shortest, show, with_unit
 from grpo.core.errors import UserError
-from grpo.runs.folder import forget, is_done, outcome, results_of
+from grpo.runs.results import forget, outcome, results_of
+from grpo.runs.resume import is_done
 from grpo.sweeps.jobs import Job
 from grpo.sweeps.launchers import LOOK
 

@@ -25,18 +25,12 @@ from grpo.core.errors import UserError, first_line
 from grpo.core.files import json_object, read, write_json, written_aside
 from grpo.core.redact import masked_overrides
 from grpo.core.signals import Signals, Stopped
-from grpo.runs.folder import (
-    SWEEP,
-    holds_run,
-    in_use,
-    is_done,
-    outcome,
-    owned,
-    point_latest,
-    quoted,
-    same_job,
-    unresolved,
-)
+from grpo.runs.lock import in_use, owned
+from grpo.runs.results import outcome
+from grpo.runs.resume import is_done
+from grpo.runs.resume_settings import same_job
+from grpo.runs.run_dir import SWEEP, holds_run, point_latest, quoted
+from grpo.runs.settings import unresolved
 from grpo.runs.trust import refuse_links
 from grpo.sweeps.jobs import Job, compose_jobs, refuse_twins, values_listed
 from grpo.sweeps.launchers import LOOK, at_once, kind, launch, on_this_machine

@@ -14,7 +14,7 @@ from grpo.config.overrides import values_of
 from grpo.config.schema import Config, SearchConfig, load_sweeper
 from grpo.core.console import FIGURES
 from grpo.core.errors import UserError, first_line, nearest
-from grpo.runs.folder import PRUNING, outcome
+from grpo.runs.results import PRUNING, outcome
 from grpo.sweeps.launchers import on_this_machine
 from grpo.training.session import Pruning
 

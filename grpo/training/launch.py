@@ -30,26 +30,12 @@ from grpo.core.errors import UserError, first_line
 from grpo.core.files import written_aside
 from grpo.core.redact import masked_overrides, masked_text
 from grpo.core.signals import Signals, Stopped, hand_on
-from grpo.runs.folder import (
-    ERROR,
-    command_of,
-    command_to_resume,
-    cut_back,
-    discard_previous,
-    find_checkpoint,
-    holds_run,
-    in_use,
-    is_done,
-    label_of,
-    overrides_with,
-    owned,
-    point_latest,
-    refuse_used,
-    resume,
-    same_job,
-    save_settings,
-    to_complete,
-)
+from grpo.runs.labels import command_of, command_to_resume, label_of
+from grpo.runs.lock import in_use, owned
+from grpo.runs.resume import cut_back, discard_previous, find_checkpoint, is_done, to_complete
+from grpo.runs.resume_settings import overrides_with, resume, same_job
+from grpo.runs.run_dir import ERROR, holds_run, point_latest, refuse_used
+from grpo.runs.settings import save_settings
 from grpo.runs.trust import refuse_links
 from grpo.training.session import Pruning, run
 

@@ -36,13 +36,11 @@ from grpo.policy.device import check_device, out_of_memory, slow_bfloat16, use_d
 from grpo.policy.hub import on_hub, prepare_hub
 from grpo.rewards.registry import RewardStack, build_rewards
 from grpo.runs.checkpoints import read_provenance, step_of
-from grpo.runs.folder import (
-    PRUNING,
-    Label,
-    set_aside,
-)
+from grpo.runs.labels import Label
 from grpo.runs.provenance import NAME as PROVENANCE
 from grpo.runs.provenance import changes, provenance, save_diff
+from grpo.runs.results import PRUNING
+from grpo.runs.resume import set_aside
 from grpo.runs.trust import sign
 from grpo.sampling.engines import check_engine_package, check_engine_processes, check_engine_server
 from grpo.tasks.datasets import JOY, Example, Splits, build_train_set, load_splits

@@ -21,7 +21,7 @@ from grpo.config.schema import TrackingConfig
 from grpo.core.console import say, shortest
 from grpo.core.errors import UserError, first_line
 from grpo.core.redact import masked_overrides
-from grpo.runs.folder import Label, run_name
+from grpo.runs.labels import Label, run_name
 
 # What an unreachable service may cost a run at its start and at its end, starting W&B's own process apart.
 INIT_SECONDS = 6

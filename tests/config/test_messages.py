@@ -29,7 +29,9 @@ from grpo.config.schema import (
 )
 from grpo.core.errors import UserError
 from grpo.core.files import json_object
-from grpo.runs.folder import command_to_resume, going_on, overrides_of
+from grpo.runs.labels import command_to_resume
+from grpo.runs.resume_arguments import going_on
+from grpo.runs.settings import overrides_of
 from grpo.training.tracking import check_tracking
 
 ROOT = Path(__file__).parents[2]

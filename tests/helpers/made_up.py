@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from grpo.config.schema import Config, compose
-from grpo.runs.folder import save_settings
+from grpo.runs.settings import save_settings
 
 CHOICES = {"rewards": "default", "model": "tiny", "optimizer": "adamw", "tracking": "wandb"}
 composed = cache(lambda *overrides: compose(overrides))

@@ -20,16 +20,10 @@ from grpo.core.signals import Stopped
 from grpo.policy.hub import ASSETS
 from grpo.reproduce import differences
 from grpo.runs.checkpoints import damage, newest_whole
-from grpo.runs.folder import (
-    cut_back,
-    find_checkpoint,
-    holds_run,
-    is_done,
-    overrides_of,
-    resume,
-    save_settings,
-    settings_of,
-)
+from grpo.runs.resume import cut_back, find_checkpoint, is_done
+from grpo.runs.resume_settings import resume
+from grpo.runs.run_dir import holds_run
+from grpo.runs.settings import overrides_of, save_settings, settings_of
 from grpo.runs.trust import sign
 from grpo.training.recorder import Recorder
 from grpo.training.session import run

@@ -16,19 +16,12 @@ from grpo.core.errors import UserError
 from grpo.reports.comparison import read_sweep
 from grpo.runs import record
 from grpo.runs.checkpoints import damage
-from grpo.runs.folder import (
-    Resumption,
-    cut_back,
-    followed,
-    going_on,
-    is_done,
-    outcome,
-    overrides_of,
-    point_latest,
-    results_of,
-    settings_of,
-    sweep_of,
-)
+from grpo.runs.labels import sweep_of
+from grpo.runs.results import outcome, results_of
+from grpo.runs.resume import Resumption, cut_back, is_done
+from grpo.runs.resume_arguments import going_on
+from grpo.runs.run_dir import followed, point_latest
+from grpo.runs.settings import overrides_of, settings_of
 from tests.conftest import SMALL
 from tests.helpers.made_up import made_up
 

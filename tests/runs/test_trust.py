@@ -21,7 +21,7 @@ from grpo.core.console import RunLog
 from grpo.core.errors import UserError
 from grpo.policy.hub import ASSETS
 from grpo.runs.checkpoints import read_provenance
-from grpo.runs.folder import overrides_of
+from grpo.runs.settings import overrides_of
 from grpo.runs.trust import key_path, refuse_links, require_trust, sign
 from tests.conftest import SMALL
 from tests.evaluation.test_evaluate import run as evaluated

@@ -23,7 +23,9 @@ from grpo.evaluation.completions import read_completions
 from grpo.policy.hub import ASSETS
 from grpo.reports.run_report import write_report
 from grpo.runs.checkpoints import MANIFEST, damage
-from grpo.runs.folder import cut_back, find_checkpoint, resume, save_settings
+from grpo.runs.resume import cut_back, find_checkpoint
+from grpo.runs.resume_settings import resume
+from grpo.runs.settings import save_settings
 from grpo.training.session import run
 from tests.conftest import SMALL, read_wandb
 

@@ -27,7 +27,8 @@ from grpo.core.errors import UserError
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.prefix_sharing import NAME
 from grpo.rewards.registry import RewardStack
-from grpo.runs.folder import cut_back, find_checkpoint, save_settings
+from grpo.runs.resume import cut_back, find_checkpoint
+from grpo.runs.settings import save_settings
 from grpo.sampling import engines
 from grpo.sampling.engines import INSTALL, check_engine_package, check_engine_processes, check_engine_server
 from grpo.sampling.generate_sampler import GenerateSampler

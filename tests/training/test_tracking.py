@@ -10,7 +10,7 @@ import pytest
 
 from grpo.config.schema import compose
 from grpo.core.errors import UserError
-from grpo.runs.folder import Label, run_name
+from grpo.runs.labels import Label, run_name
 from grpo.training.tracking import build_tracker, check_tracking
 from tests.conftest import read_wandb
 from tests.helpers import fake_wandb

@@ -1,0 +1,61 @@
+"""The name of a run or a sweep, for trackers and for the command that resumes it.
+
+Called by the launch of a run and by trackers. It does not know which tracker is used.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from grpo.core import distributed
+from grpo.core.console import shortest
+from grpo.core.errors import UserError
+from grpo.core.files import json_object, read
+from grpo.runs.run_dir import SWEEP, quoted
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a run is called in a tracker."""
+
+    name: str
+    group: str | None = None  # its sweep
+    tags: tuple[str, ...] = ()  # its experiments
+
+
+def sweep_of(folder: Path) -> dict[str, Any]:
+    """What is on record of the sweep that a run is a job of; empty where there is none."""
+    try:
+        sweep = read(folder.parent / SWEEP, json_object)
+        return {job["folder"]: sweep | {"name": job["name"]} for job in sweep["jobs"]}.get(folder.name, {})
+    except (OSError, UserError, KeyError, TypeError):
+        return {}
+
+
+def command_of(folder: Path) -> str | None:
+    """What was typed for the sweep that a run is a job of."""
+    return sweep_of(folder).get("command")
+
+
+def run_name(folder: Path) -> str:
+    """A run or a sweep is called by its folder: its date and time."""
+    return "-".join(folder.absolute().parts[-2:])
+
+
+def label_of(folder: Path, overrides: Sequence[str]) -> Label:
+    """What a run is called in a tracker: a job of a sweep by its overrides, any other by its folder."""
+    experiments: Any = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group == "experiment":
+            experiments = override.value() or []
+    tags = tuple(map(str, [experiments] if isinstance(experiments, str) else experiments))
+    sweep = sweep_of(folder)
+    return Label(sweep["name"], run_name(folder.parent), tags) if sweep else Label(run_name(folder), None, tags)
+
+
+def command_to_resume(folder: Path) -> str:
+    return f"{distributed.launch_command()} {shlex.quote(f'resume={quoted(Path(shortest(folder)))}')}"

@@ -1,0 +1,70 @@
+"""The results of a run, as `results.json` stores them, and how a job of a sweep ended.
+
+Called by commands that read finished runs and by sweeps. It does not know how results are computed.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from grpo.core.errors import UserError
+from grpo.core.files import json_object, read
+from grpo.runs.checkpoints import provenance_fault
+from grpo.runs.run_dir import ERROR
+
+PRUNING = "pruning"  # what ended a trial of a search, as results.json says it
+# What `results.json` holds at least.
+RESULTS: dict[str, type] = {
+    "before": dict,
+    "after": dict,
+    "difference": dict,
+    "steps": int,
+    "examples": list,
+    "problems": dict,
+    "batch": dict,
+    "device": str,
+    "threads": int,
+    "seed": int,
+    "versions": dict,
+    "seconds": dict,
+}
+
+
+def results_of(folder: Path) -> dict[str, Any] | None:
+    """The content of `results.json`; None if the run has not finished.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        return None
+    results = read(path, json_object)
+    if missing := sorted(RESULTS.keys() - results.keys()):
+        raise UserError(
+            f"{path} is damaged, or was written by another version of this project: it has no {', '.join(missing)}."
+        )
+    for key, kind in RESULTS.items():
+        if not isinstance(results[key], kind) or isinstance(results[key], bool):
+            raise UserError(f"{path} is damaged: {key} is {str(results[key])[:50]!r}.")
+    if not isinstance(results["after"].get("n"), int):
+        raise UserError(f"{path} is damaged: after.n is {str(results['after'].get('n'))[:50]!r}.")
+    if "provenance" in results and (fault := provenance_fault(results["provenance"])):
+        raise UserError(f"{path} is damaged: in provenance, {fault}.")
+    return results
+
+
+def outcome(folder: Path) -> dict[str, Any] | str | None:
+    """The results of a job of a sweep, or why it has none; None if it has not ended."""
+    with suppress(UserError):  # damaged results are written again
+        if results := results_of(folder):
+            return results
+    try:
+        return (folder / ERROR).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def forget(folder: Path) -> None:
+    """How a job of a sweep failed, before it is tried again."""
+    (folder / ERROR).unlink(missing_ok=True)

@@ -1,0 +1,69 @@
+"""The command-line arguments of `resume=FOLDER`, expanded before Hydra reads them.
+
+Called by `grpo.train`. It must not import torch, and changes nothing in the run directory.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from grpo.config import overrides as typed_overrides
+from grpo.config.schema import saved_settings
+from grpo.core.errors import UserError, shortened
+from grpo.core.files import path_fault
+from grpo.runs.resume_settings import is_free
+from grpo.runs.run_dir import followed, quoted
+from grpo.runs.settings import key_of, overrides_of
+from grpo.runs.trust import require_trust
+
+
+def going_on(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command; with `resume=FOLDER` among them, those that resume that run.
+
+    Raises:
+        UserError: there is no run to go on with.
+    """
+    arguments = [_without_link(each) for each in arguments]
+    if (value := _typed(arguments, "resume")) is None:
+        return arguments
+    if not isinstance(value, str | list | dict):  # the folder 1e5 or true, not the number or the boolean
+        value = _typed_text(arguments, "resume")
+    if elsewhere := [each for each in arguments if each.startswith("hydra.run.dir=")]:
+        raise UserError(f"{elsewhere[0]}: with resume=FOLDER a run goes on in FOLDER; leave it out.")
+    if value == "":
+        raise UserError("resume=: give the folder of a run, resume=outputs/DATE/TIME.")
+    if "-m" in arguments or "--multirun" in arguments or not isinstance(value, str):
+        raise UserError(
+            "resume: goes on with one run. A sweep goes on with its own command and hydra.sweep.dir=FOLDER, its folder."
+        )
+    if fault := path_fault(value):
+        raise UserError(f"resume={shortened(value)}: {fault}.")
+    folder = followed(Path(value).expanduser())
+    saved = overrides_of(folder)
+    require_trust(
+        folder,
+        saved_settings(folder),
+        trusted=_typed(arguments, "trust_run") is True,
+        again="If you trust whoever made it, add trust_run=true.",
+    )
+    # Overrides that the run was started with are saved in it, and the files that they name may be gone.
+    left = [each for each in arguments if each not in saved or is_free(key_of(each))]
+    return [*left, f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN"]
+
+
+def _without_link(argument: str) -> str:
+    key, _, value = argument.partition("=")
+    is_link = key in ("hydra.run.dir", "hydra.sweep.dir") and os.path.islink(value)
+    return f"{key}={quoted(followed(Path(value)))}" if is_link else argument
+
+
+def _typed(arguments: Sequence[str], key: str) -> Any:
+    """The value of a setting among the arguments of a command; None if it is not there."""
+    typed = _typed_text(arguments, key)
+    return None if typed is None else typed_overrides.parse([f"{key}={typed}"])[0].value()
+
+
+def _typed_text(arguments: Sequence[str], key: str) -> str | None:
+    typed = [each.partition("=")[2] for each in arguments if each.lstrip("+").startswith(f"{key}=")]
+    return typed[-1] if typed else None

@@ -1,0 +1,84 @@
+"""Which settings a resumed run uses: its own, except for the few that may change.
+
+Called by the launch of a run and by sweeps that start again. It changes nothing in the run directory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from grpo.config.schema import Config, check, flat
+from grpo.core.console import shortest, written
+from grpo.core.errors import UserError
+from grpo.core.redact import sources
+from grpo.runs.settings import key_of, overrides_of, settings_of
+
+# The settings, and the group of settings, that can be changed when a run is resumed.
+FREE = ("max_steps.", "num_train_epochs.", "tracking.")
+OF_COMMAND = ("resume", "trust_run")  # about one command alone: not among the overrides that a run saves
+
+
+def is_free(key: str) -> bool:
+    """Whether a setting, or a group of them, can be changed when a run is resumed."""
+    return f"{key}.".startswith(FREE)
+
+
+def resume(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
+    """The settings that the run in `folder` resumes with: its own, and those of `FREE` that were typed.
+
+    Args:
+        composed: the defaults with `overrides`, which were typed.
+
+    Raises:
+        UserError: anything else was typed, or its settings cannot be read.
+    """
+    config = settings_of(folder)
+    here, saved = flat(asdict(composed)), flat(asdict(config))
+    scalars: dict[str, Any] = {}
+    tracking: dict[str, Any] = {}
+    for override in overrides:
+        key = key_of(override)
+        below = [each for each in here | saved if f"{each}.".startswith(f"{key}.")]
+        if is_free(key):
+            scalars |= {each: here[each] for each in below if "." not in each}
+            tracking |= {each.partition(".")[2]: here[each] for each in below if "." in each}
+            continue
+        changed = next((each for each in below if here.get(each) != saved.get(each)), None)
+        if key not in OF_COMMAND and (changed or not below):
+            name = "" if changed == key else f"{changed}="
+            kept = f" (here {name}{written(sources(saved[changed]))})" if changed in saved else ""
+            raise UserError(
+                f"{override}: a run that is resumed keeps its settings{kept}; only max_steps, num_train_epochs and "
+                "tracking can be changed. For other settings, start a new run."
+            )
+    config = replace(config, tracking=replace(config.tracking, **tracking), **scalars, resume=None, trust_run=False)
+    check(config)
+    if "num_train_epochs" in scalars and config.max_steps is not None:
+        raise UserError(
+            f"num_train_epochs={config.num_train_epochs}: max_steps={config.max_steps} comes first; add max_steps=null."
+        )
+    return config
+
+
+def overrides_with(folder: Path, overrides: Sequence[str]) -> list[str]:
+    """The overrides of the run in `folder`, with those that are typed to resume it."""
+    typed = [each for each in overrides if key_of(each) not in OF_COMMAND]
+    keys = tuple(f"{key_of(each)}." for each in typed)
+    return [each for each in overrides_of(folder) if not f"{key_of(each)}.".startswith(keys)] + typed
+
+
+def same_job(folder: Path, composed: Config) -> Config:
+    """The settings of a job of a sweep that is typed again, and has been here before.
+
+    Raises:
+        UserError: it was another one.
+    """
+    saved, here = (flat(asdict(each)) for each in (settings_of(folder), composed))
+    for key in here.keys() | saved.keys():
+        if saved.get(key) != here.get(key):
+            raise UserError(
+                f"{shortest(folder)} holds a job of another sweep: {key} is {sources(saved.get(key))} there "
+                f"and {sources(here.get(key))} here. Give this sweep another folder, hydra.sweep.dir=FOLDER."
+            )
+    return composed

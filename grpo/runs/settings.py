@@ -1,0 +1,91 @@
+"""The settings of a run in `.hydra/` of its directory: saving them and reading them.
+
+Called when a run starts, and by every command that reads a run. It must not know why they are read.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+from grpo.config.schema import Config, NotSet, as_schema, require_run, saved_settings
+from grpo.core.errors import UserError, shortened
+from grpo.core.files import read, written_aside, yaml_settings
+from grpo.core.redact import masked_overrides, stored
+from grpo.runs.run_dir import holds_sweep
+from grpo.runs.trust import sign
+
+
+def save_settings(folder: Path, config: Config, overrides: Sequence[str], hydra: DictConfig | None = None) -> None:
+    """Write `.hydra/`: the composed settings, what was typed, Hydra's own, and the signature of those that run code."""
+    (folder / ".hydra").mkdir(exist_ok=True)
+    settings = stored(asdict(config))
+    sign(folder, settings)
+    for name, content in (
+        ("hydra", unresolved(hydra)),
+        ("overrides", masked_overrides(overrides)),
+        ("config", settings),
+    ):
+        if content is not None:
+            with written_aside(folder / ".hydra" / f"{name}.yaml") as partial:
+                OmegaConf.save(OmegaConf.create(content), partial)
+
+
+def unresolved(hydra: DictConfig | None) -> Any:
+    """Hydra's own settings as they are stored: with their interpolations, and without secrets."""
+    return None if hydra is None else stored(OmegaConf.to_container(hydra, resolve=False))
+
+
+def overrides_of(folder: Path) -> list[str]:
+    """What was typed for the run.
+
+    Raises:
+        UserError: the folder is not that of a run.
+    """
+    path = folder / ".hydra" / "overrides.yaml"
+    try:
+        listed: Any = read(path, lambda text: OmegaConf.to_container(yaml_settings(text)))
+        typed = [str(each) for each in listed]
+        parsed = OverridesParser.create().parse_overrides(typed)
+    except OSError as error:
+        if holds_sweep(folder):
+            raise UserError(
+                f"{folder} is the folder of a sweep: type the sweep's own command once more, with "
+                f"hydra.sweep.dir={folder}, and it does what is missing."
+            ) from error
+        require_run(folder)
+        raise UserError(f"{path} is missing.") from error
+    except OverrideParseException as error:
+        raise UserError(f"{path} is damaged: {shortened(error.override)} is not a setting.") from error
+    except (TypeError, HydraException) as error:
+        raise UserError(f"{path} is damaged: it holds no list of settings.") from error
+    for override, each in zip(typed, parsed, strict=True):
+        # A run saves only its own settings; Hydra's choose launchers, log handlers and search paths, which run code.
+        if any(re.match(r"hydra\b", place or "") for place in (each.key_or_group, each.package)):
+            raise UserError(f"{path} was changed: {override} is a setting of Hydra's, which no run saves there.")
+    return typed
+
+
+def key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def settings_of(folder: Path) -> Config:
+    """
+    Raises:
+        UserError: they are missing, damaged, or of another version.
+    """
+    settings = saved_settings(folder)
+    try:
+        return as_schema(settings, Config)
+    except NotSet as error:
+        raise UserError(f"{folder}: {error}") from error
+    except UserError as error:
+        raise UserError(
+            f"{folder} was made by another version of this project, or its settings were changed: {error}"
+        ) from error
