@@ -52,19 +52,13 @@ from grpo.core.console import (
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, json_object, read, write_json
 from grpo.core.redact import sources
+from grpo.evaluation.completion import Batch
 from grpo.evaluation.completions import SUFFIXES, Unfinished, read_completions
-from grpo.evaluation.evaluation import (
-    Batch,
-    Difference,
-    Evaluation,
-    answer,
-    compare,
-    evaluate,
-    extraction,
-    made_now,
-    pairs,
-    protocol,
-)
+from grpo.evaluation.difference import Difference, compare, pairs
+from grpo.evaluation.evaluation import Evaluation, evaluate
+from grpo.evaluation.generation import answer
+from grpo.evaluation.protocol import extraction, protocol
+from grpo.evaluation.storage import made_now, save_evaluation
 from grpo.policy.device import require, slow_bfloat16, use_threads
 from grpo.policy.hub import on_hub, prepare_hub
 from grpo.rewards.registry import RewardStack, build_rewards
@@ -343,7 +337,7 @@ def _kept(path: Path, identity: str, how: dict[str, Any]) -> dict[str, Any] | No
 def _score(subject: Subject, how: dict[str, Any], path: Path, origin: dict[str, Any], rewards: RewardStack) -> Done:
     assert subject.made is not None
     evaluation = evaluate(subject.examples, [subject.made[1]], rewards, subject.config.k)
-    evaluation.keep(path, how, origin)
+    save_evaluation(evaluation, path, how, origin)
     return Done(evaluation, how, path)
 
 
@@ -358,7 +352,7 @@ def _score_again(subject: Subject, path: Path, report: dict[str, Any], rewards: 
     say(f"{subject.title}: answered before, {report['created']}. To answer anew, delete {shortest(path.absolute())}")
     evaluation = evaluate(subject.examples, [completions], rewards, subject.config.k)
     if evaluation.as_json() != report["figures"]:  # another k, or a reward of the user's own that has changed
-        evaluation.keep(path, report["protocol"], report)
+        save_evaluation(evaluation, path, report["protocol"], report)
     return Done(evaluation, report["protocol"], path)
 
 
@@ -393,7 +387,7 @@ def _answer(
     with progress(f"evaluating {subject.title}", total) as advance:
         evaluation = evaluate(subject.examples, unfinished.through(answered), rewards, config.k, advance)
     with doing("saving the evaluation"):
-        evaluation.keep(path, how, origin)
+        save_evaluation(evaluation, path, how, origin)
     unfinished.remove()
     say(f"{total:,} completions, {time.perf_counter() - began:.1f} s\n")
     return Done(evaluation, how, path)

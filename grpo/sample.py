@@ -37,7 +37,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
         prepare_hub()
     with doing("importing PyTorch and Transformers"):
         quiet_libraries()
-        from grpo.evaluation.evaluation import answer_greedily
+        from grpo.evaluation.generation import answer_greedily
         from grpo.policy.compatibility import check_policy
         from grpo.policy.loading import build_policy, build_tokenizer
         from grpo.sampling.build import build_sampler

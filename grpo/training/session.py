@@ -29,8 +29,12 @@ from grpo.core.errors import UserError
 from grpo.core.files import read_lines, write_json, written_aside, written_folder
 from grpo.core.redact import sources, stored
 from grpo.core.signals import Signals, Stopped
-from grpo.evaluation.evaluation import Batch as BatchOfAnswers
-from grpo.evaluation.evaluation import Evaluation, answer, answer_greedily, compare, evaluate, protocol, reread
+from grpo.evaluation.completion import Batch as BatchOfAnswers
+from grpo.evaluation.difference import compare
+from grpo.evaluation.evaluation import Evaluation, evaluate
+from grpo.evaluation.generation import answer, answer_greedily
+from grpo.evaluation.protocol import protocol
+from grpo.evaluation.storage import load_evaluation, save_evaluation
 from grpo.policy.chat_template import Framing, opened_tag
 from grpo.policy.device import check_device, out_of_memory, slow_bfloat16, use_determinism, use_threads
 from grpo.policy.hub import on_hub, prepare_hub
@@ -196,7 +200,7 @@ def train_policy(
         with doing("saving the evaluation"):
             how = protocol(evaluated_by, split, evaluation.examples, {"path": path}) | stop
             if leads:
-                evaluation.keep(out / "evaluations" / f"{name}.json", how)
+                save_evaluation(evaluation, out / "evaluations" / f"{name}.json", how)
 
     def ask_shown(step: int) -> None:
         refresh()
@@ -251,7 +255,7 @@ def train_policy(
             started = time.perf_counter()
             if checkpoint and (out / "evaluations" / "before.parquet").is_file():
                 with doing("reading the evaluation before training"):
-                    before = reread(out / "evaluations" / "before.json", splits.held_out, rewards)
+                    before = load_evaluation(out / "evaluations" / "before.json", splits.held_out, rewards)
             else:
                 before = evaluate_on(splits.held_out, "before training")
                 keep(before, "before", "held-out", config.model.path)

@@ -13,7 +13,11 @@ import torch
 from grpo.config.schema import compose
 from grpo.core.errors import UserError
 from grpo.core.statistics import bootstrap, maj_at_k, pass_at_k, wilson
-from grpo.evaluation.evaluation import SHARES, Batch, Completion, Evaluation, answer, answer_greedily, compare, evaluate
+from grpo.evaluation.completion import Batch, Completion
+from grpo.evaluation.difference import compare
+from grpo.evaluation.evaluation import SHARES, Evaluation, evaluate
+from grpo.evaluation.generation import answer, answer_greedily
+from grpo.evaluation.storage import save_evaluation
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import build_rewards
@@ -266,7 +270,7 @@ def test_a_comparison_is_of_the_same_problems_and_exact() -> None:
 
 def test_what_is_kept_gives_the_figures_again(tmp_path) -> None:
     evaluation = made([tagged("5"), "東京 \N{LINE SEPARATOR} 5"], [tagged("6"), tagged("5")])
-    evaluation.keep(tmp_path / "of" / "some.json", {"by": "hand"})
+    save_evaluation(evaluation, tmp_path / "of" / "some.json", {"by": "hand"})
     report = json.loads((tmp_path / "of" / "some.json").read_text())
     assert report["protocol"] == {"by": "hand"} and report["versions"]["grpo"]
     table = pd.read_parquet(tmp_path / "of" / "some.parquet")

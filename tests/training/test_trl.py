@@ -248,7 +248,7 @@ LEFT = {
     "activation_checkpointing_kwargs": None,
     "gradient_checkpointing": True,
     "gradient_checkpointing_kwargs": None,
-    # Evaluation is grpo/evaluation/evaluation.py's, not the trainer's.
+    # Evaluation is grpo/evaluation's, not the trainer's.
     "do_train": False,
     "do_eval": False,
     "do_predict": False,

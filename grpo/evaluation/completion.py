@@ -1,0 +1,17 @@
+"""One completion as it is scored, and the batches in which completions are generated.
+
+Called by the modules that generate, read and score completions. It imports nothing of the package.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Completion:
+    text: str
+    tokens: int | None  # the end-of-sequence token included; None where it is not known
+    truncated: bool | None
+
+
+Place = tuple[int, int]  # which problem, and which of its samples
+Batch = dict[Place, Completion]

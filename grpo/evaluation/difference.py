@@ -1,0 +1,75 @@
+"""The paired comparison of two evaluations over the same problems.
+
+Called by training runs and `grpo.evaluate`. It does not know whose evaluations they are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grpo.core.errors import UserError
+from grpo.core.statistics import Floats, bootstrap, mcnemar
+from grpo.evaluation.evaluation import Evaluation
+from grpo.tasks.answers import parse_number
+from grpo.tasks.datasets import Example
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of one evaluation less that of another, over the same problems."""
+
+    value: float
+    low: float  # the 95% interval, a bootstrap over the problems' differences
+    high: float
+    # Of a figure that is 0 or 1 for each problem, on how many problems it holds in the first alone, and in the second.
+    gained: int | None = None
+    lost: int | None = None
+    p: float | None = None  # McNemar's exact two-sided test
+
+
+def compare(evaluation: Evaluation, baseline: Evaluation) -> dict[str, Difference]:
+    """The figures of `evaluation` less those of `baseline`.
+
+    Raises:
+        UserError: they are not of the same problems.
+    """
+    order = pairs(evaluation.examples, baseline.examples)
+    names = [name for name in evaluation.by_problem if name in baseline.by_problem]
+    changes = {name: evaluation.by_problem[name] - baseline.by_problem[name][order] for name in names}
+    differences = {}
+    for name, interval in zip(names, bootstrap(np.stack(list(changes.values()))), strict=True):
+        change: Floats = changes[name]
+        value = float(change.mean())
+        if name in evaluation.binary and name in baseline.binary:
+            gained, lost = int((change > 0).sum()), int((change < 0).sum())
+            differences[name] = Difference(value, *interval, gained, lost, mcnemar(gained, lost))
+        else:
+            differences[name] = Difference(value, *interval)
+    return differences
+
+
+def pairs(examples: Sequence[Example], others: Sequence[Example]) -> list[int]:
+    """Where each of `examples` stands among `others`.
+
+    Raises:
+        UserError: they are not the same problems.
+    """
+    keys, other_keys = (
+        [(each.question, parse_number(each.gold) or each.gold) for each in of] for of in (examples, others)
+    )
+    places: dict[Any, list[int]] = {}
+    for place, key in enumerate(other_keys):
+        places.setdefault(key, []).append(place)
+    try:
+        order = [places[key].pop(0) for key in keys]
+    except (KeyError, IndexError):
+        order = []
+    if len(order) != len(others):
+        shared = len(set(keys) & set(other_keys))
+        raise UserError(
+            f"baseline: a paired comparison needs the same problems; {shared:,} of {len(examples):,} are among the "
+            f"baseline's {len(others):,}. Two runs are evaluated on the same with data= or data.eval_problems=."
+        )
+    return order

@@ -1,0 +1,80 @@
+"""Completions of questions by a sampler, in batches that fit into memory.
+
+Called by training runs, `grpo.evaluate` and `grpo.sample`. It must not score them.
+"""
+
+from collections.abc import Iterator, Sequence, Set
+from typing import TYPE_CHECKING
+
+from grpo.config.schema import Common
+from grpo.core.console import say, valid
+from grpo.core.errors import UserError
+from grpo.evaluation.completion import Batch, Completion, Place
+from grpo.policy.chat_template import prompt_ids
+from grpo.policy.device import out_of_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from grpo.sampling.sampler import Sampler
+
+
+def answer(
+    rollout: "Sampler",
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[str],
+    config: Common,
+    samples: int = 1,
+    temperature: float = 0.0,
+    skip: Set[Place] = frozenset(),
+) -> Iterator[Batch]:
+    """Completions of every question, batch after batch, those with long prompts first; greedy at temperature 0.
+
+    A sampled completion hangs on the seed, its question's place and its own number alone, so that neither an
+    interruption nor the batch size changes it. Batches are halved when memory runs out, aloud.
+
+    Raises:
+        UserError: memory does not suffice for a single completion.
+    """
+    if not questions:
+        return
+    prompts = prompt_ids(tokenizer, questions, config.system_prompt)
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    places = [place for i in order for s in range(samples) if (place := (i, s)) not in skip]
+    size, done = config.eval_batch_size, 0
+    while done < len(places):
+        batch = places[done : done + size]
+        seeds = [(config.seed, *place) for place in batch] if temperature else None
+        try:
+            completions = rollout.complete(
+                [prompts[i] for i, _ in batch], config.max_completion_length, temperature or None, seeds
+            )
+        except (MemoryError, RuntimeError) as error:
+            size = _smaller(len(batch), error)
+            continue
+        texts = map(valid, tokenizer.batch_decode(completions, skip_special_tokens=True))
+        yield {
+            place: Completion(text, len(ids), truncated=ids[-1] not in rollout.eos_token_ids)
+            for place, text, ids in zip(batch, texts, completions, strict=True)
+        }
+        done += len(batch)
+
+
+def _smaller(size: int, error: Exception) -> int:
+    from accelerate.utils.memory import clear_device_cache
+
+    if not out_of_memory(error):
+        raise error
+    clear_device_cache(garbage_collection=True)
+    if size == 1:
+        raise UserError("out of memory with a single completion; lower max_completion_length.") from error
+    say(f"Out of memory with {size} completions at once: going on with eval_batch_size={size // 2}.")
+    return size // 2
+
+
+def answer_greedily(
+    rollout: "Sampler", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], config: Common
+) -> list[str]:
+    """One greedy completion a question."""
+    texts = {i: each.text for batch in answer(rollout, tokenizer, questions, config) for (i, _), each in batch.items()}
+    return [texts[i] for i in range(len(questions))]

@@ -1,0 +1,64 @@
+"""The protocol of an evaluation: everything that its figures depend on.
+
+Called by everything that saves an evaluation. It must not import torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from grpo.config.schema import NEUTRAL, Common, distorting
+from grpo.core.files import file_sha256
+from grpo.runs.provenance import problems_of
+from grpo.tasks.datasets import Example
+
+MATCHES = {
+    "number": "holding one number, the one of the gold answer; golds without one are compared as text",
+    "text": "equal to the gold answer as text, apart from case and surrounding punctuation",
+    "strict": "equal to the gold answer as nothing but a number, else as text",
+}
+
+
+def extraction(answer_match: str) -> dict[str, str]:
+    """How answers are taken from completions and compared, for a person to read."""
+    return {
+        "strict": f"the last closed <answer> block, {MATCHES[answer_match]}",
+        "flexible": "the last number anywhere",
+    }
+
+
+def protocol(
+    config: Common,
+    split: str,
+    examples: Sequence[Example],
+    policy: dict[str, Any],
+    samples: int = 1,
+    temperature: float = 0.0,
+) -> dict[str, Any]:
+    """How completions are had and judged: all that they and the figures hang on, but for the tokens that end them."""
+    decoding: dict[str, Any] = {"samples": samples, "temperature": temperature}
+    decoding |= (NEUTRAL if temperature else {}) | distorting(config.rollout)
+    if temperature:
+        decoding["seed"] = config.seed
+    settings = asdict(config.data).items()
+    unused = "train_" if split == "validation" else ("train_", "validation_")
+    return {
+        "policy": policy,
+        "split": split,
+        "data": {name: value for name, value in settings if value is not None and not name.startswith(unused)},
+        "problems": problems_of(examples),
+        "system_prompt": config.system_prompt,
+        "decoding": decoding,
+        "max_completion_length": config.max_completion_length,
+        "extraction": extraction(config.data.answer_match),
+        "rewards": config.rewards,
+        "reward_files": {name: file_sha256(Path(name).expanduser()) for name in config.reward_files},
+        "computing": {
+            "weights": config.model.dtype,
+            "autocast": "bfloat16" if config.bf16 else None,
+            "device": config.device,
+            "rollout": config.rollout.name,
+            "native": config.rollout.native,
+        },
+    }

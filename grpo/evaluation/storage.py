@@ -1,0 +1,55 @@
+"""Evaluations in files: a JSON file with the protocol and figures, and a Parquet file with every completion.
+
+Called by training runs and `grpo.evaluate`. It does not decide where they are stored.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from grpo.core.files import file_sha256, json_text, written_aside
+from grpo.evaluation.completion import Completion
+from grpo.evaluation.evaluation import Evaluation, evaluate
+from grpo.rewards.registry import RewardStack
+from grpo.runs.provenance import VERSIONS
+from grpo.tasks.datasets import Example
+
+
+def load_evaluation(path: Path, examples: Sequence[Example], rewards: RewardStack) -> "Evaluation":
+    """An evaluation of `examples` that `save_evaluation` wrote to `path`, scored again."""
+    from pyarrow import parquet
+
+    rows = parquet.read_table(path.with_suffix(".parquet")).to_pylist()
+    batch = {
+        (row["problem"], row["sample"]): Completion(row["completion"], row["tokens"], row["truncated"]) for row in rows
+    }
+    return evaluate(examples, [batch], rewards)
+
+
+def made_now(identity: str | None = None) -> dict[str, Any]:
+    return {
+        "identity": identity,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {package: version(package) for package in VERSIONS},
+    }
+
+
+def save_evaluation(
+    evaluation: Evaluation, path: Path, protocol: dict[str, Any], origin: dict[str, Any] | None = None
+) -> None:
+    """Write the protocol and the figures to `path`, and every completion with its scores to a .parquet beside.
+
+    `origin` says when and by what the completions were made, and for which evaluation; here and now where it is
+    left out.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Both files are complete before either replaces an old one.
+    with written_aside(path) as report, written_aside(path.with_suffix(".parquet")) as table:
+        parquet.write_table(pyarrow.table(evaluation.columns()), table)
+        kept = {"protocol": protocol, "figures": evaluation.as_json(), "parquet_sha256": file_sha256(table)}
+        report.write_text(json_text((origin or made_now()) | kept), encoding="utf-8")
