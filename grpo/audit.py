@@ -22,7 +22,9 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo.config.command import Jobs, command, job, task_overrides
-from grpo.config.schema import CONF, AuditConfig, load
+from grpo.config.composition import load
+from grpo.config.groups import CONF
+from grpo.config.schema import AuditConfig
 from grpo.core.console import console, error_message, facts, printable, say
 from grpo.core.errors import UserError
 from grpo.rewards.advantages import ROUNDING, Attribution, Floats, attribute

@@ -22,19 +22,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from grpo.config.command import Jobs, command, job, task_overrides
-from grpo.config.schema import (
-    CONF,
-    Common,
-    DataConfig,
-    EvaluateConfig,
-    check,
-    load,
-    load_run,
-    located,
-    saved_settings,
-    trained,
-    typed,
-)
+from grpo.config.composition import load, located, typed
+from grpo.config.groups import CONF
+from grpo.config.schema import Common, DataConfig, EvaluateConfig
+from grpo.config.validation import check
 from grpo.core.console import (
     answers,
     at_k_table,
@@ -65,6 +56,7 @@ from grpo.rewards.registry import RewardStack, build_rewards
 from grpo.runs.lock import removed_if_unused
 from grpo.runs.provenance import problems_of
 from grpo.runs.run_dir import followed
+from grpo.runs.settings import load_run, saved_settings, trained
 from grpo.runs.trust import refuse_links, require_trust
 from grpo.tasks.datasets import Example, load_held_out, load_splits
 

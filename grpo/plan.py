@@ -18,7 +18,11 @@ from rich.text import Text
 
 from grpo.config.batch import Batch, derive_batch, optimizer_steps, smaller
 from grpo.config.command import Jobs, command, job, task_overrides
-from grpo.config.schema import CONF, GSM8K_TRAIN, HardwareConfig, PlanConfig, RolloutConfig, configs, load, readable
+from grpo.config.composition import configs, load
+from grpo.config.groups import CONF
+from grpo.config.limits import GSM8K_TRAIN
+from grpo.config.messages import readable
+from grpo.config.schema import HardwareConfig, PlanConfig, RolloutConfig
 from grpo.core.console import error_message, facts, say, table_of
 from grpo.core.errors import UserError
 from grpo.planning.costs import PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, architecture

@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from grpo.config.schema import saved_settings
 from grpo.core import distributed
 from grpo.core.console import RunLog, begin_log, error_message, say, shortest
 from grpo.core.errors import UserError, first_line
@@ -23,7 +22,7 @@ from grpo.runs.labels import command_to_resume
 from grpo.runs.lock import owned, removed_if_unused
 from grpo.runs.results import results_of
 from grpo.runs.run_dir import followed, point_latest, refuse_used
-from grpo.runs.settings import overrides_of, save_settings, settings_of
+from grpo.runs.settings import overrides_of, save_settings, saved_settings, settings_of
 from grpo.runs.trust import refuse_links, require_trust
 
 # Of a line of metrics.jsonl, what is a time.

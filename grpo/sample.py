@@ -8,13 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from grpo.config.schema import load_run, saved_settings, trained
 from grpo.core.console import answers, console, doing, error_message, quiet_libraries, show
 from grpo.core.errors import UserError
 from grpo.core.files import run_argument
 from grpo.core.process import check_process, guard_streams
 from grpo.policy.hub import on_hub, prepare_hub
 from grpo.runs.run_dir import followed
+from grpo.runs.settings import load_run, saved_settings, trained
 from grpo.runs.trust import require_trust
 from grpo.tasks.datasets import JOY
 

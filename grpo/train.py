@@ -14,7 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from grpo.config.command import Jobs, ending, job, run_app
-from grpo.config.schema import CONF, Config
+from grpo.config.groups import CONF
+from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import (
     error_message,

@@ -54,7 +54,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, TrainerCallback, set_see
 from trl import GRPOConfig
 
 from grpo.config.batch import derive_batch
-from grpo.config.schema import compose
+from grpo.config.composition import compose
 from grpo.core.console import progress, quiet_libraries
 from grpo.core.process import guard_streams
 from grpo.planning.costs import Architecture, Costs, Rates

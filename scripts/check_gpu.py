@@ -39,7 +39,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from grpo.config.batch import Batch, derive_batch
-from grpo.config.schema import Config, compose
+from grpo.config.composition import compose
+from grpo.config.schema import Config
 from grpo.core.console import quiet, quiet_libraries
 from grpo.core.process import guard_streams
 from grpo.planning.costs import Costs, Parts, architecture

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from grpo.config.schema import compose
+from grpo.config.composition import compose
 from grpo.core.process import guard_streams
 from grpo.policy.chat_template import chat
 from grpo.rewards.registry import score

@@ -12,7 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from grpo.config.schema import compose
+from grpo.config.composition import compose
 from grpo.core.errors import UserError, first_line
 from grpo.training.tracking import logged_in, use_environment, wandb_project
 

@@ -48,7 +48,7 @@ def slow(tmp_path: Path) -> None:
 @pytest.fixture
 def train(tmp_path, monkeypatch):
     """Run the training command's own `run` in this process; gives the run's folder and results."""
-    from grpo.config.schema import compose
+    from grpo.config.composition import compose
     from grpo.runs.settings import save_settings
     from grpo.training.session import run
 

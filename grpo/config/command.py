@@ -19,8 +19,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from grpo.config.hydra_settings import checked
+from grpo.config.keys import settings_of_schema
+from grpo.config.messages import no_such_setting, readable
 from grpo.config.overrides import is_readable, parse, spaced, typed_in_shell
-from grpo.config.schema import AnyConfig, no_such_setting, readable, settings_of_schema
+from grpo.config.schema import AnyConfig
 from grpo.core.console import console, error_message, log, printable, show
 from grpo.core.errors import UserError, shortened
 from grpo.core.process import check_process, guard_streams

@@ -13,8 +13,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from grpo.config.groups import CONF, options
 from grpo.config.overrides import folder_fault, parse, refuse_too_many_jobs
-from grpo.config.schema import CONF, options
 from grpo.core.errors import UserError, shortened
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from grpo.config.schema import NEUTRAL, Common, distorting
+from grpo.config.samplers import NEUTRAL, distorting
+from grpo.config.schema import Common
 from grpo.core.files import file_sha256
 from grpo.runs.provenance import problems_of
 from grpo.tasks.datasets import Example

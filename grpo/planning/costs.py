@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.batch import Batch
-from grpo.config.schema import VLLM, Config, ModelConfig
+from grpo.config.samplers import VLLM
+from grpo.config.schema import Config, ModelConfig
 from grpo.core.errors import UserError
 from grpo.policy.hub import ASSETS, resolve
 

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from grpo.config.schema import VLLM, Common
+from grpo.config.samplers import VLLM
+from grpo.config.schema import Common
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import end_of_turn, prompt_ids
 from grpo.policy.prefix_sharing import causal_lm

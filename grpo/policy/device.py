@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from grpo.config.batch import Batch, optimizer_steps
-from grpo.config.schema import GSM8K_TRAIN, Common, Config
+from grpo.config.limits import GSM8K_TRAIN
+from grpo.config.schema import Common, Config
 from grpo.core import distributed
 from grpo.core.console import duration
 from grpo.core.errors import UserError

@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from grpo.config.schema import flat
+from grpo.config.keys import flat
 from grpo.core import files
 from grpo.core.console import (
     FIGURES,

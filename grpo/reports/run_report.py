@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.batch import Batch
-from grpo.config.schema import compose, flat
+from grpo.config.composition import compose
+from grpo.config.keys import flat
 from grpo.core.console import (
     interval,
     listed,

@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from grpo.config.schema import require_run
 from grpo.core import files
 from grpo.core.errors import UserError, first_line, kind_of
 from grpo.core.files import read_lines
 from grpo.runs.results import results_of
+from grpo.runs.settings import require_run
 
 
 @dataclass(frozen=True)

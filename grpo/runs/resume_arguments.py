@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config import overrides as typed_overrides
-from grpo.config.schema import saved_settings
 from grpo.core.errors import UserError, shortened
 from grpo.core.files import path_fault
 from grpo.runs.resume_settings import is_free
 from grpo.runs.run_dir import followed, quoted
-from grpo.runs.settings import key_of, overrides_of
+from grpo.runs.settings import key_of, overrides_of, saved_settings
 from grpo.runs.trust import require_trust
 
 

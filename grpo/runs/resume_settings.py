@@ -8,7 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from grpo.config.schema import Config, check, flat
+from grpo.config.keys import flat
+from grpo.config.schema import Config
+from grpo.config.validation import check
 from grpo.core.console import shortest, written
 from grpo.core.errors import UserError
 from grpo.core.redact import sources

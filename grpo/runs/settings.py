@@ -3,9 +3,10 @@
 Called when a run starts, and by every command that reads a run. It must not know why they are read.
 """
 
+import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from grpo.config.schema import Config, NotSet, as_schema, require_run, saved_settings
+from grpo.config.composition import NotSet, as_schema
+from grpo.config.samplers import undistorted
+from grpo.config.schema import Common, Config, ModelConfig
 from grpo.core.errors import UserError, shortened
 from grpo.core.files import read, written_aside, yaml_settings
 from grpo.core.redact import masked_overrides, stored
@@ -89,3 +92,66 @@ def settings_of(folder: Path) -> Config:
         raise UserError(
             f"{folder} was made by another version of this project, or its settings were changed: {error}"
         ) from error
+
+
+def load_run(folder: Path) -> Common:
+    """What a finished run shares with other commands: `model` is what it was trained from, `rollout` undistorted.
+
+    Raises:
+        UserError: the folder does not hold a finished run, or one whose settings are not those of this version.
+    """
+    settings = saved_settings(folder)
+    if not (folder / "policy" / "config.json").is_file() or not (folder / "results.json").is_file():
+        saved = sorted((folder / "checkpoints").glob("checkpoint-*"))
+        policy = f" The policy that it saved can be used as well, model.path={saved[-1]}." if saved else ""
+        raise UserError(
+            f"{folder} holds a run that was not finished; python -m grpo.train resume={folder} completes it.{policy}"
+        )
+    try:
+        config = as_schema(settings, Common)
+    except NotSet as error:
+        raise UserError(f"{folder}: {error}") from error
+    except UserError as error:
+        raise UserError(
+            f"{folder} was made by another version of this project, or its settings were changed: {error} Its policy "
+            f"can still be named, model.path={folder}/policy."
+        ) from error
+    config.model.lora_rank = 0  # an adapter that has not learnt adds nothing, and one that has is merged
+    config.rollout = undistorted(config.rollout)  # however training sampled
+    return config
+
+
+def require_run(folder: Path) -> None:
+    """
+    Raises:
+        UserError: the folder is not that of a run.
+    """
+    if (folder / ".hydra" / "config.yaml").is_file():
+        return
+    if (folder / "sweep.json").is_file():
+        raise UserError(f"{folder} is the folder of a sweep; give that of one of its runs, such as {folder / '0'}.")
+    missing = "" if folder.exists() else ": it does not exist"
+    raise UserError(
+        f"{folder} is not the folder of a run{missing}; give the one that a run named at its end, outputs/DATE/TIME."
+    )
+
+
+def saved_settings(folder: Path) -> dict[str, Any]:
+    """The settings that a run was started with.
+
+    Raises:
+        UserError: the folder is not that of a run, or they are damaged.
+    """
+    require_run(folder)
+    saved = folder / ".hydra" / "config.yaml"
+    settings: Any = read(saved, lambda text: OmegaConf.to_container(yaml_settings(text)))
+    if not isinstance(settings, dict):
+        raise UserError(f"{saved} is damaged: it holds no settings.")
+    return settings
+
+
+def trained(model: ModelConfig, run: Path) -> ModelConfig:
+    """The final policy of a run that was trained from `model`."""
+    # Saved plain, whatever it was trained in.
+    path = os.path.abspath(run / "policy")
+    return replace(model, path=path, revision=None, init="pretrained", num_layers=None, load_in_4bit=False)

@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo.config.schema import Common, distorting
+from grpo.config.samplers import distorting
+from grpo.config.schema import Common
 from grpo.core.console import say
 from grpo.policy.prefix_sharing import Unsupported
 from grpo.sampling.generate_sampler import GenerateSampler

@@ -14,7 +14,8 @@ from urllib.request import urlopen
 
 from packaging.version import Version
 
-from grpo.config.schema import VLLM, Config
+from grpo.config.samplers import VLLM
+from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
 from grpo.core.errors import UserError

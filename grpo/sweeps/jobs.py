@@ -10,8 +10,11 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from grpo.config.batch import Batch, derive_batch, optimizer_steps
+from grpo.config.composition import load
+from grpo.config.limits import GSM8K_TRAIN
+from grpo.config.messages import readable
 from grpo.config.overrides import refuse_too_many_jobs
-from grpo.config.schema import GSM8K_TRAIN, Config, load, readable
+from grpo.config.schema import Config
 from grpo.core.console import progress
 from grpo.core.errors import UserError
 from grpo.policy.device import check_device

@@ -18,7 +18,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from grpo.config.command import Jobs
-from grpo.config.schema import SweeperConfig, load_sweeper
+from grpo.config.composition import load_sweeper
+from grpo.config.schema import SweeperConfig
 from grpo.core import distributed
 from grpo.core.console import doing, heading, plural, shortest, show
 from grpo.core.errors import UserError, first_line

@@ -10,8 +10,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from grpo.config.composition import load_sweeper
 from grpo.config.overrides import values_of
-from grpo.config.schema import Config, SearchConfig, load_sweeper
+from grpo.config.schema import Config, SearchConfig
 from grpo.core.console import FIGURES
 from grpo.core.errors import UserError, first_line, nearest
 from grpo.runs.results import PRUNING, outcome

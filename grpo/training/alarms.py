@@ -21,7 +21,7 @@ SURE = 3.0
 
 @dataclass(frozen=True)
 class Alarm:
-    name: str  # one of grpo.config.schema.ALARMS
+    name: str  # one of grpo.config.rules.ALARMS
     message: str
     reward: str = ""  # which one it is about
 

@@ -14,7 +14,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from grpo.config.command import Jobs, task_overrides
-from grpo.config.schema import Config, as_schema, load, located, typed
+from grpo.config.composition import as_schema, load, located, typed
+from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import (
     begin_log,

@@ -11,7 +11,9 @@ from typing import Any
 from rich.console import RenderableType
 
 from grpo.config.batch import Batch, derive_batch, optimizer_steps, smaller
-from grpo.config.schema import ENGINES, Config, flat, undistorted
+from grpo.config.keys import flat
+from grpo.config.samplers import ENGINES, undistorted
+from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import (
     answers,

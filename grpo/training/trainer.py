@@ -26,7 +26,8 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from grpo.config.batch import Batch
-from grpo.config.schema import ENGINES, VLLM, Config
+from grpo.config.samplers import ENGINES, VLLM
+from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say, shortest
 from grpo.core.errors import UserError, first_line

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grpo.config.schema import CONF, SETTINGS, Config, EvaluateConfig, PlanConfig, check, compose, options
+from grpo.config.composition import compose
+from grpo.config.groups import CONF, options
+from grpo.config.samplers import SETTINGS
+from grpo.config.schema import Config, EvaluateConfig, PlanConfig
+from grpo.config.validation import check
 from grpo.core.errors import UserError
 from grpo.plan import compose as plan
 

@@ -11,27 +11,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from grpo.config import hints
 from grpo.config.command import check_arguments
+from grpo.config.composition import compose
+from grpo.config.keys import settings_of_schema
 from grpo.config.overrides import quoted, refuse_too_many_jobs, typed_in_shell, unreadable, values_of
-from grpo.config.schema import (
-    COMMON,
-    RULES,
-    SWEEPER,
-    WEIGHT,
-    AuditConfig,
-    Common,
-    Config,
-    EvaluateConfig,
-    PlanConfig,
-    SearchConfig,
-    compose,
-    saved_settings,
-    settings_of_schema,
-)
+from grpo.config.rules import COMMON, RULES, SWEEPER, WEIGHT
+from grpo.config.schema import AuditConfig, Common, Config, EvaluateConfig, PlanConfig, SearchConfig
 from grpo.core.errors import UserError
 from grpo.core.files import json_object
 from grpo.runs.labels import command_to_resume
 from grpo.runs.resume_arguments import going_on
-from grpo.runs.settings import overrides_of
+from grpo.runs.settings import overrides_of, saved_settings
 from grpo.training.tracking import check_tracking
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from torch.distributed.fsdp import fully_shard
 
 import grpo.training.trainer
 from grpo.config.batch import derive_batch
-from grpo.config.schema import compose
+from grpo.config.composition import compose
 from grpo.core import distributed
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.sharding import copy_weights, whole_copy

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grpo.config.schema import Config, as_schema, compose
+from grpo.config.composition import as_schema, compose
+from grpo.config.schema import Config
 from grpo.core.redact import FromEnvironment, masked_override, masked_text, sources, stored
 from grpo.policy.hub import ASSETS
 from grpo.runs import provenance

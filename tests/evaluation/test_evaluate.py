@@ -14,9 +14,13 @@ import pytest
 from hydra import compose as hydra_compose
 
 from grpo import evaluate
-from grpo.config.schema import EvaluateConfig, compose, configs, distorting, load_run, readable
+from grpo.config.composition import compose, configs
+from grpo.config.messages import readable
+from grpo.config.samplers import distorting
+from grpo.config.schema import EvaluateConfig
 from grpo.core.errors import UserError
 from grpo.core.statistics import wilson
+from grpo.runs.settings import load_run
 from grpo.tasks.datasets import load_splits
 from tests.config.test_config import imported
 from tests.conftest import SMALL

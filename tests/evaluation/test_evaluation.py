@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from grpo.config.schema import compose
+from grpo.config.composition import compose
 from grpo.core.errors import UserError
 from grpo.core.statistics import bootstrap, maj_at_k, pass_at_k, wilson
 from grpo.evaluation.completion import Batch, Completion

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from grpo.config.schema import Config, compose
+from grpo.config.composition import compose
+from grpo.config.schema import Config
 from grpo.runs.settings import save_settings
 
 CHOICES = {"rewards": "default", "model": "tiny", "optimizer": "adamw", "tracking": "wandb"}

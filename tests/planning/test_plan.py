@@ -20,7 +20,8 @@ from torch.profiler import ProfilerActivity, profile
 import grpo.planning.costs as costs_module
 import grpo.sampling.cuda_graphs
 import grpo.training.trainer
-from grpo.config.schema import CONF, PlanConfig, options
+from grpo.config.groups import CONF, options
+from grpo.config.schema import PlanConfig
 from grpo.core.errors import UserError
 from grpo.plan import amount, batch_of, compose, hardware_of, nearest, peak, run, usable
 from grpo.planning.costs import Architecture, Costs, Rates, architecture

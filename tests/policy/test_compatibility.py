@@ -24,7 +24,7 @@ from transformers import (
     ViTConfig,
 )
 
-from grpo.config.schema import compose
+from grpo.config.composition import compose
 from grpo.core.errors import UserError
 from grpo.policy import device
 from grpo.policy.chat_template import end_of_turn, opened_tag

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo.config.schema import ModelConfig, compose
+from grpo.config.composition import compose
+from grpo.config.schema import ModelConfig
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.hub import ASSETS

@@ -13,7 +13,10 @@ import pytest
 from hydra import compose as hydra_compose
 
 from grpo import audit
-from grpo.config.schema import CONF, AuditConfig, configs, load, options, readable
+from grpo.config.composition import configs, load
+from grpo.config.groups import CONF, options
+from grpo.config.messages import readable
+from grpo.config.schema import AuditConfig
 from grpo.core.errors import UserError
 from grpo.rewards.probes import ASKED, CHANGES, PROBES, WRONG, Finding, judge, measure
 from grpo.rewards.registry import build_rewards, score

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.config.schema import ANSWER_MATCHES, compose, options
+from grpo.config.composition import compose
+from grpo.config.groups import options
+from grpo.config.rules import ANSWER_MATCHES
 from grpo.core.errors import UserError
 from grpo.rewards.registry import REWARDS, build_rewards, score
 from grpo.tasks.answers import TAGS

@@ -14,7 +14,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from grpo.config.schema import compose, flat, options, saved_settings
+from grpo.config.composition import compose
+from grpo.config.groups import options
+from grpo.config.keys import flat
 from grpo.core.errors import UserError
 from grpo.core.signals import Stopped
 from grpo.policy.hub import ASSETS
@@ -23,7 +25,7 @@ from grpo.runs.checkpoints import damage, newest_whole
 from grpo.runs.resume import cut_back, find_checkpoint, is_done
 from grpo.runs.resume_settings import resume
 from grpo.runs.run_dir import holds_run
-from grpo.runs.settings import overrides_of, save_settings, settings_of
+from grpo.runs.settings import overrides_of, save_settings, saved_settings, settings_of
 from grpo.runs.trust import sign
 from grpo.training.recorder import Recorder
 from grpo.training.session import run

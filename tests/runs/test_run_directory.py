@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from grpo import reproduce
-from grpo.config.schema import load_run
 from grpo.core.errors import UserError
 from grpo.reports.comparison import read_sweep
 from grpo.runs import record
@@ -21,7 +20,7 @@ from grpo.runs.results import outcome, results_of
 from grpo.runs.resume import Resumption, cut_back, is_done
 from grpo.runs.resume_arguments import going_on
 from grpo.runs.run_dir import followed, point_latest
-from grpo.runs.settings import overrides_of, settings_of
+from grpo.runs.settings import load_run, overrides_of, settings_of
 from tests.conftest import SMALL
 from tests.helpers.made_up import made_up
 

@@ -16,7 +16,7 @@ import yaml
 
 from grpo import report, reproduce, sample
 from grpo import train as training
-from grpo.config.schema import compose
+from grpo.config.composition import compose
 from grpo.core.console import RunLog
 from grpo.core.errors import UserError
 from grpo.policy.hub import ASSETS

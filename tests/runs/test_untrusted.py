@@ -16,7 +16,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
-from grpo.config.schema import compose
+from grpo.config.composition import compose
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, write_json
 from grpo.evaluation.completions import read_completions

@@ -22,7 +22,9 @@ from transformers import AutoModelForCausalLM
 from trl.generation import vllm_generation
 
 from grpo.config.batch import derive_batch
-from grpo.config.schema import ENGINES, Config, compose
+from grpo.config.composition import compose
+from grpo.config.samplers import ENGINES
+from grpo.config.schema import Config
 from grpo.core.errors import UserError
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.prefix_sharing import NAME

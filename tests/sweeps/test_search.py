@@ -110,7 +110,7 @@ def told(tmp_path: Path, values: list[float]) -> Pruning | None:
 
 @pytest.mark.parametrize(("others", "steps"), [(1000.0, 2), (0.0, 6)])
 def test_a_trial_below_the_median_is_ended(tmp_path, monkeypatch, others: float, steps: int) -> None:
-    from grpo.config.schema import compose
+    from grpo.config.composition import compose
     from grpo.runs.settings import save_settings
     from grpo.training.session import run
 

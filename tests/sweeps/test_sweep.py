@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 
-from grpo.config.schema import configs
+from grpo.config.composition import configs
 from grpo.core.errors import UserError
 from grpo.sweeps.jobs import Job, compose_jobs, values_listed
 from grpo.sweeps.launchers import build_launcher

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from itertools import islice
 
-from grpo.config.schema import DISTINCT
+from grpo.config.limits import DISTINCT
 from grpo.tasks.arithmetic import HELD_OUT_ONE_IN, JOY_STEPS, OPERATIONS, TEMPLATES, problems
 from grpo.tasks.datasets import JOY
 

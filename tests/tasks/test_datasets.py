@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo.config.schema import GSM8K_TRAIN, compose
+from grpo.config.composition import compose
+from grpo.config.limits import GSM8K_TRAIN
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_tokenizer

@@ -6,7 +6,9 @@ import re
 
 import pytest
 
-from grpo.config.schema import ALARMS, RULES, Config, compose
+from grpo.config.composition import compose
+from grpo.config.rules import ALARMS, RULES
+from grpo.config.schema import Config
 from grpo.policy.chat_template import UNKNOWN, Framing
 from grpo.rewards.registry import RewardStack
 from grpo.training.alarms import Alarms

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from grpo.config.schema import compose
+from grpo.config.composition import compose
 from tests.conftest import read_wandb
 
 

@@ -13,7 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grpo.config.schema import ALARMS, Config, compose, options
+from grpo.config.composition import compose
+from grpo.config.groups import options
+from grpo.config.rules import ALARMS
+from grpo.config.schema import Config
 from grpo.core.errors import UserError
 from grpo.training.session import run
 from tests.conftest import SMALL

@@ -19,7 +19,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 from grpo.config.batch import derive_batch
-from grpo.config.schema import compose
+from grpo.config.composition import compose
 from grpo.core import distributed
 from grpo.core.errors import UserError
 from grpo.policy.device import check_device

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from grpo.config.schema import compose
+from grpo.config.composition import compose
 from grpo.core.errors import UserError
 from grpo.runs.labels import Label, run_name
 from grpo.training.tracking import build_tracker, check_tracking

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo.config.schema import options
+from grpo.config.groups import options
 from grpo.core.errors import UserError
 from grpo.reproduce import differences
 from tests.conftest import SMALL, read_wandb

@@ -9,7 +9,8 @@ import trl.trainer.utils
 from transformers.models.qwen2 import modeling_qwen2
 
 from grpo.config.batch import derive_batch
-from grpo.config.schema import CONF, compose
+from grpo.config.composition import compose
+from grpo.config.groups import CONF
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import build_rewards
 from grpo.sampling.build import build_sampler

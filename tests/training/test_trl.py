@@ -22,7 +22,7 @@ from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration
 
 from grpo.config.batch import derive_batch
-from grpo.config.schema import compose
+from grpo.config.composition import compose
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import RewardStack
 from grpo.sampling.build import build_sampler

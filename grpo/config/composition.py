@@ -1,0 +1,151 @@
+"""From composed settings to a checked, typed config with absolute paths."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from grpo.config.groups import CONF
+from grpo.config.keys import list_settings, settings_of_schema
+from grpo.config.messages import no_such_setting, readable, type_rule
+from grpo.config.rules import SWEEPER
+from grpo.config.schema import AnyConfig, Common, Config, SweeperConfig
+from grpo.config.validation import check, check_shape, check_value
+from grpo.core.errors import UserError, first_line, shortened
+from grpo.core.redact import from_environment, relocated, unset_variables
+
+Schema = TypeVar("Schema", bound=AnyConfig)
+
+
+def load(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
+    """The composed settings as a typed `schema`, checked.
+
+    Raises:
+        UserError: a key that no setting has, a value out of its range, or two values that exclude each other.
+    """
+    config = typed(composed, schema)
+    check(config)
+    return located(config)
+
+
+def typed(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
+    """The composed settings as a `schema`, with names, types and the form of paths checked, but not values.
+
+    Raises:
+        UserError: a key that no setting has, or a value of another type.
+    """
+    with readable(schema):
+        _refuse_unknown_keys(composed, schema, "")
+        resolved = OmegaConf.to_object(composed)
+    config = from_environment(resolved, OmegaConf.to_container(composed, resolve=False))
+    assert isinstance(config, schema)
+    check_shape(config)
+    return config
+
+
+def located(config: Schema) -> Schema:
+    """The settings with absolute paths, which mean the same from any working directory."""
+    config.reward_files = [absolute(file) for file in config.reward_files]
+    if isinstance(config, Common):
+        if config.data.path is not None:
+            config.data.path = absolute(config.data.path)
+        folder = absolute(config.model.path)
+        if os.path.exists(folder):  # else it is a policy of the hub, or an embedded one
+            config.model.path = folder
+    return config
+
+
+def absolute(path: str) -> str:
+    return relocated(path, os.path.abspath(Path(path).expanduser()))
+
+
+def _refuse_unknown_keys(node: Any, schema: Any, prefix: str) -> None:
+    """The schema refuses a plain misspelt key by itself; `+key=` gets past it."""
+    known = settings_of_schema(schema)
+    for key in node:
+        if f"{prefix}{key}" not in known:
+            raise UserError(no_such_setting(f"{prefix}{key}", schema))
+        if is_dataclass(known[f"{prefix}{key}"]):
+            _refuse_unknown_keys(node[key], schema, f"{prefix}{key}.")
+
+
+Sweeper = TypeVar("Sweeper", bound=SweeperConfig)
+
+
+def load_sweeper(composed: DictConfig, schema: type[Sweeper]) -> Sweeper:
+    """The settings of a sweeper as a typed `schema`, checked.
+
+    Raises:
+        UserError: a value that is none for its setting.
+    """
+    settings = OmegaConf.structured(schema)
+    for item in fields(schema):
+        value: Any = composed[item.name]
+        try:
+            settings[item.name] = value
+        except OmegaConfBaseException as error:
+            raise UserError(
+                f"hydra.sweeper.{item.name}={shortened(value)}: {type_rule(str(error)) or first_line(error)}."
+            ) from error
+        if item.name in SWEEPER:
+            check_value(f"hydra.sweeper.{item.name}", settings[item.name], *SWEEPER[item.name])
+    loaded = OmegaConf.to_object(settings)
+    assert isinstance(loaded, schema)
+    for name in list_settings(schema):
+        if not all(isinstance(each, str) for each in getattr(loaded, name)):
+            raise UserError(f"hydra.sweeper.{name}={shortened(getattr(loaded, name))}: must be a list of text.")
+    return loaded
+
+
+@contextmanager
+def configs() -> Iterator[None]:
+    """Let `compose` find `conf/`; inside one of the project's Hydra apps it does already."""
+    if GlobalHydra.instance().is_initialized():
+        yield
+        return
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        yield
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The run that `python -m grpo.train <overrides>` would compose.
+
+    Raises:
+        UserError: an override that names no setting, or a value that the schema refuses.
+    """
+    with configs(), readable():
+        return load(hydra_compose("config", list(overrides)), Config)
+
+
+class NotSet(UserError):
+    """Saved settings refer to an environment variable that is not set."""
+
+
+def as_schema(settings: dict[str, Any], schema: type[Schema]) -> Schema:
+    """What of saved settings belongs to `schema`, checked.
+
+    Raises:
+        UserError: something is missing, or is not as this version has it.
+    """
+    shared = {item.name: settings.get(item.name, MISSING) for item in fields(schema)}
+    if missing := [name for name, value in shared.items() if value == MISSING]:
+        raise UserError(f"there is no {', '.join(missing)}.")
+    if unset := unset_variables(shared):
+        raise NotSet(
+            f"the run takes settings from the environment variable {', '.join(unset)}, which is not set; set it."
+        )
+    with readable(schema):
+        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), shared))
+    config = from_environment(merged, shared)
+    assert isinstance(config, schema)
+    check_shape(config)
+    check(config)
+    return located(config)

@@ -1,0 +1,40 @@
+"""Full keys of settings, such as `optimizer.lr`: those of a schema, of a config and of nested mappings."""
+
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_origin
+
+
+def value_of(config: Any, key: str) -> Any:
+    """The value of the setting `key`, as in `optimizer.lr`; None where its group is not set or there is none."""
+    for name in key.split("."):
+        config = getattr(config, name, None)
+    return config
+
+
+def list_settings(schema: type[Any]) -> dict[str, type]:
+    """The settings that are lists, with the type of their elements."""
+    found = {}
+    for item in fields(schema):
+        for kind in (item.type, *get_args(item.type)):
+            if get_origin(kind) is list:
+                found[item.name] = get_args(kind)[0]
+    return found
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their full keys, `group.name`."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def settings_of_schema(schema: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Every setting of a schema by its full key, with its type; a group by its name, with its schema."""
+    found: dict[str, Any] = {}
+    for item in fields(schema):
+        found[f"{prefix}{item.name}"] = item.type
+        for kind in (item.type, *get_args(item.type)):
+            if is_dataclass(kind) and isinstance(kind, type):
+                found |= settings_of_schema(kind, f"{prefix}{item.name}.")
+    return found

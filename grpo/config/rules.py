@@ -1,0 +1,164 @@
+"""The values that each setting may take, beyond its type. Checks across settings are in `validation.py`."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from grpo.config.limits import COMPLETIONS, PROBLEMS, STEPS, TOKENS
+from grpo.config.overrides import MOST_JOBS
+from grpo.config.samplers import SETTINGS
+from grpo.config.schema import AuditConfig, Config, EvaluateConfig, PlanConfig
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def one_of(*names: str) -> Rule:
+    return lambda value: value in names, f"must be one of {', '.join(names)}"
+
+
+def between(low: float, high: float, reason: str = "") -> Rule:
+    return lambda value: low <= value <= high, f"must be between {low:,} and {high:,}" + (
+        f": {reason}" if reason else ""
+    )
+
+
+below_one: Rule = (lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+
+
+# What grpo/training/alarms.py watches for.
+ALARMS = (
+    "truncated",
+    "constant_reward",
+    "no_signal",
+    "reward_hacking",
+    "length_collapse",
+    "length_limit",
+    "entropy_collapse",
+    "not_finite",
+)
+
+
+# How an answer is compared with the reference answer: the values of data.answer_match.
+ANSWER_MATCHES = ("number", "text", "strict")
+
+
+# The values each field may take, beyond its type. None is left to the type.
+COMMON: dict[str, Rule] = {
+    "seed": between(0, 2**32 - 1),
+    "device": one_of("cpu", "cuda"),
+    "threads": between(1, 1_024),
+    "max_completion_length": between(1, TOKENS),
+    "eval_batch_size": between(1, COMPLETIONS),
+    "model.parameters": between(1, 1e14),
+    "model.init": one_of("pretrained", "random"),
+    "model.num_layers": between(1, 1_000),
+    "model.dtype": one_of("float32", "bfloat16"),
+    "model.lora_rank": between(0, 8_192),
+    "model.lora_alpha": between(1, 65_536),
+    "model.lora_dropout": below_one,
+    "data.name": one_of("arithmetic", "gsm8k", "jsonl"),
+    "data.train_problems": between(1, PROBLEMS),
+    "data.eval_problems": between(1, PROBLEMS),
+    "data.validation_problems": between(1, PROBLEMS),
+    "data.seed": between(0, 2**32 - 1),
+    "data.min_steps": between(1, 4),
+    "data.max_steps": between(1, 4),
+    "data.max_number": between(100, 10_000),
+    "data.gold": one_of("number", "text"),
+    "data.answer_match": one_of(*ANSWER_MATCHES),
+    "rollout.name": one_of(*SETTINGS),
+    "rollout.top_p": (lambda value: 0 < value <= 1, "must lie above 0 and not above 1"),
+    "rollout.top_k": between(0, 1_000_000),
+    "rollout.min_p": between(0, 1),
+    "rollout.repetition_penalty": between(0.01, 100),
+    "rollout.correction": one_of("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+    "rollout.correction_max": between(1, 1_000_000, "a ratio of 1 is right where the engine and the trainer agree"),
+    "rollout.correction_min": between(0, 1),
+    "rollout.memory": (lambda value: 0 < value < 1, "must lie above 0 and below 1"),
+    "rollout.tensor_parallel": between(1, 1_024),
+    "rollout.server": (
+        lambda value: re.fullmatch(r"https?://[\w.\[\]:-]+(/[\w./-]*)?", value) is not None,
+        "must be an address such as http://localhost:8000",
+    ),
+    "rollout.server_timeout": between(0, 86_400),
+    "rollout.group_port": between(1, 65535),
+}
+
+
+RULES: dict[type, dict[str, Rule]] = {
+    Config: {
+        "num_generations": between(2, 65_536, "an advantage compares the completions of one prompt"),
+        "prompts_per_step": between(1, 65_536),
+        "micro_batch_size": between(1, COMPLETIONS),
+        "max_steps": between(1, STEPS),
+        "num_train_epochs": between(0.0001, 100_000),
+        "max_prompt_length": between(1, TOKENS),
+        "logging_steps": between(1, STEPS),
+        "eval_steps": between(1, STEPS),
+        "save_steps": between(1, STEPS),
+        "save_total_limit": between(2, STEPS, "a damaged checkpoint must leave one to go back to"),
+        "on_nonfinite": one_of("stop", "skip"),
+        "alarm_window": between(2, STEPS),
+        "stop_on": (lambda value: set(value) <= set(ALARMS), f"must be a list of {', '.join(ALARMS)}"),
+        "temperature": between(0.0001, 100),
+        "optimizer.name": one_of("adamw_torch", "adamw_8bit", "adafactor", "sgd"),
+        "optimizer.lr": between(1e-12, 100),
+        "optimizer.weight_decay": between(0, 100),
+        "optimizer.beta1": below_one,
+        "optimizer.beta2": below_one,
+        "optimizer.max_grad_norm": between(1e-9, 1e9),
+        "optimizer.schedule": one_of("cosine", "linear", "constant", "constant_with_warmup"),
+        "optimizer.warmup": (
+            lambda value: 0 <= value < 1 or STEPS >= value == int(value) >= 1,
+            f"must be a share of the steps below 1, or a whole number of steps up to {STEPS:,}",
+        ),
+        "algorithm.loss_type": one_of("grpo", "bnpo", "dr_grpo", "dapo"),
+        "algorithm.beta": between(0, 1_000),
+        "algorithm.scale_rewards": one_of("group", "batch", "none"),
+        "algorithm.epsilon": between(1e-6, 100),
+        "algorithm.epsilon_high": between(1e-6, 100),
+        "algorithm.importance_sampling_level": one_of("token", "sequence"),
+        "algorithm.num_iterations": between(1, 1_000),
+        "algorithm.steps_per_generation": between(1, 1_000),
+        "tracking.name": one_of("wandb", "trackio", "tensorboard", "none"),
+        "tracking.completions_every": between(1, STEPS),
+        "tracking.completions_rows": between(0, 100_000),
+    },
+    EvaluateConfig: {
+        "name": (
+            lambda value: re.fullmatch(r"[\w.-]{0,99}\w", value) is not None,
+            "must be a file name of at most 100 letters, digits, dots, dashes and underscores",
+        ),
+        "samples": between(1, 256),
+        "temperature": (
+            lambda value: value == 0 or 0.0001 <= value <= 100,
+            "must be 0, which answers greedily, or between 0.0001 and 100",
+        ),
+        "show": between(0, PROBLEMS),
+    },
+    AuditConfig: {"fail_on": one_of("warning", "note"), "data.answer_match": one_of(*ANSWER_MATCHES)},
+}
+
+
+WEIGHT = between(-10_000, 10_000, "advantages are computed in float32")  # as in grpo/rewards/registry.py
+
+
+RULES[PlanConfig] = RULES[Config] | {
+    "world_size": between(1, 1_000_000),
+    "sharding": one_of("ddp", "zero2", "zero3", "fsdp2"),
+    "hardware.device": one_of("cpu", "cuda"),
+    "hardware.memory": between(0.1, 1_000_000),
+    "hardware.flops_bf16": between(1, 1e21),
+    "hardware.flops_fp32": between(1, 1e21),
+    "hardware.bandwidth": between(1, 1e18),
+    "hardware.link": between(1, 1e18),
+}
+
+
+SWEEPER: dict[str, Rule] = {
+    "parallel": between(1, 1_000),
+    "step_seconds": between(0.001, 1_000_000),
+    "n_trials": between(1, MOST_JOBS),
+    "seed": between(0, 2**31),
+    "trial": between(0, MOST_JOBS),
+}

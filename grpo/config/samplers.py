@@ -1,0 +1,39 @@
+"""Which settings each sampler of `conf/rollout/` has, and which of them change the distribution of its samples."""
+
+from dataclasses import replace
+
+from grpo.config.schema import RolloutConfig
+
+# What each sampler of conf/rollout/ may be told; what has no None among its values must be told.
+SAMPLING = ("top_p", "top_k", "min_p", "repetition_penalty")
+
+CORRECTION = ("correction", "correction_max", "correction_min")
+
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "fast": ("native",),
+    "generate": SAMPLING,
+    "continuous_batching": (),
+    "vllm": (*SAMPLING, *CORRECTION, "memory", "sleep", "tensor_parallel"),
+    "vllm_server": (*SAMPLING, *CORRECTION, "server", "server_timeout", "group_port"),
+}
+
+VLLM = ("vllm", "vllm_server")
+
+# Those of other projects: they train, by way of TRL, and never evaluate.
+ENGINES = ("continuous_batching", *VLLM)
+
+# What these are where samples come from the policy's own distribution.
+NEUTRAL: dict[str, float | None] = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
+
+
+def distorting(rollout: RolloutConfig) -> dict[str, float]:
+    """The settings that make samples come from another distribution than the policy's own."""
+    given = {name: getattr(rollout, name) for name in NEUTRAL}
+    return {name: value for name, value in given.items() if value is not None and value != NEUTRAL[name]}
+
+
+def undistorted(rollout: RolloutConfig) -> RolloutConfig:
+    """How a run that trains with `rollout` is evaluated: from the policy's own distribution, and in this process."""
+    if rollout.name in ENGINES:
+        return RolloutConfig("fast", native=True)
+    return replace(rollout, top_p=None, top_k=None, min_p=None, repetition_penalty=None)

@@ -1,0 +1,171 @@
+"""Checks of a config: each value against its rule, then combinations of values."""
+
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from grpo.config.keys import list_settings, value_of
+from grpo.config.limits import COMPLETIONS, DISTINCT
+from grpo.config.rules import COMMON, RULES, WEIGHT
+from grpo.config.samplers import CORRECTION, ENGINES, SAMPLING, SETTINGS, VLLM, distorting
+from grpo.config.schema import AnyConfig, AuditConfig, Common, Config, DataConfig, EvaluateConfig
+from grpo.core.errors import UserError, shortened
+from grpo.core.files import path_fault
+
+# The settings that name a file or a folder.
+PATHS = (
+    "model.path",
+    "data.path",
+    "data.train_file",
+    "data.test_file",
+    "data.validation_file",
+    "reward_files",
+    "resume",
+    "run",
+    "baseline",
+    "completions",
+)
+
+
+def check_shape(config: AnyConfig) -> None:
+    """Check the elements of lists, whose types the schema does not check, and refuse paths that no file can have."""
+    for key, kind in list_settings(type(config)).items():
+        values: Any = value_of(config, key) or []
+        if not all(isinstance(value, kind) for value in values):
+            what = "text" if kind is str else "whole numbers"
+            raise UserError(f"{key}={shortened(values)}: must be a list of {what}, with no list or mapping inside it.")
+    for key in PATHS:
+        for path in _paths(config, key):
+            if fault := path_fault(path):
+                raise UserError(f"{key}={shortened(path)}: {fault}.")
+
+
+def check(config: AnyConfig) -> None:
+    common = COMMON if isinstance(config, Common) else {}
+    for key, (holds, rule) in (common | RULES.get(type(config), {})).items():
+        check_value(key, value_of(config, key), holds, rule)
+    for name, weight in config.rewards.items():
+        check_value(f"rewards.{name}", weight, *WEIGHT)
+    if isinstance(config, AuditConfig):
+        return
+    _check_data(config.data)
+    _check_rollout(config)
+    if config.model.num_layers is not None and config.model.init != "random":
+        raise UserError(
+            f"model.num_layers={config.model.num_layers}: cuts an architecture without weights; add model.init=random."
+        )
+    if config.model.load_in_4bit and config.model.init == "random":
+        raise UserError(
+            "model.load_in_4bit=true: quantizes weights as they are loaded, and model.init=random has none."
+        )
+    if isinstance(config, Config):
+        if config.trust_run and config.resume is None:
+            raise UserError("trust_run=true: applies to resume=FOLDER only; leave it out.")
+        _check_batch(config)
+        if config.model.load_in_4bit and not config.model.lora_rank:
+            raise UserError("model.load_in_4bit=true: weights of 4 bits are not trained; add model.lora_rank=16.")
+    if isinstance(config, EvaluateConfig):
+        _check_sampling(config)
+
+
+def check_value(key: str, value: Any, holds: Callable[[Any], bool], rule: str) -> None:
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if value is not None and not (finite and holds(value)):
+        raise UserError(f"{key}={shortened(value)}: {rule if finite else 'must be a finite number'}.")
+
+
+def _paths(config: Any, key: str) -> list[str]:
+    value = value_of(config, key)
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _check_batch(config: Config) -> None:
+    completions = config.prompts_per_step * config.num_generations * config.algorithm.steps_per_generation
+    if completions > COMPLETIONS:
+        steps = config.algorithm.steps_per_generation
+        raise UserError(
+            f"prompts_per_step={config.prompts_per_step} x num_generations={config.num_generations}"
+            + f" x algorithm.steps_per_generation={steps}" * (steps > 1)
+            + f" = {completions:,} completions sampled at once: at most {COMPLETIONS:,} are possible."
+        )
+
+
+def _check_rollout(config: Common) -> None:
+    rollout = config.rollout
+    own = SETTINGS[rollout.name]
+    for name, value in distorting(rollout).items():
+        if name not in own:
+            raise UserError(
+                f"rollout.{name}={value}: rollout={rollout.name} samples from the policy's own distribution and has no "
+                f"such setting; take rollout=generate rollout.{name}={value}."
+            )
+    for item in fields(rollout):
+        value = getattr(rollout, item.name)
+        if value is not None and item.name not in ("name", *SAMPLING, *own):
+            having = " or ".join(f"rollout={name}" for name, settings in SETTINGS.items() if item.name in settings)
+            raise UserError(
+                f"rollout.{item.name}={value}: rollout={rollout.name} has no such setting; {having} has it."
+            )
+        if value is None and item.name in own and item.name not in (*SAMPLING, *CORRECTION):
+            raise UserError(f"rollout.{item.name}=null: rollout={rollout.name} needs a value there.")
+    truncates = rollout.correction in ("token_truncate", "sequence_truncate")
+    if truncates and rollout.correction_max is None and rollout.correction_min is None:
+        raise UserError(
+            f"rollout.correction={rollout.correction}: needs a bound to cut ratios off at, rollout.correction_max=2.0."
+        )
+    if rollout.name in ENGINES and isinstance(config, EvaluateConfig):
+        raise UserError(
+            f"rollout={rollout.name}: it samples in training alone; evaluate with rollout=fast, as a run does itself."
+        )
+    if rollout.name == "vllm" and config.model.init == "random" and config.model.lora_rank:
+        raise UserError(
+            f"model.init=random model.lora_rank={config.model.lora_rank}: rollout=vllm loads its copy of the policy "
+            "from a folder, and random weights with adapters have none; leave one of the two out."
+        )
+    if rollout.name in VLLM and config.device == "cpu":
+        raise UserError(
+            f"device=cpu: rollout={rollout.name} needs a GPU, device=cuda; on a CPU take rollout=fast, which is also "
+            "the fastest there."
+        )
+
+
+def _check_data(data: DataConfig) -> None:
+    made = ["min_steps", "max_steps", "max_number"]
+    read = ["train_file", "question_column", "answer_column", "gold"]
+    if data.name == "arithmetic":
+        needed = [*made, "train_problems", "eval_problems", "validation_problems"]
+        foreign = [*read, "path", "test_file", "validation_file"]
+    else:
+        needed, foreign = read, made
+    for name in needed:
+        if getattr(data, name) is None:
+            raise UserError(f"data.{name}=null: data={data.name} needs a value there.")
+    for name in foreign:
+        if (value := getattr(data, name)) is not None:
+            raise UserError(
+                f"data.{name}={value}: data={data.name} has no such setting; choose the dataset with data=."
+            )
+    if data.min_steps is not None and data.max_steps is not None and data.min_steps > data.max_steps:
+        raise UserError(f"data.min_steps={data.min_steps}: must not exceed data.max_steps={data.max_steps}.")
+    if data.name == "jsonl" and data.path is None:
+        raise UserError("data.path: data=jsonl needs the folder of your files, data.path=FOLDER, or one file.")
+    if data.name == "arithmetic":
+        for names, split in ((["train_problems"], "training"), (["eval_problems", "validation_problems"], "held-out")):
+            if sum(getattr(data, name) for name in names) > DISTINCT[split]:
+                given = ", ".join(f"data.{name}={getattr(data, name)}" for name in names)
+                raise UserError(
+                    f"{given}: data=arithmetic makes at most {DISTINCT[split]:,} distinct {split} problems; set fewer."
+                )
+
+
+def _check_sampling(config: EvaluateConfig) -> None:
+    if config.samples > 1 and config.temperature == 0:
+        raise UserError(f"samples={config.samples}: greedy answers are all alike; add temperature=1.0.")
+    if config.k is not None and (not config.k or min(config.k) < 1 or max(config.k) > COMPLETIONS):
+        raise UserError(f"k={shortened(config.k)}: must be a list of whole numbers from 1 to {COMPLETIONS:,}, k=[1,8].")
+    if config.k is not None and config.completions is None and max(config.k) > config.samples:
+        raise UserError(f"k={config.k}: must not exceed samples={config.samples}.")
+    for name, value in distorting(config.rollout).items():
+        if config.temperature == 0 and name != "repetition_penalty":
+            raise UserError(f"rollout.{name}={value}: greedy answers have no use for it; add temperature=1.0.")
