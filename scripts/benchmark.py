@@ -63,9 +63,10 @@ from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import build_rewards
 from grpo.sampling.build import build_sampler
 from grpo.tasks.datasets import Example, build_train_set, load_splits
+from grpo.training.arguments import build_args
 from grpo.training.recorder import Recorder
-from grpo.training.tracking import NoTracker
-from grpo.training.trainer import Trainer, build_args, build_trainer
+from grpo.training.trackers.interface import NoTracker
+from grpo.training.trainer import Trainer, build_trainer
 
 CUDA = torch.cuda.is_available()
 REFERENCE = ["rollout=generate", "share_prompts=false"]

@@ -56,7 +56,7 @@ from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from grpo.tasks.arithmetic import problems
 from grpo.tasks.datasets import build_train_set, load_splits
 from grpo.training.recorder import Recorder
-from grpo.training.tracking import NoTracker
+from grpo.training.trackers.interface import NoTracker
 from grpo.training.trainer import Trainer, build_trainer
 
 GSM8K, QWEN = (os.environ.get(name, "") for name in ("GRPO_GSM8K_DIR", "GRPO_QWEN_DIR"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from grpo.config.composition import compose
 from grpo.core.errors import UserError, first_line
-from grpo.training.tracking import logged_in, use_environment, wandb_project
+from grpo.training.trackers.wandb_tracker import logged_in, use_environment, wandb_project
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace

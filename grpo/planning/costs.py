@@ -51,7 +51,7 @@ TILE_TOKENS, TILE_WIDTH = 4096, 32768
 TILES_FORWARD, TILES_BACKWARD = 3, 7.25
 # Bytes a weight: 4 bits; a constant of 8 bits for every 64 weights, and one of 32 bits for every 256 of those.
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
-PLAIN_HEAD = 2**25  # grpo/training/trainer.py
+PLAIN_HEAD = 2**25  # grpo/training/shared_log_probs.py
 GRAIN = 64  # grpo/sampling/cuda_graphs.py
 
 

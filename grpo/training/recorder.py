@@ -2,7 +2,6 @@
 
 import json
 import math
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +15,10 @@ from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say, valid
 from grpo.core.files import written_aside
-from grpo.core.signals import Signals
 from grpo.policy.chat_template import UNKNOWN, Framing
 from grpo.rewards.registry import RewardStack
 from grpo.training.alarms import Alarm, Alarms
-from grpo.training.tracking import Tracker
+from grpo.training.trackers.interface import Tracker
 
 
 class Recorder(TrainerCallback):
@@ -168,40 +166,6 @@ class Recorder(TrainerCallback):
         total, advantages = self.rewards.total(scores), list(self.logs["advantages"])
         rows = zip(questions, golds, completions, *scores.values(), total, advantages, strict=True)
         return columns, [[step, *row] for row in rows]
-
-
-class Looks(TrainerCallback):
-    """Calls `look` with the step, before the first step and after every one; training ends where it says so."""
-
-    def __init__(self, look: Callable[[int], bool]) -> None:
-        self.look = look
-
-    def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
-        if state.global_step == 0:  # else it was called after that step, before the run was interrupted
-            self.look(0)
-
-    def on_step_end(self, args, state, control, **kwargs: Any) -> None:
-        control.should_training_stop |= self.look(state.global_step)
-
-
-class AtStart(TrainerCallback):
-    def __init__(self, call: Callable[[], None]) -> None:
-        self.call = call
-
-    def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
-        self.call()
-
-
-class Stops(TrainerCallback):
-    """Ends training after a step in which a signal came to any process, with a checkpoint."""
-
-    def __init__(self, signals: Signals) -> None:
-        self.signals = signals
-
-    def on_step_end(self, args, state, control, **kwargs: Any) -> None:
-        if number := int(distributed.max_over_processes(self.signals.received or 0)):
-            self.signals.received = signal.Signals(number)
-            control.should_save = control.should_training_stop = True
 
 
 def beside(metrics: dict[str, float]) -> str:

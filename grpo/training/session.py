@@ -50,7 +50,8 @@ from grpo.runs.resume import set_aside
 from grpo.runs.trust import sign
 from grpo.sampling.engines import check_engine_package, check_engine_processes, check_engine_server
 from grpo.tasks.datasets import JOY, Example, Splits, build_train_set, load_splits
-from grpo.training.tracking import NoTracker, build_tracker, check_tracking
+from grpo.training.trackers.interface import NoTracker
+from grpo.training.tracking import build_tracker, check_tracking
 
 TRANSCRIPTS = "transcripts.jsonl"
 
@@ -266,7 +267,8 @@ def train_policy(
             evaluated = time.perf_counter()
             # TRL takes seconds to import; they come after there is something to look at.
             with doing("importing TRL"):
-                from grpo.training.recorder import Looks, Recorder, Stops
+                from grpo.training.callbacks import Looks, Stops
+                from grpo.training.recorder import Recorder
                 from grpo.training.trainer import build_trainer
 
             with ExitStack() as training:

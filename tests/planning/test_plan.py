@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import grpo.planning.costs as costs_module
 import grpo.sampling.cuda_graphs
-import grpo.training.trainer
+import grpo.training.shared_log_probs
 from grpo.config.groups import CONF, options
 from grpo.config.schema import PlanConfig
 from grpo.core.errors import UserError
@@ -182,7 +182,7 @@ def test_sizes_that_others_set_are_still_theirs() -> None:
         trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE,
     )
     assert (costs_module.PLAIN_HEAD, costs_module.GRAIN) == (
-        grpo.training.trainer.PLAIN_HEAD,
+        grpo.training.shared_log_probs.PLAIN_HEAD,
         grpo.sampling.cuda_graphs.GRAIN,
     )
 

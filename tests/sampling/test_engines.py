@@ -36,8 +36,9 @@ from grpo.sampling.engines import INSTALL, check_engine_package, check_engine_pr
 from grpo.sampling.generate_sampler import GenerateSampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from grpo.sweeps.launchers import at_once
+from grpo.training.arguments import build_args
 from grpo.training.session import run
-from grpo.training.trainer import Trainer, build_args
+from grpo.training.trainer import Trainer
 from tests.conftest import SMALL
 from tests.sweeps.test_sweep import jobs_of
 from tests.training.test_train import metrics

@@ -17,7 +17,7 @@ from grpo.sampling.build import build_sampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from grpo.tasks.datasets import build_train_set, load_splits
 from grpo.training.recorder import Recorder
-from grpo.training.tracking import NoTracker
+from grpo.training.trackers.interface import NoTracker
 from grpo.training.trainer import Trainer, build_trainer
 
 ALGORITHMS = sorted(file.stem for file in (CONF / "algorithm").glob("*.yaml"))
@@ -194,7 +194,7 @@ def test_a_batch_cut_off_and_masked_whole(trainer) -> None:
 
 def test_a_policy_that_cannot_share_prompts_trains_as_in_trl(trainer, monkeypatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("grpo.training.trainer.say", said.append)
+    monkeypatch.setattr("grpo.training.shared_log_probs.say", said.append)
     monkeypatch.setattr("grpo.sampling.build.say", said.append)
     built = trainer("max_steps=2", attention="eager")
     assert not isinstance(built.rollout, PrefixSharingSampler)

@@ -1,10 +1,10 @@
 """What we rely on inside TRL 1.16 without it being promised; a failure here says what moved.
 
-grpo/training/trainer.py reads `GRPOTrainer._logs` (trl 1.16.0, trl/trainer/grpo_trainer.py, lines 1063 and 2833) for the
+grpo/training/recorder.py reads `GRPOTrainer._logs` (trl 1.16.0, trl/trainer/grpo_trainer.py, lines 1063 and 2833) for the
 completions of the last batch, and has `log_extra` (line 1593) carry question and gold there. `Trainer` overrides the
 methods below, of lines 1309 to 3384 and of transformers 5.23 (transformers/trainer.py, lines 2781 and 3363), and
-tests/test_trainer.py holds what it computes to what TRL computes. What a run is in the middle of, its checkpoints take
-from attributes of both; tests/test_resume.py shows that it is all.
+tests/training/test_trainer.py holds what it computes to what TRL computes. What a run is in the middle of, its checkpoints take
+from attributes of both; tests/runs/test_resume.py shows that it is all.
 """
 
 import inspect
@@ -27,9 +27,10 @@ from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import RewardStack
 from grpo.sampling.build import build_sampler
 from grpo.tasks.datasets import build_train_set, load_splits
+from grpo.training.arguments import build_args
 from grpo.training.recorder import Recorder
-from grpo.training.tracking import NoTracker
-from grpo.training.trainer import build_args, build_trainer
+from grpo.training.trackers.interface import NoTracker
+from grpo.training.trainer import build_trainer
 from tests.conftest import SMALL
 from tests.training.test_trainer import trainer  # noqa: F401
 
@@ -264,7 +265,7 @@ LEFT = {
     "prediction_loss_only": False,
     "include_for_metrics": [],
     "batch_eval_metrics": False,
-    # Logs and trackers are grpo/training/recorder.py's and grpo/training/tracking.py's.
+    # Logs and trackers are grpo/training/recorder.py's and grpo/training/trackers/.
     "logging_strategy": "steps",
     "logging_first_step": False,
     "log_on_each_node": True,
@@ -314,7 +315,7 @@ LEFT = {
 
 
 def test_every_argument_of_trl_is_set_or_left_on_purpose(monkeypatch) -> None:
-    monkeypatch.setattr("grpo.training.trainer.GRPOConfig", dict)  # what it is called with
+    monkeypatch.setattr("grpo.training.arguments.GRPOConfig", dict)  # what it is called with
     engines = [["rollout=vllm", "device=cuda", "rollout.correction=token_mask"], ["rollout=vllm_server", "device=cuda"]]
     given: set[str] = set()
     for overrides in ([], ["rollout=continuous_batching"], *engines):
@@ -333,7 +334,7 @@ def test_trl_takes_the_arguments_as_they_are_set(tmp_path, monkeypatch) -> None:
     config = compose(SMALL)
     batch, rewards = derive_batch(4, 2, 4), RewardStack(config.rewards)
     args = build_args(config, batch, rewards, tmp_path)
-    monkeypatch.setattr("grpo.training.trainer.GRPOConfig", dict)
+    monkeypatch.setattr("grpo.training.arguments.GRPOConfig", dict)
     for name, value in build_args(config, batch, rewards, tmp_path).items():
         assert getattr(args, name) == value, name
     # TRL's own default of this alias of activation_checkpointing is True.

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch.distributed.fsdp import fully_shard
 
-import grpo.training.trainer
+import grpo.training.scoring
 from grpo.config.batch import derive_batch
 from grpo.config.composition import compose
 from grpo.core import distributed
@@ -29,7 +29,7 @@ from grpo.rewards.registry import REWARDS, RewardStack
 from grpo.sampling.build import build_sampler
 from grpo.tasks.datasets import build_train_set, load_splits
 from grpo.training.recorder import Recorder
-from grpo.training.tracking import NoTracker
+from grpo.training.trackers.interface import NoTracker
 from grpo.training.trainer import Trainer, build_trainer
 from tests.training.test_trainer import micro_batches
 
@@ -80,7 +80,7 @@ def work(out: Path) -> None:
         splits.append(attribute(*args))
         return splits[-1]
 
-    grpo.training.trainer.attribute = keep
+    grpo.training.scoring.attribute = keep
     seen = []
     for seed, ((prompts, micro), scale, aggregation) in enumerate(CASES):
         overrides = [f"seed={seed}", f"algorithm.scale_rewards={scale}"]
@@ -194,7 +194,7 @@ def spread(out: Path, count: int, what: str) -> None:
             with (out / f"rank_{rank}.log").open("w") as log:
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "tests.core.test_distributed", what, str(out)],
+                        [sys.executable, "-m", "tests.training.test_distributed", what, str(out)],
                         cwd=Path(__file__).parents[2],
                         env=os.environ | shared | cpu | {"RANK": rank, "LOCAL_RANK": rank},
                         stdout=log,

@@ -1,0 +1,74 @@
+"""TRL's arguments (`GRPOConfig`, TRL 1.16) from our config, batch and rewards.
+
+`build_trainer` calls it once for each run. It knows no policy, no data and no process group.
+"""
+
+from pathlib import Path
+
+from trl import GRPOConfig
+
+from grpo.config.batch import Batch
+from grpo.config.schema import Config
+from grpo.policy.loading import source
+from grpo.rewards.registry import RewardStack
+from grpo.sampling.engines import arguments
+
+
+def build_args(config: Config, batch: Batch, rewards: RewardStack, out: Path) -> GRPOConfig:
+    """TRL's arguments. Those that have no setting of ours are set here for the reason beside them."""
+    return GRPOConfig(
+        output_dir=str(out / "checkpoints"),
+        seed=config.seed,
+        use_cpu=config.device == "cpu",
+        num_generations=batch.num_generations,
+        per_device_train_batch_size=batch.per_device,
+        gradient_accumulation_steps=batch.accumulation,
+        max_completion_length=config.max_completion_length,
+        temperature=config.temperature,
+        # Neutral where the sampler has no such settings.
+        top_p=1.0 if config.rollout.top_p is None else config.rollout.top_p,
+        top_k=config.rollout.top_k or 0,
+        min_p=config.rollout.min_p,
+        repetition_penalty=config.rollout.repetition_penalty or 1.0,
+        **arguments(config),
+        max_steps=-1 if config.max_steps is None else config.max_steps,
+        num_train_epochs=config.num_train_epochs,
+        bf16=config.bf16,
+        ddp_find_unused_parameters=False,  # there are none
+        ddp_broadcast_buffers=False,  # they never change, and the processes do not make the same number of forwards
+        activation_checkpointing=config.activation_checkpointing,
+        optim=config.optimizer.name,
+        learning_rate=config.optimizer.lr,
+        weight_decay=config.optimizer.weight_decay,
+        adam_beta1=config.optimizer.beta1,
+        adam_beta2=config.optimizer.beta2,
+        max_grad_norm=config.optimizer.max_grad_norm,
+        lr_scheduler_type=config.optimizer.schedule,
+        warmup_steps=config.optimizer.warmup,
+        loss_type=config.algorithm.loss_type,
+        beta=config.algorithm.beta,
+        use_bias_correction_kl=config.algorithm.kl_bias_correction,
+        scale_rewards=config.algorithm.scale_rewards,
+        epsilon=config.algorithm.epsilon,
+        epsilon_high=config.algorithm.epsilon_high,
+        importance_sampling_level=config.algorithm.importance_sampling_level,
+        num_iterations=config.algorithm.num_iterations,
+        steps_per_generation=batch.accumulation * config.algorithm.steps_per_generation,
+        mask_truncated_completions=config.algorithm.mask_truncated_completions,
+        reward_weights=list(rewards.weights.values()),
+        logging_steps=config.logging_steps,
+        save_strategy="no" if config.save_steps is None else "steps",
+        save_steps=config.save_steps or 500,
+        save_total_limit=config.save_total_limit,
+        # A loss that is not finite is looked for here; transformers would log the mean of others in its place.
+        logging_nan_inf_filter=False,
+        trust_remote_code=config.model.trust_remote_code,
+        # Trackers are those of grpo/training/tracking.py: transformers' own never end a run, and log hundreds of keys.
+        report_to=[],
+        # TRL loads the reference policy of the KL term by itself.
+        model_init_kwargs=source(config.model) if config.algorithm.beta > 0 and not config.model.lora_rank else None,
+        disable_tqdm=True,
+        # A worker process would cost more than the few strings it hands over.
+        dataloader_num_workers=0,
+        dataloader_pin_memory=config.device == "cuda",
+    )

@@ -1,0 +1,68 @@
+"""Tracking with trackio: a local database and its dashboard.
+
+`grpo.training.tracking` builds it; only this file imports trackio.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from grpo.config.schema import TrackingConfig
+from grpo.core.errors import UserError, first_line
+from grpo.runs.labels import Label
+from grpo.training.trackers.interface import DEFAULT_PROJECT, import_package
+
+
+class TrackioTracker:
+    def __init__(
+        self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: Label, id: str | None
+    ) -> None:
+        self.trackio = import_package("trackio")
+        vars(self.trackio.run)["print"] = lambda *_: None  # it would print every alarm a second time
+        # The jobs of a sweep share a run_name, and each is a run of its own.
+        own_name = f"{config.run_name or ''} {label.name}".strip() if label.group else config.run_name or label.name
+        self.id: str | None = id or own_name
+        self.run = self.trackio.init(
+            project=config.project or DEFAULT_PROJECT,
+            name=self.id,
+            group=config.group or label.group,
+            config=settings,
+            resume="allow" if id else "never",
+        )
+
+    def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None:
+        pass  # it writes every row to the disk as it comes
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self.trackio.log(metrics, step=step)
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        import pandas as pd
+
+        self.trackio.log(
+            {name: self.trackio.Table(dataframe=pd.DataFrame(list(rows), columns=list(columns)))}, step=step
+        )
+
+    def alert(self, title: str, message: str, step: int) -> None:
+        self.trackio.alert(title, message)
+
+    def summarize(self, figures: dict[str, float]) -> None:
+        self.trackio.log(figures)
+
+    def finish(self, exit_code: int) -> None:
+        self.trackio.finish()
+
+    def abandon(self) -> None: ...
+
+
+def check_trackio(config: TrackingConfig) -> None:
+    """
+    Raises:
+        UserError: trackio refuses the project's name.
+    """
+    from trackio.sqlite_storage import SQLiteStorage
+
+    try:
+        SQLiteStorage.validate_project_name(config.project or DEFAULT_PROJECT)
+    except ValueError as error:
+        raise UserError(f"tracking.project={config.project}: {first_line(error)}.") from error

@@ -1,0 +1,195 @@
+"""Tracking with Weights & Biases: a run of its own, its environment variables, and the check of its settings.
+
+`grpo.training.tracking` builds it; only this file imports wandb. It runs in the thread of
+`grpo.training.trackers.background`.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from grpo.config.schema import TrackingConfig
+from grpo.core.console import say, shortest
+from grpo.core.errors import UserError, first_line
+from grpo.core.redact import masked_overrides
+from grpo.runs.labels import Label
+from grpo.training.trackers.interface import DEFAULT_PROJECT
+
+# What an unreachable service may cost a run at its start, starting W&B's own process apart.
+INIT_SECONDS = 6
+OWN_FINISH_SECONDS = 8  # what W&B gives itself of trackers.background.FINISH_SECONDS
+TAG = 64  # the most characters of a tag
+# Synonyms of W&B's modes. A shared run ignores the step of each metric, and a run here has only one writer.
+MODES = {"run": "online", "shared": "online", "dryrun": "offline"}
+
+
+class WandbTracker:
+    """A W&B run of its own, online when logged in, else offline. Training steps are its steps."""
+
+    def __init__(
+        self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: Label, id: str | None
+    ) -> None:
+        import wandb
+
+        use_environment()
+        given = os.environ.get
+        name, own_id = config.run_name or given("WANDB_NAME"), given("WANDB_RUN_ID")
+        if label.group:  # the jobs of a sweep share the environment, and each is a run of its own
+            name, own_id = f"{name or ''} {label.name}".strip(), token_hex(4)
+        tags = (*label.tags, *given("WANDB_TAGS", "").split(","))
+
+        def init(mode: Any) -> Any:
+            return wandb.init(
+                id=id or own_id,
+                resume="allow" if id and mode == "online" else None,
+                entity=config.entity or given("WANDB_ENTITY"),
+                project=wandb_project(config),
+                name=name or label.name,
+                group=config.group or given("WANDB_RUN_GROUP") or label.group,
+                tags=[tag[:TAG] for tag in dict.fromkeys(tags) if tag],
+                notes=given("WANDB_NOTES"),
+                dir=out,
+                config=settings,
+                mode=mode,
+                reinit="finish_previous",
+                settings=wandb.Settings(
+                    init_timeout=INIT_SECONDS, finish_timeout=OWN_FINISH_SECONDS, silent=True, console="off"
+                ),
+            )
+
+        # W&B sends the command line.
+        sys.argv[1:] = masked_overrides(sys.argv[1:])
+        self.table = wandb.Table
+        # Tables are staged here before they are copied; the default is a folder of the user's.
+        os.environ["WANDB_DATA_DIR"] = str(out / "wandb")
+        if not _has_cache():
+            os.environ["WANDB_CACHE_DIR"] = str(out / "wandb")
+        why = ""
+        if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
+            self.run, why = init(mode), f"WANDB_MODE={mode}"
+        else:
+            try:
+                if logged_in():
+                    self.run = init("online")
+                else:
+                    self.run, why = init("offline"), "not logged in"
+            except Exception as error:  # the service can raise anything
+                self.run, why = init("offline"), f"could not be used online ({first_line(error)})"
+        if self.run.offline:
+            say(f"W&B: {why}, so tracked offline. To upload: wandb sync {shortest(Path(self.run.dir).parent)}")
+        elif self.run.url:
+            say(f"W&B: {self.run.url}")
+
+    @property
+    def id(self) -> str:
+        return str(self.run.id)
+
+    def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None:
+        # An offline run is a folder of its own each time, which must hold the whole: nothing tells what reached others.
+        first = self.run.starting_step if self.run.resumed else 0
+        for metrics, step in rows:
+            if step >= first:
+                self.log(metrics, step)
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self.run.log(metrics, step=step)
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        self.run.log({name: self.table(columns=list(columns), data=[list(row) for row in rows])}, step=step)
+
+    def alert(self, title: str, message: str, step: int) -> None:
+        self.run.alert(title=title, text=message, level="WARN", wait_duration=0)
+
+    def summarize(self, figures: dict[str, float]) -> None:
+        self.run.summary.update(figures)
+
+    def finish(self, exit_code: int) -> None:
+        self.run.finish(exit_code=exit_code)
+
+    def abandon(self) -> None:
+        import wandb
+
+        # Else the next job would speak to the same service, and the interpreter would wait for it at its exit.
+        wandb.teardown()
+
+
+def use_environment() -> None:
+    """Normalize W&B's environment variables; one that it cannot read makes it refuse all of them.
+
+    A blank variable counts as not set, except the key: there it means that nobody is logged in.
+    """
+    for name, value in os.environ.items():
+        if name.startswith("WANDB_") and name != "WANDB_API_KEY" and not value.strip():
+            del os.environ[name]
+    if mode := os.environ.get("WANDB_MODE", "").strip().lower():
+        os.environ["WANDB_MODE"] = MODES.get(mode, mode)
+    if tags := os.environ.get("WANDB_TAGS"):
+        os.environ["WANDB_TAGS"] = ",".join(tag.strip()[:TAG] for tag in tags.split(",") if tag.strip())
+    if key := os.environ.get("WANDB_API_KEY"):
+        os.environ["WANDB_API_KEY"] = key.strip()  # one that comes from a file may end in a newline
+
+
+def _has_cache() -> bool:
+    """Whether W&B's own process can write its log into the user's cache; it would log to the terminal instead."""
+    home = os.environ.get("HOME")
+    cache = os.environ.get("WANDB_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or (home and f"{home}/.cache")
+    if not cache:
+        return False
+    try:
+        Path(cache).mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(cache, os.W_OK)
+
+
+def check_wandb(config: TrackingConfig) -> None:
+    """Let W&B check its environment variables and our settings of it.
+
+    Raises:
+        UserError: it refuses one of them.
+    """
+    import wandb
+
+    variables = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+    for name, value in sorted(variables.items()):
+        try:
+            wandb.Settings().update_from_env_vars({name: value})
+        except (wandb.Error, ValueError) as error:
+            shown = name if "KEY" in name else f"{name}={value}"
+            raise UserError(f"{shown}: {_refusal(error)}. Set another value, or unset {name}.") from error
+    try:
+        wandb.Settings(project=config.project)
+    except (wandb.Error, ValueError) as error:
+        team, _, project = (config.project or "").partition("/")
+        is_team = team and re.fullmatch(r"[\w.-]+", project)
+        advice = f" A team has a setting of its own: tracking.entity={team} tracking.project={project}."
+        raise UserError(f"tracking.project={config.project}: {_refusal(error)}.{advice if is_team else ''}") from error
+
+
+def _refusal(error: Exception) -> str:
+    """Why W&B refuses a value, in one line."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        return str(error.errors()[0]["msg"])
+    return first_line(error)
+
+
+def wandb_project(config: TrackingConfig) -> str:
+    """The project that W&B files a run under."""
+    return config.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
+
+
+def logged_in() -> bool:
+    """Whether W&B has a key, of which the service is not asked.
+
+    Raises:
+        wandb.Error: it has one that cannot be a key.
+    """
+    import wandb
+
+    return wandb.login(prompt=False, verify=False)
