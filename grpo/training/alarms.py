@@ -48,7 +48,7 @@ class Alarms:
     def restore(self, state: dict[str, Any]) -> None:
         self.rows, self.first, self.said = state["rows"], state["first"], set(state["said"])
 
-    def see(self, metrics: Metrics, step: int) -> list[Alarm]:
+    def check(self, metrics: Metrics, step: int) -> list[Alarm]:
         """What is to be said after `step`, given what it logged; nothing twice."""
         if step <= self.window and "groups/zero_std" in metrics:
             self.first.append(metrics)

@@ -13,21 +13,23 @@ from grpo.core import distributed
 from grpo.core.signals import Signals
 
 
-class Looks(TrainerCallback):
-    """Calls `look` with the step, before the first step and after every one; training ends where it says so."""
+class EvaluateCallback(TrainerCallback):
+    """Calls `evaluate` with the step before the first step and after each one; training ends if it returns True."""
 
-    def __init__(self, look: Callable[[int], bool]) -> None:
-        self.look = look
+    def __init__(self, evaluate: Callable[[int], bool]) -> None:
+        self.evaluate = evaluate
 
     def on_train_begin(self, args, state, control, **kwargs: Any) -> None:
-        if state.global_step == 0:  # else it was called after that step, before the run was interrupted
-            self.look(0)
+        if state.global_step == 0:  # a resumed run has called it after the step of its checkpoint
+            self.evaluate(0)
 
     def on_step_end(self, args, state, control, **kwargs: Any) -> None:
-        control.should_training_stop |= self.look(state.global_step)
+        control.should_training_stop |= self.evaluate(state.global_step)
 
 
-class AtStart(TrainerCallback):
+class OnTrainBegin(TrainerCallback):
+    """Calls `call` once training begins, after transformers has restored its own state."""
+
     def __init__(self, call: Callable[[], None]) -> None:
         self.call = call
 
@@ -35,8 +37,8 @@ class AtStart(TrainerCallback):
         self.call()
 
 
-class Stops(TrainerCallback):
-    """Ends training after a step in which a signal came to any process, with a checkpoint."""
+class StopOnSignal(TrainerCallback):
+    """Ends training with a checkpoint after a step during which any process received a signal."""
 
     def __init__(self, signals: Signals) -> None:
         self.signals = signals

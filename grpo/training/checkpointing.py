@@ -30,7 +30,7 @@ from grpo.core.errors import UserError, first_line
 from grpo.policy.device import out_of_memory
 from grpo.runs.checkpoints import PREFIX, aside, keep_records, run_state, sealed
 from grpo.training.base import BaseTrainer
-from grpo.training.callbacks import AtStart
+from grpo.training.callbacks import OnTrainBegin
 
 # Files of a checkpoint that hold weights.
 WEIGHTS = ("model*.safetensors", "adapter_model*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
@@ -65,7 +65,7 @@ class CheckpointingMixin(BaseTrainer):
             self.state = reached
             restore()
         else:
-            self.add_callback(AtStart(restore))
+            self.add_callback(OnTrainBegin(restore))
             self.train(resume_from_checkpoint=str(checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

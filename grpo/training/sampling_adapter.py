@@ -51,7 +51,7 @@ class SamplingMixin(BaseTrainer):
     ) -> tuple[list, list | None]:
         """Completions and, of vLLM, the log-probabilities that it sampled them with."""
         self.sampling = True
-        self.recorder.tell("sampling")
+        self.recorder.progress.show_phase("sampling")
         logps = None
         if self.rollout is not None and (
             isinstance(self.rollout, PrefixSharingSampler) or distributed.weights_are_sharded()

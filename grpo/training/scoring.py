@@ -48,7 +48,7 @@ class ScoringMixin(NonFiniteGuard):
 
     def _calculate_rewards(self, *args: Any) -> Tensor:
         """The raw scores (N, R) of all ranks' completions; logs what their advantages are made of."""
-        self.recorder.tell("scoring")
+        self.recorder.progress.show_phase("scoring")
         scores: Tensor = super()._calculate_rewards(*args)
         troubles = [function.trouble for function in self.reward_funcs if function.trouble]
         self._unscored = bool(scores.isnan().any())

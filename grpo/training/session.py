@@ -238,13 +238,13 @@ def train_policy(
             ask_shown(step)
         if config.eval_steps and (step % config.eval_steps == 0 or step == steps):
             validate(step)
-        recorder.asking += time.perf_counter() - started
+        recorder.evaluation_seconds += time.perf_counter() - started
         return recorder.stopped_by is not None
 
     def validate(step: int) -> None:
         evaluation = evaluate_on(splits.validation, f"at step {step}", lasting=False)
         keep(evaluation, f"step_{step:06d}", "validation", f"step {step}")
-        recorder.record(evaluation.flat("eval"), step)
+        recorder.record_metrics(evaluation.flat("eval"), step)
         low, high = evaluation.intervals["accuracy_strict"]
         right = evaluation.figures["accuracy_strict"]
         say(f"step {step}: {right:.1%} of {len(splits.validation)} validation problems right ({low:.1%} to {high:.1%})")
@@ -267,7 +267,7 @@ def train_policy(
             evaluated = time.perf_counter()
             # TRL takes seconds to import; they come after there is something to look at.
             with doing("importing TRL"):
-                from grpo.training.callbacks import Looks, Stops
+                from grpo.training.callbacks import EvaluateCallback, StopOnSignal
                 from grpo.training.recorder import Recorder
                 from grpo.training.trainer import build_trainer
 
@@ -286,10 +286,10 @@ def train_policy(
                     )
                 trainer.before_sampling = refresh
                 training.callback(trainer.dismiss_engine)
-                trainer.add_callback(Looks(look))
-                trainer.add_callback(Stops(signals))
-                if on_record := recorder.on_record():
-                    tracker.catch_up(on_record)
+                trainer.add_callback(EvaluateCallback(look))
+                trainer.add_callback(StopOnSignal(signals))
+                if recorded := recorder.metrics_file.read():
+                    tracker.catch_up(recorded)
                 built = time.perf_counter()
                 try:
                     with signals.noted("finishing the step, then saving"):
@@ -303,7 +303,7 @@ def train_policy(
                     step = trainer.state.global_step + 1
                     raise UserError(out_of_memory_advice(config, batch, step, trainer.sampling)) from error
             trained = time.perf_counter()
-            train_seconds = round(recorder.seconds() - recorder.asking, 2)
+            train_seconds = round(recorder.elapsed_seconds() - recorder.evaluation_seconds, 2)
             if signals.received:
                 steps = f"{trainer.state.global_step} of {trainer.state.max_steps}"
                 raise Stopped(signals.received, f" after step {steps}")
@@ -347,7 +347,7 @@ def train_policy(
                 "start": round(started - prepared.began + built - evaluated, 2),
                 "evaluate_before": round(evaluated - started, 2),
                 "train": train_seconds,
-                "ask_meanwhile": round(recorder.asking, 2),
+                "ask_meanwhile": round(recorder.evaluation_seconds, 2),
                 "evaluate_after": round(ended - trained, 2),
             },
             "batch": asdict(batch),

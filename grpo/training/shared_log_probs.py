@@ -57,7 +57,7 @@ class PrefixSharingMixin(BaseTrainer):
         return self._buffered_inputs[self._step % steps]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        self.recorder.tell("updating")
+        self.recorder.progress.show_phase("updating")
         # Rows of zero advantage get no gradient from the policy loss, so without other terms they need none at all.
         policy_loss_alone = self.beta == 0 and not self._entropy_bonus_enabled
         self._advantages = inputs["advantages"] if policy_loss_alone else None

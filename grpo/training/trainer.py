@@ -64,5 +64,5 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    recorder.logs = trainer._logs
+    recorder.completion_log.trl_logs = trainer._logs
     return trainer

@@ -21,7 +21,7 @@ def killed_after(delay: float) -> None:
 def kill_in(point: str, call: int, delay: float) -> None:
     """Have this process killed `delay` seconds into the call number `call` of what `point` names."""
     from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
-    from grpo.training.recorder import Recorder
+    from grpo.training.metrics_file import MetricsFile
     from grpo.training.trainer import Trainer
 
     if point == "anywhere":
@@ -30,7 +30,7 @@ def kill_in(point: str, call: int, delay: float) -> None:
         "generation": (PrefixSharingSampler, "complete"),
         "backward": (Trainer, "_compute_loss"),  # the backward pass follows at once
         "checkpoint": (Trainer, "_save_checkpoint"),
-        "logging": (Recorder, "_write"),
+        "logging": (MetricsFile, "append"),
     }[point]
     function, calls = getattr(owner, name), 0
 
@@ -39,7 +39,7 @@ def kill_in(point: str, call: int, delay: float) -> None:
         calls += 1
         if calls == call:
             if point == "logging":
-                with self.metrics_file.open("a") as file:  # half a line, as it may lie on the disk
+                with self.path.open("a") as file:  # half a line, as it may lie on the disk
                     file.write(json.dumps(args[0])[: 1 + int(delay * 1000)])
                 os.kill(os.getpid(), signal.SIGKILL)
             killed_after(delay)

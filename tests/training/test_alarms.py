@@ -42,7 +42,7 @@ def heard(changes, steps: int = 40, *overrides: str, weights=None, framing=UNKNO
     return [
         (step, alarm.name, alarm.message)
         for step in range(every, steps + 1, every)
-        for alarm in alarms.see(HEALTHY | changes(step), step)
+        for alarm in alarms.check(HEALTHY | changes(step), step)
     ]
 
 

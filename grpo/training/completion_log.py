@@ -1,0 +1,64 @@
+"""The completions of a run: a Parquet file for each logged step, and a table of some of them for the tracker.
+
+The recorder calls it after each logged rollout. It reads `GRPOTrainer._logs` (TRL 1.16), which holds the completions of
+the last generation batch, and knows nothing of metrics or alarms.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from grpo.config.schema import Config
+from grpo.core.console import valid
+from grpo.core.files import written_aside
+from grpo.rewards.registry import RewardStack
+from grpo.training.trackers.interface import Tracker
+
+
+class CompletionLog:
+    """Saves completions with their scores and advantages.
+
+    Attributes:
+        trl_logs: `GRPOTrainer._logs` of the trainer, set once it is built.
+        table: rows of the tracker's table.
+        last_sampled: the step at which rows were last added to the table.
+        quarters: how many quarters of the run have been logged as a table.
+    """
+
+    def __init__(self, config: Config, rewards: RewardStack, tracker: Tracker, folder: Path) -> None:
+        self.config, self.rewards, self.tracker, self.folder = config, rewards, tracker, folder
+        self.trl_logs: dict[str, Any] = {}
+        self.table: list[list[Any]] = []
+        self.last_sampled = 0
+        self.quarters = 0
+
+    def save(self, step: int, last_step: int) -> None:
+        """Save the completions of `step`, of a run that ends at `last_step`."""
+        columns, rows = self._latest(step)
+        self.folder.mkdir(exist_ok=True)
+        with written_aside(self.folder / f"step_{step:06d}.parquet") as partial:
+            pd.DataFrame(rows, columns=columns).to_parquet(partial, index=False)
+        self._update_table(columns, rows, step, last_step)
+
+    def _latest(self, step: int) -> tuple[list[str], list[list[Any]]]:
+        """Column names, and a row for each completion of the last generation batch."""
+        logs = self.trl_logs
+        scores = {name: list(logs["rewards"][name]) for name in self.rewards.weights}
+        completions = [valid(messages[0]["content"]) for messages in logs["completion"]]
+        questions, golds = logs["extra"]["question"], logs["extra"]["gold"]
+        columns = ["step", "question", "gold", "completion", *scores, "total", "advantage"]
+        total, advantages = self.rewards.total(scores), list(logs["advantages"])
+        rows = zip(questions, golds, completions, *scores.values(), total, advantages, strict=True)
+        return columns, [[step, *row] for row in rows]
+
+    def _update_table(self, columns: list[str], rows: list[list[Any]], step: int, last_step: int) -> None:
+        """Add one group every `tracking.completions_every` steps; log the table after each quarter of the run."""
+        every, limit = self.config.tracking.completions_every, self.config.tracking.completions_rows
+        if limit and (not self.table or step - self.last_sampled >= every or step == last_step):
+            # A complete group, so that rewards can be compared where the advantages were computed.
+            self.table = (self.table + rows[: self.config.num_generations])[-limit:]
+            self.last_sampled = step
+        if self.table and step * 4 // last_step > self.quarters:
+            self.quarters = step * 4 // last_step
+            self.tracker.log_table("completions", columns, self.table, step)
