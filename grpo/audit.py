@@ -25,8 +25,10 @@ from grpo.config.command import Jobs, command, job, task_overrides
 from grpo.config.composition import load
 from grpo.config.groups import CONF
 from grpo.config.schema import AuditConfig
-from grpo.core.console import console, error_message, facts, printable, say
+from grpo.core.console import console, error_message, say
 from grpo.core.errors import UserError
+from grpo.core.tables import facts
+from grpo.core.text import printable
 from grpo.rewards.advantages import ROUNDING, Attribution, Floats, attribute
 from grpo.rewards.probes import CHANGES, PROBES, Finding, Measured, judge, listing, measure, number, probe
 from grpo.rewards.registry import RewardStack, build_rewards

@@ -26,23 +26,16 @@ from grpo.config.composition import load, located, typed
 from grpo.config.groups import CONF
 from grpo.config.schema import Common, DataConfig, EvaluateConfig
 from grpo.config.validation import check
-from grpo.core.console import (
-    answers,
-    at_k_table,
-    comparison_table,
-    doing,
-    error_message,
-    facts,
-    figures_table,
-    listed,
-    progress,
-    quiet_libraries,
-    say,
-    shortest,
-)
+from grpo.core.console import error_message, say
+from grpo.core.device import set_threads
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, json_object, read, write_json
+from grpo.core.metric_format import listed
+from grpo.core.paths import shortest
+from grpo.core.progress import doing, progress
 from grpo.core.redact import sources
+from grpo.core.run_log import quiet_libraries
+from grpo.core.tables import answers, at_k_table, comparison_table, facts, figures_table
 from grpo.evaluation.completion import Batch
 from grpo.evaluation.completions import SUFFIXES, Unfinished, read_completions
 from grpo.evaluation.difference import Difference, compare, pairs
@@ -50,8 +43,8 @@ from grpo.evaluation.evaluation import Evaluation, evaluate
 from grpo.evaluation.generation import answer
 from grpo.evaluation.protocol import extraction, protocol
 from grpo.evaluation.storage import made_now, save_evaluation
-from grpo.policy.device import require, slow_bfloat16, use_threads
 from grpo.policy.hub import on_hub, prepare_hub
+from grpo.policy.requirements import check_cuda, check_packages, slow_bfloat16
 from grpo.rewards.registry import RewardStack, build_rewards
 from grpo.runs.lock import removed_if_unused
 from grpo.runs.provenance import problems_of
@@ -269,7 +262,8 @@ def _prepare(subject: Subject) -> Callable[[], Done]:
         how |= {"extraction": extraction(config.data.answer_match), "rewards": config.rewards}
         sampling = ""
     else:
-        require(config)
+        check_packages(config)
+        check_cuda(config)
         if on_hub(config.model.path):
             prepare_hub()
         with doing("importing PyTorch and Transformers"):
@@ -361,7 +355,7 @@ def _answer(
     from grpo.policy.loading import build_policy, build_tokenizer
     from grpo.sampling.build import build_sampler
 
-    use_threads(config)
+    set_threads(config.threads)
     with doing("loading the policy"):
         tokenizer = build_tokenizer(config.model)
         policy: Any = build_policy(config.model, subject.seed)

@@ -23,8 +23,9 @@ from grpo.config.groups import CONF
 from grpo.config.limits import GSM8K_TRAIN
 from grpo.config.messages import readable
 from grpo.config.schema import HardwareConfig, PlanConfig, RolloutConfig
-from grpo.core.console import error_message, facts, say, table_of
+from grpo.core.console import error_message, say
 from grpo.core.errors import UserError
+from grpo.core.tables import facts, table_of
 from grpo.planning.costs import PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, architecture
 from grpo.runs.lock import removed_if_unused
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from grpo.core import distributed
-from grpo.core.console import RunLog, begin_log, error_message, say, shortest
+from grpo.core.console import error_message, say
 from grpo.core.errors import UserError, first_line
-from grpo.core.files import file_sha256, json_object, path_argument, read, read_lines, run_argument
+from grpo.core.files import file_sha256, json_object, read, read_lines
+from grpo.core.paths import path_argument, run_argument, shortest
 from grpo.core.process import check_process, guard_streams
+from grpo.core.run_log import RunLog, begin_log
 from grpo.core.signals import Stopped
 from grpo.runs.labels import command_to_resume
 from grpo.runs.lock import owned, removed_if_unused

@@ -8,10 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from grpo.core.console import answers, console, doing, error_message, quiet_libraries, show
+from grpo.core.console import console, error_message, show
 from grpo.core.errors import UserError
-from grpo.core.files import run_argument
+from grpo.core.paths import run_argument
 from grpo.core.process import check_process, guard_streams
+from grpo.core.progress import doing
+from grpo.core.run_log import quiet_libraries
+from grpo.core.tables import answers
 from grpo.policy.hub import on_hub, prepare_hub
 from grpo.runs.run_dir import followed
 from grpo.runs.settings import load_run, saved_settings, trained

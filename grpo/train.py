@@ -21,9 +21,9 @@ from grpo.core.console import (
     error_message,
     quiet,
 )
+from grpo.core.device import free_memory
 from grpo.core.errors import UserError
 from grpo.core.process import guard_streams
-from grpo.policy.device import free_memory
 from grpo.runs.lock import removed_if_unused
 from grpo.runs.resume_arguments import going_on
 from grpo.sweeps.launchers import leave_if_orphaned

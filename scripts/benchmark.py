@@ -55,8 +55,9 @@ from trl import GRPOConfig
 
 from grpo.config.batch import derive_batch
 from grpo.config.composition import compose
-from grpo.core.console import progress, quiet_libraries
 from grpo.core.process import guard_streams
+from grpo.core.progress import progress
+from grpo.core.run_log import quiet_libraries
 from grpo.planning.costs import Architecture, Costs, Rates
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer

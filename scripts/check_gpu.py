@@ -41,11 +41,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 from grpo.config.batch import Batch, derive_batch
 from grpo.config.composition import compose
 from grpo.config.schema import Config
-from grpo.core.console import quiet, quiet_libraries
+from grpo.core.console import quiet
+from grpo.core.device import free_memory
 from grpo.core.process import guard_streams
+from grpo.core.run_log import quiet_libraries
 from grpo.planning.costs import Costs, Parts, architecture
 from grpo.policy.chat_template import prompt_ids
-from grpo.policy.device import free_memory
 from grpo.policy.hub import ASSETS, resolve
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.registry import build_rewards

@@ -23,11 +23,12 @@ from grpo.config.keys import settings_of_schema
 from grpo.config.messages import no_such_setting, readable
 from grpo.config.overrides import is_readable, parse, spaced, typed_in_shell
 from grpo.config.schema import AnyConfig
-from grpo.core.console import console, error_message, log, printable, show
+from grpo.core.console import console, error_message, log, show
 from grpo.core.errors import UserError, shortened
 from grpo.core.process import check_process, guard_streams
 from grpo.core.redact import masked_text
 from grpo.core.signals import Stopped
+from grpo.core.text import printable
 
 
 def task_overrides() -> list[str]:

@@ -19,7 +19,7 @@ from grpo.core.errors import UserError, shortened
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-HANDLERS = r"logging(\.handlers)?\.\w+|grpo\.core\.console\.RunLog"  # of logging, by class
+HANDLERS = r"logging(\.handlers)?\.\w+|grpo\.core\.run_log\.RunLog"  # of logging, by class
 
 
 @contextmanager

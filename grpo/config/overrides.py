@@ -20,9 +20,9 @@ from hydra.errors import HydraException
 from omegaconf import grammar_parser as interpolations
 from omegaconf.errors import GrammarParseError
 
-from grpo.core.console import NOT_PLAIN
 from grpo.core.errors import UserError, first_line, shortened
-from grpo.core.files import path_fault
+from grpo.core.paths import path_fault
+from grpo.core.text import NOT_PLAIN
 
 MOST_JOBS = 10_000  # of a sweep
 COUNTED = 10**12  # larger counts are not exact

@@ -11,7 +11,7 @@ from grpo.config.rules import COMMON, RULES, WEIGHT
 from grpo.config.samplers import CORRECTION, ENGINES, SAMPLING, SETTINGS, VLLM, distorting
 from grpo.config.schema import AnyConfig, AuditConfig, Common, Config, DataConfig, EvaluateConfig
 from grpo.core.errors import UserError, shortened
-from grpo.core.files import path_fault
+from grpo.core.paths import path_fault
 
 # The settings that name a file or a folder.
 PATHS = (

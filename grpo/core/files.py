@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import file_digest
@@ -14,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
-from grpo.core.errors import UserError, first_line, kind_of, shortened
+from grpo.core.errors import UserError, first_line, kind_of
 from grpo.core.redact import sources
 
 T = TypeVar("T")
@@ -130,34 +129,3 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def json_text(content: dict[str, Any]) -> str:
     return json.dumps(sources(content), indent=2, ensure_ascii=False) + "\n"
-
-
-LONGEST_PATH, LONGEST_NAME = 2_000, 255  # bytes; Linux allows 4,096, some of which the files of a run need
-
-
-def path_argument(text: str) -> Path:
-    """A path of a command line, for argparse."""
-    if fault := path_fault(text):
-        raise ArgumentTypeError(f"{shortened(text)}: {fault}")
-    return Path(text)
-
-
-def run_argument(text: str) -> Path:
-    """A run directory of a command line, for argparse; `run=FOLDER`, as `grpo.evaluate` takes it, is accepted."""
-    return path_argument(text if os.path.exists(text) else text.removeprefix("run="))
-
-
-def path_fault(path: str) -> str | None:
-    """Why no file can have this path on any machine; None where one can."""
-    encoded = path.encode("utf-8", "surrogateescape")
-    if len(encoded) > LONGEST_PATH:
-        return f"a path has at most {LONGEST_PATH:,} bytes"
-    if any(len(name) > LONGEST_NAME for name in encoded.split(b"/")):
-        return f"a file name has at most {LONGEST_NAME} bytes"
-    if "\0" in path:
-        return "a path has no NUL character"
-    try:
-        Path(path).expanduser()
-    except RuntimeError:
-        return f"this machine has no user {path.partition('/')[0].removeprefix('~')}; write the path in full"
-    return None

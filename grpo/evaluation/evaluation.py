@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from grpo.core.console import progress
 from grpo.core.errors import UserError
+from grpo.core.progress import progress
 from grpo.core.statistics import MOST, Interval, bootstrap, maj_at_k, pass_at_k, wilson
 from grpo.evaluation.completion import Batch, Completion
 from grpo.rewards.registry import RewardStack, score

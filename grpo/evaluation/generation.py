@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
 from grpo.config.schema import Common
-from grpo.core.console import say, valid
+from grpo.core.console import say
+from grpo.core.device import out_of_memory
 from grpo.core.errors import UserError
+from grpo.core.text import valid
 from grpo.evaluation.completion import Batch, Completion, Place
 from grpo.policy.chat_template import prompt_ids
-from grpo.policy.device import out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

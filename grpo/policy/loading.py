@@ -20,8 +20,8 @@ from transformers import (
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from grpo.config.schema import ModelConfig
+from grpo.core.device import out_of_memory
 from grpo.core.errors import UserError, first_line
-from grpo.policy.device import out_of_memory
 from grpo.policy.hub import on_hub, resolve, unreachable
 
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"

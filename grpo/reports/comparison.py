@@ -18,22 +18,12 @@ from rich.text import Text
 
 from grpo.config.keys import flat
 from grpo.core import files
-from grpo.core.console import (
-    FIGURES,
-    facts,
-    interval,
-    p_value,
-    plural,
-    printable,
-    shown,
-    signed,
-    table_of,
-    with_unit,
-    written,
-)
 from grpo.core.errors import UserError, first_line, nearest
 from grpo.core.files import json_object
+from grpo.core.metric_format import FIGURES, interval, shown, with_unit
 from grpo.core.statistics import Interval, Paired, bootstrap, holm, paired_t, t_interval
+from grpo.core.tables import facts, table_of
+from grpo.core.text import p_value, plural, printable, signed, written
 from grpo.runs.record import Record, read
 from grpo.runs.results import PRUNING
 from grpo.runs.run_dir import ERROR, SWEEP

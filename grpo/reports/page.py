@@ -7,8 +7,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
-from grpo.core.console import TAG, printable
 from grpo.core.files import written_aside
+from grpo.core.tables import TAG
+from grpo.core.text import printable
 from grpo.reports.figures import COLOURS, Chart
 
 

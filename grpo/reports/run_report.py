@@ -8,15 +8,8 @@ from typing import Any
 from grpo.config.batch import Batch
 from grpo.config.composition import compose
 from grpo.config.keys import flat
-from grpo.core.console import (
-    interval,
-    listed,
-    plural,
-    shown,
-    signed,
-    with_unit,
-    written,
-)
+from grpo.core.metric_format import interval, listed, shown, with_unit
+from grpo.core.text import plural, signed, written
 from grpo.reports.figures import charts, colours, save, window
 from grpo.reports.page import write_page
 from grpo.runs.record import Record, read

@@ -15,8 +15,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
 from grpo.config.batch import Batch
-from grpo.core.console import NUMBERS, printable, shown
+from grpo.core.metric_format import NUMBERS, shown
 from grpo.core.statistics import Interval
+from grpo.core.text import printable
 from grpo.reports.comparison import PRIMARY, Effect, Setting, Trial, clipped, number
 from grpo.reports.figures import HUES, STYLE, WIDTH, Chart, colour, finished, panel, window
 from grpo.runs.record import Record

@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from grpo.core.console import interval, plural, shown, signed, valid, with_unit
 from grpo.core.errors import UserError
 from grpo.core.files import written_aside
+from grpo.core.metric_format import interval, shown, with_unit
 from grpo.core.statistics import Interval, Paired
+from grpo.core.text import plural, signed, valid
 from grpo.reports.comparison import (
     PRIMARY,
     Contrast,

@@ -12,9 +12,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from grpo.core import distributed
-from grpo.core.console import shortest
 from grpo.core.errors import UserError
 from grpo.core.files import json_object, read
+from grpo.core.paths import shortest
 from grpo.runs.run_dir import SWEEP, quoted
 
 

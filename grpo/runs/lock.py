@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from grpo.core.console import shortest
 from grpo.core.errors import UserError
+from grpo.core.paths import shortest
 
 LOCK = ".lock"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from grpo.config.schema import Config
 from grpo.core import distributed
-from grpo.core.console import say, shortest
+from grpo.core.console import say
 from grpo.core.errors import UserError
+from grpo.core.paths import shortest
 from grpo.runs.checkpoints import RECORDS, newest_whole, put_back, ranks_of, sharding_of, step_of
 from grpo.runs.results import results_of
 from grpo.runs.run_dir import ERROR, quoted

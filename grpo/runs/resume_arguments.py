@@ -10,7 +10,7 @@ from typing import Any
 
 from grpo.config import overrides as typed_overrides
 from grpo.core.errors import UserError, shortened
-from grpo.core.files import path_fault
+from grpo.core.paths import path_fault
 from grpo.runs.resume_settings import is_free
 from grpo.runs.run_dir import followed, quoted
 from grpo.runs.settings import key_of, overrides_of, saved_settings

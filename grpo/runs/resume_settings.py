@@ -11,9 +11,10 @@ from typing import Any
 from grpo.config.keys import flat
 from grpo.config.schema import Config
 from grpo.config.validation import check
-from grpo.core.console import shortest, written
 from grpo.core.errors import UserError
+from grpo.core.paths import shortest
 from grpo.core.redact import sources
+from grpo.core.text import written
 from grpo.runs.settings import key_of, overrides_of, settings_of
 
 # The settings, and the group of settings, that can be changed when a run is resumed.

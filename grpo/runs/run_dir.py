@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from grpo.config import overrides as typed_overrides
-from grpo.core.console import shortest
 from grpo.core.errors import UserError
+from grpo.core.paths import shortest
 
 SWEEP = "sweep.json"  # what the jobs of a sweep are, in its folder
 ERROR = "error.txt"  # why a job of a sweep has no results, in its own

@@ -15,10 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from grpo.core.console import printable, say, shortest, written
+from grpo.core.console import say
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, write_json
+from grpo.core.paths import shortest
 from grpo.core.redact import VARIABLE
+from grpo.core.text import printable, written
 
 SIGNATURE = "signature.json"  # in .hydra/ of a run directory
 KEY_BYTES = 32

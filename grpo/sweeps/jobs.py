@@ -15,10 +15,10 @@ from grpo.config.limits import GSM8K_TRAIN
 from grpo.config.messages import readable
 from grpo.config.overrides import refuse_too_many_jobs
 from grpo.config.schema import Config
-from grpo.core.console import progress
 from grpo.core.errors import UserError
-from grpo.policy.device import check_device
+from grpo.core.progress import progress
 from grpo.policy.hub import resolve
+from grpo.policy.requirements import check_device
 from grpo.rewards.registry import build_rewards
 from grpo.sampling.engines import check_engine_package, check_engine_server
 from grpo.tasks.datasets import load_splits

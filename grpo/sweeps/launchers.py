@@ -18,9 +18,9 @@ from omegaconf import DictConfig
 
 from grpo.config.schema import Config
 from grpo.core import distributed
-from grpo.core.console import plural
+from grpo.core.device import cores
 from grpo.core.errors import UserError
-from grpo.policy.device import cores
+from grpo.core.text import plural
 
 # What brings each.
 PACKAGES = {

@@ -15,8 +15,12 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from grpo.core.console import FIRST_SECONDS, QUIET_SECONDS, duration, printable, shortest, show, with_unit
+from grpo.core.console import show
 from grpo.core.errors import UserError
+from grpo.core.metric_format import with_unit
+from grpo.core.paths import shortest
+from grpo.core.progress import FIRST_SECONDS, QUIET_SECONDS
+from grpo.core.text import duration, printable
 from grpo.runs.results import forget, outcome, results_of
 from grpo.runs.resume import is_done
 from grpo.sweeps.jobs import Job

@@ -21,11 +21,15 @@ from grpo.config.command import Jobs
 from grpo.config.composition import load_sweeper
 from grpo.config.schema import SweeperConfig
 from grpo.core import distributed
-from grpo.core.console import doing, heading, plural, shortest, show
+from grpo.core.console import show
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import json_object, read, write_json, written_aside
+from grpo.core.paths import shortest
+from grpo.core.progress import doing
 from grpo.core.redact import masked_overrides
 from grpo.core.signals import Signals, Stopped
+from grpo.core.tables import heading
+from grpo.core.text import plural
 from grpo.runs.lock import in_use, owned
 from grpo.runs.results import outcome
 from grpo.runs.resume import is_done

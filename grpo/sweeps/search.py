@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from grpo.config.composition import load_sweeper
 from grpo.config.overrides import values_of
 from grpo.config.schema import Config, SearchConfig
-from grpo.core.console import FIGURES
 from grpo.core.errors import UserError, first_line, nearest
+from grpo.core.metric_format import FIGURES
 from grpo.runs.results import PRUNING, outcome
 from grpo.sweeps.launchers import on_this_machine
 from grpo.training.session import Pruning

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpo.config.schema import Config, DataConfig
-from grpo.core.console import shortest
 from grpo.core.errors import UserError, kind_of
+from grpo.core.paths import shortest
 from grpo.policy.chat_template import chat, prompt_ids
 from grpo.policy.hub import prepare_hub, unreachable
 from grpo.tasks import arithmetic

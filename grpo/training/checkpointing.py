@@ -25,9 +25,10 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 
 from grpo.core import distributed
-from grpo.core.console import say, shortest
+from grpo.core.console import say
+from grpo.core.device import out_of_memory
 from grpo.core.errors import UserError, first_line
-from grpo.policy.device import out_of_memory
+from grpo.core.paths import shortest
 from grpo.runs.checkpoints import PREFIX, aside, keep_records, run_state, sealed
 from grpo.training.base import BaseTrainer
 from grpo.training.callbacks import OnTrainBegin

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from grpo.config.schema import Config
-from grpo.core.console import valid
 from grpo.core.files import written_aside
+from grpo.core.text import valid
 from grpo.rewards.registry import RewardStack
 from grpo.training.trackers.interface import Tracker
 

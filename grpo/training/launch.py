@@ -17,20 +17,15 @@ from grpo.config.command import Jobs, task_overrides
 from grpo.config.composition import as_schema, load, located, typed
 from grpo.config.schema import Config
 from grpo.core import distributed
-from grpo.core.console import (
-    begin_log,
-    doing,
-    log,
-    printable,
-    quiet,
-    say,
-    shortest,
-    valid,
-)
+from grpo.core.console import log, quiet, say
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import written_aside
+from grpo.core.paths import shortest
+from grpo.core.progress import doing
 from grpo.core.redact import masked_overrides, masked_text
+from grpo.core.run_log import begin_log
 from grpo.core.signals import Signals, Stopped, hand_on
+from grpo.core.text import printable, valid
 from grpo.runs.labels import command_of, command_to_resume, label_of
 from grpo.runs.lock import in_use, owned
 from grpo.runs.resume import cut_back, discard_previous, find_checkpoint, is_done, to_complete

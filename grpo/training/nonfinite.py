@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from grpo.core import distributed
-from grpo.core.console import say, shortest
+from grpo.core.console import say
 from grpo.core.errors import UserError
 from grpo.core.files import write_json
+from grpo.core.paths import shortest
 from grpo.training.base import BaseTrainer
 
 

@@ -15,9 +15,9 @@ from typing import Any
 from transformers import set_seed
 
 from grpo.core import distributed
-from grpo.core.console import shortest
+from grpo.core.device import free_memory
 from grpo.core.errors import UserError, first_line
-from grpo.policy.device import free_memory
+from grpo.core.paths import shortest
 from grpo.policy.prefix_sharing import distinct
 from grpo.sampling.policy_state import cast_for_engine, preserve_frozen_weights
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler

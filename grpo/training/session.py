@@ -15,22 +15,18 @@ from grpo.config.keys import flat
 from grpo.config.samplers import ENGINES, undistorted
 from grpo.config.schema import Config
 from grpo.core import distributed
-from grpo.core.console import (
-    answers,
-    comparison_table,
-    doing,
-    heading,
-    listed,
-    plural,
-    progress,
-    quiet_libraries,
-    say,
-    shortest,
-)
+from grpo.core.console import say
+from grpo.core.device import out_of_memory, set_determinism, set_threads
 from grpo.core.errors import UserError
 from grpo.core.files import read_lines, write_json, written_aside, written_folder
+from grpo.core.metric_format import listed
+from grpo.core.paths import shortest
+from grpo.core.progress import doing, progress
 from grpo.core.redact import sources, stored
+from grpo.core.run_log import quiet_libraries
 from grpo.core.signals import Signals, Stopped
+from grpo.core.tables import answers, comparison_table, heading
+from grpo.core.text import plural
 from grpo.evaluation.completion import Batch as BatchOfAnswers
 from grpo.evaluation.difference import compare
 from grpo.evaluation.evaluation import Evaluation, evaluate
@@ -38,8 +34,8 @@ from grpo.evaluation.generation import answer, answer_greedily
 from grpo.evaluation.protocol import protocol
 from grpo.evaluation.storage import load_evaluation, save_evaluation
 from grpo.policy.chat_template import Framing, opened_tag
-from grpo.policy.device import check_device, out_of_memory, slow_bfloat16, use_determinism, use_threads
 from grpo.policy.hub import on_hub, prepare_hub
+from grpo.policy.requirements import check_device, slow_bfloat16
 from grpo.rewards.registry import RewardStack, build_rewards
 from grpo.runs.checkpoints import read_provenance, step_of
 from grpo.runs.labels import Label
@@ -145,8 +141,8 @@ def prepare(config: Config, out: Path) -> Prepared:
     for name in ("trust_remote_code", "trust_pickle"):
         if getattr(config.model, name):
             say(f"model.{name}=true: code that comes with {shortest(Path(sources(config.model.path)))} can run here.")
-    use_threads(config)
-    use_determinism(config)
+    set_threads(config.threads)
+    set_determinism(config.device, config.deterministic)
     distributed.init_process_group(config.device)
     with doing("loading the policy"):
         tokenizer = build_tokenizer(config.model)

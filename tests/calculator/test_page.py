@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from grpo.calculator import PAGE
-from grpo.core.console import TAG
+from grpo.core.tables import TAG
 from grpo.reports.figures import COLOURS
 from grpo.rewards.advantages import attribute
 from grpo.tasks.answers import TAGS, extract_answer

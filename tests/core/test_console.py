@@ -12,7 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from grpo.core import console as terminal
-from grpo.core.console import doing, error_message, facts, heading, printable, progress, show
+from grpo.core.console import error_message, show
+from grpo.core.progress import doing, progress
+from grpo.core.tables import facts, heading
+from grpo.core.text import printable
 from grpo.reports.comparison import read_sweep
 from grpo.reports.page import tinted
 from grpo.reports.run_report import write_report
@@ -155,8 +158,8 @@ def heard(capsys, lines: int) -> list[str]:
 
 
 def test_work_is_reported_without_a_terminal(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(terminal, "FIRST_SECONDS", 0.05)
-    monkeypatch.setattr(terminal, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr("grpo.core.progress.FIRST_SECONDS", 0.05)
+    monkeypatch.setattr("grpo.core.progress.QUIET_SECONDS", 0.1)
     threads = threading.active_count()
     with doing("loading the policy"):
         assert set(heard(capsys, 3)) == {"loading the policy: _ s"}
@@ -174,7 +177,7 @@ def test_work_is_reported_without_a_terminal(capsys, monkeypatch) -> None:
 
 def test_work_in_a_terminal_is_seen_at_once(monkeypatch) -> None:
     to = Console(width=80, force_terminal=True, highlight=False)
-    monkeypatch.setattr(terminal, "console", to)
+    monkeypatch.setattr("grpo.core.progress.console", to)
     with to.capture() as capture:
         with doing("loading the policy"):
             pass

@@ -17,8 +17,8 @@ import yaml
 from grpo import report, reproduce, sample
 from grpo import train as training
 from grpo.config.composition import compose
-from grpo.core.console import RunLog
 from grpo.core.errors import UserError
+from grpo.core.run_log import RunLog
 from grpo.policy.hub import ASSETS
 from grpo.runs.checkpoints import read_provenance
 from grpo.runs.settings import overrides_of

@@ -217,7 +217,9 @@ def hostile(monkeypatch) -> None:
 
 def test_hostile_text_stays_text(train, tmp_path, hostile, capsys, monkeypatch) -> None:
     # A terminal, so that markup and colours would show.
-    monkeypatch.setattr("grpo.core.console.console", Console(highlight=False, force_terminal=True, width=100))
+    terminal = Console(highlight=False, force_terminal=True, width=100)
+    for module in ("console", "progress"):
+        monkeypatch.setattr(f"grpo.core.{module}.console", terminal)
     questions = [text for text in HOSTILE if "\ud800" not in text]
     rows = [{"question": f"{i} {text[:200]}", "answer": "#### 1"} for i in range(6) for text in questions]
     (tmp_path / "train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))

@@ -22,7 +22,7 @@ from grpo.config.batch import derive_batch
 from grpo.config.composition import compose
 from grpo.core import distributed
 from grpo.core.errors import UserError
-from grpo.policy.device import check_device
+from grpo.policy.requirements import check_device
 from grpo.runs.checkpoints import newest_whole
 from tests.conftest import SMALL
 

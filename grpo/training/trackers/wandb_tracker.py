@@ -13,8 +13,9 @@ from secrets import token_hex
 from typing import Any
 
 from grpo.config.schema import TrackingConfig
-from grpo.core.console import say, shortest
+from grpo.core.console import say
 from grpo.core.errors import UserError, first_line
+from grpo.core.paths import shortest
 from grpo.core.redact import masked_overrides
 from grpo.runs.labels import Label
 from grpo.training.trackers.interface import DEFAULT_PROJECT

@@ -1,35 +1,20 @@
-"""What a command may use of the machine."""
+"""Whether this machine has what the settings need: packages, CUDA devices, one process for each device.
 
-import gc
-import os
-import sys
+Commands call it before they load a policy. It does not know what the devices are used for.
+"""
+
 from importlib.util import find_spec
-from pathlib import Path
 
 from grpo.config.batch import Batch, optimizer_steps
 from grpo.config.limits import GSM8K_TRAIN
 from grpo.config.schema import Common, Config
 from grpo.core import distributed
-from grpo.core.console import duration
+from grpo.core.device import cpu_lacks_bfloat16
 from grpo.core.errors import UserError
+from grpo.core.text import duration
 
 # What a few CPU cores reach, for saying what a GPU's run would cost on them.
 CPU_FLOP_PER_SECOND = 1e11
-CPUINFO = Path("/proc/cpuinfo")
-NATIVE_BFLOAT16 = {"amx_bf16", "avx512_bf16", "bf16"}  # the last is Arm's
-
-
-def use_determinism(config: Common) -> None:
-    """Have torch take deterministic kernels where it has them; what has none, it warns of.
-
-    On a CPU always: it sums some gradients in whichever order threads come to it, and the loss in speed is small.
-    """
-    import torch
-
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
-    torch.use_deterministic_algorithms(config.deterministic or config.device == "cpu", warn_only=True)
-    torch.backends.cudnn.benchmark = False
 
 
 def slow_bfloat16(config: Common) -> str | None:
@@ -37,51 +22,12 @@ def slow_bfloat16(config: Common) -> str | None:
 
     The setting stays as it is: the numbers of a run must not depend on the CPU.
     """
-    try:
-        known = set(CPUINFO.read_text().split())
-    except (OSError, UnicodeDecodeError):  # not Linux
-        return None
-    if config.device != "cpu" or not config.bf16 or known & NATIVE_BFLOAT16:
+    if config.device != "cpu" or not config.bf16 or not cpu_lacks_bfloat16():
         return None
     return (
         "Warning: bf16=true, and this CPU has no instructions for bfloat16 (AMX or avx512_bf16): it is several times "
         "slower than bf16=false, which computes in float32."
     )
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an exception, or the one it arose from, means."""
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    chain = (error, error.__context__)  # a CUDA graph's capture fails of its own because memory ran out in it
-    return any(isinstance(each, MemoryError) or (each is not None and should_reduce_batch_size(each)) for each in chain)
-
-
-def free_memory() -> None:
-    """Give back what nothing refers to but cycles, as a trainer and its policy are left."""
-    gc.collect()
-    if torch := sys.modules.get("torch"):
-        torch.cuda.empty_cache()
-
-
-def use_threads(config: Common) -> None:
-    import torch
-
-    torch.set_num_threads(config.threads or min(torch.get_num_threads(), cpu_quota()))
-
-
-def cores() -> int:
-    """That this process may use."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, cpu_quota())
-
-
-def cpu_quota() -> int:
-    """The cores that a container lets this process use, which torch does not ask for; without a container, all."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, round(int(quota) / int(period)))
-    except (OSError, ValueError):  # no such file, or no limit: "max"
-        return os.cpu_count() or 1
 
 
 def check_packages(config: Common) -> None:
@@ -101,12 +47,11 @@ def check_packages(config: Common) -> None:
             raise UserError(f"{setting}: needs the {package} package: pip install {package}, or 'grpo[{extra}]'.")
 
 
-def require(config: Common) -> None:
+def check_cuda(config: Common) -> None:
     """
     Raises:
-        UserError: CUDA is asked for and absent, or a package that a setting needs.
+        UserError: `device=cuda`, and there is no CUDA device.
     """
-    check_packages(config)
     if config.device == "cuda":
         import torch
 
