@@ -116,9 +116,9 @@ def reproduce(folder: Path, out: Path) -> list[str]:
         point_latest(out)
 
     from grpo.runs.provenance import NAME, changes  # it needs torch
-    from grpo.training.session import run
+    from grpo.training.session import train_run
 
-    run(config, out, command=shlex.join(["python", "-m", "grpo.reproduce", str(folder)]), begin=begin)
+    train_run(config, out, command=shlex.join(["python", "-m", "grpo.reproduce", str(folder)]), begin=begin)
     now = read(out / NAME, json_object)
     for change in changes(origin, now):
         say(f"Not as it was then: {change}")

@@ -50,7 +50,7 @@ def train(tmp_path, monkeypatch):
     """Run the training command's own `run` in this process; gives the run's folder and results."""
     from grpo.config.composition import compose
     from grpo.runs.settings import save_settings
-    from grpo.training.session import run
+    from grpo.training.session import train_run
 
     monkeypatch.chdir(tmp_path)
 
@@ -59,7 +59,7 @@ def train(tmp_path, monkeypatch):
         out.mkdir()
         typed = [*SMALL, "tracking=none", *overrides]
         save_settings(out, compose(typed), typed)
-        results = run(compose(typed), out)
+        results = train_run(compose(typed), out)
         assert json.loads((out / "results.json").read_text()) == results
         return out, results
 

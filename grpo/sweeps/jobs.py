@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from grpo.config.batch import Batch, derive_batch, optimizer_steps
+from grpo.config.batch import optimizer_steps
 from grpo.config.composition import load
 from grpo.config.limits import GSM8K_TRAIN
 from grpo.config.messages import readable
@@ -20,9 +20,9 @@ from grpo.core.progress import progress
 from grpo.policy.hub import resolve
 from grpo.policy.requirements import check_device
 from grpo.rewards.registry import build_rewards
-from grpo.sampling.engines import check_engine_package, check_engine_server
+from grpo.sampling.engines import check_engine_server
 from grpo.tasks.datasets import load_splits
-from grpo.training.tracking import check_tracking
+from grpo.training.environment import check_settings
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def compose_jobs(
     if wrong:
         raise UserError(_what_is_wrong(wrong, len(chosen)))
     if here and (asking := [job.config for job in jobs if job.config.device != "cpu"]):
-        check_device(asking[0], _batch(asking[0]))
+        check_device(asking[0], check_settings(asking[0]))
     return jobs
 
 
@@ -132,14 +132,8 @@ def _compose_job(context: HydraContext, master: DictConfig, overrides: Sequence[
             del composed["hydra"]
         config = load(composed, Config)
     build_rewards(config.rewards, config.reward_files)
-    check_engine_package(config)
-    check_tracking(config.tracking)
-    _batch(config)
+    check_settings(config)
     return Job(number, tuple(overrides), name, folder, config)
-
-
-def _batch(config: Config) -> Batch:
-    return derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
 
 
 def _check_files(config: Config) -> None:

@@ -33,7 +33,7 @@ from grpo.runs.resume_settings import overrides_with, resume, same_job
 from grpo.runs.run_dir import ERROR, holds_run, point_latest, refuse_used
 from grpo.runs.settings import save_settings
 from grpo.runs.trust import refuse_links
-from grpo.training.session import Pruning, run
+from grpo.training.session import Pruning, train_run
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -119,7 +119,7 @@ def start_or_resume(
     command = command_of(out) or f"{distributed.launch_command()} {shlex.join(masked_overrides(Jobs.typed))}".rstrip()
     checkpoint = found.checkpoint if found else None
     distributed.broadcast_run_dir(out, checkpoint, asdict(config))
-    run(config, out, label_of(out, overrides), command, checkpoint, pruning(settings), begin)
+    train_run(config, out, label_of(out, overrides), command, checkpoint, pruning(settings), begin)
     if not Jobs.multirun:
         report(out)
     discard_previous(out)
@@ -127,7 +127,7 @@ def start_or_resume(
 
 def report(out: Path) -> None:
     with doing("importing Matplotlib"):
-        from grpo.reports.run_report import write_report  # it imports Matplotlib
+        from grpo.reports.run_report import write_report
     with doing("drawing the report"):
         page = write_report(out)
     say(f"Report: {shortest(page)}")
@@ -141,7 +141,7 @@ def follow() -> None:
             out, checkpoint, settings = distributed.receive_run_dir()
             if out:
                 with Signals():
-                    run(as_schema(settings, Config), out, checkpoint=checkpoint)
+                    train_run(as_schema(settings, Config), out, checkpoint=checkpoint)
     except Stopped as stopped:
         sys.exit(stopped.exit_code)  # rank 0 says it
     except UserError as error:

@@ -28,7 +28,7 @@ from grpo.runs.run_dir import holds_run
 from grpo.runs.settings import overrides_of, save_settings, saved_settings, settings_of
 from grpo.runs.trust import sign
 from grpo.training.recorder import Recorder
-from grpo.training.session import run
+from grpo.training.session import train_run
 from tests.conftest import SMALL, Process
 
 
@@ -60,10 +60,10 @@ def runs(tmp_path, monkeypatch):
         at[:] = [stop] if stop else []
         if stop:
             with pytest.raises(Stopped):
-                run(config, out, checkpoint=checkpoint, begin=begin)
+                train_run(config, out, checkpoint=checkpoint, begin=begin)
             assert not (out / "results.json").exists()
         else:
-            run(config, out, checkpoint=checkpoint, begin=begin)
+            train_run(config, out, checkpoint=checkpoint, begin=begin)
         return out
 
     return call
@@ -183,7 +183,7 @@ def test_damaged_records_are_put_back(unbroken, tmp_path, monkeypatch, record: s
     config = resume(out, compose(), [])
     assert not is_done(out, config)
     found = find_checkpoint(out, config)
-    run(config, out, checkpoint=found.checkpoint, begin=partial(cut_back, found))
+    train_run(config, out, checkpoint=found.checkpoint, begin=partial(cut_back, found))
     assert_same(out, unbroken)
     assert json.loads((out / "provenance.json").read_text())["resumed"]
 
@@ -194,7 +194,7 @@ def unbroken(tmp_path_factory) -> Path:
     out.mkdir()
     typed = [*SMALL, "tracking=none"]
     save_settings(out, compose(typed), typed)
-    run(compose(typed), out)
+    train_run(compose(typed), out)
     return out
 
 

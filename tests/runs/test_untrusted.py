@@ -26,7 +26,7 @@ from grpo.runs.checkpoints import MANIFEST, damage
 from grpo.runs.resume import cut_back, find_checkpoint
 from grpo.runs.resume_settings import resume
 from grpo.runs.settings import save_settings
-from grpo.training.session import run
+from grpo.training.session import train_run
 from tests.conftest import SMALL, read_wandb
 
 HOSTILE = [
@@ -100,14 +100,14 @@ def stopped(tmp_path_factory) -> Path:
     out.mkdir()
     typed = [*SMALL, "tracking=none"]
     save_settings(out, compose(typed), typed)
-    run(compose(typed), out)
+    train_run(compose(typed), out)
     return out
 
 
 def resumed(out: Path) -> None:
     config = resume(out, compose(["max_steps=3"]), ["max_steps=3"])
     found = find_checkpoint(out, config)
-    run(config, out, checkpoint=found.checkpoint, begin=partial(cut_back, found))
+    train_run(config, out, checkpoint=found.checkpoint, begin=partial(cut_back, found))
 
 
 class Code:

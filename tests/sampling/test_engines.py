@@ -37,7 +37,7 @@ from grpo.sampling.generate_sampler import GenerateSampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from grpo.sweeps.launchers import at_once
 from grpo.training.arguments import build_args
-from grpo.training.session import run
+from grpo.training.session import train_run
 from grpo.training.trainer import Trainer
 from tests.conftest import SMALL
 from tests.sweeps.test_sweep import jobs_of
@@ -172,8 +172,8 @@ def vllm(monkeypatch) -> type[Engine]:
     monkeypatch.setattr(vllm_generation, "LLM", Engine, raising=False)
     monkeypatch.setattr(vllm_generation, "SamplingParams", SimpleNamespace, raising=False)
     monkeypatch.setattr(vllm_generation, "VLLMClient", Client)
-    for module in ("training.session", "sweeps.jobs"):
-        monkeypatch.setattr(f"grpo.{module}.check_engine_package", lambda config: None)
+    monkeypatch.setattr("grpo.training.environment.check_engine_package", lambda config: None)
+    for module in ("training.environment", "sweeps.jobs"):
         monkeypatch.setattr(f"grpo.{module}.check_engine_server", lambda config: None)
     monkeypatch.setattr(Engine, "made", [])
     return Engine
@@ -186,7 +186,7 @@ def train_on(out: Path, *overrides: str) -> list[dict[str, Any]]:
     config.device = "cpu"
     out.mkdir()
     save_settings(out, config, typed)
-    run(config, out)
+    train_run(config, out)
     return metrics(out)
 
 
@@ -230,7 +230,7 @@ def test_a_run_that_goes_on(vllm, tmp_path: Path, rollout: list[str]) -> None:
     config.device = "cpu"
     found = find_checkpoint(out, config)
     assert found.step == 2
-    run(config, out, checkpoint=found.checkpoint, begin=partial(cut_back, found))
+    train_run(config, out, checkpoint=found.checkpoint, begin=partial(cut_back, found))
     rows = metrics(out)
     assert rows[:2] == half and [row["step"] for row in rows] == [1, 2, 3, 4]
     if rollout == VLLM:  # the weights that were saved were sent

@@ -112,14 +112,14 @@ def told(tmp_path: Path, values: list[float]) -> Pruning | None:
 def test_a_trial_below_the_median_is_ended(tmp_path, monkeypatch, others: float, steps: int) -> None:
     from grpo.config.composition import compose
     from grpo.runs.settings import save_settings
-    from grpo.training.session import run
+    from grpo.training.session import train_run
 
     monkeypatch.chdir(tmp_path)
     typed = [*FEW, "num_generations=4", "max_steps=6", "eval_steps=2", "data.validation_problems=4"]
     out = tmp_path / "run"
     out.mkdir()
     save_settings(out, compose(typed), typed)
-    ended = run(compose(typed), out, prune=told(tmp_path, [others] * 5))
+    ended = train_run(compose(typed), out, prune=told(tmp_path, [others] * 5))
     assert ended["steps"] == steps and ended["stopped_by"] == ("pruning" if steps == 2 else None)
     trial = study(tmp_path).trials[-1]
     assert list(trial.intermediate_values) == [2, 4, 6][: steps // 2]

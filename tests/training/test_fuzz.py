@@ -18,7 +18,7 @@ from grpo.config.groups import options
 from grpo.config.rules import ALARMS
 from grpo.config.schema import Config
 from grpo.core.errors import UserError
-from grpo.training.session import run
+from grpo.training.session import train_run
 from tests.conftest import SMALL
 
 EXAMPLES = int(os.environ.get("GRPO_FUZZ_EXAMPLES", "60"))
@@ -139,7 +139,7 @@ def test_any_settings_train_or_are_refused_in_words(monkeypatch, tmp_path) -> No
             out = Path(folder) / "run"
             out.mkdir()
             try:
-                results = run(compose([*SMALL, "tracking=none", "threads=1", *chosen]), out)
+                results = train_run(compose([*SMALL, "tracking=none", "threads=1", *chosen]), out)
             except UserError as error:
                 assert str(error).strip() and "\n" not in str(error).strip(), error
                 assert not (out / "results.json").exists()

@@ -1,0 +1,128 @@
+"""The policy of a training run under evaluation: on held-out and validation problems, and on example questions.
+
+The session calls it before, during and after training. It knows nothing of the trainer.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from grpo.config.samplers import ENGINES
+from grpo.config.schema import Config
+from grpo.core import distributed
+from grpo.core.files import read_lines, written_aside
+from grpo.core.progress import doing, progress
+from grpo.evaluation.completion import Batch as BatchOfAnswers
+from grpo.evaluation.evaluation import Evaluation, evaluate
+from grpo.evaluation.generation import answer, answer_greedily
+from grpo.evaluation.protocol import protocol
+from grpo.evaluation.storage import save_evaluation
+from grpo.rewards.registry import RewardStack
+from grpo.tasks.datasets import Example
+
+TRANSCRIPTS = "transcripts.jsonl"
+
+
+class Evaluator:
+    """Answers problems with the current policy, scores the answers, and saves both in the run directory.
+
+    All processes answer a part of the problems; the main process saves.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        evaluated_by: Config,
+        out: Path,
+        policy: Any,
+        sampled: Any,
+        tokenizer: Any,
+        sampler: Any,
+        rewards: RewardStack,
+        examples: Sequence[Example],
+    ) -> None:
+        """
+        Args:
+            evaluated_by: `config` with the undistorted sampler that evaluates, whatever sampler trains.
+            sampled: the model that `sampler` samples from: `policy`, or a copy of its weights if training shards them.
+            examples: the questions that are asked again and again while the policy trains.
+        """
+        self.config, self.evaluated_by, self.out = config, evaluated_by, out
+        self.policy, self.sampled, self.tokenizer, self.sampler = policy, sampled, tokenizer, sampler
+        self.rewards, self.examples = rewards, examples
+        self.end_tokens: list[str] = tokenizer.convert_ids_to_tokens(sampler.eos_token_ids)
+
+    def refresh(self) -> None:
+        """Copy the weights of a sharded policy to the model that is sampled from."""
+        if self.sampled is not self.policy:
+            from grpo.policy.sharding import copy_weights
+
+            copy_weights(self.policy, self.sampled)
+
+    def evaluate(self, examples: Sequence[Example], when: str, lasting: bool = True) -> Evaluation:
+        """Evaluate on `examples`, answered greedily, with a progress bar that stays if `lasting`."""
+        self.refresh()
+        own = range(distributed.rank(), len(examples), distributed.world_size())
+        answers = answer(self.sampler, self.tokenizer, [examples[i].question for i in own], self.config)
+        with progress(f"evaluating {when}", len(examples), lasting) as advance:
+            evaluation = evaluate(examples, of_all_ranks(answers, own), self.rewards, on_answered=advance)
+        if self.config.rollout.name in ENGINES:  # the engine needs the memory until the next evaluation
+            self.sampler.release_memory()
+        return evaluation
+
+    def save(self, evaluation: Evaluation, name: str, split: str, path: str) -> None:
+        """Save an evaluation of the policy at `path` as `evaluations/NAME.json` and `.parquet`."""
+        with doing("saving the evaluation"):
+            how = protocol(self.evaluated_by, split, evaluation.examples, {"path": path}) | {"stop": self.end_tokens}
+            if distributed.is_main_process():
+                save_evaluation(evaluation, self.out / "evaluations" / f"{name}.json", how)
+
+    def ask_examples(self, step: int) -> None:
+        """Answer the example questions greedily and write them to `transcripts.jsonl`."""
+        self.refresh()
+        with doing(f"answering the example questions at step {step}"):
+            questions = [example.question for example in self.examples]
+            answers = answer_greedily(self.sampler, self.tokenizer, questions, self.config)
+        if not distributed.is_main_process():
+            return
+        # A run that was interrupted may have asked at this step already.
+        lines = [line for line in transcripts(self.out) if line["step"] < step]
+        for example, completion in zip(self.examples, answers, strict=True):
+            lines.append({"step": step, **asdict(example), "completion": completion})
+        with written_aside(self.out / TRANSCRIPTS) as partial:
+            partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+
+
+def of_all_ranks(batches: Iterable[BatchOfAnswers], own: Sequence[int]) -> Iterator[BatchOfAnswers]:
+    """The answers of this process, to the questions with the numbers `own`, then those of all other processes."""
+    mine: BatchOfAnswers = {}
+    for batch in batches:
+        batch = {(own[i], sample): each for (i, sample), each in batch.items()}
+        mine |= batch
+        yield batch
+    for rank, theirs in enumerate(distributed.gather_objects(mine)):
+        if rank != distributed.rank():
+            yield theirs
+
+
+def transcripts(out: Path) -> list[dict[str, Any]]:
+    """The example questions and the policy's answers at each step at which it was asked."""
+    return read_lines(out / TRANSCRIPTS, {"step", "question", "gold", "completion"})
+
+
+def answers_before_and_after(out: Path, last_step: int) -> list[dict[str, str]]:
+    """Each example question with the answers before training and after `last_step`."""
+    lines = transcripts(out)
+    completions = {(line["step"], line["question"]): line["completion"] for line in lines}
+    return [
+        {
+            "question": line["question"],
+            "gold": line["gold"],
+            "before": line["completion"],
+            "after": completions[last_step, line["question"]],
+        }
+        for line in lines
+        if line["step"] == 0
+    ]

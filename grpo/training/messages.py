@@ -1,0 +1,85 @@
+"""What a training run prints about itself: the banner, the advice after running out of memory, and the results."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from grpo.config.batch import Batch, smaller
+from grpo.config.samplers import ENGINES
+from grpo.config.schema import Config
+from grpo.core.console import say
+from grpo.core.metric_format import listed
+from grpo.core.paths import shortest
+from grpo.core.redact import sources
+from grpo.core.tables import answers, comparison_table, heading
+from grpo.core.text import plural
+from grpo.evaluation.difference import Difference
+from grpo.evaluation.evaluation import Evaluation
+from grpo.rewards.registry import RewardStack
+
+
+def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> RenderableType:
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in rewards.weights.items())
+    steps = config.algorithm.steps_per_generation
+    lines = {
+        "model": f"{config.model.path} on {config.device}, seed {config.seed}",
+        "data": config.data.name + (f" from {shortest(Path(config.data.path))}" if config.data.path else ""),
+        "rewards": weights,
+        "batch": str(batch) + f", {steps} steps a rollout" * (steps > 1),
+        "folder": shortest(out),
+    }
+    if config.rollout.name in ENGINES:
+        lines["rollout"] = (
+            f"{config.rollout.name}: run again, or gone on with, the numbers are others in the last digits"
+        )
+    return heading(lines)
+
+
+def out_of_memory_advice(config: Config, batch: Batch, step: int, sampling: bool) -> str:
+    if sampling:
+        return (
+            f"out of memory at step {step} while sampling all {batch.completions} completions of the batch ({batch}). "
+            "Lower max_completion_length or prompts_per_step; micro_batch_size plays no part in it."
+        )
+    advice = "Lower max_completion_length, or train adapters, model.lora_rank=16."
+    if fitting := smaller(batch):
+        advice = f"micro_batch_size={fitting.per_device} takes the same optimizer steps in smaller parts: {fitting}."
+        if config.algorithm.loss_type == "bnpo":
+            advice += " Not quite the same: loss_type=bnpo averages within a part."
+    elif not config.activation_checkpointing:
+        advice = "activation_checkpointing=true takes less. " + advice
+    return f"out of memory at step {step} with {batch.per_device} completions at once ({batch}). {advice}"
+
+
+def notes_on_policy(config: Config) -> Iterator[str]:
+    """Notes on the device and on code that comes with the policy; PyTorch is imported."""
+    import torch
+
+    if config.device == "cpu" and torch.cuda.is_available():
+        yield f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k."
+    for name in ("trust_remote_code", "trust_pickle"):
+        if getattr(config.model, name):
+            yield f"model.{name}=true: code that comes with {shortest(Path(sources(config.model.path)))} can run here."
+
+
+def say_results(
+    results: dict[str, Any],
+    before: Evaluation,
+    after: Evaluation,
+    differences: dict[str, Difference],
+    max_steps: int,
+    out: Path,
+) -> None:
+    """Print the held-out figures before and after, the answers to the example questions, and where everything is."""
+    say(f"\n{results['problems']['held_out']:,} held-out problems, answered greedily")
+    main_figures = {name: differences[name] for name in listed(differences, rewards=False)}
+    say(comparison_table(("before", "after"), before.figures, after.figures, main_figures))
+    for example in results["examples"]:
+        title = f"{example['question']} (gold: {example['gold']})"
+        say(answers(title, {when: example[when] for when in ("before", "after")}))
+    steps = f"{results['steps']} {plural(results['steps'], 'step')}"
+    if results["stopped_by"]:
+        steps += f" of {max_steps} (ended by {results['stopped_by']})"
+    say(f"{steps} in {results['train_seconds']:.0f} s. Everything is in {shortest(out)}")

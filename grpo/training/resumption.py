@@ -1,0 +1,36 @@
+"""The provenance of a run that starts or is resumed, as `provenance.json` and `results.json` hold it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from grpo.config.keys import flat
+from grpo.config.schema import Config
+from grpo.core import distributed
+from grpo.core.console import say
+from grpo.core.redact import sources, stored
+from grpo.runs.checkpoints import read_provenance, step_of
+from grpo.runs.provenance import NAME as PROVENANCE
+from grpo.runs.provenance import changes, save_diff
+
+
+def record_provenance(
+    config: Config, out: Path, now: dict[str, Any], command: str, checkpoint: Path | None
+) -> dict[str, Any]:
+    """Where this run comes from, as `results.json` is to hold it; says what is not as it was when the run began."""
+    now, settings = sources(now), stored(asdict(config))
+    if not (out / PROVENANCE).is_file():
+        if distributed.is_main_process() and now["code"] and not now["code"]["clean"]:
+            save_diff(out / "git.diff")
+        return {"command": command} | now | {"settings": settings, "tracking": None, "resumed": []}
+    began = read_provenance(out / PROVENANCE)
+    differences = changes(began, now)
+    for difference in differences:
+        say(f"Not as when the run began, so its numbers may differ from an unbroken run's: {difference}")
+    step = step_of(checkpoint) if checkpoint else 0
+    before = flat(began["settings"])
+    changed = {key: value for key, value in flat(settings).items() if before.get(key, value) != value}
+    began["resumed"].append(
+        {"command": command, "started": now["started"], "step": step, "settings": changed, "differences": differences}
+    )
+    return began
