@@ -160,9 +160,7 @@ class Session:
         notes += check_policy(policy, self.tokenizer, questions, config)
         # An undistorted sampler evaluates, whatever sampler trains.
         self.evaluated_by = replace(config, rollout=undistorted(config.rollout))
-        if (
-            distributed.weights_are_sharded()
-        ):  # accelerate moves the shards to their devices; completions are sampled from a full copy
+        if distributed.weights_are_sharded():  # accelerate places the shards; a full copy is sampled from
             sampled = whole_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
         else:
             sampled = policy.to(config.device)
