@@ -21,7 +21,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from grpo.config.command import Jobs, command, job, task_overrides
+from grpo.config.application import Command, command, is_multirun, job, task_overrides
 from grpo.config.composition import load
 from grpo.config.groups import CONF
 from grpo.config.schema import AuditConfig
@@ -318,7 +318,7 @@ def _variance_table(scored: Scored) -> Table:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="audit")
 def app(composed: DictConfig) -> None:
     with job():
-        if Jobs.multirun:
+        if is_multirun():
             say(f"\n{' '.join(task_overrides())}")
         run(load(composed, AuditConfig))
 
@@ -328,7 +328,7 @@ def main() -> None:
         with removed_if_unused(Path("outputs/audits"), "multirun.yaml"):
             command(app, AuditConfig, "Interrupted.")
     except OSError as error:  # what Hydra itself writes for a multirun
-        if Jobs.started:
+        if Command.current.started:
             raise
         sys.exit(error_message(f"error: {error.filename or 'outputs/audits'}: {error.strerror or error}."))
 

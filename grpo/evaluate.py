@@ -21,7 +21,7 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from grpo.config.command import Jobs, command, job, task_overrides
+from grpo.config.application import Command, command, is_multirun, job, task_overrides
 from grpo.config.composition import load, located, typed
 from grpo.config.groups import CONF
 from grpo.config.schema import Common, DataConfig, EvaluateConfig
@@ -475,7 +475,7 @@ def _show(count: int, evaluations: dict[str, Evaluation]) -> None:
 def app(composed: DictConfig) -> None:
     with job():
         overrides = task_overrides()
-        if Jobs.multirun:
+        if is_multirun():
             say(f"\n{' '.join(overrides)}")
         try:
             run(composed, overrides)
@@ -490,7 +490,7 @@ def main() -> None:
         with removed_if_unused(ELSEWHERE, "multirun.yaml"):
             command(app, EvaluateConfig, "Interrupted: the same command resumes it.")
     except OSError as error:  # what Hydra itself writes for a multirun
-        if Jobs.started:
+        if Command.current.started:
             raise
         sys.exit(error_message(f"error: {error.filename or ELSEWHERE}: {error.strerror or error}."))
 

@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
+from grpo.config.application import Command, command, is_multirun, job, task_overrides
 from grpo.config.batch import Batch, derive_batch, optimizer_steps, smaller
-from grpo.config.command import Jobs, command, job, task_overrides
 from grpo.config.composition import configs, load
 from grpo.config.groups import CONF
 from grpo.config.limits import GSM8K_TRAIN
@@ -239,7 +239,7 @@ def span(seconds: float) -> str:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="plan")
 def app(composed: DictConfig) -> None:
     with job():
-        if Jobs.multirun:
+        if is_multirun():
             say(f"\n{' '.join(task_overrides())}")
         run(load(composed, PlanConfig))
 
@@ -252,7 +252,7 @@ def main() -> None:
         with removed_if_unused(Path("outputs/plans"), "multirun.yaml"):
             command(app, PlanConfig, "Interrupted.")
     except OSError as error:  # what Hydra itself writes for a multirun
-        if Jobs.started:
+        if Command.current.started:
             raise
         sys.exit(error_message(f"error: {error.filename or 'outputs/plans'}: {error.strerror or error}."))
 

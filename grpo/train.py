@@ -13,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from grpo.config.command import Jobs, ending, job, run_app
+from grpo.config.application import Command, ending, is_multirun, job, run_app
 from grpo.config.groups import CONF
 from grpo.config.schema import Config
 from grpo.core import distributed
@@ -39,7 +39,7 @@ def app(composed: DictConfig) -> None:
     settings = HydraConfig.get()
     out = Path(settings.runtime.output_dir)
     with job():
-        if not Jobs.multirun:
+        if not is_multirun():
             with removed_if_unused(out):
                 in_its_folder(composed, out, settings, pruning)
             return
@@ -53,9 +53,9 @@ def app(composed: DictConfig) -> None:
 def start() -> None:
     if not distributed.is_main_process():
         return follow()
-    Jobs.typed = sys.argv[1:]
+    Command.current.typed = sys.argv[1:]
     try:
-        sys.argv[1:] = going_on(Jobs.typed)
+        sys.argv[1:] = going_on(Command.current.typed)
         run_app(app, Config)
     finally:
         distributed.broadcast_run_dir(None)  # there was no run, only --help or a mistake
@@ -84,7 +84,8 @@ def by_command_line() -> None:
         # Before the first job starts, only its folder and train.log are written; the logging module wraps its error in
         # a ValueError. An error without a path is about something else, unless the disk is full.
         reason = error.__cause__ or error
-        if Jobs.started or not isinstance(reason, OSError) or not (reason.filename or reason.errno in NO_SPACE):
+        of_folder = isinstance(reason, OSError) and (reason.filename or reason.errno in NO_SPACE)
+        if Command.current.started or not of_folder:
             raise
         where = "hydra.sweep.dir=FOLDER" if "-m" in sys.argv or "--multirun" in sys.argv else "hydra.run.dir=FOLDER"
         message = f"error: the folder of the run cannot be written: {reason}; give another, {where}"

@@ -17,7 +17,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from grpo.config.command import Jobs
+from grpo.config.application import Command
 from grpo.config.composition import load_sweeper
 from grpo.config.schema import SweeperConfig
 from grpo.core import distributed
@@ -132,7 +132,7 @@ class Sweep:
 
     def write(self) -> None:
         jobs = [{"folder": self._name(job), "name": job.name, "overrides": list(job.overrides)} for job in self.jobs]
-        command = shlex.join(["python", "-m", "grpo.train", *masked_overrides(Jobs.typed)])
+        command = shlex.join(["python", "-m", "grpo.train", *masked_overrides(Command.current.typed)])
         write_json(self.folder / SWEEP, {"command": command, **self.record, "jobs": jobs})
 
     def _name(self, job: Job) -> str:

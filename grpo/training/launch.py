@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from grpo.config.command import Jobs, task_overrides
+from grpo.config.application import Command, is_multirun, task_overrides
 from grpo.config.composition import as_schema, load, located, typed
 from grpo.config.schema import Config
 from grpo.core import distributed
@@ -67,7 +67,7 @@ def in_its_folder(
         ours = error.filename is not None and Path(error.filename).is_relative_to(out)
         if not ours and error.errno not in NO_SPACE:
             raise
-        other = "hydra.sweep.dir" if Jobs.multirun else "hydra.run.dir"
+        other = "hydra.sweep.dir" if is_multirun() else "hydra.run.dir"
         again = f"When it can: {command_to_resume(out)}" if holds_run(out) else f"Give another, {other}=FOLDER."
         raise UserError(
             f"{error.filename if ours else shortest(out)} cannot be written: {error.strerror}. {again}"
@@ -85,7 +85,7 @@ def start_or_resume(
     overrides = task_overrides()
     found = None
     resumed = composed.get("resume") is not None
-    if resumed or (Jobs.multirun and holds_run(out)):
+    if resumed or (is_multirun() and holds_run(out)):
         if resumed:
             config = resume(out, located(typed(composed, Config)), overrides)
             overrides = overrides_with(out, overrides)
@@ -94,7 +94,7 @@ def start_or_resume(
         if not is_done(out, config):
             found = find_checkpoint(out, config)
         elif (found := to_complete(out, config)) is None:
-            if not (Jobs.multirun or (out / "report.html").is_file()):
+            if not (is_multirun() or (out / "report.html").is_file()):
                 report(out)
             discard_previous(out)
             say(f"{shortest(out)} has all its steps already. For more: {command_to_resume(out)} max_steps=N")
@@ -113,14 +113,15 @@ def start_or_resume(
         if found:
             cut_back(found)
         save_settings(out, config, overrides, None if found else settings)
-        if not Jobs.multirun:
+        if not is_multirun():
             point_latest(out)
 
-    command = command_of(out) or f"{distributed.launch_command()} {shlex.join(masked_overrides(Jobs.typed))}".rstrip()
+    arguments = shlex.join(masked_overrides(Command.current.typed))
+    command = command_of(out) or f"{distributed.launch_command()} {arguments}".rstrip()
     checkpoint = found.checkpoint if found else None
     distributed.broadcast_run_dir(out, checkpoint, asdict(config))
     train_run(config, out, label_of(out, overrides), command, checkpoint, pruning(settings), begin)
-    if not Jobs.multirun:
+    if not is_multirun():
         report(out)
     discard_previous(out)
 

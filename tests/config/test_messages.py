@@ -10,7 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from grpo.config import hints
-from grpo.config.command import check_arguments
+from grpo.config.command_line import check_arguments
 from grpo.config.composition import compose
 from grpo.config.keys import settings_of_schema
 from grpo.config.overrides import quoted, refuse_too_many_jobs, typed_in_shell, unreadable, values_of

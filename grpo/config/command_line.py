@@ -1,114 +1,24 @@
-"""What every Hydra command does around its work: a user's mistake ends in one message and a non-zero exit."""
+"""The words of a command line, checked before Hydra parses them: its flags, and settings written NAME=VALUE.
 
-import atexit
-import gc
-import io
+Called by `application.py`. Hydra answers these mistakes with its usage or with a traceback.
+"""
+
 import os
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import OmegaConf
 
-from grpo.config.hydra_settings import checked
 from grpo.config.keys import settings_of_schema
-from grpo.config.messages import no_such_setting, readable
+from grpo.config.messages import no_such_setting
 from grpo.config.overrides import is_readable, parse, spaced, typed_in_shell
 from grpo.config.schema import AnyConfig
-from grpo.core.console import console, error_message, log, show
 from grpo.core.errors import UserError, shortened
-from grpo.core.process import check_process, guard_streams
-from grpo.core.redact import masked_text
-from grpo.core.signals import Stopped
-from grpo.core.text import printable
-
-
-def task_overrides() -> list[str]:
-    """The overrides of a job as they were typed, with their interpolations."""
-    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    assert isinstance(typed, list)
-    return [str(each) for each in typed]
-
-
-class Jobs:
-    """What `command` must know of the jobs that Hydra ran for it."""
-
-    typed: Sequence[str] = ()
-    started = False
-    multirun = False
-    mistake: UserError | None = None
-
-
-@contextmanager
-def job() -> Iterator[None]:
-    """Around the work of one job."""
-    guard_streams()  # a launcher may have started a process for it
-    settings = HydraConfig.get()
-    Jobs.started, Jobs.multirun = True, settings.mode == RunMode.MULTIRUN
-    try:
-        yield
-    except UserError as error:
-        log.error("%s", printable(masked_text(str(error))))
-        Jobs.mistake = error
-
-
-@contextmanager
-def wrapped_help() -> Iterator[None]:
-    """Wrap the help that Hydra prints in a terminal, like all other output."""
-    if not {"--help", "-h"} & {*sys.argv} or not console.is_terminal:
-        yield
-        return
-    try:
-        with redirect_stdout(io.StringIO()) as text:
-            yield
-    finally:  # Hydra ends the process after its help
-        show(text.getvalue().rstrip("\n"), console)
-
-
-def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -> None:
-    """Run a Hydra app to its exit code; `interrupted` is what is said after Ctrl-C."""
-    with ending(schema, interrupted):
-        run_app(app, schema)
-
-
-@contextmanager
-def ending(schema: type[AnyConfig], interrupted: str) -> Iterator[None]:
-    """Around the work of a command: print why it ended, and exit with the right code."""
-    # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    guard_streams()
-    # Otherwise Python collects garbage among PyTorch's objects at exit, which takes seconds.
-    atexit.register(gc.freeze)
-    try:
-        check_process()
-        with readable(schema):
-            yield
-        if Jobs.mistake:
-            raise Jobs.mistake
-    except UserError as error:
-        sys.exit(error_message(masked_text(f"error: {error}")))
-    except Stopped as stopped:
-        print(error_message(stopped), file=sys.stderr)
-        sys.exit(stopped.exit_code)
-    except KeyboardInterrupt:
-        print(error_message(interrupted), file=sys.stderr)
-        sys.exit(130)
-
-
-def run_app(app: Callable[[], Any], schema: type[AnyConfig]) -> None:
-    """Run a Hydra app on the arguments of this process, once they are checked."""
-    sys.argv[1:] = check_arguments(sys.argv[1:], schema)
-    with checked(), wrapped_help():
-        app()
-
 
 FLAGS = {name: action for action in get_args_parser()._actions for name in action.option_strings}
 
