@@ -21,8 +21,8 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from grpo.config.application import Command, command, is_multirun, job, task_overrides
-from grpo.config.composition import load
+from grpo.config.application import Command, hydra_job, is_multirun, job_overrides, run_command
+from grpo.config.composition import load_config
 from grpo.config.groups import CONF
 from grpo.config.schema import AuditConfig
 from grpo.core.console import console, error_message, say
@@ -317,16 +317,16 @@ def _variance_table(scored: Scored) -> Table:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="audit")
 def app(composed: DictConfig) -> None:
-    with job():
+    with hydra_job():
         if is_multirun():
-            say(f"\n{' '.join(task_overrides())}")
-        run(load(composed, AuditConfig))
+            say(f"\n{' '.join(job_overrides())}")
+        run(load_config(composed, AuditConfig))
 
 
 def main() -> None:
     try:
         with removed_if_unused(Path("outputs/audits"), "multirun.yaml"):
-            command(app, AuditConfig, "Interrupted.")
+            run_command(app, AuditConfig, "Interrupted.")
     except OSError as error:  # what Hydra itself writes for a multirun
         if Command.current.started:
             raise

@@ -21,11 +21,11 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from grpo.config.application import Command, command, is_multirun, job, task_overrides
-from grpo.config.composition import load, located, typed
+from grpo.config.application import Command, hydra_job, is_multirun, job_overrides, run_command
+from grpo.config.composition import load_config, to_dataclass, with_absolute_paths
 from grpo.config.groups import CONF
-from grpo.config.schema import Common, DataConfig, EvaluateConfig
-from grpo.config.validation import check
+from grpo.config.schema import CommonConfig, DataConfig, EvaluateConfig
+from grpo.config.validation import check_config
 from grpo.core.console import error_message, say
 from grpo.core.device import set_threads
 from grpo.core.errors import UserError
@@ -84,7 +84,7 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
     Raises:
         UserError: anything that the user can mend.
     """
-    config = located(typed(composed, EvaluateConfig))
+    config = with_absolute_paths(to_dataclass(composed, EvaluateConfig))
     subjects = [_subject(config, composed, overrides)]
     if config.baseline is not None:
         subjects.insert(0, _baseline(config.baseline, subjects[0], config, composed, overrides))
@@ -117,7 +117,7 @@ def _subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequence[s
         return _of_file("file", config.completions, "completions", config)
     if config.run is not None:
         return _of_run("run", followed(Path(config.run).expanduser()), composed, overrides)
-    check(config)
+    check_config(config)
     stem = f"{_plain(Path(config.model.path).name)}-{config.data.name}"
     return Subject("policy", config, ELSEWHERE, stem, load_held_out(config.data), config.seed)
 
@@ -151,7 +151,7 @@ def _baseline(
 
 
 def _of_file(title: str, file: str, setting: str, config: EvaluateConfig) -> Subject:
-    check(config)
+    check_config(config)
     path = Path(file).expanduser()
     examples, completions = read_completions(path, setting)
     return Subject(title, config, ELSEWHERE, _plain(path.stem), examples, made=(path, completions))
@@ -160,7 +160,7 @@ def _of_file(title: str, file: str, setting: str, config: EvaluateConfig) -> Sub
 def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[str], before: bool = False) -> Subject:
     """A run's policy under the run's own settings, but for those that the command line sets."""
     settings = saved_settings(folder)
-    obeyed = {item.name for item in fields(Common)} - {"rollout"}
+    obeyed = {item.name for item in fields(CommonConfig)} - {"rollout"}
     if title == "baseline":  # it is scored with the rewards of run=
         obeyed -= {"rewards", "reward_files"}
     scores = "reward_files" in obeyed and settings.get("reward_files")
@@ -180,7 +180,7 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
         saved.model = trained(saved.model, folder)
     merged = composed.copy()
     OmegaConf.set_struct(merged, False)
-    names = [item.name for item in fields(Common)]
+    names = [item.name for item in fields(CommonConfig)]
     for name in names:
         merged[name] = sources(getattr(saved, name))  # with their interpolations, which this evaluation stores
     for override, key in zip(overrides, _keys(overrides), strict=True):
@@ -189,7 +189,7 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
                 merged.rewards.pop(key.partition(".")[2], None)
             else:
                 OmegaConf.update(merged, key, OmegaConf.select(composed, key), merge=False)
-    config = load(merged, EvaluateConfig)
+    config = load_config(merged, EvaluateConfig)
     stem = f"before-{config.data.name}" if before else config.data.name
     if config.model.path != saved.model.path:
         title, stem = "policy", f"{_plain(Path(config.model.path).name)}-{stem}"
@@ -473,8 +473,8 @@ def _show(count: int, evaluations: dict[str, Evaluation]) -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 def app(composed: DictConfig) -> None:
-    with job():
-        overrides = task_overrides()
+    with hydra_job():
+        overrides = job_overrides()
         if is_multirun():
             say(f"\n{' '.join(overrides)}")
         try:
@@ -488,7 +488,7 @@ def app(composed: DictConfig) -> None:
 def main() -> None:
     try:
         with removed_if_unused(ELSEWHERE, "multirun.yaml"):
-            command(app, EvaluateConfig, "Interrupted: the same command resumes it.")
+            run_command(app, EvaluateConfig, "Interrupted: the same command resumes it.")
     except OSError as error:  # what Hydra itself writes for a multirun
         if Command.current.started:
             raise

@@ -16,12 +16,12 @@ from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
-from grpo.config.application import Command, command, is_multirun, job, task_overrides
-from grpo.config.batch import Batch, derive_batch, optimizer_steps, smaller
-from grpo.config.composition import configs, load
+from grpo.config.application import Command, hydra_job, is_multirun, job_overrides, run_command
+from grpo.config.batch import BatchSplit, derive_batch, optimizer_steps, smaller_micro_batch
+from grpo.config.composition import config_search_path, load_config
 from grpo.config.groups import CONF
-from grpo.config.limits import GSM8K_TRAIN
-from grpo.config.messages import readable
+from grpo.config.limits import GSM8K_PROBLEMS
+from grpo.config.messages import translate_errors
 from grpo.config.schema import HardwareConfig, PlanConfig, RolloutConfig
 from grpo.core.console import error_message, say
 from grpo.core.errors import UserError
@@ -43,8 +43,8 @@ def compose(overrides: Sequence[str] = ()) -> PlanConfig:
     Raises:
         UserError: an override that names no setting, or a value that the schema refuses.
     """
-    with configs(), readable(PlanConfig):
-        return load(hydra_compose("plan", list(overrides)), PlanConfig)
+    with config_search_path(), translate_errors(PlanConfig):
+        return load_config(hydra_compose("plan", list(overrides)), PlanConfig)
 
 
 def run(config: PlanConfig) -> None:
@@ -97,7 +97,7 @@ def hardware_of(config: PlanConfig) -> HardwareConfig:
     return config.hardware
 
 
-def batch_of(config: PlanConfig) -> Batch:
+def batch_of(config: PlanConfig) -> BatchSplit:
     return derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size, config.world_size)
 
 
@@ -181,10 +181,10 @@ def nearest(config: PlanConfig, of: Architecture, room: float, most: int = 5) ->
 
 def _choices(config: PlanConfig) -> list[list[Settings]]:
     """Ways to need less, of each kind none or one; what costs least first."""
-    sizes, smaller_batch = [], smaller(batch_of(config))
+    sizes, smaller_batch = [], smaller_micro_batch(batch_of(config))
     while smaller_batch:
         sizes.append(smaller_batch.per_device)
-        smaller_batch = smaller(smaller_batch)
+        smaller_batch = smaller_micro_batch(smaller_batch)
     sharding = SHARDINGS[SHARDINGS.index(config.sharding) + 1 :] if config.world_size > 1 else ()
     # What is not trained need not be in float32.
     adapters: Settings = {} if config.model.lora_rank else {"model.lora_rank": 16, "model.dtype": "bfloat16"}
@@ -212,7 +212,7 @@ def say_time(config: PlanConfig, hardware: HardwareConfig, costs: Costs) -> None
         table.add_row(name, f"{seconds:.3f}", f"{seconds / step:.0%}")
     table.add_row(Text("in all", style="bold"), Text(f"{step:.3f}", style="bold"), "")
     say(table)
-    problems = GSM8K_TRAIN if config.data.name == "gsm8k" else None
+    problems = GSM8K_PROBLEMS if config.data.name == "gsm8k" else None
     problems = min(filter(None, (problems, config.data.train_problems)), default=None)
     said = {"most of it": max(parts, key=lambda name: parts[name])}
     if problems:
@@ -238,10 +238,10 @@ def span(seconds: float) -> str:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="plan")
 def app(composed: DictConfig) -> None:
-    with job():
+    with hydra_job():
         if is_multirun():
-            say(f"\n{' '.join(task_overrides())}")
-        run(load(composed, PlanConfig))
+            say(f"\n{' '.join(job_overrides())}")
+        run(load_config(composed, PlanConfig))
 
 
 def main() -> None:
@@ -250,7 +250,7 @@ def main() -> None:
         sys.exit(error_message(f"error: {changed[0]}: of which hardware? Add one, hardware=rtx3090."))
     try:
         with removed_if_unused(Path("outputs/plans"), "multirun.yaml"):
-            command(app, PlanConfig, "Interrupted.")
+            run_command(app, PlanConfig, "Interrupted.")
     except OSError as error:  # what Hydra itself writes for a multirun
         if Command.current.started:
             raise

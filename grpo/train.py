@@ -13,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from grpo.config.application import Command, ending, is_multirun, job, run_app
+from grpo.config.application import Command, exit_with_message, hydra_job, is_multirun, run_hydra_app
 from grpo.config.groups import CONF
 from grpo.config.schema import Config
 from grpo.core import distributed
@@ -38,7 +38,7 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against
 def app(composed: DictConfig) -> None:
     settings = HydraConfig.get()
     out = Path(settings.runtime.output_dir)
-    with job():
+    with hydra_job():
         if not is_multirun():
             with removed_if_unused(out):
                 in_its_folder(composed, out, settings, pruning)
@@ -56,7 +56,7 @@ def start() -> None:
     Command.current.typed = sys.argv[1:]
     try:
         sys.argv[1:] = going_on(Command.current.typed)
-        run_app(app, Config)
+        run_hydra_app(app, Config)
     finally:
         distributed.broadcast_run_dir(None)  # there was no run, only --help or a mistake
 
@@ -73,7 +73,7 @@ def main() -> None:
 
 def by_command_line() -> None:
     try:
-        with ending(Config, "Interrupted: no results of this run were written."):
+        with exit_with_message(Config, "Interrupted: no results of this run were written."):
             start()
     except RuntimeError as error:
         if not distributed.is_peer_failure(error):

@@ -38,7 +38,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
-from grpo.config.batch import Batch, derive_batch
+from grpo.config.batch import BatchSplit, derive_batch
 from grpo.config.composition import compose
 from grpo.config.schema import Config
 from grpo.core.console import quiet
@@ -261,7 +261,7 @@ PLANNED = [
 PLAN_SECONDS = 65  # none is begun later
 
 
-def at_the_limits(config: Config, out: Path, phase: Callable[[str], None]) -> tuple[Trainer, Batch]:
+def at_the_limits(config: Config, out: Path, phase: Callable[[str], None]) -> tuple[Trainer, BatchSplit]:
     """A trainer whose prompts and completions are as long as they may be, and whose groups all learn.
 
     `phase` is told when sampling, training and the update begin.

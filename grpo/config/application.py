@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from grpo.config.command_line import check_arguments
-from grpo.config.hydra_settings import checked
-from grpo.config.messages import readable
+from grpo.config.hydra_settings import checked_hydra_config
+from grpo.config.messages import translate_errors
 from grpo.config.schema import AnyConfig
 from grpo.core.console import console, error_message, log, show
 from grpo.core.errors import UserError
@@ -29,7 +29,7 @@ from grpo.core.signals import Stopped
 from grpo.core.text import printable
 
 
-def task_overrides() -> list[str]:
+def job_overrides() -> list[str]:
     """The overrides of a job as they were typed, with their interpolations."""
     typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     assert isinstance(typed, list)
@@ -60,7 +60,7 @@ def is_multirun() -> bool:
 
 
 @contextmanager
-def job() -> Iterator[None]:
+def hydra_job() -> Iterator[None]:
     """Around the work of one job."""
     guard_streams()  # a launcher may have started a process for it
     Command.current.started = True
@@ -71,14 +71,14 @@ def job() -> Iterator[None]:
         Command.current.error = error
 
 
-def command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -> None:
+def run_command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -> None:
     """Run a Hydra app to its exit code; `interrupted` is what is said after Ctrl-C."""
-    with ending(schema, interrupted):
-        run_app(app, schema)
+    with exit_with_message(schema, interrupted):
+        run_hydra_app(app, schema)
 
 
 @contextmanager
-def ending(schema: type[AnyConfig], interrupted: str) -> Iterator[None]:
+def exit_with_message(schema: type[AnyConfig], interrupted: str) -> Iterator[None]:
     """Around the work of a command: print why it ended, and exit with the right code."""
     Command.current = Command()
     # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
@@ -88,7 +88,7 @@ def ending(schema: type[AnyConfig], interrupted: str) -> Iterator[None]:
     atexit.register(gc.freeze)
     try:
         check_process()
-        with readable(schema):
+        with translate_errors(schema):
             yield
         if Command.current.error:
             raise Command.current.error
@@ -102,15 +102,15 @@ def ending(schema: type[AnyConfig], interrupted: str) -> Iterator[None]:
         sys.exit(130)
 
 
-def run_app(app: Callable[[], Any], schema: type[AnyConfig]) -> None:
+def run_hydra_app(app: Callable[[], Any], schema: type[AnyConfig]) -> None:
     """Run a Hydra app on the arguments of this process, once they are checked."""
     sys.argv[1:] = check_arguments(sys.argv[1:], schema)
-    with checked(), wrapped_help():
+    with checked_hydra_config(), wrap_help():
         app()
 
 
 @contextmanager
-def wrapped_help() -> Iterator[None]:
+def wrap_help() -> Iterator[None]:
     """Wrap the help that Hydra prints in a terminal, like all other output."""
     if not {"--help", "-h"} & {*sys.argv} or not console.is_terminal:
         yield

@@ -10,7 +10,7 @@ from grpo.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchSplit:
     """How the completions of one optimizer step are cut: `world_size x accumulation x per_device` of them."""
 
     num_generations: int
@@ -30,7 +30,7 @@ class Batch:
         )
 
 
-def derive_batch(num_generations: int, prompts_per_step: int, micro_batch_size: int, world_size: int = 1) -> Batch:
+def derive_batch(num_generations: int, prompts_per_step: int, micro_batch_size: int, world_size: int = 1) -> BatchSplit:
     """The largest micro-batch of at most `micro_batch_size` completions that cuts a step into equal parts.
 
     TRL counts its batches in completions and splits the completions of a step evenly over processes; its `grpo` loss
@@ -50,10 +50,10 @@ def derive_batch(num_generations: int, prompts_per_step: int, micro_batch_size: 
         )
     share = completions // world_size
     per_device = max(size for size in range(1, min(micro_batch_size, share) + 1) if share % size == 0)
-    return Batch(num_generations, prompts_per_step, per_device, share // per_device, world_size)
+    return BatchSplit(num_generations, prompts_per_step, per_device, share // per_device, world_size)
 
 
-def smaller(batch: Batch) -> Batch | None:
+def smaller_micro_batch(batch: BatchSplit) -> BatchSplit | None:
     """The same batch in the next smaller micro-batches."""
     if batch.per_device == 1:
         return None

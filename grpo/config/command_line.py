@@ -14,16 +14,16 @@ from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 
-from grpo.config.keys import settings_of_schema
+from grpo.config.keys import schema_keys
 from grpo.config.messages import no_such_setting
-from grpo.config.overrides import is_readable, parse, spaced, typed_in_shell
+from grpo.config.overrides import explain_spaces, is_parsable, parse_overrides, shell_argument
 from grpo.config.schema import AnyConfig
 from grpo.core.errors import UserError, shortened
 
 FLAGS = {name: action for action in get_args_parser()._actions for name in action.option_strings}
 
 
-def flags_first(arguments: Sequence[str]) -> list[str]:
+def move_flags_first(arguments: Sequence[str]) -> list[str]:
     """Arguments with Hydra's flags before the overrides, because argparse accepts one sequence of overrides only."""
     flags: list[str] = []
     overrides: list[str] = []
@@ -44,7 +44,7 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 
 
 def _groups(schema: type[AnyConfig]) -> set[str]:
-    return {key for key, kind in settings_of_schema(schema).items() if is_dataclass(kind)} | {"rewards", "experiment"}
+    return {key for key, kind in schema_keys(schema).items() if is_dataclass(kind)} | {"rewards", "experiment"}
 
 
 def check_arguments(arguments: Sequence[str], schema: type[AnyConfig]) -> list[str]:
@@ -54,18 +54,18 @@ def check_arguments(arguments: Sequence[str], schema: type[AnyConfig]) -> list[s
         UserError: an unknown flag, or flags that exclude each other; an override that cannot be parsed.
     """
     parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
+    parser.error = _raise_usage_error  # type: ignore[method-assign]
     _check_dashes(arguments, schema)
-    arguments = flags_first(arguments)
+    arguments = move_flags_first(arguments)
     flags = parser.parse_args(arguments)
     _check_flags(flags)
     if flags.shell_completion:
         return arguments
     groups = _groups(schema)
-    kinds = settings_of_schema(schema)
-    if fault := spaced(flags.overrides, [key for key, kind in kinds.items() if kind in (str, str | None)]):
+    kinds = schema_keys(schema)
+    if fault := explain_spaces(flags.overrides, [key for key, kind in kinds.items() if kind in (str, str | None)]):
         raise UserError(fault)
-    for override in parse(flags.overrides):
+    for override in parse_overrides(flags.overrides):
         value: Any = override.value()
         if override.key_or_group in groups and isinstance(value, int | float | None):
             key = override.key_or_group
@@ -76,7 +76,7 @@ def check_arguments(arguments: Sequence[str], schema: type[AnyConfig]) -> list[s
     return arguments
 
 
-def _refuse(message: str) -> NoReturn:
+def _raise_usage_error(message: str) -> NoReturn:
     raise UserError(f"{message}. --hydra-help explains the flags; settings are written without dashes, NAME=VALUE.")
 
 
@@ -95,16 +95,16 @@ def _check_dashes(arguments: Sequence[str], schema: type[AnyConfig]) -> None:
         value = next(iter(words), "")
         is_value = bool(value) and not value.startswith("-") and "=" not in value
         if action is None:
-            raise UserError(_with_dashes(word, value if is_value else "", schema))
-        if action.nargs == 0 and (equals or (is_value and name.lstrip("-") in settings_of_schema(schema))):
-            if name.lstrip("-") in settings_of_schema(schema):
-                raise UserError(_with_dashes(word, value if is_value else "", schema))
-            _refuse(f"{shortened(word)}: {name} takes no value")
+            raise UserError(_explain_dashes(word, value if is_value else "", schema))
+        if action.nargs == 0 and (equals or (is_value and name.lstrip("-") in schema_keys(schema))):
+            if name.lstrip("-") in schema_keys(schema):
+                raise UserError(_explain_dashes(word, value if is_value else "", schema))
+            _raise_usage_error(f"{shortened(word)}: {name} takes no value")
         if action.nargs is None and not equals and words:
             words.pop(0)
 
 
-def _with_dashes(word: str, following: str, schema: type[AnyConfig]) -> str:
+def _explain_dashes(word: str, following: str, schema: type[AnyConfig]) -> str:
     """What to type for a setting that is typed as a flag, `--optimizer.lr=0.02` or `--max_steps 10`."""
     name, equals, value = word.lstrip("-").partition("=")
     key = name.replace("-", "_")
@@ -112,15 +112,15 @@ def _with_dashes(word: str, following: str, schema: type[AnyConfig]) -> str:
     if not equals and following:
         given, value = f"{word} {following}", following
     given = shortened(given)
-    if key not in settings_of_schema(schema) and key not in _groups(schema):
+    if key not in schema_keys(schema) and key not in _groups(schema):
         if meant := [flag for flag in FLAGS if name and flag.startswith(f"--{name}")]:
             return f"{given}: a flag is written in full: {' or '.join(meant)}."
         if not word.startswith("--"):
-            _refuse(f"{shortened(word)}: there is no such flag")
+            _raise_usage_error(f"{shortened(word)}: there is no such flag")
         return f"{given}: {no_such_setting(key, schema)} Settings are written without dashes, NAME=VALUE."
     wandb = " (a W&B sweep writes them so with ${args_no_hyphens})" * bool(equals and word.startswith("--"))
     override = f"{key}={value or ('NAME' if key in _groups(schema) else 'true')}"
-    plain = shlex.quote(override) if is_readable(override) else typed_in_shell(key, value)
+    plain = shlex.quote(override) if is_parsable(override) else shell_argument(key, value)
     return f"{given}: settings are written without dashes, {plain}{wandb}"
 
 

@@ -14,62 +14,62 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from grpo.config.groups import CONF
-from grpo.config.keys import list_settings, settings_of_schema
-from grpo.config.messages import no_such_setting, readable, type_rule
-from grpo.config.rules import SWEEPER
-from grpo.config.schema import AnyConfig, Common, Config, SweeperConfig
-from grpo.config.validation import check, check_shape, check_value
+from grpo.config.keys import list_settings, schema_keys
+from grpo.config.messages import no_such_setting, translate_errors, type_rule
+from grpo.config.rules import SWEEPER_RULES
+from grpo.config.schema import AnyConfig, CommonConfig, Config, SweeperConfig
+from grpo.config.validation import check_config, check_lists_and_paths, check_value
 from grpo.core.errors import UserError, first_line, shortened
 from grpo.core.redact import from_environment, relocated, unset_variables
 
 Schema = TypeVar("Schema", bound=AnyConfig)
 
 
-def load(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
+def load_config(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
     """The composed settings as a typed `schema`, checked.
 
     Raises:
         UserError: a key that no setting has, a value out of its range, or two values that exclude each other.
     """
-    config = typed(composed, schema)
-    check(config)
-    return located(config)
+    config = to_dataclass(composed, schema)
+    check_config(config)
+    return with_absolute_paths(config)
 
 
-def typed(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
+def to_dataclass(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
     """The composed settings as a `schema`, with names, types and the form of paths checked, but not values.
 
     Raises:
         UserError: a key that no setting has, or a value of another type.
     """
-    with readable(schema):
+    with translate_errors(schema):
         _refuse_unknown_keys(composed, schema, "")
         resolved = OmegaConf.to_object(composed)
     config = from_environment(resolved, OmegaConf.to_container(composed, resolve=False))
     assert isinstance(config, schema)
-    check_shape(config)
+    check_lists_and_paths(config)
     return config
 
 
-def located(config: Schema) -> Schema:
+def with_absolute_paths(config: Schema) -> Schema:
     """The settings with absolute paths, which mean the same from any working directory."""
-    config.reward_files = [absolute(file) for file in config.reward_files]
-    if isinstance(config, Common):
+    config.reward_files = [absolute_path(file) for file in config.reward_files]
+    if isinstance(config, CommonConfig):
         if config.data.path is not None:
-            config.data.path = absolute(config.data.path)
-        folder = absolute(config.model.path)
+            config.data.path = absolute_path(config.data.path)
+        folder = absolute_path(config.model.path)
         if os.path.exists(folder):  # else it is a policy of the hub, or an embedded one
             config.model.path = folder
     return config
 
 
-def absolute(path: str) -> str:
+def absolute_path(path: str) -> str:
     return relocated(path, os.path.abspath(Path(path).expanduser()))
 
 
 def _refuse_unknown_keys(node: Any, schema: Any, prefix: str) -> None:
     """The schema refuses a plain misspelt key by itself; `+key=` gets past it."""
-    known = settings_of_schema(schema)
+    known = schema_keys(schema)
     for key in node:
         if f"{prefix}{key}" not in known:
             raise UserError(no_such_setting(f"{prefix}{key}", schema))
@@ -95,8 +95,8 @@ def load_sweeper(composed: DictConfig, schema: type[Sweeper]) -> Sweeper:
             raise UserError(
                 f"hydra.sweeper.{item.name}={shortened(value)}: {type_rule(str(error)) or first_line(error)}."
             ) from error
-        if item.name in SWEEPER:
-            check_value(f"hydra.sweeper.{item.name}", settings[item.name], *SWEEPER[item.name])
+        if item.name in SWEEPER_RULES:
+            check_value(f"hydra.sweeper.{item.name}", settings[item.name], *SWEEPER_RULES[item.name])
     loaded = OmegaConf.to_object(settings)
     assert isinstance(loaded, schema)
     for name in list_settings(schema):
@@ -106,7 +106,7 @@ def load_sweeper(composed: DictConfig, schema: type[Sweeper]) -> Sweeper:
 
 
 @contextmanager
-def configs() -> Iterator[None]:
+def config_search_path() -> Iterator[None]:
     """Let `compose` find `conf/`; inside one of the project's Hydra apps it does already."""
     if GlobalHydra.instance().is_initialized():
         yield
@@ -121,15 +121,15 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: an override that names no setting, or a value that the schema refuses.
     """
-    with configs(), readable():
-        return load(hydra_compose("config", list(overrides)), Config)
+    with config_search_path(), translate_errors():
+        return load_config(hydra_compose("config", list(overrides)), Config)
 
 
-class NotSet(UserError):
+class UnsetVariable(UserError):
     """Saved settings refer to an environment variable that is not set."""
 
 
-def as_schema(settings: dict[str, Any], schema: type[Schema]) -> Schema:
+def config_from_saved(settings: dict[str, Any], schema: type[Schema]) -> Schema:
     """What of saved settings belongs to `schema`, checked.
 
     Raises:
@@ -139,13 +139,13 @@ def as_schema(settings: dict[str, Any], schema: type[Schema]) -> Schema:
     if missing := [name for name, value in shared.items() if value == MISSING]:
         raise UserError(f"there is no {', '.join(missing)}.")
     if unset := unset_variables(shared):
-        raise NotSet(
+        raise UnsetVariable(
             f"the run takes settings from the environment variable {', '.join(unset)}, which is not set; set it."
         )
-    with readable(schema):
+    with translate_errors(schema):
         merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), shared))
     config = from_environment(merged, shared)
     assert isinstance(config, schema)
-    check_shape(config)
-    check(config)
-    return located(config)
+    check_lists_and_paths(config)
+    check_config(config)
+    return with_absolute_paths(config)

@@ -8,6 +8,6 @@ CONF = next(
 )
 
 
-def options(group: str) -> list[str]:
+def option_names(group: str) -> list[str]:
     """The files of a group of `conf/`."""
     return [file.stem for file in (CONF / group).glob("*.yaml")]

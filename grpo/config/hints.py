@@ -273,7 +273,7 @@ HINTS: dict[str, list[Hint]] = {
 }
 
 
-def hint(name: str) -> Hint | None:
+def find_hint(name: str) -> Hint | None:
     """What a name of another project is here; of a dotted one the last part is looked up, too."""
     plain = name.lower().lstrip("~+").replace("-", "_")
     for wanted in (plain, plain.rpartition(".")[2]):
@@ -284,7 +284,7 @@ def hint(name: str) -> Hint | None:
     return None
 
 
-def page() -> str:
+def hints_page() -> str:
     """docs/coming-from.md"""
     lines = [
         "# Coming from TRL, verl, transformers",
@@ -302,4 +302,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    print(hints_page(), end="")

@@ -13,8 +13,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from grpo.config.groups import CONF, options
-from grpo.config.overrides import folder_fault, parse, refuse_too_many_jobs
+from grpo.config.groups import CONF, option_names
+from grpo.config.overrides import folder_fault, parse_overrides, refuse_too_many_jobs
 from grpo.core.errors import UserError, shortened
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -23,7 +23,7 @@ HANDLERS = r"logging(\.handlers)?\.\w+|grpo\.core\.run_log\.RunLog"  # of loggin
 
 
 @contextmanager
-def checked() -> Iterator[None]:
+def checked_hydra_config() -> Iterator[None]:
     """Check what Hydra composes in this context.
 
     hydra-core 1.3 composes in `ConfigLoaderImpl.load_configuration` alone, and has no hook between that and creating
@@ -46,7 +46,7 @@ def checked() -> Iterator[None]:
                 if "hydra.job.env_copy" not in " ".join(named["overrides"]):
                     raise
                 raise UserError(f"hydra.job.env_copy: the environment has no variable {error}.") from error
-        check(composed.hydra)
+        check_hydra_config(composed.hydra)
         return composed
 
     ConfigLoaderImpl.load_configuration = load_configuration  # type: ignore[method-assign]
@@ -56,7 +56,7 @@ def checked() -> Iterator[None]:
         ConfigLoaderImpl.load_configuration = compose  # type: ignore[method-assign]
 
 
-def check(hydra: DictConfig) -> None:
+def check_hydra_config(hydra: DictConfig) -> None:
     """Check the composed settings of Hydra.
 
     Raises:
@@ -67,7 +67,7 @@ def check(hydra: DictConfig) -> None:
         if target not in _shipped(kind):
             raise UserError(
                 f"hydra.{kind}._target_={shortened(target)}: it runs code, and only the {kind}s of conf/hydra/{kind} "
-                f"are run: hydra/{kind}={', '.join(sorted(options(f'hydra/{kind}')))} or basic."
+                f"are run: hydra/{kind}={', '.join(sorted(option_names(f'hydra/{kind}')))} or basic."
             )
     for name, callback in (hydra.callbacks or {}).items():
         raise UserError(
@@ -79,7 +79,7 @@ def check(hydra: DictConfig) -> None:
         _check_logging(f"hydra.{kind}", logging_settings)
         _check_handlers(f"hydra.{kind}", logging_settings, hydra.runtime.choices.get(f"hydra/{kind}"))
     if hydra.sweeper._target_ == BASIC_SWEEPER and hydra.mode == RunMode.MULTIRUN:
-        refuse_too_many_jobs(parse(hydra.overrides.task))  # the basic sweeper lists all jobs at once
+        refuse_too_many_jobs(parse_overrides(hydra.overrides.task))  # the basic sweeper lists all jobs at once
     verbose = hydra.verbose if OmegaConf.is_list(hydra.verbose) else [hydra.verbose]
     if not all(isinstance(each, bool | str) for each in verbose):
         raise UserError(f"hydra.verbose={hydra.verbose}: must be true, false, or names of loggers.")

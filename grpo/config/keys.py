@@ -4,7 +4,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin
 
 
-def value_of(config: Any, key: str) -> Any:
+def get_setting(config: Any, key: str) -> Any:
     """The value of the setting `key`, as in `optimizer.lr`; None where its group is not set or there is none."""
     for name in key.split("."):
         config = getattr(config, name, None)
@@ -21,20 +21,20 @@ def list_settings(schema: type[Any]) -> dict[str, type]:
     return found
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by their full keys, `group.name`."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
 
 
-def settings_of_schema(schema: type[Any], prefix: str = "") -> dict[str, Any]:
+def schema_keys(schema: type[Any], prefix: str = "") -> dict[str, Any]:
     """Every setting of a schema by its full key, with its type; a group by its name, with its schema."""
     found: dict[str, Any] = {}
     for item in fields(schema):
         found[f"{prefix}{item.name}"] = item.type
         for kind in (item.type, *get_args(item.type)):
             if is_dataclass(kind) and isinstance(kind, type):
-                found |= settings_of_schema(kind, f"{prefix}{item.name}.")
+                found |= schema_keys(kind, f"{prefix}{item.name}.")
     return found

@@ -13,17 +13,17 @@ from typing import Any
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
-from grpo.config.groups import options
-from grpo.config.hints import hint
-from grpo.config.keys import list_settings, settings_of_schema
-from grpo.config.overrides import BROKEN_INTERPOLATION, typed_in_shell, unreadable
+from grpo.config.groups import option_names
+from grpo.config.hints import find_hint
+from grpo.config.keys import list_settings, schema_keys
+from grpo.config.overrides import BROKEN_INTERPOLATION, explain_unparsable, shell_argument
 from grpo.config.schema import Config
 from grpo.core.errors import UserError, nearest, shortened
 from grpo.core.redact import unread
 
 
 @contextmanager
-def readable(schema: type[Any] = Config) -> Iterator[None]:
+def translate_errors(schema: type[Any] = Config) -> Iterator[None]:
     """Turn what Hydra and OmegaConf refuse into a `UserError` that says what would work."""
     try:
         yield
@@ -41,7 +41,7 @@ def explain(error: Exception, schema: type[Any]) -> str:
     """What Hydra or OmegaConf refused, in one line: the key, the value, the rule, the known names."""
     text, cause = unread(str(error)), unread(str(error.__cause__ or ""))
     if isinstance(error, OverrideParseException):
-        return unreadable(error.override)
+        return explain_unparsable(error.override)
     if isinstance(error, MissingConfigException) and (match := re.search(r"primary config '([^']+)'", text)):
         return f"--config-name {match[1]}: there is no file {match[1]}.yaml in conf/ or in the folder of --config-dir."
     if match := re.search(r"Could not override '([^']+)'(?:.*\+([^\n]*))?", text, re.DOTALL):
@@ -102,7 +102,7 @@ def explain(error: Exception, schema: type[Any]) -> str:
     return " ".join(text.split())
 
 
-TYPES = {
+TYPE_RULES = {
     "could not be converted to Integer": "must be a whole number",
     "could not be converted to Float": "must be a number",
     "is not a valid bool": "must be true or false",
@@ -113,24 +113,24 @@ TYPES = {
 
 def type_rule(refusal: str) -> str | None:
     """What OmegaConf's `refusal` of a value's type means; None where it says something else."""
-    return next((rule for part, rule in TYPES.items() if part in refusal), None)
+    return next((rule for part, rule in TYPE_RULES.items() if part in refusal), None)
 
 
 def _no_such_option(group: str, name: str, known: Sequence[str] | None) -> str:
     """`known`: the options that Hydra finds in conf/, in its own package and in the user's folders."""
     other = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
-    names = options(group) if known is None else known
+    names = option_names(group) if known is None else known
     return f"{group}={name}: {group} has no option '{name}'.{nearest(name, names)}{other}"
 
 
 def _several_values(override: str, schema: type[Any]) -> str:
     """The message for several values of a setting outside a sweep; it depends on the type of the setting."""
     key, _, value = override.lstrip("+").partition("=")
-    kind = settings_of_schema(schema).get(key)
+    kind = schema_keys(schema).get(key)
     given = shortened(override)
     if kind in (str, str | None) and not re.match(r"\w+\(", value):
         return (
-            f"{given}: a text with a comma needs quotes within quotes, {typed_in_shell(key, value)}; a sweep needs -m."
+            f"{given}: a text with a comma needs quotes within quotes, {shell_argument(key, value)}; a sweep needs -m."
         )
     if key in list_settings(schema):
         return f"{given}: a list is written in brackets, {key}=[{shortened(value)}]; a sweep needs -m."
@@ -147,7 +147,7 @@ def no_such_setting(key: str, schema: type[Any]) -> str:
     if is_dataclass(group := {item.name: item.type for item in fields(schema)}.get(key)):
         own = ", ".join(f"{key}.{item.name}" for item in fields(group))
         return f"{key}: this command has no group {key}, only {own}."
-    return f"{key}: there is no such setting.{likely(key, schema)}"
+    return f"{key}: there is no such setting.{suggestion(key, schema)}"
 
 
 def _experiment_typed() -> Path | None:
@@ -159,15 +159,15 @@ def _experiment_typed() -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def likely(key: str, schema: type[Any]) -> str:
+def suggestion(key: str, schema: type[Any]) -> str:
     """The end of a message about an unknown setting: similar names, or all names of its level if none is similar."""
-    settings = settings_of_schema(schema)
+    settings = schema_keys(schema)
     leaf = key.rpartition(".")[2]
     same = [name for name in settings if name.rpartition(".")[2] == leaf]
     if 0 < len(same) <= 3:
         return f" Did you mean {_either(same)}?"
     # A command that does not train suggests only settings that it has.
-    if (known := hint(key)) and (issubclass(schema, Config) or known.ours.partition("=")[0] in settings):
+    if (known := find_hint(key)) and (issubclass(schema, Config) or known.ours.partition("=")[0] in settings):
         if known.ours:
             return f" Here it is {known.ours}{f' ({known.note})' if known.note else ''}."
         return f" It has no counterpart here: {known.note}."

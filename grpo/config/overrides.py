@@ -24,15 +24,15 @@ from grpo.core.errors import UserError, first_line, shortened
 from grpo.core.paths import path_fault
 from grpo.core.text import NOT_PLAIN
 
-MOST_JOBS = 10_000  # of a sweep
-COUNTED = 10**12  # larger counts are not exact
-FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+MAX_JOBS = 10_000  # of a sweep
+MAX_EXACT_COUNT = 10**12  # larger counts are not exact
+FOLDER_SETTINGS = ("hydra.run.dir", "hydra.sweep.dir")
 BROKEN_INTERPOLATION = r"${ starts a name, as in ${seed}; for the characters themselves, write \${ within quotes"
 _KEY = re.compile(r"[~+]*[\w./@:$-]+")
 _SPACED = re.compile(r"(\+{0,2}[a-zA-Z_][\w./@-]*)(?: ?[=:] ?| )([^\s=:].*)")
 
 
-def quoted(text: str) -> str:
+def quote_value(text: str) -> str:
     """`text` as the value of an override: as it is where Hydra reads it so, else in Hydra's quotes."""
     plain = re.fullmatch(r"[\w./-]+", text, re.ASCII) and _value(f"key={text}") == text
     return text if plain else QuotedString(text, Quote.double).with_quotes()
@@ -42,14 +42,14 @@ def _value(override: str) -> Any:
     return OverridesParser.create().parse_override(override).value()
 
 
-def typed_in_shell(key: str, value: Any) -> str:
+def shell_argument(key: str, value: Any) -> str:
     """The word to type in a shell so that the setting `key` gets `value`."""
     if isinstance(value, str):
-        return shlex.quote(f"{key}={quoted(value)}")
+        return shlex.quote(f"{key}={quote_value(value)}")
     return shlex.quote(f"{key}={json.dumps(value, default=str)}")  # as Hydra writes numbers, booleans and null
 
 
-def parse(arguments: Sequence[str]) -> list[Override]:
+def parse_overrides(arguments: Sequence[str]) -> list[Override]:
     """The overrides that `arguments` are.
 
     Raises:
@@ -60,24 +60,24 @@ def parse(arguments: Sequence[str]) -> list[Override]:
         try:
             (override,) = OverridesParser.create().parse_overrides([each])
         except HydraException as error:
-            raise UserError(unreadable(each)) from error
+            raise UserError(explain_unparsable(each)) from error
         except ValueError as error:  # a number of more digits than Python reads
             raise UserError(f"{shortened(each)}: {first_line(error)}.") from error
         if not override.key_or_group:
-            raise UserError(unreadable(each))
+            raise UserError(explain_unparsable(each))
         parsed.append(override)
     return parsed
 
 
-def is_readable(override: str) -> bool:
+def is_parsable(override: str) -> bool:
     try:
-        parse([override])
+        parse_overrides([override])
         return True
     except UserError:
         return False
 
 
-def unreadable(override: str) -> str:
+def explain_unparsable(override: str) -> str:
     """What is wrong with an override that Hydra's grammar refuses, and what to type instead."""
     key, equals, value = override.partition("=")
     if not equals or not _KEY.fullmatch(key):
@@ -85,23 +85,23 @@ def unreadable(override: str) -> str:
     given = shortened(_in_one_line(override))
     listed = value.startswith("[") and value.endswith("]")
     elements = [element.strip().strip("'\"") for element in value[1:-1].split(",")] if listed else [value]
-    if fault := _fault(key, elements):
+    if fault := _unquotable(key, elements):
         return f"{given}: {fault}."
     if listed:
-        written = ",".join(quoted(_expanded(element)) for element in elements)
+        written = ",".join(quote_value(_expand_user(element)) for element in elements)
         return f"{given}: write {shlex.quote(f'{key}=[{written}]')}"
     if value.startswith("~"):
-        return f"{given}: write {typed_in_shell(key, _expanded(value))}"
+        return f"{given}: write {shell_argument(key, _expand_user(value))}"
     if settings := _mapping(value):
-        each = " ".join(typed_in_shell(f"{key}.{name}", inner) for name, inner in settings.items())
+        each = " ".join(shell_argument(f"{key}.{name}", inner) for name, inner in settings.items())
         return f"{given}: the settings of a group are given one by one: {each}"
-    return f"{given}: this value needs quotes within quotes: {typed_in_shell(key, value)}"
+    return f"{given}: this value needs quotes within quotes: {shell_argument(key, value)}"
 
 
-def _fault(key: str, values: Sequence[str]) -> str | None:
+def _unquotable(key: str, values: Sequence[str]) -> str | None:
     """Why no quotes make these values readable."""
     broken = any(not _can_be_resolved(value) for value in values)
-    if key in FOLDERS and (broken or "${" not in values[0]):
+    if key in FOLDER_SETTINGS and (broken or "${" not in values[0]):
         return folder_fault(values[0])
     if broken:
         return BROKEN_INTERPOLATION
@@ -133,7 +133,7 @@ def _in_one_line(text: str) -> str:
     return text.replace("\n", r"\n").replace("\t", r"\t")
 
 
-def spaced(words: Sequence[str], texts: Collection[str]) -> str | None:
+def explain_spaces(words: Sequence[str], texts: Collection[str]) -> str | None:
     """The message about a setting that is typed as several words, `max_steps = 10`; None if there is none.
 
     Args:
@@ -144,7 +144,7 @@ def spaced(words: Sequence[str], texts: Collection[str]) -> str | None:
         key, equals, value = word.partition("=")
         if equals and value and following and key in texts:
             given = " ".join([word, *following])
-            whole = typed_in_shell(key, " ".join([value, *following]))
+            whole = shell_argument(key, " ".join([value, *following]))
             return f"{shortened(given)}: a value with spaces needs quotes: {whole}"
         count = 2 if following[:1] in (["="], [":"]) else 1
         given = " ".join([word, *following[:count]])
@@ -152,7 +152,7 @@ def spaced(words: Sequence[str], texts: Collection[str]) -> str | None:
             continue
         key, value = match.groups()
         override = f"{key}={value}"
-        meant = shlex.quote(override) if is_readable(override) else typed_in_shell(key, value)
+        meant = shlex.quote(override) if is_parsable(override) else shell_argument(key, value)
         return f"{shortened(given)}: a setting is written NAME=VALUE, with no spaces around =: {meant}"
     return None
 
@@ -168,14 +168,14 @@ def _mapping(text: str) -> dict[Any, Any] | None:
     return found if isinstance(found, dict) and None not in found.values() else None
 
 
-def _expanded(path: str) -> str:
+def _expand_user(path: str) -> str:
     try:
         return str(Path(path).expanduser())
     except RuntimeError:  # there is no such user
         return path
 
 
-def values_of(override: Override) -> int:
+def count_values(override: Override) -> int:
     """How many values are typed, counted without listing them; a value that is not a list counts as one.
 
     Raises:
@@ -190,21 +190,21 @@ def values_of(override: Override) -> int:
     start, stop, step = (Decimal(each or 0) for each in (value.start, value.stop, value.step))
     if not step or not all(each.is_finite() for each in (start, stop, step)):
         raise UserError(f"{override.input_line}: a range has a finite start and end, and a step other than 0.")
-    return max(0, math.ceil(min((stop - start) / step, Decimal(COUNTED))))
+    return max(0, math.ceil(min((stop - start) / step, Decimal(MAX_EXACT_COUNT))))
 
 
 def refuse_too_many_jobs(overrides: Sequence[Override]) -> None:
     """
     Raises:
-        UserError: the combinations of values are more than `MOST_JOBS`.
+        UserError: the combinations of values are more than `MAX_JOBS`.
     """
-    counts = {each.get_key_element(): values_of(each) for each in overrides}
-    if (jobs := math.prod(counts.values())) > MOST_JOBS:
+    counts = {each.get_key_element(): count_values(each) for each in overrides}
+    if (jobs := math.prod(counts.values())) > MAX_JOBS:
         factors = " x ".join(f"{key} ({_counted(count)})" for key, count in counts.items() if count > 1)
         raise UserError(
-            f"{factors}: a sweep of {_counted(jobs)} jobs; at most {MOST_JOBS:,} are possible. List fewer values."
+            f"{factors}: a sweep of {_counted(jobs)} jobs; at most {MAX_JOBS:,} are possible. List fewer values."
         )
 
 
 def _counted(count: int) -> str:
-    return f"{count:,}" if count < COUNTED else f"{COUNTED:,} or more"
+    return f"{count:,}" if count < MAX_EXACT_COUNT else f"{MAX_EXACT_COUNT:,} or more"

@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from grpo.config.limits import COMPLETIONS, PROBLEMS, STEPS, TOKENS
-from grpo.config.overrides import MOST_JOBS
-from grpo.config.samplers import SETTINGS
+from grpo.config.limits import MAX_COMPLETIONS, MAX_PROBLEMS, MAX_STEPS, MAX_TOKENS
+from grpo.config.overrides import MAX_JOBS
+from grpo.config.samplers import SAMPLER_SETTINGS
 from grpo.config.schema import AuditConfig, Config, EvaluateConfig, PlanConfig
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -26,7 +26,7 @@ below_one: Rule = (lambda value: 0 <= value < 1, "must be at least 0 and below 1
 
 
 # What grpo/training/alarms.py watches for.
-ALARMS = (
+ALARM_NAMES = (
     "truncated",
     "constant_reward",
     "no_signal",
@@ -43,12 +43,12 @@ ANSWER_MATCHES = ("number", "text", "strict")
 
 
 # The values each field may take, beyond its type. None is left to the type.
-COMMON: dict[str, Rule] = {
+COMMON_RULES: dict[str, Rule] = {
     "seed": between(0, 2**32 - 1),
     "device": one_of("cpu", "cuda"),
     "threads": between(1, 1_024),
-    "max_completion_length": between(1, TOKENS),
-    "eval_batch_size": between(1, COMPLETIONS),
+    "max_completion_length": between(1, MAX_TOKENS),
+    "eval_batch_size": between(1, MAX_COMPLETIONS),
     "model.parameters": between(1, 1e14),
     "model.init": one_of("pretrained", "random"),
     "model.num_layers": between(1, 1_000),
@@ -57,16 +57,16 @@ COMMON: dict[str, Rule] = {
     "model.lora_alpha": between(1, 65_536),
     "model.lora_dropout": below_one,
     "data.name": one_of("arithmetic", "gsm8k", "jsonl"),
-    "data.train_problems": between(1, PROBLEMS),
-    "data.eval_problems": between(1, PROBLEMS),
-    "data.validation_problems": between(1, PROBLEMS),
+    "data.train_problems": between(1, MAX_PROBLEMS),
+    "data.eval_problems": between(1, MAX_PROBLEMS),
+    "data.validation_problems": between(1, MAX_PROBLEMS),
     "data.seed": between(0, 2**32 - 1),
     "data.min_steps": between(1, 4),
     "data.max_steps": between(1, 4),
     "data.max_number": between(100, 10_000),
     "data.gold": one_of("number", "text"),
     "data.answer_match": one_of(*ANSWER_MATCHES),
-    "rollout.name": one_of(*SETTINGS),
+    "rollout.name": one_of(*SAMPLER_SETTINGS),
     "rollout.top_p": (lambda value: 0 < value <= 1, "must lie above 0 and not above 1"),
     "rollout.top_k": between(0, 1_000_000),
     "rollout.min_p": between(0, 1),
@@ -89,17 +89,17 @@ RULES: dict[type, dict[str, Rule]] = {
     Config: {
         "num_generations": between(2, 65_536, "an advantage compares the completions of one prompt"),
         "prompts_per_step": between(1, 65_536),
-        "micro_batch_size": between(1, COMPLETIONS),
-        "max_steps": between(1, STEPS),
+        "micro_batch_size": between(1, MAX_COMPLETIONS),
+        "max_steps": between(1, MAX_STEPS),
         "num_train_epochs": between(0.0001, 100_000),
-        "max_prompt_length": between(1, TOKENS),
-        "logging_steps": between(1, STEPS),
-        "eval_steps": between(1, STEPS),
-        "save_steps": between(1, STEPS),
-        "save_total_limit": between(2, STEPS, "a damaged checkpoint must leave one to go back to"),
+        "max_prompt_length": between(1, MAX_TOKENS),
+        "logging_steps": between(1, MAX_STEPS),
+        "eval_steps": between(1, MAX_STEPS),
+        "save_steps": between(1, MAX_STEPS),
+        "save_total_limit": between(2, MAX_STEPS, "a damaged checkpoint must leave one to go back to"),
         "on_nonfinite": one_of("stop", "skip"),
-        "alarm_window": between(2, STEPS),
-        "stop_on": (lambda value: set(value) <= set(ALARMS), f"must be a list of {', '.join(ALARMS)}"),
+        "alarm_window": between(2, MAX_STEPS),
+        "stop_on": (lambda value: set(value) <= set(ALARM_NAMES), f"must be a list of {', '.join(ALARM_NAMES)}"),
         "temperature": between(0.0001, 100),
         "optimizer.name": one_of("adamw_torch", "adamw_8bit", "adafactor", "sgd"),
         "optimizer.lr": between(1e-12, 100),
@@ -109,8 +109,8 @@ RULES: dict[type, dict[str, Rule]] = {
         "optimizer.max_grad_norm": between(1e-9, 1e9),
         "optimizer.schedule": one_of("cosine", "linear", "constant", "constant_with_warmup"),
         "optimizer.warmup": (
-            lambda value: 0 <= value < 1 or STEPS >= value == int(value) >= 1,
-            f"must be a share of the steps below 1, or a whole number of steps up to {STEPS:,}",
+            lambda value: 0 <= value < 1 or MAX_STEPS >= value == int(value) >= 1,
+            f"must be a share of the steps below 1, or a whole number of steps up to {MAX_STEPS:,}",
         ),
         "algorithm.loss_type": one_of("grpo", "bnpo", "dr_grpo", "dapo"),
         "algorithm.beta": between(0, 1_000),
@@ -121,7 +121,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "algorithm.num_iterations": between(1, 1_000),
         "algorithm.steps_per_generation": between(1, 1_000),
         "tracking.name": one_of("wandb", "trackio", "tensorboard", "none"),
-        "tracking.completions_every": between(1, STEPS),
+        "tracking.completions_every": between(1, MAX_STEPS),
         "tracking.completions_rows": between(0, 100_000),
     },
     EvaluateConfig: {
@@ -134,13 +134,13 @@ RULES: dict[type, dict[str, Rule]] = {
             lambda value: value == 0 or 0.0001 <= value <= 100,
             "must be 0, which answers greedily, or between 0.0001 and 100",
         ),
-        "show": between(0, PROBLEMS),
+        "show": between(0, MAX_PROBLEMS),
     },
     AuditConfig: {"fail_on": one_of("warning", "note"), "data.answer_match": one_of(*ANSWER_MATCHES)},
 }
 
 
-WEIGHT = between(-10_000, 10_000, "advantages are computed in float32")  # as in grpo/rewards/registry.py
+WEIGHT_RULE = between(-10_000, 10_000, "advantages are computed in float32")  # as in grpo/rewards/registry.py
 
 
 RULES[PlanConfig] = RULES[Config] | {
@@ -155,10 +155,10 @@ RULES[PlanConfig] = RULES[Config] | {
 }
 
 
-SWEEPER: dict[str, Rule] = {
+SWEEPER_RULES: dict[str, Rule] = {
     "parallel": between(1, 1_000),
     "step_seconds": between(0.001, 1_000_000),
-    "n_trials": between(1, MOST_JOBS),
+    "n_trials": between(1, MAX_JOBS),
     "seed": between(0, 2**31),
-    "trial": between(0, MOST_JOBS),
+    "trial": between(0, MAX_JOBS),
 }

@@ -107,7 +107,7 @@ class TrackingConfig:
 
 
 @dataclass
-class Common:
+class CommonConfig:
     """What every command that runs a policy is told."""
 
     model: ModelConfig
@@ -126,7 +126,7 @@ class Common:
 
 
 @dataclass
-class Config(Common):
+class Config(CommonConfig):
     """A training run."""
 
     optimizer: OptimizerConfig
@@ -153,7 +153,7 @@ class Config(Common):
 
 
 @dataclass
-class EvaluateConfig(Common):
+class EvaluateConfig(CommonConfig):
     """An evaluation."""
 
     run: str | None
@@ -226,7 +226,7 @@ class SearchConfig(SweeperConfig):
     trial: int | None
 
 
-AnyConfig = Common | AuditConfig
+AnyConfig = CommonConfig | AuditConfig
 
 ConfigStore.instance().store(name="schema", node=Config)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)

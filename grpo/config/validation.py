@@ -5,16 +5,23 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from grpo.config.keys import list_settings, value_of
-from grpo.config.limits import COMPLETIONS, DISTINCT
-from grpo.config.rules import COMMON, RULES, WEIGHT
-from grpo.config.samplers import CORRECTION, ENGINES, SAMPLING, SETTINGS, VLLM, distorting
-from grpo.config.schema import AnyConfig, AuditConfig, Common, Config, DataConfig, EvaluateConfig
+from grpo.config.keys import get_setting, list_settings
+from grpo.config.limits import DISTINCT_PROBLEMS, MAX_COMPLETIONS
+from grpo.config.rules import COMMON_RULES, RULES, WEIGHT_RULE
+from grpo.config.samplers import (
+    CORRECTION_SETTINGS,
+    ENGINES,
+    SAMPLER_SETTINGS,
+    SAMPLING_PARAMETERS,
+    VLLM_ENGINES,
+    non_neutral_sampling,
+)
+from grpo.config.schema import AnyConfig, AuditConfig, CommonConfig, Config, DataConfig, EvaluateConfig
 from grpo.core.errors import UserError, shortened
 from grpo.core.paths import path_fault
 
 # The settings that name a file or a folder.
-PATHS = (
+PATH_SETTINGS = (
     "model.path",
     "data.path",
     "data.train_file",
@@ -28,25 +35,25 @@ PATHS = (
 )
 
 
-def check_shape(config: AnyConfig) -> None:
+def check_lists_and_paths(config: AnyConfig) -> None:
     """Check the elements of lists, whose types the schema does not check, and refuse paths that no file can have."""
     for key, kind in list_settings(type(config)).items():
-        values: Any = value_of(config, key) or []
+        values: Any = get_setting(config, key) or []
         if not all(isinstance(value, kind) for value in values):
             what = "text" if kind is str else "whole numbers"
             raise UserError(f"{key}={shortened(values)}: must be a list of {what}, with no list or mapping inside it.")
-    for key in PATHS:
-        for path in _paths(config, key):
+    for key in PATH_SETTINGS:
+        for path in _paths_of(config, key):
             if fault := path_fault(path):
                 raise UserError(f"{key}={shortened(path)}: {fault}.")
 
 
-def check(config: AnyConfig) -> None:
-    common = COMMON if isinstance(config, Common) else {}
+def check_config(config: AnyConfig) -> None:
+    common = COMMON_RULES if isinstance(config, CommonConfig) else {}
     for key, (holds, rule) in (common | RULES.get(type(config), {})).items():
-        check_value(key, value_of(config, key), holds, rule)
+        check_value(key, get_setting(config, key), holds, rule)
     for name, weight in config.rewards.items():
-        check_value(f"rewards.{name}", weight, *WEIGHT)
+        check_value(f"rewards.{name}", weight, *WEIGHT_RULE)
     if isinstance(config, AuditConfig):
         return
     _check_data(config.data)
@@ -66,7 +73,7 @@ def check(config: AnyConfig) -> None:
         if config.model.load_in_4bit and not config.model.lora_rank:
             raise UserError("model.load_in_4bit=true: weights of 4 bits are not trained; add model.lora_rank=16.")
     if isinstance(config, EvaluateConfig):
-        _check_sampling(config)
+        _check_evaluation(config)
 
 
 def check_value(key: str, value: Any, holds: Callable[[Any], bool], rule: str) -> None:
@@ -75,26 +82,26 @@ def check_value(key: str, value: Any, holds: Callable[[Any], bool], rule: str) -
         raise UserError(f"{key}={shortened(value)}: {rule if finite else 'must be a finite number'}.")
 
 
-def _paths(config: Any, key: str) -> list[str]:
-    value = value_of(config, key)
+def _paths_of(config: Any, key: str) -> list[str]:
+    value = get_setting(config, key)
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _check_batch(config: Config) -> None:
     completions = config.prompts_per_step * config.num_generations * config.algorithm.steps_per_generation
-    if completions > COMPLETIONS:
+    if completions > MAX_COMPLETIONS:
         steps = config.algorithm.steps_per_generation
         raise UserError(
             f"prompts_per_step={config.prompts_per_step} x num_generations={config.num_generations}"
             + f" x algorithm.steps_per_generation={steps}" * (steps > 1)
-            + f" = {completions:,} completions sampled at once: at most {COMPLETIONS:,} are possible."
+            + f" = {completions:,} completions sampled at once: at most {MAX_COMPLETIONS:,} are possible."
         )
 
 
-def _check_rollout(config: Common) -> None:
+def _check_rollout(config: CommonConfig) -> None:
     rollout = config.rollout
-    own = SETTINGS[rollout.name]
-    for name, value in distorting(rollout).items():
+    own = SAMPLER_SETTINGS[rollout.name]
+    for name, value in non_neutral_sampling(rollout).items():
         if name not in own:
             raise UserError(
                 f"rollout.{name}={value}: rollout={rollout.name} samples from the policy's own distribution and has no "
@@ -102,12 +109,12 @@ def _check_rollout(config: Common) -> None:
             )
     for item in fields(rollout):
         value = getattr(rollout, item.name)
-        if value is not None and item.name not in ("name", *SAMPLING, *own):
-            having = " or ".join(f"rollout={name}" for name, settings in SETTINGS.items() if item.name in settings)
+        if value is not None and item.name not in ("name", *SAMPLING_PARAMETERS, *own):
+            having = " or ".join(f"rollout={name}" for name, known in SAMPLER_SETTINGS.items() if item.name in known)
             raise UserError(
                 f"rollout.{item.name}={value}: rollout={rollout.name} has no such setting; {having} has it."
             )
-        if value is None and item.name in own and item.name not in (*SAMPLING, *CORRECTION):
+        if value is None and item.name in own and item.name not in (*SAMPLING_PARAMETERS, *CORRECTION_SETTINGS):
             raise UserError(f"rollout.{item.name}=null: rollout={rollout.name} needs a value there.")
     truncates = rollout.correction in ("token_truncate", "sequence_truncate")
     if truncates and rollout.correction_max is None and rollout.correction_min is None:
@@ -123,7 +130,7 @@ def _check_rollout(config: Common) -> None:
             f"model.init=random model.lora_rank={config.model.lora_rank}: rollout=vllm loads its copy of the policy "
             "from a folder, and random weights with adapters have none; leave one of the two out."
         )
-    if rollout.name in VLLM and config.device == "cpu":
+    if rollout.name in VLLM_ENGINES and config.device == "cpu":
         raise UserError(
             f"device=cpu: rollout={rollout.name} needs a GPU, device=cuda; on a CPU take rollout=fast, which is also "
             "the fastest there."
@@ -152,20 +159,23 @@ def _check_data(data: DataConfig) -> None:
         raise UserError("data.path: data=jsonl needs the folder of your files, data.path=FOLDER, or one file.")
     if data.name == "arithmetic":
         for names, split in ((["train_problems"], "training"), (["eval_problems", "validation_problems"], "held-out")):
-            if sum(getattr(data, name) for name in names) > DISTINCT[split]:
+            if sum(getattr(data, name) for name in names) > DISTINCT_PROBLEMS[split]:
                 given = ", ".join(f"data.{name}={getattr(data, name)}" for name in names)
                 raise UserError(
-                    f"{given}: data=arithmetic makes at most {DISTINCT[split]:,} distinct {split} problems; set fewer."
+                    f"{given}: data=arithmetic makes at most {DISTINCT_PROBLEMS[split]:,} distinct {split} problems; "
+                    "set fewer."
                 )
 
 
-def _check_sampling(config: EvaluateConfig) -> None:
+def _check_evaluation(config: EvaluateConfig) -> None:
     if config.samples > 1 and config.temperature == 0:
         raise UserError(f"samples={config.samples}: greedy answers are all alike; add temperature=1.0.")
-    if config.k is not None and (not config.k or min(config.k) < 1 or max(config.k) > COMPLETIONS):
-        raise UserError(f"k={shortened(config.k)}: must be a list of whole numbers from 1 to {COMPLETIONS:,}, k=[1,8].")
+    if config.k is not None and (not config.k or min(config.k) < 1 or max(config.k) > MAX_COMPLETIONS):
+        raise UserError(
+            f"k={shortened(config.k)}: must be a list of whole numbers from 1 to {MAX_COMPLETIONS:,}, k=[1,8]."
+        )
     if config.k is not None and config.completions is None and max(config.k) > config.samples:
         raise UserError(f"k={config.k}: must not exceed samples={config.samples}.")
-    for name, value in distorting(config.rollout).items():
+    for name, value in non_neutral_sampling(config.rollout).items():
         if config.temperature == 0 and name != "repetition_penalty":
             raise UserError(f"rollout.{name}={value}: greedy answers have no use for it; add temperature=1.0.")

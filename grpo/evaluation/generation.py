@@ -6,7 +6,7 @@ Called by training runs, `grpo.evaluate` and `grpo.sample`. It must not score th
 from collections.abc import Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
-from grpo.config.schema import Common
+from grpo.config.schema import CommonConfig
 from grpo.core.console import say
 from grpo.core.device import out_of_memory
 from grpo.core.errors import UserError
@@ -24,7 +24,7 @@ def answer(
     rollout: "Sampler",
     tokenizer: "PreTrainedTokenizerBase",
     questions: Sequence[str],
-    config: Common,
+    config: CommonConfig,
     samples: int = 1,
     temperature: float = 0.0,
     skip: Set[Place] = frozenset(),
@@ -74,7 +74,7 @@ def _smaller(size: int, error: Exception) -> int:
 
 
 def answer_greedily(
-    rollout: "Sampler", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], config: Common
+    rollout: "Sampler", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], config: CommonConfig
 ) -> list[str]:
     """One greedy completion a question."""
     texts = {i: each.text for batch in answer(rollout, tokenizer, questions, config) for (i, _), each in batch.items()}

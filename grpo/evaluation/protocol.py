@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from grpo.config.samplers import NEUTRAL, distorting
-from grpo.config.schema import Common
+from grpo.config.samplers import NEUTRAL_SAMPLING, non_neutral_sampling
+from grpo.config.schema import CommonConfig
 from grpo.core.files import file_sha256
 from grpo.runs.provenance import problems_of
 from grpo.tasks.datasets import Example
@@ -30,7 +30,7 @@ def extraction(answer_match: str) -> dict[str, str]:
 
 
 def protocol(
-    config: Common,
+    config: CommonConfig,
     split: str,
     examples: Sequence[Example],
     policy: dict[str, Any],
@@ -39,7 +39,7 @@ def protocol(
 ) -> dict[str, Any]:
     """How completions are had and judged: all that they and the figures hang on, but for the tokens that end them."""
     decoding: dict[str, Any] = {"samples": samples, "temperature": temperature}
-    decoding |= (NEUTRAL if temperature else {}) | distorting(config.rollout)
+    decoding |= (NEUTRAL_SAMPLING if temperature else {}) | non_neutral_sampling(config.rollout)
     if temperature:
         decoding["seed"] = config.seed
     settings = asdict(config.data).items()

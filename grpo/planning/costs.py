@@ -16,8 +16,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from grpo.config.batch import Batch
-from grpo.config.samplers import VLLM
+from grpo.config.batch import BatchSplit
+from grpo.config.samplers import VLLM_ENGINES
 from grpo.config.schema import Config, ModelConfig
 from grpo.core.errors import UserError
 from grpo.policy.hub import ASSETS, resolve
@@ -179,7 +179,7 @@ class Work:
     completion: int
 
     @classmethod
-    def of(cls, config: Config, batch: Batch) -> "Work":
+    def of(cls, config: Config, batch: BatchSplit) -> "Work":
         """
         Raises:
             UserError: prompts have no limit.
@@ -204,7 +204,7 @@ class Work:
 class Costs:
     """The bytes of one device and the seconds of a step, for a composed run."""
 
-    def __init__(self, config: Config, batch: Batch, of: Architecture, sharding: str = "ddp") -> None:
+    def __init__(self, config: Config, batch: BatchSplit, of: Architecture, sharding: str = "ddp") -> None:
         self.config, self.batch, self.of, self.sharding = config, batch, of, sharding
         self.work = Work.of(config, batch)
         model = config.model
@@ -304,7 +304,7 @@ class Costs:
     def _sampling(self) -> list[Parts]:
         work, of, kept = self.work, self.of, self._kept()
         v, h, i, c = of.vocab_size, of.hidden_size, of.intermediate_size, self.compute
-        if self.config.rollout.name in VLLM:  # it takes what it is told to, or is elsewhere
+        if self.config.rollout.name in VLLM_ENGINES:  # it takes what it is told to, or is elsewhere
             return [kept]
         if self.sharded:  # the largest matrix, as it comes together to be copied
             kept[COMMUNICATION] = kept.get(COMMUNICATION, 0.0) + of.head * self.weight
@@ -491,10 +491,10 @@ class Costs:
         flops, n, v = rates.flops_bf16 if c == 2 else rates.flops_fp32, of.linear, of.head
         # Of a rollout, shared out over the steps that it serves.
         served = config.algorithm.steps_per_generation * config.algorithm.num_iterations
-        lean = self.fast or config.rollout.name in VLLM  # each prompt once, and weights as they are multiplied
+        lean = self.fast or config.rollout.name in VLLM_ENGINES  # each prompt once, and weights as they are multiplied
         prompts = work.sampled_prompts if lean else work.sampled
         token = 2 * of.keys * of.num_hidden_layers * (c if lean or not self.mixed else (c + 4) / 2)
-        native = self.native or config.rollout.name in VLLM
+        native = self.native or config.rollout.name in VLLM_ENGINES
         read = (n + v) * (c if native or not self.mixed else 4 + 2 * c)  # cast anew for every token
         if self.quantized:  # a matrix is made anew for every token
             read = n * NF4 + 2 * self._dequantized() * n / (of.hidden_size * of.intermediate_size) + v * self.weight

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from grpo.config.samplers import VLLM
-from grpo.config.schema import Common
+from grpo.config.samplers import VLLM_ENGINES
+from grpo.config.schema import CommonConfig
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import end_of_turn, prompt_ids
 from grpo.policy.prefix_sharing import causal_lm
@@ -18,7 +18,7 @@ from grpo.policy.prefix_sharing import causal_lm
 TABLE = re.compile(r"(^|\.)(wpe|embed_positions|pos_\w+|position_embeddings?)(\.|$)")
 
 
-def check_policy(policy: Any, tokenizer: Any, questions: Iterable[str], config: Common) -> list[str]:
+def check_policy(policy: Any, tokenizer: Any, questions: Iterable[str], config: CommonConfig) -> list[str]:
     """Check the policy against its tokenizer and the prompts of `questions`, and have completions end where the chat
     template ends a turn; gives notes for a person to read.
 
@@ -81,7 +81,7 @@ def _advice(largest: int) -> str:
     )
 
 
-def _check_prompts(tokenizer: Any, questions: list[str], config: Common, rows: int, largest: int) -> None:
+def _check_prompts(tokenizer: Any, questions: list[str], config: CommonConfig, rows: int, largest: int) -> None:
     """A token of the vocabulary without a row is allowed if no prompt contains it, as in Gemma 3's text models."""
     for ids in prompt_ids(tokenizer, questions, config.system_prompt):
         if (highest := max(ids)) >= rows:
@@ -107,7 +107,7 @@ def positions(model: Any) -> tuple[int | None, bool]:
     return limit, table or settings.model_type == "mpt"  # whose ALiBi is a tensor of that length
 
 
-def _check_lengths(model: Any, tokenizer: Any, questions: list[str], config: Common) -> list[str]:
+def _check_lengths(model: Any, tokenizer: Any, questions: list[str], config: CommonConfig) -> list[str]:
     limit, fixed = positions(model)
     if limit is None:
         return []
@@ -123,7 +123,7 @@ def _check_lengths(model: Any, tokenizer: Any, questions: list[str], config: Com
     advice = "Use shorter problems, or a shorter system_prompt."
     if prompt < limit:
         advice = f"Set max_completion_length={limit - prompt} or less."
-    if fixed or config.rollout.name in VLLM:
+    if fixed or config.rollout.name in VLLM_ENGINES:
         raise UserError(f"max_completion_length={completion}: {sizes}, and {of}. {advice}")
     # Rotary positions can be computed at any length.
     return [f"Warning: {sizes}, and {of}: beyond them its completions are unreliable. {advice}"]

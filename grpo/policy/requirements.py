@@ -5,9 +5,9 @@ Commands call it before they load a policy. It does not know what the devices ar
 
 from importlib.util import find_spec
 
-from grpo.config.batch import Batch, optimizer_steps
-from grpo.config.limits import GSM8K_TRAIN
-from grpo.config.schema import Common, Config
+from grpo.config.batch import BatchSplit, optimizer_steps
+from grpo.config.limits import GSM8K_PROBLEMS
+from grpo.config.schema import CommonConfig, Config
 from grpo.core import distributed
 from grpo.core.device import cpu_lacks_bfloat16
 from grpo.core.errors import UserError
@@ -17,7 +17,7 @@ from grpo.core.text import duration
 CPU_FLOP_PER_SECOND = 1e11
 
 
-def slow_bfloat16(config: Common) -> str | None:
+def slow_bfloat16(config: CommonConfig) -> str | None:
     """A warning if the CPU computes in bfloat16 without instructions for it, several times slower than in float32.
 
     The setting stays as it is: the numbers of a run must not depend on the CPU.
@@ -30,7 +30,7 @@ def slow_bfloat16(config: Common) -> str | None:
     )
 
 
-def check_packages(config: Common) -> None:
+def check_packages(config: CommonConfig) -> None:
     """
     Raises:
         UserError: a setting needs a package that is not installed.
@@ -47,7 +47,7 @@ def check_packages(config: Common) -> None:
             raise UserError(f"{setting}: needs the {package} package: pip install {package}, or 'grpo[{extra}]'.")
 
 
-def check_cuda(config: Common) -> None:
+def check_cuda(config: CommonConfig) -> None:
     """
     Raises:
         UserError: `device=cuda`, and there is no CUDA device.
@@ -60,7 +60,7 @@ def check_cuda(config: Common) -> None:
             raise UserError(f"device=cuda: no CUDA device is found. To go on without one: device=cpu{plain}")
 
 
-def check_device(config: Config, batch: Batch) -> None:
+def check_device(config: Config, batch: BatchSplit) -> None:
     """Nothing is chosen by hardware: a GPU that is missing stops the run, and so does one too many.
 
     Raises:
@@ -109,7 +109,7 @@ def check_device(config: Config, batch: Batch) -> None:
         speed = f"{CPU_FLOP_PER_SECOND / 1e12} TFLOP/s"
         message += f" On a CPU, at {speed}, a step with {size} would take about {duration(seconds)}"
         if config.max_steps is not None or config.data.name == "gsm8k":
-            steps = optimizer_steps(config, min(GSM8K_TRAIN, config.data.train_problems or GSM8K_TRAIN))
+            steps = optimizer_steps(config, min(GSM8K_PROBLEMS, config.data.train_problems or GSM8K_PROBLEMS))
         message += f", all {steps:,} steps about {duration(steps * seconds)}." if steps else "."
     plain = " bf16=false" * config.bf16
     raise UserError(

@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from grpo.config.keys import flat
+from grpo.config.keys import flatten
 from grpo.core import files
 from grpo.core.errors import UserError, first_line, nearest
 from grpo.core.files import json_object
@@ -305,7 +305,7 @@ def natural(path: str) -> list[tuple[float, str]]:
 
 def _numbers(record: Record) -> dict[str, Any]:
     """The settings that tell of a run's numbers, by their full keys."""
-    return {key: of for key, of in flat(record.settings).items() if _tells(key)}
+    return {key: of for key, of in flatten(record.settings).items() if _tells(key)}
 
 
 def _tells(key: str) -> bool:

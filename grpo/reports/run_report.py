@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from grpo.config.batch import Batch
+from grpo.config.batch import BatchSplit
 from grpo.config.composition import compose
-from grpo.config.keys import flat
+from grpo.config.keys import flatten
 from grpo.core.metric_format import interval, listed, shown, with_unit
 from grpo.core.text import plural, signed, written
 from grpo.reports.figures import charts, colours, save, window
@@ -150,7 +150,7 @@ def asked(record: Record) -> list[dict[str, Any]]:
 
 def settings_that_differ(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(key, default, here) of every setting that `python -m grpo.train` alone would give another value."""
-    defaults, here = flat(asdict(compose())), flat(settings)
+    defaults, here = flatten(asdict(compose())), flatten(settings)
     keys = [*here, *(key for key in defaults if key not in here)]
     return [
         (key, written(defaults.get(key)), written(here.get(key)))
@@ -171,7 +171,7 @@ def facts(record: Record) -> dict[str, str]:
     problems = results["problems"]
     return found | {
         "problems": f"{problems['train']:,} to train on, {problems['held_out']:,} held out",
-        "batch": str(Batch(**results["batch"])),
+        "batch": str(BatchSplit(**results["batch"])),
         "machine": f"{results['device']}, {results['threads']} {plural(results['threads'], 'thread')}",
         "seed": str(results["seed"]),
         "code": code(results.get("provenance", {}).get("code")),

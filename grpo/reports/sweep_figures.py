@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
-from grpo.config.batch import Batch
+from grpo.config.batch import BatchSplit
 from grpo.core.metric_format import NUMBERS, shown
 from grpo.core.statistics import Interval
 from grpo.core.text import printable
@@ -149,7 +149,7 @@ def curves(settings: Sequence[Setting], hues: Mapping[str, str], baseline: Setti
     chosen = [setting for setting in settings if setting.name in hues]
     names = {setting.name: label(setting, baseline) for setting in chosen}
     found = [curve(chosen, names, hues, column, title, column) for column, title in CURVES.items()]
-    completions = {setting.name: Batch(**one(setting).results["batch"]).completions for setting in chosen}
+    completions = {setting.name: BatchSplit(**one(setting).results["batch"]).completions for setting in chosen}
     if len({*completions.values()}) > 1:
         title = "Correctness by completions sampled"
         column = "rewards/correctness/mean"

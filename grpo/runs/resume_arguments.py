@@ -60,7 +60,7 @@ def _without_link(argument: str) -> str:
 def _typed(arguments: Sequence[str], key: str) -> Any:
     """The value of a setting among the arguments of a command; None if it is not there."""
     typed = _typed_text(arguments, key)
-    return None if typed is None else typed_overrides.parse([f"{key}={typed}"])[0].value()
+    return None if typed is None else typed_overrides.parse_overrides([f"{key}={typed}"])[0].value()
 
 
 def _typed_text(arguments: Sequence[str], key: str) -> str | None:

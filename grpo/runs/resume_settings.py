@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from grpo.config.keys import flat
+from grpo.config.keys import flatten
 from grpo.config.schema import Config
-from grpo.config.validation import check
+from grpo.config.validation import check_config
 from grpo.core.errors import UserError
 from grpo.core.paths import shortest
 from grpo.core.redact import sources
@@ -37,7 +37,7 @@ def resume(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
         UserError: anything else was typed, or its settings cannot be read.
     """
     config = settings_of(folder)
-    here, saved = flat(asdict(composed)), flat(asdict(config))
+    here, saved = flatten(asdict(composed)), flatten(asdict(config))
     scalars: dict[str, Any] = {}
     tracking: dict[str, Any] = {}
     for override in overrides:
@@ -56,7 +56,7 @@ def resume(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
                 "tracking can be changed. For other settings, start a new run."
             )
     config = replace(config, tracking=replace(config.tracking, **tracking), **scalars, resume=None, trust_run=False)
-    check(config)
+    check_config(config)
     if "num_train_epochs" in scalars and config.max_steps is not None:
         raise UserError(
             f"num_train_epochs={config.num_train_epochs}: max_steps={config.max_steps} comes first; add max_steps=null."
@@ -77,7 +77,7 @@ def same_job(folder: Path, composed: Config) -> Config:
     Raises:
         UserError: it was another one.
     """
-    saved, here = (flat(asdict(each)) for each in (settings_of(folder), composed))
+    saved, here = (flatten(asdict(each)) for each in (settings_of(folder), composed))
     for key in here.keys() | saved.keys():
         if saved.get(key) != here.get(key):
             raise UserError(

@@ -53,4 +53,4 @@ def point_latest(folder: Path) -> None:
 
 def quoted(folder: Path) -> str:
     """A path as Hydra takes it for a value."""
-    return typed_overrides.quoted(str(folder))
+    return typed_overrides.quote_value(str(folder))

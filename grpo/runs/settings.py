@@ -14,9 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from grpo.config.composition import NotSet, as_schema
-from grpo.config.samplers import undistorted
-from grpo.config.schema import Common, Config, ModelConfig
+from grpo.config.composition import UnsetVariable, config_from_saved
+from grpo.config.samplers import evaluation_rollout
+from grpo.config.schema import CommonConfig, Config, ModelConfig
 from grpo.core.errors import UserError, shortened
 from grpo.core.files import read, written_aside, yaml_settings
 from grpo.core.redact import masked_overrides, stored
@@ -85,8 +85,8 @@ def settings_of(folder: Path) -> Config:
     """
     settings = saved_settings(folder)
     try:
-        return as_schema(settings, Config)
-    except NotSet as error:
+        return config_from_saved(settings, Config)
+    except UnsetVariable as error:
         raise UserError(f"{folder}: {error}") from error
     except UserError as error:
         raise UserError(
@@ -94,7 +94,7 @@ def settings_of(folder: Path) -> Config:
         ) from error
 
 
-def load_run(folder: Path) -> Common:
+def load_run(folder: Path) -> CommonConfig:
     """What a finished run shares with other commands: `model` is what it was trained from, `rollout` undistorted.
 
     Raises:
@@ -108,8 +108,8 @@ def load_run(folder: Path) -> Common:
             f"{folder} holds a run that was not finished; python -m grpo.train resume={folder} completes it.{policy}"
         )
     try:
-        config = as_schema(settings, Common)
-    except NotSet as error:
+        config = config_from_saved(settings, CommonConfig)
+    except UnsetVariable as error:
         raise UserError(f"{folder}: {error}") from error
     except UserError as error:
         raise UserError(
@@ -117,7 +117,7 @@ def load_run(folder: Path) -> Common:
             f"can still be named, model.path={folder}/policy."
         ) from error
     config.model.lora_rank = 0  # an adapter that has not learnt adds nothing, and one that has is merged
-    config.rollout = undistorted(config.rollout)  # however training sampled
+    config.rollout = evaluation_rollout(config.rollout)  # however training sampled
     return config
 
 

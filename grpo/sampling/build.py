@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from grpo.config.samplers import distorting
-from grpo.config.schema import Common
+from grpo.config.samplers import non_neutral_sampling
+from grpo.config.schema import CommonConfig
 from grpo.core.console import say
 from grpo.policy.prefix_sharing import Unsupported
 from grpo.sampling.generate_sampler import GenerateSampler
@@ -16,11 +16,11 @@ from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler, fallback_
 from grpo.sampling.sampler import Sampler
 
 
-def build_sampler(policy: Any, tokenizer: PreTrainedTokenizerBase, config: Common) -> Sampler:
+def build_sampler(policy: Any, tokenizer: PreTrainedTokenizerBase, config: CommonConfig) -> Sampler:
     """The sampler that `config` names; where the policy rules it out, transformers' own, aloud."""
     if config.rollout.name == "fast":
         try:
             return PrefixSharingSampler(policy, tokenizer, config.bf16, bool(config.rollout.native))
         except Unsupported as reason:
             say(fallback_message(reason))
-    return GenerateSampler(policy, tokenizer, config.bf16, **distorting(config.rollout))
+    return GenerateSampler(policy, tokenizer, config.bf16, **non_neutral_sampling(config.rollout))

@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 from packaging.version import Version
 
-from grpo.config.samplers import VLLM
+from grpo.config.samplers import VLLM_ENGINES
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
@@ -38,7 +38,7 @@ def check_engine_package(config: Config) -> None:
         UserError: the package of the engine is not installed, or not in a version that TRL knows.
     """
     name = config.rollout.name
-    if name not in VLLM:
+    if name not in VLLM_ENGINES:
         return
     if find_spec("vllm") is None:
         raise UserError(
@@ -56,7 +56,7 @@ def check_engine_package(config: Config) -> None:
 
 def packages(config: Config) -> tuple[str, ...]:
     """Those that a run's numbers come from besides what every run needs."""
-    return ("vllm",) if config.rollout.name in VLLM and _version() else ()
+    return ("vllm",) if config.rollout.name in VLLM_ENGINES and _version() else ()
 
 
 def _version() -> str | None:
@@ -151,7 +151,7 @@ def arguments(config: Config) -> dict[str, Any]:
             "use_transformers_continuous_batching": True,
             "transformers_continuous_batching_config": _continuous_batching(config),
         }
-    if rollout.name not in VLLM:
+    if rollout.name not in VLLM_ENGINES:
         return {}
     corrected: dict[str, Any] = {"vllm_importance_sampling_correction": rollout.correction is not None}
     if rollout.correction is not None:

@@ -10,9 +10,9 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from grpo.config.batch import optimizer_steps
-from grpo.config.composition import load
-from grpo.config.limits import GSM8K_TRAIN
-from grpo.config.messages import readable
+from grpo.config.composition import load_config
+from grpo.config.limits import GSM8K_PROBLEMS
+from grpo.config.messages import translate_errors
 from grpo.config.overrides import refuse_too_many_jobs
 from grpo.config.schema import Config
 from grpo.core.errors import UserError
@@ -38,7 +38,7 @@ class Job:
     def steps(self, problems: int | None = None) -> int | None:
         """Its optimizer steps; None where that hangs on how many training problems there are, and nothing tells."""
         if self.config.max_steps is None and problems is None:
-            problems = self.config.data.train_problems or (GSM8K_TRAIN if self.config.data.name == "gsm8k" else None)
+            problems = self.config.data.train_problems or (GSM8K_PROBLEMS if self.config.data.name == "gsm8k" else None)
             if problems is None:
                 return None
         return optimizer_steps(self.config, problems or 0)
@@ -123,14 +123,14 @@ def refuse_twins(jobs: Sequence[Job]) -> None:
 
 
 def _compose_job(context: HydraContext, master: DictConfig, overrides: Sequence[str], name: str, number: int) -> Job:
-    with readable():
+    with translate_errors():
         composed = context.config_loader.load_sweep_config(master, list(overrides))
         with open_dict(composed):
             composed.hydra.job.num = composed.hydra.job.id = number
         folder = Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir))
         with open_dict(composed):
             del composed["hydra"]
-        config = load(composed, Config)
+        config = load_config(composed, Config)
     build_rewards(config.rewards, config.reward_files)
     check_settings(config)
     return Job(number, tuple(overrides), name, folder, config)

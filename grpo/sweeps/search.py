@@ -11,7 +11,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from grpo.config.composition import load_sweeper
-from grpo.config.overrides import values_of
+from grpo.config.overrides import count_values
 from grpo.config.schema import Config, SearchConfig
 from grpo.core.errors import UserError, first_line, nearest
 from grpo.core.metric_format import FIGURES
@@ -127,7 +127,7 @@ def _distribution(override: Override) -> "optuna.distributions.BaseDistribution"
         low = values.start
         if isinstance(values, RangeSweep):
             step = values.step
-            low, high = low or 0, _last(values, values_of(override))
+            low, high = low or 0, _last(values, count_values(override))
         if low is None or high is None or low > high or (step or 0) < 0 or (log and low <= 0):
             rule = "with tag(log,...) it starts above 0" if log else "it goes from the lower to the higher value"
             raise UserError(f"{override.input_line}: the range is empty; {rule}.")

@@ -21,7 +21,7 @@ SURE = 3.0
 
 @dataclass(frozen=True)
 class Alarm:
-    name: str  # one of grpo.config.rules.ALARMS
+    name: str  # one of grpo.config.rules.ALARM_NAMES
     message: str
     reward: str = ""  # which one it is about
 

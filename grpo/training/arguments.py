@@ -7,14 +7,14 @@ from pathlib import Path
 
 from trl import GRPOConfig
 
-from grpo.config.batch import Batch
+from grpo.config.batch import BatchSplit
 from grpo.config.schema import Config
 from grpo.policy.loading import source
 from grpo.rewards.registry import RewardStack
 from grpo.sampling.engines import arguments
 
 
-def build_args(config: Config, batch: Batch, rewards: RewardStack, out: Path) -> GRPOConfig:
+def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Path) -> GRPOConfig:
     """TRL's arguments. Those that have no setting of ours are set here for the reason beside them."""
     return GRPOConfig(
         output_dir=str(out / "checkpoints"),

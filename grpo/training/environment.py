@@ -4,7 +4,7 @@ A session calls `check_environment` once, and a sweep checks each of its jobs wi
 the policy or the data.
 """
 
-from grpo.config.batch import Batch, derive_batch
+from grpo.config.batch import BatchSplit, derive_batch
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.policy.requirements import check_device
@@ -12,7 +12,7 @@ from grpo.sampling.engines import check_engine_package, check_engine_processes, 
 from grpo.training.tracking import check_tracking
 
 
-def check_settings(config: Config, world_size: int = 1) -> Batch:
+def check_settings(config: Config, world_size: int = 1) -> BatchSplit:
     """The batch of a run of `world_size` processes; checks what does not depend on the machine that trains.
 
     Raises:
@@ -24,7 +24,7 @@ def check_settings(config: Config, world_size: int = 1) -> Batch:
     return batch
 
 
-def check_environment(config: Config) -> Batch:
+def check_environment(config: Config) -> BatchSplit:
     """The batch of this run; checks its settings, processes and devices, and waits for the server of its sampler.
 
     Raises:

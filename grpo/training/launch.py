@@ -13,8 +13,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from grpo.config.application import Command, is_multirun, task_overrides
-from grpo.config.composition import as_schema, load, located, typed
+from grpo.config.application import Command, is_multirun, job_overrides
+from grpo.config.composition import config_from_saved, load_config, to_dataclass, with_absolute_paths
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import log, quiet, say
@@ -82,15 +82,15 @@ def start_or_resume(
     composed: DictConfig, out: Path, settings: Any, pruning: Callable[[DictConfig], Pruning | None]
 ) -> None:
     """Start a new run in `out`, or resume the one that is there; this process holds its lock."""
-    overrides = task_overrides()
+    overrides = job_overrides()
     found = None
     resumed = composed.get("resume") is not None
     if resumed or (is_multirun() and holds_run(out)):
         if resumed:
-            config = resume(out, located(typed(composed, Config)), overrides)
+            config = resume(out, with_absolute_paths(to_dataclass(composed, Config)), overrides)
             overrides = overrides_with(out, overrides)
         else:
-            config = same_job(out, load(composed, Config))
+            config = same_job(out, load_config(composed, Config))
         if not is_done(out, config):
             found = find_checkpoint(out, config)
         elif (found := to_complete(out, config)) is None:
@@ -106,7 +106,7 @@ def start_or_resume(
         )
     else:
         refuse_used(out, "hydra.run.dir=FOLDER")
-        config = load(composed, Config)
+        config = load_config(composed, Config)
 
     def begin() -> None:
         begin_log()
@@ -142,7 +142,7 @@ def follow() -> None:
             out, checkpoint, settings = distributed.receive_run_dir()
             if out:
                 with Signals():
-                    train_run(as_schema(settings, Config), out, checkpoint=checkpoint)
+                    train_run(config_from_saved(settings, Config), out, checkpoint=checkpoint)
     except Stopped as stopped:
         sys.exit(stopped.exit_code)  # rank 0 says it
     except UserError as error:

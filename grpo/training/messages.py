@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from grpo.config.batch import Batch, smaller
+from grpo.config.batch import BatchSplit, smaller_micro_batch
 from grpo.config.samplers import ENGINES
 from grpo.config.schema import Config
 from grpo.core.console import say
@@ -20,7 +20,7 @@ from grpo.evaluation.evaluation import Evaluation
 from grpo.rewards.registry import RewardStack
 
 
-def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> RenderableType:
+def banner(config: Config, rewards: RewardStack, batch: BatchSplit, out: Path) -> RenderableType:
     weights = ", ".join(f"{name} {weight:g}" for name, weight in rewards.weights.items())
     steps = config.algorithm.steps_per_generation
     lines = {
@@ -37,14 +37,14 @@ def banner(config: Config, rewards: RewardStack, batch: Batch, out: Path) -> Ren
     return heading(lines)
 
 
-def out_of_memory_advice(config: Config, batch: Batch, step: int, sampling: bool) -> str:
+def out_of_memory_advice(config: Config, batch: BatchSplit, step: int, sampling: bool) -> str:
     if sampling:
         return (
             f"out of memory at step {step} while sampling all {batch.completions} completions of the batch ({batch}). "
             "Lower max_completion_length or prompts_per_step; micro_batch_size plays no part in it."
         )
     advice = "Lower max_completion_length, or train adapters, model.lora_rank=16."
-    if fitting := smaller(batch):
+    if fitting := smaller_micro_batch(batch):
         advice = f"micro_batch_size={fitting.per_device} takes the same optimizer steps in smaller parts: {fitting}."
         if config.algorithm.loss_type == "bnpo":
             advice += " Not quite the same: loss_type=bnpo averages within a part."

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from grpo.config.keys import flat
+from grpo.config.keys import flatten
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
@@ -28,8 +28,8 @@ def record_provenance(
     for difference in differences:
         say(f"Not as when the run began, so its numbers may differ from an unbroken run's: {difference}")
     step = step_of(checkpoint) if checkpoint else 0
-    before = flat(began["settings"])
-    changed = {key: value for key, value in flat(settings).items() if before.get(key, value) != value}
+    before = flatten(began["settings"])
+    changed = {key: value for key, value in flatten(settings).items() if before.get(key, value) != value}
     began["resumed"].append(
         {"command": command, "started": now["started"], "step": step, "settings": changed, "differences": differences}
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo.config.batch import optimizer_steps
-from grpo.config.samplers import undistorted
+from grpo.config.samplers import evaluation_rollout
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
@@ -159,7 +159,7 @@ class Session:
         questions += [example.question for example in (*splits.validation, *splits.held_out)]
         notes += check_policy(policy, self.tokenizer, questions, config)
         # An undistorted sampler evaluates, whatever sampler trains.
-        self.evaluated_by = replace(config, rollout=undistorted(config.rollout))
+        self.evaluated_by = replace(config, rollout=evaluation_rollout(config.rollout))
         if distributed.weights_are_sharded():  # accelerate places the shards; a full copy is sampled from
             sampled = whole_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
         else:

@@ -10,8 +10,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from grpo.config.batch import Batch
-from grpo.config.samplers import ENGINES, VLLM
+from grpo.config.batch import BatchSplit
+from grpo.config.samplers import ENGINES, VLLM_ENGINES
 from grpo.config.schema import Config
 from grpo.rewards.registry import RewardStack
 from grpo.sampling.sampler import Sampler
@@ -32,7 +32,7 @@ class Trainer(PrefixSharingMixin, SamplingMixin, ScoringMixin, CheckpointingMixi
 
 def build_trainer(
     config: Config,
-    batch: Batch,
+    batch: BatchSplit,
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     train_rows: list[dict[str, Any]],
@@ -48,7 +48,7 @@ def build_trainer(
         tokenizer.save_pretrained(out / "reference")
         policy.config._name_or_path = policy.name_or_path = str(out / "reference")
     args = build_args(config, batch, rewards, out)
-    if config.rollout.name in VLLM:  # vLLM itself reads end tokens only from the policy's folder
+    if config.rollout.name in VLLM_ENGINES:  # vLLM itself reads end tokens only from the policy's folder
         args.generation_kwargs = {"stop_token_ids": rollout.eos_token_ids}
     trainer = Trainer(
         rollout=None if config.rollout.name in ENGINES else rollout,

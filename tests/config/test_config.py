@@ -9,14 +9,16 @@ import pytest
 import yaml
 
 from grpo.config.composition import compose
-from grpo.config.groups import CONF, options
-from grpo.config.samplers import SETTINGS
+from grpo.config.groups import CONF, option_names
+from grpo.config.samplers import SAMPLER_SETTINGS
 from grpo.config.schema import Config, EvaluateConfig, PlanConfig
-from grpo.config.validation import check
+from grpo.config.validation import check_config
 from grpo.core.errors import UserError
 from grpo.plan import compose as plan
 
-GROUPS = {folder.name: options(folder.name) for folder in CONF.iterdir() if folder.name != "hydra" and folder.is_dir()}
+GROUPS = {
+    folder.name: option_names(folder.name) for folder in CONF.iterdir() if folder.name != "hydra" and folder.is_dir()
+}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,7 @@ def test_the_groups_are_as_documented() -> None:
     assert {"rtx3090", "rtx4090", "a100-40gb", "a100-80gb", "h100", "h200"} <= set(GROUPS["hardware"])
     assert {"default", "no_xmlcount", "no_format", "correctness_only", "verbatim"} <= set(GROUPS["rewards"])
     assert {"grpo", "grpo_kl", "dr_grpo", "dapo", "gspo"} <= set(GROUPS["algorithm"])
-    assert set(SETTINGS) == set(GROUPS["rollout"])
+    assert set(SAMPLER_SETTINGS) == set(GROUPS["rollout"])
     assert {"wandb", "trackio", "tensorboard", "none"} <= set(GROUPS["tracking"])
 
 
@@ -162,7 +164,7 @@ def test_min_steps_beyond_max_steps() -> None:
 
 def test_seed_zero_and_null_are_values() -> None:
     config = compose(["seed=0", "max_prompt_length=null", "save_total_limit=null"])
-    check(config)
+    check_config(config)
     assert config.seed == 0 and config.max_prompt_length is None
 
 

@@ -12,10 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from grpo.config import hints
 from grpo.config.command_line import check_arguments
 from grpo.config.composition import compose
-from grpo.config.keys import settings_of_schema
-from grpo.config.overrides import quoted, refuse_too_many_jobs, typed_in_shell, unreadable, values_of
-from grpo.config.rules import COMMON, RULES, SWEEPER, WEIGHT
-from grpo.config.schema import AuditConfig, Common, Config, EvaluateConfig, PlanConfig, SearchConfig
+from grpo.config.keys import schema_keys
+from grpo.config.overrides import count_values, explain_unparsable, quote_value, refuse_too_many_jobs, shell_argument
+from grpo.config.rules import COMMON_RULES, RULES, SWEEPER_RULES, WEIGHT_RULE
+from grpo.config.schema import AuditConfig, CommonConfig, Config, EvaluateConfig, PlanConfig, SearchConfig
 from grpo.core.errors import UserError
 from grpo.core.files import json_object
 from grpo.runs.labels import command_to_resume
@@ -206,7 +206,7 @@ def test_names_of_other_projects(typed: str, meant: str) -> None:
 
 
 def test_every_hint_names_a_setting() -> None:
-    known = settings_of_schema(Config).keys() | {"hydra.run.dir", "hydra/sweeper", "hydra/launcher", "rewards.NAME"}
+    known = schema_keys(Config).keys() | {"hydra.run.dir", "hydra/sweeper", "hydra/launcher", "rewards.NAME"}
     known |= {f"hydra.sweeper.{item.name}" for item in fields(SearchConfig)}
     table = list(chain(*hints.HINTS.values()))
     names = [name for each in table for name in each.names]
@@ -219,7 +219,7 @@ def test_every_hint_names_a_setting() -> None:
 
 
 def test_the_page_is_made_of_the_table() -> None:
-    assert (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8") == hints.page()
+    assert (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8") == hints.hints_page()
 
 
 @pytest.mark.parametrize(
@@ -297,27 +297,27 @@ def test_the_override_at_fault_is_named_and_what_to_type(override: str, message:
     ],
 )
 def test_what_is_suggested_is_read_as_it_was_meant(text: str) -> None:
-    (word,) = shlex.split(typed_in_shell("system_prompt", text))
+    (word,) = shlex.split(shell_argument("system_prompt", text))
     assert compose([word]).system_prompt == text
-    assert OverridesParser.create().parse_override(f"key={quoted(text)}").value() == text
+    assert OverridesParser.create().parse_override(f"key={quote_value(text)}").value() == text
     if text and (
-        advice := unreadable(f"system_prompt={text}").partition(": this value needs quotes within quotes: ")[2]
+        advice := explain_unparsable(f"system_prompt={text}").partition(": this value needs quotes within quotes: ")[2]
     ):
         assert compose(shlex.split(advice)).system_prompt == text
 
 
 def schemas() -> list[tuple[type[Any], dict[str, Any]]]:
-    of = [(schema, COMMON | RULES[schema]) for schema in (Config, EvaluateConfig, PlanConfig)]
-    return [*of, (AuditConfig, RULES[AuditConfig]), (SearchConfig, SWEEPER)]
+    of = [(schema, COMMON_RULES | RULES[schema]) for schema in (Config, EvaluateConfig, PlanConfig)]
+    return [*of, (AuditConfig, RULES[AuditConfig]), (SearchConfig, SWEEPER_RULES)]
 
 
 def test_every_number_has_a_range() -> None:
     checked = 0
     for schema, rules in schemas():
-        assert issubclass(schema, (Common, AuditConfig, SearchConfig))
-        for key, kind in settings_of_schema(schema).items():
+        assert issubclass(schema, (CommonConfig, AuditConfig, SearchConfig))
+        for key, kind in schema_keys(schema).items():
             if key == "rewards":
-                assert not WEIGHT[0](10**30)
+                assert not WEIGHT_RULE[0](10**30)
             elif {int, float} & {kind, *get_args(kind)}:
                 holds, rule = rules[key]
                 assert not holds(10**30) and not holds(-(10**30)) and rule, key
@@ -378,7 +378,7 @@ def parsed(*overrides: str) -> Any:
     ],
 )
 def test_values_are_counted_without_being_listed(override: str, count: int) -> None:
-    assert values_of(parsed(override)[0]) == count
+    assert count_values(parsed(override)[0]) == count
 
 
 @pytest.mark.parametrize(

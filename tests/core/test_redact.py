@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grpo.config.composition import as_schema, compose
+from grpo.config.composition import compose, config_from_saved
 from grpo.config.schema import Config
 from grpo.core.redact import FromEnvironment, masked_override, masked_text, sources, stored
 from grpo.policy.hub import ASSETS
@@ -169,7 +169,7 @@ def test_a_variable_is_known_by_its_use(monkeypatch, text) -> None:
     values = {"A_SECRET": "hunter2", "NAME_OF_IT": "A_SECRET", "RESOLVER": "env", "KIND": "SECRET"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    settings = asdict(as_schema(asdict(compose()) | {"system_prompt": f"say {text}"}, Config))
+    settings = asdict(config_from_saved(asdict(compose()) | {"system_prompt": f"say {text}"}, Config))
     assert settings["system_prompt"] == "say hunter2"
     assert stored(settings)["system_prompt"] == "say ${oc.env:A_SECRET}"
 

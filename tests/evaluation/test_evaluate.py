@@ -14,9 +14,9 @@ import pytest
 from hydra import compose as hydra_compose
 
 from grpo import evaluate
-from grpo.config.composition import compose, configs
-from grpo.config.messages import readable
-from grpo.config.samplers import distorting
+from grpo.config.composition import compose, config_search_path
+from grpo.config.messages import translate_errors
+from grpo.config.samplers import non_neutral_sampling
 from grpo.config.schema import EvaluateConfig
 from grpo.core.errors import UserError
 from grpo.core.statistics import wilson
@@ -52,7 +52,7 @@ def folder(trained, tmp_path, monkeypatch) -> Path:
 
 def run(*overrides: str) -> None:
     """What the command does, in this process."""
-    with configs(), readable(EvaluateConfig):
+    with config_search_path(), translate_errors(EvaluateConfig):
         evaluate.run(hydra_compose("evaluate", list(overrides)), list(overrides))
 
 
@@ -206,7 +206,7 @@ def test_a_finished_run_is_asked_undistorted(folder) -> None:
     saved = folder / "A" / ".hydra" / "config.yaml"
     text = saved.read_text().replace("  name: fast\n  native: true", "  name: generate\n  native: null")
     saved.write_text(text.replace("  repetition_penalty: null", "  repetition_penalty: 5.0"))
-    assert distorting(load_run(folder / "A").rollout) == {}
+    assert non_neutral_sampling(load_run(folder / "A").rollout) == {}
 
 
 def test_two_runs_on_their_own_problems_or_on_the_same(folder, capsys) -> None:

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 import grpo.planning.costs as costs_module
 import grpo.sampling.cuda_graphs
 import grpo.training.shared_log_probs
-from grpo.config.groups import CONF, options
+from grpo.config.groups import CONF, option_names
 from grpo.config.schema import PlanConfig
 from grpo.core.errors import UserError
 from grpo.plan import amount, batch_of, compose, hardware_of, nearest, peak, run, usable
@@ -275,7 +275,7 @@ def test_each_model_file_says_what_the_policy_takes(file: Path) -> None:
     assert line == f"# Takes {expected} a device: {' '.join(['python -m grpo.plan', *command])}"
 
 
-@pytest.mark.parametrize("name", options("hardware"))
+@pytest.mark.parametrize("name", option_names("hardware"))
 def test_every_hardware_names_its_datasheet(name: str) -> None:
     hardware = compose([f"hardware={name}"]).hardware
     assert hardware and hardware.flops_bf16 > 0 and hardware.memory > 0

@@ -13,9 +13,9 @@ import pytest
 from hydra import compose as hydra_compose
 
 from grpo import audit
-from grpo.config.composition import configs, load
-from grpo.config.groups import CONF, options
-from grpo.config.messages import readable
+from grpo.config.composition import config_search_path, load_config
+from grpo.config.groups import CONF, option_names
+from grpo.config.messages import translate_errors
 from grpo.config.schema import AuditConfig
 from grpo.core.errors import UserError
 from grpo.rewards.probes import ASKED, CHANGES, PROBES, WRONG, Finding, judge, measure
@@ -68,8 +68,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 def run(*overrides: str) -> list[Finding]:
     """What the command does, in this process."""
-    with configs(), readable(AuditConfig):
-        return audit.run(load(hydra_compose("audit", list(overrides)), AuditConfig))
+    with config_search_path(), translate_errors(AuditConfig):
+        return audit.run(load_config(hydra_compose("audit", list(overrides)), AuditConfig))
 
 
 def found(level: str, **weights: float) -> list[str]:
@@ -138,7 +138,7 @@ def test_default_has_limits_and_no_faults(capsys) -> None:
         run("fail_on=note")
 
 
-@pytest.mark.parametrize("stack", options("rewards"))
+@pytest.mark.parametrize("stack", option_names("rewards"))
 def test_shipped_stacks_are_warned_of_where_they_should_be(stack: str) -> None:
     warned = {"verbatim": "8 warnings, 3 notes", "no_correctness": "1 warning, 2 notes"}
     if stack in warned:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo.config.composition import compose
-from grpo.config.groups import options
+from grpo.config.groups import option_names
 from grpo.config.rules import ANSWER_MATCHES
 from grpo.core.errors import UserError
 from grpo.rewards.registry import REWARDS, build_rewards, score
@@ -234,7 +234,7 @@ def test_completions_of_200_000_characters_are_scored() -> None:
 
 
 def test_every_shipped_stack_builds() -> None:
-    for name in options("rewards"):
+    for name in option_names("rewards"):
         assert build_rewards(compose([f"rewards={name}"]).rewards).weights
 
 

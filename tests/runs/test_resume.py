@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from grpo.config.composition import compose
-from grpo.config.groups import options
-from grpo.config.keys import flat
+from grpo.config.groups import option_names
+from grpo.config.keys import flatten
 from grpo.core.errors import UserError
 from grpo.core.signals import Stopped
 from grpo.policy.hub import ASSETS
@@ -114,7 +114,7 @@ MORE: dict[str, tuple[list[str], list[int]]] = {
     "checkpointing": (["max_steps=4", "activation_checkpointing=true"], [2]),
     **{
         algorithm: ([f"algorithm={algorithm}", "max_steps=4", "algorithm.num_iterations=2"], [1, 2])
-        for algorithm in options("algorithm")
+        for algorithm in option_names("algorithm")
     },
 }
 
@@ -400,7 +400,7 @@ def test_a_run_resumes_from_any_directory(finished, start, tmp_path: Path) -> No
 def test_paths_are_stored_absolute(tmp_path: Path, monkeypatch, overrides: list[str], found: dict[str, Any]) -> None:
     (tmp_path / "policy").mkdir()
     monkeypatch.chdir(tmp_path)
-    config = flat(asdict(compose(overrides)))
+    config = flatten(asdict(compose(overrides)))
     places = {"HERE": str(tmp_path), "ABOVE": str(tmp_path.parent), "HOME": str(Path.home())}
     for key, value in found.items():
         text = json.dumps(value)

@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 
-from grpo.config.composition import configs
+from grpo.config.composition import config_search_path
 from grpo.core.errors import UserError
 from grpo.sweeps.jobs import Job, compose_jobs, values_listed
 from grpo.sweeps.launchers import build_launcher
@@ -34,7 +34,7 @@ FEW = [each for each in SMALL if not each.startswith("num_generations")] + ["tra
 
 def jobs_of(*arguments: str) -> list[Job]:
     """The jobs of `python -m grpo.train ARGUMENTS`."""
-    with configs():
+    with config_search_path():
         context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
         plain = [each for each in arguments if each.startswith("experiment=")]
         master = compose("config", plain, return_hydra_config=True)
@@ -273,7 +273,7 @@ def test_what_is_not_installed_is_named(monkeypatch) -> None:
     plugin = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
     monkeypatch.delitem(Plugins.instance().class_name_to_class, plugin)
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with configs():
+    with config_search_path():
         context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
         master = compose("config", ["hydra/launcher=joblib"], return_hydra_config=True)
     with pytest.raises(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from grpo.config.composition import compose
-from grpo.config.limits import GSM8K_TRAIN
+from grpo.config.limits import GSM8K_PROBLEMS
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_tokenizer
@@ -36,7 +36,7 @@ def test_arithmetic_is_the_default() -> None:
 @needs_gsm8k
 def test_gsm8k_without_joy() -> None:
     loaded = splits(["data=gsm8k", f"data.path={GSM8K}"])
-    assert (len(loaded.train), len(loaded.held_out)) == (GSM8K_TRAIN, 1319) == (7472, 1319)
+    assert (len(loaded.train), len(loaded.held_out)) == (GSM8K_PROBLEMS, 1319) == (7472, 1319)
     assert JOY.question not in {example.question for example in loaded.train}
     assert "7,472 problems remain" in loaded.notes[0]
     assert loaded.train[0].gold == "72"

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from grpo.config.composition import compose
-from grpo.config.rules import ALARMS, RULES
+from grpo.config.rules import ALARM_NAMES, RULES
 from grpo.config.schema import Config
 from grpo.policy.chat_template import UNKNOWN, Framing
 from grpo.rewards.registry import RewardStack
@@ -81,7 +81,7 @@ def wobble(step: int) -> float:
 )
 def test_each_alarm_is_said_once_and_names_the_setting(changes, step: int, name: str, words: str) -> None:
     ((when, said, message),) = heard(changes)
-    assert (when, said) == (step, name) and said in ALARMS
+    assert (when, said) == (step, name) and said in ALARM_NAMES
     assert re.search(words, message), message
 
 

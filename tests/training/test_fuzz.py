@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grpo.config.composition import compose
-from grpo.config.groups import options
-from grpo.config.rules import ALARMS
+from grpo.config.groups import option_names
+from grpo.config.rules import ALARM_NAMES
 from grpo.config.schema import Config
 from grpo.core.errors import UserError
 from grpo.training.session import train_run
@@ -36,7 +36,7 @@ VALUES: dict[str, Any] = {
     "device": ["cpu", "cuda", "tpu"],
     "temperature": [1e-4, 0.7, 1.0, 50.0, 0.0],
     "reward_files": ["[]", "[missing.py]"],
-    "stop_on": ["[]", *(f"[{name}]" for name in ALARMS), "[nothing]"],
+    "stop_on": ["[]", *(f"[{name}]" for name in ALARM_NAMES), "[nothing]"],
     "on_nonfinite": ["stop", "skip", "go"],
     "logging_steps": [1, 2, 3],
     "eval_steps": [None, 1, 2],
@@ -78,7 +78,7 @@ VALUES: dict[str, Any] = {
     "tracking.completions_rows": [0, 3, 400],
     "alarm_window": [2, 20],
 }
-GROUPS = {group: options(group) for group in ("algorithm", "optimizer", "rollout", "rewards")}
+GROUPS = {group: option_names(group) for group in ("algorithm", "optimizer", "rollout", "rewards")}
 
 
 def of_type(kind: Any) -> st.SearchStrategy[Any]:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo.config.groups import options
+from grpo.config.groups import option_names
 from grpo.core.errors import UserError
 from grpo.reproduce import differences
 from tests.conftest import SMALL, read_wandb
@@ -76,7 +76,7 @@ def test_a_weight_of_zero_measures_without_training(train) -> None:
         assert "rewards/xmlcount/mean" in row
 
 
-@pytest.mark.parametrize("algorithm", sorted(options("algorithm")))
+@pytest.mark.parametrize("algorithm", sorted(option_names("algorithm")))
 def test_every_algorithm_trains(train, algorithm: str) -> None:
     out, results = train(f"algorithm={algorithm}", "micro_batch_size=4", "algorithm.num_iterations=2")
     assert results["steps"] == 2
