@@ -272,7 +272,7 @@ def test_each_model_file_says_what_the_policy_takes(file: Path) -> None:
     command = line.partition("python -m grpo.plan")[2].split()
     assert file.stem == "tiny" or f"model={file.stem}" in command
     expected = amount(peak(costs(*command).memory()))
-    assert line == f"# Takes {expected} a device: {' '.join(['python -m grpo.plan', *command])}"
+    assert line == f"# Takes {expected} per device: {' '.join(['python -m grpo.plan', *command])}"
 
 
 @pytest.mark.parametrize("name", option_names("hardware"))
