@@ -5,6 +5,8 @@ Tables, reports and progress lines call it. It does not know how a metric is com
 
 from collections.abc import Callable, Iterable
 
+from grpo.core.metric_names import SCORE_PREFIX
+
 # figure -> what a person reads
 FIGURES = {
     "strict_format": "exact format",
@@ -22,8 +24,8 @@ NUMBERS = {"reward": "{:z.2f}", "mean_completion_tokens": "{:z.1f}", "train_seco
 
 def shown(figure: str) -> tuple[str, Callable[[float], str]]:
     """What a person reads for `figure`, and how its value is written."""
-    if figure.startswith("rewards/"):
-        return f"reward {figure.removeprefix('rewards/')}", "{:z.3f}".format
+    if figure.startswith(SCORE_PREFIX):
+        return f"reward {figure.removeprefix(SCORE_PREFIX)}", "{:z.3f}".format
     if figure in NUMBERS:
         return FIGURES[figure], NUMBERS[figure].format
     return FIGURES.get(figure, figure), lambda value: f"{value * 100:z.1f}"
@@ -43,7 +45,7 @@ def listed(figures: Iterable[str], rewards: bool = True) -> list[str]:
     """The figures that make a table, in its order."""
     figures = list(figures)
     return [name for name in FIGURES if name in figures] + [
-        name for name in figures if rewards and name.startswith("rewards/")
+        name for name in figures if rewards and name.startswith(SCORE_PREFIX)
     ]
 
 

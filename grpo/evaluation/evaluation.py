@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from grpo.core.errors import UserError
+from grpo.core.metric_names import REWARD, evaluated_score
 from grpo.core.progress import progress
 from grpo.core.statistics import MOST, Interval, bootstrap, maj_at_k, pass_at_k, wilson
 from grpo.evaluation.completion import Batch, Completion
@@ -90,8 +91,8 @@ class Evaluation:
             "soft_format": [value > 0 for value in _scores("soft_format", rows, rewards)],
             "truncated": [each.truncated for each in flat],
             "mean_completion_tokens": [each.tokens for each in flat],
-            "reward": rewards.total(scores),
-            **{f"rewards/{name}": of for name, of in scores.items()},
+            REWARD: rewards.total(scores),
+            **{evaluated_score(name): of for name, of in scores.items()},
         }
         self.values = {name: np.array(of, dtype=np.float64) for name, of in values.items() if None not in of}
         self.starts = np.cumsum([0, *self.counts[:-1]])

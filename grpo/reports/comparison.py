@@ -21,6 +21,7 @@ from grpo.core import files
 from grpo.core.errors import UserError, first_line, nearest
 from grpo.core.files import json_object
 from grpo.core.metric_format import FIGURES, interval, shown, with_unit
+from grpo.core.metric_names import SCORE_PREFIX
 from grpo.core.statistics import Interval, Paired, bootstrap, holm, paired_t, t_interval
 from grpo.core.tables import facts, table_of
 from grpo.core.text import p_value, plural, printable, signed, written
@@ -117,7 +118,7 @@ class Sweep:
     def figures(self) -> list[str]:
         """All but the primary one that can be compared: a total of rewards only where all weigh them alike."""
         runs = [run for setting in self.settings for run in setting.runs.values()]
-        rewards = dict.fromkeys(name for run in runs for name in run.results["after"] if name.startswith("rewards/"))
+        rewards = dict.fromkeys(name for run in runs for name in run.results["after"] if name.startswith(SCORE_PREFIX))
         alike = all(run.weights == runs[0].weights for run in runs)
         known = [name for name in FIGURES if name != PRIMARY and (alike or name != "reward")]
         return [name for name in (*known, *rewards) if any(value(run, name) is not None for run in runs)]
@@ -453,7 +454,7 @@ def _problems(record: Record) -> pd.DataFrame | None:
     except (OSError, ValueError, KeyError):
         return None
     table = table.rename(columns={"tokens": "mean_completion_tokens"})
-    figures = [name for name in table if name in FIGURES or str(name).startswith("rewards/")]
+    figures = [name for name in table if name in FIGURES or str(name).startswith(SCORE_PREFIX)]
     return table[figures].astype(np.float64).groupby(level=[0, 1, 2]).mean()
 
 

@@ -22,6 +22,27 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from grpo.core.metric_names import (
+    ALL_CORRECT,
+    CLIPPED_RATIO,
+    ENTROPY,
+    GRAD_NORM,
+    KL,
+    MAX_LENGTH,
+    MEAN_LENGTH,
+    MIN_LENGTH,
+    MIXED,
+    NONE_CORRECT,
+    REWARD,
+    REWARD_STD,
+    VALIDATION_ACCURACY,
+    VALIDATION_ACCURACY_HIGH,
+    VALIDATION_ACCURACY_LOW,
+    ZERO_STD,
+    advantage_share,
+    reward_mean,
+)
+
 # name -> light, dark. The hues (c0 to c7) stay apart for colour-blind readers, at a contrast of 3 to the page and more:
 # tests/reports/test_report.py measures both.
 COLOURS = {
@@ -138,10 +159,10 @@ def charts(history: pd.DataFrame, evaluations: pd.DataFrame, weights: dict[str, 
             drawn.shares(),
             drawn.groups(),
             drawn.length(limit),
-            drawn.single("truncated", "Cut at the limit", "completions/clipped_ratio", "c4", percent=True),
-            drawn.single("entropy", "Entropy, nats a token", "entropy", "c5"),
-            drawn.single("grad_norm", "Norm of the gradient", "grad_norm", "c6"),
-            drawn.single("kl", "KL from the reference policy, nats a token", "kl", "c7"),
+            drawn.single("truncated", "Cut at the limit", CLIPPED_RATIO, "c4", percent=True),
+            drawn.single("entropy", "Entropy, nats a token", ENTROPY, "c5"),
+            drawn.single("grad_norm", "Norm of the gradient", GRAD_NORM, "c6"),
+            drawn.single("kl", "KL from the reference policy, nats a token", KL, "c7"),
             drawn.accuracy(evaluations),
         ]
     return [chart for chart in found if chart]
@@ -158,23 +179,23 @@ class Drawing:
     def total(self) -> Chart | None:
         figure, axes = panel()
         light = colour("c0")
-        mean, spread = self.smooth["reward"], self.smooth["reward_std"]
+        mean, spread = self.smooth[REWARD], self.smooth[REWARD_STD]
         axes.fill_between(mean.index, mean - spread, mean + spread, color=light, alpha=0.15, linewidth=0)
-        self.line(axes, "reward", "c0")
+        self.line(axes, REWARD, "c0")
         return finished("reward", "Total reward", "band: ± its standard deviation, TRL's reward_std", figure, axes)
 
     def rewards(self) -> Chart | None:
         figure, axes = panel(lines=len(self.weights))
         labels = []
         for name, weight in self.weights.items():
-            end = self.line(axes, f"rewards/{name}/mean", self.colours[name], dashed=not weight)
+            end = self.line(axes, reward_mean(name), self.colours[name], dashed=not weight)
             labels.append((end, name, self.colours[name]))
         note = "dashed: measured only, weight 0" if 0 in self.weights.values() else ""
         return finished("rewards", "Score of each reward", note, figure, axes, labels)
 
     def shares(self) -> Chart | None:
         paid = [name for name, weight in self.weights.items() if weight]
-        columns = [f"advantage_share/{name}" for name in paid]
+        columns = [advantage_share(name) for name in paid]
         if not set(columns) <= set(self.history) or self.history[columns].isna().all(axis=None):
             return None
         figure, axes = panel(lines=len(paid))
@@ -201,15 +222,15 @@ class Drawing:
         figure, axes = panel()
         labels, base = [], np.zeros(len(self.smooth))
         for column, name, hue in (
-            ("all_correct", "all right", "c2"),
-            ("mixed", "mixed", "c5"),
-            ("none_correct", "none right", "c4"),
+            (ALL_CORRECT, "all right", "c2"),
+            (MIXED, "mixed", "c5"),
+            (NONE_CORRECT, "none right", "c4"),
         ):
-            share = self.smooth[f"groups/{column}"].to_numpy()
+            share = self.smooth[column].to_numpy()
             axes.fill_between(self.smooth.index, base, base + share, color=colour(hue), alpha=0.75, linewidth=0)
             labels.append((base[-1] + share[-1] / 2, name, hue))
             base = base + share
-        self.line(axes, "groups/zero_std", "ink", dashed=True)
+        self.line(axes, ZERO_STD, "ink", dashed=True)
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(False)
@@ -218,10 +239,10 @@ class Drawing:
 
     def length(self, limit: int) -> Chart | None:
         figure, axes = panel()
-        if {"completions/min_length", "completions/max_length"} <= set(self.history):
-            low, high = self.smooth["completions/min_length"], self.smooth["completions/max_length"]
+        if {MIN_LENGTH, MAX_LENGTH} <= set(self.history):
+            low, high = self.smooth[MIN_LENGTH], self.smooth[MAX_LENGTH]
             axes.fill_between(low.index, low, high, color=colour("c3"), alpha=0.12, linewidth=0)
-        self.line(axes, "completions/mean_length", "c3")
+        self.line(axes, MEAN_LENGTH, "c3")
         axes.axhline(limit, color=colour("soft"), linewidth=1, linestyle=":")
         axes.set_ylim(0, limit * 1.05)
         note = "band: shortest to longest of a step; dotted: the limit"
@@ -239,14 +260,14 @@ class Drawing:
         return finished(name, title, "", figure, axes)
 
     def accuracy(self, evaluations: pd.DataFrame) -> Chart | None:
-        if "eval/accuracy_strict" not in evaluations:
+        if VALIDATION_ACCURACY not in evaluations:
             return None
         figure, axes = panel()
-        low, high = evaluations["eval/accuracy_strict_low"], evaluations["eval/accuracy_strict_high"]
+        low, high = evaluations[VALIDATION_ACCURACY_LOW], evaluations[VALIDATION_ACCURACY_HIGH]
         axes.fill_between(low.index, low, high, color=colour("c0"), alpha=0.15, linewidth=0)
         axes.plot(
             evaluations.index,
-            evaluations["eval/accuracy_strict"],
+            evaluations[VALIDATION_ACCURACY],
             color=colour("c0"),
             linewidth=2,
             marker="o",

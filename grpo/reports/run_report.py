@@ -9,6 +9,7 @@ from grpo.config.batch import BatchSplit
 from grpo.config.composition import compose
 from grpo.config.keys import flatten
 from grpo.core.metric_format import interval, listed, shown, with_unit
+from grpo.core.metric_names import advantage_flips, advantage_share, reward_mean, reward_zero_std
 from grpo.core.text import plural, signed, written
 from grpo.reports.figures import charts, colours, save, window
 from grpo.reports.page import write_page
@@ -95,7 +96,7 @@ def moved(record: Record) -> list[dict[str, Any]]:
     history, hues, rows = record.history, colours(list(record.weights)), []
     tenth = max(1, len(history) // 10)
     for name, weight in record.weights.items():
-        score, share = history.get(f"rewards/{name}/mean"), history.get(f"advantage_share/{name}")
+        score, share = history.get(reward_mean(name)), history.get(advantage_share(name))
         if score is None:
             continue
         rows.append(
@@ -104,8 +105,8 @@ def moved(record: Record) -> list[dict[str, Any]]:
                 "colour": hues[name],
                 "weight": f"{weight:g}",
                 "share": None if share is None or share.isna().all() else float(share.mean()),
-                "flips": float(history[f"advantage_flips/{name}"].mean()),
-                "told_apart": 1 - float(history[f"groups/zero_std/{name}"].mean()),
+                "flips": float(history[advantage_flips(name)].mean()),
+                "told_apart": 1 - float(history[reward_zero_std(name)].mean()),
                 "first": f"{score[:tenth].mean():z.2f}",
                 "last": f"{score[-tenth:].mean():z.2f}",
             }

@@ -16,6 +16,14 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLoca
 
 from grpo.config.batch import BatchSplit
 from grpo.core.metric_format import NUMBERS, shown
+from grpo.core.metric_names import (
+    EVALUATION_PREFIX,
+    FRAC_REWARD_ZERO_STD,
+    MEAN_LENGTH,
+    SCORE_PREFIX,
+    VALIDATION_ACCURACY,
+    reward_mean,
+)
 from grpo.core.statistics import Interval
 from grpo.core.text import printable
 from grpo.reports.comparison import PRIMARY, Effect, Setting, Trial, clipped, number
@@ -24,13 +32,13 @@ from grpo.runs.record import Record
 
 # metric -> title; all of them mean over the completions of a step
 CURVES = {
-    "rewards/correctness/mean": "Score of correctness",
-    "rewards/strict_format/mean": "Score of strict_format",
-    "rewards/soft_format/mean": "Score of soft_format",
-    "completions/mean_length": "Length of completions, tokens",
-    "frac_reward_zero_std": "Groups without any difference",
+    reward_mean("correctness"): "Score of correctness",
+    reward_mean("strict_format"): "Score of strict_format",
+    reward_mean("soft_format"): "Score of soft_format",
+    MEAN_LENGTH: "Length of completions, tokens",
+    FRAC_REWARD_ZERO_STD: "Groups without any difference",
 }
-SHARES = {"frac_reward_zero_std", "eval/accuracy_strict"}
+SHARES = {FRAC_REWARD_ZERO_STD, VALIDATION_ACCURACY}
 MOST = len(HUES)  # settings with a colour of their own
 
 
@@ -152,11 +160,9 @@ def curves(settings: Sequence[Setting], hues: Mapping[str, str], baseline: Setti
     completions = {setting.name: BatchSplit(**one(setting).results["batch"]).completions for setting in chosen}
     if len({*completions.values()}) > 1:
         title = "Correctness by completions sampled"
-        column = "rewards/correctness/mean"
+        column = reward_mean("correctness")
         found.insert(1, curve(chosen, names, hues, column, title, "by_completions", completions))
-    found.append(
-        curve(chosen, names, hues, "eval/accuracy_strict", "Right on validation problems", "eval/accuracy_strict")
-    )
+    found.append(curve(chosen, names, hues, VALIDATION_ACCURACY, "Right on validation problems", VALIDATION_ACCURACY))
     return [chart for chart in found if chart]
 
 
@@ -201,10 +207,10 @@ def over_seeds(setting: Setting, column: str) -> pd.DataFrame | None:
     """By step: mean, low and high over the setting's seeds, at the steps that all of them have."""
     series = []
     for run in setting.runs.values():
-        table = run.evaluations if column.startswith("eval/") else run.history
+        table = run.evaluations if column.startswith(EVALUATION_PREFIX) else run.history
         if column not in table or (values := table[column].dropna()).empty:
             return None
-        if not column.startswith("eval/"):
+        if not column.startswith(EVALUATION_PREFIX):
             values = values.rolling(window(len(values)), min_periods=1, center=True).mean()
         series.append(values[~values.index.duplicated(keep="last")])
     seeds = pd.concat(series, axis="columns", join="inner")
@@ -241,7 +247,7 @@ def front_figure(trials: Sequence[Trial], figures: Sequence[str]) -> Chart:
         for axis, name in zip((axes.xaxis, axes.yaxis), figures, strict=True):
             axis.set_label_text(shown(name)[0])
             axis.set_major_locator(MaxNLocator(5))
-            if name not in NUMBERS and not name.startswith("rewards/"):
+            if name not in NUMBERS and not name.startswith(SCORE_PREFIX):
                 axis.set_major_formatter(PercentFormatter(1, decimals=0))
                 low, high = axis.get_view_interval()
                 axis.set_view_interval(max(low, -0.02), min(high, 1.02), ignore=True)

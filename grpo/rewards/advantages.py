@@ -6,6 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from grpo.core.metric_names import (
+    ALL_CORRECT,
+    CORRECTNESS_CONSTANT,
+    MIXED,
+    NONE_CORRECT,
+    ZERO_STD,
+    advantage_flips,
+    advantage_share,
+    reward_zero_std,
+)
+
 Floats = NDArray[np.float64]
 
 # TRL's guard against a standard deviation of zero.
@@ -83,16 +94,16 @@ def measure(
     """What is logged of a step's attribution, with `correct` (N,) by completion; groups as shares of all groups."""
     figures: dict[str, float] = {}
     if (shares := attribution.shares()) is not None:
-        figures |= {f"advantage_share/{name}": float(share) for name, share in zip(names, shares, strict=True)}
+        figures |= {advantage_share(name): float(share) for name, share in zip(names, shares, strict=True)}
     flips = attribution.flips()
-    figures |= {f"advantage_flips/{name}": float(flip) for name, flip in zip(names, flips, strict=True)}
+    figures |= {advantage_flips(name): float(flip) for name, flip in zip(names, flips, strict=True)}
     right = correct.reshape(-1, num_generations).mean(axis=1)
     *constant, flat = attribution.zero_std.T
     figures |= {
-        "groups/all_correct": float((right == 1).mean()),
-        "groups/none_correct": float((right == 0).mean()),
-        "groups/mixed": float(((right > 0) & (right < 1)).mean()),
-        "groups/correctness_constant": float((~flat & ((right == 0) | (right == 1))).mean()),
-        "groups/zero_std": float(flat.mean()),
+        ALL_CORRECT: float((right == 1).mean()),
+        NONE_CORRECT: float((right == 0).mean()),
+        MIXED: float(((right > 0) & (right < 1)).mean()),
+        CORRECTNESS_CONSTANT: float((~flat & ((right == 0) | (right == 1))).mean()),
+        ZERO_STD: float(flat.mean()),
     }
-    return figures | {f"groups/zero_std/{name}": float(of.mean()) for name, of in zip(names, constant, strict=True)}
+    return figures | {reward_zero_std(name): float(of.mean()) for name, of in zip(names, constant, strict=True)}

@@ -10,6 +10,7 @@ import yaml
 from grpo.core import files
 from grpo.core.errors import UserError, first_line, kind_of
 from grpo.core.files import read_lines
+from grpo.core.metric_names import REWARD, VALIDATION_ACCURACY
 from grpo.runs.results import results_of
 from grpo.runs.settings import require_run
 
@@ -59,8 +60,8 @@ def read(folder: Path) -> Record:
         [str(each) for each in _there(folder / ".hydra" / "overrides.yaml", list) or []],
         _choices(_there(folder / ".hydra" / "hydra.yaml", dict)),
         results or {},
-        metrics[metrics["reward"].notna()] if "reward" in metrics else metrics[:0],
-        metrics[metrics["eval/accuracy_strict"].notna()] if "eval/accuracy_strict" in metrics else metrics[:0],
+        metrics[metrics[REWARD].notna()] if REWARD in metrics else metrics[:0],
+        metrics[metrics[VALIDATION_ACCURACY].notna()] if VALIDATION_ACCURACY in metrics else metrics[:0],
         [line for line in lines if "alarm" in line],
         read_lines(folder / "transcripts.jsonl", {"step", "question", "gold", "completion"}),
     )

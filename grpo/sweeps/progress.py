@@ -18,6 +18,7 @@ from rich.text import Text
 from grpo.core.console import show
 from grpo.core.errors import UserError
 from grpo.core.metric_format import with_unit
+from grpo.core.metric_names import REWARD
 from grpo.core.paths import shortest
 from grpo.core.progress import FIRST_SECONDS, QUIET_SECONDS
 from grpo.core.text import duration, printable
@@ -189,7 +190,7 @@ def state(job: Job) -> str:
     if step == steps:
         return "evaluating after training"
     of = f" of {steps}" if steps else ""
-    rewards = [line["reward"] for line in lines if isinstance(line.get("reward"), float | int)]
+    rewards = [line[REWARD] for line in lines if isinstance(line.get(REWARD), float | int)]
     return f"step {step}{of}" + (f", reward {rewards[-1]:.2f}" if rewards else "")
 
 

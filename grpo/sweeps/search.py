@@ -15,6 +15,7 @@ from grpo.config.overrides import count_values
 from grpo.config.schema import Config, SearchConfig
 from grpo.core.errors import UserError, first_line, nearest
 from grpo.core.metric_format import FIGURES
+from grpo.core.metric_names import evaluated_score
 from grpo.runs.results import PRUNING, outcome
 from grpo.sweeps.launchers import on_this_machine
 from grpo.training.session import Pruning
@@ -168,7 +169,7 @@ def check(settings: SearchConfig, config: Config) -> None:
             f"hydra.sweeper.maximize={settings.maximize}, minimize={settings.minimize}: give one figure or several, "
             "each once."
         )
-    known = [*FIGURES, *(f"rewards/{name}" for name in config.rewards)]
+    known = [*FIGURES, *(evaluated_score(name) for name in config.rewards)]
     for name in objectives:
         if name not in known:
             raise UserError(f"hydra.sweeper: there is no figure {name}.{nearest(name, known)}")

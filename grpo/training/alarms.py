@@ -7,6 +7,20 @@ from statistics import fmean, variance
 from typing import Any
 
 from grpo.config.schema import Config
+from grpo.core.metric_names import (
+    ALL_CORRECT,
+    CLIPPED_RATIO,
+    ENTROPY,
+    GRAD_NORM,
+    KL,
+    LOSS,
+    MEAN_LENGTH,
+    NONE_CORRECT,
+    REWARD,
+    ZERO_STD,
+    reward_mean,
+    reward_zero_std,
+)
 from grpo.policy.chat_template import UNKNOWN, Framing
 from grpo.rewards.registry import RewardStack
 
@@ -50,7 +64,7 @@ class Alarms:
 
     def check(self, metrics: Metrics, step: int) -> list[Alarm]:
         """What is to be said after `step`, given what it logged; nothing twice."""
-        if step <= self.window and "groups/zero_std" in metrics:
+        if step <= self.window and ZERO_STD in metrics:
             self.first.append(metrics)
         self.rows = [row for row in self.rows if row[0] > step - 2 * self.window] + [(step, metrics)]
         new = [alarm for alarm in self._found(metrics, step) if alarm.title not in self.said]
@@ -66,23 +80,23 @@ class Alarms:
 
     def _since(self, start: int, end: int) -> list[Metrics]:
         """What the rollouts of the steps after `start` and up to `end` logged; those without rewards left out."""
-        return [metrics for step, metrics in self.rows if start < step <= end and "groups/zero_std" in metrics]
+        return [metrics for step, metrics in self.rows if start < step <= end and ZERO_STD in metrics]
 
     def _mean(self, key: str, step: int) -> float:
         return fmean(metrics[key] for metrics in self._since(step - self.window, step))
 
     def _not_finite(self, metrics: Metrics, step: int) -> Alarm | None:
-        for name in ("loss", "grad_norm", "kl", "reward"):
+        for name in (LOSS, GRAD_NORM, KL, REWARD):
             if not math.isfinite(metrics.get(name, 0.0)):
-                where = "algorithm.beta or optimizer.lr" if name == "kl" else "optimizer.lr or optimizer.max_grad_norm"
+                where = "algorithm.beta or optimizer.lr" if name == KL else "optimizer.lr or optimizer.max_grad_norm"
                 then = "the policy can be lost from here on"
-                if self.config.on_nonfinite == "skip" and name != "kl":
+                if self.config.on_nonfinite == "skip" and name != KL:
                     then = "such steps are left out (on_nonfinite=skip)"
                 return Alarm("not_finite", f"{name} is {metrics[name]} at step {step}: {then}. Lower {where}.")
         return None
 
     def _truncated(self, metrics: Metrics, step: int) -> Alarm | None:
-        share = metrics.get("completions/clipped_ratio", 0.0)
+        share = metrics.get(CLIPPED_RATIO, 0.0)
         if share <= 0.5:
             return None
         limit = self.config.max_completion_length
@@ -100,10 +114,10 @@ class Alarms:
     def _no_signal(self, step: int) -> Alarm | None:
         span = min(self.window, max(NO_SIGNAL_STEPS, self.config.logging_steps))
         rows = self._since(step - span, step)
-        if step < span or not rows or any(metrics["groups/zero_std"] < 1 for metrics in rows):
+        if step < span or not rows or any(metrics[ZERO_STD] < 1 for metrics in rows):
             return None
-        right = fmean(metrics["groups/all_correct"] for metrics in rows)
-        wrong = fmean(metrics["groups/none_correct"] for metrics in rows)
+        right = fmean(metrics[ALL_CORRECT] for metrics in rows)
+        wrong = fmean(metrics[NONE_CORRECT] for metrics in rows)
         advice = "Raise num_generations or temperature."
         if right > 0.9:
             advice = "All is right already: take harder problems (data), or fewer steps (max_steps)."
@@ -117,9 +131,9 @@ class Alarms:
 
     def _constant(self, reward: str, step: int) -> Alarm | None:
         rows = self._since(step - self.window, step)
-        if any(metrics[f"groups/zero_std/{reward}"] < 1 for metrics in rows):
+        if any(metrics[reward_zero_std(reward)] < 1 for metrics in rows):
             return None
-        paid, tag = rows[-1][f"rewards/{reward}/mean"], self.framing.opened
+        paid, tag = rows[-1][reward_mean(reward)], self.framing.opened
         advice = f"python -m grpo.audit tests the stack; rewards.{reward}=0 only measures it."
         if tag:  # an audit does not show this: its probes contain the tag
             advice = (
@@ -143,7 +157,7 @@ class Alarms:
 
         def change(name: str) -> tuple[float, float, float]:
             """Mean before, mean after, and their difference in standard errors."""
-            columns = [[metrics[f"rewards/{name}/mean"] for metrics in rows] for rows in (before, after)]
+            columns = [[metrics[reward_mean(name)] for metrics in rows] for rows in (before, after)]
             old, new = map(fmean, columns)
             error = math.sqrt(sum(variance(column) / len(column) for column in columns))
             return old, new, (new - old) / error if error else math.copysign(math.inf, new - old) * (new != old)
@@ -163,8 +177,8 @@ class Alarms:
         return None
 
     def _length(self, step: int) -> Alarm | None:
-        length, limit = self._mean("completions/mean_length", step), self.config.max_completion_length
-        start = fmean(metrics["completions/mean_length"] for metrics in self.first)
+        length, limit = self._mean(MEAN_LENGTH, step), self.config.max_completion_length
+        start = fmean(metrics[MEAN_LENGTH] for metrics in self.first)
         if length > 0.9 * limit:
             return Alarm(
                 "length_limit",
@@ -181,10 +195,10 @@ class Alarms:
 
     def _entropy(self, step: int) -> Alarm | None:
         """Whether exploration has ended before the problems were learnt."""
-        if "entropy" not in self.first[0]:
+        if ENTROPY not in self.first[0]:
             return None
-        entropy, start = self._mean("entropy", step), fmean(metrics["entropy"] for metrics in self.first)
-        right = self._mean("rewards/correctness/mean", step) / 2
+        entropy, start = self._mean(ENTROPY, step), fmean(metrics[ENTROPY] for metrics in self.first)
+        right = self._mean(reward_mean("correctness"), step) / 2
         if entropy >= 0.1 * start or right >= 0.9:
             return None
         return Alarm(

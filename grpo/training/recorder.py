@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
+from grpo.core.metric_names import REWARD
 from grpo.policy.chat_template import UNKNOWN, Framing
 from grpo.rewards.registry import RewardStack
 from grpo.training.alarms import Alarm, Alarms
@@ -103,7 +104,7 @@ class Recorder(TrainerCallback):
         for alarm in self.alarms.check(metrics, step):
             self._raise_alarm(alarm, step, control)
         # A further pass over the same completions (algorithm.num_iterations) has no rewards of its own.
-        has_rollout = "reward" in metrics
+        has_rollout = REWARD in metrics
         self.progress.move_to(step, metrics if has_rollout else None)
         if has_rollout and self.is_main_process:
             self.completion_log.save(step, state.max_steps)

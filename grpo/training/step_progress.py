@@ -5,6 +5,8 @@ The recorder moves it, and the parts of the trainer show their phase on it. It k
 
 from collections.abc import Callable
 
+from grpo.core.metric_names import MEAN_LENGTH, REWARD, reward_mean
+
 Advance = Callable[[int, str], None]  # (steps, text beside the bar)
 
 
@@ -42,8 +44,8 @@ class StepProgress:
 
 def figures_of(metrics: dict[str, float]) -> str:
     """Reward, share of correct completions and mean length, in a few words."""
-    parts = [f"reward {metrics['reward']:.2f}"]
-    if "rewards/correctness/mean" in metrics:
-        parts.append(f"correct {metrics['rewards/correctness/mean'] / 2:.0%}")
-    parts.append(f"{metrics['completions/mean_length']:.0f} tokens")
+    parts = [f"reward {metrics[REWARD]:.2f}"]
+    if reward_mean("correctness") in metrics:
+        parts.append(f"correct {metrics[reward_mean('correctness')] / 2:.0%}")
+    parts.append(f"{metrics[MEAN_LENGTH]:.0f} tokens")
     return ", ".join(parts)

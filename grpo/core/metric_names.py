@@ -1,0 +1,57 @@
+"""The keys of metrics, as they stand in metrics.jsonl, in results.json and on a tracker's curves.
+
+Training writes them, and alarms, reports, comparisons and searches read them by these names. Keys of TRL 1.16 keep
+TRL's spelling. This module formats and computes nothing.
+"""
+
+# TRL's metrics of a step.
+LOSS = "loss"
+GRAD_NORM = "grad_norm"
+KL = "kl"
+ENTROPY = "entropy"
+REWARD = "reward"  # the mean total reward; absent in a step without a rollout of its own
+REWARD_STD = "reward_std"
+FRAC_REWARD_ZERO_STD = "frac_reward_zero_std"
+MEAN_LENGTH = "completions/mean_length"
+MIN_LENGTH = "completions/min_length"
+MAX_LENGTH = "completions/max_length"
+CLIPPED_RATIO = "completions/clipped_ratio"  # the share of completions truncated at the limit
+
+# Shares of the groups of a step.
+ALL_CORRECT = "groups/all_correct"
+NONE_CORRECT = "groups/none_correct"
+MIXED = "groups/mixed"
+CORRECTNESS_CONSTANT = "groups/correctness_constant"
+ZERO_STD = "groups/zero_std"  # the total reward does not vary
+
+# Evaluations: `rewards/NAME` is the mean score of a reward; `eval/` precedes figures of an evaluation while training.
+SCORE_PREFIX = "rewards/"
+EVALUATION_PREFIX = "eval/"
+VALIDATION_ACCURACY = f"{EVALUATION_PREFIX}accuracy_strict"
+VALIDATION_ACCURACY_LOW = f"{VALIDATION_ACCURACY}_low"
+VALIDATION_ACCURACY_HIGH = f"{VALIDATION_ACCURACY}_high"
+
+
+def evaluated_score(reward: str) -> str:
+    """The mean score of `reward` in an evaluation."""
+    return f"{SCORE_PREFIX}{reward}"
+
+
+def reward_mean(reward: str) -> str:
+    """The mean score of `reward` in the rollout of a step (TRL)."""
+    return f"{SCORE_PREFIX}{reward}/mean"
+
+
+def reward_zero_std(reward: str) -> str:
+    """The share of groups in which `reward` does not vary."""
+    return f"{ZERO_STD}/{reward}"
+
+
+def advantage_share(reward: str) -> str:
+    """The share of `reward` in the squared advantages."""
+    return f"advantage_share/{reward}"
+
+
+def advantage_flips(reward: str) -> str:
+    """The share of completions whose advantage would change its sign without `reward`."""
+    return f"advantage_flips/{reward}"
