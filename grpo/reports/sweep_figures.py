@@ -26,7 +26,7 @@ from grpo.core.metric_names import (
 )
 from grpo.core.statistics import Interval
 from grpo.core.text import printable
-from grpo.reports.comparison import PRIMARY, Effect, Setting, Trial, clipped, number
+from grpo.reports.sweep_results import PRIMARY, Effect, Setting, Trial, clipped, number
 from grpo.reports.figures import HUES, STYLE, WIDTH, Chart, colour, finished, panel, window
 from grpo.runs.record import Record
 

@@ -14,7 +14,7 @@ from grpo.core.files import written_aside
 from grpo.core.metric_format import interval, shown, with_unit
 from grpo.core.statistics import Interval, Paired
 from grpo.core.text import plural, signed, valid
-from grpo.reports.comparison import (
+from grpo.reports.sweep_results import (
     PRIMARY,
     Contrast,
     Effect,

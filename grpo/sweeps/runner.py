@@ -222,7 +222,7 @@ class Sweep:
     def conclude(self) -> None:
         """The table, the report, and an error where a job has no result."""
         with doing("importing Matplotlib"):
-            from grpo.reports.comparison import read_sweep, settings_table, verdict
+            from grpo.reports.sweep_results import read_sweep, settings_table, verdict
             from grpo.reports.sweep_report import write_sweep_report
 
         sweep = read_sweep(self.folder)

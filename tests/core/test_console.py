@@ -16,7 +16,7 @@ from grpo.core.console import error_message, show
 from grpo.core.progress import doing, progress
 from grpo.core.tables import facts, heading
 from grpo.core.text import printable
-from grpo.reports.comparison import read_sweep
+from grpo.reports.sweep_results import read_sweep
 from grpo.reports.page import tinted
 from grpo.reports.run_report import write_report
 from grpo.reports.sweep_report import write_sweep_report

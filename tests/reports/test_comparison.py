@@ -17,7 +17,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from grpo.core.errors import UserError
 from grpo.core.statistics import bootstrap, holm, paired_t, t_interval
-from grpo.reports.comparison import (
+from grpo.reports.sweep_results import (
     PRIMARY,
     choose,
     contrasts,

@@ -12,7 +12,7 @@ import pytest
 
 from grpo import reproduce
 from grpo.core.errors import UserError
-from grpo.reports.comparison import read_sweep
+from grpo.reports.sweep_results import read_sweep
 from grpo.runs import record
 from grpo.runs.checkpoints import damage
 from grpo.runs.labels import sweep_of

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from grpo.reports.comparison import read_sweep, trials, verdict
+from grpo.reports.sweep_results import read_sweep, trials, verdict
 from grpo.sweeps.search import JOURNAL, Pruning, pruning
 from tests.sweeps.test_sweep import FEW, lines, results
 
