@@ -14,9 +14,12 @@ from grpo.core.errors import UserError
 from grpo.core.paths import path_argument, run_argument, shortest
 from grpo.core.process import check_process, guard_streams
 from grpo.core.progress import doing
-from grpo.reports.sweep_results import choose, holds_runs, other_than_runs, read_sweep, settings_table, verdict
 from grpo.reports.run_report import write_report
+from grpo.reports.sweep_findings import verdict
+from grpo.reports.sweep_folders import holds_runs, other_than_runs
 from grpo.reports.sweep_report import write_sweep_report
+from grpo.reports.sweep_results import choose, read_sweep
+from grpo.reports.sweep_tables import settings_table
 from grpo.runs.record import read
 from grpo.runs.run_dir import followed, refuse_used
 

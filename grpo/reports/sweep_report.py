@@ -14,30 +14,23 @@ from grpo.core.files import written_aside
 from grpo.core.metric_format import interval, shown, with_unit
 from grpo.core.statistics import Interval, Paired
 from grpo.core.text import plural, signed, valid
-from grpo.reports.sweep_results import (
-    PRIMARY,
-    Contrast,
-    Effect,
-    Setting,
-    Sweep,
-    Trial,
-    Undone,
-    choose,
-    contrasts,
-    could_be_told,
-    effects,
-    findings,
-    natural,
-    number,
-    over_problems,
-    p_text,
-    shown_settings,
-    shown_trials,
-    trials,
-)
 from grpo.reports.figures import HUES, Chart, save
 from grpo.reports.page import write_page
 from grpo.reports.sweep_figures import MOST, curves, effect_figure, front_figure, settings_figure
+from grpo.reports.sweep_findings import findings, p_text
+from grpo.reports.sweep_folders import natural
+from grpo.reports.sweep_results import PRIMARY, Setting, Sweep, Undone, choose, number
+from grpo.reports.sweep_statistics import (
+    Contrast,
+    Effect,
+    Trial,
+    contrasts,
+    could_be_told,
+    effects,
+    over_problems,
+    trials,
+)
+from grpo.reports.sweep_tables import shown_settings, shown_trials
 
 Problems = Mapping[str, Mapping[str, Interval]]  # setting -> figure -> interval
 MOST_ON_PAGE = 60  # rows of a table

@@ -1,38 +1,30 @@
-"""What a sweep shows: its settings compared over seeds, the seed being the unit of chance. Nothing here draws."""
+"""The results of a sweep, read from its folder: the arms under comparison, their runs by seed, and the unfinished jobs.
+
+Read by the statistics, sentences, tables and figures of a sweep. It computes and draws nothing.
+"""
 
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, isfinite, isnan, nan
+from math import isfinite
 from pathlib import Path, PurePath
-from statistics import fmean
 from typing import Any, NamedTuple
-
-import numpy as np
-import pandas as pd
-from rich.cells import cell_len
-from rich.console import Group, RenderableType
-from rich.text import Text
 
 from grpo.config.keys import flatten
 from grpo.core import files
 from grpo.core.errors import UserError, first_line, nearest
 from grpo.core.files import json_object
-from grpo.core.metric_format import FIGURES, interval, shown, with_unit
+from grpo.core.metric_format import FIGURES
 from grpo.core.metric_names import SCORE_PREFIX
-from grpo.core.statistics import Interval, Paired, bootstrap, holm, paired_t, t_interval
-from grpo.core.tables import facts, table_of
-from grpo.core.text import p_value, plural, printable, signed, written
+from grpo.core.text import plural, written
+from grpo.reports.sweep_folders import holds_runs, natural, runs_below
 from grpo.runs.record import Record, read
 from grpo.runs.results import PRUNING
 from grpo.runs.run_dir import ERROR, SWEEP
 
 PRIMARY = "accuracy_strict"
-MOST = 20  # rows of a table, and jobs without results, that a terminal shows
-# Folders of this project beside runs, which hold no runs.
-OTHER_FOLDERS = {"audits", "evaluations", "figures", "plans", "sweeps"}
 # What of a run's settings tells nothing of its numbers, but for the seed, whose runs are one setting's.
 APART = {"seed", "resume", "tracking", "threads", "save_steps", "save_total_limit"}
 
@@ -140,52 +132,6 @@ def clipped(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def holds_runs(folder: Path) -> bool:
-    return (folder / SWEEP).is_file() or next(_runs_below(folder), None) is not None
-
-
-def other_than_runs(folder: Path) -> Path | None:
-    """The first subfolder that is neither a run nor a folder of runs nor of this project; None if there is none."""
-    if (folder / SWEEP).is_file():
-        return None
-    for child in _folders(folder):
-        below = _folders(child)
-        if child.name in OTHER_FOLDERS or _of_ours(child) or (below and all(map(_of_ours, below))):
-            continue
-        return child
-    return None
-
-
-def _of_ours(folder: Path) -> bool:
-    return _is_run(folder) or (folder / SWEEP).is_file() or (folder / "train.log").is_file()
-
-
-def _folders(folder: Path) -> list[Path]:
-    """The subfolders, sorted by name, without hidden ones and links (outputs/latest is one)."""
-    try:
-        found = [each for each in folder.iterdir() if not each.name.startswith(".") and not each.is_symlink()]
-        return sorted((each for each in found if each.is_dir()), key=lambda each: natural(each.name))
-    except OSError:  # not readable
-        return []
-
-
-def _runs_below(folder: Path) -> Iterator[Path]:
-    """The runs in a folder and in the folders in it, as in outputs/DATE/TIME."""
-    for child in _folders(folder):
-        yield from [child] if _is_run(child) else filter(_is_run, _folders(child))
-
-
-def _is_run(folder: Path) -> bool:
-    """Whether it holds a training run of this project: other programs have a `.hydra/` as well."""
-    try:
-        with (folder / ".hydra" / "config.yaml").open(encoding="utf-8", errors="replace") as settings:
-            text = settings.read(100_000)
-    except OSError:
-        return False
-    ours = all(re.search(rf"^{key}:", text, re.M) for key in ("rewards", "prompts_per_step"))
-    return ours or (folder / "completions").is_dir()
-
-
 def read_sweep(folder: Path) -> Sweep:
     """The runs in a folder, or in the folders in it, sorted into settings.
 
@@ -195,7 +141,7 @@ def read_sweep(folder: Path) -> Sweep:
     if not holds_runs(folder):
         raise UserError(f"{folder} holds no runs; give the folder of a sweep, outputs/sweeps/DATE/TIME.")
     plan = _plan(folder / SWEEP)
-    found = {str(path.relative_to(folder)) for path in _runs_below(folder)}
+    found = {str(path.relative_to(folder)) for path in runs_below(folder)}
     found |= {name for name in plan.jobs if (folder / name / ".hydra" / "config.yaml").is_file()}
     records: dict[str, Record] = {}
     wrong: dict[str, tuple[str, str] | None] = {}
@@ -299,11 +245,6 @@ def value(record: Record, figure: str) -> float | None:
     return float(found) if isinstance(found, int | float) and isfinite(found) else None
 
 
-def natural(path: str) -> list[tuple[float, str]]:
-    """A sort key that puts job 10 after job 9."""
-    return [(int(part), "") if part.isdecimal() else (inf, part) for part in PurePath(path).parts]
-
-
 def _numbers(record: Record) -> dict[str, Any]:
     """The settings that tell of a run's numbers, by their full keys."""
     return {key: of for key, of in flatten(record.settings).items() if _tells(key)}
@@ -384,443 +325,3 @@ def number(text: str) -> float | None:
     except ValueError:
         return None
     return found if isfinite(found) else None
-
-
-@dataclass(frozen=True, eq=False)
-class Contrast:
-    """A setting less the baseline, over the seeds that both have."""
-
-    setting: Setting
-    paired: Paired
-    p_holm: float  # adjusted for the settings that are compared with the baseline in this figure
-
-    @property
-    def sure(self) -> bool:
-        return self.p_holm < 0.05
-
-    @property
-    def reach(self) -> float:
-        """Half the width of the interval."""
-        return (self.paired.high - self.paired.low) / 2
-
-
-def contrasts(sweep: Sweep, baseline: Setting, figure: str = PRIMARY) -> dict[str, Contrast]:
-    """By its name, every setting that has a seed in common with the baseline."""
-    base = baseline.values(figure)
-    settings, found = [], []
-    for setting in sweep.compared:
-        values = setting.values(figure)
-        if setting is not baseline and (seeds := [seed for seed in values if seed in base]):
-            settings.append(setting)
-            found.append(paired_t([values[seed] for seed in seeds], [base[seed] for seed in seeds]))
-    adjusted = holm([paired.p for paired in found])
-    return {
-        each.name: Contrast(each, *of) for each, of in zip(settings, zip(found, adjusted, strict=True), strict=True)
-    }
-
-
-def over_problems(sweep: Sweep, baseline: Setting) -> dict[str, dict[str, Interval]]:
-    """By setting and figure, the 95% interval of its difference from the baseline for these very runs.
-
-    A bootstrap over the problems of the mean difference over the seeds that both have: it says how much hangs on the
-    choice of problems, and nothing of other seeds. Settings are left out that were asked other problems than the
-    baseline, or whose completions are gone.
-    """
-    tables = {run.folder: _problems(run) for setting in sweep.compared for run in setting.runs.values()}
-    found = {}
-    for setting in sweep.compared:
-        seeds = [seed for seed in setting.runs if seed in baseline.runs]
-        pairs = [(tables[setting.runs[seed].folder], tables[baseline.runs[seed].folder]) for seed in seeds]
-        if setting is baseline or not pairs:
-            continue
-        changes = [
-            first - second
-            for first, second in pairs
-            if first is not None and second is not None and first.index.equals(second.index)
-        ]
-        if len(changes) < len(pairs) or not all(each.index.equals(changes[0].index) for each in changes):
-            continue
-        change = sum(changes[1:], changes[0]).dropna(axis="columns") / len(changes)
-        intervals = bootstrap(change.to_numpy(dtype=np.float64).T)
-        found[setting.name] = dict(zip(change.columns, intervals, strict=True))
-    return found
-
-
-def _problems(record: Record) -> pd.DataFrame | None:
-    """The figures of each held-out problem after training; None where they are gone."""
-    try:
-        table = pd.read_parquet(record.folder / "evaluations" / "after.parquet")
-        table = table.set_index(["problem", "question", "gold"]).sort_index()
-    except (OSError, ValueError, KeyError):
-        return None
-    table = table.rename(columns={"tokens": "mean_completion_tokens"})
-    figures = [name for name in table if name in FIGURES or str(name).startswith(SCORE_PREFIX)]
-    return table[figures].astype(np.float64).groupby(level=[0, 1, 2]).mean()
-
-
-@dataclass(frozen=True, eq=False)
-class Level:
-    """One level of a factor, over all that was run at every level of it."""
-
-    name: str
-    by_seed: dict[int, float]  # the mean over the other factors' levels
-    paired: Paired | None  # less the first level; None of the first
-    p_holm: float  # adjusted for the factor's levels
-
-    @property
-    def mean(self) -> float:
-        return fmean(self.by_seed.values())
-
-    @property
-    def interval(self) -> Interval:
-        return t_interval(list(self.by_seed.values()))
-
-
-@dataclass(frozen=True, eq=False)
-class Effect:
-    """What a factor does, whatever the others: `left_out` runs lack a counterpart at one of its levels."""
-
-    factor: str
-    levels: list[Level]  # none where nothing was run at every level
-    left_out: int
-
-
-def effects(sweep: Sweep, baseline: Setting, figure: str = PRIMARY) -> list[Effect]:
-    """The effect of each factor on a figure; the baseline's level comes first.
-
-    The runs that differ in the factor alone are compared, seed by seed, where there is one at each of its levels.
-    Within a seed they are averaged over the other factors, so that the seed stays the unit.
-    """
-    return [_effect(sweep, baseline, factor, figure) for factor in sweep.factors]
-
-
-def _effect(sweep: Sweep, baseline: Setting, factor: str, figure: str) -> Effect:
-    names = dict.fromkeys([baseline.levels[factor], *(setting.levels[factor] for setting in sweep.compared)])
-    cells: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
-    for setting in sweep.compared:
-        others = repr([level for key, level in setting.levels.items() if key != factor])
-        for seed, of in setting.values(figure).items():
-            cells[others, seed][setting.levels[factor]] = of
-    whole = {key: of for key, of in cells.items() if len(of) == len(names)}
-    left_out = sum(len(of) for key, of in cells.items() if key not in whole)
-    if not whole or len(names) < 2:
-        return Effect(factor, [], left_out)
-    seeds = sorted({seed for _, seed in whole})
-    means = {
-        name: {seed: fmean(of[name] for (_, each), of in whole.items() if each == seed) for seed in seeds}
-        for name in names
-    }
-    first, *rest = names
-    paired = [paired_t([*means[name].values()], [*means[first].values()]) for name in rest]
-    levels = [Level(first, means[first], None, nan)] + [
-        Level(name, means[name], of, p) for name, of, p in zip(rest, paired, holm([of.p for of in paired]), strict=True)
-    ]
-    return Effect(factor, levels, left_out)
-
-
-def pareto(points: Sequence[Sequence[float]], maximize: Sequence[bool]) -> list[int]:
-    """The places of the points that no other point is at least as good as in all and better in one."""
-    signs = np.where(maximize, 1.0, -1.0)
-    values = np.asarray(points, dtype=np.float64).reshape(len(points), len(maximize)) * signs
-    beaten = [bool(np.any(np.all(values >= one, axis=1) & np.any(values > one, axis=1))) for one in values]
-    return [i for i, each in enumerate(beaten) if not each]
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """A run of a search."""
-
-    folder: str
-    name: str
-    values: list[float | None]  # of each objective
-    best: bool  # no other trial is better, or as good and in one objective better
-
-
-def trials(sweep: Sweep) -> list[Trial]:
-    """The whole runs of a search. One that lacks an objective is not among the best."""
-    points = [[value(record, figure) for figure in sweep.maximize] for _, record in sweep.trials]
-    whole = [i for i, point in enumerate(points) if None not in point]
-    front = {whole[i] for i in pareto([points[i] for i in whole], [*sweep.maximize.values()])}  # type: ignore[misc]
-    return [
-        Trial(sweep.within(record.folder), name, point, i in front)
-        for i, ((name, record), point) in enumerate(zip(sweep.trials, points, strict=True))
-    ]
-
-
-def verdict(sweep: Sweep, baseline: Setting | None = None) -> str:
-    """What the sweep shows, as sure as the figures are: see `findings`."""
-    return " ".join(findings(sweep, baseline))
-
-
-def findings(sweep: Sweep, baseline: Setting | None = None) -> list[str]:
-    """Sentences: what the settings show or cannot tell, then what else is to be known with it.
-
-    Args:
-        baseline: what the others are compared with; else the first setting.
-    """
-    if not sweep.compared:
-        return [f"None of {sweep.jobs} {plural(sweep.jobs, 'job')} has finished: there is nothing to compare yet."]
-    found = _best(sweep) if sweep.maximize else _compared(sweep, baseline or sweep.compared[0])
-    if baseline is None and not sweep.maximize and not (first := sweep.settings[0]).runs:
-        base = sweep.compared[0]
-        found.append(f"{first.brief(base)} has no finished run: the others are compared with {base.brief(base)}.")
-    if missing := len(sweep.missing):
-        found.append(f"{missing} of {sweep.jobs} jobs {'is' if missing == 1 else 'are'} missing from this.")
-    return found
-
-
-def _best(sweep: Sweep) -> list[str]:
-    found = trials(sweep)
-    best, (figure, *others) = [trial for trial in found if trial.best], sweep.maximize
-    names = " and ".join(shown(name)[0] for name in sweep.maximize)
-    if not best:
-        return [f"No trial has a figure for {names}, which the search was after."]
-    of = f"Of {len(found)} {plural(len(found), 'trial')},"
-    if others:
-        said = f"{of} {len(best)} {'is' if len(best) == 1 else 'are'} not beaten in {names} together."
-    else:
-        extreme = "highest" if sweep.maximize[figure] else "lowest"
-        alike = f", and so had {len(best) - 1} {plural(len(best) - 1, 'other')}" if len(best) > 1 else ""
-        reached = with_unit(figure, best[0].values[0] or 0.0)
-        said = f"{of} {best[0].name} had the {extreme} figure for {names}, {reached}{alike}."
-    return [said, "Each is a single run, and the best of many is partly luck: run it again with other seeds."]
-
-
-def _compared(sweep: Sweep, baseline: Setting) -> list[str]:
-    settings, found = sweep.compared, contrasts(sweep, baseline)
-    asked = sorted({int(run.results["after"]["n"]) for setting in settings for run in setting.runs.values()})
-    problems = f"{' or '.join(f'{n:,}' for n in asked)} held-out {plural(asked[-1], 'problem')}"
-    if len(settings) == 1:
-        return [_alone(settings[0], problems)]
-    tested = [contrast for contrast in found.values() if not isnan(contrast.paired.p)]
-    if not tested:
-        if max(len(setting.runs) for setting in settings) == 1:
-            return [
-                "A single seed a setting: how far seeds differ is unknown, so nothing can be concluded about the "
-                "settings."
-            ]
-        base = baseline.brief(baseline)
-        return [f"No setting shares two seeds with {base}, so nothing can be concluded about the settings."]
-    pairs = sorted({contrast.paired.pairs for contrast in tested})
-    seeds = f"{pairs[0]} to {pairs[-1]} seeds" if len(pairs) > 1 else f"{pairs[0]} seeds"
-    sure = [contrast for contrast in tested if contrast.sure]
-    untested = _untested(len(settings) - 1 - len(tested), baseline)
-    if not sure:
-        return [*_cannot_tell(baseline, tested, seeds), *untested, *_over_all(sweep, baseline)]
-    leader = max(settings, key=_mean)
-    if (told := found.get(leader.name)) in sure and told and told.paired.difference > 0:
-        said = (
-            f"{leader.brief(baseline)} had the most right answers on {problems}, {_over_seeds(leader)}: "
-            f"{_points(told.paired.difference)} than {baseline.brief(baseline)}"
-        )
-    else:
-        told = max(sure, key=lambda contrast: abs(contrast.paired.difference))
-        reached = with_unit(PRIMARY, _mean(baseline))
-        said = (
-            f"{told.setting.brief(baseline)} had {_points(told.paired.difference, ' right answers')} than "
-            f"{baseline.brief(baseline)} on {problems}, {_over_seeds(told.setting)} against {reached}"
-        )
-    return [f"{said} ({_certainty(told)}).", *_rest(told, sure, len(tested), baseline, seeds), *untested]
-
-
-def _untested(count: int, baseline: Setting) -> list[str]:
-    if not count:
-        return []
-    has = f"{count} {'setting has' if count == 1 else 'settings have'}"
-    return [f"{has} fewer than two seeds in common with {baseline.brief(baseline)}, which tells nothing."]
-
-
-def _rest(told: Contrast, sure: list[Contrast], tested: int, baseline: Setting, seeds: str) -> list[str]:
-    """What of the other settings is told from the baseline, and that the rest is not."""
-    said, also, unsure = [], [contrast for contrast in sure if contrast is not told], tested - len(sure)
-    base = baseline.brief(baseline)
-    if also:
-        named = ", ".join(f"{each.setting.brief(baseline)} ({_signed(each.paired.difference)})" for each in also[:3])
-        more = f" and {len(also) - 3} more" if len(also) > 3 else ""
-        said.append(f"{named}{more} {'differs' if len(also) == 1 else 'differ'} from {base}, too.")
-    if unsure:
-        which = "The other" if unsure == 1 else f"The other {unsure}"
-        differ = "differs" if unsure == 1 else "differ"
-        said.append(f"{which} {differ} from {base} by less than {seeds} can tell.")
-    return said
-
-
-def _alone(setting: Setting, problems: str) -> str:
-    values = [*setting.values(PRIMARY).values()]
-    if len(values) == 1:
-        return f"One run: {with_unit(PRIMARY, values[0])} right answers on {problems}, and nothing to compare it with."
-    return (
-        f"One setting, and nothing to compare it with: {with_unit(PRIMARY, _mean(setting))} right answers on "
-        f"{problems}, the mean of {len(values)} seeds (95% interval {interval(PRIMARY, *t_interval(values))})."
-    )
-
-
-def _cannot_tell(baseline: Setting, tested: list[Contrast], seeds: str) -> list[str]:
-    largest, base = max(tested, key=lambda contrast: abs(contrast.paired.difference)), baseline.brief(baseline)
-    if all(contrast.paired.difference == contrast.reach == 0 for contrast in tested):
-        return [f"In each of {seeds} every setting had the same share of right answers: nothing tells them apart."]
-    apart = f"{_signed(largest.paired.difference)} points of {largest.setting.brief(baseline)}"
-    around = f"95% interval from {_signed(largest.paired.low)} to {_signed(largest.paired.high)}"
-    if largest.paired.p < 0.05:
-        return [
-            f"{seeds.capitalize()} are too few to settle which settings differ.",
-            f"The largest difference in right answers from {base}, {apart}, would stand alone ({around}, p "
-            f"{p_text(largest.paired.p)}), but as one of {len(tested)} comparisons it may be chance (Holm p "
-            f"{p_text(largest.p_holm)}).",
-        ]
-    which = "the largest difference in right answers" if len(tested) > 1 else "the difference in right answers"
-    return [
-        f"These {seeds} cannot tell the settings apart: {which} from {base}, {apart}, has a {around} "
-        f"(Holm p {p_text(largest.p_holm)})."
-    ]
-
-
-def _over_all(sweep: Sweep, baseline: Setting) -> list[str]:
-    """The clearest effect of a factor, of which all settings tell together where no single one does."""
-    levels = [
-        (level.paired, f"{effect.factor}={level.name}", f"{effect.factor}={effect.levels[0].name}")
-        for effect in (effects(sweep, baseline) if len(sweep.factors) > 1 else [])
-        for level in effect.levels[1:]
-        if level.paired and level.paired.low < level.paired.high
-    ]
-    adjusted = holm([paired.p for paired, _, _ in levels])
-    sure = [(p, *level) for p, level in zip(adjusted, levels, strict=True) if p < 0.05]
-    if not sure:
-        return []
-    p, paired, name, first = min(sure, key=lambda each: each[0])
-    return [
-        f"Over all of them, though, {name} had {_points(paired.difference, ' right answers')} than {first} "
-        f"(95% interval {_signed(paired.low)} to {_signed(paired.high)}, Holm p {p_text(p)})."
-    ]
-
-
-def _mean(setting: Setting) -> float:
-    return fmean(setting.values(PRIMARY).values())
-
-
-def _over_seeds(setting: Setting) -> str:
-    seeds = len(setting.runs)
-    return f"{with_unit(PRIMARY, _mean(setting))} over {seeds} {plural(seeds, 'seed')}"
-
-
-def _points(difference: float, what: str = "") -> str:
-    return f"{abs(difference) * 100:.1f} points {'more' if difference > 0 else 'fewer'}{what}"
-
-
-def _signed(difference: float) -> str:
-    return f"{difference * 100:+z.1f}"
-
-
-def _certainty(contrast: Contrast) -> str:
-    paired = contrast.paired
-    if paired.low == paired.high:
-        return f"the same in each of {paired.pairs} seeds, so that its spread is unknown"
-    return f"95% interval {_signed(paired.low)} to {_signed(paired.high)}, Holm p {p_text(contrast.p_holm)}"
-
-
-def p_text(p: float) -> str:
-    """A p value in prose."""
-    return f"{p:.2g}" if p >= 0.001 else "below 0.001"
-
-
-def could_be_told(found: Iterable[Contrast]) -> Interval | None:
-    """From the sharpest to the bluntest comparison, the difference that it could just have told from none."""
-    reaches = [contrast.reach for contrast in found if contrast.reach > 0]
-    return (min(reaches), max(reaches)) if reaches else None
-
-
-def settings_table(sweep: Sweep, baseline: Setting | None = None) -> RenderableType:
-    """The settings of a sweep, or the trials of a search, for a terminal of 80 columns; below them what is missing."""
-    parts: list[RenderableType] = []
-    if sweep.compared:
-        base = baseline or choose(sweep, None)
-        parts += _trials_table(sweep) if sweep.maximize else _settings_table(sweep, base)
-    listed = [job for job in sweep.undone if not job.without_steps]
-    missing = {f"{job.folder}  {job.state}": _about(job) for job in listed[:MOST]}
-    if len(listed) > MOST:
-        missing[f"and {len(listed) - MOST} more"] = ""
-    for state in ("without a step", "not started"):
-        if names := [job.folder for job in sweep.undone if job.state == state]:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            missing[f"{len(names)}  {state}"] = f"{', '.join(names[:5])}{more}"
-    return Group(*parts, facts(missing)) if missing else Group(*parts)
-
-
-def _about(job: Undone) -> str:
-    reason = " ".join(job.reason.split())
-    return ": ".join(clipped(part, 300) for part in (job.name, reason) if part)
-
-
-def shown_settings(sweep: Sweep, baseline: Setting, most: int) -> list[Setting]:
-    """All settings, or if they are more than `most`, the baseline and the best ones."""
-    # Outside a sweep, settings without figures were only started.
-    settings = sweep.settings if sweep.command else sweep.compared
-    if len(settings) <= most:
-        return settings
-    best = sorted((each for each in sweep.compared if each is not baseline), key=lambda each: -_mean(each))
-    return [baseline, *best[: most - 1]]
-
-
-def _settings_table(sweep: Sweep, baseline: Setting) -> list[RenderableType]:
-    table = table_of("seeds", "correct", "difference", "95% interval", "Holm p")
-    table.columns[0].header = "setting"
-    found, settings = contrasts(sweep, baseline), shown_settings(sweep, baseline, MOST)
-    names = [printable(setting.beside(baseline)) for setting in settings]
-    labels, legend = _labels(names)
-    for setting, label in zip(settings, labels, strict=True):
-        if not setting.runs:
-            table.add_row(label, "0", "", "", "", "")
-            continue
-        cells = ["baseline" if setting is baseline else "", "", ""]
-        if contrast := found.get(setting.name):
-            cells = [
-                signed(shown(PRIMARY)[1](contrast.paired.difference)),
-                *_uncertain(contrast.paired, contrast.p_holm),
-            ]
-        table.add_row(label, str(len(setting.runs)), with_unit(PRIMARY, _mean(setting)), *cells)
-    table.caption = "correct: inside <answer>, mean over seeds; paired t intervals with the seed as unit"
-    table.caption_justify = "left"
-    if len(sweep.factors) > 1:
-        legend = [Text("Settings are named by their differences from the baseline."), *legend]
-    return [table, *legend, *_left_out(len(sweep.compared), len(settings), "settings")]
-
-
-def _labels(names: Sequence[str], room: int = 32) -> tuple[list[Text], list[RenderableType]]:
-    """The first column of a table, and a legend below it: names that need more than two lines become numbers."""
-    longest_word = max((cell_len(word) for name in names for word in name.split()), default=0)
-    if longest_word <= room and max(map(cell_len, names), default=0) <= 2 * room:
-        return [Text(name) for name in names], []
-    numbers = [str(number) for number in range(1, len(names) + 1)]
-    return [Text(number) for number in numbers], [facts(dict(zip(numbers, names, strict=True)))]
-
-
-def _left_out(all_of: int, shown_of: int, what: str) -> list[RenderableType]:
-    return [Text(f"The best {shown_of} of {all_of} {what}; all are in sweep.csv.")] if shown_of < all_of else []
-
-
-def _uncertain(paired: Paired, p_holm: float) -> tuple[str, str]:
-    return ("unknown", "") if isnan(paired.p) else (interval(PRIMARY, paired.low, paired.high), p_value(p_holm))
-
-
-def _trials_table(sweep: Sweep) -> list[RenderableType]:
-    table = table_of(*(shown(figure)[0] for figure in sweep.maximize))
-    table.columns[0].header = "trial"
-    found, total = shown_trials(sweep, MOST), len(sweep.trials)
-    labels, legend = _labels([printable(f"{trial.folder}  {clipped(trial.name, 300)}") for trial in found])
-    for trial, label in zip(found, labels, strict=True):
-        cells = [
-            "" if each is None else with_unit(figure, each)
-            for figure, each in zip(sweep.maximize, trial.values, strict=True)
-        ]
-        table.add_row(label, *cells, style="bold" if trial.best else None)
-    table.caption, table.caption_justify = "bold: no trial is better", "left"
-    return [table, *legend, *_left_out(total, len(found), "trials")]
-
-
-def shown_trials(sweep: Sweep, most: int) -> list[Trial]:
-    """All trials, or if they are more than `most`, those that no other beats and the best by the first objective."""
-    found = trials(sweep)
-    if len(found) <= most:
-        return found
-    sign = -1 if next(iter(sweep.maximize.values())) else 1
-    return sorted(found, key=lambda trial: (not trial.best, sign * (trial.values[0] or 0.0)))[:most]

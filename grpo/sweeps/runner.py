@@ -222,8 +222,10 @@ class Sweep:
     def conclude(self) -> None:
         """The table, the report, and an error where a job has no result."""
         with doing("importing Matplotlib"):
-            from grpo.reports.sweep_results import read_sweep, settings_table, verdict
+            from grpo.reports.sweep_findings import verdict
             from grpo.reports.sweep_report import write_sweep_report
+            from grpo.reports.sweep_results import read_sweep
+            from grpo.reports.sweep_tables import settings_table
 
         sweep = read_sweep(self.folder)
         self.account.say("")

@@ -16,10 +16,10 @@ from grpo.core.console import error_message, show
 from grpo.core.progress import doing, progress
 from grpo.core.tables import facts, heading
 from grpo.core.text import printable
-from grpo.reports.sweep_results import read_sweep
 from grpo.reports.page import tinted
 from grpo.reports.run_report import write_report
 from grpo.reports.sweep_report import write_sweep_report
+from grpo.reports.sweep_results import read_sweep
 from tests.helpers.made_up import made_up, made_up_sweep, plan
 
 RESUME = "python -m grpo.train resume=outputs/2026-11-28/19-22-15 max_steps=N optimizer.lr=1e-4"

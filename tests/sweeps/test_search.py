@@ -13,7 +13,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from grpo.reports.sweep_results import read_sweep, trials, verdict
+from grpo.reports.sweep_findings import verdict
+from grpo.reports.sweep_results import read_sweep
+from grpo.reports.sweep_statistics import trials
 from grpo.sweeps.search import JOURNAL, Pruning, pruning
 from tests.sweeps.test_sweep import FEW, lines, results
 

@@ -1,0 +1,66 @@
+"""Which folders below a folder are training runs of this project.
+
+Used by `grpo.report` to tell a sweep from a run and from other folders, and by `sweep_results` to find the runs. It
+reads no results.
+"""
+
+import re
+from collections.abc import Iterator
+from math import inf
+from pathlib import Path, PurePath
+
+from grpo.runs.run_dir import SWEEP
+
+# Folders of this project beside runs, which hold no runs.
+OTHER_FOLDERS = {"audits", "evaluations", "figures", "plans", "sweeps"}
+
+
+def holds_runs(folder: Path) -> bool:
+    return (folder / SWEEP).is_file() or next(runs_below(folder), None) is not None
+
+
+def other_than_runs(folder: Path) -> Path | None:
+    """The first subfolder that is neither a run nor a folder of runs nor of this project; None if there is none."""
+    if (folder / SWEEP).is_file():
+        return None
+    for child in _folders(folder):
+        below = _folders(child)
+        if child.name in OTHER_FOLDERS or _of_ours(child) or (below and all(map(_of_ours, below))):
+            continue
+        return child
+    return None
+
+
+def _of_ours(folder: Path) -> bool:
+    return _is_run(folder) or (folder / SWEEP).is_file() or (folder / "train.log").is_file()
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The subfolders, sorted by name, without hidden ones and links (outputs/latest is one)."""
+    try:
+        found = [each for each in folder.iterdir() if not each.name.startswith(".") and not each.is_symlink()]
+        return sorted((each for each in found if each.is_dir()), key=lambda each: natural(each.name))
+    except OSError:  # not readable
+        return []
+
+
+def runs_below(folder: Path) -> Iterator[Path]:
+    """The runs in a folder and in the folders in it, as in outputs/DATE/TIME."""
+    for child in _folders(folder):
+        yield from [child] if _is_run(child) else filter(_is_run, _folders(child))
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether it holds a training run of this project: other programs have a `.hydra/` as well."""
+    try:
+        with (folder / ".hydra" / "config.yaml").open(encoding="utf-8", errors="replace") as settings:
+            text = settings.read(100_000)
+    except OSError:
+        return False
+    ours = all(re.search(rf"^{key}:", text, re.M) for key in ("rewards", "prompts_per_step"))
+    return ours or (folder / "completions").is_dir()
+
+
+def natural(path: str) -> list[tuple[float, str]]:
+    """A sort key that puts job 10 after job 9."""
+    return [(int(part), "") if part.isdecimal() else (inf, part) for part in PurePath(path).parts]

@@ -1,0 +1,117 @@
+"""The tables of a sweep for a terminal of 80 columns.
+
+Printed by `grpo.report` and at the end of a sweep. It computes no statistics of its own.
+"""
+
+from collections.abc import Sequence
+from math import isnan
+
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from grpo.core.metric_format import interval, shown, with_unit
+from grpo.core.statistics import Paired
+from grpo.core.tables import facts, table_of
+from grpo.core.text import p_value, printable, signed
+from grpo.reports.sweep_results import PRIMARY, Setting, Sweep, Undone, choose, clipped
+from grpo.reports.sweep_statistics import Trial, contrasts, mean_right, trials
+
+MOST = 20  # rows of a table, and jobs without results, that a terminal shows
+
+
+def settings_table(sweep: Sweep, baseline: Setting | None = None) -> RenderableType:
+    """The settings of a sweep, or the trials of a search, for a terminal of 80 columns; below them what is missing."""
+    parts: list[RenderableType] = []
+    if sweep.compared:
+        base = baseline or choose(sweep, None)
+        parts += _trials_table(sweep) if sweep.maximize else _settings_table(sweep, base)
+    listed = [job for job in sweep.undone if not job.without_steps]
+    missing = {f"{job.folder}  {job.state}": _about(job) for job in listed[:MOST]}
+    if len(listed) > MOST:
+        missing[f"and {len(listed) - MOST} more"] = ""
+    for state in ("without a step", "not started"):
+        if names := [job.folder for job in sweep.undone if job.state == state]:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            missing[f"{len(names)}  {state}"] = f"{', '.join(names[:5])}{more}"
+    return Group(*parts, facts(missing)) if missing else Group(*parts)
+
+
+def _about(job: Undone) -> str:
+    reason = " ".join(job.reason.split())
+    return ": ".join(clipped(part, 300) for part in (job.name, reason) if part)
+
+
+def shown_settings(sweep: Sweep, baseline: Setting, most: int) -> list[Setting]:
+    """All settings, or if they are more than `most`, the baseline and the best ones."""
+    # Outside a sweep, settings without figures were only started.
+    settings = sweep.settings if sweep.command else sweep.compared
+    if len(settings) <= most:
+        return settings
+    best = sorted((each for each in sweep.compared if each is not baseline), key=lambda each: -mean_right(each))
+    return [baseline, *best[: most - 1]]
+
+
+def _settings_table(sweep: Sweep, baseline: Setting) -> list[RenderableType]:
+    table = table_of("seeds", "correct", "difference", "95% interval", "Holm p")
+    table.columns[0].header = "setting"
+    found, settings = contrasts(sweep, baseline), shown_settings(sweep, baseline, MOST)
+    names = [printable(setting.beside(baseline)) for setting in settings]
+    labels, legend = _labels(names)
+    for setting, label in zip(settings, labels, strict=True):
+        if not setting.runs:
+            table.add_row(label, "0", "", "", "", "")
+            continue
+        cells = ["baseline" if setting is baseline else "", "", ""]
+        if contrast := found.get(setting.name):
+            cells = [
+                signed(shown(PRIMARY)[1](contrast.paired.difference)),
+                *_uncertain(contrast.paired, contrast.p_holm),
+            ]
+        table.add_row(label, str(len(setting.runs)), with_unit(PRIMARY, mean_right(setting)), *cells)
+    table.caption = "correct: inside <answer>, mean over seeds; paired t intervals with the seed as unit"
+    table.caption_justify = "left"
+    if len(sweep.factors) > 1:
+        legend = [Text("Settings are named by their differences from the baseline."), *legend]
+    return [table, *legend, *_left_out(len(sweep.compared), len(settings), "settings")]
+
+
+def _labels(names: Sequence[str], room: int = 32) -> tuple[list[Text], list[RenderableType]]:
+    """The first column of a table, and a legend below it: names that need more than two lines become numbers."""
+    longest_word = max((cell_len(word) for name in names for word in name.split()), default=0)
+    if longest_word <= room and max(map(cell_len, names), default=0) <= 2 * room:
+        return [Text(name) for name in names], []
+    numbers = [str(number) for number in range(1, len(names) + 1)]
+    return [Text(number) for number in numbers], [facts(dict(zip(numbers, names, strict=True)))]
+
+
+def _left_out(all_of: int, shown_of: int, what: str) -> list[RenderableType]:
+    return [Text(f"The best {shown_of} of {all_of} {what}; all are in sweep.csv.")] if shown_of < all_of else []
+
+
+def _uncertain(paired: Paired, p_holm: float) -> tuple[str, str]:
+    return ("unknown", "") if isnan(paired.p) else (interval(PRIMARY, paired.low, paired.high), p_value(p_holm))
+
+
+def _trials_table(sweep: Sweep) -> list[RenderableType]:
+    table = table_of(*(shown(figure)[0] for figure in sweep.maximize))
+    table.columns[0].header = "trial"
+    found, total = shown_trials(sweep, MOST), len(sweep.trials)
+    labels, legend = _labels([printable(f"{trial.folder}  {clipped(trial.name, 300)}") for trial in found])
+    for trial, label in zip(found, labels, strict=True):
+        cells = [
+            "" if each is None else with_unit(figure, each)
+            for figure, each in zip(sweep.maximize, trial.values, strict=True)
+        ]
+        table.add_row(label, *cells, style="bold" if trial.best else None)
+    table.caption, table.caption_justify = "bold: no trial is better", "left"
+    return [table, *legend, *_left_out(total, len(found), "trials")]
+
+
+def shown_trials(sweep: Sweep, most: int) -> list[Trial]:
+    """All trials, or if they are more than `most`, those that no other beats and the best by the first objective."""
+    found = trials(sweep)
+    if len(found) <= most:
+        return found
+    sign = -1 if next(iter(sweep.maximize.values())) else 1
+    return sorted(found, key=lambda trial: (not trial.best, sign * (trial.values[0] or 0.0)))[:most]
