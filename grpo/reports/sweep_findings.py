@@ -8,7 +8,8 @@ from math import isnan
 from grpo.core.metric_format import interval, shown, with_unit
 from grpo.core.statistics import holm, t_interval
 from grpo.core.text import plural
-from grpo.reports.sweep_results import PRIMARY, Setting, Sweep
+from grpo.reports.arms import PRIMARY, Setting
+from grpo.reports.sweep_results import Sweep
 from grpo.reports.sweep_statistics import Contrast, contrasts, effects, mean_right, trials
 
 

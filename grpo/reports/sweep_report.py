@@ -14,12 +14,13 @@ from grpo.core.files import written_aside
 from grpo.core.metric_format import interval, shown, with_unit
 from grpo.core.statistics import Interval, Paired
 from grpo.core.text import plural, signed, valid
+from grpo.reports.arms import PRIMARY, Setting, number
 from grpo.reports.figures import HUES, Chart, save
 from grpo.reports.page import write_page
 from grpo.reports.sweep_figures import MOST, curves, effect_figure, front_figure, settings_figure
 from grpo.reports.sweep_findings import findings, p_text
 from grpo.reports.sweep_folders import natural
-from grpo.reports.sweep_results import PRIMARY, Setting, Sweep, Undone, choose, number
+from grpo.reports.sweep_results import Sweep, Undone, choose
 from grpo.reports.sweep_statistics import (
     Contrast,
     Effect,

@@ -6,56 +6,22 @@ Read by the statistics, sentences, tables and figures of a sweep. It computes an
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from grpo.config.keys import flatten
 from grpo.core import files
 from grpo.core.errors import UserError, first_line, nearest
 from grpo.core.files import json_object
 from grpo.core.metric_format import FIGURES
 from grpo.core.metric_names import SCORE_PREFIX
-from grpo.core.text import plural, written
+from grpo.core.text import plural
+from grpo.reports.arms import PRIMARY, Setting, affects_results, levels_of, number, numeric_settings, value
 from grpo.reports.sweep_folders import holds_runs, natural, runs_below
 from grpo.runs.record import Record, read
 from grpo.runs.results import PRUNING
 from grpo.runs.run_dir import ERROR, SWEEP
-
-PRIMARY = "accuracy_strict"
-# What of a run's settings tells nothing of its numbers, but for the seed, whose runs are one setting's.
-APART = {"seed", "resume", "tracking", "threads", "save_steps", "save_total_limit"}
-
-
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """The runs that are alike in all but their seed."""
-
-    levels: dict[str, str]  # factor -> its level here, as it was typed
-    runs: dict[int, Record]  # seed -> its run, of those that are whole
-
-    @property
-    def name(self) -> str:
-        return " ".join(f"{factor}={level}" for factor, level in self.levels.items()) or "all runs"
-
-    def beside(self, baseline: "Setting", most: int = 300) -> str:
-        """The levels that differ from the baseline, or all levels of the baseline itself, in `most` characters."""
-        levels = self.levels.items()
-        other = [f"{factor}={clipped(level, 60)}" for factor, level in levels if baseline.levels.get(factor) != level]
-        return clipped(" ".join(other) or self.name, most)
-
-    def brief(self, baseline: "Setting") -> str:
-        """A name that is short enough for a sentence."""
-        if len(self.name) <= 100:
-            return self.name
-        return "the baseline" if self is baseline else self.beside(baseline, 100)
-
-    def values(self, figure: str) -> dict[int, float]:
-        """By seed, the figure after training."""
-        found = {seed: value(run, figure) for seed, run in self.runs.items()}
-        return {seed: each for seed, each in found.items() if each is not None}
 
 
 class Undone(NamedTuple):
@@ -128,10 +94,6 @@ class _Plan:
     maximize: dict[str, bool] = field(default_factory=dict)
 
 
-def clipped(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
 def read_sweep(folder: Path) -> Sweep:
     """The runs in a folder, or in the folders in it, sorted into settings.
 
@@ -157,8 +119,8 @@ def read_sweep(folder: Path) -> Sweep:
 
     groups: dict[str, dict[str, Record]] = defaultdict(dict)
     for name, record in records.items():
-        groups[json.dumps(_numbers(record), sort_keys=True, default=str)][name] = record
-    levels = _levels([next(iter(of.values())) for of in groups.values()])
+        groups[json.dumps(numeric_settings(record), sort_keys=True, default=str)][name] = record
+    levels = levels_of([next(iter(of.values())) for of in groups.values()])
     settings: list[tuple[int, Setting]] = []
     repeated = []
     names = dict(plan.jobs)
@@ -193,7 +155,9 @@ def _without_runs(plan: _Plan, records: Mapping[str, Record]) -> list[tuple[int,
     found: dict[str, tuple[int, Setting]] = {}
     recorded = set()
     for place, (folder, name) in enumerate(plan.jobs.items()):
-        parts = [part for part in re.split(r" (?=[^ =]+=)", name) if "=" in part and _tells(part.partition("=")[0])]
+        parts = [
+            part for part in re.split(r" (?=[^ =]+=)", name) if "=" in part and affects_results(part.partition("=")[0])
+        ]
         levels = dict(part.split("=", 1) for part in parts)
         found.setdefault(repr(levels), (place, Setting(levels, {})))
         if folder in records:
@@ -239,53 +203,6 @@ def _undone(folder: Path, record: Record | None) -> tuple[str, str] | None:
     return "unfinished", f"interrupted, or still running: {steps:,} {plural(steps, 'step')} on record"
 
 
-def value(record: Record, figure: str) -> float | None:
-    """A figure after training, or `train_seconds`; None where there is none."""
-    found = (record.results if figure == "train_seconds" else record.results["after"]).get(figure)
-    return float(found) if isinstance(found, int | float) and isfinite(found) else None
-
-
-def _numbers(record: Record) -> dict[str, Any]:
-    """The settings that tell of a run's numbers, by their full keys."""
-    return {key: of for key, of in flatten(record.settings).items() if _tells(key)}
-
-
-def _tells(key: str) -> bool:
-    return key.partition(".")[0] not in APART
-
-
-def _levels(records: Sequence[Record]) -> list[dict[str, str]]:
-    """For a run of each setting, what tells it from the others: of what was typed, else of all settings."""
-    if len(records) < 2:
-        return [{} for _ in records]
-    typed, settings = [_typed(record) for record in records], [_numbers(record) for record in records]
-    keys = dict.fromkeys(key for each in typed for key in each if _tells(key))
-    # In YAML's words, so that 1e-4 and 0.0001 are one value, and an expression is as good as what comes of it.
-    values = {
-        key: [
-            written(of[key]) if key in of else record.choices.get(key, each.get(key, written(None)))
-            for record, each, of in zip(records, typed, settings, strict=True)
-        ]
-        for key in keys
-    }
-    words = {key: [each.get(key, of) for each, of in zip(typed, values[key], strict=True)] for key in keys}
-    factors = [key for key in keys if len(set(values[key])) > 1 and len(set(words[key])) > 1]
-    if len(set(zip(*(words[key] for key in factors), strict=True))) < len(records):
-        keys = dict.fromkeys(key for of in settings for key in of)
-        words = {key: [written(of.get(key)) for of in settings] for key in keys}
-        factors = [key for key in keys if len(set(words[key])) > 1]
-    return [{key: words[key][i] for key in factors} for i in range(len(records))]
-
-
-def _typed(record: Record) -> dict[str, str]:
-    """key -> value, of what was typed for a run."""
-    typed = {}
-    for override in record.overrides:
-        key, _, text = override.lstrip("+").partition("=")
-        typed[key.removeprefix("~")] = "removed" if key.startswith("~") else text
-    return typed
-
-
 def choose(sweep: Sweep, asked: str | None) -> Setting:
     """The baseline: the setting that is asked for, by its name or a part of it, else the first that has runs.
 
@@ -317,11 +234,3 @@ def choose(sweep: Sweep, asked: str | None) -> Setting:
 def _same(part: str, factor: str, level: str) -> bool:
     key, _, text = part.lstrip("+").partition("=")
     return key == factor and (text == level or (number(text) is not None and number(text) == number(level)))
-
-
-def number(text: str) -> float | None:
-    try:
-        found = float(text)
-    except ValueError:
-        return None
-    return found if isfinite(found) else None

@@ -15,7 +15,8 @@ import pandas as pd
 from grpo.core.metric_format import FIGURES
 from grpo.core.metric_names import SCORE_PREFIX
 from grpo.core.statistics import Interval, Paired, bootstrap, holm, paired_t, t_interval
-from grpo.reports.sweep_results import PRIMARY, Setting, Sweep, value
+from grpo.reports.arms import PRIMARY, Setting, value
+from grpo.reports.sweep_results import Sweep
 from grpo.runs.record import Record
 
 

@@ -14,7 +14,8 @@ from grpo.core.metric_format import interval, shown, with_unit
 from grpo.core.statistics import Paired
 from grpo.core.tables import facts, table_of
 from grpo.core.text import p_value, printable, signed
-from grpo.reports.sweep_results import PRIMARY, Setting, Sweep, Undone, choose, clipped
+from grpo.reports.arms import PRIMARY, Setting, clipped
+from grpo.reports.sweep_results import Sweep, Undone, choose
 from grpo.reports.sweep_statistics import Trial, contrasts, mean_right, trials
 
 MOST = 20  # rows of a table, and jobs without results, that a terminal shows

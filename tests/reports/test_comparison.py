@@ -17,8 +17,9 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from grpo.core.errors import UserError
 from grpo.core.statistics import bootstrap, holm, paired_t, t_interval
+from grpo.reports.arms import PRIMARY
 from grpo.reports.sweep_findings import verdict
-from grpo.reports.sweep_results import PRIMARY, choose, read_sweep
+from grpo.reports.sweep_results import choose, read_sweep
 from grpo.reports.sweep_statistics import contrasts, effects, over_problems, pareto, trials
 from grpo.reports.sweep_tables import settings_table
 from tests.helpers.made_up import made_up, made_up_sweep, plan

@@ -14,8 +14,9 @@ from scipy.stats import ttest_rel
 
 from grpo.core.errors import UserError
 from grpo.report import main
+from grpo.reports.arms import PRIMARY
 from grpo.reports.sweep_report import write_sweep_report
-from grpo.reports.sweep_results import PRIMARY, read_sweep
+from grpo.reports.sweep_results import read_sweep
 from tests.conftest import SMALL, seen
 from tests.helpers.made_up import made_up, made_up_sweep, plan
 
