@@ -181,7 +181,7 @@ def test_an_argument_that_the_locale_cannot_read(argument: str | bytes, environm
 
 
 def test_a_backend_that_matplotlib_does_not_know() -> None:
-    assert python("import grpo.reports.figures", MPLBACKEND="nope").returncode == 0
+    assert python("import grpo.reports.run_figures", MPLBACKEND="nope").returncode == 0
 
 
 LONG_CALL = 5_000_000  # rounds that take seconds, within one call that Python cannot interrupt
