@@ -203,7 +203,7 @@ def browser():
 
 def seen(browser, report: Path, width: int, scheme: str, names: set[str], lowest: float):
     """A report as it is seen without a network and JavaScript: all of its figures in sight, in the scheme's colours."""
-    from grpo.reports.run_figures import COLOURS
+    from grpo.reports.figures import COLOURS
 
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=False

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 from grpo.core.files import written_aside
 from grpo.core.tables import TAG
 from grpo.core.text import printable
-from grpo.reports.run_figures import COLOURS, Chart
+from grpo.reports.figures import COLOURS, Chart
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:

@@ -1,26 +1,16 @@
-"""The figures of a run, drawn once: as SVG for a page that is light or dark, and as PNG for paper.
+"""The figures of one run, drawn from its metrics.
 
-Every colour on a figure is one of `COLOURS`. In the SVG it is a CSS variable of that name, which the page defines for
-light and for dark; a PNG has the light ones.
+Used by the page of a run. It reads no files: the metrics come as tables.
 """
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from html import escape
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from grpo.core.metric_names import (
     ALL_CORRECT,
@@ -42,91 +32,10 @@ from grpo.core.metric_names import (
     advantage_share,
     reward_mean,
 )
+from grpo.reports.figures import HUES, STYLE, Chart, colour, finished, panel, window
 
-# name -> light, dark. The hues (c0 to c7) stay apart for colour-blind readers, at a contrast of 3 to the page and more:
-# tests/reports/test_report.py measures both.
-COLOURS = {
-    "page": ("#ffffff", "#15181d"),
-    "ink": ("#1c2026", "#e6e8eb"),
-    "soft": ("#5b636e", "#a2a9b4"),
-    "rule": ("#dde1e6", "#31363e"),
-    "c0": ("#0b5bad", "#1198fb"),
-    "c1": ("#cf8000", "#ffbd17"),
-    "c2": ("#008c4b", "#318e5b"),
-    "c3": ("#df3e91", "#db72b0"),
-    "c4": ("#7f0800", "#f74c02"),
-    "c5": ("#059cd7", "#a3cfff"),
-    "c6": ("#495653", "#b1c8af"),
-    "c7": ("#826600", "#ccc460"),
-}
-HUES = [name for name in COLOURS if re.fullmatch(r"c\d", name)]
 # The rewards of the project keep these in every run; one of your own takes the next that is free in its stack.
 OF_REWARD = dict(zip(("correctness", "int", "strict_format", "soft_format", "xmlcount"), HUES, strict=False))
-
-WIDTH, HEIGHT = 4.5, 2.7  # inches; at the width of a phone a point is then about a pixel
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.edgecolor": COLOURS["rule"][0],
-    "axes.labelcolor": COLOURS["soft"][0],
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.xmargin": 0,
-    "grid.color": COLOURS["rule"][0],
-    "grid.linewidth": 0.8,
-    "text.color": COLOURS["ink"][0],
-    "xtick.color": COLOURS["soft"][0],
-    "ytick.color": COLOURS["soft"][0],
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-}
-
-
-@dataclass(frozen=True)
-class Chart:
-    name: str  # of its file
-    title: str
-    note: str  # what is drawn, where the title does not say it
-    figure: Figure
-
-    def svg(self) -> str:
-        """An `<svg>` element to stand in a page."""
-        text = io.StringIO()
-        with _saving({"svg.hashsalt": self.name}):  # ids of their own among the figures of a page
-            self.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-        drawn = text.getvalue()
-        drawn = drawn[drawn.index("<svg") :]
-        drawn = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", drawn, flags=re.DOTALL)
-        drawn = re.sub(r' (?:width|height)="[\d.]+pt"', "", drawn, count=2)
-        drawn = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", drawn)
-        for name, (light, _) in COLOURS.items():
-            drawn = drawn.replace(light, f"var(--{name})")
-        return drawn.replace("<svg", f'<svg role="img" aria-label="{escape(self.title)}"', 1)
-
-    def save(self, folder: Path) -> None:
-        """Write it as PNG; there the title stands in the picture."""
-        with _saving():
-            title = self.figure.suptitle(self.title, x=0.02, ha="left", weight="bold", parse_math=False)
-            self.figure.savefig(folder / f"{self.name}.png", dpi=200, facecolor=COLOURS["page"][0])
-            title.remove()
-
-
-@contextmanager
-def _saving(more: dict[Any, Any] | None = None) -> Iterator[None]:
-    with mpl.rc_context(STYLE | (more or {})), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a page has fonts of its own
-        yield
-
-
-def save(charts: Sequence[Chart], folder: Path) -> None:
-    """Write them as PNG into a folder."""
-    folder.mkdir(exist_ok=True)
-    for chart in charts:
-        chart.save(folder)
 
 
 def colours(rewards: Sequence[str]) -> dict[str, str]:
@@ -135,11 +44,6 @@ def colours(rewards: Sequence[str]) -> dict[str, str]:
     free = [hue for hue in HUES if hue not in given.values()] or HUES
     others = [name for name in rewards if name not in given]
     return given | {name: free[i % len(free)] for i, name in enumerate(others)}
-
-
-def window(steps: int) -> int:
-    """Logged steps in the running mean that a thick line shows: a tenth of them, an odd number."""
-    return max(1, steps // 10) | 1
 
 
 def charts(history: pd.DataFrame, evaluations: pd.DataFrame, weights: dict[str, float], limit: int) -> list[Chart]:
@@ -284,71 +188,3 @@ class Drawing:
         style: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.4} if dashed else {"linewidth": 2.0}
         axes.plot(self.smooth.index, self.smooth[column], color=colour(hue), **style)
         return float(self.smooth[column].iloc[-1])
-
-
-def colour(name: str) -> str:
-    return COLOURS[name][0]
-
-
-def panel(lines: int = 0) -> tuple[Figure, Axes]:
-    """An empty figure, higher where that many labels do not fit beside it."""
-    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
-    figure = Figure(figsize=(WIDTH, max(HEIGHT, 0.7 + 0.32 * lines)), layout=layout)
-    return figure, figure.add_subplot()
-
-
-def finished(
-    name: str,
-    title: str,
-    note: str,
-    figure: Figure,
-    axes: Axes,
-    labels: Sequence[tuple[float, str, str]] = (),
-    along: str = "step",
-) -> Chart:
-    """The figure with what all have over steps; `labels` are (height, text, colour), at the right end."""
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(along)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high)
-    texts = [wrapped(text) for _, text, _ in labels]
-    points = (figure.get_figheight() - 0.5) * 72
-    sizes = [(high - low) * 12.5 * (text.count("\n") + 1) / points for text in texts]
-    heights = spread([height for height, _, _ in labels], sizes, low, high)
-    right = axes.get_xlim()[1]
-    for text, height, (_, _, hue) in zip(texts, heights, labels, strict=True):
-        place: dict[str, Any] = {
-            "textcoords": "offset points",
-            "va": "center",
-            "annotation_clip": False,
-            "parse_math": False,
-        }
-        axes.annotate("●", (right, height), (5, 0), color=colour(hue), fontsize=8, **place)
-        axes.annotate(text, (right, height), (15, 0), linespacing=1.0, **place)
-    return Chart(name, title, note, figure)
-
-
-def wrapped(name: str, most: int = 13) -> str:
-    """A name on lines that fit beside a figure, broken after underscores and spaces."""
-    lines = [""]
-    for part in re.findall(r"[^_ ]+[_ ]*|[_ ]+", name):
-        if lines[-1] and len(lines[-1] + part) > most:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(lines)
-
-
-def spread(heights: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
-    """Where labels of these sizes stand, each as near to its height as the others let it, all of them in sight."""
-    order = sorted(range(len(heights)), key=lambda i: heights[i])
-    placed = list(heights)
-    floor = low
-    for i in order:
-        placed[i] = max(placed[i], floor + sizes[i] / 2)
-        floor = placed[i] + sizes[i] / 2
-    ceiling = high
-    for i in reversed(order):
-        placed[i] = min(placed[i], ceiling - sizes[i] / 2)
-        ceiling = placed[i] - sizes[i] / 2
-    return placed

@@ -11,8 +11,9 @@ from grpo.config.keys import flatten
 from grpo.core.metric_format import interval, listed, shown, with_unit
 from grpo.core.metric_names import advantage_flips, advantage_share, reward_mean, reward_zero_std
 from grpo.core.text import plural, signed, written
-from grpo.reports.run_figures import charts, colours, save, window
+from grpo.reports.figures import save, window
 from grpo.reports.page import write_page
+from grpo.reports.run_figures import charts, colours
 from grpo.runs.record import Record, read
 
 PHASES = {

@@ -27,7 +27,7 @@ from grpo.core.metric_names import (
 from grpo.core.statistics import Interval
 from grpo.core.text import printable
 from grpo.reports.arms import PRIMARY, Setting, clipped, number
-from grpo.reports.run_figures import HUES, STYLE, WIDTH, Chart, colour, finished, panel, window
+from grpo.reports.figures import HUES, STYLE, WIDTH, Chart, colour, finished, panel, window
 from grpo.reports.sweep_statistics import Effect, Trial
 from grpo.runs.record import Record
 

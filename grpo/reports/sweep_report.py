@@ -15,7 +15,7 @@ from grpo.core.metric_format import interval, shown, with_unit
 from grpo.core.statistics import Interval, Paired
 from grpo.core.text import plural, signed, valid
 from grpo.reports.arms import PRIMARY, Setting, number
-from grpo.reports.run_figures import HUES, Chart, save
+from grpo.reports.figures import HUES, Chart, save
 from grpo.reports.page import write_page
 from grpo.reports.sweep_figures import MOST, curves, effect_figure, front_figure, settings_figure
 from grpo.reports.sweep_findings import findings, p_text

@@ -15,7 +15,7 @@ import pytest
 
 from grpo.calculator import PAGE
 from grpo.core.tables import TAG
-from grpo.reports.run_figures import COLOURS
+from grpo.reports.figures import COLOURS
 from grpo.rewards.advantages import attribute
 from grpo.tasks.answers import TAGS, extract_answer
 from tests.calculator.test_calculator import KINDS, by_python, many

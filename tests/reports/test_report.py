@@ -13,7 +13,8 @@ import pytest
 
 from grpo.core.errors import UserError
 from grpo.report import main
-from grpo.reports.run_figures import COLOURS, HUES, colours, spread
+from grpo.reports.figures import COLOURS, HUES, spread
+from grpo.reports.run_figures import colours
 from grpo.reports.run_report import headline, write_report
 from grpo.runs.record import read
 from tests.conftest import SMALL, seen
