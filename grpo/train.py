@@ -27,7 +27,7 @@ from grpo.core.process import guard_streams
 from grpo.runs.lock import removed_if_unused
 from grpo.runs.resume_arguments import going_on
 from grpo.sweeps.launchers import leave_if_orphaned
-from grpo.sweeps.search import pruning
+from grpo.sweeps.study import pruning
 from grpo.training.launch import NO_SPACE, by_itself, follow, in_its_folder
 
 # The launchers in conf/hydra/launcher/ differ from their packages' in values alone.

@@ -1,14 +1,12 @@
-"""Hydra's launchers, with what they leave to chance settled: cores, GPUs, jobs at once, jobs that are killed."""
+"""Hydra's launchers: which one is used, how many jobs it runs at once, and how it is called.
+
+Used by `runner`, and by `grpo.train` at the end of a job. It knows nothing of what a job computes.
+"""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
-from types import SimpleNamespace
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -17,10 +15,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from grpo.config.schema import Config
-from grpo.core import distributed
 from grpo.core.device import cores
 from grpo.core.errors import UserError
-from grpo.core.text import plural
+from grpo.sweeps.job_state import LOOK
+from grpo.sweeps.submitit_jobs import Call, submissions, submit_locally
 
 # What brings each.
 PACKAGES = {
@@ -28,12 +26,7 @@ PACKAGES = {
     "submitit_local": "hydra-submitit-launcher",
     "submitit_slurm": "hydra-submitit-launcher",
 }
-
-LOOK = 0.5  # seconds between two looks at what the jobs have written
-GRACE = 10  # seconds that jobs have to save themselves when the sweep is stopped
 SWEEP_PROCESS = "GRPO_SWEEP_PROCESS"  # tells the workers of joblib whose they are
-
-Call = tuple[list[str], int]  # the overrides of a job, and its number
 
 
 def build_launcher(context: HydraContext, task: TaskFunction, master: DictConfig) -> Launcher:
@@ -98,7 +91,7 @@ def launch(launcher: Any, calls: Sequence[Call], parallel: int, cuda: bool) -> N
                 os.environ[SWEEP_PROCESS] = str(os.getpid())
                 launcher.launch(overrides, calls[0][1])
             case "LocalLauncher":
-                _submit_locally(launcher, calls, parallel)
+                submit_locally(launcher, calls, parallel)
             case "SlurmLauncher":
                 launcher.params["array_parallelism"] = parallel
                 with submissions() as submitted:
@@ -107,32 +100,6 @@ def launch(launcher: Any, calls: Sequence[Call], parallel: int, cuda: bool) -> N
                         time.sleep(LOOK)
             case _:
                 launcher.launch(overrides, calls[0][1])
-
-
-def _submit_locally(launcher: Any, calls: Sequence[Call], parallel: int) -> None:
-    """submitit would start all at once, and leave them running when the sweep is stopped."""
-    waiting = list(calls)
-    with submissions() as submitted:
-        try:
-            while waiting or not all(job.done() for job in submitted):
-                while waiting and sum(not job.done() for job in submitted) < parallel:
-                    overrides, number = waiting.pop(0)
-                    launcher.launch([overrides], number)
-                time.sleep(LOOK)
-        except BaseException:
-            running = [int(job.job_id) for job in submitted if not job.done()]
-            print(f"Waiting for {len(running)} {plural(len(running), 'job')} to save.", file=sys.stderr)
-            for controller in running:
-                with suppress(ProcessLookupError):
-                    os.kill(controller, signal.SIGTERM)  # which it hands on
-            end = time.monotonic() + GRACE
-            while time.monotonic() < end and not all(job.done() for job in submitted):
-                time.sleep(LOOK / 5)
-            for job in submitted:
-                if not job.done():
-                    with suppress(ProcessLookupError):
-                        os.killpg(int(job.job_id), signal.SIGKILL)
-            raise
 
 
 @contextmanager
@@ -146,64 +113,6 @@ def shared_cores(parallel: int) -> Iterator[None]:
     finally:
         if given is None:
             os.environ.pop("OMP_NUM_THREADS", None)
-
-
-@contextmanager
-def submissions() -> Iterator[list[Any]]:
-    """The jobs that submitit's launchers submit meanwhile; they are not waited for.
-
-    hydra-submitit-launcher 1.2 would wait in its `launch`, the last line, and give up all over the first job whose
-    process was killed. submitit 1.5's `submitit.local.local.start_controller` would start its processes where Ctrl-C
-    reaches them before the jobs have saved themselves.
-    """
-    from submitit import AutoExecutor
-    from submitit.local import local
-
-    submitted: list[Any] = []
-    map_array, whole = AutoExecutor.map_array, local.subprocess
-
-    def collecting(executor: Any, job: Any, *arguments: Any) -> list[Any]:
-        jobs = map_array(executor, OfTasks(job), *arguments)
-        submitted.extend(jobs)
-        return [NotWaitedFor() for _ in jobs]
-
-    apart: Any = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True, stderr=subprocess.DEVNULL))
-    AutoExecutor.map_array = collecting  # type: ignore[method-assign,assignment]
-    local.subprocess = apart
-    try:
-        yield submitted
-    finally:
-        AutoExecutor.map_array, local.subprocess = map_array, whole  # type: ignore[method-assign]
-
-
-class OfTasks:
-    """A job in each of its tasks (hydra.launcher.tasks_per_node, nodes): the processes of one run."""
-
-    def __init__(self, job: Any) -> None:
-        self.job = job
-
-    def __call__(self, *arguments: Any) -> Any:
-        from submitit import JobEnvironment
-        from submitit.helpers import TorchDistributedEnvironment
-
-        if JobEnvironment().num_tasks > 1:
-            TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-        if distributed.is_main_process():
-            return self.job(*arguments)
-        from grpo.training.launch import follow
-
-        return follow()
-
-    def checkpoint(self, *arguments: Any) -> Any:
-        """What submitit queues again when it preempts the job."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self, *arguments)
-
-
-class NotWaitedFor:
-    def results(self) -> list[None]:
-        return [None]
 
 
 def leave_if_orphaned() -> None:

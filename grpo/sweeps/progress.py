@@ -1,14 +1,13 @@
-"""What is printed about a sweep while it runs: how long it will take, which jobs run, and how each ends."""
+"""The terminal output of a sweep while it runs: a bar, the jobs that run, and a line for each job that ends.
 
-import json
-import os
+Used by `runner`. It knows of a job only what the files in the job's folder say.
+"""
+
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from textwrap import shorten
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,20 +15,15 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from rich.text import Text
 
 from grpo.core.console import show
-from grpo.core.errors import UserError
-from grpo.core.metric_format import with_unit
-from grpo.core.metric_names import REWARD
-from grpo.core.paths import shortest
 from grpo.core.progress import FIRST_SECONDS, QUIET_SECONDS
 from grpo.core.text import duration, printable
-from grpo.runs.results import forget, outcome, results_of
+from grpo.runs.results import forget, outcome
 from grpo.runs.resume import is_done
+from grpo.sweeps.job_state import LOOK, in_words, last_step, last_written, state
 from grpo.sweeps.jobs import Job
-from grpo.sweeps.launchers import LOOK
 
 FIRST = 2  # seconds of steps that tell how long the others take
 SHOWN = 4  # jobs that are shown while they run
-EARLIER = 100  # runs that are looked through for how long a step takes
 
 
 class Account:
@@ -139,94 +133,3 @@ class Account:
             for size, each, job in zip(sizes, steps, self.jobs, strict=True)
         ]
         return sum(done) / (sum(sizes) * self.total / len(self.jobs))
-
-
-def in_words(end: dict[str, Any] | str) -> str:
-    """How a job ended."""
-    if isinstance(end, str):
-        return f"failed: {shorten(end, 300, placeholder=' ...')}"
-    after = end["after"]
-    right, form = (with_unit(name, after[name]) for name in ("accuracy_strict", "strict_format"))
-    seconds = sum(end["seconds"].values())
-    early = f"; ended by {end['stopped_by']} after step {end['steps']}" if end["stopped_by"] else ""
-    return f"{right} right, exact format {form}, {seconds:.0f} s{early}"
-
-
-def last_step(folder: Path) -> int:
-    """The last step in the metrics of a run."""
-    return max((int(line["step"]) for line in last_metrics(folder)), default=0)
-
-
-def last_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The last lines of the metrics of a run; empty before its first step."""
-    try:
-        with (folder / "metrics.jsonl").open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 10_000))
-            lines = file.read().splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        with suppress(ValueError, RecursionError):  # the first and the last line may be incomplete
-            found.append(json.loads(line))
-    return [line for line in found if isinstance(line, dict) and isinstance(line.get("step"), int)]
-
-
-def last_written(folder: Path) -> float | None:
-    """When a run last wrote to its log."""
-    try:
-        return (folder / "train.log").stat().st_mtime
-    except OSError:
-        return None
-
-
-def state(job: Job) -> str:
-    """The phase of a job, read from its files."""
-    lines, steps = last_metrics(job.folder), job.steps()
-    if not lines:
-        evaluated = (job.folder / "evaluations" / "before.json").exists()
-        return "at its first step" if evaluated else "loading and evaluating the policy"
-    step = max(line["step"] for line in lines)
-    if step == steps:
-        return "evaluating after training"
-    of = f" of {steps}" if steps else ""
-    rewards = [line[REWARD] for line in lines if isinstance(line.get(REWARD), float | int)]
-    return f"step {step}{of}" + (f", reward {rewards[-1]:.2f}" if rewards else "")
-
-
-def how_long(jobs: Sequence[Job], parallel: int, stated: float | None) -> str | None:
-    """What all of `jobs` will take, by a `stated` time a step or by a run that has ended; None where neither tells."""
-    seconds, source = [], ""
-    if stated:
-        start, seconds = 0.0, [stated * (job.steps() or 0) for job in jobs]
-        source = f"{stated:g} s a step, as hydra.sweeper.step_seconds says"
-    elif earlier := earlier_run(jobs[0]):
-        folder, results = earlier
-        phases, batch = results["seconds"], results["batch"]
-        completions = batch["num_generations"] * batch["prompts_per_step"]
-        step = results["train_seconds"] / max(1, results["steps"])
-        apart = sum(phases.values()) - phases["train"] - phases["start"]
-        start, problems = phases["start"], results["problems"]["train"]
-        seconds = [apart + (job.steps(problems) or 0) * step * job.completions / completions for job in jobs]
-        source = f"{step:.2g} s a step of {completions} completions, as in {shortest(folder)}"
-    if not seconds or not all(seconds):
-        return None
-    whole = start + max(sum(seconds) / parallel, *seconds)
-    return f"about {duration(whole)}, by {source}"
-
-
-def earlier_run(job: Job) -> tuple[Path, dict[str, Any]] | None:
-    """The newest finished run of the same policy on the same data, here or below outputs/."""
-    places = [*job.folder.parent.glob("*/results.json"), *Path("outputs").glob("*/*/results.json")]
-    places += Path("outputs").glob("sweeps/*/*/*/results.json")
-    for path in sorted(places, key=lambda path: -path.stat().st_mtime)[:EARLIER]:
-        try:
-            results = results_of(path.parent) or {}
-            settings = results["provenance"]["settings"]
-            same = all(settings[key] == getattr(job.config, key) for key in ("device", "max_completion_length", "bf16"))
-            same = same and settings["model"]["path"] == job.config.model.path
-            if same and settings["data"]["name"] == job.config.data.name and results["steps"]:
-                return path.parent, results
-        except (OSError, UserError, KeyError, TypeError):  # of another version, or damaged
-            continue
-    return None

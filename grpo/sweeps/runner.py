@@ -37,9 +37,11 @@ from grpo.runs.resume_settings import same_job
 from grpo.runs.run_dir import SWEEP, holds_run, point_latest, quoted
 from grpo.runs.settings import unresolved
 from grpo.runs.trust import refuse_links
+from grpo.sweeps.estimate import how_long
+from grpo.sweeps.job_state import LOOK
 from grpo.sweeps.jobs import Job, compose_jobs, refuse_twins, values_listed
-from grpo.sweeps.launchers import LOOK, at_once, kind, launch, on_this_machine
-from grpo.sweeps.progress import Account, how_long
+from grpo.sweeps.launchers import at_once, kind, launch, on_this_machine
+from grpo.sweeps.progress import Account
 
 
 def run_grid(context: HydraContext, master: DictConfig, launcher: Launcher, arguments: Sequence[str]) -> None:

@@ -16,7 +16,8 @@ from optuna.trial import TrialState
 from grpo.reports.sweep_findings import verdict
 from grpo.reports.sweep_results import read_sweep
 from grpo.reports.sweep_statistics import trials
-from grpo.sweeps.search import JOURNAL, Pruning, pruning
+from grpo.sweeps.study import JOURNAL, pruning
+from grpo.training.session import Pruning
 from tests.sweeps.test_sweep import FEW, lines, results
 
 SEARCH = ["-m", "hydra/sweeper=optuna", "num_generations=2,4", "optimizer.lr=tag(log,interval(1e-5,1e-3))", *FEW]

@@ -1,0 +1,72 @@
+"""The state of a job, read from the files in its folder.
+
+Used by `progress` and `launchers`. It imports nothing heavy: `grpo.train` imports it at every start.
+"""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+from grpo.core.metric_format import with_unit
+from grpo.core.metric_names import REWARD
+
+if TYPE_CHECKING:
+    from grpo.sweeps.jobs import Job
+
+LOOK = 0.5  # seconds between two looks at what the jobs have written
+
+
+def in_words(end: dict[str, Any] | str) -> str:
+    """How a job ended."""
+    if isinstance(end, str):
+        return f"failed: {shorten(end, 300, placeholder=' ...')}"
+    after = end["after"]
+    right, form = (with_unit(name, after[name]) for name in ("accuracy_strict", "strict_format"))
+    seconds = sum(end["seconds"].values())
+    early = f"; ended by {end['stopped_by']} after step {end['steps']}" if end["stopped_by"] else ""
+    return f"{right} right, exact format {form}, {seconds:.0f} s{early}"
+
+
+def last_step(folder: Path) -> int:
+    """The last step in the metrics of a run."""
+    return max((int(line["step"]) for line in last_metrics(folder)), default=0)
+
+
+def last_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The last lines of the metrics of a run; empty before its first step."""
+    try:
+        with (folder / "metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 10_000))
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):  # the first and the last line may be incomplete
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+
+def last_written(folder: Path) -> float | None:
+    """When a run last wrote to its log."""
+    try:
+        return (folder / "train.log").stat().st_mtime
+    except OSError:
+        return None
+
+
+def state(job: "Job") -> str:
+    """The phase of a job, read from its files."""
+    lines, steps = last_metrics(job.folder), job.steps()
+    if not lines:
+        evaluated = (job.folder / "evaluations" / "before.json").exists()
+        return "at its first step" if evaluated else "loading and evaluating the policy"
+    step = max(line["step"] for line in lines)
+    if step == steps:
+        return "evaluating after training"
+    of = f" of {steps}" if steps else ""
+    rewards = [line[REWARD] for line in lines if isinstance(line.get(REWARD), float | int)]
+    return f"step {step}{of}" + (f", reward {rewards[-1]:.2f}" if rewards else "")

@@ -1,0 +1,98 @@
+"""The space of a search, read from the overrides, and the check that all of it can run.
+
+Used by `search`. It runs nothing.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.types import HydraContext
+
+from grpo.config.overrides import count_values
+from grpo.config.schema import Config, SearchConfig
+from grpo.core.errors import UserError, nearest
+from grpo.core.metric_format import FIGURES
+from grpo.core.metric_names import evaluated_score
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def search_space(
+    context: HydraContext, arguments: Sequence[str]
+) -> tuple[dict[str, "optuna.distributions.BaseDistribution"], list[str]]:
+    """What is searched, and the overrides that are the same in all trials.
+
+    Raises:
+        UserError: there is nothing to search.
+    """
+    given: dict[str, Override] = {}
+    for override in OverridesParser.create(context.config_loader).parse_overrides(list(arguments)):
+        given[override.get_key_element()] = override
+    space = {key: _distribution(each) for key, each in given.items() if each.is_sweep_override()}
+    fixed = [f"{key}={each.get_value_element_as_str()}" for key, each in given.items() if not each.is_sweep_override()]
+    if not space:
+        raise UserError(
+            "hydra/sweeper=optuna: there is nothing to search; give a setting several values, or a range, "
+            "'optimizer.lr=tag(log,interval(1e-5,1e-3))'."
+        )
+    return space, fixed
+
+
+def _distribution(override: Override) -> "optuna.distributions.BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    values: Any = override.value()
+    if isinstance(values, IntervalSweep | RangeSweep):
+        log, step = "log" in values.tags, None
+        high = values.end if isinstance(values, IntervalSweep) else values.stop
+        low = values.start
+        if isinstance(values, RangeSweep):
+            step = values.step
+            low, high = low or 0, _last(values, count_values(override))
+        if low is None or high is None or low > high or (step or 0) < 0 or (log and low <= 0):
+            rule = "with tag(log,...) it starts above 0" if log else "it goes from the lower to the higher value"
+            raise UserError(f"{override.input_line}: the range is empty; {rule}.")
+        if isinstance(low, int) and isinstance(high, int) and isinstance(step, int | None):
+            return IntDistribution(low, high, log=log, step=step or 1)
+        return FloatDistribution(float(low), float(high), log=log, step=None if step is None else float(step))
+    choices = list(override.sweep_string_iterator())
+    if not choices:
+        raise UserError(f"{override.input_line}: the list is empty, so there is nothing to choose from.")
+    return CategoricalDistribution(choices)
+
+
+def _last(values: RangeSweep, count: int) -> float:
+    """The last of the `count` values of a range; below its start if there are none."""
+    start, step = values.start or 0, values.step
+    if not count:
+        return start - abs(step)
+    # Rounded, because steps of a float add up to a little less than Optuna would count.
+    last = start + (count - 1) * step
+    return last if isinstance(last, int) else round(last, 9)
+
+
+def at_the_edges(space: dict[str, "optuna.distributions.BaseDistribution"], fixed: Sequence[str]) -> list[list[str]]:
+    """Settings that show whether all of the space can run: each setting at each of its edges, the others at one."""
+    edges: dict[str, list[Any]] = {
+        key: list(each.choices) if hasattr(each, "choices") else sorted({each.low, each.high})  # type: ignore[attr-defined]
+        for key, each in space.items()
+    }
+    first = {key: values[0] for key, values in edges.items()}
+    chosen = [first] + [first | {key: value} for key, values in edges.items() for value in values[1:]]
+    return [[*fixed, *(f"{key}={value}" for key, value in each.items())] for each in chosen]
+
+
+def check(settings: SearchConfig, config: Config) -> None:
+    objectives = [*settings.maximize, *settings.minimize]
+    if not objectives or len(set(objectives)) < len(objectives):
+        raise UserError(
+            f"hydra.sweeper.maximize={settings.maximize}, minimize={settings.minimize}: give one figure or several, "
+            "each once."
+        )
+    known = [*FIGURES, *(evaluated_score(name) for name in config.rewards)]
+    for name in objectives:
+        if name not in known:
+            raise UserError(f"hydra.sweeper: there is no figure {name}.{nearest(name, known)}")
