@@ -91,9 +91,9 @@ class OfTasks:
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
         if distributed.is_main_process():
             return self.job(*arguments)
-        from grpo.training.launch import follow
+        from grpo.training.launch import run_worker
 
-        return follow()
+        return run_worker()
 
     def checkpoint(self, *arguments: Any) -> Any:
         """What submitit queues again when it preempts the job."""

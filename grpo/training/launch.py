@@ -1,4 +1,8 @@
-"""From composed settings to a run in its directory: lock, start or resume, report; and what other processes do."""
+"""From composed settings to a run in its directory: take its lock, start or resume it, write its report.
+
+`grpo.train` calls `run_in_directory` for a run and for each job of a sweep, and `run_worker` in every process but the
+main one. Nothing here knows how a run trains: grpo/training/session.py does.
+"""
 
 import errno
 import logging
@@ -28,19 +32,22 @@ from grpo.core.signals import Signals, Stopped, hand_on
 from grpo.core.text import printable, valid
 from grpo.runs.labels import command_of, command_to_resume, label_of
 from grpo.runs.lock import in_use, owned
-from grpo.runs.resume import cut_back, discard_previous, find_checkpoint, is_done, to_complete
+from grpo.runs.resume import Resumption, cut_back, discard_previous, find_checkpoint, is_done, to_complete
 from grpo.runs.resume_settings import overrides_with, resume, same_job
 from grpo.runs.run_dir import ERROR, holds_run, point_latest, refuse_used
 from grpo.runs.settings import save_settings
 from grpo.runs.trust import refuse_links
 from grpo.training.session import Pruning, train_run
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# Returns the pruning decision of a trial from Hydra's settings; None if the run is no trial, or is never pruned.
+FindPruning = Callable[[DictConfig], Pruning | None]
 
 
 @contextmanager
-def by_itself(out: Path) -> Iterator[None]:
-    """A job of a sweep that fails leaves its reason in its folder; the others go on."""
+def save_error_of_job(out: Path) -> Iterator[None]:
+    """Write the error that ends a job of a sweep to its directory, so that the other jobs run."""
     try:
         yield
         return
@@ -48,94 +55,115 @@ def by_itself(out: Path) -> Iterator[None]:
         why = masked_text(str(error))
         log.error("%s", printable(why))
     except Exception as error:
-        log.exception("unforeseen")
-        why = f"{type(error).__name__}: {first_line(error)} ({shortest(out / 'train.log')} has all of it)"
+        log.exception("unexpected error")
+        why = f"{type(error).__name__}: {first_line(error)} (traceback: {shortest(out / 'train.log')})"
     if not in_use(out):
         begin_log()
         with written_aside(out / ERROR) as partial:
             partial.write_text(valid(why), encoding="utf-8")
 
 
-def in_its_folder(
-    composed: DictConfig, out: Path, settings: Any, pruning: Callable[[DictConfig], Pruning | None]
-) -> None:
+def run_in_directory(composed: DictConfig, out: Path, hydra: Any, find_pruning: FindPruning) -> None:
+    """Start or resume a run in the directory `out`, while this process holds its lock.
+
+    Raises:
+        UserError: a mistake that the user can fix, or a directory that cannot be written.
+        Stopped: a signal came; the message names the command that resumes the run.
+    """
     refuse_links(out, trusted=bool(composed.get("trust_run")))  # the lock is a file in it
     try:
-        with owned(out), Signals():  # those that come before training and after it
-            start_or_resume(composed, out, settings, pruning)
+        with owned(out), Signals():  # for signals before and after training
+            _start_or_resume(composed, out, hydra, find_pruning)
     except OSError as error:
         ours = error.filename is not None and Path(error.filename).is_relative_to(out)
-        if not ours and error.errno not in NO_SPACE:
+        if not ours and error.errno not in DISK_FULL:
             raise
-        other = "hydra.sweep.dir" if is_multirun() else "hydra.run.dir"
-        again = f"When it can: {command_to_resume(out)}" if holds_run(out) else f"Give another, {other}=FOLDER."
+        setting = "hydra.sweep.dir" if is_multirun() else "hydra.run.dir"
+        advice = (
+            f"To resume once it can be written: {command_to_resume(out)}"
+            if holds_run(out)
+            else f"Give another directory, {setting}=FOLDER."
+        )
         raise UserError(
-            f"{error.filename if ours else shortest(out)} cannot be written: {error.strerror}. {again}"
+            f"{error.filename if ours else shortest(out)} cannot be written: {error.strerror}. {advice}"
         ) from error
     except Stopped as stopped:
         hand_on(stopped.number)
-        again = f"To resume: {command_to_resume(out)}" if holds_run(out) else "Nothing was written."
-        raise Stopped(stopped.number, f"Stopped by {stopped.name}{stopped}. {again}") from stopped
+        advice = f"To resume: {command_to_resume(out)}" if holds_run(out) else "Nothing was written."
+        raise Stopped(stopped.number, f"Stopped by {stopped.name}{stopped}. {advice}") from stopped
 
 
-def start_or_resume(
-    composed: DictConfig, out: Path, settings: Any, pruning: Callable[[DictConfig], Pruning | None]
-) -> None:
-    """Start a new run in `out`, or resume the one that is there; this process holds its lock."""
+def _start_or_resume(composed: DictConfig, out: Path, hydra: Any, find_pruning: FindPruning) -> None:
     overrides = job_overrides()
-    found = None
-    resumed = composed.get("resume") is not None
-    if resumed or (is_multirun() and holds_run(out)):
-        if resumed:
-            config = resume(out, with_absolute_paths(to_dataclass(composed, Config)), overrides)
-            overrides = overrides_with(out, overrides)
-        else:
-            config = same_job(out, load_config(composed, Config))
-        if not is_done(out, config):
-            found = find_checkpoint(out, config)
-        elif (found := to_complete(out, config)) is None:
-            if not (is_multirun() or (out / "report.html").is_file()):
-                report(out)
-            discard_previous(out)
-            say(f"{shortest(out)} has all its steps already. For more: {command_to_resume(out)} max_steps=N")
-            return
-    elif holds_run(out):
-        raise UserError(
-            f"{shortest(out)} holds a run already. To resume it: {command_to_resume(out)}. For another: "
-            "hydra.run.dir=FOLDER."
-        )
+    resumption = None
+    if composed.get("resume") is not None:
+        config = resume(out, with_absolute_paths(to_dataclass(composed, Config)), overrides)
+        overrides = overrides_with(out, overrides)
+    elif is_multirun() and holds_run(out):
+        config = same_job(out, load_config(composed, Config))
     else:
-        refuse_used(out, "hydra.run.dir=FOLDER")
-        config = load_config(composed, Config)
+        config = _settings_of_new_run(composed, out)
+    if holds_run(out):
+        resumption = _find_resumption(out, config)
+        if resumption is None:
+            _report_finished_run(out)
+            return
 
     def begin() -> None:
         begin_log()
-        if found:
-            cut_back(found)
-        save_settings(out, config, overrides, None if found else settings)
+        if resumption:
+            cut_back(resumption)
+        save_settings(out, config, overrides, None if resumption else hydra)
         if not is_multirun():
             point_latest(out)
 
     arguments = shlex.join(masked_overrides(Command.current.typed))
     command = command_of(out) or f"{distributed.launch_command()} {arguments}".rstrip()
-    checkpoint = found.checkpoint if found else None
+    checkpoint = resumption.checkpoint if resumption else None
     distributed.broadcast_run_dir(out, checkpoint, asdict(config))
-    train_run(config, out, label_of(out, overrides), command, checkpoint, pruning(settings), begin)
+    train_run(config, out, label_of(out, overrides), command, checkpoint, find_pruning(hydra), begin)
     if not is_multirun():
-        report(out)
+        write_report(out)
     discard_previous(out)
 
 
-def report(out: Path) -> None:
+def _settings_of_new_run(composed: DictConfig, out: Path) -> Config:
+    """
+    Raises:
+        UserError: the directory holds a run or a sweep, or a setting is wrong.
+    """
+    if holds_run(out):
+        raise UserError(
+            f"{shortest(out)} holds a run already. To resume it: {command_to_resume(out)}. For another: "
+            "hydra.run.dir=FOLDER."
+        )
+    refuse_used(out, "hydra.run.dir=FOLDER")
+    return load_config(composed, Config)
+
+
+def _find_resumption(out: Path, config: Config) -> Resumption | None:
+    """Where the run in `out` resumes; None if it is finished and complete."""
+    return to_complete(out, config) if is_done(out, config) else find_checkpoint(out, config)
+
+
+def _report_finished_run(out: Path) -> None:
+    if not (is_multirun() or (out / "report.html").is_file()):
+        write_report(out)
+    discard_previous(out)
+    say(f"{shortest(out)} has all its steps already. For more: {command_to_resume(out)} max_steps=N")
+
+
+def write_report(out: Path) -> None:
+    """Write the report of a run and print its path."""
     with doing("importing Matplotlib"):
-        from grpo.reports.run_report import write_report
+        from grpo.reports.run_report import write_report  # it imports Matplotlib
     with doing("drawing the report"):
         page = write_report(out)
     say(f"Report: {shortest(page)}")
 
 
-def follow() -> None:
-    """What every process but the first does: the same run, without a word."""
+def run_worker() -> None:
+    """Run this process's part of the run that the main process starts; prints nothing."""
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         with quiet():
@@ -144,8 +172,8 @@ def follow() -> None:
                 with Signals():
                     train_run(config_from_saved(settings, Config), out, checkpoint=checkpoint)
     except Stopped as stopped:
-        sys.exit(stopped.exit_code)  # rank 0 says it
+        sys.exit(stopped.exit_code)  # the main process prints the message
     except UserError as error:
-        # Where rank 0 makes the same mistake it has said so by then, and the launcher ends this process.
+        # If the main process meets the same error, it has printed it by then and the launcher ends this process.
         time.sleep(2)
         raise UserError(f"rank {distributed.rank()}: {error}") from error
