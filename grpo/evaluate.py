@@ -45,13 +45,14 @@ from grpo.evaluation.protocol import extraction, protocol
 from grpo.evaluation.storage import made_now, save_evaluation
 from grpo.policy.hub import on_hub, prepare_hub
 from grpo.policy.requirements import check_cuda, check_packages, slow_bfloat16
-from grpo.rewards.registry import RewardStack, build_rewards
+from grpo.rewards.stack import RewardStack, build_rewards
 from grpo.runs.lock import removed_if_unused
 from grpo.runs.provenance import problems_of
 from grpo.runs.run_dir import followed
 from grpo.runs.settings import load_run, saved_settings, trained
 from grpo.runs.trust import refuse_links, require_trust
-from grpo.tasks.datasets import Example, load_held_out, load_splits
+from grpo.tasks.example import Example
+from grpo.tasks.splits import load_held_out, load_splits
 
 # Settings that cannot hold for completions made elsewhere.
 OF_POLICIES = {"model", "data", "rollout", "system_prompt", "max_completion_length", "samples", "temperature"}

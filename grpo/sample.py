@@ -19,7 +19,7 @@ from grpo.policy.hub import on_hub, prepare_hub
 from grpo.runs.run_dir import followed
 from grpo.runs.settings import load_run, saved_settings, trained
 from grpo.runs.trust import require_trust
-from grpo.tasks.datasets import JOY
+from grpo.tasks.example import JOY
 
 # What is taken from the settings of the run; rewards and data are not needed.
 OBEYED = {"model", "system_prompt", "max_completion_length", "seed", "eval_batch_size"}

@@ -61,9 +61,11 @@ from grpo.core.run_log import quiet_libraries
 from grpo.planning.costs import Architecture, Costs, Rates
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer
-from grpo.rewards.registry import build_rewards
+from grpo.rewards.stack import build_rewards
 from grpo.sampling.build import build_sampler
-from grpo.tasks.datasets import Example, build_train_set, load_splits
+from grpo.tasks.example import Example
+from grpo.tasks.splits import load_splits
+from grpo.tasks.train_set import build_train_set
 from grpo.training.arguments import build_args
 from grpo.training.recorder import Recorder
 from grpo.training.trackers.interface import NoTracker

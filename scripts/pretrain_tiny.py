@@ -29,9 +29,10 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM,
 from grpo.config.composition import compose
 from grpo.core.process import guard_streams
 from grpo.policy.chat_template import chat
-from grpo.rewards.registry import score
+from grpo.rewards.scoring import score
 from grpo.tasks.answers import last_number, same_answer
-from grpo.tasks.arithmetic import OPERATIONS, Problem, make_problem, problems
+from grpo.tasks.arithmetic import Problem, make_problem, problems
+from grpo.tasks.arithmetic_templates import OPERATIONS
 
 # How the chats answer, and how often. Only the last one is the format that the system prompt asks for.
 STYLES = {

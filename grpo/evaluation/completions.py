@@ -8,7 +8,8 @@ from typing import Any
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import written_aside
 from grpo.evaluation.completion import Batch, Completion
-from grpo.tasks.datasets import Example, read_jsonl, text_of
+from grpo.tasks.example import Example
+from grpo.tasks.jsonl import read_jsonl, text_of
 
 SUFFIXES = (".jsonl", ".parquet")
 

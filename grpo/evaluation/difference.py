@@ -13,7 +13,7 @@ from grpo.core.errors import UserError
 from grpo.core.statistics import Floats, bootstrap, mcnemar
 from grpo.evaluation.evaluation import Evaluation
 from grpo.tasks.answers import parse_number
-from grpo.tasks.datasets import Example
+from grpo.tasks.example import Example
 
 
 @dataclass(frozen=True)

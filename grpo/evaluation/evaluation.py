@@ -16,9 +16,10 @@ from grpo.core.metric_names import REWARD, evaluated_score
 from grpo.core.progress import progress
 from grpo.core.statistics import MOST, Interval, bootstrap, maj_at_k, pass_at_k, wilson
 from grpo.evaluation.completion import Batch, Completion
-from grpo.rewards.registry import RewardStack, score
+from grpo.rewards.scoring import score
+from grpo.rewards.stack import RewardStack
 from grpo.tasks.answers import extract_answer, last_number, same_answer, vote_of
-from grpo.tasks.datasets import Example
+from grpo.tasks.example import Example
 
 # Figures that are 0 or 1 for each completion.
 SHARES = ("accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "truncated")

@@ -12,7 +12,7 @@ from grpo.config.samplers import NEUTRAL_SAMPLING, non_neutral_sampling
 from grpo.config.schema import CommonConfig
 from grpo.core.files import file_sha256
 from grpo.runs.provenance import problems_of
-from grpo.tasks.datasets import Example
+from grpo.tasks.example import Example
 
 MATCHES = {
     "number": "holding one number, the one of the gold answer; golds without one are compared as text",

@@ -12,9 +12,9 @@ from typing import Any
 from grpo.core.files import file_sha256, json_text, written_aside
 from grpo.evaluation.completion import Completion
 from grpo.evaluation.evaluation import Evaluation, evaluate
-from grpo.rewards.registry import RewardStack
+from grpo.rewards.stack import RewardStack
 from grpo.runs.provenance import VERSIONS
-from grpo.tasks.datasets import Example
+from grpo.tasks.example import Example
 
 
 def load_evaluation(path: Path, examples: Sequence[Example], rewards: RewardStack) -> "Evaluation":

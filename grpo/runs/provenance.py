@@ -15,7 +15,7 @@ from typing import Any
 from grpo.config.schema import Config
 from grpo.core.files import file_sha256
 from grpo.sampling.engines import packages
-from grpo.tasks.datasets import Example
+from grpo.tasks.example import Example
 
 PACKAGE = Path(__file__).parents[1]
 NAME = "provenance.json"

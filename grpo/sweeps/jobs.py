@@ -19,9 +19,9 @@ from grpo.core.errors import UserError
 from grpo.core.progress import progress
 from grpo.policy.hub import resolve
 from grpo.policy.requirements import check_device
-from grpo.rewards.registry import build_rewards
+from grpo.rewards.stack import build_rewards
 from grpo.sampling.engines import check_engine_server
-from grpo.tasks.datasets import load_splits
+from grpo.tasks.splits import load_splits
 from grpo.training.environment import check_settings
 
 

@@ -22,7 +22,7 @@ from grpo.core.metric_names import (
     reward_zero_std,
 )
 from grpo.policy.chat_template import UNKNOWN, Framing
-from grpo.rewards.registry import RewardStack
+from grpo.rewards.stack import RewardStack
 
 Metrics = dict[str, float]
 

@@ -10,7 +10,7 @@ from trl import GRPOConfig
 from grpo.config.batch import BatchSplit
 from grpo.config.schema import Config
 from grpo.policy.loading import source
-from grpo.rewards.registry import RewardStack
+from grpo.rewards.stack import RewardStack
 from grpo.sampling.engines import arguments
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from grpo.config.schema import Config
 from grpo.core.files import written_aside
 from grpo.core.text import valid
-from grpo.rewards.registry import RewardStack
+from grpo.rewards.stack import RewardStack
 from grpo.training.trackers.interface import Tracker
 
 

@@ -19,8 +19,8 @@ from grpo.evaluation.evaluation import Evaluation, evaluate
 from grpo.evaluation.generation import answer, answer_greedily
 from grpo.evaluation.protocol import protocol
 from grpo.evaluation.storage import save_evaluation
-from grpo.rewards.registry import RewardStack
-from grpo.tasks.datasets import Example
+from grpo.rewards.stack import RewardStack
+from grpo.tasks.example import Example
 
 TRANSCRIPTS = "transcripts.jsonl"
 

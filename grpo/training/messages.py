@@ -17,7 +17,7 @@ from grpo.core.tables import answers, comparison_table, heading
 from grpo.core.text import plural
 from grpo.evaluation.difference import Difference
 from grpo.evaluation.evaluation import Evaluation
-from grpo.rewards.registry import RewardStack
+from grpo.rewards.stack import RewardStack
 
 
 def banner(config: Config, rewards: RewardStack, batch: BatchSplit, out: Path) -> RenderableType:

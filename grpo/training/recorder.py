@@ -19,7 +19,7 @@ from grpo.core import distributed
 from grpo.core.console import say
 from grpo.core.metric_names import REWARD
 from grpo.policy.chat_template import UNKNOWN, Framing
-from grpo.rewards.registry import RewardStack
+from grpo.rewards.stack import RewardStack
 from grpo.training.alarms import Alarm, Alarms
 from grpo.training.completion_log import CompletionLog
 from grpo.training.metrics_file import MetricsFile

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grpo.core import distributed
 from grpo.rewards.advantages import attribute, measure
-from grpo.rewards.registry import NotFinite, score
+from grpo.rewards.scoring import NotFinite, score
 from grpo.training.nonfinite import NonFiniteGuard
 
 

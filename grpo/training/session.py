@@ -29,14 +29,16 @@ from grpo.evaluation.storage import load_evaluation
 from grpo.policy.chat_template import Framing, opened_tag
 from grpo.policy.hub import on_hub, prepare_hub
 from grpo.policy.requirements import slow_bfloat16
-from grpo.rewards.registry import build_rewards
+from grpo.rewards.stack import build_rewards
 from grpo.runs.labels import Label
 from grpo.runs.provenance import NAME as PROVENANCE
 from grpo.runs.provenance import provenance
 from grpo.runs.results import PRUNING
 from grpo.runs.resume import set_aside
 from grpo.runs.trust import sign
-from grpo.tasks.datasets import JOY, build_train_set, load_splits
+from grpo.tasks.example import JOY
+from grpo.tasks.splits import load_splits
+from grpo.tasks.train_set import build_train_set
 from grpo.training.environment import check_environment
 from grpo.training.evaluator import Evaluator, answers_before_and_after
 from grpo.training.messages import banner, notes_on_policy, out_of_memory_advice, say_results

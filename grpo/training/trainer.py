@@ -13,7 +13,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from grpo.config.batch import BatchSplit
 from grpo.config.samplers import ENGINES, VLLM_ENGINES
 from grpo.config.schema import Config
-from grpo.rewards.registry import RewardStack
+from grpo.rewards.stack import RewardStack
 from grpo.sampling.sampler import Sampler
 from grpo.training.arguments import build_args
 from grpo.training.checkpointing import CheckpointingMixin

@@ -27,7 +27,8 @@ import pytest
 from grpo.calculator import HOST, PAGE, OnePage, Server, listen
 from grpo.core.errors import UserError
 from grpo.rewards.advantages import attribute
-from grpo.rewards.registry import REWARDS, RewardStack
+from grpo.rewards.registry import REWARDS
+from grpo.rewards.stack import RewardStack
 from grpo.tasks.answers import TAGS, one_number
 from tests.conftest import surroundings
 from tests.rewards import test_rewards
@@ -43,7 +44,7 @@ Case = tuple[str, str]  # completion and gold
 
 
 def by_python(cases: list[Case]) -> list[list[float]]:
-    """What grpo/rewards/registry.py gives each case, in the order of NAMES."""
+    """What grpo/rewards gives each case, in the order of NAMES."""
     takes_gold = ["gold" in inspect.signature(REWARDS[name]).parameters for name in NAMES]
     return [
         [

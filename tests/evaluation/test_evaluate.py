@@ -21,7 +21,7 @@ from grpo.config.schema import EvaluateConfig
 from grpo.core.errors import UserError
 from grpo.core.statistics import wilson
 from grpo.runs.settings import load_run
-from grpo.tasks.datasets import load_splits
+from grpo.tasks.splits import load_splits
 from tests.config.test_config import imported
 from tests.conftest import SMALL
 from tests.evaluation.test_evaluation import tagged

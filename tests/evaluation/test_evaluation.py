@@ -20,10 +20,10 @@ from grpo.evaluation.generation import answer, answer_greedily
 from grpo.evaluation.storage import save_evaluation
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer
-from grpo.rewards.registry import build_rewards
+from grpo.rewards.stack import build_rewards
 from grpo.sampling.build import build_sampler
 from grpo.tasks.arithmetic import problems
-from grpo.tasks.datasets import Example
+from grpo.tasks.example import Example
 
 CONFIG = compose(["max_completion_length=24"])
 EXAMPLES = [Example(p.question, str(p.answer)) for p in islice(problems(True, seed=1), 128)]

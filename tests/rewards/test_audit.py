@@ -18,8 +18,12 @@ from grpo.config.groups import CONF, option_names
 from grpo.config.messages import translate_errors
 from grpo.config.schema import AuditConfig
 from grpo.core.errors import UserError
-from grpo.rewards.probes import ASKED, CHANGES, PROBES, WRONG, Finding, judge, measure
-from grpo.rewards.registry import build_rewards, score
+from grpo.rewards.findings import Finding
+from grpo.rewards.probe_findings import judge
+from grpo.rewards.probe_scores import measure
+from grpo.rewards.probes import ASKED, CHANGES, PROBES, WRONG
+from grpo.rewards.scoring import score
+from grpo.rewards.stack import build_rewards
 from tests.config.test_config import imported
 
 MINE = """

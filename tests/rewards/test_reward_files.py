@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from grpo.core.errors import UserError
-from grpo.rewards.registry import NotFinite, build_rewards, load_reward_files, score
+from grpo.rewards.reward_files import load_reward_files
+from grpo.rewards.scoring import NotFinite, score
+from grpo.rewards.stack import build_rewards
 
 HEAD = "from grpo.rewards import reward\n"
 

@@ -8,7 +8,9 @@ from grpo.config.composition import compose
 from grpo.config.groups import option_names
 from grpo.config.rules import ANSWER_MATCHES
 from grpo.core.errors import UserError
-from grpo.rewards.registry import REWARDS, build_rewards, score
+from grpo.rewards.registry import REWARDS
+from grpo.rewards.scoring import score
+from grpo.rewards.stack import build_rewards
 from grpo.tasks.answers import TAGS
 
 PERFECT = "<reasoning>\n8*3=24 pages.\n</reasoning>\n<answer>\n18\n</answer>\n"

@@ -28,7 +28,7 @@ from grpo.config.schema import Config
 from grpo.core.errors import UserError
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.prefix_sharing import NAME
-from grpo.rewards.registry import RewardStack
+from grpo.rewards.stack import RewardStack
 from grpo.runs.resume import cut_back, find_checkpoint
 from grpo.runs.settings import save_settings
 from grpo.sampling import engines

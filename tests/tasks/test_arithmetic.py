@@ -4,9 +4,10 @@ import re
 from collections import Counter
 from itertools import islice
 
-from grpo.config.limits import DISTINCT_PROBLEMS
-from grpo.tasks.arithmetic import HELD_OUT_ONE_IN, JOY_STEPS, OPERATIONS, TEMPLATES, problems
-from grpo.tasks.datasets import JOY
+from grpo.config.limits import DISTINCT
+from grpo.tasks.arithmetic import HELD_OUT_ONE_IN, JOY_STEPS, problems
+from grpo.tasks.arithmetic_templates import OPERATIONS, TEMPLATES
+from grpo.tasks.example import JOY
 
 
 def take(held_out: bool, count: int = 1000, **settings):
@@ -69,8 +70,5 @@ def test_every_template_is_on_both_sides() -> None:
 
 def test_any_settings_make_as_many_problems_as_may_be_asked_for() -> None:
     # Those with the fewest. There are seven training problems for each held-out one.
-    assert (
-        len(set(take(True, DISTINCT_PROBLEMS["held-out"], max_number=100, min_steps=4)))
-        == DISTINCT_PROBLEMS["held-out"]
-    )
-    assert DISTINCT_PROBLEMS["training"] / (HELD_OUT_ONE_IN - 1) < 1.5 * DISTINCT_PROBLEMS["held-out"]
+    assert len(set(take(True, DISTINCT["held-out"], max_number=100, min_steps=4))) == DISTINCT["held-out"]
+    assert DISTINCT["training"] / (HELD_OUT_ONE_IN - 1) < 1.5 * DISTINCT["held-out"]

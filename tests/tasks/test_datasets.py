@@ -12,7 +12,9 @@ from grpo.config.limits import GSM8K_PROBLEMS
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_tokenizer
-from grpo.tasks.datasets import JOY, build_train_set, load_held_out, load_splits
+from grpo.tasks.example import JOY
+from grpo.tasks.splits import load_held_out, load_splits
+from grpo.tasks.train_set import build_train_set
 
 GSM8K = os.environ.get("GRPO_GSM8K_DIR")
 needs_gsm8k = pytest.mark.skipif(GSM8K is None, reason="GRPO_GSM8K_DIR does not name a folder with GSM8K")

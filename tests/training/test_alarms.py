@@ -10,7 +10,7 @@ from grpo.config.composition import compose
 from grpo.config.rules import ALARM_NAMES, RULES
 from grpo.config.schema import Config
 from grpo.policy.chat_template import UNKNOWN, Framing
-from grpo.rewards.registry import RewardStack
+from grpo.rewards.stack import RewardStack
 from grpo.training.alarms import Alarms
 from tests.conftest import wandb_records
 from tests.training.test_train import metrics

@@ -25,9 +25,11 @@ from grpo.core import distributed
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.sharding import copy_weights, whole_copy
 from grpo.rewards.advantages import Attribution, attribute
-from grpo.rewards.registry import REWARDS, RewardStack
+from grpo.rewards.registry import REWARDS
+from grpo.rewards.stack import RewardStack
 from grpo.sampling.build import build_sampler
-from grpo.tasks.datasets import build_train_set, load_splits
+from grpo.tasks.splits import load_splits
+from grpo.tasks.train_set import build_train_set
 from grpo.training.recorder import Recorder
 from grpo.training.trackers.interface import NoTracker
 from grpo.training.trainer import Trainer, build_trainer

@@ -12,10 +12,11 @@ from grpo.config.batch import derive_batch
 from grpo.config.composition import compose
 from grpo.config.groups import CONF
 from grpo.policy.loading import build_policy, build_tokenizer
-from grpo.rewards.registry import build_rewards
+from grpo.rewards.stack import build_rewards
 from grpo.sampling.build import build_sampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
-from grpo.tasks.datasets import build_train_set, load_splits
+from grpo.tasks.splits import load_splits
+from grpo.tasks.train_set import build_train_set
 from grpo.training.recorder import Recorder
 from grpo.training.trackers.interface import NoTracker
 from grpo.training.trainer import Trainer, build_trainer

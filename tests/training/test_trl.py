@@ -24,9 +24,10 @@ from trl.generation.vllm_generation import VLLMGeneration
 from grpo.config.batch import derive_batch
 from grpo.config.composition import compose
 from grpo.policy.loading import build_policy, build_tokenizer
-from grpo.rewards.registry import RewardStack
+from grpo.rewards.stack import RewardStack
 from grpo.sampling.build import build_sampler
-from grpo.tasks.datasets import build_train_set, load_splits
+from grpo.tasks.splits import load_splits
+from grpo.tasks.train_set import build_train_set
 from grpo.training.arguments import build_args
 from grpo.training.recorder import Recorder
 from grpo.training.trackers.interface import NoTracker

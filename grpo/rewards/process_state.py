@@ -1,12 +1,10 @@
-"""Runs the code of a user's file: its modules, and the state of this process that it may not change.
+"""Restores the state of this process that code of the user may change, and that training depends on.
 
-The registry enters both contexts once for a file that is loaded and once for a batch that is scored. Nothing here
-knows of rewards, and nothing here imports torch or numpy: their state is restored if they are imported already.
+Entered once when a reward file is loaded, and once for each batch that it scores. It knows nothing of rewards, and
+imports neither torch nor numpy: their state is restored if they are imported already.
 """
 
 import decimal
-import importlib.util
-import inspect
 import os
 import random
 import signal
@@ -15,66 +13,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from grpo.core.signals import CAUGHT
-
-
-class UserFile:
-    """A Python file of the user, and the modules that it imports from its own folder.
-
-    They have their plain names in `sys.modules`, so that functions and classes can be pickled by name, but only inside
-    `imports`: two files, or two runs in one process, may use the same names.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.folder = path, path.parent
-        taken = "." in path.stem or path.stem in sys.stdlib_module_names or path.stem in sys.modules
-        self.name = f"reward_file_{path.stem}" if taken else path.stem
-        self.modules: dict[str, ModuleType] = {}
-        self.search = [str(self.folder)]  # added to sys.path: the folder, and what the file adds itself
-
-    def load(self) -> None:
-        """Execute the file, whose name ends in .py; what it raises is not caught."""
-        spec = importlib.util.spec_from_file_location(self.name, self.path)
-        assert spec and spec.loader
-        self.modules = {self.name: importlib.util.module_from_spec(spec)}
-        importlib.invalidate_caches()  # a module beside it may be new
-        with self.imports():
-            spec.loader.exec_module(self.modules[self.name])
-
-    def functions(self) -> dict[str, Callable[..., Any]]:
-        """The functions that the loaded file defines or imports, by name."""
-        return {name: value for name, value in vars(self.modules[self.name]).items() if inspect.isfunction(value)}
-
-    @contextmanager
-    def imports(self) -> Iterator[None]:
-        """Inside, the file's modules are importable by name, as in a script that is run from its folder."""
-        path, modules = list(sys.path), dict(sys.modules)
-        sys.path[:0] = self.search
-        sys.modules.update(self.modules)
-        try:
-            yield
-        finally:
-            added = [entry for entry in sys.path if entry not in (*path, str(self.folder))]
-            self.search = [str(self.folder), *added]
-            sys.path[:] = path
-            new = [name for name in list(sys.modules) if name.partition(".")[0] not in modules]
-            self.modules |= {name: sys.modules[name] for name in new if self._has(name)}
-            for name in self.modules:
-                sys.modules.pop(name, None)
-                if name in modules:
-                    sys.modules[name] = modules[name]
-
-    def _has(self, name: str) -> bool:
-        """Whether the top-level module of `name` lies in the file's folder."""
-        spec = getattr(sys.modules.get(name.partition(".")[0]), "__spec__", None)
-        if spec is None:
-            return False
-        places = spec.submodule_search_locations or [spec.origin or ""]
-        return any(Path(place).parent.resolve() == self.folder for place in places)
 
 
 @contextmanager

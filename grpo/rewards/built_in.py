@@ -1,0 +1,65 @@
+"""The five rewards of the default stack (conf/rewards/default.yaml), each a small function of one completion.
+
+Importing the module registers them. They know the answer format (grpo/tasks/answers.py), and nothing of weights.
+"""
+
+import re
+
+from grpo.rewards.registry import reward
+from grpo.tasks.answers import INTEGER, TAGS, extract_answer, same_answer
+
+
+@reward
+def correctness(completion: str, gold: str, answer_match: str = "number") -> float:
+    """2.0 where the answer inside the last closed answer block equals the gold one by the rule `answer_match`."""
+    answer = extract_answer(completion)
+    return 2.0 if answer is not None and same_answer(answer, gold, answer_match) else 0.0
+
+
+@reward
+def int_(completion: str) -> float:
+    """0.5 where that answer is an integer in ASCII digits, its commas, if any, at every third digit."""
+    answer = extract_answer(completion)
+    return 0.5 if answer is not None and INTEGER.fullmatch(answer) else 0.0
+
+
+@reward
+def strict_format(completion: str) -> float:
+    """0.5 where the completion is exactly the format: each tag once, alone on its line, neither block blank."""
+    lines = completion.removesuffix("\n").split("\n")
+    if lines[0] != "<reasoning>" or lines[-1] != "</answer>" or any(completion.count(tag) != 1 for tag in TAGS):
+        return 0.0
+    if "</reasoning>" not in lines:
+        return 0.0
+    close = lines.index("</reasoning>")
+    if lines[close + 1] != "<answer>":
+        return 0.0
+    reasoning, answer = lines[1:close], lines[close + 2 : -1]
+    return 0.5 if "".join(reasoning).strip() and "".join(answer).strip() else 0.0
+
+
+@reward
+def soft_format(completion: str) -> float:
+    """0.5 where anywhere a closed reasoning block is followed by a closed answer block, and neither is blank."""
+    last_answer_close = completion.rfind("</answer>")
+    last_end, end = last_answer_close + len("</answer>"), 0
+    while (close := completion.find("</reasoning>", end, max(0, last_answer_close))) != -1:
+        start = completion.rfind("<reasoning>", end, close)
+        end = close + len("</reasoning>")
+        blank = start == -1 or not completion[start + len("<reasoning>") : close].strip()
+        if not blank and _OPEN_ANSWER.match(completion, end, last_end):
+            return 0.5
+    return 0.0
+
+
+@reward
+def xmlcount(completion: str) -> float:
+    """0.125 for each tag that occurs once and alone on its line, less 0.001 a character after the last `</answer>`."""
+    lines = completion.split("\n")
+    tags = sum(completion.count(tag) == 1 and tag in lines for tag in TAGS)
+    _, closed, tail = completion.rpartition("</answer>")
+    charged = len(tail.removeprefix("\n")) if closed else 0
+    return max(0.0, 0.125 * tags - 0.001 * charged)
+
+
+_OPEN_ANSWER = re.compile(r"\s*<answer>(?!\s*</answer>)")

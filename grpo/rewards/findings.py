@@ -1,0 +1,34 @@
+"""What `grpo.audit` reports: a `Finding`, and the formatting of numbers and lists in its text.
+
+Called by grpo/rewards/probe_findings.py and completion_scores.py, which find, and by audit_report.py, which prints.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a designer of rewards should worry about (`warning`), or know (`note`), and the probes that show it."""
+
+    level: Literal["warning", "note"]
+    text: str
+    probes: tuple[str, ...] = ()
+    example: str | None = None  # the probe worth reading
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:z.4g}"
+
+
+def listing(items: Iterable[str]) -> str:
+    *most, last = items
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def by(parts: dict[str, float]) -> str:
+    """The rewards that made a difference, in brackets."""
+    if len(parts) == 1:
+        return f" ({next(iter(parts))})"
+    return f" ({', '.join(f'{name} {number(part)}' for name, part in parts.items())})" if parts else ""

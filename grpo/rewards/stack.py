@@ -1,0 +1,60 @@
+"""The rewards of a run with their weights: `RewardStack`, and `build_rewards`, which makes one from the configuration.
+
+Called by the trainer, the evaluation and `grpo.audit`, which all score with the same functions. It knows nothing of
+advantages and training.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from grpo.core.errors import UserError, nearest
+from grpo.rewards.registry import REWARDS
+from grpo.rewards.reward_files import SOURCES, load_reward_files
+from grpo.rewards.scoring import MOST_WEIGHT, score
+
+
+@dataclass(frozen=True)
+class RewardStack:
+    """The rewards of a run by name, with the weight of each in the total; a weight of 0 only measures.
+
+    Attributes:
+        weights: name -> weight.
+        answer_match: the rule by which an answer is compared with its gold answer, data.answer_match.
+    """
+
+    weights: dict[str, float]
+    answer_match: str = "number"
+
+    def score(
+        self, completions: Sequence[str], golds: Sequence[str], questions: Sequence[str]
+    ) -> dict[str, list[float]]:
+        """The raw scores of every reward, unweighted: `{name: [score of each completion]}`."""
+        return {name: score(name, completions, golds, questions, self.answer_match) for name in self.weights}
+
+    def total(self, scores: dict[str, list[float]]) -> list[float]:
+        """The weighted sum of `scores` for each completion."""
+        columns = [[weight * value for value in scores[name]] for name, weight in self.weights.items()]
+        return [math.fsum(row) for row in zip(*columns, strict=True)]
+
+
+def build_rewards(weights: dict[str, float], files: Sequence[str] = (), answer_match: str = "number") -> RewardStack:
+    """The stack of a run; `correctness` is always measured.
+
+    Raises:
+        UserError: an unknown reward, a weight that is not finite or too large, or a stack whose weights are all zero.
+    """
+    load_reward_files(files)
+    for name, weight in weights.items():
+        if name not in REWARDS:
+            for file in SOURCES.values():
+                if name in file.functions():
+                    raise UserError(f"rewards.{name}: in {file.path}, {name} has no decorator; write @reward above it.")
+            raise UserError(f"rewards.{name}: there is no reward '{name}'.{nearest(name, REWARDS)}")
+        if not abs(weight) <= MOST_WEIGHT:
+            raise UserError(
+                f"rewards.{name}={weight}: a weight is a finite number within -{MOST_WEIGHT:g} and {MOST_WEIGHT:g}."
+            )
+    if not any(weights.values()):
+        raise UserError("rewards: every weight is 0, so nothing would be trained; give one reward a weight.")
+    return RewardStack({**weights, "correctness": weights.get("correctness", 0.0)}, answer_match)

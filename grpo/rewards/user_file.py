@@ -1,0 +1,78 @@
+"""A Python file of the user: loading it, and the modules that it imports from its own folder.
+
+Called by grpo/rewards/reward_files.py once per run, and by the scoring for each batch. It knows nothing of rewards.
+"""
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+class UserFile:
+    """A Python file of the user, and the modules that it imports from its own folder.
+
+    They have their plain names in `sys.modules`, so that functions and classes can be pickled by name, but only inside
+    `imports`: two files, or two runs in one process, may use the same names.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.folder = path, path.parent
+        taken = "." in path.stem or path.stem in sys.stdlib_module_names or path.stem in sys.modules
+        self.name = f"reward_file_{path.stem}" if taken else path.stem
+        self.modules: dict[str, ModuleType] = {}
+        self.search = [str(self.folder)]  # added to sys.path: the folder, and what the file adds itself
+
+    def load(self) -> None:
+        """Execute the file, whose name ends in .py; what it raises is not caught."""
+        spec = importlib.util.spec_from_file_location(self.name, self.path)
+        assert spec and spec.loader
+        self.modules = {self.name: importlib.util.module_from_spec(spec)}
+        importlib.invalidate_caches()  # a module beside it may be new
+        with self.imports():
+            spec.loader.exec_module(self.modules[self.name])
+
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """The functions that the loaded file defines or imports, by name."""
+        return {name: value for name, value in vars(self.modules[self.name]).items() if inspect.isfunction(value)}
+
+    @contextmanager
+    def imports(self) -> Iterator[None]:
+        """Inside, the file's modules are importable by name, as in a script that is run from its folder."""
+        path, modules = list(sys.path), dict(sys.modules)
+        sys.path[:0] = self.search
+        sys.modules.update(self.modules)
+        try:
+            yield
+        finally:
+            added = [entry for entry in sys.path if entry not in (*path, str(self.folder))]
+            self.search = [str(self.folder), *added]
+            sys.path[:] = path
+            new = [name for name in list(sys.modules) if name.partition(".")[0] not in modules]
+            self.modules |= {name: sys.modules[name] for name in new if self._has(name)}
+            for name in self.modules:
+                sys.modules.pop(name, None)
+                if name in modules:
+                    sys.modules[name] = modules[name]
+
+    def _has(self, name: str) -> bool:
+        """Whether the top-level module of `name` lies in the file's folder."""
+        spec = getattr(sys.modules.get(name.partition(".")[0]), "__spec__", None)
+        if spec is None:
+            return False
+        places = spec.submodule_search_locations or [spec.origin or ""]
+        return any(Path(place).parent.resolve() == self.folder for place in places)
+
+
+def describe_error(error: BaseException) -> str:
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = type(error).__name__
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return text if isinstance(error, SyntaxError) else f"{text} ({Path(place.filename).name}:{place.lineno})"

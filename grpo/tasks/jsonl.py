@@ -1,0 +1,62 @@
+"""Reads files with one JSON object per line, with messages that name file, line and column.
+
+Called by the loaders of datasets and by readers of completions. It knows nothing of the columns' meaning.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+from grpo.core.errors import UserError, kind_of
+
+Made = TypeVar("Made")
+
+
+def read_jsonl(path: Path, make: Callable[[dict[str, Any]], Made], setting: str = "data.path") -> Iterator[Made]:
+    """What `make` makes of each line of a file of one JSON object a line; blank lines are skipped.
+
+    Raises:
+        UserError: naming file and line, where a line is not an object or `make` refuses it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError as error:
+        raise UserError(f"{setting}: there is no file {path}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{setting}: {path} cannot be read as UTF-8 text: {error}.") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: not a JSON object but {kind_of(row)}.")
+        try:
+            yield make(row)
+        except UserError as error:
+            raise UserError(f"{path}, line {number}: {error}") from error
+
+
+def text_of(row: dict[str, Any], key: str, blank: bool = False) -> str:
+    """The text or number under `key`, as text; `blank` says whether it may be empty.
+
+    Raises:
+        UserError: it is neither, or not there.
+    """
+    if key not in row:
+        raise UserError(f"there is no column '{key}', only {', '.join(map(repr, row))}.")
+    value = row[key]
+    kinds = str | int | float | Decimal
+    if isinstance(value, bool) or not isinstance(value, kinds) or value != value or not (blank or str(value).strip()):
+        raise UserError(f"'{key}' is {value!r}; it must hold text or a number.")
+    if isinstance(value, float | Decimal):
+        value = format(Decimal(str(value)), "f")
+    try:
+        str(value).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"'{key}' is {value!r}, which is not valid text: {error.reason}.") from error
+    return str(value)

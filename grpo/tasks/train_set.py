@@ -1,0 +1,55 @@
+"""The rows that TRL trains on, made from problems: prompts within the length limit.
+
+Called by training before the trainer is built.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from grpo.config.schema import Config
+from grpo.core.errors import UserError
+from grpo.policy.chat_template import chat, prompt_ids
+from grpo.tasks.example import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def build_train_set(
+    examples: Iterable[Example], tokenizer: "PreTrainedTokenizerBase", config: Config
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """TRL's training rows (`prompt`, `question`, `gold`) without prompts over `max_prompt_length`, and notes on them.
+
+    Raises:
+        UserError: fewer prompts are left than one optimizer step takes.
+    """
+    examples, notes = list(examples), []
+    if config.max_prompt_length is not None:
+        ids = prompt_ids(tokenizer, [example.question for example in examples], config.system_prompt)
+        lengths = [len(prompt) for prompt in ids]
+        kept = [
+            example for example, length in zip(examples, lengths, strict=True) if length <= config.max_prompt_length
+        ]
+        if not kept:
+            raise UserError(
+                f"max_prompt_length={config.max_prompt_length}: every training prompt is longer; the shortest has "
+                f"{min(lengths)} tokens, the longest {max(lengths)}."
+            )
+        if len(kept) < len(examples):
+            notes.append(
+                f"{len(examples) - len(kept):,} of {len(examples):,} training prompts have more than "
+                f"{config.max_prompt_length} tokens (max_prompt_length) and are dropped; {len(kept):,} remain."
+            )
+        examples = kept
+    steps = config.algorithm.steps_per_generation
+    if len(examples) < config.prompts_per_step * steps:
+        rollout = f" x algorithm.steps_per_generation={steps} = {config.prompts_per_step * steps}" if steps > 1 else ""
+        raise UserError(
+            f"prompts_per_step={config.prompts_per_step}{rollout}: there are only {len(examples)} training prompts; "
+            f"{'a rollout' if steps > 1 else 'an optimizer step'} takes that many at the most."
+        )
+    rows = [
+        {"prompt": chat(example.question, config.system_prompt), "question": example.question, "gold": example.gold}
+        for example in examples
+    ]
+    return rows, notes
