@@ -19,12 +19,12 @@ from grpo.config.schema import AuditConfig
 from grpo.core.console import error_message, say
 from grpo.core.errors import UserError
 from grpo.rewards.audit_report import print_completions, print_findings, print_probes
-from grpo.rewards.completion_scores import score_completions
+from grpo.rewards.completion_scores import Scored, score_completions
 from grpo.rewards.findings import Finding
 from grpo.rewards.probe_findings import judge
 from grpo.rewards.probe_scores import measure
 from grpo.rewards.probes import PROBES
-from grpo.rewards.stack import build_rewards
+from grpo.rewards.stack import RewardStack, build_rewards
 from grpo.runs.lock import removed_if_unused
 
 
@@ -42,10 +42,7 @@ def run(config: AuditConfig) -> list[Finding]:
         what = f"{len(PROBES)} probes"
         print_probes(weights, measured, found)
     else:
-        from grpo.evaluation.completions import read_completions
-
-        examples, batch = read_completions(Path(config.completions).expanduser(), "completions")
-        scored = score_completions(stack, examples, {place: each.text for place, each in batch.items()})
+        scored = score_file(stack, Path(config.completions).expanduser())
         found = list(scored.judge())
         what = f"{len(scored.completions):,} completions"
         print_completions(weights, scored)
@@ -57,6 +54,18 @@ def run(config: AuditConfig) -> list[Finding]:
     if failing:
         raise UserError(f"fail_on={config.fail_on}: {counted}.")
     return found
+
+
+def score_file(stack: RewardStack, path: Path) -> Scored:
+    """Score the completions of a file.
+
+    Raises:
+        UserError: the file is missing or damaged, or a reward failed.
+    """
+    from grpo.evaluation.completions import read_completions  # reads Parquet, which the probes do not need
+
+    examples, completions = read_completions(path, "completions")
+    return score_completions(stack, examples, {place: each.text for place, each in completions.items()})
 
 
 def _count(count: int, what: str) -> str:

@@ -18,6 +18,7 @@ from grpo.config.groups import CONF, option_names
 from grpo.config.messages import translate_errors
 from grpo.config.schema import AuditConfig
 from grpo.core.errors import UserError
+from grpo.rewards.completion_scores import Scored
 from grpo.rewards.findings import Finding
 from grpo.rewards.probe_findings import judge
 from grpo.rewards.probe_scores import measure
@@ -247,7 +248,7 @@ ROWS = [
 CROSSES = ["reward_files=[mine.py]", "rewards=correctness_only", "+rewards.crosses=1"]
 
 
-def scored(folder: Path, rows: list, **weights: float) -> audit.Scored:
+def scored(folder: Path, rows: list, **weights: float) -> Scored:
     lines(folder / "made.jsonl", rows)
     return audit.score_file(build_rewards(weights, ["mine.py"]), folder / "made.jsonl")
 
