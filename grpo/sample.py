@@ -19,7 +19,7 @@ from grpo.policy.hub import on_hub, prepare_hub
 from grpo.runs.run_dir import followed
 from grpo.runs.settings import load_run, saved_settings, trained
 from grpo.runs.trust import require_trust
-from grpo.tasks.example import JOY
+from grpo.tasks.example import SHOWCASE
 
 # What is taken from the settings of the run; rewards and data are not needed.
 OBEYED = {"model", "system_prompt", "max_completion_length", "seed", "eval_batch_size"}
@@ -69,7 +69,7 @@ def main() -> None:
         prog="python -m grpo.sample", description="Ask the policy of a run, before and after its training."
     )
     parser.add_argument("run", type=run_argument, help="the folder of a finished run")
-    parser.add_argument("questions", nargs="*", metavar="question", default=[JOY.question], help="default: Joy's")
+    parser.add_argument("questions", nargs="*", metavar="question", default=[SHOWCASE.question], help="default: Joy's")
     parser.add_argument("--max-tokens", type=int, help="length of an answer at the most; default: the run's own")
     parser.add_argument("--trust-run", action="store_true", help="run the code of a folder that somebody else made")
     arguments = parser.parse_args()

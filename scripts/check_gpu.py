@@ -54,7 +54,7 @@ from grpo.sampling.build import build_sampler
 from grpo.sampling.engines import INSTALL
 from grpo.sampling.generate_sampler import GenerateSampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
-from grpo.tasks.arithmetic import problems
+from grpo.tasks.arithmetic import generate_problems
 from grpo.tasks.splits import load_splits
 from grpo.tasks.train_set import build_train_set
 from grpo.training.recorder import Recorder
@@ -114,7 +114,7 @@ def check_graphs() -> str:
     tokenizer = build_tokenizer(config.model)
     policy: Any = build_policy(config.model, 0)
     policy.cuda()
-    questions = [problem.question for problem in islice(problems(True, seed=0), 256)]
+    questions = [problem.question for problem in islice(generate_problems(True, seed=0), 256)]
     begun = tokenizer("<reasoning>\n")["input_ids"]
     prompts = [ids + begun for ids in prompt_ids(tokenizer, questions, config.system_prompt)]
     said = compared(policy, tokenizer, prompts, 48, 1e-3)

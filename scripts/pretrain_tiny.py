@@ -30,8 +30,8 @@ from grpo.config.composition import compose
 from grpo.core.process import guard_streams
 from grpo.policy.chat_template import chat
 from grpo.rewards.scoring import score
-from grpo.tasks.answers import last_number, same_answer
-from grpo.tasks.arithmetic import Problem, make_problem, problems
+from grpo.tasks.answers import answers_match, last_number
+from grpo.tasks.arithmetic import Problem, generate_problems, make_problem
 from grpo.tasks.arithmetic_templates import OPERATIONS
 
 # How the chats answer, and how often. Only the last one is the format that the system prompt asks for.
@@ -246,7 +246,7 @@ def probe(
     return {
         "strict_format": sum(value > 0 for value in score("strict_format", texts, golds, questions)) / len(asked),
         "accuracy_strict": sum(value > 0 for value in score("correctness", texts, golds, questions)) / len(asked),
-        "accuracy_flexible": sum(map(same_answer, numbers, golds)) / len(asked),
+        "accuracy_flexible": sum(map(answers_match, numbers, golds)) / len(asked),
     }
 
 
@@ -277,7 +277,7 @@ def main() -> None:
     seconds = round(time.perf_counter() - began)
 
     policy.eval()
-    asked = list(islice(problems(True, seed=0, max_number=MAX_NUMBER), args.problems))
+    asked = list(islice(generate_problems(True, seed=0, max_number=MAX_NUMBER), args.problems))
     figures = {
         "greedy": probe(policy, tokenizer, asked, system_prompt),
         "sampled at temperature 1": probe(policy, tokenizer, asked, system_prompt, sample=True),

@@ -140,7 +140,7 @@ RULES: dict[type, dict[str, Rule]] = {
 }
 
 
-WEIGHT_RULE = between(-10_000, 10_000, "advantages are computed in float32")  # as in grpo/rewards/registry.py
+WEIGHT_RULE = between(-10_000, 10_000, "advantages are computed in float32")  # as in grpo/rewards/scoring.py
 
 
 RULES[PlanConfig] = RULES[Config] | {

@@ -9,7 +9,7 @@ from grpo.core.errors import UserError, first_line
 from grpo.core.files import written_aside
 from grpo.evaluation.completion import Batch, Completion
 from grpo.tasks.example import Example
-from grpo.tasks.jsonl import read_jsonl, text_of
+from grpo.tasks.jsonl import read_jsonl, text_column
 
 SUFFIXES = (".jsonl", ".parquet")
 
@@ -65,7 +65,7 @@ def _parquet(path: Path, setting: str) -> Iterator[Row]:
 
 
 def _row(row: dict[str, Any]) -> Row:
-    example = Example(text_of(row, "question").strip(), text_of(row, "gold").rpartition("####")[2].strip())
+    example = Example(text_column(row, "question").strip(), text_column(row, "gold").rpartition("####")[2].strip())
     tokens, truncated = row.get("tokens"), row.get("truncated")
     if isinstance(tokens, float) and tokens.is_integer():  # as pandas keeps whole numbers beside missing ones
         tokens = int(tokens)
@@ -74,7 +74,7 @@ def _row(row: dict[str, Any]) -> Row:
     if truncated is not None and not isinstance(truncated, bool):
         raise UserError(f"'truncated' is {truncated!r}; it must be true or false.")
     key = (repr(row.get("problem")), example)
-    return key, example, Completion(text_of(row, "completion", blank=True), tokens, truncated)
+    return key, example, Completion(text_column(row, "completion", blank=True), tokens, truncated)
 
 
 class Unfinished:

@@ -18,7 +18,7 @@ from grpo.core.statistics import MOST, Interval, bootstrap, maj_at_k, pass_at_k,
 from grpo.evaluation.completion import Batch, Completion
 from grpo.rewards.scoring import score
 from grpo.rewards.stack import RewardStack
-from grpo.tasks.answers import extract_answer, last_number, same_answer, vote_of
+from grpo.tasks.answers import answers_match, extract_answer, last_number, voting_key
 from grpo.tasks.example import Example
 
 # Figures that are 0 or 1 for each completion.
@@ -85,7 +85,7 @@ class Evaluation:
         values: dict[str, list[Any]] = {
             "accuracy_strict": [value > 0 for value in _scores("correctness", rows, rewards)],
             "accuracy_flexible": [
-                number is not None and same_answer(number, gold, rewards.answer_match)
+                number is not None and answers_match(number, gold, rewards.answer_match)
                 for number, gold in zip(self.answers["flexible"], golds, strict=True)
             ],
             "strict_format": [value > 0 for value in _scores("strict_format", rows, rewards)],
@@ -130,9 +130,9 @@ class Evaluation:
         right, wrong, rule = [], [], self.rewards.answer_match
         for example, start, count in zip(self.examples, self.starts, self.counts, strict=True):
             given = [each for each in self.answers[kind][start : start + count] if each is not None]
-            others = [each for each in given if not same_answer(each, example.gold, rule)]
+            others = [each for each in given if not answers_match(each, example.gold, rule)]
             right.append(len(given) - len(others))
-            agreed = Counter(vote_of(each, rule) for each in others)
+            agreed = Counter(voting_key(each, rule) for each in others)
             wrong.append(tuple(sorted(agreed.values())))
         return right, wrong
 

@@ -6,14 +6,14 @@ Importing the module registers them. They know the answer format (grpo/tasks/ans
 import re
 
 from grpo.rewards.registry import reward
-from grpo.tasks.answers import INTEGER, TAGS, extract_answer, same_answer
+from grpo.tasks.answers import INTEGER, TAGS, answers_match, extract_answer
 
 
 @reward
 def correctness(completion: str, gold: str, answer_match: str = "number") -> float:
     """2.0 where the answer inside the last closed answer block equals the gold one by the rule `answer_match`."""
     answer = extract_answer(completion)
-    return 2.0 if answer is not None and same_answer(answer, gold, answer_match) else 0.0
+    return 2.0 if answer is not None and answers_match(answer, gold, answer_match) else 0.0
 
 
 @reward

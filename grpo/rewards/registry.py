@@ -24,7 +24,7 @@ def reward(function: Function) -> Function:
 
     It takes any of `completion`, `gold`, `question` and returns a number; or, to see a whole batch at once, any of
     `completions`, `golds`, `questions` and returns as many numbers. Equal prompts stand next to each other in a batch.
-    Either may also take `answer_match`, the rule that `grpo.tasks.answers.same_answer` compares answers by.
+    Either may also take `answer_match`, the rule that `grpo.tasks.answers.answers_match` compares answers by.
     """
     name = function.__name__.removesuffix("_")
     if name in REWARDS:

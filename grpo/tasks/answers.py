@@ -18,7 +18,7 @@ LAST_NUMBER = re.compile(
 
 TOLERANCE = 1e-6  # relative, between two numbers of which one is not whole
 
-# What `one_number` reads. Every pattern takes linear time, and grpo/assets/calculator.html has the same ones.
+# What `single_number` reads. Every pattern takes linear time, and grpo/assets/calculator.html has the same ones.
 _SEPARATORS = ",'\u2019\u00a0\u2009\u202f"  # of thousands: comma, apostrophes, spaces that do not break a line
 _UNSIGNED = rf"(?:[0-9]{{1,3}}(?:[{_SEPARATORS}][0-9]{{3}})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![A-Za-z0-9_.])\.[0-9]+"
 _TOKEN = re.compile(
@@ -69,7 +69,7 @@ def parse_number(text: str) -> Decimal | None:
     return Decimal(sign + (digits.replace(",", "") + fraction.rstrip(".") or bare_fraction))
 
 
-def one_number(text: str) -> Decimal | float | None:
+def single_number(text: str) -> Decimal | float | None:
     """The one number in `text`: exact if it is whole, else the nearest float; None if there is not exactly one.
 
     Markup, words, units, currency signs and separators of thousands around and in it do not matter; a percent sign is a
@@ -109,15 +109,15 @@ def _value(sign: str, mixed: str, numerator: str, exponent: str, denominator: st
     return Decimal(value) if value.is_integer() else value
 
 
-def plain_text(text: str) -> str:
+def normalized_text(text: str) -> str:
     """`text` in lower case, without what surrounds it: punctuation, brackets, Markdown, LaTeX's \\boxed and \\text."""
     return _LATEX_TEXT.sub("", text).replace("\u2212", "-").lstrip(_BEFORE).rstrip(_AFTER).lower()
 
 
-def same_answer(answer: str, gold: str, answer_match: str = "number") -> bool:
+def answers_match(answer: str, gold: str, answer_match: str = "number") -> bool:
     """Whether two answers are equal under a rule of `ANSWER_MATCHES`, the value of data.answer_match.
 
-    - `number`: `answer` holds exactly one number (`one_number`), and it equals the one of `gold`: exactly if both
+    - `number`: `answer` holds exactly one number (`single_number`), and it equals the one of `gold`: exactly if both
       are whole, else within a relative `TOLERANCE`. A gold answer without exactly one number is compared as text.
     - `text`: as text, apart from case and surrounding punctuation and brackets; never as numbers.
     - `strict`: as numbers if each is nothing but a number (`parse_number`), exactly; else as stripped text.
@@ -125,11 +125,11 @@ def same_answer(answer: str, gold: str, answer_match: str = "number") -> bool:
     if answer_match == "strict":
         left, right = parse_number(answer), parse_number(gold)
         return answer.strip() == gold.strip() if left is None or right is None else left == right
-    if answer_match == "number" and (expected := one_number(gold)) is not None:
-        given = one_number(answer)
+    if answer_match == "number" and (expected := single_number(gold)) is not None:
+        given = single_number(answer)
         return given is not None and _same_number(given, expected)
-    text = plain_text(gold)
-    return answer.strip() == gold.strip() or (text != "" and plain_text(answer) == text)
+    text = normalized_text(gold)
+    return answer.strip() == gold.strip() or (text != "" and normalized_text(answer) == text)
 
 
 def _same_number(left: Decimal | float, right: Decimal | float) -> bool:
@@ -138,13 +138,13 @@ def _same_number(left: Decimal | float, right: Decimal | float) -> bool:
     return math.isclose(left, right, rel_tol=TOLERANCE)
 
 
-def vote_of(answer: str, answer_match: str = "number") -> Decimal | float | str:
+def voting_key(answer: str, answer_match: str = "number") -> Decimal | float | str:
     """A key that equal answers share, for counting votes."""
     if answer_match == "strict":
         return answer.strip() if (number := parse_number(answer)) is None else number
-    if answer_match == "number" and (found := one_number(answer)) is not None:
+    if answer_match == "number" and (found := single_number(answer)) is not None:
         return found
-    return plain_text(answer)
+    return normalized_text(answer)
 
 
 def last_number(text: str) -> str | None:

@@ -11,11 +11,11 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from grpo.tasks.arithmetic_templates import OPERATIONS, TEMPLATES, Draw, Rejected
+from grpo.tasks.arithmetic_templates import OPERATIONS, TEMPLATES, Draw, RejectedDraw
 
 HELD_OUT_ONE_IN = 8
 # The recipe's own showcase question: its numbers always belong to the held-out side.
-JOY_STEPS = ((60, "/", 20), (8, "*", 3), (120, "/", 24))
+SHOWCASE_STEPS = ((60, "/", 20), (8, "*", 3), (120, "/", 24))
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ def make_problem(rng: random.Random, max_number: int, min_steps: int, max_steps:
         try:
             question = make(draw)
             break
-        except Rejected:
+        except RejectedDraw:
             continue
     assert len(draw.steps) == steps, make.__name__
     key = f"{make.__name__} {draw.steps}".encode()
-    held_out = tuple(draw.steps) == JOY_STEPS or zlib.crc32(key) % HELD_OUT_ONE_IN == 0
+    held_out = tuple(draw.steps) == SHOWCASE_STEPS or zlib.crc32(key) % HELD_OUT_ONE_IN == 0
     left, operation, right = draw.steps[-1]
     answer = OPERATIONS[operation](left, right)
     return Problem(make.__name__, question, tuple(draw.steps), tuple(draw.lines), answer, held_out)
 
 
-def problems(
+def generate_problems(
     held_out: bool, *, seed: int, max_number: int = 150, min_steps: int = 2, max_steps: int = 4
 ) -> Iterator[Problem]:
     """Endless distinct problems of one side of the split, the same for the same seed."""

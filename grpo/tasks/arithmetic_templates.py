@@ -21,7 +21,7 @@ OPERATIONS: dict[str, Callable[[int, int], int]] = {
 }
 
 
-class Rejected(Exception):
+class RejectedDraw(Exception):
     """The numbers drawn do not work out within the limits."""
 
 
@@ -49,7 +49,7 @@ class Draw:
         result = OPERATIONS[operation](left, right)
         exact = operation != "/" or left % right == 0
         if not exact or not all(1 <= number <= self.max_number for number in (left, right, result)):
-            raise Rejected
+            raise RejectedDraw
         self.steps.append((left, operation, right))
         self.lines.append(f"{left}{operation}{right}={result} {unit}.")
         return result
@@ -193,7 +193,7 @@ def change(d: Draw) -> str:
 def leftovers_shared(d: Draw) -> str:
     bags, friends, each, eaten = d.between(2, 12), d.between(2, 10), d.between(2, 12), d.between(2, 20)
     if (friends * each + eaten) % bags:
-        raise Rejected
+        raise RejectedDraw
     size = (friends * each + eaten) // bags
     left = d.step(d.step(bags, "*", size, d.things), "-", eaten, f"{d.things} left")
     d.step(left, "/", friends, f"{d.things} each")
@@ -214,7 +214,7 @@ def garden(d: Draw) -> str:
 def baking(d: Draw) -> str:
     trays, pack, packs, price = d.between(2, 10), d.between(2, 10), d.between(2, 12), d.between(2, 9)
     if (pack * packs) % trays:
-        raise Rejected
+        raise RejectedDraw
     size = pack * packs // trays
     count = d.step(d.step(trays, "*", size, "cookies"), "/", pack, "packs")
     d.step(count, "*", price, "dollars")
@@ -281,7 +281,7 @@ def road_trip(d: Draw) -> str:
     budget, days, per_gallon = d.pick(50, 60, 80, 100), d.between(2, 8), d.pick(5, 8, 10, 12, 15, 20)
     gallons, price = d.between(2, 12), d.between(2, 6)
     if (per_gallon * gallons) % days:
-        raise Rejected
+        raise RejectedDraw
     daily = per_gallon * gallons // days
     used = d.step(d.step(days, "*", daily, "miles"), "/", per_gallon, "gallons")
     d.step(budget, "-", d.step(used, "*", price, "dollars for gas"), "dollars left")

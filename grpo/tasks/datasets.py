@@ -1,6 +1,6 @@
 """The loaders of datasets: from the settings of conf/data to the problems of a split.
 
-Called by grpo/tasks/splits.py through `READERS`. A new dataset is one function here, one row in `READERS` and one file
+Called by grpo/tasks/splits.py through `LOADERS`. A new dataset is one function here, one row in `LOADERS` and one file
 in conf/data. The loaders know nothing of prompts and tokens, nor of which problems are held out.
 """
 
@@ -14,9 +14,9 @@ from grpo.core.errors import UserError
 from grpo.core.paths import shortest
 from grpo.policy.hub import prepare_hub, unreachable
 from grpo.tasks import arithmetic
-from grpo.tasks.answers import one_number, parse_number
+from grpo.tasks.answers import parse_number, single_number
 from grpo.tasks.example import Example
-from grpo.tasks.jsonl import read_jsonl, text_of
+from grpo.tasks.jsonl import read_jsonl, text_column
 
 TRAIN_FILE = "train.jsonl"  # the default in conf/data/jsonl.yaml
 
@@ -31,7 +31,7 @@ def _arithmetic(config: DataConfig, split: str) -> list[Example]:
         # They follow the test problems, among the held-out numbers.
         "validation": (config.eval_problems, config.eval_problems + config.validation_problems),
     }
-    source = arithmetic.problems(
+    source = arithmetic.generate_problems(
         split != "train",
         seed=config.seed,
         max_number=config.max_number,
@@ -81,9 +81,9 @@ def _jsonl(config: DataConfig, split: str) -> list[Example] | None:
 def _example(row: dict[str, Any], config: DataConfig) -> Example:
     """The question of a row, and the gold answer: what follows `####` in the answer column, else all of it."""
     assert config.question_column is not None and config.answer_column is not None
-    question, answer = (text_of(row, key).strip() for key in (config.question_column, config.answer_column))
+    question, answer = (text_column(row, key).strip() for key in (config.question_column, config.answer_column))
     gold = answer.rpartition("####")[2].strip()
-    number_in = parse_number if config.answer_match == "strict" else one_number
+    number_in = parse_number if config.answer_match == "strict" else single_number
     if config.gold == "number" and number_in(gold) is None:
         raise UserError(f"the gold answer {gold!r} is not a number; set data.gold=text for answers in words.")
     if not gold:
@@ -92,7 +92,7 @@ def _example(row: dict[str, Any], config: DataConfig) -> Example:
 
 
 # The problems of a split, `train`, `validation` or `test`; None where the dataset has no such split.
-READERS: dict[str, Callable[[DataConfig, str], list[Example] | None]] = {
+LOADERS: dict[str, Callable[[DataConfig, str], list[Example] | None]] = {
     "arithmetic": _arithmetic,
     "gsm8k": _gsm8k,
     "jsonl": _jsonl,

@@ -18,4 +18,6 @@ class Example:
 
 
 # The recipe's showcase. It is a row of GSM8K's training split, so it is taken out of every training set.
-JOY = Example("Joy can read 8 pages of a book in 20 minutes. How many hours will it take her to read 120 pages?", "5")
+SHOWCASE = Example(
+    "Joy can read 8 pages of a book in 20 minutes. How many hours will it take her to read 120 pages?", "5"
+)

@@ -41,7 +41,7 @@ def read_jsonl(path: Path, make: Callable[[dict[str, Any]], Made], setting: str 
             raise UserError(f"{path}, line {number}: {error}") from error
 
 
-def text_of(row: dict[str, Any], key: str, blank: bool = False) -> str:
+def text_column(row: dict[str, Any], key: str, blank: bool = False) -> str:
     """The text or number under `key`, as text; `blank` says whether it may be empty.
 
     Raises:

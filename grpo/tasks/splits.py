@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from grpo.config.schema import DataConfig
 from grpo.core.errors import UserError
-from grpo.tasks.datasets import READERS
-from grpo.tasks.example import JOY, Example
+from grpo.tasks.datasets import LOADERS
+from grpo.tasks.example import SHOWCASE, Example
 
 MOST_BY_DEFAULT = 200  # problems taken out of the training split if no file has them; a fifth of a small split
 
@@ -35,13 +35,13 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
         UserError: files that are missing or unreadable, or a split without problems.
     """
     splits = Splits([], [], [], [])
-    notes, read = splits.notes, READERS[config.name]
+    notes, read = splits.notes, LOADERS[config.name]
     train, held_out = read(config, "train"), read(config, "test")
     assert train is not None
     if held_out is None:
         held_out, train = _cut(train, "eval_problems", config, notes)
     splits.held_out = _some(_part(held_out, config.eval_problems, config), "held-out", config)
-    without_joy = [example for example in train if example.key != JOY.key]
+    without_joy = [example for example in train if example.key != SHOWCASE.key]
     if len(without_joy) < len(train):
         notes.append(
             f"Joy's question is taken out of the training set, to be asked before and after: {len(without_joy):,} "
@@ -62,7 +62,7 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
 
 def load_held_out(config: DataConfig) -> list[Example]:
     """The held-out problems alone, the same as `load_splits` gives."""
-    held_out = READERS[config.name](config, "test")
+    held_out = LOADERS[config.name](config, "test")
     if held_out is None:
         return load_splits(config).held_out
     return _some(_part(held_out, config.eval_problems, config), "held-out", config)

@@ -36,7 +36,7 @@ from grpo.runs.provenance import provenance
 from grpo.runs.results import PRUNING
 from grpo.runs.resume import set_aside
 from grpo.runs.trust import sign
-from grpo.tasks.example import JOY
+from grpo.tasks.example import SHOWCASE
 from grpo.tasks.splits import load_splits
 from grpo.tasks.train_set import build_train_set
 from grpo.training.environment import check_environment
@@ -157,7 +157,7 @@ class Session:
         self.tokenizer = build_tokenizer(config.model)
         self.train_rows, notes = build_train_set(splits.train, self.tokenizer, config)
         policy: Any = build_policy(config.model, config.seed)
-        questions = [JOY.question, *(row["question"] for row in self.train_rows)]
+        questions = [SHOWCASE.question, *(row["question"] for row in self.train_rows)]
         questions += [example.question for example in (*splits.validation, *splits.held_out)]
         notes += check_policy(policy, self.tokenizer, questions, config)
         # An undistorted sampler evaluates, whatever sampler trains.
@@ -173,7 +173,7 @@ class Session:
         """Start the tracker and write `provenance.json`; from here on the run directory is written to."""
         config, out = self.config, self.out
         origin = record_provenance(config, out, self.provenance, command, self.checkpoint)
-        showcase = [JOY, *[example for example in self.splits.held_out if example != JOY][:2]]
+        showcase = [SHOWCASE, *[example for example in self.splits.held_out if example != SHOWCASE][:2]]
         self.evaluator = Evaluator(
             config,
             self.evaluated_by,

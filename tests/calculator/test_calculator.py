@@ -29,7 +29,7 @@ from grpo.core.errors import UserError
 from grpo.rewards.advantages import attribute
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.stack import RewardStack
-from grpo.tasks.answers import TAGS, one_number
+from grpo.tasks.answers import TAGS, single_number
 from tests.conftest import surroundings
 from tests.rewards import test_rewards
 from tests.rewards.test_rewards import PERFECT, answered
@@ -226,7 +226,7 @@ def generated(draw: random.Random) -> Case:
     answer = number_like(draw) if draw.random() < 0.6 else answer_like(draw)
     golds = [
         answer_like(draw),
-        str(one_number(answer)),
+        str(single_number(answer)),
         answer,
         answer.strip(),
         answer.replace(",", ""),

@@ -22,11 +22,11 @@ from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.stack import build_rewards
 from grpo.sampling.build import build_sampler
-from grpo.tasks.arithmetic import problems
+from grpo.tasks.arithmetic import generate_problems
 from grpo.tasks.example import Example
 
 CONFIG = compose(["max_completion_length=24"])
-EXAMPLES = [Example(p.question, str(p.answer)) for p in islice(problems(True, seed=1), 128)]
+EXAMPLES = [Example(p.question, str(p.answer)) for p in islice(generate_problems(True, seed=1), 128)]
 QUESTIONS = [example.question for example in EXAMPLES]
 FEW = QUESTIONS[:24]
 
@@ -198,12 +198,15 @@ def tagged(answer: str) -> str:
 
 
 def made(
-    *problems: list[str], golds: list[str] | None = None, k: list[int] | None = None, answer_match: str = "number"
+    *generate_problems: list[str],
+    golds: list[str] | None = None,
+    k: list[int] | None = None,
+    answer_match: str = "number",
 ) -> Evaluation:
     """The evaluation of texts, some for each problem, whose gold is 5."""
-    golds = golds or ["5"] * len(problems)
+    golds = golds or ["5"] * len(generate_problems)
     examples = [Example(f"question {i}", gold) for i, gold in enumerate(golds)]
-    completions = [[Completion(text, None, None) for text in texts] for texts in problems]
+    completions = [[Completion(text, None, None) for text in texts] for texts in generate_problems]
     return Evaluation(examples, completions, build_rewards({"correctness": 1.0}, answer_match=answer_match), k)
 
 

@@ -18,7 +18,7 @@ from grpo.sampling.generate_sampler import GenerateSampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from grpo.sampling.qwen2 import FusedQwen2Decoder
 from grpo.sampling.token_sampler import TokenSampler, TransformersDecoder
-from grpo.tasks.arithmetic import problems
+from grpo.tasks.arithmetic import generate_problems
 
 CONFIG = compose()
 LIMIT = 48
@@ -58,7 +58,7 @@ def policy():
 
 @pytest.fixture(scope="module")
 def prompts(tokenizer) -> list[list[int]]:
-    questions = [problem.question for problem in islice(problems(True, seed=0), 256)]
+    questions = [problem.question for problem in islice(generate_problems(True, seed=0), 256)]
     begun = tokenizer("<reasoning>\n")["input_ids"]  # the embedded policy left alone blurts; so begun, it reasons
     return [ids + begun for ids in prompt_ids(tokenizer, questions, CONFIG.system_prompt)]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from grpo.policy.chat_template import chat
-from grpo.tasks.answers import last_number, one_number, same_answer
+from grpo.tasks.answers import answers_match, last_number, single_number
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ ONE_NUMBER = [
 
 @pytest.mark.parametrize(("text", "number"), ONE_NUMBER)
 def test_the_one_number_of_a_text(text: str, number: float | None) -> None:
-    assert one_number(text) == number
+    assert single_number(text) == number
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_the_one_number_of_a_text(text: str, number: float | None) -> None:
     + [("5:30", "5:30.", True), ("5", "5:30", False), ("16 or 18", "18", False), ("(A)", "A", True)],
 )
 def test_same_answer(left: str, right: str, same: bool) -> None:
-    assert same_answer(left, right) is same and same_answer(right, left) is same
+    assert answers_match(left, right) is same and answers_match(right, left) is same
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_same_answer(left: str, right: str, same: bool) -> None:
     + [("...", "?", False), ("?", "?", True), ("", "...", False)],
 )
 def test_texts(left: str, right: str, same: bool) -> None:
-    assert same_answer(left, right, "text") is same and same_answer(right, left, "text") is same
+    assert answers_match(left, right, "text") is same and answers_match(right, left, "text") is same
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_texts(left: str, right: str, same: bool) -> None:
     + [("0.30000000000000004", "0.3", False), ("(A)", "A", False), ("paris", "Paris", False)],
 )
 def test_the_strict_rule(left: str, right: str, same: bool) -> None:
-    assert same_answer(left, right, "strict") is same and same_answer(right, left, "strict") is same
+    assert answers_match(left, right, "strict") is same and answers_match(right, left, "strict") is same
 
 
 def test_an_empty_system_prompt_is_left_out() -> None:

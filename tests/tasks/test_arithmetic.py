@@ -4,14 +4,14 @@ import re
 from collections import Counter
 from itertools import islice
 
-from grpo.config.limits import DISTINCT
-from grpo.tasks.arithmetic import HELD_OUT_ONE_IN, JOY_STEPS, problems
+from grpo.config.limits import DISTINCT_PROBLEMS
+from grpo.tasks.arithmetic import HELD_OUT_ONE_IN, SHOWCASE_STEPS, generate_problems
 from grpo.tasks.arithmetic_templates import OPERATIONS, TEMPLATES
-from grpo.tasks.example import JOY
+from grpo.tasks.example import SHOWCASE
 
 
 def take(held_out: bool, count: int = 1000, **settings):
-    return list(islice(problems(held_out, **({"seed": 0} | settings)), count))
+    return list(islice(generate_problems(held_out, **({"seed": 0} | settings)), count))
 
 
 def test_there_are_at_least_a_dozen_templates_of_two_to_four_steps() -> None:
@@ -57,9 +57,9 @@ def test_difficulty() -> None:
 
 def test_joys_question_is_held_out() -> None:
     train = take(False, 5000, min_steps=3, max_steps=3)
-    assert JOY_STEPS not in {p.steps for p in train}
-    assert all(p.question != JOY.question for p in train)
-    assert OPERATIONS["/"](120, 24) == int(JOY.gold)
+    assert SHOWCASE_STEPS not in {p.steps for p in train}
+    assert all(p.question != SHOWCASE.question for p in train)
+    assert OPERATIONS["/"](120, 24) == int(SHOWCASE.gold)
 
 
 def test_every_template_is_on_both_sides() -> None:
@@ -70,5 +70,8 @@ def test_every_template_is_on_both_sides() -> None:
 
 def test_any_settings_make_as_many_problems_as_may_be_asked_for() -> None:
     # Those with the fewest. There are seven training problems for each held-out one.
-    assert len(set(take(True, DISTINCT["held-out"], max_number=100, min_steps=4))) == DISTINCT["held-out"]
-    assert DISTINCT["training"] / (HELD_OUT_ONE_IN - 1) < 1.5 * DISTINCT["held-out"]
+    assert (
+        len(set(take(True, DISTINCT_PROBLEMS["held-out"], max_number=100, min_steps=4)))
+        == DISTINCT_PROBLEMS["held-out"]
+    )
+    assert DISTINCT_PROBLEMS["training"] / (HELD_OUT_ONE_IN - 1) < 1.5 * DISTINCT_PROBLEMS["held-out"]

@@ -12,7 +12,7 @@ from grpo.config.limits import GSM8K_PROBLEMS
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_tokenizer
-from grpo.tasks.example import JOY
+from grpo.tasks.example import SHOWCASE
 from grpo.tasks.splits import load_held_out, load_splits
 from grpo.tasks.train_set import build_train_set
 
@@ -39,7 +39,7 @@ def test_arithmetic_is_the_default() -> None:
 def test_gsm8k_without_joy() -> None:
     loaded = splits(["data=gsm8k", f"data.path={GSM8K}"])
     assert (len(loaded.train), len(loaded.held_out)) == (GSM8K_PROBLEMS, 1319) == (7472, 1319)
-    assert JOY.question not in {example.question for example in loaded.train}
+    assert SHOWCASE.question not in {example.question for example in loaded.train}
     assert "7,472 problems remain" in loaded.notes[0]
     assert loaded.train[0].gold == "72"
     assert sum("," in example.gold for example in loaded.train) == 79
@@ -52,15 +52,15 @@ def test_jsonl(tmp_path) -> None:
         tmp_path,
         {"q": " How many? ", "a": "8*3=24\n#### 24", "id": 1},
         "",
-        {"q": JOY.question, "a": 5},
+        {"q": SHOWCASE.question, "a": 5},
         {"q": "How much?", "a": -1.5},
         {"q": "And now?", "a": "$1,080"},
     )
     loaded = splits([*overrides, "data.question_column=q", "data.answer_column=a"])
     (held_out,) = loaded.held_out
-    rows = [("How many?", "24"), ("How much?", "-1.5"), ("And now?", "$1,080"), (JOY.question, "5")]
+    rows = [("How many?", "24"), ("How much?", "-1.5"), ("And now?", "$1,080"), (SHOWCASE.question, "5")]
     assert (held_out.question, held_out.gold) in rows
-    expected = [row for row in rows if row[0] not in (held_out.question, JOY.question)]
+    expected = [row for row in rows if row[0] not in (held_out.question, SHOWCASE.question)]
     assert [(example.question, example.gold) for example in loaded.train] == expected
     assert "1 of the 4 training problems" in loaded.notes[0]
 
@@ -309,7 +309,7 @@ def test_bad_files(tmp_path) -> None:
     (tmp_path / "train.jsonl").unlink()
     with pytest.raises(UserError, match="the train split has no problems"):
         jsonl(tmp_path, GOOD, name="test.jsonl")
-        splits([*jsonl(tmp_path, {"question": JOY.question, "answer": 5}), "data.test_file=test.jsonl"])
+        splits([*jsonl(tmp_path, {"question": SHOWCASE.question, "answer": 5}), "data.test_file=test.jsonl"])
 
 
 def test_long_prompts_are_dropped_aloud() -> None:
