@@ -29,13 +29,13 @@ from grpo.config.validation import check_config
 from grpo.core.console import error_message, say
 from grpo.core.device import set_threads
 from grpo.core.errors import UserError
-from grpo.core.files import file_sha256, json_object, read, write_json
-from grpo.core.metric_format import listed
-from grpo.core.paths import shortest
-from grpo.core.progress import doing, progress
-from grpo.core.redact import sources
+from grpo.core.files import file_sha256, parse_file, parse_json_object, write_json
+from grpo.core.metric_format import ordered_metrics
+from grpo.core.paths import display_path
+from grpo.core.progress import progress, spinner
+from grpo.core.redact import to_interpolations
 from grpo.core.run_log import quiet_libraries
-from grpo.core.tables import answers, at_k_table, comparison_table, facts, figures_table
+from grpo.core.tables import answers_table, at_k_table, comparison_table, key_value_table, metrics_table
 from grpo.evaluation.completion import Batch
 from grpo.evaluation.completions import SUFFIXES, Unfinished, read_completions
 from grpo.evaluation.difference import Difference, compare, pairs
@@ -44,7 +44,7 @@ from grpo.evaluation.generation import answer
 from grpo.evaluation.protocol import extraction, protocol
 from grpo.evaluation.storage import made_now, save_evaluation
 from grpo.policy.hub import on_hub, prepare_hub
-from grpo.policy.requirements import check_cuda, check_packages, slow_bfloat16
+from grpo.policy.requirements import check_cuda, check_packages, slow_bfloat16_warning
 from grpo.rewards.stack import RewardStack, build_rewards
 from grpo.runs.lock import removed_if_unused
 from grpo.runs.provenance import problems_of
@@ -97,16 +97,16 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
     ready = [_prepare(subject) for subject in subjects]
     done = {subject.title: evaluation() for subject, evaluation in zip(subjects, ready, strict=True)}
     *_, main = done.values()
-    say(facts(described(main.protocol)))
+    say(key_value_table(described(main.protocol)))
     if len(done) == 2:
         _compare(done, config.k)
     else:
         figures = {name: value for name, value in main.evaluation.figures.items() if _wanted(name, config.k)}
-        say(figures_table(figures, main.evaluation.intervals))
+        say(metrics_table(figures, main.evaluation.intervals))
         if not main.evaluation.single:
             say(at_k_table(figures, main.evaluation.intervals))
     _show(config.show, {title: each.evaluation for title, each in done.items()})
-    say(f"Every completion with its scores: {shortest(main.path.with_suffix('.parquet').absolute())}")
+    say(f"Every completion with its scores: {display_path(main.path.with_suffix('.parquet').absolute())}")
 
 
 def _subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]) -> Subject:
@@ -183,7 +183,9 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
     OmegaConf.set_struct(merged, False)
     names = [item.name for item in fields(CommonConfig)]
     for name in names:
-        merged[name] = sources(getattr(saved, name))  # with their interpolations, which this evaluation stores
+        merged[name] = to_interpolations(
+            getattr(saved, name)
+        )  # with their interpolations, which this evaluation stores
     for override, key in zip(overrides, _keys(overrides), strict=True):
         if key.partition(".")[0] in names:
             if override.startswith("~"):
@@ -239,7 +241,7 @@ def _settled_by(folder: Path) -> Iterator[None]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return read(path, json_object)
+        return parse_file(path, parse_json_object)
     except (OSError, UserError):
         return {}
 
@@ -267,10 +269,10 @@ def _prepare(subject: Subject) -> Callable[[], Done]:
         check_cuda(config)
         if on_hub(config.model.path):
             prepare_hub()
-        with doing("importing PyTorch and Transformers"):
+        with spinner("importing PyTorch and Transformers"):
             quiet_libraries()
             from grpo.policy.loading import identity
-        with doing("reading the policy"):
+        with spinner("reading the policy"):
             policy = identity(config.model, subject.seed)
         how = protocol(config, "held-out", subject.examples, policy, config.samples, config.temperature)
         sampling = f"-{config.samples}-at-{config.temperature:g}" if config.temperature else "-greedy"
@@ -305,14 +307,15 @@ def _kept(path: Path, identity: str, how: dict[str, Any]) -> dict[str, Any] | No
     if not path.is_file():
         return None
     try:
-        report = read(path, json_object)
+        report = parse_file(path, parse_json_object)
         kept, other = report["identity"], report["protocol"] | {}
     except (UserError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; delete it to answer anew.") from error
     if kept != identity:
         made = "other content" if kept else "made by a training run"
         lines = [
-            f"{name}: {line}" for name, line in unlike(other, {"stop": other.get("stop", [])} | sources(how)).items()
+            f"{name}: {line}"
+            for name, line in unlike(other, {"stop": other.get("stop", [])} | to_interpolations(how)).items()
         ]
         raise UserError(
             f"name={path.stem}: {path} holds another evaluation ({'; '.join(lines) or made}); give "
@@ -336,7 +339,9 @@ def _score_again(subject: Subject, path: Path, report: dict[str, Any], rewards: 
         raise UserError(f"{error} Delete it to answer anew.") from error
     if examples != subject.examples or file_sha256(table) != report.get("parquet_sha256"):
         raise UserError(f"evaluation: {table} is not what was kept. Delete it to answer anew.")
-    say(f"{subject.title}: answered before, {report['created']}. To answer anew, delete {shortest(path.absolute())}")
+    say(
+        f"{subject.title}: answered before, {report['created']}. To answer anew, delete {display_path(path.absolute())}"
+    )
     evaluation = evaluate(subject.examples, [completions], rewards, subject.config.k)
     if evaluation.as_json() != report["figures"]:  # another k, or a reward of the user's own that has changed
         save_evaluation(evaluation, path, report["protocol"], report)
@@ -357,11 +362,11 @@ def _answer(
     from grpo.sampling.build import build_sampler
 
     set_threads(config.threads)
-    with doing("loading the policy"):
+    with spinner("loading the policy"):
         tokenizer = build_tokenizer(config.model)
         policy: Any = build_policy(config.model, subject.seed)
         questions = [example.question for example in subject.examples]
-        notes = (*check_policy(policy, tokenizer, questions, config), slow_bfloat16(config))
+        notes = (*check_policy(policy, tokenizer, questions, config), slow_bfloat16_warning(config))
         policy.to(config.device)
         rollout = build_sampler(policy, tokenizer, config)
     for note in filter(None, notes):
@@ -373,7 +378,7 @@ def _answer(
     answered = answer(rollout, tokenizer, questions, config, config.samples, config.temperature, unfinished.done.keys())
     with progress(f"evaluating {subject.title}", total) as advance:
         evaluation = evaluate(subject.examples, unfinished.through(answered), rewards, config.k, advance)
-    with doing("saving the evaluation"):
+    with spinner("saving the evaluation"):
         save_evaluation(evaluation, path, how, origin)
     unfinished.remove()
     say(f"{total:,} completions, {time.perf_counter() - began:.1f} s\n")
@@ -391,13 +396,13 @@ def described(how: dict[str, Any]) -> dict[str, str]:
         policy, data, decoding, computing = (how[name] for name in ("policy", "data", "decoding", "computing"))
         known = [f"{name} {policy[name][:8]}" for name in ("sha256", "commit") if policy.get(name)]
         known += [f"random weights of seed {policy['seed']}"] if "seed" in policy else []
-        place = f" in {shortest(Path(data['path']))}" if "path" in data else ""
+        place = f" in {display_path(Path(data['path']))}" if "path" in data else ""
         prompt = " ".join(how["system_prompt"].split())
         settings = ", ".join(f"{name} {'none' if value is None else value}" for name, value in decoding.items())
         penalty = decoding.get("repetition_penalty")
         autocast = f", computing in {computing['autocast']}" if computing["autocast"] else ""
         lines = {
-            "policy": shortest(Path(policy["path"])) + (f" ({', '.join(known)})" if known else ""),
+            "policy": display_path(Path(policy["path"])) + (f" ({', '.join(known)})" if known else ""),
             "problems": f"{how['problems']['n']:,} {how['split']} problems of {data['name']}{place}",
             "prompt": f"{prompt!r}, then the question" if prompt else "the question alone",
             "sampling": settings
@@ -427,9 +432,9 @@ def _compare(done: dict[str, Done], k: Sequence[int] | None) -> None:
     say(f"\n{before}, where it differs:")
     other = unlike(first.protocol, second.protocol)
     other.pop("problems", None)  # they are the same, wherever they come from
-    say(facts(other or {"nothing": "the same policy under the same protocol"}))
+    say(key_value_table(other or {"nothing": "the same policy under the same protocol"}))
     differences = compare(second.evaluation, first.evaluation)
-    for names in (listed(differences), [name for name in differences if "@" in name and _wanted(name, k)]):
+    for names in (ordered_metrics(differences), [name for name in differences if "@" in name and _wanted(name, k)]):
         if names:
             chosen = {name: differences[name] for name in names}
             say(comparison_table((before, after), first.evaluation.figures, second.evaluation.figures, chosen))
@@ -440,7 +445,7 @@ def _compare(done: dict[str, Done], k: Sequence[int] | None) -> None:
     report = {"evaluation": str(second.path), "baseline": str(first.path), "difference": _as_json(differences)}
     path = second.path.with_name(f"{second.path.stem}-vs-{first.path.stem}.json")
     write_json(path, report)
-    say(f"The comparison: {shortest(path.absolute())}")
+    say(f"The comparison: {display_path(path.absolute())}")
 
 
 def _as_json(differences: dict[str, Difference]) -> dict[str, Any]:
@@ -469,7 +474,7 @@ def _show(count: int, evaluations: dict[str, Evaluation]) -> None:
             f"{title}: {label}": side.completions[i][0].text
             for (title, side), i, label in zip(evaluations.items(), places, labels(places), strict=True)
         }
-        say(answers(f"{example.question} (gold: {example.gold})", texts))
+        say(answers_table(f"{example.question} (gold: {example.gold})", texts))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")

@@ -25,7 +25,7 @@ from grpo.config.messages import translate_errors
 from grpo.config.schema import HardwareConfig, PlanConfig, RolloutConfig
 from grpo.core.console import error_message, say
 from grpo.core.errors import UserError
-from grpo.core.tables import facts, table_of
+from grpo.core.tables import empty_table, key_value_table
 from grpo.planning.costs import PARTS, SHARDINGS, Architecture, Costs, Parts, Rates, architecture
 from grpo.runs.lock import removed_if_unused
 
@@ -64,7 +64,7 @@ def run(config: PlanConfig) -> None:
     trained = f", {costs.trained / 1e6:,.1f} M of adapters are trained" if costs.lora else ", all trained"
     many = f"{config.world_size} x " * (config.world_size > 1)
     say(
-        facts(
+        key_value_table(
             {
                 "policy": f"{of.total / 1e6:,.0f} M parameters{trained}; sizes: {origin}",
                 "batch": str(batch),
@@ -124,7 +124,7 @@ def amount(size: float) -> str:
 def memory_table(phases: dict[str, Parts]) -> Table:
     """A column a phase, at its highest moment."""
     unit, size = ("GiB", GIB) if peak(phases) >= GIB else ("MiB", 2**20)
-    table = table_of(*phases)
+    table = empty_table(*phases)
     table.columns[0].header = f"{unit} on each device"
     for part in PARTS:
         if any(part in parts for parts in phases.values()):
@@ -146,9 +146,9 @@ def say_fit(config: PlanConfig, hardware: HardwareConfig, of: Architecture, phas
     said = {"peak": f"in {name}; {parts[largest] / needed:.0%} of it are {largest}"}
     if needed <= room:
         said["it fits"] = f"{amount(needed)} of {amount(room)} ({reserve})"
-        return say(facts(said))
+        return say(key_value_table(said))
     said["too much"] = f"{amount(needed)}, and there are {amount(room)} ({reserve})"
-    say(facts(said))
+    say(key_value_table(said))
     if fitting := nearest(config, of, room):
         say("\nNearest settings that fit:")
         for overrides, size in fitting:
@@ -206,7 +206,7 @@ def say_time(config: PlanConfig, hardware: HardwareConfig, costs: Costs) -> None
     rates = Rates(hardware.flops_bf16, hardware.flops_fp32, hardware.bandwidth, hardware.link)
     parts = {name: seconds for name, seconds in costs.seconds(rates).items() if seconds}
     step = total(parts)
-    table = table_of("seconds", "share")
+    table = empty_table("seconds", "share")
     table.columns[0].header = "a step, at the least"
     for name, seconds in parts.items():
         table.add_row(name, f"{seconds:.3f}", f"{seconds / step:.0%}")
@@ -226,7 +226,7 @@ def say_time(config: PlanConfig, hardware: HardwareConfig, costs: Costs) -> None
         "a floor is not a forecast: it takes every text to be at its limit, and leaves out launches, attention and "
         "waiting, so real steps of such texts take longer"
     )
-    say(facts(said))
+    say(key_value_table(said))
 
 
 def span(seconds: float) -> str:

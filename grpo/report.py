@@ -11,9 +11,9 @@ from pathlib import Path
 
 from grpo.core.console import error_message, say
 from grpo.core.errors import UserError
-from grpo.core.paths import path_argument, run_argument, shortest
+from grpo.core.paths import display_path, path_argument, run_argument
 from grpo.core.process import check_process, guard_streams
-from grpo.core.progress import doing
+from grpo.core.progress import spinner
 from grpo.reports.run_report import write_report
 from grpo.reports.sweep_findings import verdict
 from grpo.reports.sweep_folders import holds_runs, other_than_runs
@@ -53,9 +53,9 @@ def main() -> None:
                     f"{folder} holds other things than runs, such as {other.name}, so nothing is written there. "
                     "Name a folder for report.html and sweep.csv: --out FOLDER"
                 )
-            with doing("reading the runs"):
+            with spinner("reading the runs"):
                 sweep = read_sweep(folder)
-            with doing("drawing the report"):
+            with spinner("drawing the report"):
                 page = write_sweep_report(sweep, arguments.baseline, pictures, out)
             baseline = choose(sweep, arguments.baseline) if arguments.baseline is not None else None
             say(settings_table(sweep, baseline))
@@ -69,11 +69,11 @@ def main() -> None:
             read(folder)
             raise UserError(f"--baseline {arguments.baseline!r}: {folder} is a run; it is a sweep that has a baseline.")
         else:
-            with doing("drawing the report"):
+            with spinner("drawing the report"):
                 page = write_report(folder, pictures, out)
-        say(f"Report: {shortest(page)}")
+        say(f"Report: {display_path(page)}")
         if pictures:
-            say(f"{len([*pictures.glob('*.png')])} figures: {shortest(pictures)}")
+            say(f"{len([*pictures.glob('*.png')])} figures: {display_path(pictures)}")
     except UserError as error:
         sys.exit(error_message(f"error: {error}"))
     except OSError as error:

@@ -15,11 +15,11 @@ from typing import Any
 from grpo.core import distributed
 from grpo.core.console import error_message, say
 from grpo.core.errors import UserError, first_line
-from grpo.core.files import file_sha256, json_object, read, read_lines
-from grpo.core.paths import path_argument, run_argument, shortest
+from grpo.core.files import file_sha256, parse_file, parse_json_object, read_json_lines
+from grpo.core.paths import display_path, path_argument, run_argument
 from grpo.core.process import check_process, guard_streams
-from grpo.core.run_log import RunLog, begin_log
-from grpo.core.signals import Stopped
+from grpo.core.run_log import RunLog, open_run_log
+from grpo.core.signals import StoppedBySignal
 from grpo.runs.labels import command_to_resume
 from grpo.runs.lock import owned, removed_if_unused
 from grpo.runs.results import results_of
@@ -59,7 +59,7 @@ def differences(first: Path, second: Path) -> list[str]:
 def _metrics(folder: Path) -> list[dict[str, Any]]:
     if not (folder / "metrics.jsonl").is_file():
         raise UserError(f"{folder}/metrics.jsonl is missing.")
-    return read_lines(folder / "metrics.jsonl", {"step"})
+    return read_json_lines(folder / "metrics.jsonl", {"step"})
 
 
 def _results(folder: Path) -> dict[str, Any]:
@@ -112,14 +112,14 @@ def reproduce(folder: Path, out: Path) -> list[str]:
 
     def begin() -> None:
         save_settings(out, config, [*overrides, "tracking=none"])
-        begin_log()
+        open_run_log()
         point_latest(out)
 
     from grpo.runs.provenance import NAME, changes  # it needs torch
     from grpo.training.session import train_run
 
     train_run(config, out, command=shlex.join(["python", "-m", "grpo.reproduce", str(folder)]), begin=begin)
-    now = read(out / NAME, json_object)
+    now = parse_file(out / NAME, parse_json_object)
     for change in changes(origin, now):
         say(f"Not as it was then: {change}")
     return differences(folder, out)
@@ -157,16 +157,16 @@ def main() -> None:
     except OSError as error:
         print(error_message(f"error: {error.filename}: {first_line(error)}"), file=sys.stderr)
         sys.exit(2)
-    except Stopped as stopped:
+    except StoppedBySignal as stopped:
         again = f"Stopped by {stopped.name}; nothing was compared. To start again, give another --out."
         print(error_message(again), file=sys.stderr)
         sys.exit(stopped.exit_code)
     if found:
-        say(f"NOT the same numbers as {shortest(arguments.run)}:")
+        say(f"NOT the same numbers as {display_path(arguments.run)}:")
         for each in found:
             say(f"  {each}")
         sys.exit(1)
-    say(f"The same numbers as {shortest(arguments.run)}, to the last bit: metrics, evaluations, weights.")
+    say(f"The same numbers as {display_path(arguments.run)}, to the last bit: metrics, evaluations, weights.")
 
 
 if __name__ == "__main__":

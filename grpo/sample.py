@@ -8,13 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from grpo.core.console import console, error_message, show
+from grpo.core.console import console, error_message, print_message
 from grpo.core.errors import UserError
 from grpo.core.paths import run_argument
 from grpo.core.process import check_process, guard_streams
-from grpo.core.progress import doing
+from grpo.core.progress import spinner
 from grpo.core.run_log import quiet_libraries
-from grpo.core.tables import answers
+from grpo.core.tables import answers_table
 from grpo.policy.hub import on_hub, prepare_hub
 from grpo.runs.run_dir import followed
 from grpo.runs.settings import load_run, saved_settings, trained
@@ -38,7 +38,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
     config = load_run(folder)
     if on_hub(config.model.path):
         prepare_hub()
-    with doing("importing PyTorch and Transformers"):
+    with spinner("importing PyTorch and Transformers"):
         quiet_libraries()
         from grpo.evaluation.generation import answer_greedily
         from grpo.policy.compatibility import check_policy
@@ -51,16 +51,16 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
         config.max_completion_length = max_tokens
     answered = []
     for when, model in (("before", config.model), ("after", trained(config.model, folder))):
-        with doing(f"loading the policy as it was {when} training"):
+        with spinner(f"loading the policy as it was {when} training"):
             policy, tokenizer = build_policy(model, config.seed), build_tokenizer(model)
             notes = check_policy(policy, tokenizer, questions, replace(config, model=model))
             rollout = build_sampler(policy, tokenizer, config)
         for note in notes:
-            show(note, console)
-        with doing(f"asking the policy as it was {when} training"):
+            print_message(note, console)
+        with spinner(f"asking the policy as it was {when} training"):
             answered.append(answer_greedily(rollout, tokenizer, questions, config))
     for question, first, last in zip(questions, *answered, strict=True):
-        show(answers(question, {"before": first, "after": last}), console)
+        print_message(answers_table(question, {"before": first, "after": last}), console)
 
 
 def main() -> None:

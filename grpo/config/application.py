@@ -21,11 +21,11 @@ from grpo.config.command_line import check_arguments
 from grpo.config.hydra_settings import checked_hydra_config
 from grpo.config.messages import translate_errors
 from grpo.config.schema import AnyConfig
-from grpo.core.console import console, error_message, log, show
+from grpo.core.console import console, error_message, log, print_message
 from grpo.core.errors import UserError
 from grpo.core.process import check_process, guard_streams
-from grpo.core.redact import masked_text
-from grpo.core.signals import Stopped
+from grpo.core.redact import mask_message
+from grpo.core.signals import StoppedBySignal
 from grpo.core.text import printable
 
 
@@ -67,7 +67,7 @@ def hydra_job() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        log.error("%s", printable(masked_text(str(error))))
+        log.error("%s", printable(mask_message(str(error))))
         Command.current.error = error
 
 
@@ -93,8 +93,8 @@ def exit_with_message(schema: type[AnyConfig], interrupted: str) -> Iterator[Non
         if Command.current.error:
             raise Command.current.error
     except UserError as error:
-        sys.exit(error_message(masked_text(f"error: {error}")))
-    except Stopped as stopped:
+        sys.exit(error_message(mask_message(f"error: {error}")))
+    except StoppedBySignal as stopped:
         print(error_message(stopped), file=sys.stderr)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
@@ -119,4 +119,4 @@ def wrap_help() -> Iterator[None]:
         with redirect_stdout(io.StringIO()) as text:
             yield
     finally:  # Hydra ends the process after its help
-        show(text.getvalue().rstrip("\n"), console)
+        print_message(text.getvalue().rstrip("\n"), console)

@@ -18,7 +18,7 @@ from grpo.config.keys import schema_keys
 from grpo.config.messages import no_such_setting
 from grpo.config.overrides import explain_spaces, is_parsable, parse_overrides, shell_argument
 from grpo.config.schema import AnyConfig
-from grpo.core.errors import UserError, shortened
+from grpo.core.errors import UserError, shorten
 
 FLAGS = {name: action for action in get_args_parser()._actions for name in action.option_strings}
 
@@ -99,7 +99,7 @@ def _check_dashes(arguments: Sequence[str], schema: type[AnyConfig]) -> None:
         if action.nargs == 0 and (equals or (is_value and name.lstrip("-") in schema_keys(schema))):
             if name.lstrip("-") in schema_keys(schema):
                 raise UserError(_explain_dashes(word, value if is_value else "", schema))
-            _raise_usage_error(f"{shortened(word)}: {name} takes no value")
+            _raise_usage_error(f"{shorten(word)}: {name} takes no value")
         if action.nargs is None and not equals and words:
             words.pop(0)
 
@@ -111,12 +111,12 @@ def _explain_dashes(word: str, following: str, schema: type[AnyConfig]) -> str:
     given = word
     if not equals and following:
         given, value = f"{word} {following}", following
-    given = shortened(given)
+    given = shorten(given)
     if key not in schema_keys(schema) and key not in _groups(schema):
         if meant := [flag for flag in FLAGS if name and flag.startswith(f"--{name}")]:
             return f"{given}: a flag is written in full: {' or '.join(meant)}."
         if not word.startswith("--"):
-            _raise_usage_error(f"{shortened(word)}: there is no such flag")
+            _raise_usage_error(f"{shorten(word)}: there is no such flag")
         return f"{given}: {no_such_setting(key, schema)} Settings are written without dashes, NAME=VALUE."
     wandb = " (a W&B sweep writes them so with ${args_no_hyphens})" * bool(equals and word.startswith("--"))
     override = f"{key}={value or ('NAME' if key in _groups(schema) else 'true')}"
@@ -146,7 +146,7 @@ def _check_flags(flags: Namespace) -> None:
     if flags.config_dir is not None and not Path(flags.config_dir).is_dir():
         resumes = any(each.startswith("resume=") for each in flags.overrides)
         unneeded = " A resumed run has its settings in its own folder; leave --config-dir out." if resumes else ""
-        raise UserError(f"--config-dir {shortened(flags.config_dir)}: there is no such folder.{unneeded}")
+        raise UserError(f"--config-dir {shorten(flags.config_dir)}: there is no such folder.{unneeded}")
     for flag, value in (("--resolve", flags.resolve), ("--package", flags.package)):
         if value and flags.cfg is None and not flags.help:
             raise UserError(f"{flag}: only with --cfg job, --cfg hydra or --cfg all, which print settings.")

@@ -19,8 +19,8 @@ from grpo.config.messages import no_such_setting, translate_errors, type_rule
 from grpo.config.rules import SWEEPER_RULES
 from grpo.config.schema import AnyConfig, CommonConfig, Config, SweeperConfig
 from grpo.config.validation import check_config, check_lists_and_paths, check_value
-from grpo.core.errors import UserError, first_line, shortened
-from grpo.core.redact import from_environment, relocated, unset_variables
+from grpo.core.errors import UserError, first_line, shorten
+from grpo.core.redact import absolute_with_source, mark_environment_values, unset_variables
 
 Schema = TypeVar("Schema", bound=AnyConfig)
 
@@ -45,7 +45,7 @@ def to_dataclass(composed: DictConfig | ListConfig, schema: type[Schema]) -> Sch
     with translate_errors(schema):
         _refuse_unknown_keys(composed, schema, "")
         resolved = OmegaConf.to_object(composed)
-    config = from_environment(resolved, OmegaConf.to_container(composed, resolve=False))
+    config = mark_environment_values(resolved, OmegaConf.to_container(composed, resolve=False))
     assert isinstance(config, schema)
     check_lists_and_paths(config)
     return config
@@ -64,7 +64,7 @@ def with_absolute_paths(config: Schema) -> Schema:
 
 
 def absolute_path(path: str) -> str:
-    return relocated(path, os.path.abspath(Path(path).expanduser()))
+    return absolute_with_source(path, os.path.abspath(Path(path).expanduser()))
 
 
 def _refuse_unknown_keys(node: Any, schema: Any, prefix: str) -> None:
@@ -93,7 +93,7 @@ def load_sweeper(composed: DictConfig, schema: type[Sweeper]) -> Sweeper:
             settings[item.name] = value
         except OmegaConfBaseException as error:
             raise UserError(
-                f"hydra.sweeper.{item.name}={shortened(value)}: {type_rule(str(error)) or first_line(error)}."
+                f"hydra.sweeper.{item.name}={shorten(value)}: {type_rule(str(error)) or first_line(error)}."
             ) from error
         if item.name in SWEEPER_RULES:
             check_value(f"hydra.sweeper.{item.name}", settings[item.name], *SWEEPER_RULES[item.name])
@@ -101,7 +101,7 @@ def load_sweeper(composed: DictConfig, schema: type[Sweeper]) -> Sweeper:
     assert isinstance(loaded, schema)
     for name in list_settings(schema):
         if not all(isinstance(each, str) for each in getattr(loaded, name)):
-            raise UserError(f"hydra.sweeper.{name}={shortened(getattr(loaded, name))}: must be a list of text.")
+            raise UserError(f"hydra.sweeper.{name}={shorten(getattr(loaded, name))}: must be a list of text.")
     return loaded
 
 
@@ -144,7 +144,7 @@ def config_from_saved(settings: dict[str, Any], schema: type[Schema]) -> Schema:
         )
     with translate_errors(schema):
         merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), shared))
-    config = from_environment(merged, shared)
+    config = mark_environment_values(merged, shared)
     assert isinstance(config, schema)
     check_lists_and_paths(config)
     check_config(config)

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grpo.config.groups import CONF, option_names
 from grpo.config.overrides import folder_fault, parse_overrides, refuse_too_many_jobs
-from grpo.core.errors import UserError, shortened
+from grpo.core.errors import UserError, shorten
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -66,12 +66,12 @@ def check_hydra_config(hydra: DictConfig) -> None:
         target = hydra[kind].get("_target_")
         if target not in _shipped(kind):
             raise UserError(
-                f"hydra.{kind}._target_={shortened(target)}: it runs code, and only the {kind}s of conf/hydra/{kind} "
+                f"hydra.{kind}._target_={shorten(target)}: it runs code, and only the {kind}s of conf/hydra/{kind} "
                 f"are run: hydra/{kind}={', '.join(sorted(option_names(f'hydra/{kind}')))} or basic."
             )
     for name, callback in (hydra.callbacks or {}).items():
         raise UserError(
-            f"hydra.callbacks.{name}={shortened(callback)}: a callback runs code, so none is allowed. Measure with a "
+            f"hydra.callbacks.{name}={shorten(callback)}: a callback runs code, so none is allowed. Measure with a "
             "reward of weight 0, or read metrics.jsonl."
         )
     for kind in ("job_logging", "hydra_logging"):
@@ -84,7 +84,7 @@ def check_hydra_config(hydra: DictConfig) -> None:
     if not all(isinstance(each, bool | str) for each in verbose):
         raise UserError(f"hydra.verbose={hydra.verbose}: must be true, false, or names of loggers.")
     if "/" in (name := str(hydra.job.name)):
-        raise UserError(f"hydra.job.name={shortened(name)}: must be a file name, without a slash.")
+        raise UserError(f"hydra.job.name={shorten(name)}: must be a file name, without a slash.")
     if hydra.job.chdir:
         raise UserError("hydra.job.chdir=true: paths in settings are relative to where a run is started; leave it out.")
     _check_folder("hydra.sweep.dir" if hydra.mode == RunMode.MULTIRUN else "hydra.run.dir", hydra)
@@ -103,11 +103,11 @@ def _check_logging(key: str, settings: Any) -> None:
         for name, value in settings.items():
             if name == "()" or (name == "class" and not re.fullmatch(HANDLERS, str(value))):
                 raise UserError(
-                    f"{key}.{name}={shortened(value)}: it runs code, and only handlers of logging are allowed."
+                    f"{key}.{name}={shorten(value)}: it runs code, and only handlers of logging are allowed."
                 )
             if name == "level" and not (isinstance(value, int) or value in logging.getLevelNamesMapping()):
                 levels = "DEBUG, INFO, WARNING, ERROR, CRITICAL"
-                raise UserError(f"{key}.{name}={shortened(value)}: must be one of {levels}.")
+                raise UserError(f"{key}.{name}={shorten(value)}: must be one of {levels}.")
             _check_logging(f"{key}.{name}", value)
 
 
@@ -124,7 +124,7 @@ def _check_handlers(key: str, settings: dict[str, Any], choice: str | None) -> N
             if handler not in handlers:
                 where = f"{key}.{name if name == 'root' else f'loggers.{name}'}.handlers"
                 known = f"; known: {', '.join(handlers)}" if handlers else ""
-                raise UserError(f"{where}: there is no handler {shortened(handler)}{known}.")
+                raise UserError(f"{where}: there is no handler {shorten(handler)}{known}.")
 
 
 def _check_folder(key: str, hydra: DictConfig) -> None:
@@ -135,4 +135,4 @@ def _check_folder(key: str, hydra: DictConfig) -> None:
         return  # Hydra reports it when it creates the folder
     if fault := folder_fault(folder):
         shown = folder.replace("\n", r"\n").replace("\t", r"\t")
-        raise UserError(f"{key}={shortened(shown)}: {fault}.")
+        raise UserError(f"{key}={shorten(shown)}: {fault}.")

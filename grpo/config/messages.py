@@ -18,8 +18,8 @@ from grpo.config.hints import find_hint
 from grpo.config.keys import list_settings, schema_keys
 from grpo.config.overrides import BROKEN_INTERPOLATION, explain_unparsable, shell_argument
 from grpo.config.schema import Config
-from grpo.core.errors import UserError, nearest, shortened
-from grpo.core.redact import unread
+from grpo.core.errors import UserError, shorten, suggest_name
+from grpo.core.redact import hide_environment_values
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def translate_errors(schema: type[Any] = Config) -> Iterator[None]:
 
 def explain(error: Exception, schema: type[Any]) -> str:
     """What Hydra or OmegaConf refused, in one line: the key, the value, the rule, the known names."""
-    text, cause = unread(str(error)), unread(str(error.__cause__ or ""))
+    text, cause = hide_environment_values(str(error)), hide_environment_values(str(error.__cause__ or ""))
     if isinstance(error, OverrideParseException):
         return explain_unparsable(error.override)
     if isinstance(error, MissingConfigException) and (match := re.search(r"primary config '([^']+)'", text)):
@@ -70,22 +70,22 @@ def explain(error: Exception, schema: type[Any]) -> str:
     if match := re.search(r"too large to convert to float\s*full_key: (\S+)", text):
         return f"{match[1]}: a number of hundreds of digits is too large for any setting."
     if match := re.search(r"Error merging override (.+)", text, re.DOTALL):
-        given = shortened(match[1])
+        given = shorten(match[1])
         if "is not a ListConfig" in cause:
             key, _, value = match[1].partition("=")
-            return f"{given}: a list is written in brackets, {key}=[{shortened(value)}]."
+            return f"{given}: a list is written in brackets, {key}=[{shorten(value)}]."
         if "is not Optional" in cause:
             return f"{given}: it needs a value."
         if rule := type_rule(cause):
             return f"{given}: {rule}."
         if isinstance(error.__cause__, GrammarParseError):
             return f"{given}: {BROKEN_INTERPOLATION}."
-        return f"{given}: {shortened(cause.splitlines()[0]).rstrip('.')}."
+        return f"{given}: {shorten(cause.splitlines()[0]).rstrip('.')}."
     if (rule := type_rule(text)) and (
         match := re.search(r"(?:Value|to string:) '(.*)'.*full_key: (\S+)", text, re.DOTALL)
     ):
         value = re.sub(r"' (?:of type|is not a valid|to string).*", "", match[1], flags=re.DOTALL)
-        return f"{match[2]}={shortened(value)}: {rule}."
+        return f"{match[2]}={shorten(value)}: {rule}."
     if match := re.search(r"Multiple values for (\w+)", text):
         return f"+{match[1]}=...: {match[1]} has a place in the defaults already; leave out the plus."
     if match := re.search(r"Ambiguous value for argument '(.+)'\n1\.", text, re.DOTALL):
@@ -120,20 +120,20 @@ def _no_such_option(group: str, name: str, known: Sequence[str] | None) -> str:
     """`known`: the options that Hydra finds in conf/, in its own package and in the user's folders."""
     other = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
     names = option_names(group) if known is None else known
-    return f"{group}={name}: {group} has no option '{name}'.{nearest(name, names)}{other}"
+    return f"{group}={name}: {group} has no option '{name}'.{suggest_name(name, names)}{other}"
 
 
 def _several_values(override: str, schema: type[Any]) -> str:
     """The message for several values of a setting outside a sweep; it depends on the type of the setting."""
     key, _, value = override.lstrip("+").partition("=")
     kind = schema_keys(schema).get(key)
-    given = shortened(override)
+    given = shorten(override)
     if kind in (str, str | None) and not re.match(r"\w+\(", value):
         return (
             f"{given}: a text with a comma needs quotes within quotes, {shell_argument(key, value)}; a sweep needs -m."
         )
     if key in list_settings(schema):
-        return f"{given}: a list is written in brackets, {key}=[{shortened(value)}]; a sweep needs -m."
+        return f"{given}: a list is written in brackets, {key}=[{shorten(value)}]; a sweep needs -m."
     return f"{given}: several values are a sweep, which needs -m."
 
 

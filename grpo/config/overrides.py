@@ -20,9 +20,9 @@ from hydra.errors import HydraException
 from omegaconf import grammar_parser as interpolations
 from omegaconf.errors import GrammarParseError
 
-from grpo.core.errors import UserError, first_line, shortened
+from grpo.core.errors import UserError, first_line, shorten
 from grpo.core.paths import path_fault
-from grpo.core.text import NOT_PLAIN
+from grpo.core.text import ESCAPE_CANDIDATES
 
 MAX_JOBS = 10_000  # of a sweep
 MAX_EXACT_COUNT = 10**12  # larger counts are not exact
@@ -62,7 +62,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
         except HydraException as error:
             raise UserError(explain_unparsable(each)) from error
         except ValueError as error:  # a number of more digits than Python reads
-            raise UserError(f"{shortened(each)}: {first_line(error)}.") from error
+            raise UserError(f"{shorten(each)}: {first_line(error)}.") from error
         if not override.key_or_group:
             raise UserError(explain_unparsable(each))
         parsed.append(override)
@@ -81,8 +81,8 @@ def explain_unparsable(override: str) -> str:
     """What is wrong with an override that Hydra's grammar refuses, and what to type instead."""
     key, equals, value = override.partition("=")
     if not equals or not _KEY.fullmatch(key):
-        return f"{shortened(override) or repr('')}: not a setting; write NAME=VALUE."
-    given = shortened(_in_one_line(override))
+        return f"{shorten(override) or repr('')}: not a setting; write NAME=VALUE."
+    given = shorten(_in_one_line(override))
     listed = value.startswith("[") and value.endswith("]")
     elements = [element.strip().strip("'\"") for element in value[1:-1].split(",")] if listed else [value]
     if fault := _unquotable(key, elements):
@@ -120,7 +120,7 @@ def folder_fault(folder: str) -> str | None:
     """Why Hydra cannot create this folder, or why its name cannot be typed in a command; None where it can."""
     if fault := path_fault(folder):
         return fault
-    if NOT_PLAIN.search(folder) or re.search(r"[\t\n]", folder):
+    if ESCAPE_CANDIDATES.search(folder) or re.search(r"[\t\n]", folder):
         return "a folder has a name of printable characters"
     if folder.startswith("~"):
         return "write the path in full; ~ is not expanded here"
@@ -145,7 +145,7 @@ def explain_spaces(words: Sequence[str], texts: Collection[str]) -> str | None:
         if equals and value and following and key in texts:
             given = " ".join([word, *following])
             whole = shell_argument(key, " ".join([value, *following]))
-            return f"{shortened(given)}: a value with spaces needs quotes: {whole}"
+            return f"{shorten(given)}: a value with spaces needs quotes: {whole}"
         count = 2 if following[:1] in (["="], [":"]) else 1
         given = " ".join([word, *following[:count]])
         if "=" in word.rstrip("=") or not (match := _SPACED.fullmatch(given)):
@@ -153,7 +153,7 @@ def explain_spaces(words: Sequence[str], texts: Collection[str]) -> str | None:
         key, value = match.groups()
         override = f"{key}={value}"
         meant = shlex.quote(override) if is_parsable(override) else shell_argument(key, value)
-        return f"{shortened(given)}: a setting is written NAME=VALUE, with no spaces around =: {meant}"
+        return f"{shorten(given)}: a setting is written NAME=VALUE, with no spaces around =: {meant}"
     return None
 
 

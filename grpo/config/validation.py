@@ -17,7 +17,7 @@ from grpo.config.samplers import (
     non_neutral_sampling,
 )
 from grpo.config.schema import AnyConfig, AuditConfig, CommonConfig, Config, DataConfig, EvaluateConfig
-from grpo.core.errors import UserError, shortened
+from grpo.core.errors import UserError, shorten
 from grpo.core.paths import path_fault
 
 # The settings that name a file or a folder.
@@ -41,11 +41,11 @@ def check_lists_and_paths(config: AnyConfig) -> None:
         values: Any = get_setting(config, key) or []
         if not all(isinstance(value, kind) for value in values):
             what = "text" if kind is str else "whole numbers"
-            raise UserError(f"{key}={shortened(values)}: must be a list of {what}, with no list or mapping inside it.")
+            raise UserError(f"{key}={shorten(values)}: must be a list of {what}, with no list or mapping inside it.")
     for key in PATH_SETTINGS:
         for path in _paths_of(config, key):
             if fault := path_fault(path):
-                raise UserError(f"{key}={shortened(path)}: {fault}.")
+                raise UserError(f"{key}={shorten(path)}: {fault}.")
 
 
 def check_config(config: AnyConfig) -> None:
@@ -79,7 +79,7 @@ def check_config(config: AnyConfig) -> None:
 def check_value(key: str, value: Any, holds: Callable[[Any], bool], rule: str) -> None:
     finite = not isinstance(value, float) or math.isfinite(value)
     if value is not None and not (finite and holds(value)):
-        raise UserError(f"{key}={shortened(value)}: {rule if finite else 'must be a finite number'}.")
+        raise UserError(f"{key}={shorten(value)}: {rule if finite else 'must be a finite number'}.")
 
 
 def _paths_of(config: Any, key: str) -> list[str]:
@@ -172,7 +172,7 @@ def _check_evaluation(config: EvaluateConfig) -> None:
         raise UserError(f"samples={config.samples}: greedy answers are all alike; add temperature=1.0.")
     if config.k is not None and (not config.k or min(config.k) < 1 or max(config.k) > MAX_COMPLETIONS):
         raise UserError(
-            f"k={shortened(config.k)}: must be a list of whole numbers from 1 to {MAX_COMPLETIONS:,}, k=[1,8]."
+            f"k={shorten(config.k)}: must be a list of whole numbers from 1 to {MAX_COMPLETIONS:,}, k=[1,8]."
         )
     if config.k is not None and config.completions is None and max(config.k) > config.samples:
         raise UserError(f"k={config.k}: must not exceed samples={config.samples}.")

@@ -20,45 +20,45 @@ log = logging.getLogger("grpo")
 console = Console(highlight=False)
 
 # A command to copy: a program and its arguments (flags, paths, key=value, quoted text).
-QUOTED = r"""(?:'[^'\n]*'|"[^"\n]*")"""
-ARGUMENT = rf"(?:-{{1,2}}\w[\w-]*(?: \d+)?|[^\s='\"]*=(?:{QUOTED}|\S*)|{QUOTED}|[^\s'\"]*/\S*)"
-COMMAND = re.compile(
+QUOTED_TEXT = r"""(?:'[^'\n]*'|"[^"\n]*")"""
+ARGUMENT = rf"(?:-{{1,2}}\w[\w-]*(?: \d+)?|[^\s='\"]*=(?:{QUOTED_TEXT}|\S*)|{QUOTED_TEXT}|[^\s'\"]*/\S*)"
+COMMAND_TO_COPY = re.compile(
     rf"(?:(?:python|torchrun|accelerate launch)(?: {ARGUMENT})*? -m [\w.]+|wandb sync|pip install \S+|ssh)"
     rf"(?: {ARGUMENT})*"
 )
-GLUE = "\ue000"  # stands for a space at which no line may break; printed text never contains it
+UNBREAKABLE_SPACE = "\ue000"  # stands for a space at which no line may break; printed text never contains it
 
 
 def say(message: RenderableType) -> None:
     """Print to the terminal, and without colours to the log."""
-    show(message, console)
+    print_message(message, console)
     plain = io.StringIO()
-    show(message, Console(file=plain, width=100, highlight=False))
+    print_message(message, Console(file=plain, width=100, highlight=False))
     log.info(plain.getvalue().rstrip("\n"))
 
 
-def show(message: RenderableType, to: Console) -> None:
+def print_message(message: RenderableType, to: Console) -> None:
     """Print text, a table or facts; a path longer than a line is not cropped."""
     if isinstance(message, str | Text):
         style = message.style if isinstance(message, Text) else ""
         text = Text(printable(str(message)), style)
-        text = Text("\n").join(wrapped(text, to.width)) if to.is_terminal else text
+        text = Text("\n").join(wrap_lines(text, to.width)) if to.is_terminal else text
         to.print(text, soft_wrap=True)
     else:
         to.print(message, crop=False)
 
 
-def wrapped(text: Text, width: int) -> list[Text]:
+def wrap_lines(text: Text, width: int) -> list[Text]:
     """Lines of at most `width` cells, broken at spaces only; the rest of an indented line is indented as well."""
     found = []
     for line in text.split("\n", allow_blank=True):
         indent = len(line.plain) - len(line.plain.lstrip(" "))
         body = line[indent:]
-        body.plain = COMMAND.sub(lambda command: command[0].replace(" ", GLUE), body.plain)
+        body.plain = COMMAND_TO_COPY.sub(lambda command: command[0].replace(" ", UNBREAKABLE_SPACE), body.plain)
         body.overflow = "ignore"  # what is longer than a line stays in one piece
         for part in body.wrap(console, max(20, width - indent)):
             part.rstrip()
-            part.plain = part.plain.replace(GLUE, " ")
+            part.plain = part.plain.replace(UNBREAKABLE_SPACE, " ")
             found.append(Text(" " * indent, text.style) + part)
     return found
 
@@ -68,7 +68,7 @@ def error_message(error: object) -> str:
     terminal, text = Console(stderr=True), printable(str(error))
     if not terminal.is_terminal:
         return text
-    return "\n".join(line.plain for line in wrapped(Text(text), terminal.width))
+    return "\n".join(line.plain for line in wrap_lines(Text(text), terminal.width))
 
 
 @contextmanager

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-NATIVE_BFLOAT16 = {"amx_bf16", "avx512_bf16", "bf16"}  # the last is Arm's
+BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # the last is Arm's
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether that is what an exception, or the one it arose from, means."""
     from accelerate.utils.memory import should_reduce_batch_size
 
@@ -27,12 +27,14 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def cores() -> int:
+def usable_cores() -> int:
     """That this process may use."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, cpu_quota())
+    return min(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, container_cores()
+    )
 
 
-def cpu_quota() -> int:
+def container_cores() -> int:
     """The cores that a container lets this process use, which torch does not ask for; without a container, all."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -47,14 +49,14 @@ def cpu_lacks_bfloat16() -> bool:
         known = set(CPUINFO.read_text().split())
     except (OSError, UnicodeDecodeError):  # not Linux
         return False
-    return not known & NATIVE_BFLOAT16
+    return not known & BFLOAT16_FLAGS
 
 
 def set_threads(threads: int | None) -> None:
     """Set the number of threads of torch; None: its own default, at most the cores that a container grants."""
     import torch
 
-    torch.set_num_threads(threads or min(torch.get_num_threads(), cpu_quota()))
+    torch.set_num_threads(threads or min(torch.get_num_threads(), container_cores()))
 
 
 def set_determinism(device: str, deterministic: bool) -> None:

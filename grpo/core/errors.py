@@ -14,7 +14,7 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
 
 
-def kind_of(content: Any) -> str:
+def json_type_name(content: Any) -> str:
     """What JSON calls the type of `content`, as a message names it."""
     if content is None:
         return "null"
@@ -24,7 +24,7 @@ def kind_of(content: Any) -> str:
     return names.get(type(content), type(content).__name__)
 
 
-def shortened(value: Any, longest: int = 200) -> str:
+def shorten(value: Any, longest: int = 200) -> str:
     """A value as a message shows it, truncated if it is longer than `longest` characters."""
     try:
         text = str(value)
@@ -35,7 +35,7 @@ def shortened(value: Any, longest: int = 200) -> str:
     return f"{text[: longest // 2]}... ({len(text):,} characters)"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_name(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` where a known name is close, then the known names."""
     known = sorted(known)
     close = get_close_matches(name, known, n=1)

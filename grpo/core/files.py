@@ -13,13 +13,13 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
-from grpo.core.errors import UserError, first_line, kind_of
-from grpo.core.redact import sources
+from grpo.core.errors import UserError, first_line, json_type_name
+from grpo.core.redact import to_interpolations
 
 T = TypeVar("T")
 
 
-def read(path: Path, parse: Callable[[str], T]) -> T:
+def parse_file(path: Path, parse: Callable[[str], T]) -> T:
     """The text of a file, parsed.
 
     Raises:
@@ -47,7 +47,7 @@ def _why_unreadable(error: Exception) -> str:
     return first_line(error)
 
 
-def yaml_settings(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """YAML as OmegaConf reads it.
 
     Raises:
@@ -59,7 +59,7 @@ def yaml_settings(text: str) -> Any:
         raise ValueError("it holds neither a mapping nor a list") from error
 
 
-def json_object(text: str) -> dict[str, Any]:
+def parse_json_object(text: str) -> dict[str, Any]:
     """The JSON object in `text`.
 
     Raises:
@@ -67,11 +67,11 @@ def json_object(text: str) -> dict[str, Any]:
     """
     content = json.loads(text)
     if not isinstance(content, dict):
-        raise ValueError(f"it holds {kind_of(content)}, not an object")
+        raise ValueError(f"it holds {json_type_name(content)}, not an object")
     return content
 
 
-def read_lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
+def read_json_lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
     """The lines of a JSON Lines file, each with the `needed` keys; the last one may still be being written.
 
     Raises:
@@ -82,7 +82,7 @@ def read_lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
         try:
-            found.append(json_object(line))
+            found.append(parse_json_object(line))
             if not found[-1].keys() >= needed:
                 raise ValueError(f"it does not hold {', '.join(sorted(needed))}")
         except (ValueError, RecursionError) as error:
@@ -91,7 +91,7 @@ def read_lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; at the end it replaces `path`, after an exception it is deleted."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)  # it may be a link to another file
@@ -104,8 +104,8 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written_folder(path: Path, make_room: Callable[[], None]) -> Iterator[Path]:
-    """As `written_aside`, for a folder; `make_room` moves an old folder at `path` away."""
+def atomic_folder(path: Path, make_room: Callable[[], None]) -> Iterator[Path]:
+    """As `atomic_write`, for a folder; `make_room` moves an old folder at `path` away."""
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -123,9 +123,9 @@ def file_sha256(path: Path) -> str:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON atomically; texts from the environment are stored as their interpolations."""
-    with written_aside(path) as partial:
-        partial.write_text(json_text(content), encoding="utf-8")
+    with atomic_write(path) as partial:
+        partial.write_text(to_json(content), encoding="utf-8")
 
 
-def json_text(content: dict[str, Any]) -> str:
-    return json.dumps(sources(content), indent=2, ensure_ascii=False) + "\n"
+def to_json(content: dict[str, Any]) -> str:
+    return json.dumps(to_interpolations(content), indent=2, ensure_ascii=False) + "\n"

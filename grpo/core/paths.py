@@ -7,21 +7,21 @@ import os
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-from grpo.core.errors import shortened
+from grpo.core.errors import shorten
 
 
-def shortest(path: Path) -> str:
+def display_path(path: Path) -> str:
     """A path as one would type it here."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-LONGEST_PATH, LONGEST_NAME = 2_000, 255  # bytes; Linux allows 4,096, some of which the files of a run need
+MAX_PATH_BYTES, MAX_NAME_BYTES = 2_000, 255  # bytes; Linux allows 4,096, some of which the files of a run need
 
 
 def path_argument(text: str) -> Path:
     """A path of a command line, for argparse."""
     if fault := path_fault(text):
-        raise ArgumentTypeError(f"{shortened(text)}: {fault}")
+        raise ArgumentTypeError(f"{shorten(text)}: {fault}")
     return Path(text)
 
 
@@ -33,10 +33,10 @@ def run_argument(text: str) -> Path:
 def path_fault(path: str) -> str | None:
     """Why no file can have this path on any machine; None where one can."""
     encoded = path.encode("utf-8", "surrogateescape")
-    if len(encoded) > LONGEST_PATH:
-        return f"a path has at most {LONGEST_PATH:,} bytes"
-    if any(len(name) > LONGEST_NAME for name in encoded.split(b"/")):
-        return f"a file name has at most {LONGEST_NAME} bytes"
+    if len(encoded) > MAX_PATH_BYTES:
+        return f"a path has at most {MAX_PATH_BYTES:,} bytes"
+    if any(len(name) > MAX_NAME_BYTES for name in encoded.split(b"/")):
+        return f"a file name has at most {MAX_NAME_BYTES} bytes"
     if "\0" in path:
         return "a path has no NUL character"
     try:

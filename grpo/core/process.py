@@ -16,7 +16,7 @@ from grpo.core.errors import UserError
 log = logging.getLogger("grpo")
 
 
-class Dropping(io.RawIOBase):
+class DiscardingWriter(io.RawIOBase):
     """Writes to `file` until that fails, for example because a pipe is closed or a device is full; then discards."""
 
     def __init__(self, file: Any, label: str) -> None:
@@ -47,14 +47,14 @@ class Dropping(io.RawIOBase):
         return bool(self.file.isatty())
 
 
-def guarded(stream: io.TextIOWrapper, label: str) -> io.TextIOWrapper:
+def guard_stream(stream: io.TextIOWrapper, label: str) -> io.TextIOWrapper:
     """A stream that writes where `stream` does and drops what cannot be written.
 
     Characters that its encoding lacks become question marks.
     """
     raw = getattr(stream.buffer, "raw", stream.buffer)
     return io.TextIOWrapper(
-        Dropping(raw, label),
+        DiscardingWriter(raw, label),
         encoding=stream.encoding,
         errors="replace",
         line_buffering=stream.line_buffering,
@@ -69,7 +69,7 @@ def guard_streams() -> None:
         if not isinstance(stream, io.TextIOWrapper):
             continue
         if stream is getattr(sys, f"__{name}__"):
-            setattr(sys, name, guarded(stream, label))
+            setattr(sys, name, guard_stream(stream, label))
         else:  # replaced by a test or a notebook
             stream.reconfigure(errors="replace")
 

@@ -21,8 +21,8 @@ from rich.text import Text
 
 from grpo.core.console import console
 
-FIRST_SECONDS = 2.0  # without a terminal, work without steps is reported after this time
-QUIET_SECONDS = 10.0  # without a terminal, a line is printed after this much silence
+FIRST_LINE_SECONDS = 2.0  # without a terminal, work without steps is reported after this time
+LINE_INTERVAL_SECONDS = 10.0  # without a terminal, a line is printed after this much silence
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[
         def line() -> str:
             return f"{title} {done}/{total}  {time.monotonic() - began:.0f} s  {latest}".rstrip()
 
-        with repeated(line, QUIET_SECONDS) as now:
+        with print_repeatedly(line, LINE_INTERVAL_SECONDS) as now:
 
             def advance(count: int, beside: str) -> None:
                 nonlocal done, tenth, latest
@@ -67,7 +67,7 @@ def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[
 
 
 @contextmanager
-def doing(what: str) -> Iterator[None]:
+def spinner(what: str) -> Iterator[None]:
     """Show that work without countable steps is under way: a spinner with the seconds, removed at the end.
 
     Without a terminal: a line after two seconds, then every ten.
@@ -81,12 +81,12 @@ def doing(what: str) -> Iterator[None]:
             yield
     else:
         began = time.monotonic()
-        with repeated(lambda: f"{what}: {time.monotonic() - began:.0f} s", FIRST_SECONDS):
+        with print_repeatedly(lambda: f"{what}: {time.monotonic() - began:.0f} s", FIRST_LINE_SECONDS):
             yield
 
 
 @contextmanager
-def repeated(line: Callable[[], str], first: float) -> Iterator[Callable[[], None]]:
+def print_repeatedly(line: Callable[[], str], first: float) -> Iterator[Callable[[], None]]:
     """Print `line()` when called, after `first` seconds of silence, and after every ten more."""
     called, over = threading.Event(), threading.Event()
     printing = threading.Lock()
@@ -102,7 +102,7 @@ def repeated(line: Callable[[], str], first: float) -> Iterator[Callable[[], Non
                 called.clear()
             else:
                 now()
-            wait = QUIET_SECONDS
+            wait = LINE_INTERVAL_SECONDS
 
     def call() -> None:
         now()

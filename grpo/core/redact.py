@@ -15,32 +15,34 @@ from omegaconf.resolvers.oc import env
 
 MASK = "***"
 # In the name of a setting or of an environment variable, as in `WANDB_API_KEY`.
-OF_KEYS = "access|account|api|auth|aws|bearer|client|gh|hf|hub|master|private|refresh|secret|session|shared|signing|ssh"
+KEY_PREFIXES = (
+    "access|account|api|auth|aws|bearer|client|gh|hf|hub|master|private|refresh|secret|session|shared|signing|ssh"
+)
 SECRET = (
-    rf"(?<![a-z])(?:(?:{OF_KEYS})*(?:keys?|tokens?)|secrets?|[a-z]*(?:password|passwd|passphrase)s?|pwd|bearer"
+    rf"(?<![a-z])(?:(?:{KEY_PREFIXES})*(?:keys?|tokens?)|secrets?|[a-z]*(?:password|passwd|passphrase)s?|pwd|bearer"
     r"|(?<=_)pat|credentials?)(?![a-z])"
 )
-NAME = re.compile(SECRET, re.IGNORECASE)
+SECRET_NAME = re.compile(SECRET, re.IGNORECASE)
 # Names of columns and of special tokens, not of secrets.
-PLAIN = re.compile(
+HARMLESS_NAME = re.compile(
     r"(?:answer|image|input|label|messages|prompt|question|response|sort|text)_keys?$"
     r"|(?:bos|cls|end|eos|image|mask|pad|sep|special|stop|unk)_tokens?$",
     re.IGNORECASE,
 )
-ENVIRONMENT = re.compile(r"(?:^|\.)env_set(?:\.|$)")  # hydra.job.env_set: all of its values can be secrets
-LENGTH = re.compile(r"(?<![a-z])tokens?$", re.IGNORECASE)  # with a number, as in `max_tokens=50`
-NUMBER = re.compile(r"[+-]?\d{1,9}(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
+ENVIRONMENT_SETTING = re.compile(r"(?:^|\.)env_set(?:\.|$)")  # hydra.job.env_set: all of its values can be secrets
+TOKEN_COUNT_NAME = re.compile(r"(?<![a-z])tokens?$", re.IGNORECASE)  # with a number, as in `max_tokens=50`
+PLAIN_NUMBER = re.compile(r"[+-]?\d{1,9}(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
 PLACEHOLDERS = {"key=value", "key=VALUE", "KEY=VALUE", "key=NAME"}  # in messages about what to type
-ENTRY = re.compile(rf"([\w.-]*{SECRET}[\w.-]*['\"]?\s*:\s*)[^,}}]+", re.IGNORECASE)  # {{HF_TOKEN: x}}
-USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
+SECRET_ENTRY = re.compile(rf"([\w.-]*{SECRET}[\w.-]*['\"]?\s*:\s*)[^,}}]+", re.IGNORECASE)  # {{HF_TOKEN: x}}
+URL_USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
 # An override within a message, without the punctuation that follows it.
-QUOTED = re.compile(r"[^\s'\"=]+=(?:'[^']*'|\"[^\"]*\"|\$?\{[^}]*\}|\S+?)(?=[:.,;)]*(?:\s|$))")
+OVERRIDE_IN_MESSAGE = re.compile(r"[^\s'\"=]+=(?:'[^']*'|\"[^\"]*\"|\$?\{[^}]*\}|\S+?)(?=[:.,;)]*(?:\s|$))")
 VARIABLE = re.compile(r"oc\.env:\s*['\"]?(\w+)")
-READ: set[str] = set()  # the environment variables that settings were interpolated from
+VARIABLES_READ: set[str] = set()  # the environment variables that settings were interpolated from
 
 
 def _read_variable(name: str, *default: Any) -> str | None:
-    READ.add(str(name))
+    VARIABLES_READ.add(str(name))
     return env(name, *default)
 
 
@@ -62,12 +64,12 @@ class FromEnvironment(str):
         return FromEnvironment, (str(self), self.source)
 
 
-def from_environment(settings: Any, raw: Any) -> Any:
+def mark_environment_values(settings: Any, raw: Any) -> Any:
     """Settings with each text that `raw`, the same unresolved, takes from the environment as a `FromEnvironment`.
 
     Numbers and switches stay as they are: a resumed run needs the same ones.
     """
-    names = READ if any("${" in text for text in _texts(raw)) else set()
+    names = VARIABLES_READ if any("${" in text for text in _texts(raw)) else set()
     replaced = _replacing(names)
 
     def marked(node: Any, raw: Any) -> Any:
@@ -100,9 +102,9 @@ def _replacing(names: Collection[str]) -> Callable[[str], str]:
     return lambda text: values.sub(lambda found: sources[found[0]], text)
 
 
-def unread(message: str) -> str:
+def hide_environment_values(message: str) -> str:
     """A message of OmegaConf about a value, with what it quotes from the environment as interpolations."""
-    replaced = _replacing(READ)
+    replaced = _replacing(VARIABLES_READ)
     return re.sub(r"(?<=[Vv]alue ')[^\n]*'|(?<=variable ')[^\n]*'", lambda found: replaced(found[0]), message)
 
 
@@ -124,18 +126,18 @@ def _texts(node: Any) -> Iterator[str]:
         yield node
 
 
-def sources(node: Any) -> Any:
+def to_interpolations(node: Any) -> Any:
     """A copy of nested settings with each `FromEnvironment` replaced by its source."""
     if isinstance(node, FromEnvironment):
         return node.source
     if is_dataclass(node) and not isinstance(node, type):
-        return replace(node, **sources(_shallow(node)))
+        return replace(node, **to_interpolations(_shallow(node)))
     if isinstance(node, dict):
-        return {sources(key): sources(value) for key, value in node.items()}
-    return [sources(value) for value in node] if isinstance(node, list | tuple) else node
+        return {to_interpolations(key): to_interpolations(value) for key, value in node.items()}
+    return [to_interpolations(value) for value in node] if isinstance(node, list | tuple) else node
 
 
-def relocated(path: str, absolute: str) -> str:
+def absolute_with_source(path: str, absolute: str) -> str:
     """The absolute form of `path`, with the source of `path` if that came from the environment."""
     if not isinstance(path, FromEnvironment):
         return absolute
@@ -144,9 +146,9 @@ def relocated(path: str, absolute: str) -> str:
     )
 
 
-def stored(settings: Any) -> Any:
+def redacted(settings: Any) -> Any:
     """Nested settings as they are stored or sent: with sources, and without secrets."""
-    return _masked(sources(settings))
+    return _masked(to_interpolations(settings))
 
 
 def _masked(node: Any, name: str = "") -> Any:
@@ -156,16 +158,16 @@ def _masked(node: Any, name: str = "") -> Any:
             return {key: MASK if _hides(value) else value for key, value in node.items()}
         return {key: value if key == "rewards" else _masked(value, str(key)) for key, value in node.items()}
     if isinstance(node, list):
-        return [masked_override(each) if isinstance(each, str) else _masked(each, name) for each in node]
+        return [mask_override(each) if isinstance(each, str) else _masked(each, name) for each in node]
     if _is_secret(name, node):
         return MASK
-    return USER.sub(f"{MASK}@", node) if isinstance(node, str) and _is_url(node) else node
+    return URL_USER.sub(f"{MASK}@", node) if isinstance(node, str) and _is_url(node) else node
 
 
 def _is_secret(name: str, value: Any) -> bool:
-    if PLAIN.search(name) or (LENGTH.search(name) and NUMBER.fullmatch(str(value))):
+    if HARMLESS_NAME.search(name) or (TOKEN_COUNT_NAME.search(name) and PLAIN_NUMBER.fullmatch(str(value))):
         return False
-    return bool(NAME.search(name)) and _hides(value)
+    return bool(SECRET_NAME.search(name)) and _hides(value)
 
 
 def _hides(value: Any) -> bool:
@@ -176,7 +178,7 @@ def _is_url(text: str) -> bool:
     return re.match(r"['\"]?[\w+.-]+://", text) is not None
 
 
-def masked_override(text: str) -> str:
+def mask_override(text: str) -> str:
     """An override, `key=value`, as it is stored or printed."""
     key, equals, value = text.partition("=")
     if not equals:
@@ -184,21 +186,21 @@ def masked_override(text: str) -> str:
     setting = key.lstrip("+~-")
     if text.lstrip("+~-(`") in PLACEHOLDERS or setting.startswith("rewards."):
         return text
-    if ENVIRONMENT.search(setting):
+    if ENVIRONMENT_SETTING.search(setting):
         value = MASK if _hides(value) and value != "{}" else value
     elif _is_secret(setting.rpartition(".")[2], value):
         value = MASK
     elif value.startswith("{") and key != "rewards":
-        value = ENTRY.sub(rf"\1{MASK}", value)
+        value = SECRET_ENTRY.sub(rf"\1{MASK}", value)
     elif _is_url(value):
-        value = USER.sub(f"{MASK}@", value)
+        value = URL_USER.sub(f"{MASK}@", value)
     return f"{key}={value}"
 
 
-def masked_overrides(typed: Sequence[str]) -> list[str]:
-    return [masked_override(each) for each in typed]
+def mask_overrides(typed: Sequence[str]) -> list[str]:
+    return [mask_override(each) for each in typed]
 
 
-def masked_text(message: str) -> str:
+def mask_message(message: str) -> str:
     """A message, which may quote overrides."""
-    return QUOTED.sub(lambda found: masked_override(found[0]), message)
+    return OVERRIDE_IN_MESSAGE.sub(lambda found: mask_override(found[0]), message)

@@ -43,7 +43,7 @@ class RunLog(logging.FileHandler):
             super().emit(record)
 
 
-def begin_log() -> None:
+def open_run_log() -> None:
     """Open `train.log`; later records are written to it at once."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, RunLog):

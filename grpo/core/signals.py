@@ -15,33 +15,33 @@ from grpo.core import distributed
 
 log = logging.getLogger("grpo")
 
-CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 # Seconds in which a process of several may get a signal twice, from whoever sent it and from the launcher.
-ECHO = 5.0
+REPEAT_SECONDS = 5.0
 
 
-class Stopped(BaseException):
+class StoppedBySignal(BaseException):
     """A signal ended the run; like KeyboardInterrupt, no `except Exception` may take it for a failure."""
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
         self.number, self.exit_code = number, 128 + number
 
-    def __reduce__(self) -> tuple[type["Stopped"], tuple[int, str]]:
-        return Stopped, (self.number, str(self))  # it comes from the process of a job, too
+    def __reduce__(self) -> tuple[type["StoppedBySignal"], tuple[int, str]]:
+        return StoppedBySignal, (self.number, str(self))  # it comes from the process of a job, too
 
     @property
     def name(self) -> str:
         return signal.Signals(self.number).name
 
 
-END = b"\0"  # no signal has this number
+WAKEUP_END = b"\0"  # no signal has this number
 # A child process must not report its signals to the thread of its parent.
 os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
-class Signals:
-    """While it is entered, the first signal raises `Stopped`, and a second one ends the process at once.
+class SignalHandler:
+    """While it is entered, the first signal raises `StoppedBySignal`, and a second one ends the process at once.
 
     Python calls a handler only between its own instructions, so a long call into a library delays it for minutes. A
     thread therefore reads each signal at once: it writes the notice, and ends the process at a second signal.
@@ -54,9 +54,9 @@ class Signals:
         self._before: dict[signal.Signals, Any] = {}
         self._to_thread = self._wakeup_before = -1
 
-    def __enter__(self) -> "Signals":
+    def __enter__(self) -> "SignalHandler":
         if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
-            for number in CAUGHT:
+            for number in HANDLED_SIGNALS:
                 if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                     self._before[number] = signal.signal(number, self._catch)
             reading, self._to_thread = os.pipe()
@@ -70,7 +70,7 @@ class Signals:
     ) -> None:
         if self._before:
             signal.set_wakeup_fd(self._wakeup_before)
-            os.write(self._to_thread, END)
+            os.write(self._to_thread, WAKEUP_END)
             os.close(self._to_thread)
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -86,19 +86,19 @@ class Signals:
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            if not _echo(number, self.received, self._at):
+            if not _is_repeat(number, self.received, self._at):
                 os._exit(128 + number)
             return
         self.received, self._at = signal.Signals(number), time.monotonic()
         if not self._waiting:
-            raise Stopped(number)
+            raise StoppedBySignal(number)
 
     def _watch(self, reading: int) -> None:
         """In a thread: write a notice of the first signal, and end the process at a second one."""
         first, at = 0, 0.0
-        while (told := os.read(reading, 1)) not in (b"", END):
+        while (told := os.read(reading, 1)) not in (b"", WAKEUP_END):
             number = told[0]
-            if number not in CAUGHT or (first and _echo(number, first, at)):
+            if number not in HANDLED_SIGNALS or (first and _is_repeat(number, first, at)):
                 continue
             if first:
                 os._exit(128 + number)
@@ -110,12 +110,12 @@ class Signals:
         os.close(reading)
 
 
-def _echo(number: int, first: int, at: float) -> bool:
+def _is_repeat(number: int, first: int, at: float) -> bool:
     """Whether a signal repeats the `first` one, received `at` that time: launchers forward a signal a second time."""
-    return distributed.world_size() > 1 and number == first and time.monotonic() < at + ECHO
+    return distributed.world_size() > 1 and number == first and time.monotonic() < at + REPEAT_SECONDS
 
 
-def hand_on(number: int) -> None:
+def call_previous_handler(number: int) -> None:
     """Give a signal that was caught to whoever waited for it before: submitit queues the job again."""
     handler = signal.getsignal(number)
     if callable(handler) and handler is not signal.default_int_handler:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
-RESAMPLES = 9_999
-MOST = 1_000  # with more, C(n, k) leaves the range of a float
+BOOTSTRAP_RESAMPLES = 9_999
+MAX_SAMPLES = 1_000  # with more, C(n, k) leaves the range of a float
 
 
-def wilson(successes: int, trials: int) -> Interval:
+def wilson_interval(successes: int, trials: int) -> Interval:
     """Wilson's score interval of a proportion (Wilson 1927)."""
     from scipy.stats import binomtest
 
@@ -26,7 +26,7 @@ def wilson(successes: int, trials: int) -> Interval:
     return float(low), float(high)
 
 
-def bootstrap(values: Floats) -> list[Interval]:
+def bootstrap_intervals(values: Floats) -> list[Interval]:
     """Percentile bootstrap intervals (Efron 1979) of the mean of each row of `values` (F, P) over its P problems.
 
     All rows are resampled alike, with a fixed seed. A row that does not vary has an interval of no width.
@@ -36,13 +36,20 @@ def bootstrap(values: Floats) -> list[Interval]:
     if values.shape[1] == 1:  # a lone problem says nothing of its spread
         return [(float(value), float(value)) for value in values[:, 0]]
     interval = resample(
-        (values,), np.mean, axis=-1, n_resamples=RESAMPLES, batch=100, method="percentile", vectorized=True, rng=0
+        (values,),
+        np.mean,
+        axis=-1,
+        n_resamples=BOOTSTRAP_RESAMPLES,
+        batch=100,
+        method="percentile",
+        vectorized=True,
+        rng=0,
     ).confidence_interval
     # How numpy adds up hangs on where an array lies in memory; rounding makes equal data give equal intervals.
     return [(round(float(low), 9), round(float(high), 9)) for low, high in zip(*interval, strict=True)]
 
 
-def mcnemar(gained: int, lost: int) -> float:
+def mcnemar_p_value(gained: int, lost: int) -> float:
     """The exact two-sided p value of McNemar's test (1947): of the problems on which two policies differ, `gained` are
     right under the first alone and `lost` under the second alone."""
     from scipy.stats import binomtest
@@ -51,7 +58,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedDifference:
     """A mean of paired differences, with its 95% interval and p value; without those (nan) of a single pair."""
 
     difference: float
@@ -61,7 +68,7 @@ class Paired:
     pairs: int
 
 
-def paired_t(values: Sequence[float], baseline: Sequence[float]) -> Paired:
+def paired_t_test(values: Sequence[float], baseline: Sequence[float]) -> PairedDifference:
     """The paired t test of `values` less `baseline`, which go together by their places (Student 1908).
 
     Differences that are all alike have an interval of no width, and a p value of 0, or of 1 where they are nought.
@@ -70,13 +77,13 @@ def paired_t(values: Sequence[float], baseline: Sequence[float]) -> Paired:
     differences = np.round(np.array(values, np.float64) - np.array(baseline, np.float64), 12)
     first, pairs = float(differences[0]), len(differences)
     if pairs == 1:
-        return Paired(first, nan, nan, nan, pairs)
+        return PairedDifference(first, nan, nan, nan, pairs)
     if not np.ptp(differences):
-        return Paired(first, first, first, 0.0 if first else 1.0, pairs)
+        return PairedDifference(first, first, first, 0.0 if first else 1.0, pairs)
     from scipy.stats import ttest_1samp
 
     p = float(ttest_1samp(differences, 0.0).pvalue)
-    return Paired(float(differences.mean()), *t_interval(differences), p, pairs)
+    return PairedDifference(float(differences.mean()), *t_interval(differences), p, pairs)
 
 
 def t_interval(values: Sequence[float] | Floats) -> Interval:
@@ -90,7 +97,7 @@ def t_interval(values: Sequence[float] | Floats) -> Interval:
     return mean - reach, mean + reach
 
 
-def holm(values: Sequence[float]) -> list[float]:
+def holm_adjusted(values: Sequence[float]) -> list[float]:
     """p values adjusted for their number by the step-down method of Holm (1979); nan stays nan and does not count."""
     order = sorted((p, i) for i, p in enumerate(values) if not isnan(p))
     adjusted, largest = list(values), 0.0
@@ -115,9 +122,10 @@ def maj_at_k(samples: int, right: int, others: tuple[int, ...], k: int) -> float
 
     `right` completions give the right answer, `others` are the sizes of the groups that agree on a wrong one (sorted,
     for the cache), and the rest give none, which does not vote. The mean over all C(n, k) choices is exact; where
-    answers are equally frequent, each of them is as likely (self-consistency, Wang et al. 2022). Up to `MOST` samples.
+    answers are equally frequent, each of them is as likely (self-consistency, Wang et al. 2022). At most
+    `MAX_SAMPLES` samples.
     """
-    assert k <= samples <= MOST and right + sum(others) <= samples
+    assert k <= samples <= MAX_SAMPLES and right + sum(others) <= samples
     silent = samples - right - sum(others)
     chosen = 0.0
     for votes in range(1, min(right, k) + 1):

@@ -13,25 +13,25 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from grpo.core.console import wrapped
-from grpo.core.metric_format import interval, is_at, listed, shown, with_unit
-from grpo.core.text import p_value, printable, signed
+from grpo.core.console import wrap_lines
+from grpo.core.metric_format import format_interval, format_metric, is_at_k, label_and_formatter, ordered_metrics
+from grpo.core.text import format_p_value, printable, with_sign
 
-TAG = re.compile(r"</?(?:reasoning|answer)>")
+FORMAT_TAG = re.compile(r"</?(?:reasoning|answer)>")
 
 
-def facts(lines: dict[str, str]) -> RenderableType:
+def key_value_table(lines: dict[str, str]) -> RenderableType:
     """Names and what is to be said of each, the latter wrapped in a column of its own."""
-    return _Facts(lines)
+    return _KeyValues(lines)
 
 
-def heading(lines: dict[str, str]) -> RenderableType:
-    """The header of a run or a sweep: as `facts`, but without a terminal each fact is one line."""
-    return _Facts(lines, column=8, wrapped_in_terminal_only=True)
+def run_header(lines: dict[str, str]) -> RenderableType:
+    """The header of a run or a sweep: as `key_value_table`, but without a terminal each fact is one line."""
+    return _KeyValues(lines, column=8, wrapped_in_terminal_only=True)
 
 
 @dataclass(frozen=True)
-class _Facts:
+class _KeyValues:
     lines: dict[str, str]
     column: int | None = None  # where values begin; else two cells after the longest name
     wrapped_in_terminal_only: bool = False
@@ -43,13 +43,13 @@ class _Facts:
             label = name + " " * (column - cell_len(name))
             text = Text(value)
             unwrapped = self.wrapped_in_terminal_only and not to.is_terminal
-            for line in [text] if unwrapped else wrapped(text, max(20, options.max_width - column)):
+            for line in [text] if unwrapped else wrap_lines(text, max(20, options.max_width - column)):
                 line.no_wrap, line.overflow = True, "ignore"
                 yield Text(label, no_wrap=True, overflow="ignore") + line
                 label = " " * column
 
 
-def table_of(*columns: str) -> Table:
+def empty_table(*columns: str) -> Table:
     """An empty table: a first column without a title, that is folded where it is too wide, then these."""
     table = Table("", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.columns[0].overflow = "fold"
@@ -58,25 +58,31 @@ def table_of(*columns: str) -> Table:
     return table
 
 
-def figures_table(figures: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
+def metrics_table(figures: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
     """Every figure with its interval; pass@k and maj@k stand apart, see `at_k_table`."""
-    table = table_of("", "95% interval")
-    for name in listed(figures):
-        table.add_row(Text(shown(name)[0]), with_unit(name, figures[name]), interval(name, *intervals[name]))
+    table = empty_table("", "95% interval")
+    for name in ordered_metrics(figures):
+        table.add_row(
+            Text(label_and_formatter(name)[0]),
+            format_metric(name, figures[name]),
+            format_interval(name, *intervals[name]),
+        )
     return table
 
 
 def at_k_table(figures: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
     """pass@k and maj@k, a row for each k."""
-    table = table_of("pass@k", "95% interval", "maj@k", "95% interval")
+    table = empty_table("pass@k", "95% interval", "maj@k", "95% interval")
     table.columns[0].header = Text("k: samples of a problem")
     for suffix, title in (("", "correct inside <answer>"), ("/flexible", "correct as last number")):
-        ks = [name.removeprefix("pass@").removesuffix(suffix) for name in figures if is_at(name, "pass@", suffix)]
+        ks = [name.removeprefix("pass@").removesuffix(suffix) for name in figures if is_at_k(name, "pass@", suffix)]
         table.add_row(Text(title, style="bold"))
         for k in ks:
             names = [f"{kind}@{k}{suffix}" for kind in ("pass", "maj")]
             cells = [
-                cell for name in names for cell in (with_unit(name, figures[name]), interval(name, *intervals[name]))
+                cell
+                for name in names
+                for cell in (format_metric(name, figures[name]), format_interval(name, *intervals[name]))
             ]
             table.add_row(k, *cells)
     return table
@@ -87,35 +93,35 @@ def comparison_table(
 ) -> Table:
     """Two evaluations of the same problems, and what the second has over the first, as returned by `compare`."""
     tested = any(difference.p is not None for difference in differences.values())
-    table = table_of(*names, "difference", "95% interval", *(["p"] if tested else []))
+    table = empty_table(*names, "difference", "95% interval", *(["p"] if tested else []))
     table.columns[2].style = "bold"
     if tested:
         table.caption, table.caption_justify = "p: exact two-sided McNemar test", "left"
     for name, difference in differences.items():
         cells = [
-            with_unit(name, first[name]),
-            with_unit(name, second[name]),
-            signed(shown(name)[1](difference.value)),
-            interval(name, difference.low, difference.high),
+            format_metric(name, first[name]),
+            format_metric(name, second[name]),
+            with_sign(label_and_formatter(name)[1](difference.value)),
+            format_interval(name, difference.low, difference.high),
         ]
         if difference.p is not None:
-            cells.append(p_value(difference.p))
-        table.add_row(Text(shown(name)[0]), *cells)
+            cells.append(format_p_value(difference.p))
+        table.add_row(Text(label_and_formatter(name)[0]), *cells)
     return table
 
 
-def answers(question: str, columns: dict[str, str]) -> Table:
+def answers_table(question: str, columns: dict[str, str]) -> Table:
     """One question with the answers of two policies side by side, or of one."""
     title = Text(printable(question), style="bold")
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", expand=True)
     for name in columns:
         table.add_column(Text(name), ratio=1, overflow="fold")
-    table.add_row(*map(tinted, columns.values()))
+    table.add_row(*map(highlight_tags, columns.values()))
     return table
 
 
-def tinted(completion: str) -> Text:
+def highlight_tags(completion: str) -> Text:
     """A completion with its tags in colour."""
     text = Text(printable(completion).strip("\n"))
-    text.highlight_regex(TAG, style="cyan")
+    text.highlight_regex(FORMAT_TAG, style="cyan")
     return text

@@ -8,18 +8,18 @@ from typing import Any
 from unicodedata import category
 
 # Characters that may have to be escaped, and the Unicode categories that are.
-NOT_PLAIN = re.compile(r"[^\n\t -~]+")
-INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+ESCAPE_CANDIDATES = re.compile(r"[^\n\t -~]+")
+INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} {plural(round(seconds), 'second')}"
 
 
-def signed(number: str) -> str:
+def with_sign(number: str) -> str:
     return number if number.startswith("-") else f"+{number}"
 
 
@@ -27,12 +27,12 @@ def plural(count: int, noun: str) -> str:
     return noun if count == 1 else f"{noun}s"
 
 
-def written(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """The value of a setting, as a person reads it."""
     return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def p_value(p: float) -> str:
+def format_p_value(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "<.001"
 
 
@@ -42,16 +42,16 @@ def printable(text: str) -> str:
     These are control characters except line break and tab, format characters (bidirectional or of zero width), line and
     paragraph separators, and lone surrogates.
     """
-    return NOT_PLAIN.sub(lambda found: "".join(map(_escaped, found[0])), text)
+    return ESCAPE_CANDIDATES.sub(lambda found: "".join(map(_escaped, found[0])), text)
 
 
 def _escaped(character: str) -> str:
-    if category(character) not in INVISIBLE:
+    if category(character) not in INVISIBLE_CATEGORIES:
         return character
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def valid(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """`text` as UTF-8 can carry it: lone surrogates become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")

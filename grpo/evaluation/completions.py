@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.core.errors import UserError, first_line
-from grpo.core.files import written_aside
+from grpo.core.files import atomic_write
 from grpo.evaluation.completion import Batch, Completion
 from grpo.tasks.example import Example
 from grpo.tasks.jsonl import read_jsonl, text_column
@@ -105,7 +105,7 @@ class Unfinished:
     def through(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """What was done before as the first batch, then `batches`, each written down before it is handed on."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(self.path) as partial:
+        with atomic_write(self.path) as partial:
             partial.write_text("\n".join([self.header, *self._lines(self.done)]) + "\n", encoding="utf-8")
         if self.done:
             yield self.done

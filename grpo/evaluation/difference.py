@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from grpo.core.errors import UserError
-from grpo.core.statistics import Floats, bootstrap, mcnemar
+from grpo.core.statistics import Floats, bootstrap_intervals, mcnemar_p_value
 from grpo.evaluation.evaluation import Evaluation
 from grpo.tasks.answers import parse_number
 from grpo.tasks.example import Example
@@ -39,12 +39,12 @@ def compare(evaluation: Evaluation, baseline: Evaluation) -> dict[str, Differenc
     names = [name for name in evaluation.by_problem if name in baseline.by_problem]
     changes = {name: evaluation.by_problem[name] - baseline.by_problem[name][order] for name in names}
     differences = {}
-    for name, interval in zip(names, bootstrap(np.stack(list(changes.values()))), strict=True):
+    for name, interval in zip(names, bootstrap_intervals(np.stack(list(changes.values()))), strict=True):
         change: Floats = changes[name]
         value = float(change.mean())
         if name in evaluation.binary and name in baseline.binary:
             gained, lost = int((change > 0).sum()), int((change < 0).sum())
-            differences[name] = Difference(value, *interval, gained, lost, mcnemar(gained, lost))
+            differences[name] = Difference(value, *interval, gained, lost, mcnemar_p_value(gained, lost))
         else:
             differences[name] = Difference(value, *interval)
     return differences

@@ -14,7 +14,7 @@ import numpy as np
 from grpo.core.errors import UserError
 from grpo.core.metric_names import REWARD, evaluated_score
 from grpo.core.progress import progress
-from grpo.core.statistics import MOST, Interval, bootstrap, maj_at_k, pass_at_k, wilson
+from grpo.core.statistics import MAX_SAMPLES, Interval, bootstrap_intervals, maj_at_k, pass_at_k, wilson_interval
 from grpo.evaluation.completion import Batch, Completion
 from grpo.rewards.scoring import score
 from grpo.rewards.stack import RewardStack
@@ -108,8 +108,10 @@ class Evaluation:
         fewest, most = min(self.counts), max(self.counts)
         if asked and max(asked) > fewest:
             raise UserError(f"k={asked}: a problem has only {fewest} completions; k must not exceed that.")
-        if most > MOST:
-            raise UserError(f"a problem has {most:,} completions; pass@k and maj@k are computed for at most {MOST:,}.")
+        if most > MAX_SAMPLES:
+            raise UserError(
+                f"a problem has {most:,} completions; pass@k and maj@k are computed for at most {MAX_SAMPLES:,}."
+            )
         if self.single:
             return
         chosen = sorted({*asked, *(2**i for i in range(fewest.bit_length()))})
@@ -140,10 +142,10 @@ class Evaluation:
     def intervals(self) -> dict[str, Interval]:
         """95% intervals: Wilson's where each problem gives one 0 or 1, else a bootstrap over the problems."""
         n = len(self.examples)
-        by_wilson = {name: wilson(round(float(self.by_problem[name].sum())), n) for name in self.binary}
+        by_wilson = {name: wilson_interval(round(float(self.by_problem[name].sum())), n) for name in self.binary}
         others = [name for name in self.by_problem if name not in by_wilson]
         return by_wilson | dict(
-            zip(others, bootstrap(np.stack([self.by_problem[name] for name in others])), strict=True)
+            zip(others, bootstrap_intervals(np.stack([self.by_problem[name] for name in others])), strict=True)
         )
 
     def as_json(self) -> dict[str, Any]:

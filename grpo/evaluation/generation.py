@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from grpo.config.schema import CommonConfig
 from grpo.core.console import say
-from grpo.core.device import out_of_memory
+from grpo.core.device import is_out_of_memory
 from grpo.core.errors import UserError
-from grpo.core.text import valid
+from grpo.core.text import replace_surrogates
 from grpo.evaluation.completion import Batch, Completion, Place
 from grpo.policy.chat_template import prompt_ids
 
@@ -53,7 +53,7 @@ def answer(
         except (MemoryError, RuntimeError) as error:
             size = _smaller(len(batch), error)
             continue
-        texts = map(valid, tokenizer.batch_decode(completions, skip_special_tokens=True))
+        texts = map(replace_surrogates, tokenizer.batch_decode(completions, skip_special_tokens=True))
         yield {
             place: Completion(text, len(ids), truncated=ids[-1] not in rollout.eos_token_ids)
             for place, text, ids in zip(batch, texts, completions, strict=True)
@@ -64,7 +64,7 @@ def answer(
 def _smaller(size: int, error: Exception) -> int:
     from accelerate.utils.memory import clear_device_cache
 
-    if not out_of_memory(error):
+    if not is_out_of_memory(error):
         raise error
     clear_device_cache(garbage_collection=True)
     if size == 1:

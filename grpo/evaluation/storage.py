@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from grpo.core.files import file_sha256, json_text, written_aside
+from grpo.core.files import atomic_write, file_sha256, to_json
 from grpo.evaluation.completion import Completion
 from grpo.evaluation.evaluation import Evaluation, evaluate
 from grpo.rewards.stack import RewardStack
@@ -49,7 +49,7 @@ def save_evaluation(
 
     path.parent.mkdir(parents=True, exist_ok=True)
     # Both files are complete before either replaces an old one.
-    with written_aside(path) as report, written_aside(path.with_suffix(".parquet")) as table:
+    with atomic_write(path) as report, atomic_write(path.with_suffix(".parquet")) as table:
         parquet.write_table(pyarrow.table(evaluation.columns()), table)
         kept = {"protocol": protocol, "figures": evaluation.as_json(), "parquet_sha256": file_sha256(table)}
-        report.write_text(json_text((origin or made_now()) | kept), encoding="utf-8")
+        report.write_text(to_json((origin or made_now()) | kept), encoding="utf-8")

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from threading import Thread
 
-from grpo.core.errors import UserError, first_line, nearest
+from grpo.core.errors import UserError, first_line, suggest_name
 
 SECONDS = 6.0
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -27,7 +27,7 @@ def resolve(path: str) -> str:
         name = path.removeprefix(EMBEDDED)
         shipped = [folder.name for folder in ASSETS.iterdir() if folder.is_dir()]
         if name not in shipped:
-            raise UserError(f"model.path={path}: there is no embedded policy '{name}'.{nearest(name, shipped)}")
+            raise UserError(f"model.path={path}: there is no embedded policy '{name}'.{suggest_name(name, shipped)}")
         return str(ASSETS / name)
     folder = Path(path).expanduser()
     if folder.exists():

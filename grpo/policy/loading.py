@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from grpo.config.schema import ModelConfig
-from grpo.core.device import out_of_memory
+from grpo.core.device import is_out_of_memory
 from grpo.core.errors import UserError, first_line
 from grpo.policy.hub import on_hub, resolve, unreachable
 
@@ -58,7 +58,7 @@ def _failed(path: str, error: Exception) -> UserError:
         return error
     if "Unrecognized configuration class" in str(error):
         return UserError(f"model.path={path}: it is not a decoder; transformers has no AutoModelForCausalLM.")
-    if out_of_memory(error):
+    if is_out_of_memory(error):
         return UserError(
             f"model.path={path}: out of memory while its weights are loaded. model.dtype=bfloat16 needs half as much; "
             "or use a smaller policy."

@@ -11,13 +11,13 @@ from grpo.config.schema import CommonConfig, Config
 from grpo.core import distributed
 from grpo.core.device import cpu_lacks_bfloat16
 from grpo.core.errors import UserError
-from grpo.core.text import duration
+from grpo.core.text import format_duration
 
 # What a few CPU cores reach, for saying what a GPU's run would cost on them.
 CPU_FLOP_PER_SECOND = 1e11
 
 
-def slow_bfloat16(config: CommonConfig) -> str | None:
+def slow_bfloat16_warning(config: CommonConfig) -> str | None:
     """A warning if the CPU computes in bfloat16 without instructions for it, several times slower than in float32.
 
     The setting stays as it is: the numbers of a run must not depend on the CPU.
@@ -107,10 +107,10 @@ def check_device(config: Config, batch: BatchSplit) -> None:
         seconds = 8 * config.model.parameters * tokens / CPU_FLOP_PER_SECOND
         size = f"{config.model.parameters / 1e6:,.0f} M parameters (model.parameters)"
         speed = f"{CPU_FLOP_PER_SECOND / 1e12} TFLOP/s"
-        message += f" On a CPU, at {speed}, a step with {size} would take about {duration(seconds)}"
+        message += f" On a CPU, at {speed}, a step with {size} would take about {format_duration(seconds)}"
         if config.max_steps is not None or config.data.name == "gsm8k":
             steps = optimizer_steps(config, min(GSM8K_PROBLEMS, config.data.train_problems or GSM8K_PROBLEMS))
-        message += f", all {steps:,} steps about {duration(steps * seconds)}." if steps else "."
+        message += f", all {steps:,} steps about {format_duration(steps * seconds)}." if steps else "."
     plain = " bf16=false" * config.bf16
     raise UserError(
         f"{message} To train on the CPU anyway: device=cpu{plain}. The embedded default needs no GPU: python -m "

@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Any
 
 from grpo.config.keys import flatten
-from grpo.core.text import written
+from grpo.core.text import format_setting
 from grpo.runs.record import Record
 
 PRIMARY = "accuracy_strict"
@@ -74,7 +74,7 @@ def levels_of(records: Sequence[Record]) -> list[dict[str, str]]:
     # In YAML's words, so that 1e-4 and 0.0001 are one value, and an expression is as good as what comes of it.
     values = {
         key: [
-            written(of[key]) if key in of else record.choices.get(key, each.get(key, written(None)))
+            format_setting(of[key]) if key in of else record.choices.get(key, each.get(key, format_setting(None)))
             for record, each, of in zip(records, typed, settings, strict=True)
         ]
         for key in keys
@@ -83,7 +83,7 @@ def levels_of(records: Sequence[Record]) -> list[dict[str, str]]:
     factors = [key for key in keys if len(set(values[key])) > 1 and len(set(words[key])) > 1]
     if len(set(zip(*(words[key] for key in factors), strict=True))) < len(records):
         keys = dict.fromkeys(key for of in settings for key in of)
-        words = {key: [written(of.get(key)) for of in settings] for key in keys}
+        words = {key: [format_setting(of.get(key)) for of in settings] for key in keys}
         factors = [key for key in keys if len(set(words[key])) > 1]
     return [{key: words[key][i] for key in factors} for i in range(len(records))]
 

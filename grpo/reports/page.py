@@ -7,8 +7,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
-from grpo.core.files import written_aside
-from grpo.core.tables import TAG
+from grpo.core.files import atomic_write
+from grpo.core.tables import FORMAT_TAG
 from grpo.core.text import printable
 from grpo.reports.figures import COLOURS, Chart
 
@@ -20,7 +20,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
     )
     environment.filters |= {"tinted": tinted, "drawn": drawn, "breakable": breakable}
     page = environment.get_template(template).render(colours=COLOURS, **values)
-    with written_aside(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return path
 
@@ -39,7 +39,7 @@ def tinted(completion: str) -> Markup:
     """A completion with its tags marked."""
     text = printable(completion).strip("\n")
     parts, end = [], 0
-    for tag in TAG.finditer(text):
+    for tag in FORMAT_TAG.finditer(text):
         parts += [escape(text[end : tag.start()]), Markup("<b>{}</b>").format(tag[0])]
         end = tag.end()
     return Markup("").join([*parts, escape(text[end:])])

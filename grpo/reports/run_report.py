@@ -8,9 +8,9 @@ from typing import Any
 from grpo.config.batch import BatchSplit
 from grpo.config.composition import compose
 from grpo.config.keys import flatten
-from grpo.core.metric_format import interval, listed, shown, with_unit
+from grpo.core.metric_format import format_interval, format_metric, label_and_formatter, ordered_metrics
 from grpo.core.metric_names import advantage_flips, advantage_share, reward_mean, reward_zero_std
-from grpo.core.text import plural, signed, written
+from grpo.core.text import format_setting, plural, with_sign
 from grpo.reports.figures import save, window
 from grpo.reports.page import write_page
 from grpo.reports.run_figures import charts, colours
@@ -68,11 +68,11 @@ def headline(record: Record) -> str:
         return f"Not finished: {done:,} {plural(done, 'step')} on record, and no evaluation after training yet."
     before, after = results["before"], results["after"]
     difference = results["difference"]["accuracy_strict"]
-    first, last = (with_unit("accuracy_strict", each["accuracy_strict"]) for each in (before, after))
+    first, last = (format_metric("accuracy_strict", each["accuracy_strict"]) for each in (before, after))
     steps = f"{results['steps']:,} {plural(results['steps'], 'step')}"
     what = f"right answers on {after['n']:,} held-out {plural(after['n'], 'problem')}"
     if not difference["value"]:
-        around = interval("accuracy_strict", *after["intervals"]["accuracy_strict"])
+        around = format_interval("accuracy_strict", *after["intervals"]["accuracy_strict"])
         return f"In {steps}, {what} stayed at {last} (95% interval {around})."
     points = f"{difference['value'] * 100:+z.1f} points, 95% interval {_points(difference)}"
     if beyond_chance(difference):
@@ -120,21 +120,21 @@ def changes(record: Record) -> list[dict[str, Any]]:
     if not (results := record.results):
         return []
     rows = []
-    for name in listed(results["difference"]):
+    for name in ordered_metrics(results["difference"]):
         difference = results["difference"][name]
-        number = shown(name)[1]
+        number = label_and_formatter(name)[1]
         cells = [
-            (with_unit(name, results[when][name]), results[when]["intervals"][name]) for when in ("before", "after")
+            (format_metric(name, results[when][name]), results[when]["intervals"][name]) for when in ("before", "after")
         ]
         rows.append(
             {
-                "title": shown(name)[0],
+                "title": label_and_formatter(name)[0],
                 "first": cells[0][0],
-                "first_interval": interval(name, *cells[0][1]),
+                "first_interval": format_interval(name, *cells[0][1]),
                 "last": cells[1][0],
-                "last_interval": interval(name, *cells[1][1]),
-                "change": signed(number(difference["value"])),
-                "change_interval": interval(name, difference["low"], difference["high"]),
+                "last_interval": format_interval(name, *cells[1][1]),
+                "change": with_sign(number(difference["value"])),
+                "change_interval": format_interval(name, difference["low"], difference["high"]),
                 "sure": beyond_chance(difference),
             }
         )
@@ -155,7 +155,7 @@ def settings_that_differ(settings: dict[str, Any]) -> list[tuple[str, str, str]]
     defaults, here = flatten(asdict(compose())), flatten(settings)
     keys = [*here, *(key for key in defaults if key not in here)]
     return [
-        (key, written(defaults.get(key)), written(here.get(key)))
+        (key, format_setting(defaults.get(key)), format_setting(here.get(key)))
         for key in keys
         if key != "experiment" and defaults.get(key) != here.get(key)
     ]

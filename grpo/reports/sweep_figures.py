@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
 from grpo.config.batch import BatchSplit
-from grpo.core.metric_format import NUMBERS, shown
+from grpo.core.metric_format import NON_PERCENT_FORMATS, label_and_formatter
 from grpo.core.metric_names import (
     EVALUATION_PREFIX,
     FRAC_REWARD_ZERO_STD,
@@ -65,7 +65,7 @@ def settings_figure(
         figure, axes = rows(found)
         if len(settings) > 1:
             axes.axvline(fmean(baseline.values(PRIMARY).values()), color=colour("soft"), linewidth=1, linestyle=":")
-    return Chart("settings", f"Held-out problems: {shown(PRIMARY)[0]}", note, figure)
+    return Chart("settings", f"Held-out problems: {label_and_formatter(PRIMARY)[0]}", note, figure)
 
 
 def rows(found: Sequence[Row]) -> tuple[Figure, Axes]:
@@ -246,11 +246,11 @@ def front_figure(trials: Sequence[Trial], figures: Sequence[str]) -> Chart:
         axes.margins(0.08)
         axes.grid(True, axis="both")
         for axis, name in zip((axes.xaxis, axes.yaxis), figures, strict=True):
-            axis.set_label_text(shown(name)[0])
+            axis.set_label_text(label_and_formatter(name)[0])
             axis.set_major_locator(MaxNLocator(5))
-            if name not in NUMBERS and not name.startswith(SCORE_PREFIX):
+            if name not in NON_PERCENT_FORMATS and not name.startswith(SCORE_PREFIX):
                 axis.set_major_formatter(PercentFormatter(1, decimals=0))
                 low, high = axis.get_view_interval()
                 axis.set_view_interval(max(low, -0.02), min(high, 1.02), ignore=True)
     note = "blue: no other trial is at least as good in both and better in one; the numbers are jobs"
-    return Chart("front", " and ".join(shown(name)[0] for name in figures), note, figure)
+    return Chart("front", " and ".join(label_and_formatter(name)[0] for name in figures), note, figure)

@@ -5,8 +5,8 @@ Used by the terminal output and the page of a sweep. It computes no statistics o
 
 from math import isnan
 
-from grpo.core.metric_format import interval, shown, with_unit
-from grpo.core.statistics import holm, t_interval
+from grpo.core.metric_format import format_interval, format_metric, label_and_formatter
+from grpo.core.statistics import holm_adjusted, t_interval
 from grpo.core.text import plural
 from grpo.reports.arms import PRIMARY, Setting
 from grpo.reports.sweep_results import Sweep
@@ -38,7 +38,7 @@ def findings(sweep: Sweep, baseline: Setting | None = None) -> list[str]:
 def _best(sweep: Sweep) -> list[str]:
     found = trials(sweep)
     best, (figure, *others) = [trial for trial in found if trial.best], sweep.maximize
-    names = " and ".join(shown(name)[0] for name in sweep.maximize)
+    names = " and ".join(label_and_formatter(name)[0] for name in sweep.maximize)
     if not best:
         return [f"No trial has a figure for {names}, which the search was after."]
     of = f"Of {len(found)} {plural(len(found), 'trial')},"
@@ -47,7 +47,7 @@ def _best(sweep: Sweep) -> list[str]:
     else:
         extreme = "highest" if sweep.maximize[figure] else "lowest"
         alike = f", and so had {len(best) - 1} {plural(len(best) - 1, 'other')}" if len(best) > 1 else ""
-        reached = with_unit(figure, best[0].values[0] or 0.0)
+        reached = format_metric(figure, best[0].values[0] or 0.0)
         said = f"{of} {best[0].name} had the {extreme} figure for {names}, {reached}{alike}."
     return [said, "Each is a single run, and the best of many is partly luck: run it again with other seeds."]
 
@@ -81,7 +81,7 @@ def _compared(sweep: Sweep, baseline: Setting) -> list[str]:
         )
     else:
         told = max(sure, key=lambda contrast: abs(contrast.paired.difference))
-        reached = with_unit(PRIMARY, mean_right(baseline))
+        reached = format_metric(PRIMARY, mean_right(baseline))
         said = (
             f"{told.setting.brief(baseline)} had {_points(told.paired.difference, ' right answers')} than "
             f"{baseline.brief(baseline)} on {problems}, {_over_seeds(told.setting)} against {reached}"
@@ -114,10 +114,12 @@ def _rest(told: Contrast, sure: list[Contrast], tested: int, baseline: Setting, 
 def _alone(setting: Setting, problems: str) -> str:
     values = [*setting.values(PRIMARY).values()]
     if len(values) == 1:
-        return f"One run: {with_unit(PRIMARY, values[0])} right answers on {problems}, and nothing to compare it with."
+        return (
+            f"One run: {format_metric(PRIMARY, values[0])} right answers on {problems}, and nothing to compare it with."
+        )
     return (
-        f"One setting, and nothing to compare it with: {with_unit(PRIMARY, mean_right(setting))} right answers on "
-        f"{problems}, the mean of {len(values)} seeds (95% interval {interval(PRIMARY, *t_interval(values))})."
+        f"One setting, and nothing to compare it with: {format_metric(PRIMARY, mean_right(setting))} right answers on "
+        f"{problems}, the mean of {len(values)} seeds (95% interval {format_interval(PRIMARY, *t_interval(values))})."
     )
 
 
@@ -149,7 +151,7 @@ def _over_all(sweep: Sweep, baseline: Setting) -> list[str]:
         for level in effect.levels[1:]
         if level.paired and level.paired.low < level.paired.high
     ]
-    adjusted = holm([paired.p for paired, _, _ in levels])
+    adjusted = holm_adjusted([paired.p for paired, _, _ in levels])
     sure = [(p, *level) for p, level in zip(adjusted, levels, strict=True) if p < 0.05]
     if not sure:
         return []
@@ -162,7 +164,7 @@ def _over_all(sweep: Sweep, baseline: Setting) -> list[str]:
 
 def _over_seeds(setting: Setting) -> str:
     seeds = len(setting.runs)
-    return f"{with_unit(PRIMARY, mean_right(setting))} over {seeds} {plural(seeds, 'seed')}"
+    return f"{format_metric(PRIMARY, mean_right(setting))} over {seeds} {plural(seeds, 'seed')}"
 
 
 def _points(difference: float, what: str = "") -> str:

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from grpo.core.errors import UserError
-from grpo.core.files import written_aside
-from grpo.core.metric_format import interval, shown, with_unit
-from grpo.core.statistics import Interval, Paired
-from grpo.core.text import plural, signed, valid
+from grpo.core.files import atomic_write
+from grpo.core.metric_format import format_interval, format_metric, label_and_formatter
+from grpo.core.statistics import Interval, PairedDifference
+from grpo.core.text import plural, replace_surrogates, with_sign
 from grpo.reports.arms import PRIMARY, Setting, number
 from grpo.reports.figures import HUES, Chart, save
 from grpo.reports.page import write_page
@@ -81,7 +81,7 @@ def write_sweep_report(
     labels = {setting.name: setting.beside(base) for setting in sweep.settings} if base else {}
     drawn = draw(sweep, base, hues, measured, listed, labels)
     folder.mkdir(parents=True, exist_ok=True)
-    with written_aside(folder / "sweep.csv") as partial:
+    with atomic_write(folder / "sweep.csv") as partial:
         table(sweep, base, found, problems).to_csv(partial, index=False)
     page = write_page(
         folder / "report.html",
@@ -103,7 +103,8 @@ def write_sweep_report(
         pruned=len(sweep.undone) > len(sweep.missing),
         trials=tried(sweep) if sweep.maximize else [],
         objectives=[
-            f"{shown(name)[0]}, {'highest' if most else 'lowest'} best" for name, most in sweep.maximize.items()
+            f"{label_and_formatter(name)[0]}, {'highest' if most else 'lowest'} best"
+            for name, most in sweep.maximize.items()
         ],
         effects=[
             (effect, chart, levels(effect)) for effect, chart in zip(measured, drawn.effects, strict=True) if chart
@@ -183,15 +184,15 @@ def early(sweep: Sweep) -> list[tuple[str, str, str]]:
 
 
 def cell(figure: str, of: float | None) -> str:
-    return "–" if of is None else with_unit(figure, of)
+    return "–" if of is None else format_metric(figure, of)
 
 
-def uncertain(figure: str, paired: Paired, p_holm: float) -> dict[str, str]:
+def uncertain(figure: str, paired: PairedDifference, p_holm: float) -> dict[str, str]:
     """The cells of a comparison over seeds."""
     known = not isnan(paired.p)
     return {
-        "difference": signed(shown(figure)[1](paired.difference)),
-        "interval": interval(figure, paired.low, paired.high) if known else "unknown",
+        "difference": with_sign(label_and_formatter(figure)[1](paired.difference)),
+        "interval": format_interval(figure, paired.low, paired.high) if known else "unknown",
         "p": p_text(paired.p) if known else "–",
         "p_holm": p_text(p_holm) if known else "–",
     }
@@ -206,14 +207,14 @@ def compared(
         values = [*setting.values(PRIMARY).values()]
         row: dict[str, Any] = {"name": setting.name, "seeds": len(values), "baseline": setting is baseline}
         if values:
-            row["mean"] = with_unit(PRIMARY, fmean(values))
-            row["sd"] = shown(PRIMARY)[1](stdev(values)) if len(values) > 1 else None
+            row["mean"] = format_metric(PRIMARY, fmean(values))
+            row["sd"] = label_and_formatter(PRIMARY)[1](stdev(values)) if len(values) > 1 else None
         if contrast := found.get(setting.name):
             row |= uncertain(PRIMARY, contrast.paired, contrast.p_holm)
             row["sure"], pairs = contrast.sure, contrast.paired.pairs
             row["pairs"] = pairs if pairs < max(len(values), len(baseline.runs)) else None
             over = problems.get(setting.name, {}).get(PRIMARY)
-            row["problems"] = interval(PRIMARY, *over) if over else "–"
+            row["problems"] = format_interval(PRIMARY, *over) if over else "–"
         shared.append(row)
     return shared
 
@@ -249,13 +250,13 @@ def others(sweep: Sweep, settings: list[Setting], found: Mapping[str, Mapping[st
             contrast = found[figure].get(setting.name)
             cells.append((cell(figure, fmean(values) if values else None), bool(contrast and contrast.sure)))
         rows.append((setting, cells))
-    return {"titles": [shown(figure)[0] for figure in sweep.figures], "rows": rows}
+    return {"titles": [label_and_formatter(figure)[0] for figure in sweep.figures], "rows": rows}
 
 
 def levels(effect: Effect) -> list[dict[str, str]]:
     rows = []
     for level in effect.levels:
-        row = {"name": level.name, "mean": with_unit(PRIMARY, level.mean)}
+        row = {"name": level.name, "mean": format_metric(PRIMARY, level.mean)}
         rows.append(row | (uncertain(PRIMARY, level.paired, level.p_holm) if level.paired else {}))
     return rows
 
@@ -269,8 +270,8 @@ def table(
         for figure in (PRIMARY, *sweep.figures):
             if not (values := [*setting.values(figure).values()]):
                 continue
-            row: dict[str, Any] = {factor: valid(level) for factor, level in setting.levels.items()}
-            row |= {"setting": valid(setting.name), "figure": figure, **dict.fromkeys(COLUMNS, nan)}
+            row: dict[str, Any] = {factor: replace_surrogates(level) for factor, level in setting.levels.items()}
+            row |= {"setting": replace_surrogates(setting.name), "figure": figure, **dict.fromkeys(COLUMNS, nan)}
             row |= {"seeds": len(values), "mean": fmean(values), "sd": stdev(values) if len(values) > 1 else nan}
             if contrast := found.get(figure, {}).get(setting.name):
                 paired = contrast.paired

@@ -12,9 +12,9 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from grpo.core import files
-from grpo.core.errors import UserError, first_line, nearest
-from grpo.core.files import json_object
-from grpo.core.metric_format import FIGURES
+from grpo.core.errors import UserError, first_line, suggest_name
+from grpo.core.files import parse_json_object
+from grpo.core.metric_format import METRIC_LABELS
 from grpo.core.metric_names import SCORE_PREFIX
 from grpo.core.text import plural
 from grpo.reports.arms import PRIMARY, Setting, affects_results, levels_of, number, numeric_settings, value
@@ -78,7 +78,7 @@ class Sweep:
         runs = [run for setting in self.settings for run in setting.runs.values()]
         rewards = dict.fromkeys(name for run in runs for name in run.results["after"] if name.startswith(SCORE_PREFIX))
         alike = all(run.weights == runs[0].weights for run in runs)
-        known = [name for name in FIGURES if name != PRIMARY and (alike or name != "reward")]
+        known = [name for name in METRIC_LABELS if name != PRIMARY and (alike or name != "reward")]
         return [name for name in (*known, *rewards) if any(value(run, name) is not None for run in runs)]
 
     def within(self, folder: Path) -> str:
@@ -169,7 +169,7 @@ def _plan(path: Path) -> _Plan:
     if not path.is_file():
         return _Plan()
     try:
-        written_down = files.read(path, json_object)
+        written_down = files.parse_file(path, parse_json_object)
         jobs = {_inside(job["folder"]): str(job["name"]) for job in written_down["jobs"]}
         objectives = {direction: list(written_down.get(direction) or []) for direction in ("maximize", "minimize")}
     except (ValueError, KeyError, TypeError) as error:
@@ -222,7 +222,7 @@ def choose(sweep: Sweep, asked: str | None) -> Setting:
     ]
     if not fitting:
         names = [setting.name for setting in sweep.settings]
-        raise UserError(f"--baseline {asked!r}: no setting of this sweep has that.{nearest(asked, names)}")
+        raise UserError(f"--baseline {asked!r}: no setting of this sweep has that.{suggest_name(asked, names)}")
     if len(fitting) > 1:
         names = [setting.name for setting in fitting]
         raise UserError(f"--baseline {asked!r}: {len(names)} settings have that, so name one: {'; '.join(names)}.")

@@ -12,9 +12,16 @@ from statistics import fmean
 import numpy as np
 import pandas as pd
 
-from grpo.core.metric_format import FIGURES
+from grpo.core.metric_format import METRIC_LABELS
 from grpo.core.metric_names import SCORE_PREFIX
-from grpo.core.statistics import Interval, Paired, bootstrap, holm, paired_t, t_interval
+from grpo.core.statistics import (
+    Interval,
+    PairedDifference,
+    bootstrap_intervals,
+    holm_adjusted,
+    paired_t_test,
+    t_interval,
+)
 from grpo.reports.arms import PRIMARY, Setting, value
 from grpo.reports.sweep_results import Sweep
 from grpo.runs.record import Record
@@ -25,7 +32,7 @@ class Contrast:
     """A setting less the baseline, over the seeds that both have."""
 
     setting: Setting
-    paired: Paired
+    paired: PairedDifference
     p_holm: float  # adjusted for the settings that are compared with the baseline in this figure
 
     @property
@@ -46,8 +53,8 @@ def contrasts(sweep: Sweep, baseline: Setting, figure: str = PRIMARY) -> dict[st
         values = setting.values(figure)
         if setting is not baseline and (seeds := [seed for seed in values if seed in base]):
             settings.append(setting)
-            found.append(paired_t([values[seed] for seed in seeds], [base[seed] for seed in seeds]))
-    adjusted = holm([paired.p for paired in found])
+            found.append(paired_t_test([values[seed] for seed in seeds], [base[seed] for seed in seeds]))
+    adjusted = holm_adjusted([paired.p for paired in found])
     return {
         each.name: Contrast(each, *of) for each, of in zip(settings, zip(found, adjusted, strict=True), strict=True)
     }
@@ -75,7 +82,7 @@ def over_problems(sweep: Sweep, baseline: Setting) -> dict[str, dict[str, Interv
         if len(changes) < len(pairs) or not all(each.index.equals(changes[0].index) for each in changes):
             continue
         change = sum(changes[1:], changes[0]).dropna(axis="columns") / len(changes)
-        intervals = bootstrap(change.to_numpy(dtype=np.float64).T)
+        intervals = bootstrap_intervals(change.to_numpy(dtype=np.float64).T)
         found[setting.name] = dict(zip(change.columns, intervals, strict=True))
     return found
 
@@ -88,7 +95,7 @@ def _problems(record: Record) -> pd.DataFrame | None:
     except (OSError, ValueError, KeyError):
         return None
     table = table.rename(columns={"tokens": "mean_completion_tokens"})
-    figures = [name for name in table if name in FIGURES or str(name).startswith(SCORE_PREFIX)]
+    figures = [name for name in table if name in METRIC_LABELS or str(name).startswith(SCORE_PREFIX)]
     return table[figures].astype(np.float64).groupby(level=[0, 1, 2]).mean()
 
 
@@ -98,7 +105,7 @@ class Level:
 
     name: str
     by_seed: dict[int, float]  # the mean over the other factors' levels
-    paired: Paired | None  # less the first level; None of the first
+    paired: PairedDifference | None  # less the first level; None of the first
     p_holm: float  # adjusted for the factor's levels
 
     @property
@@ -145,9 +152,10 @@ def _effect(sweep: Sweep, baseline: Setting, factor: str, figure: str) -> Effect
         for name in names
     }
     first, *rest = names
-    paired = [paired_t([*means[name].values()], [*means[first].values()]) for name in rest]
+    paired = [paired_t_test([*means[name].values()], [*means[first].values()]) for name in rest]
     levels = [Level(first, means[first], None, nan)] + [
-        Level(name, means[name], of, p) for name, of, p in zip(rest, paired, holm([of.p for of in paired]), strict=True)
+        Level(name, means[name], of, p)
+        for name, of, p in zip(rest, paired, holm_adjusted([of.p for of in paired]), strict=True)
     ]
     return Effect(factor, levels, left_out)
 

@@ -10,10 +10,10 @@ from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from grpo.core.metric_format import interval, shown, with_unit
-from grpo.core.statistics import Paired
-from grpo.core.tables import facts, table_of
-from grpo.core.text import p_value, printable, signed
+from grpo.core.metric_format import format_interval, format_metric, label_and_formatter
+from grpo.core.statistics import PairedDifference
+from grpo.core.tables import empty_table, key_value_table
+from grpo.core.text import format_p_value, printable, with_sign
 from grpo.reports.arms import PRIMARY, Setting, clipped
 from grpo.reports.sweep_results import Sweep, Undone, choose
 from grpo.reports.sweep_statistics import Trial, contrasts, mean_right, trials
@@ -35,7 +35,7 @@ def settings_table(sweep: Sweep, baseline: Setting | None = None) -> RenderableT
         if names := [job.folder for job in sweep.undone if job.state == state]:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             missing[f"{len(names)}  {state}"] = f"{', '.join(names[:5])}{more}"
-    return Group(*parts, facts(missing)) if missing else Group(*parts)
+    return Group(*parts, key_value_table(missing)) if missing else Group(*parts)
 
 
 def _about(job: Undone) -> str:
@@ -54,7 +54,7 @@ def shown_settings(sweep: Sweep, baseline: Setting, most: int) -> list[Setting]:
 
 
 def _settings_table(sweep: Sweep, baseline: Setting) -> list[RenderableType]:
-    table = table_of("seeds", "correct", "difference", "95% interval", "Holm p")
+    table = empty_table("seeds", "correct", "difference", "95% interval", "Holm p")
     table.columns[0].header = "setting"
     found, settings = contrasts(sweep, baseline), shown_settings(sweep, baseline, MOST)
     names = [printable(setting.beside(baseline)) for setting in settings]
@@ -66,10 +66,10 @@ def _settings_table(sweep: Sweep, baseline: Setting) -> list[RenderableType]:
         cells = ["baseline" if setting is baseline else "", "", ""]
         if contrast := found.get(setting.name):
             cells = [
-                signed(shown(PRIMARY)[1](contrast.paired.difference)),
+                with_sign(label_and_formatter(PRIMARY)[1](contrast.paired.difference)),
                 *_uncertain(contrast.paired, contrast.p_holm),
             ]
-        table.add_row(label, str(len(setting.runs)), with_unit(PRIMARY, mean_right(setting)), *cells)
+        table.add_row(label, str(len(setting.runs)), format_metric(PRIMARY, mean_right(setting)), *cells)
     table.caption = "correct: inside <answer>, mean over seeds; paired t intervals with the seed as unit"
     table.caption_justify = "left"
     if len(sweep.factors) > 1:
@@ -83,25 +83,29 @@ def _labels(names: Sequence[str], room: int = 32) -> tuple[list[Text], list[Rend
     if longest_word <= room and max(map(cell_len, names), default=0) <= 2 * room:
         return [Text(name) for name in names], []
     numbers = [str(number) for number in range(1, len(names) + 1)]
-    return [Text(number) for number in numbers], [facts(dict(zip(numbers, names, strict=True)))]
+    return [Text(number) for number in numbers], [key_value_table(dict(zip(numbers, names, strict=True)))]
 
 
 def _left_out(all_of: int, shown_of: int, what: str) -> list[RenderableType]:
     return [Text(f"The best {shown_of} of {all_of} {what}; all are in sweep.csv.")] if shown_of < all_of else []
 
 
-def _uncertain(paired: Paired, p_holm: float) -> tuple[str, str]:
-    return ("unknown", "") if isnan(paired.p) else (interval(PRIMARY, paired.low, paired.high), p_value(p_holm))
+def _uncertain(paired: PairedDifference, p_holm: float) -> tuple[str, str]:
+    return (
+        ("unknown", "")
+        if isnan(paired.p)
+        else (format_interval(PRIMARY, paired.low, paired.high), format_p_value(p_holm))
+    )
 
 
 def _trials_table(sweep: Sweep) -> list[RenderableType]:
-    table = table_of(*(shown(figure)[0] for figure in sweep.maximize))
+    table = empty_table(*(label_and_formatter(figure)[0] for figure in sweep.maximize))
     table.columns[0].header = "trial"
     found, total = shown_trials(sweep, MOST), len(sweep.trials)
     labels, legend = _labels([printable(f"{trial.folder}  {clipped(trial.name, 300)}") for trial in found])
     for trial, label in zip(found, labels, strict=True):
         cells = [
-            "" if each is None else with_unit(figure, each)
+            "" if each is None else format_metric(figure, each)
             for figure, each in zip(sweep.maximize, trial.values, strict=True)
         ]
         table.add_row(label, *cells, style="bold" if trial.best else None)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo.core.console import console, say
-from grpo.core.tables import facts
+from grpo.core.tables import key_value_table
 from grpo.core.text import printable
 from grpo.rewards.advantages import Floats
 from grpo.rewards.completion_scores import Scored
@@ -27,7 +27,7 @@ def print_probes(weights: str, measured: Measured, found: Sequence[Finding]) -> 
     best, top = measured.best, measured.parts.max(axis=0).sum()
     reached = "" if measured.total(best.name) >= top - measured.rounding else f" of {number(top)}"
     score = f"{number(measured.total(best.name))}{reached}, attained by '{best.name}':\n{shown(best.completion)}"
-    say(facts({"weights": weights, "best": score}))
+    say(key_value_table({"weights": weights, "best": score}))
     say(_probes_table(measured, found))
     say(_changes_table(measured))
 
@@ -140,7 +140,7 @@ def print_completions(weights: str, scored: Scored) -> None:
     totals = scored.totals
     for title, place in (("best", int(np.argmax(totals))), ("worst", int(np.argmin(totals)))):
         lines[title] = f"{number(totals[place])}: {shown(scored.completions[place])}"
-    say(facts(lines))
+    say(key_value_table(lines))
     say(_distribution_table(scored))
     say(_variance_table(scored))
 

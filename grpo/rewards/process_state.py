@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from grpo.core.signals import CAUGHT
+from grpo.core.signals import HANDLED_SIGNALS
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def _restorers() -> Iterator[Callable[[], object]]:
     yield lambda: random.setstate(numbers)
     yield lambda: decimal.setcontext(context)
     if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
-        handlers = {number: signal.getsignal(number) for number in (*CAUGHT, signal.SIGALRM)}
+        handlers = {number: signal.getsignal(number) for number in (*HANDLED_SIGNALS, signal.SIGALRM)}
         timer = signal.getitimer(signal.ITIMER_REAL)
         yield lambda: _signals(handlers, timer)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grpo.core.errors import UserError
-from grpo.core.signals import Stopped
+from grpo.core.signals import StoppedBySignal
 from grpo.rewards import built_in, verbatim  # noqa: F401  (importing them registers their rewards)
 from grpo.rewards.process_state import unchanged
 from grpo.rewards.registry import REWARDS
@@ -38,7 +38,7 @@ def load_reward_files(files: Sequence[str]) -> None:
         try:
             with unchanged(seed=0):
                 file.load()
-        except (KeyboardInterrupt, Stopped):
+        except (KeyboardInterrupt, StoppedBySignal):
             raise
         except UserError as error:
             raise UserError(f"reward_files: {path}: {error}") from error

@@ -16,7 +16,7 @@ from numbers import Real
 from typing import Any
 
 from grpo.core.errors import UserError
-from grpo.core.signals import Stopped
+from grpo.core.signals import StoppedBySignal
 from grpo.rewards.process_state import unchanged
 from grpo.rewards.registry import ARGUMENTS, REWARDS, RULE
 from grpo.rewards.reward_files import BUILT_IN, SOURCES
@@ -120,7 +120,7 @@ def _named(name: str, completions: Sequence[str], done: list[Any], which: str = 
     """Name the reward, the line and the completion in what user code raises, after so many completions were `done`."""
     try:
         yield
-    except (KeyboardInterrupt, Stopped):
+    except (KeyboardInterrupt, StoppedBySignal):
         raise
     except BaseException as error:  # timeouts of some libraries are not an `Exception`
         completion = completions[len(done)]

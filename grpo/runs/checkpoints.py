@@ -10,7 +10,7 @@ from typing import Any
 
 from grpo.core import distributed
 from grpo.core.errors import UserError
-from grpo.core.files import file_sha256, json_object, read, write_json, written_aside
+from grpo.core.files import atomic_write, file_sha256, parse_file, parse_json_object, write_json
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
@@ -123,7 +123,7 @@ def damage(checkpoint: Path) -> str | None:
 def _holds(path: Path, key: str, kind: type) -> bool:
     """Whether a file is a JSON object with a value of that `kind` under `key`."""
     try:
-        return isinstance(read(path, json_object).get(key), kind)
+        return isinstance(parse_file(path, parse_json_object).get(key), kind)
     except UserError:
         return False
 
@@ -146,7 +146,7 @@ def put_back(checkpoint: Path | None, run: Path) -> list[str]:
         (run / name).unlink(missing_ok=True)
         if checkpoint and (kept := checkpoint / "records" / name).is_file():
             (run / name).parent.mkdir(exist_ok=True)
-            with written_aside(run / name) as partial:
+            with atomic_write(run / name) as partial:
                 shutil.copyfile(kept, partial)
     if checkpoint is None:
         return []
@@ -169,7 +169,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         UserError: it is damaged.
     """
-    content = read(path, json_object)
+    content = parse_file(path, parse_json_object)
     if fault := provenance_fault({"resumed": None, "settings": None} | content):
         raise UserError(f"{path} is damaged: {fault}.")
     return content

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from grpo.core.errors import UserError
-from grpo.core.paths import shortest
+from grpo.core.paths import display_path
 
 LOCK = ".lock"
 
@@ -27,7 +27,7 @@ def owned(folder: Path, kind: str = "run") -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"{shortest(folder)} is in use by another {kind}; wait for that, or give this one another folder, "
+            f"{display_path(folder)} is in use by another {kind}; wait for that, or give this one another folder, "
             f"hydra.{kind}.dir=FOLDER."
         ) from error
     try:

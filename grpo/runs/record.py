@@ -8,8 +8,8 @@ import pandas as pd
 import yaml
 
 from grpo.core import files
-from grpo.core.errors import UserError, first_line, kind_of
-from grpo.core.files import read_lines
+from grpo.core.errors import UserError, first_line, json_type_name
+from grpo.core.files import read_json_lines
 from grpo.core.metric_names import REWARD, VALIDATION_ACCURACY
 from grpo.runs.results import results_of
 from grpo.runs.settings import require_run
@@ -47,7 +47,7 @@ def read(folder: Path) -> Record:
     if not settings.keys() >= {"prompts_per_step", "max_completion_length", "model", "data", "seed"}:
         raise UserError(f"{folder} is not the folder of a training run, which is all that a report is about.")
     results = results_of(folder)
-    lines = read_lines(folder / "metrics.jsonl", {"step"})
+    lines = read_json_lines(folder / "metrics.jsonl", {"step"})
     logged = [line for line in lines if "alarm" not in line]
     metrics = pd.DataFrame(logged, columns=None if logged else ["step"])
     try:
@@ -63,7 +63,7 @@ def read(folder: Path) -> Record:
         metrics[metrics[REWARD].notna()] if REWARD in metrics else metrics[:0],
         metrics[metrics[VALIDATION_ACCURACY].notna()] if VALIDATION_ACCURACY in metrics else metrics[:0],
         [line for line in lines if "alarm" in line],
-        read_lines(folder / "transcripts.jsonl", {"step", "question", "gold", "completion"}),
+        read_json_lines(folder / "transcripts.jsonl", {"step", "question", "gold", "completion"}),
     )
 
 
@@ -81,7 +81,7 @@ def _there(path: Path, kind: type) -> Any:
     def parse(text: str) -> Any:
         content = yaml.load(text, loader)
         if not isinstance(content, kind):
-            raise ValueError(f"it holds {kind_of(content)}, not {kind_of(kind())}")
+            raise ValueError(f"it holds {json_type_name(content)}, not {json_type_name(kind())}")
         return content
 
-    return files.read(path, parse) if path.is_file() else None
+    return files.parse_file(path, parse) if path.is_file() else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.core.errors import UserError
-from grpo.core.files import json_object, read
+from grpo.core.files import parse_file, parse_json_object
 from grpo.runs.checkpoints import provenance_fault
 from grpo.runs.run_dir import ERROR
 
@@ -39,7 +39,7 @@ def results_of(folder: Path) -> dict[str, Any] | None:
     path = folder / "results.json"
     if not path.is_file():
         return None
-    results = read(path, json_object)
+    results = parse_file(path, parse_json_object)
     if missing := sorted(RESULTS.keys() - results.keys()):
         raise UserError(
             f"{path} is damaged, or was written by another version of this project: it has no {', '.join(missing)}."

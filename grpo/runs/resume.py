@@ -12,7 +12,7 @@ from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
 from grpo.core.errors import UserError
-from grpo.core.paths import shortest
+from grpo.core.paths import display_path
 from grpo.runs.checkpoints import RECORDS, newest_whole, put_back, ranks_of, sharding_of, step_of
 from grpo.runs.results import results_of
 from grpo.runs.run_dir import ERROR, quoted
@@ -74,9 +74,10 @@ def find_checkpoint(folder: Path, config: Config) -> Resumption:
             (distributed.world_size(), distributed.strategy()),
         )
         if before != now:
-            again = f"{distributed.launch_command(*before)} resume={quoted(Path(shortest(folder)))}"
+            again = f"{distributed.launch_command(*before)} resume={quoted(Path(display_path(folder)))}"
             raise UserError(
-                f"{shortest(folder)} was trained by {_processes(*before)}, each with random numbers of its own, and "
+                f"{display_path(folder)} was trained by {_processes(*before)}, each with random numbers of its own, "
+                f"and "
                 f"cannot go on with {_processes(*now)}: {again}"
             )
     if config.max_steps is not None and config.max_steps < found.step:
@@ -105,8 +106,8 @@ def to_complete(folder: Path, config: Config) -> Resumption | None:
     assert results is not None
     if found.step != results["steps"]:
         raise UserError(
-            f"{shortest(folder)} is finished, but {', '.join(gone)} is missing, and there is no checkpoint of step "
-            f"{results['steps']} to write it from. To run it again: python -m grpo.reproduce {shortest(folder)}"
+            f"{display_path(folder)} is finished, but {', '.join(gone)} is missing, and there is no checkpoint of step "
+            f"{results['steps']} to write it from. To run it again: python -m grpo.reproduce {display_path(folder)}"
         )
     say(f"Missing, and written again: {', '.join(gone)}.")
     return found
@@ -128,7 +129,7 @@ def cut_back(found: Resumption) -> None:
     (folder / ERROR).unlink(missing_ok=True)
     for each, wrong in found.damaged.items():
         aside = each.rename(each.with_name(f"damaged-{each.name}"))
-        say(f"{each.name} is damaged ({wrong}); it is left out, as {shortest(aside)}.")
+        say(f"{each.name} is damaged ({wrong}); it is left out, as {display_path(aside)}.")
     for path in (*folder.glob("completions/step_*.parquet"), *folder.glob("evaluations/step_*")):
         step = re.fullmatch(r"step_(\d+)", path.stem)
         if step and int(step[1]) > found.step:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config import overrides as typed_overrides
-from grpo.core.errors import UserError, shortened
+from grpo.core.errors import UserError, shorten
 from grpo.core.paths import path_fault
 from grpo.runs.resume_settings import is_free
 from grpo.runs.run_dir import followed, quoted
@@ -37,7 +37,7 @@ def going_on(arguments: Sequence[str]) -> list[str]:
             "resume: goes on with one run. A sweep goes on with its own command and hydra.sweep.dir=FOLDER, its folder."
         )
     if fault := path_fault(value):
-        raise UserError(f"resume={shortened(value)}: {fault}.")
+        raise UserError(f"resume={shorten(value)}: {fault}.")
     folder = followed(Path(value).expanduser())
     saved = overrides_of(folder)
     require_trust(

@@ -12,9 +12,9 @@ from grpo.config.keys import flatten
 from grpo.config.schema import Config
 from grpo.config.validation import check_config
 from grpo.core.errors import UserError
-from grpo.core.paths import shortest
-from grpo.core.redact import sources
-from grpo.core.text import written
+from grpo.core.paths import display_path
+from grpo.core.redact import to_interpolations
+from grpo.core.text import format_setting
 from grpo.runs.settings import key_of, overrides_of, settings_of
 
 # The settings, and the group of settings, that can be changed when a run is resumed.
@@ -50,7 +50,7 @@ def resume(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
         changed = next((each for each in below if here.get(each) != saved.get(each)), None)
         if key not in OF_COMMAND and (changed or not below):
             name = "" if changed == key else f"{changed}="
-            kept = f" (here {name}{written(sources(saved[changed]))})" if changed in saved else ""
+            kept = f" (here {name}{format_setting(to_interpolations(saved[changed]))})" if changed in saved else ""
             raise UserError(
                 f"{override}: a run that is resumed keeps its settings{kept}; only max_steps, num_train_epochs and "
                 "tracking can be changed. For other settings, start a new run."
@@ -81,7 +81,8 @@ def same_job(folder: Path, composed: Config) -> Config:
     for key in here.keys() | saved.keys():
         if saved.get(key) != here.get(key):
             raise UserError(
-                f"{shortest(folder)} holds a job of another sweep: {key} is {sources(saved.get(key))} there "
-                f"and {sources(here.get(key))} here. Give this sweep another folder, hydra.sweep.dir=FOLDER."
+                f"{display_path(folder)} holds a job of another sweep: {key} is {to_interpolations(saved.get(key))} "
+                f"there "
+                f"and {to_interpolations(here.get(key))} here. Give this sweep another folder, hydra.sweep.dir=FOLDER."
             )
     return composed

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from grpo.config import overrides as typed_overrides
 from grpo.core.errors import UserError
-from grpo.core.paths import shortest
+from grpo.core.paths import display_path
 
 SWEEP = "sweep.json"  # what the jobs of a sweep are, in its folder
 ERROR = "error.txt"  # why a job of a sweep has no results, in its own
@@ -31,12 +31,14 @@ def refuse_used(folder: Path, setting: str) -> None:
     """
     if holds_run(folder) or holds_sweep(folder):
         what = "run" if holds_run(folder) else "sweep"
-        raise UserError(f"{shortest(folder)} holds a {what}, which is not overwritten; give another folder, {setting}.")
+        raise UserError(
+            f"{display_path(folder)} holds a {what}, which is not overwritten; give another folder, {setting}."
+        )
 
 
 def followed(folder: Path) -> Path:
     """The folder that a link such as `outputs/latest` points to."""
-    return Path(shortest(folder.resolve())) if folder.is_symlink() else folder
+    return Path(display_path(folder.resolve())) if folder.is_symlink() else folder
 
 
 def point_latest(folder: Path) -> None:

@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from grpo.config.composition import UnsetVariable, config_from_saved
 from grpo.config.samplers import evaluation_rollout
 from grpo.config.schema import CommonConfig, Config, ModelConfig
-from grpo.core.errors import UserError, shortened
-from grpo.core.files import read, written_aside, yaml_settings
-from grpo.core.redact import masked_overrides, stored
+from grpo.core.errors import UserError, shorten
+from grpo.core.files import atomic_write, parse_file, parse_yaml
+from grpo.core.redact import mask_overrides, redacted
 from grpo.runs.run_dir import holds_sweep
 from grpo.runs.trust import sign
 
@@ -27,21 +27,21 @@ from grpo.runs.trust import sign
 def save_settings(folder: Path, config: Config, overrides: Sequence[str], hydra: DictConfig | None = None) -> None:
     """Write `.hydra/`: the composed settings, what was typed, Hydra's own, and the signature of those that run code."""
     (folder / ".hydra").mkdir(exist_ok=True)
-    settings = stored(asdict(config))
+    settings = redacted(asdict(config))
     sign(folder, settings)
     for name, content in (
         ("hydra", unresolved(hydra)),
-        ("overrides", masked_overrides(overrides)),
+        ("overrides", mask_overrides(overrides)),
         ("config", settings),
     ):
         if content is not None:
-            with written_aside(folder / ".hydra" / f"{name}.yaml") as partial:
+            with atomic_write(folder / ".hydra" / f"{name}.yaml") as partial:
                 OmegaConf.save(OmegaConf.create(content), partial)
 
 
 def unresolved(hydra: DictConfig | None) -> Any:
     """Hydra's own settings as they are stored: with their interpolations, and without secrets."""
-    return None if hydra is None else stored(OmegaConf.to_container(hydra, resolve=False))
+    return None if hydra is None else redacted(OmegaConf.to_container(hydra, resolve=False))
 
 
 def overrides_of(folder: Path) -> list[str]:
@@ -52,7 +52,7 @@ def overrides_of(folder: Path) -> list[str]:
     """
     path = folder / ".hydra" / "overrides.yaml"
     try:
-        listed: Any = read(path, lambda text: OmegaConf.to_container(yaml_settings(text)))
+        listed: Any = parse_file(path, lambda text: OmegaConf.to_container(parse_yaml(text)))
         typed = [str(each) for each in listed]
         parsed = OverridesParser.create().parse_overrides(typed)
     except OSError as error:
@@ -64,7 +64,7 @@ def overrides_of(folder: Path) -> list[str]:
         require_run(folder)
         raise UserError(f"{path} is missing.") from error
     except OverrideParseException as error:
-        raise UserError(f"{path} is damaged: {shortened(error.override)} is not a setting.") from error
+        raise UserError(f"{path} is damaged: {shorten(error.override)} is not a setting.") from error
     except (TypeError, HydraException) as error:
         raise UserError(f"{path} is damaged: it holds no list of settings.") from error
     for override, each in zip(typed, parsed, strict=True):
@@ -144,7 +144,7 @@ def saved_settings(folder: Path) -> dict[str, Any]:
     """
     require_run(folder)
     saved = folder / ".hydra" / "config.yaml"
-    settings: Any = read(saved, lambda text: OmegaConf.to_container(yaml_settings(text)))
+    settings: Any = parse_file(saved, lambda text: OmegaConf.to_container(parse_yaml(text)))
     if not isinstance(settings, dict):
         raise UserError(f"{saved} is damaged: it holds no settings.")
     return settings

@@ -18,9 +18,9 @@ from typing import Any
 from grpo.core.console import say
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, write_json
-from grpo.core.paths import shortest
+from grpo.core.paths import display_path
 from grpo.core.redact import VARIABLE
-from grpo.core.text import printable, written
+from grpo.core.text import format_setting, printable
 
 SIGNATURE = "signature.json"  # in .hydra/ of a run directory
 KEY_BYTES = 32
@@ -62,7 +62,8 @@ def require_trust(
         return _drop_bytecode(folder, settings)
     lines = "".join(f"\n  {printable(line).replace(chr(10), chr(92) + 'n')}" for line in executed)
     raise UserError(
-        f"{shortest(folder)}: {reason}, and its settings would execute code or read your environment:{lines}\n{again}"
+        f"{display_path(folder)}: {reason}, and its settings would execute code or read your "
+        f"environment:{lines}\n{again}"
     )
 
 
@@ -87,7 +88,8 @@ def refuse_links(folder: Path, trusted: bool = False) -> None:
             if symbolic or hard:
                 kind = "symbolic" if symbolic else "hard"
                 raise UserError(
-                    f"{printable(shortest(path))} is a {kind} link: what is written there changes a file or a folder "
+                    f"{printable(display_path(path))} is a {kind} link: what is written there changes a file or a "
+                    f"folder "
                     "elsewhere, and nothing has been written. Put a copy in its place; for "
                     "a link of your own in the folder of a run, add trust_run=true."
                 )
@@ -104,7 +106,7 @@ def sign(folder: Path, settings: dict[str, Any]) -> None:
         key = _key(create=True)
     except (OSError, RuntimeError) as error:
         say(
-            f"Warning: {shortest(folder)} is not signed, because there is no key ({error}). The run continues; to "
+            f"Warning: {display_path(folder)} is not signed, because there is no key ({error}). The run continues; to "
             "resume it, add trust_run=true."
         )
         return
@@ -167,9 +169,9 @@ def _described(folder: Path, settings: dict[str, Any], policy: bool) -> Iterator
             for name in value if isinstance(value, list) else [value]:
                 yield key, f"reward_files: {_absolute(name)}"
         elif key == "model.trust_remote_code":
-            yield key, f"model.trust_remote_code={written(value)}: the Python code of {model}"
+            yield key, f"model.trust_remote_code={format_setting(value)}: the Python code of {model}"
         elif key == "model.trust_pickle":
-            yield key, f"model.trust_pickle={written(value)}: the pickled weights of {model}"
+            yield key, f"model.trust_pickle={format_setting(value)}: the pickled weights of {model}"
         elif key == "rollout.server":
             yield key, f"rollout.server={value}: weights and prompts are sent there, pickled objects come back"
         elif isinstance(value, str) and "${" in value:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo.core.errors import UserError
-from grpo.core.paths import shortest
-from grpo.core.text import duration
+from grpo.core.paths import display_path
+from grpo.core.text import format_duration
 from grpo.runs.results import results_of
 from grpo.sweeps.jobs import Job
 
@@ -30,11 +30,11 @@ def how_long(jobs: Sequence[Job], parallel: int, stated: float | None) -> str | 
         apart = sum(phases.values()) - phases["train"] - phases["start"]
         start, problems = phases["start"], results["problems"]["train"]
         seconds = [apart + (job.steps(problems) or 0) * step * job.completions / completions for job in jobs]
-        source = f"{step:.2g} s a step of {completions} completions, as in {shortest(folder)}"
+        source = f"{step:.2g} s a step of {completions} completions, as in {display_path(folder)}"
     if not seconds or not all(seconds):
         return None
     whole = start + max(sum(seconds) / parallel, *seconds)
-    return f"about {duration(whole)}, by {source}"
+    return f"about {format_duration(whole)}, by {source}"
 
 
 def earlier_run(job: Job) -> tuple[Path, dict[str, Any]] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from grpo.core.metric_format import with_unit
+from grpo.core.metric_format import format_metric
 from grpo.core.metric_names import REWARD
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def in_words(end: dict[str, Any] | str) -> str:
     if isinstance(end, str):
         return f"failed: {shorten(end, 300, placeholder=' ...')}"
     after = end["after"]
-    right, form = (with_unit(name, after[name]) for name in ("accuracy_strict", "strict_format"))
+    right, form = (format_metric(name, after[name]) for name in ("accuracy_strict", "strict_format"))
     seconds = sum(end["seconds"].values())
     early = f"; ended by {end['stopped_by']} after step {end['steps']}" if end["stopped_by"] else ""
     return f"{right} right, exact format {form}, {seconds:.0f} s{early}"

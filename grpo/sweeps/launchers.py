@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from grpo.config.schema import Config
-from grpo.core.device import cores
+from grpo.core.device import usable_cores
 from grpo.core.errors import UserError
 from grpo.sweeps.job_state import LOOK
 from grpo.sweeps.submitit_jobs import Call, submissions, submit_locally
@@ -67,7 +67,7 @@ def at_once(launcher: Launcher, wanted: int | None, jobs: int, config: Config) -
     if wanted is None and kind(launcher) == "SlurmLauncher":
         wanted = min(jobs, launcher.params["array_parallelism"])  # type: ignore[attr-defined]
     if wanted is None:
-        wanted = 1 if config.device == "cuda" else max(1, min(jobs, cores() // (config.threads or 1)))
+        wanted = 1 if config.device == "cuda" else max(1, min(jobs, usable_cores() // (config.threads or 1)))
     if wanted > 1 and config.rollout.name == "vllm_server":
         raise UserError(
             f"rollout=vllm_server: {wanted} jobs at once would send their weights to one server, which holds those of "
@@ -107,7 +107,7 @@ def shared_cores(parallel: int) -> Iterator[None]:
     """Processes that are started meanwhile take an equal part of the cores each, where `threads` says nothing."""
     given = os.environ.get("OMP_NUM_THREADS")
     if parallel > 1 and given is None:
-        os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // parallel))
+        os.environ["OMP_NUM_THREADS"] = str(max(1, usable_cores() // parallel))
     try:
         yield
     finally:

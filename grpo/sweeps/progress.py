@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from grpo.core.console import show
-from grpo.core.progress import FIRST_SECONDS, QUIET_SECONDS
-from grpo.core.text import duration, printable
+from grpo.core.console import print_message
+from grpo.core.progress import FIRST_LINE_SECONDS, LINE_INTERVAL_SECONDS
+from grpo.core.text import format_duration, printable
 from grpo.runs.results import forget, outcome
 from grpo.runs.resume import is_done
 from grpo.sweeps.job_state import LOOK, in_words, last_step, last_written, state
@@ -40,7 +40,7 @@ class Account:
         self.since: tuple[float, float] | None = None  # when the first step was seen, and the share then
 
     def say(self, text: str) -> None:
-        show(text, self.terminal)
+        print_message(text, self.terminal)
         self.latest = time.monotonic()
 
     @contextmanager
@@ -79,7 +79,7 @@ class Account:
 
         live = Live(get_renderable=picture, console=self.terminal, transient=True)
         with live if self.terminal.is_terminal else nullcontext():
-            last, pause = False, FIRST_SECONDS
+            last, pause = False, FIRST_LINE_SECONDS
             while not last:
                 last = over.wait(LOOK)  # what was written until then is looked at once more
                 for job in jobs:
@@ -90,12 +90,12 @@ class Account:
                 seconds = self._left(share)
                 if self.untold and seconds and not last:
                     self.untold = False
-                    self.say(f"time    about {duration(seconds)}, by the first steps")
+                    self.say(f"time    about {format_duration(seconds)}, by the first steps")
                 done = f"{len(self.ended)} of {self.total} jobs done"
                 bar.update(task, completed=share, description=done)
                 silent = time.monotonic() - self.latest
                 if running and not last and not self.terminal.is_terminal and silent >= pause:
-                    pause, more = QUIET_SECONDS, f"; and {len(running) - 1} more" if len(running) > 1 else ""
+                    pause, more = LINE_INTERVAL_SECONDS, f"; and {len(running) - 1} more" if len(running) > 1 else ""
                     self.say(f"{done}; {running[0]}{more}")
 
     def _running(self, jobs: Sequence[Job], before: Mapping[Path, float | None]) -> list[str]:
@@ -109,7 +109,7 @@ class Account:
 
     def _line(self, job: Job, result: str) -> None:
         seconds = self._left(self._share())
-        left = f"; about {duration(seconds)} left" if seconds else ""
+        left = f"; about {format_duration(seconds)} left" if seconds else ""
         self.say(f"[{self.jobs.index(job) + 1}/{self.total}] {job.name}: {result}{left}")
 
     def _left(self, share: float) -> float | None:

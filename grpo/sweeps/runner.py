@@ -21,14 +21,14 @@ from grpo.config.application import Command
 from grpo.config.composition import load_sweeper
 from grpo.config.schema import SweeperConfig
 from grpo.core import distributed
-from grpo.core.console import show
+from grpo.core.console import print_message
 from grpo.core.errors import UserError, first_line
-from grpo.core.files import json_object, read, write_json, written_aside
-from grpo.core.paths import shortest
-from grpo.core.progress import doing
-from grpo.core.redact import masked_overrides
-from grpo.core.signals import Signals, Stopped
-from grpo.core.tables import heading
+from grpo.core.files import atomic_write, parse_file, parse_json_object, write_json
+from grpo.core.paths import display_path
+from grpo.core.progress import spinner
+from grpo.core.redact import mask_overrides
+from grpo.core.signals import SignalHandler, StoppedBySignal
+from grpo.core.tables import run_header
 from grpo.core.text import plural
 from grpo.runs.lock import in_use, owned
 from grpo.runs.results import outcome
@@ -103,10 +103,10 @@ class Sweep:
         with ExitStack() as entered:
             entered.enter_context(self._stoppable())
             entered.enter_context(owned(self.folder, "sweep"))
-            entered.enter_context(Signals())
+            entered.enter_context(SignalHandler())
             self._refuse_folder()
             point_latest(self.folder)
-            with written_aside(self.folder / "multirun.yaml") as partial:
+            with atomic_write(self.folder / "multirun.yaml") as partial:
                 OmegaConf.save(OmegaConf.create(unresolved(self.master)), partial)
             self.write()
             self._entered = entered.pop_all()
@@ -119,12 +119,12 @@ class Sweep:
     def _stoppable(self) -> Iterator[None]:
         try:
             yield
-        except (Stopped, KeyboardInterrupt) as error:
-            number = error.number if isinstance(error, Stopped) else signal.SIGINT
-            again = f"type the sweep's command again with hydra.sweep.dir={quoted(Path(shortest(self.folder)))}"
+        except (StoppedBySignal, KeyboardInterrupt) as error:
+            number = error.number if isinstance(error, StoppedBySignal) else signal.SIGINT
+            again = f"type the sweep's command again with hydra.sweep.dir={quoted(Path(display_path(self.folder)))}"
             queued = " Its jobs stay in Slurm's queue." if kind(self.launcher) == "SlurmLauncher" else ""
             name = signal.Signals(number).name
-            raise Stopped(number, f"The sweep was stopped by {name}.{queued} To go on, {again}") from error
+            raise StoppedBySignal(number, f"The sweep was stopped by {name}.{queued} To go on, {again}") from error
 
     def add(self, job: Job) -> None:
         """A job that was not known at the start."""
@@ -134,7 +134,7 @@ class Sweep:
 
     def write(self) -> None:
         jobs = [{"folder": self._name(job), "name": job.name, "overrides": list(job.overrides)} for job in self.jobs]
-        command = shlex.join(["python", "-m", "grpo.train", *masked_overrides(Command.current.typed)])
+        command = shlex.join(["python", "-m", "grpo.train", *mask_overrides(Command.current.typed)])
         write_json(self.folder / SWEEP, {"command": command, **self.record, "jobs": jobs})
 
     def _name(self, job: Job) -> str:
@@ -152,7 +152,7 @@ class Sweep:
 
     def _refuse_folder(self) -> None:
         if holds_run(self.folder):
-            raise UserError(f"{shortest(self.folder)} holds a run; give the sweep another, hydra.sweep.dir=FOLDER.")
+            raise UserError(f"{display_path(self.folder)} holds a run; give the sweep another, hydra.sweep.dir=FOLDER.")
         self._refuse_another()
         for number, job in enumerate(self.jobs):
             self._refuse_place(job, self.jobs[:number])
@@ -163,12 +163,13 @@ class Sweep:
             runs = {each.parent.parent for each in self.folder.glob("**/.hydra/config.yaml")}
             if others := sorted(runs - {job.folder for job in self.jobs}):
                 raise UserError(
-                    f"{shortest(self.folder)} holds other runs, {shortest(others[0])} among them; give the sweep a "
+                    f"{display_path(self.folder)} holds other runs, {display_path(others[0])} among them; give the "
+                    f"sweep a "
                     "folder of its own, hydra.sweep.dir=FOLDER."
                 )
             return
         try:
-            there = read(path, json_object)
+            there = parse_file(path, parse_json_object)
             before = [" ".join(job["overrides"]) for job in there["jobs"]]
         except (UserError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged; give the sweep another folder, hydra.sweep.dir=FOLDER.") from error
@@ -176,7 +177,7 @@ class Sweep:
         record = {name: there.get(name) for name in self.record}
         if (self.jobs and before != here) or record != self.record:
             raise UserError(
-                f"{shortest(self.folder)} holds another sweep, of {len(before)} jobs, which goes on with its own "
+                f"{display_path(self.folder)} holds another sweep, of {len(before)} jobs, which goes on with its own "
                 f"command, on record in {path.name}. Give this one a folder of its own, hydra.sweep.dir=FOLDER."
             )
 
@@ -187,12 +188,12 @@ class Sweep:
             lines["sweep"] += f": {varied}"
         if self.parallel > 1:
             lines["sweep"] += f"; {self.parallel} at once"
-        lines["folder"] = shortest(self.folder)
+        lines["folder"] = display_path(self.folder)
         if left:
             time = how_long(left, self.parallel, self.settings.step_seconds)
             lines["time"] = time or "told after the first steps; or state it, hydra.sweeper.step_seconds=SECONDS"
             self.account.untold = time is None
-        show(heading(lines), self.account.terminal)
+        print_message(run_header(lines), self.account.terminal)
 
     def launch(self, jobs: Sequence[Job]) -> None:
         """Run what is left to do of these, each in its folder; returns when none runs any more.
@@ -223,7 +224,7 @@ class Sweep:
 
     def conclude(self) -> None:
         """The table, the report, and an error where a job has no result."""
-        with doing("importing Matplotlib"):
+        with spinner("importing Matplotlib"):
             from grpo.reports.sweep_findings import verdict
             from grpo.reports.sweep_report import write_sweep_report
             from grpo.reports.sweep_results import read_sweep
@@ -231,18 +232,18 @@ class Sweep:
 
         sweep = read_sweep(self.folder)
         self.account.say("")
-        show(settings_table(sweep), self.account.terminal)
+        print_message(settings_table(sweep), self.account.terminal)
         self.account.say(verdict(sweep))
-        with doing("drawing the report"):
+        with spinner("drawing the report"):
             page = write_sweep_report(sweep)
-        self.account.say(f"Report: {shortest(page)}")
+        self.account.say(f"Report: {display_path(page)}")
         if any(self.folder.glob("*/wandb/offline-run-*")):
             self.account.say(
-                f"W&B: tracked offline. To upload: wandb sync {shortest(self.folder)}/*/wandb/offline-run-*"
+                f"W&B: tracked offline. To upload: wandb sync {display_path(self.folder)}/*/wandb/offline-run-*"
             )
         missing = [job for job in self.jobs if not is_done(job.folder, job.config)]
         if missing:
-            again = f"hydra.sweep.dir={quoted(Path(shortest(self.folder)))}"
+            again = f"hydra.sweep.dir={quoted(Path(display_path(self.folder)))}"
             raise UserError(
                 f"{len(missing)} of {len(self.jobs)} jobs {'has' if len(missing) == 1 else 'have'} no result. The same "
                 f"command with {again} runs only {'that' if len(missing) == 1 else 'those'} again."

@@ -12,8 +12,8 @@ from hydra.types import HydraContext
 
 from grpo.config.overrides import count_values
 from grpo.config.schema import Config, SearchConfig
-from grpo.core.errors import UserError, nearest
-from grpo.core.metric_format import FIGURES
+from grpo.core.errors import UserError, suggest_name
+from grpo.core.metric_format import METRIC_LABELS
 from grpo.core.metric_names import evaluated_score
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def check(settings: SearchConfig, config: Config) -> None:
             f"hydra.sweeper.maximize={settings.maximize}, minimize={settings.minimize}: give one figure or several, "
             "each once."
         )
-    known = [*FIGURES, *(evaluated_score(name) for name in config.rewards)]
+    known = [*METRIC_LABELS, *(evaluated_score(name) for name in config.rewards)]
     for name in objectives:
         if name not in known:
-            raise UserError(f"hydra.sweeper: there is no figure {name}.{nearest(name, known)}")
+            raise UserError(f"hydra.sweeper: there is no figure {name}.{suggest_name(name, known)}")

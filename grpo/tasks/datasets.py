@@ -11,7 +11,7 @@ from typing import Any
 
 from grpo.config.schema import DataConfig
 from grpo.core.errors import UserError
-from grpo.core.paths import shortest
+from grpo.core.paths import display_path
 from grpo.policy.hub import prepare_hub, unreachable
 from grpo.tasks import arithmetic
 from grpo.tasks.answers import parse_number, single_number
@@ -58,7 +58,7 @@ def _gsm8k(config: DataConfig, split: str) -> list[Example] | None:
 
 def _jsonl(config: DataConfig, split: str) -> list[Example] | None:
     assert config.path is not None
-    folder = Path(shortest(Path(config.path).expanduser()))  # settings have it absolute; messages name it as typed
+    folder = Path(display_path(Path(config.path).expanduser()))  # settings have it absolute; messages name it as typed
     files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
     if folder.is_file() or (folder.suffix == ".jsonl" and not folder.is_dir()):
         if config.train_file not in (TRAIN_FILE, folder.name):

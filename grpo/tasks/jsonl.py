@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
-from grpo.core.errors import UserError, kind_of
+from grpo.core.errors import UserError, json_type_name
 
 Made = TypeVar("Made")
 
@@ -34,7 +34,7 @@ def read_jsonl(path: Path, make: Callable[[dict[str, Any]], Made], setting: str 
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not a JSON object but {kind_of(row)}.")
+            raise UserError(f"{path}, line {number}: not a JSON object but {json_type_name(row)}.")
         try:
             yield make(row)
         except UserError as error:

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from grpo.core import distributed
-from grpo.core.signals import Signals
+from grpo.core.signals import SignalHandler
 
 
 class EvaluateCallback(TrainerCallback):
@@ -40,7 +40,7 @@ class OnTrainBegin(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """Ends training with a checkpoint after a step during which any process received a signal."""
 
-    def __init__(self, signals: Signals) -> None:
+    def __init__(self, signals: SignalHandler) -> None:
         self.signals = signals
 
     def on_step_end(self, args, state, control, **kwargs: Any) -> None:

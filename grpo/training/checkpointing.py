@@ -26,9 +26,9 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from grpo.core import distributed
 from grpo.core.console import say
-from grpo.core.device import out_of_memory
+from grpo.core.device import is_out_of_memory
 from grpo.core.errors import UserError, first_line
-from grpo.core.paths import shortest
+from grpo.core.paths import display_path
 from grpo.runs.checkpoints import PREFIX, aside, keep_records, run_state, sealed
 from grpo.training.base import BaseTrainer
 from grpo.training.callbacks import OnTrainBegin
@@ -213,14 +213,15 @@ def reading(*files: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a loader can raise anything
-        if isinstance(error, UserError) or out_of_memory(error):
+        if isinstance(error, UserError) or is_out_of_memory(error):
             raise
         names = " or ".join(file.name for file in files)
         why = first_line(error)
         if isinstance(error, UnpicklingError):
             why = "it is damaged, or holds code, which is not run"
         raise UserError(
-            f"{shortest(files[0].parent)}: {names} does not hold what a checkpoint of this run does ({why}). Delete "
+            f"{display_path(files[0].parent)}: {names} does not hold what a checkpoint of this run does ({why}). "
+            f"Delete "
             "that folder to resume from the checkpoint before it."
         ) from error
 

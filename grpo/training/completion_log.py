@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from grpo.config.schema import Config
-from grpo.core.files import written_aside
-from grpo.core.text import valid
+from grpo.core.files import atomic_write
+from grpo.core.text import replace_surrogates
 from grpo.rewards.stack import RewardStack
 from grpo.training.trackers.interface import Tracker
 
@@ -37,7 +37,7 @@ class CompletionLog:
         """Save the completions of `step`, of a run that ends at `last_step`."""
         columns, rows = self._latest(step)
         self.folder.mkdir(exist_ok=True)
-        with written_aside(self.folder / f"step_{step:06d}.parquet") as partial:
+        with atomic_write(self.folder / f"step_{step:06d}.parquet") as partial:
             pd.DataFrame(rows, columns=columns).to_parquet(partial, index=False)
         self._update_table(columns, rows, step, last_step)
 
@@ -45,7 +45,7 @@ class CompletionLog:
         """Column names, and a row for each completion of the last generation batch."""
         logs = self.trl_logs
         scores = {name: list(logs["rewards"][name]) for name in self.rewards.weights}
-        completions = [valid(messages[0]["content"]) for messages in logs["completion"]]
+        completions = [replace_surrogates(messages[0]["content"]) for messages in logs["completion"]]
         questions, golds = logs["extra"]["question"], logs["extra"]["gold"]
         columns = ["step", "question", "gold", "completion", *scores, "total", "advantage"]
         total, advantages = self.rewards.total(scores), list(logs["advantages"])

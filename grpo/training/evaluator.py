@@ -12,8 +12,8 @@ from typing import Any
 from grpo.config.samplers import ENGINES
 from grpo.config.schema import Config
 from grpo.core import distributed
-from grpo.core.files import read_lines, written_aside
-from grpo.core.progress import doing, progress
+from grpo.core.files import atomic_write, read_json_lines
+from grpo.core.progress import progress, spinner
 from grpo.evaluation.completion import Batch as BatchOfAnswers
 from grpo.evaluation.evaluation import Evaluation, evaluate
 from grpo.evaluation.generation import answer, answer_greedily
@@ -74,7 +74,7 @@ class Evaluator:
 
     def save(self, evaluation: Evaluation, name: str, split: str, path: str) -> None:
         """Save an evaluation of the policy at `path` as `evaluations/NAME.json` and `.parquet`."""
-        with doing("saving the evaluation"):
+        with spinner("saving the evaluation"):
             how = protocol(self.evaluated_by, split, evaluation.examples, {"path": path}) | {"stop": self.end_tokens}
             if distributed.is_main_process():
                 save_evaluation(evaluation, self.out / "evaluations" / f"{name}.json", how)
@@ -82,7 +82,7 @@ class Evaluator:
     def ask_examples(self, step: int) -> None:
         """Answer the example questions greedily and write them to `transcripts.jsonl`."""
         self.refresh()
-        with doing(f"answering the example questions at step {step}"):
+        with spinner(f"answering the example questions at step {step}"):
             questions = [example.question for example in self.examples]
             answers = answer_greedily(self.sampler, self.tokenizer, questions, self.config)
         if not distributed.is_main_process():
@@ -91,7 +91,7 @@ class Evaluator:
         lines = [line for line in transcripts(self.out) if line["step"] < step]
         for example, completion in zip(self.examples, answers, strict=True):
             lines.append({"step": step, **asdict(example), "completion": completion})
-        with written_aside(self.out / TRANSCRIPTS) as partial:
+        with atomic_write(self.out / TRANSCRIPTS) as partial:
             partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 
 
@@ -109,7 +109,7 @@ def of_all_ranks(batches: Iterable[BatchOfAnswers], own: Sequence[int]) -> Itera
 
 def transcripts(out: Path) -> list[dict[str, Any]]:
     """The example questions and the policy's answers at each step at which it was asked."""
-    return read_lines(out / TRANSCRIPTS, {"step", "question", "gold", "completion"})
+    return read_json_lines(out / TRANSCRIPTS, {"step", "question", "gold", "completion"})
 
 
 def answers_before_and_after(out: Path, last_step: int) -> list[dict[str, str]]:

@@ -23,13 +23,13 @@ from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import log, quiet, say
 from grpo.core.errors import UserError, first_line
-from grpo.core.files import written_aside
-from grpo.core.paths import shortest
-from grpo.core.progress import doing
-from grpo.core.redact import masked_overrides, masked_text
-from grpo.core.run_log import begin_log
-from grpo.core.signals import Signals, Stopped, hand_on
-from grpo.core.text import printable, valid
+from grpo.core.files import atomic_write
+from grpo.core.paths import display_path
+from grpo.core.progress import spinner
+from grpo.core.redact import mask_message, mask_overrides
+from grpo.core.run_log import open_run_log
+from grpo.core.signals import SignalHandler, StoppedBySignal, call_previous_handler
+from grpo.core.text import printable, replace_surrogates
 from grpo.runs.labels import command_of, command_to_resume, label_of
 from grpo.runs.lock import in_use, owned
 from grpo.runs.resume import Resumption, cut_back, discard_previous, find_checkpoint, is_done, to_complete
@@ -52,15 +52,15 @@ def save_error_of_job(out: Path) -> Iterator[None]:
         yield
         return
     except UserError as error:
-        why = masked_text(str(error))
+        why = mask_message(str(error))
         log.error("%s", printable(why))
     except Exception as error:
         log.exception("unexpected error")
-        why = f"{type(error).__name__}: {first_line(error)} (traceback: {shortest(out / 'train.log')})"
+        why = f"{type(error).__name__}: {first_line(error)} (traceback: {display_path(out / 'train.log')})"
     if not in_use(out):
-        begin_log()
-        with written_aside(out / ERROR) as partial:
-            partial.write_text(valid(why), encoding="utf-8")
+        open_run_log()
+        with atomic_write(out / ERROR) as partial:
+            partial.write_text(replace_surrogates(why), encoding="utf-8")
 
 
 def run_in_directory(composed: DictConfig, out: Path, hydra: Any, find_pruning: FindPruning) -> None:
@@ -68,11 +68,11 @@ def run_in_directory(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
 
     Raises:
         UserError: a mistake that the user can fix, or a directory that cannot be written.
-        Stopped: a signal came; the message names the command that resumes the run.
+        StoppedBySignal: a signal came; the message names the command that resumes the run.
     """
     refuse_links(out, trusted=bool(composed.get("trust_run")))  # the lock is a file in it
     try:
-        with owned(out), Signals():  # for signals before and after training
+        with owned(out), SignalHandler():  # for signals before and after training
             _start_or_resume(composed, out, hydra, find_pruning)
     except OSError as error:
         ours = error.filename is not None and Path(error.filename).is_relative_to(out)
@@ -85,12 +85,12 @@ def run_in_directory(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
             else f"Give another directory, {setting}=FOLDER."
         )
         raise UserError(
-            f"{error.filename if ours else shortest(out)} cannot be written: {error.strerror}. {advice}"
+            f"{error.filename if ours else display_path(out)} cannot be written: {error.strerror}. {advice}"
         ) from error
-    except Stopped as stopped:
-        hand_on(stopped.number)
+    except StoppedBySignal as stopped:
+        call_previous_handler(stopped.number)
         advice = f"To resume: {command_to_resume(out)}" if holds_run(out) else "Nothing was written."
-        raise Stopped(stopped.number, f"Stopped by {stopped.name}{stopped}. {advice}") from stopped
+        raise StoppedBySignal(stopped.number, f"Stopped by {stopped.name}{stopped}. {advice}") from stopped
 
 
 def _start_or_resume(composed: DictConfig, out: Path, hydra: Any, find_pruning: FindPruning) -> None:
@@ -110,14 +110,14 @@ def _start_or_resume(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
             return
 
     def begin() -> None:
-        begin_log()
+        open_run_log()
         if resumption:
             cut_back(resumption)
         save_settings(out, config, overrides, None if resumption else hydra)
         if not is_multirun():
             point_latest(out)
 
-    arguments = shlex.join(masked_overrides(Command.current.typed))
+    arguments = shlex.join(mask_overrides(Command.current.typed))
     command = command_of(out) or f"{distributed.launch_command()} {arguments}".rstrip()
     checkpoint = resumption.checkpoint if resumption else None
     distributed.broadcast_run_dir(out, checkpoint, asdict(config))
@@ -134,7 +134,7 @@ def _settings_of_new_run(composed: DictConfig, out: Path) -> Config:
     """
     if holds_run(out):
         raise UserError(
-            f"{shortest(out)} holds a run already. To resume it: {command_to_resume(out)}. For another: "
+            f"{display_path(out)} holds a run already. To resume it: {command_to_resume(out)}. For another: "
             "hydra.run.dir=FOLDER."
         )
     refuse_used(out, "hydra.run.dir=FOLDER")
@@ -150,16 +150,16 @@ def _report_finished_run(out: Path) -> None:
     if not (is_multirun() or (out / "report.html").is_file()):
         write_report(out)
     discard_previous(out)
-    say(f"{shortest(out)} has all its steps already. For more: {command_to_resume(out)} max_steps=N")
+    say(f"{display_path(out)} has all its steps already. For more: {command_to_resume(out)} max_steps=N")
 
 
 def write_report(out: Path) -> None:
     """Write the report of a run and print its path."""
-    with doing("importing Matplotlib"):
+    with spinner("importing Matplotlib"):
         from grpo.reports.run_report import write_report  # it imports Matplotlib
-    with doing("drawing the report"):
+    with spinner("drawing the report"):
         page = write_report(out)
-    say(f"Report: {shortest(page)}")
+    say(f"Report: {display_path(page)}")
 
 
 def run_worker() -> None:
@@ -169,9 +169,9 @@ def run_worker() -> None:
         with quiet():
             out, checkpoint, settings = distributed.receive_run_dir()
             if out:
-                with Signals():
+                with SignalHandler():
                     train_run(config_from_saved(settings, Config), out, checkpoint=checkpoint)
-    except Stopped as stopped:
+    except StoppedBySignal as stopped:
         sys.exit(stopped.exit_code)  # the main process prints the message
     except UserError as error:
         # If the main process meets the same error, it has printed it by then and the launcher ends this process.

@@ -10,10 +10,10 @@ from grpo.config.batch import BatchSplit, smaller_micro_batch
 from grpo.config.samplers import ENGINES
 from grpo.config.schema import Config
 from grpo.core.console import say
-from grpo.core.metric_format import listed
-from grpo.core.paths import shortest
-from grpo.core.redact import sources
-from grpo.core.tables import answers, comparison_table, heading
+from grpo.core.metric_format import ordered_metrics
+from grpo.core.paths import display_path
+from grpo.core.redact import to_interpolations
+from grpo.core.tables import answers_table, comparison_table, run_header
 from grpo.core.text import plural
 from grpo.evaluation.difference import Difference
 from grpo.evaluation.evaluation import Evaluation
@@ -25,16 +25,16 @@ def banner(config: Config, rewards: RewardStack, batch: BatchSplit, out: Path) -
     steps = config.algorithm.steps_per_generation
     lines = {
         "model": f"{config.model.path} on {config.device}, seed {config.seed}",
-        "data": config.data.name + (f" from {shortest(Path(config.data.path))}" if config.data.path else ""),
+        "data": config.data.name + (f" from {display_path(Path(config.data.path))}" if config.data.path else ""),
         "rewards": weights,
         "batch": str(batch) + f", {steps} steps a rollout" * (steps > 1),
-        "folder": shortest(out),
+        "folder": display_path(out),
     }
     if config.rollout.name in ENGINES:
         lines["rollout"] = (
             f"{config.rollout.name}: run again, or gone on with, the numbers are others in the last digits"
         )
-    return heading(lines)
+    return run_header(lines)
 
 
 def out_of_memory_advice(config: Config, batch: BatchSplit, step: int, sampling: bool) -> str:
@@ -61,7 +61,7 @@ def notes_on_policy(config: Config) -> Iterator[str]:
         yield f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k."
     for name in ("trust_remote_code", "trust_pickle"):
         if getattr(config.model, name):
-            yield f"model.{name}=true: code that comes with {shortest(Path(sources(config.model.path)))} can run here."
+            yield f"model.{name}=true: code that comes with {display_path(Path(to_interpolations(config.model.path)))} can run here."
 
 
 def say_results(
@@ -74,12 +74,12 @@ def say_results(
 ) -> None:
     """Print the held-out figures before and after, the answers to the example questions, and where everything is."""
     say(f"\n{results['problems']['held_out']:,} held-out problems, answered greedily")
-    main_figures = {name: differences[name] for name in listed(differences, rewards=False)}
+    main_figures = {name: differences[name] for name in ordered_metrics(differences, rewards=False)}
     say(comparison_table(("before", "after"), before.figures, after.figures, main_figures))
     for example in results["examples"]:
         title = f"{example['question']} (gold: {example['gold']})"
-        say(answers(title, {when: example[when] for when in ("before", "after")}))
+        say(answers_table(title, {when: example[when] for when in ("before", "after")}))
     steps = f"{results['steps']} {plural(results['steps'], 'step')}"
     if results["stopped_by"]:
         steps += f" of {max_steps} (ended by {results['stopped_by']})"
-    say(f"{steps} in {results['train_seconds']:.0f} s. Everything is in {shortest(out)}")
+    say(f"{steps} in {results['train_seconds']:.0f} s. Everything is in {display_path(out)}")

@@ -17,7 +17,7 @@ from grpo.core import distributed
 from grpo.core.console import say
 from grpo.core.errors import UserError
 from grpo.core.files import write_json
-from grpo.core.paths import shortest
+from grpo.core.paths import display_path
 from grpo.training.base import BaseTrainer
 
 
@@ -65,7 +65,7 @@ class NonFiniteGuard(BaseTrainer):
             tensors |= {f"gradient/{name}": parameter.grad, f"weight/{name}": parameter.detach()}
         found = {name: statistics(value) for name, value in (tensors | more).items() if isinstance(value, Tensor)}
         write_json(folder / f"statistics{suffix}.json", {"step": step, "what": what, "tensors": found})
-        where = f"The batch and the statistics of its tensors are in {shortest(folder)}."
+        where = f"The batch and the statistics of its tensors are in {display_path(folder)}."
         if self.recorder.config.on_nonfinite == "stop":
             raise UserError(
                 f"step {step}: {what}. {where} No checkpoint is touched. Lower optimizer.lr or "

@@ -8,7 +8,7 @@ from grpo.config.keys import flatten
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
-from grpo.core.redact import sources, stored
+from grpo.core.redact import redacted, to_interpolations
 from grpo.runs.checkpoints import read_provenance, step_of
 from grpo.runs.provenance import NAME as PROVENANCE
 from grpo.runs.provenance import changes, save_diff
@@ -18,7 +18,7 @@ def record_provenance(
     config: Config, out: Path, now: dict[str, Any], command: str, checkpoint: Path | None
 ) -> dict[str, Any]:
     """Where this run comes from, as `results.json` is to hold it; says what is not as it was when the run began."""
-    now, settings = sources(now), stored(asdict(config))
+    now, settings = to_interpolations(now), redacted(asdict(config))
     if not (out / PROVENANCE).is_file():
         if distributed.is_main_process() and now["code"] and not now["code"]["clean"]:
             save_diff(out / "git.diff")

@@ -17,7 +17,7 @@ from transformers import set_seed
 from grpo.core import distributed
 from grpo.core.device import free_memory
 from grpo.core.errors import UserError, first_line
-from grpo.core.paths import shortest
+from grpo.core.paths import display_path
 from grpo.policy.prefix_sharing import distinct
 from grpo.sampling.policy_state import cast_for_engine, preserve_frozen_weights
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
@@ -95,7 +95,7 @@ class SamplingMixin(BaseTrainer):
                 raise
             raise UserError(
                 f"step {self.state.global_step + 1}: the vLLM server at {self.args.vllm_server_base_url} failed: "
-                f"{first_line(error)}. Checkpoints stay; once it runs again, resume={shortest(self.recorder.out)}."
+                f"{first_line(error)}. Checkpoints stay; once it runs again, resume={display_path(self.recorder.out)}."
             ) from error
 
     def _require_whole(self, completions: list[list[int]], wanted: int) -> None:

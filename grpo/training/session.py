@@ -16,19 +16,19 @@ from grpo.config.samplers import evaluation_rollout
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
-from grpo.core.device import out_of_memory, set_determinism, set_threads
+from grpo.core.device import is_out_of_memory, set_determinism, set_threads
 from grpo.core.errors import UserError
-from grpo.core.files import write_json, written_folder
-from grpo.core.progress import doing, progress
-from grpo.core.redact import sources, stored
+from grpo.core.files import atomic_folder, write_json
+from grpo.core.progress import progress, spinner
+from grpo.core.redact import redacted, to_interpolations
 from grpo.core.run_log import quiet_libraries
-from grpo.core.signals import Signals, Stopped
+from grpo.core.signals import SignalHandler, StoppedBySignal
 from grpo.evaluation.difference import Difference, compare
 from grpo.evaluation.evaluation import Evaluation
 from grpo.evaluation.storage import load_evaluation
 from grpo.policy.chat_template import Framing, opened_tag
 from grpo.policy.hub import on_hub, prepare_hub
-from grpo.policy.requirements import slow_bfloat16
+from grpo.policy.requirements import slow_bfloat16_warning
 from grpo.rewards.stack import build_rewards
 from grpo.runs.labels import Label
 from grpo.runs.provenance import NAME as PROVENANCE
@@ -71,7 +71,7 @@ def train_run(
 
     Raises:
         UserError: a mistake that the user can fix.
-        Stopped: a signal came; the steps until then are saved.
+        StoppedBySignal: a signal came; the steps until then are saved.
     """
     session = Session(config, out, checkpoint, prune)
     session.prepare()
@@ -81,7 +81,7 @@ def train_run(
     session.start_tracker(label, command)
     exit_code = 1
     try:
-        with Signals() as session.signals:
+        with SignalHandler() as session.signals:
             session.evaluate_before()
             session.train()
             session.evaluate_after()
@@ -89,18 +89,18 @@ def train_run(
         results = session.save_results() if distributed.is_main_process() else {}
         exit_code = 0
         return results
-    except Stopped as stopped:
+    except StoppedBySignal as stopped:
         exit_code = stopped.exit_code
         raise
     finally:
-        with doing("closing the tracker"):
+        with spinner("closing the tracker"):
             session.tracker.finish(exit_code)
 
 
 class Session:
     """The state of one training run. Its methods are the stages, called in the order in which they are written."""
 
-    signals: Signals
+    signals: SignalHandler
     before: Evaluation
     after: Evaluation
     trainer: "Trainer"
@@ -120,16 +120,16 @@ class Session:
         # Checks that are quick come first: a typing error ends the command before PyTorch is imported.
         self.rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
         self.batch = check_environment(config)
-        say(banner(sources(config), self.rewards, self.batch, self.out))
-        if warning := slow_bfloat16(config):
+        say(banner(to_interpolations(config), self.rewards, self.batch, self.out))
+        if warning := slow_bfloat16_warning(config):
             say(warning)
-        with doing("loading the data"):
+        with spinner("loading the data"):
             self.splits = load_splits(config.data, validation=config.eval_steps is not None)
         for note in self.splits.notes:
             say(note)
         if on_hub(config.model.path):
             prepare_hub()
-        with doing("importing PyTorch and Transformers"):
+        with spinner("importing PyTorch and Transformers"):
             quiet_libraries()
             from grpo.sampling.build import build_sampler
         for note in notes_on_policy(config):
@@ -137,12 +137,12 @@ class Session:
         set_threads(config.threads)
         set_determinism(config.device, config.deterministic)
         distributed.init_process_group(config.device)
-        with doing("loading the policy"):
+        with spinner("loading the policy"):
             notes = self._load_policy()
         self.sampler = build_sampler(self.sampled, self.tokenizer, self.evaluated_by)
         for note in notes:
             say(note)
-        with doing("recording versions and checksums"):
+        with spinner("recording versions and checksums"):
             self.provenance = provenance(config, self.splits.train, self.splits.held_out)
 
     def _load_policy(self) -> list[str]:
@@ -185,9 +185,9 @@ class Session:
             self.rewards,
             showcase,
         )
-        shared = {"batch": asdict(self.batch), "provenance": sources(origin) | {"settings": None}}
-        settings = stored(asdict(config)) | shared
-        with doing("starting the tracker"):
+        shared = {"batch": asdict(self.batch), "provenance": to_interpolations(origin) | {"settings": None}}
+        settings = redacted(asdict(config)) | shared
+        with spinner("starting the tracker"):
             self.tracker = (
                 build_tracker(config.tracking, settings, out, label, origin["tracking"])
                 if distributed.is_main_process()
@@ -202,7 +202,7 @@ class Session:
         self._mark("evaluating_before")
         saved = self.out / "evaluations" / "before.parquet"
         if self.checkpoint and saved.is_file():
-            with doing("reading the evaluation before training"):
+            with spinner("reading the evaluation before training"):
                 self.before = load_evaluation(saved.with_suffix(".json"), self.splits.held_out, self.rewards)
         else:
             self.before = self.evaluator.evaluate(self.splits.held_out, "before training")
@@ -215,7 +215,7 @@ class Session:
         """Train to the last step, or until an alarm, a pruned trial or a signal ends training.
 
         Raises:
-            Stopped: a signal came; the steps until then are saved.
+            StoppedBySignal: a signal came; the steps until then are saved.
             UserError: memory ran out, or a step is not finite.
         """
         with ExitStack() as training:  # closes the progress bar and the engine
@@ -228,7 +228,7 @@ class Session:
                     else:
                         self.trainer.train()
             except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 step = self.trainer.state.global_step + 1
                 raise UserError(out_of_memory_advice(self.config, self.batch, step, self.trainer.sampling)) from error
@@ -236,11 +236,11 @@ class Session:
         self.train_seconds = round(self.recorder.elapsed_seconds() - self.recorder.evaluation_seconds, 2)
         if self.signals.received:
             steps = f"{self.trainer.state.global_step} of {self.trainer.state.max_steps}"
-            raise Stopped(self.signals.received, f" after step {steps}")
+            raise StoppedBySignal(self.signals.received, f" after step {steps}")
 
     def _build_trainer(self, training: ExitStack) -> None:
         # TRL takes seconds to import; the evaluation before training is shown first.
-        with doing("importing TRL"):
+        with spinner("importing TRL"):
             from grpo.training.callbacks import EvaluateCallback, StopOnSignal
             from grpo.training.recorder import Recorder
             from grpo.training.trainer import build_trainer
@@ -252,7 +252,7 @@ class Session:
             return training.enter_context(progress("training", steps))
 
         self.recorder = Recorder(config, self.rewards, self.tracker, self.out, start_bar, framing)
-        with doing("preparing training"):
+        with spinner("preparing training"):
             self.trainer = build_trainer(
                 config,
                 self.batch,
@@ -301,7 +301,7 @@ class Session:
         """Evaluate the trained policy on the held-out problems.
 
         Raises:
-            Stopped: a signal came; a checkpoint of the last step is saved.
+            StoppedBySignal: a signal came; a checkpoint of the last step is saved.
         """
         try:
             # Several processes must not be interrupted at different points.
@@ -310,8 +310,8 @@ class Session:
                 self.evaluator.save(self.after, "after", "held-out", str(self.out / "policy"))
                 self.evaluator.ask_examples(self.trainer.state.global_step)
             if number := int(distributed.max_over_processes(self.signals.received or 0)):
-                raise Stopped(number)
-        except Stopped:
+                raise StoppedBySignal(number)
+        except StoppedBySignal:
             self.trainer.save()
             raise
         self._mark("evaluated_after")
@@ -322,16 +322,16 @@ class Session:
         from grpo.policy.prefix_sharing import causal_lm
         from grpo.policy.sharding import copy_weights, whole
 
-        with self.signals.noted("writing the results"), doing("saving the policy"):
+        with self.signals.noted("writing the results"), spinner("saving the policy"):
             final = self.trainer.accelerator.unwrap_model(self.trainer.model)
             if self.sampled is not self.policy:
                 final = whole(lambda: build_policy(self.config.model, self.config.seed))
                 copy_weights(self.policy, final)
                 causal_lm(final).generation_config = causal_lm(self.sampled).generation_config
             if distributed.is_main_process():
-                with written_folder(self.out / "policy", lambda: set_aside(self.out, "policy")) as partial:
+                with atomic_folder(self.out / "policy", lambda: set_aside(self.out, "policy")) as partial:
                     save_policy(final, self.tokenizer, partial)
-                sign(self.out, stored(asdict(self.config)))  # its files, if they may hold code
+                sign(self.out, redacted(asdict(self.config)))  # its files, if they may hold code
 
     def save_results(self) -> dict[str, Any]:
         """Write `results.json`, print the comparison, and return the results."""

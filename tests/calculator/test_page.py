@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from grpo.calculator import PAGE
-from grpo.core.tables import TAG
+from grpo.core.tables import FORMAT_TAG
 from grpo.reports.figures import COLOURS
 from grpo.rewards.advantages import attribute
 from grpo.tasks.answers import TAGS, extract_answer
@@ -167,7 +167,7 @@ def test_what_is_tinted(open_page) -> None:
     )
     for (text, _), (default, verbatim) in zip(many()[:2000], found, strict=True):
         tail = text.rpartition("</answer>")[2].removeprefix("\n") if "</answer>" in text else ""
-        assert default == [re.findall(TAG, text), extract_answer(text), tail]
+        assert default == [re.findall(FORMAT_TAG, text), extract_answer(text), tail]
         assert verbatim[1] == text.split("<answer>")[-1].split("</answer>")[0].strip()
     tinted = "() => MARKS.map((name) => Array.from(highlights[name], ({ startContainer, startOffset, endOffset }) => startContainer.data.slice(startOffset, endOffset)))"
     page.locator("[data-t=eg_chatter]").click()

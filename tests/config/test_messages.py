@@ -17,7 +17,7 @@ from grpo.config.overrides import count_values, explain_unparsable, quote_value,
 from grpo.config.rules import COMMON_RULES, RULES, SWEEPER_RULES, WEIGHT_RULE
 from grpo.config.schema import AuditConfig, CommonConfig, Config, EvaluateConfig, PlanConfig, SearchConfig
 from grpo.core.errors import UserError
-from grpo.core.files import json_object
+from grpo.core.files import parse_json_object
 from grpo.runs.labels import command_to_resume
 from grpo.runs.resume_arguments import going_on
 from grpo.runs.settings import overrides_of, saved_settings
@@ -148,7 +148,7 @@ def test_damaged_overrides_of_a_run(text: str, message: str, tmp_path: Path) -> 
 )
 def test_what_json_holds_is_named_in_words(content: str, name: str) -> None:
     with pytest.raises(ValueError, match=f"it holds {name}, not an object"):
-        json_object(content)
+        parse_json_object(content)
 
 
 @pytest.mark.parametrize(

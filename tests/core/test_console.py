@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 from grpo.core import console as terminal
-from grpo.core.console import error_message, show
-from grpo.core.progress import doing, progress
-from grpo.core.tables import facts, heading
+from grpo.core.console import error_message, print_message
+from grpo.core.progress import progress, spinner
+from grpo.core.tables import key_value_table, run_header
 from grpo.core.text import printable
 from grpo.reports.page import tinted
 from grpo.reports.run_report import write_report
@@ -32,7 +32,7 @@ def at_80(message) -> list[str]:
     """The lines that a terminal of 80 columns is given."""
     to = Console(width=80, force_terminal=True, color_system=None, highlight=False)
     with to.capture() as capture:
-        show(message, to)
+        print_message(message, to)
     return capture.get().splitlines()
 
 
@@ -50,7 +50,7 @@ def at_80(message) -> list[str]:
     ],
 )
 def test_lines_wrap_at_spaces_and_leave_paths_and_commands_whole(message: str, pieces: list[str]) -> None:
-    for form in (message, Text(message, "bold"), facts({"name": message}), heading({"name": message})):
+    for form in (message, Text(message, "bold"), key_value_table({"name": message}), run_header({"name": message})):
         lines = at_80(form)
         assert len(lines) > 1
         for line in lines:
@@ -74,13 +74,13 @@ def test_help_has_lines_of_80_columns_without_a_broken_word(command: str, monkey
 
 def test_a_wrapped_line_keeps_its_indentation() -> None:
     assert all(line.startswith("  ") for line in at_80("  " + "word " * 40))
-    first, *others = at_80(heading({"folder": "word " * 40}))
+    first, *others = at_80(run_header({"folder": "word " * 40}))
     assert first.startswith("folder  word") and all(line.startswith("        word") for line in others)
 
 
 def test_without_a_terminal_lines_stay_whole(capsys) -> None:
     terminal.say("word " * 40)
-    terminal.say(heading({"folder": "word " * 40}))
+    terminal.say(run_header({"folder": "word " * 40}))
     assert capsys.readouterr().out.count("\n") == 2
     assert error_message("word " * 40) == "word " * 40
 
@@ -158,10 +158,10 @@ def heard(capsys, lines: int) -> list[str]:
 
 
 def test_work_is_reported_without_a_terminal(capsys, monkeypatch) -> None:
-    monkeypatch.setattr("grpo.core.progress.FIRST_SECONDS", 0.05)
-    monkeypatch.setattr("grpo.core.progress.QUIET_SECONDS", 0.1)
+    monkeypatch.setattr("grpo.core.progress.FIRST_LINE_SECONDS", 0.05)
+    monkeypatch.setattr("grpo.core.progress.LINE_INTERVAL_SECONDS", 0.1)
     threads = threading.active_count()
-    with doing("loading the policy"):
+    with spinner("loading the policy"):
         assert set(heard(capsys, 3)) == {"loading the policy: _ s"}
     with progress("training", 4) as advance:
         advance(0, "sampling")
@@ -169,7 +169,7 @@ def test_work_is_reported_without_a_terminal(capsys, monkeypatch) -> None:
         advance(4, "reward 0.50")
         assert "training 4/4  _ s  reward 0.50" in heard(capsys, 1)
     capsys.readouterr()
-    with terminal.quiet(), doing("loading"), progress("training", 4) as advance:
+    with terminal.quiet(), spinner("loading"), progress("training", 4) as advance:
         advance(4, "")
         time.sleep(0.2)
     assert capsys.readouterr().out == "" and threading.active_count() == threads
@@ -179,7 +179,7 @@ def test_work_in_a_terminal_is_seen_at_once(monkeypatch) -> None:
     to = Console(width=80, force_terminal=True, highlight=False)
     monkeypatch.setattr("grpo.core.progress.console", to)
     with to.capture() as capture:
-        with doing("loading the policy"):
+        with spinner("loading the policy"):
             pass
         with progress("training", 4) as advance:
             advance(0, "sampling")

@@ -18,8 +18,8 @@ import pytest
 from grpo import audit, calculator, evaluate, plan, report, reproduce, sample, train
 from grpo.core import distributed
 from grpo.core.errors import UserError
-from grpo.core.process import guarded
-from grpo.core.signals import Signals, Stopped
+from grpo.core.process import guard_stream
+from grpo.core.signals import SignalHandler, StoppedBySignal
 from tests.conftest import SMALL
 
 
@@ -57,7 +57,7 @@ def test_output_that_cannot_be_written_is_dropped_after_one_note(caplog, open_lo
     caplog.set_level("INFO")
     with open(open_lost(), "wb", buffering=0) as file:
         plain = io.TextIOWrapper(file)
-        stream = guarded(plain, "Standard output")
+        stream = guard_stream(plain, "Standard output")
         for line in range(3):
             print(f"line {line}", file=stream, flush=True)
     (note,) = [record for record in caplog.records if record.name == "grpo"]
@@ -74,7 +74,7 @@ def test_output_waits_for_a_slow_reader_and_replaces_what_the_encoding_lacks() -
         later = Timer(0.1, lambda: read.append(reader.read(300_001)))
         later.start()
         plain = io.TextIOWrapper(file, encoding="ascii")
-        print(text, file=guarded(plain, "Standard output"), flush=True)
+        print(text, file=guard_stream(plain, "Standard output"), flush=True)
         later.join()
     assert read == [b"?" + b"x" * 300_000]
 
@@ -188,7 +188,7 @@ LONG_CALL = 5_000_000  # rounds that take seconds, within one call that Python c
 
 
 def test_a_signal_is_noted_at_once_in_a_long_call(caplog, capsys) -> None:
-    with Signals() as signals, signals.noted("finishing the step"):
+    with SignalHandler() as signals, signals.noted("finishing the step"):
         Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
         hashlib.pbkdf2_hmac("sha256", b"", b"", LONG_CALL)
         ended = time.time()
@@ -201,16 +201,16 @@ def test_a_signal_is_noted_at_once_in_a_long_call(caplog, capsys) -> None:
 
 def test_a_second_signal_ends_a_long_call() -> None:
     code = (
-        "import hashlib, os, signal, threading, time\nfrom grpo.core.signals import Signals\n"
+        "import hashlib, os, signal, threading, time\nfrom grpo.core.signals import SignalHandler\n"
         "for wait in (0.2, 0.6): threading.Timer(wait, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
-        "with Signals() as signals, signals.noted('finishing the step'):\n"
+        "with SignalHandler() as signals, signals.noted('finishing the step'):\n"
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
     )
     assert python(code).returncode == 128 + signal.SIGTERM
 
 
 def test_a_signal_to_a_child_process_is_not_the_runs(caplog) -> None:
-    with Signals() as signals, signals.noted("finishing the step"):
+    with SignalHandler() as signals, signals.noted("finishing the step"):
         if not (child := os.fork()):
             signal.pause()
             os._exit(0)
@@ -223,8 +223,8 @@ def test_a_signal_to_a_child_process_is_not_the_runs(caplog) -> None:
 
 
 def test_signals_of_runs_within_each_other() -> None:
-    with Signals() as outer, pytest.raises(Stopped):
-        with Signals() as inner, inner.noted("finishing the step"):
+    with SignalHandler() as outer, pytest.raises(StoppedBySignal):
+        with SignalHandler() as inner, inner.noted("finishing the step"):
             os.kill(os.getpid(), signal.SIGTERM)
         assert inner.received == signal.SIGTERM and outer.received is None
         os.kill(os.getpid(), signal.SIGTERM)

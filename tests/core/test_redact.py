@@ -13,7 +13,7 @@ import yaml
 
 from grpo.config.composition import compose, config_from_saved
 from grpo.config.schema import Config
-from grpo.core.redact import FromEnvironment, masked_override, masked_text, sources, stored
+from grpo.core.redact import FromEnvironment, mask_message, mask_override, redacted, to_interpolations
 from grpo.policy.hub import ASSETS
 from grpo.runs import provenance
 from tests.conftest import SMALL
@@ -115,20 +115,20 @@ def test_a_run_stores_where_texts_come_from_and_not_the_texts(start, tmp_path, m
     ],
 )
 def test_overrides_as_they_are_stored_and_printed(typed, expected) -> None:
-    assert masked_override(typed) == expected
-    assert masked_text(f"error: {typed}: there is no such setting") == f"error: {expected}: there is no such setting"
+    assert mask_override(typed) == expected
+    assert mask_message(f"error: {typed}: there is no such setting") == f"error: {expected}: there is no such setting"
 
 
 def test_settings_as_they_are_stored() -> None:
     given = {"env_set": {"HF_TOKEN": "abc", "LANG": "C"}, "overrides": ["x.secret=abc", "seed=1"], "key": None, "n": 1}
     given |= {"storage": "redis://:abc@host", "rewards": {"token": 0.5}, "password": 1234, "text": "a key is a key"}
-    assert stored(given) == given | {
+    assert redacted(given) == given | {
         "env_set": {"HF_TOKEN": "***", "LANG": "***"},
         "overrides": ["x.secret=***", "seed=1"],
         "storage": "redis://***@host",
         "password": "***",
     }
-    assert stored(asdict(compose())) == asdict(compose())
+    assert redacted(asdict(compose())) == asdict(compose())
 
 
 def test_a_text_from_the_environment_keeps_its_source_and_its_value(monkeypatch) -> None:
@@ -146,11 +146,11 @@ def test_a_text_from_the_environment_keeps_its_source_and_its_value(monkeypatch)
     )
     assert config.system_prompt == "say hunter2 or hunter2" and config.seed == 7
     for each in (config, copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
-        saved = stored(asdict(each))
+        saved = redacted(asdict(each))
         assert saved["system_prompt"] == "say ${oc.env:A_PROMPT} or ${oc.env:A_PROMPT}"
         assert saved["data"]["train_file"] == "${oc.env:A_PROMPT}" and saved["data"]["test_file"] == "test.jsonl"
         assert saved["seed"] == 7
-    assert sources([FromEnvironment("a", "b"), {"a": (FromEnvironment("a", "b"),)}]) == ["b", {"a": ["b"]}]
+    assert to_interpolations([FromEnvironment("a", "b"), {"a": (FromEnvironment("a", "b"),)}]) == ["b", {"a": ["b"]}]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_variable_is_known_by_its_use(monkeypatch, text) -> None:
         monkeypatch.setenv(name, value)
     settings = asdict(config_from_saved(asdict(compose()) | {"system_prompt": f"say {text}"}, Config))
     assert settings["system_prompt"] == "say hunter2"
-    assert stored(settings)["system_prompt"] == "say ${oc.env:A_SECRET}"
+    assert redacted(settings)["system_prompt"] == "say ${oc.env:A_SECRET}"
 
 
 def test_the_diff_of_a_checkout_holds_source_and_no_secrets(tmp_path, monkeypatch) -> None:

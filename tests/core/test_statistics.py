@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo.core.statistics import bootstrap, maj_at_k, mcnemar, pass_at_k, wilson
+from grpo.core.statistics import bootstrap_intervals, maj_at_k, mcnemar_p_value, pass_at_k, wilson_interval
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (3, 10), (10, 10), (654, 1319)])
@@ -16,23 +16,23 @@ def test_wilsons_interval_is_its_closed_form(right: int, n: int) -> None:
     z, p = 1.959963984540054, right / n
     centre, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     expected = [(centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)]
-    assert wilson(right, n) == pytest.approx(expected, abs=1e-12)
+    assert wilson_interval(right, n) == pytest.approx(expected, abs=1e-12)
 
 
 def test_mcnemars_p_value_is_the_binomial_tail() -> None:
-    assert mcnemar(0, 0) == mcnemar(4, 4) == 1.0
-    assert mcnemar(9, 1) == mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
-    assert mcnemar(240, 0) == pytest.approx(2 / 2**240)
+    assert mcnemar_p_value(0, 0) == mcnemar_p_value(4, 4) == 1.0
+    assert mcnemar_p_value(9, 1) == mcnemar_p_value(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
+    assert mcnemar_p_value(240, 0) == pytest.approx(2 / 2**240)
 
 
 @pytest.mark.parametrize("true", [0.1, 0.5])
 def test_intervals_cover_the_truth_as_often_as_they_say(true: float) -> None:
     rng = np.random.default_rng(0)
     right = rng.random((2000, 200)) < true
-    by_wilson = [wilson(int(row.sum()), 200) for row in right[:500]]
+    by_wilson = [wilson_interval(int(row.sum()), 200) for row in right[:500]]
     # Eight completions a problem, and problems that differ in difficulty.
     shares = rng.binomial(8, rng.beta(true * 2, (1 - true) * 2, size=(2000, 200))) / 8
-    by_bootstrap = [interval for rows in shares[:500].reshape(10, 50, 200) for interval in bootstrap(rows)]
+    by_bootstrap = [interval for rows in shares[:500].reshape(10, 50, 200) for interval in bootstrap_intervals(rows)]
     for intervals in (by_wilson, by_bootstrap):
         covered = np.mean([low <= true <= high for low, high in intervals])
         assert 0.92 <= covered <= 0.98  # three standard errors of 500 draws at 0.95
@@ -40,11 +40,11 @@ def test_intervals_cover_the_truth_as_often_as_they_say(true: float) -> None:
 
 def test_bootstrap_intervals_are_repeatable_and_as_wide_as_they_should_be() -> None:
     values = np.random.default_rng(1).normal(3, 2, size=(1, 1000))
-    (interval,) = bootstrap(values)
+    (interval,) = bootstrap_intervals(values)
     half = 1.96 * values.std() / sqrt(1000)
     assert interval == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)  # half is 0.12
-    assert bootstrap(values) == [interval] and bootstrap(np.vstack([values, values]))[1] == interval
-    assert bootstrap(np.full((1, 9), 0.5)) == [(0.5, 0.5)] == bootstrap(np.full((1, 1), 0.5))
+    assert bootstrap_intervals(values) == [interval] and bootstrap_intervals(np.vstack([values, values]))[1] == interval
+    assert bootstrap_intervals(np.full((1, 9), 0.5)) == [(0.5, 0.5)] == bootstrap_intervals(np.full((1, 1), 0.5))
 
 
 def majority(answers: list[int]) -> float:

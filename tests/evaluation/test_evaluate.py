@@ -19,7 +19,7 @@ from grpo.config.messages import translate_errors
 from grpo.config.samplers import non_neutral_sampling
 from grpo.config.schema import EvaluateConfig
 from grpo.core.errors import UserError
-from grpo.core.statistics import wilson
+from grpo.core.statistics import wilson_interval
 from grpo.runs.settings import load_run
 from grpo.tasks.splits import load_splits
 from tests.config.test_config import imported
@@ -178,7 +178,7 @@ def test_several_samples(folder, capsys) -> None:
     assert {"pass@3", "pass@4"} <= again["figures"].keys() and again["created"] == first["created"]
     # Each problem either has a right one among all four or not; of fewer there is an estimate.
     right = table.groupby("problem")["accuracy_flexible"].any().sum()
-    assert figures["intervals"]["pass@4/flexible"] == list(wilson(int(right), PROBLEMS))
+    assert figures["intervals"]["pass@4/flexible"] == list(wilson_interval(int(right), PROBLEMS))
 
 
 def test_what_the_command_line_does_not_set_is_the_runs(folder) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from grpo.config.composition import compose
 from grpo.core.errors import UserError
-from grpo.core.statistics import bootstrap, maj_at_k, pass_at_k, wilson
+from grpo.core.statistics import bootstrap_intervals, maj_at_k, pass_at_k, wilson_interval
 from grpo.evaluation.completion import Batch, Completion
 from grpo.evaluation.difference import compare
 from grpo.evaluation.evaluation import SHARES, Evaluation, evaluate
@@ -177,9 +177,9 @@ def test_the_figures_are_those_of_the_rewards(rollout, tokenizer) -> None:
     assert told[-1][1] == f"correct {figures['accuracy_strict']:.1%}"
     # Wilson's interval for shares, a bootstrap for the rest.
     k = round(figures["accuracy_flexible"] * 128)
-    assert evaluation.intervals["accuracy_flexible"] == wilson(k, 128)
+    assert evaluation.intervals["accuracy_flexible"] == wilson_interval(k, 128)
     lengths = np.array([[of[0].tokens for of in evaluation.completions]], dtype=float)
-    assert evaluation.intervals["mean_completion_tokens"] == pytest.approx(bootstrap(lengths)[0], rel=1e-9)
+    assert evaluation.intervals["mean_completion_tokens"] == pytest.approx(bootstrap_intervals(lengths)[0], rel=1e-9)
     assert evaluation.intervals.keys() == figures.keys()
 
 
@@ -245,7 +245,7 @@ def test_pass_and_majority_of_several_completions() -> None:
     assert "pass@3" not in figures and "truncated" not in figures and "mean_completion_tokens" not in figures
     assert {name for name in figures if name.startswith("pass") and "/" not in name} == {"pass@1", "pass@2", "pass@4"}
     by_problem = np.array([[0.5, 0.25, 0.0]])
-    assert evaluation.intervals["accuracy_strict"] == pytest.approx(bootstrap(by_problem)[0])
+    assert evaluation.intervals["accuracy_strict"] == pytest.approx(bootstrap_intervals(by_problem)[0])
     assert "pass@3" in made(["5"] * 3, k=[3]).figures
     with pytest.raises(UserError, match=r"k=\[1, 4\]: a problem has only 3 completions"):
         made(["5"] * 4, ["5"] * 3, k=[1, 4])
@@ -258,7 +258,7 @@ def test_a_comparison_is_of_the_same_problems_and_exact() -> None:
     difference = compare(first, second)["accuracy_strict"]
     assert (difference.gained, difference.lost, difference.value) == (3, 1, pytest.approx(2 / 6))
     assert difference.p == pytest.approx(2 * (1 + 4) / 2**4)
-    assert (difference.low, difference.high) == bootstrap(np.array([[1.0, 0, 1, 1, -1, 0]]))[0]
+    assert (difference.low, difference.high) == bootstrap_intervals(np.array([[1.0, 0, 1, 1, -1, 0]]))[0]
     assert compare(first, second)["rewards/correctness"].p is None
     # In any order.
     turned = Evaluation(second.examples[::-1], second.completions[::-1], second.rewards)

@@ -31,7 +31,7 @@ from grpo.policy.chat_template import end_of_turn, opened_tag
 from grpo.policy.compatibility import check_policy, positions
 from grpo.policy.hub import ASSETS
 from grpo.policy.loading import build_policy, build_tokenizer
-from grpo.policy.requirements import slow_bfloat16
+from grpo.policy.requirements import slow_bfloat16_warning
 from grpo.sampling.build import build_sampler
 from tests.policy.test_loading import QWEN, model, needs_qwen
 
@@ -346,5 +346,5 @@ def test_a_template_that_fails(folder, template: str) -> None:
 def test_bfloat16_on_a_cpu(tmp_path, monkeypatch, flags: str, overrides: list[str], warned: bool) -> None:
     (tmp_path / "cpuinfo").write_text(flags)
     monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
-    warning = slow_bfloat16(compose(overrides))
+    warning = slow_bfloat16_warning(compose(overrides))
     assert ("bf16=false" in warning) if warned else warning is None

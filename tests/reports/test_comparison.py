@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from grpo.core.errors import UserError
-from grpo.core.statistics import bootstrap, holm, paired_t, t_interval
+from grpo.core.statistics import bootstrap_intervals, holm_adjusted, paired_t_test, t_interval
 from grpo.reports.arms import PRIMARY
 from grpo.reports.sweep_findings import verdict
 from grpo.reports.sweep_results import choose, read_sweep
@@ -31,7 +31,7 @@ shares = st.floats(0, 1).map(lambda value: round(value, 3))
 @given(st.lists(st.tuples(shares, shares), min_size=2, max_size=8))
 def test_the_paired_t_test_is_scipys_and_statsmodels(pairs) -> None:
     values, baseline = map(list, zip(*pairs, strict=True))
-    found = paired_t(values, baseline)
+    found = paired_t_test(values, baseline)
     differences = np.round(np.subtract(values, baseline), 12)
     assert found.pairs == len(pairs) and found.difference == pytest.approx(differences.mean(), abs=1e-12)
     if np.ptp(differences) == 0:
@@ -48,15 +48,17 @@ def test_the_paired_t_test_is_scipys_and_statsmodels(pairs) -> None:
 
 def test_intervals_over_seeds_cover_the_truth_as_often_as_they_say() -> None:
     drawn = np.random.default_rng(0).normal(0.02, 0.01, size=(1000, 3))
-    found = [paired_t(of, np.zeros(3)) for of in drawn]
+    found = [paired_t_test(of, np.zeros(3)) for of in drawn]
     assert 0.93 <= np.mean([each.low <= 0.02 <= each.high for each in found]) <= 0.97
     # Four settings that do not differ: Holm's p values name one in a twentieth of the sweeps at most.
-    null = [holm([paired_t(of, np.zeros(3)).p for of in four - 0.02]) for four in drawn.reshape(250, 4, 3)]
+    null = [
+        holm_adjusted([paired_t_test(of, np.zeros(3)).p for of in four - 0.02]) for four in drawn.reshape(250, 4, 3)
+    ]
     assert np.mean([min(each) < 0.05 for each in null]) <= 0.08
 
 
 def test_a_single_pair_says_nothing_of_chance() -> None:
-    found = paired_t([0.5], [0.25])
+    found = paired_t_test([0.5], [0.25])
     assert found.difference == 0.25 and isnan(found.low) and isnan(found.high) and isnan(found.p)
     assert all(map(isnan, t_interval([0.5])))
 
@@ -64,8 +66,8 @@ def test_a_single_pair_says_nothing_of_chance() -> None:
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_statsmodels(values) -> None:
-    assert holm(values) == pytest.approx(multipletests(values, method="holm")[1])
-    assert holm([*values, float("nan")])[:-1] == holm(values)
+    assert holm_adjusted(values) == pytest.approx(multipletests(values, method="holm")[1])
+    assert holm_adjusted([*values, float("nan")])[:-1] == holm_adjusted(values)
 
 
 def test_the_t_interval_of_a_mean_is_statsmodels() -> None:
@@ -150,7 +152,7 @@ def test_intervals_over_problems_are_those_of_the_mean_over_seeds(tmp_path) -> N
         return over_problems(sweep, choose(sweep, None))
 
     change = np.mean([np.subtract(right[8, seed], right[4, seed], dtype=float) for seed in (0, 1)], axis=0)
-    (expected,) = bootstrap(change[None])
+    (expected,) = bootstrap_intervals(change[None])
     assert found()["num_generations=8"][PRIMARY] == expected
     table = pd.read_parquet(tmp_path / "8-1" / "evaluations" / "after.parquet")
     table["question"] = "another"

@@ -18,7 +18,7 @@ from grpo.config.composition import compose
 from grpo.config.groups import option_names
 from grpo.config.keys import flatten
 from grpo.core.errors import UserError
-from grpo.core.signals import Stopped
+from grpo.core.signals import StoppedBySignal
 from grpo.policy.hub import ASSETS
 from grpo.reproduce import differences
 from grpo.runs.checkpoints import damage, newest_whole
@@ -59,7 +59,7 @@ def runs(tmp_path, monkeypatch):
             begin = partial(save_settings, out, config, typed)
         at[:] = [stop] if stop else []
         if stop:
-            with pytest.raises(Stopped):
+            with pytest.raises(StoppedBySignal):
                 train_run(config, out, checkpoint=checkpoint, begin=begin)
             assert not (out / "results.json").exists()
         else:

@@ -391,9 +391,9 @@ def test_joblib_killed_and_started_again(slow, tmp_path: Path) -> None:
     resumed = [json.loads((tmp_path / "sweep" / job / "provenance.json").read_text())["resumed"] for job in "012"]
     assert sorted(map(len, resumed)) == [0, 0, 1]
     # Two jobs share two cores, and do not take both each.
-    from grpo.core.device import cores
+    from grpo.core.device import usable_cores
 
-    assert {results(tmp_path / "sweep" / job)["threads"] for job in "012"} == {max(1, cores() // 2)}
+    assert {results(tmp_path / "sweep" / job)["threads"] for job in "012"} == {max(1, usable_cores() // 2)}
 
 
 @pytest.mark.slow

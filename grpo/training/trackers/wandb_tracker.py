@@ -15,8 +15,8 @@ from typing import Any
 from grpo.config.schema import TrackingConfig
 from grpo.core.console import say
 from grpo.core.errors import UserError, first_line
-from grpo.core.paths import shortest
-from grpo.core.redact import masked_overrides
+from grpo.core.paths import display_path
+from grpo.core.redact import mask_overrides
 from grpo.runs.labels import Label
 from grpo.training.trackers.interface import DEFAULT_PROJECT
 
@@ -63,7 +63,7 @@ class WandbTracker:
             )
 
         # W&B sends the command line.
-        sys.argv[1:] = masked_overrides(sys.argv[1:])
+        sys.argv[1:] = mask_overrides(sys.argv[1:])
         self.table = wandb.Table
         # Tables are staged here before they are copied; the default is a folder of the user's.
         os.environ["WANDB_DATA_DIR"] = str(out / "wandb")
@@ -81,7 +81,7 @@ class WandbTracker:
             except Exception as error:  # the service can raise anything
                 self.run, why = init("offline"), f"could not be used online ({first_line(error)})"
         if self.run.offline:
-            say(f"W&B: {why}, so tracked offline. To upload: wandb sync {shortest(Path(self.run.dir).parent)}")
+            say(f"W&B: {why}, so tracked offline. To upload: wandb sync {display_path(Path(self.run.dir).parent)}")
         elif self.run.url:
             say(f"W&B: {self.run.url}")
 
