@@ -61,7 +61,8 @@ def notes_on_policy(config: Config) -> Iterator[str]:
         yield f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k."
     for name in ("trust_remote_code", "trust_pickle"):
         if getattr(config.model, name):
-            yield f"model.{name}=true: code that comes with {display_path(Path(to_interpolations(config.model.path)))} can run here."
+            path = display_path(Path(to_interpolations(config.model.path)))
+            yield f"model.{name}=true: code that comes with {path} can run here."
 
 
 def say_results(
