@@ -15,8 +15,8 @@ The learning rate is so small that every arm keeps the policy it started from, w
 default: without --policy a run of it is made first and kept for the next time. Random weights earn no reward, so with
 them every completion is given an advantage: groups that do not learn would be forwarded without a gradient.
 
-The floor of a step on a GPU (--model qwen) is that of `python -m grpo.plan` (formulas: grpo/planning/costs.py) at the
-rates measured on the spot: FLOP/s of a large bf16 product and B/s of a large copy. It cannot be reached.
+The floor of a step on a GPU (--model qwen) is that of `python -m grpo.plan` (formulas: grpo/planning/roofline.py) at
+the rates measured on the spot: FLOP/s of a large bf16 product and B/s of a large copy. It cannot be reached.
 """
 
 import argparse
@@ -58,7 +58,9 @@ from grpo.config.composition import compose
 from grpo.core.process import guard_streams
 from grpo.core.progress import progress
 from grpo.core.run_log import quiet_libraries
-from grpo.planning.costs import Architecture, Costs, Rates
+from grpo.planning.architecture import Architecture
+from grpo.planning.planned_run import PlannedRun
+from grpo.planning.roofline import DeviceRates, step_seconds
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.stack import build_rewards
@@ -347,9 +349,8 @@ def floor(case: Case, flops: float, bandwidth: float) -> dict[str, float]:
     """Seconds that a step takes at the least."""
     config = compose([*case.overrides(), "bf16=true", f"max_prompt_length={case.prompt_tokens}"])
     batch = derive_batch(case.num_generations, case.prompts, config.micro_batch_size)
-    parts = Costs(config, batch, Architecture.of({"model_type": "qwen2", **QWEN})).seconds(
-        Rates(flops, flops, bandwidth)
-    )
+    run = PlannedRun(config, batch, Architecture.from_settings({"model_type": "qwen2", **QWEN}))
+    parts = step_seconds(run, DeviceRates(flops, flops, bandwidth))
     return parts | {"step": sum(parts.values())}
 
 

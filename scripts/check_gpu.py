@@ -45,7 +45,10 @@ from grpo.core.console import quiet
 from grpo.core.device import free_memory
 from grpo.core.process import guard_streams
 from grpo.core.run_log import quiet_libraries
-from grpo.planning.costs import Costs, Parts, architecture
+from grpo.planning.architecture import read_architecture
+from grpo.planning.memory import memory_by_phase
+from grpo.planning.planned_run import PlannedRun
+from grpo.planning.resident_memory import Parts
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.hub import ASSETS, resolve
 from grpo.policy.loading import build_policy, build_tokenizer
@@ -365,7 +368,7 @@ def planned(size: str, settings: list[str], folder: Path) -> tuple[dict[str, Par
         trainer.train()
     phase("ended")
     reserved = torch.cuda.memory_reserved()
-    expected = Costs(config, batch, architecture(config.model)[0]).memory()
+    expected = memory_by_phase(PlannedRun(config, batch, read_architecture(config.model)[0]))
     return expected, {name: peaks[name] - before for name in expected}, reserved
 
 

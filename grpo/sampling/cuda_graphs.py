@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grpo.policy.buffer_sizes import GRAPH_TOKEN_MULTIPLE
 from grpo.sampling.kv_cache import Cache, Prefill
 from grpo.sampling.token_sampler import EOS_CHECK_INTERVAL, TokenSampler
-
-# The grain of a CUDA graph's shapes, in tokens.
-GRAIN = 64
 
 
 class CudaGraphs:
@@ -63,7 +61,7 @@ class CudaGraphs:
                 held.load(rows)
                 rows = held
             until = min(done + EOS_CHECK_INTERVAL, limit)
-            rows.cache.width = min(-(-until // GRAIN) * GRAIN, limit)
+            rows.cache.width = min(-(-until // GRAPH_TOKEN_MULTIPLE) * GRAPH_TOKEN_MULTIPLE, limit)
             key = (*shape, rows.cache.width, sampler.temperature)
             if key not in self.graphs:
                 self.graphs[key] = self.capture(rows, sampler)
@@ -114,7 +112,7 @@ class StaticSlots:
         if uniforms is not None:
             uniforms = uniforms.to(device)[rows.clamp(max=len(group) - 1)]
         picked = torch.full((len(rows), limit), -1, device=device)
-        return cls(Cache(prefill, slots, limit, GRAIN), rows, rows < len(group), picked, uniforms)
+        return cls(Cache(prefill, slots, limit, GRAPH_TOKEN_MULTIPLE), rows, rows < len(group), picked, uniforms)
 
     def __post_init__(self) -> None:
         self.slot = torch.arange(len(self.rows), device=self.rows.device)

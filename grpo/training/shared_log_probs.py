@@ -15,11 +15,9 @@ from trl.trainer.utils import split_tensor_dict
 
 from grpo.core import distributed
 from grpo.core.console import say
+from grpo.policy.buffer_sizes import PLAIN_HEAD_LOGITS
 from grpo.policy.prefix_sharing import LogProbs, Packed, Unsupported, distinct, forward, share_prompts
 from grpo.training.base import BaseTrainer
-
-# The most logits, tokens x vocabulary, that are held at once on a CPU; beyond it, TRL's head takes them in pieces.
-PLAIN_HEAD = 2**25
 
 
 class PrefixSharingMixin(BaseTrainer):
@@ -139,7 +137,7 @@ class PrefixSharingMixin(BaseTrainer):
     def _head(self, model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (M,) of the predicted tokens."""
         predicting, vocabulary = packed.predicting, self.model.config.get_text_config().vocab_size
-        small = packed.ids.device.type == "cpu" and len(predicting) * vocabulary <= PLAIN_HEAD
+        small = packed.ids.device.type == "cpu" and len(predicting) * vocabulary <= PLAIN_HEAD_LOGITS
         if small and not self._entropy_bonus_enabled:
             logits = forward(model, packed, logits_to_keep=predicting).logits[0] / self.temperature
             logps, entropies = LogProbs.apply(logits, packed.labels[predicting])

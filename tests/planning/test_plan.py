@@ -17,26 +17,24 @@ import trl.kernels.chunked_logprob
 import trl.trainer.utils
 from torch.profiler import ProfilerActivity, profile
 
-import grpo.planning.costs as costs_module
-import grpo.sampling.cuda_graphs
-import grpo.training.shared_log_probs
 from grpo.config.groups import CONF, option_names
 from grpo.config.schema import PlanConfig
 from grpo.core.errors import UserError
-from grpo.plan import amount, batch_of, compose, hardware_of, nearest, peak, run, usable
-from grpo.planning.costs import Architecture, Costs, Rates, architecture
+from grpo.plan import compose, hardware_of, run
+from grpo.planning import resident_memory as parts
+from grpo.planning import training_memory
+from grpo.planning.architecture import Architecture, read_architecture
+from grpo.planning.fit import batch_of, nearest_fitting, usable_memory
+from grpo.planning.memory import memory_by_phase, peak_memory
+from grpo.planning.planned_run import PlannedRun
+from grpo.planning.report import bytes_as_text
+from grpo.planning.roofline import DeviceRates, step_seconds
 from grpo.policy.loading import build_policy
 from scripts.check_gpu import at_the_limits
 from tests.policy.test_loading import QWEN, needs_bitsandbytes, needs_qwen
 from tests.tasks.test_datasets import GSM8K, needs_gsm8k
 
-KEPT = {
-    costs_module.WEIGHTS,
-    costs_module.ADAPTERS,
-    costs_module.REFERENCE,
-    costs_module.OPTIMIZER,
-    costs_module.SAMPLER,
-}
+RESIDENT = {parts.WEIGHTS, parts.ADAPTERS, parts.REFERENCE, parts.OPTIMIZER, parts.SAMPLER}
 STEPS = ["max_steps=2", "save_steps=null", "tracking=none", "max_completion_length=16", "num_generations=4"]
 TINY = ["max_prompt_length=84", "prompts_per_step=2", "data.train_problems=200", *STEPS]
 RANDOM = [*TINY, "model.init=random"]
@@ -56,9 +54,13 @@ CUT = [
 ]
 
 
-def costs(*overrides: str) -> Costs:
+def planned(*overrides: str) -> PlannedRun:
     config = compose(overrides)
-    return Costs(config, batch_of(config), architecture(config.model)[0], config.sharding)
+    return PlannedRun(config, batch_of(config), read_architecture(config.model)[0], config.sharding)
+
+
+def memory(*overrides: str) -> dict[str, parts.Parts]:
+    return memory_by_phase(planned(*overrides))
 
 
 def allocations(profiled: Any) -> list[tuple[int, int]]:
@@ -149,9 +151,9 @@ MARKS = {
 @pytest.mark.parametrize("overrides", [pytest.param(CASES[name], id=name, marks=MARKS.get(name, [])) for name in CASES])
 def test_memory_is_what_torch_accounts_for(overrides: list[str], tmp_path) -> None:
     """Each phase as a whole; and of training also what comes and goes, which large weights would outweigh."""
-    phases = costs(*overrides).memory()
+    phases = memory(*overrides)
     said = {name: sum(parts.values()) for name, parts in phases.items()}
-    said["passing"] = sum(size for part, size in phases["training"].items() if part not in KEPT)
+    said["passing"] = sum(size for part, size in phases["training"].items() if part not in RESIDENT)
     took = measured(compose(overrides), tmp_path)
     took["passing"] = took["training"] - took["kept"]
     ratios = {name: said[name] / took[name] for name in said}
@@ -172,55 +174,53 @@ def test_ddp_holds_gradients_twice() -> None:
         if alone:
             torch.distributed.destroy_process_group()
     assert max(level for _, level in allocations(profiled)) == pytest.approx(4 * 500 * 500 * 4, rel=0.05)
-    ddp = costs("experiment=gsm8k", "world_size=2").memory()["update"]
+    ddp = memory("experiment=gsm8k", "world_size=2")["update"]
     assert ddp["communication"] == ddp["gradients"] == 4 * 494_032_768
 
 
 def test_sizes_that_others_set_are_still_theirs() -> None:
-    assert (costs_module.TILE_TOKENS, costs_module.TILE_WIDTH) == (
+    assert (training_memory.TILE_TOKENS, training_memory.TILE_WIDTH) == (
         trl.kernels.chunked_logprob.TOKEN_CHUNK_SIZE,
         trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE,
-    )
-    assert (costs_module.PLAIN_HEAD, costs_module.GRAIN) == (
-        grpo.training.shared_log_probs.PLAIN_HEAD,
-        grpo.sampling.cuda_graphs.GRAIN,
     )
 
 
 def test_the_parameters_are_those_of_the_policy() -> None:
     """Trained ones too."""
     for rank in (0, 8):
-        of = costs(f"model.lora_rank={rank}")
-        policy = build_policy(of.config.model, seed=0)
-        assert of.of.total + of.adapters == sum(parameter.numel() for parameter in policy.parameters())
-        assert of.trained == sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
+        run = planned(f"model.lora_rank={rank}")
+        policy = build_policy(run.config.model, seed=0)
+        sizes = {name: parameter.numel() for name, parameter in policy.named_parameters()}
+        trained = [sizes[name] for name, parameter in policy.named_parameters() if parameter.requires_grad]
+        assert run.architecture.parameters + run.adapter_parameters == sum(sizes.values())
+        assert run.trained_parameters == sum(trained)
 
 
 @pytest.mark.parametrize(("name", "millions"), [("0.5b", 494.0), ("1.5b", 1543.7), ("3b", 3085.9)])
 def test_shipped_sizes_need_no_hub(name: str, millions: float) -> None:
     """They come to the numbers of parameters that Qwen2.5's model cards give: 0.49, 1.54 and 3.09 billion."""
-    of, origin = architecture(compose([f"model=qwen2.5-{name}"]).model)
-    assert of.total / 1e6 == pytest.approx(millions, abs=0.05)
+    of, origin = read_architecture(compose([f"model=qwen2.5-{name}"]).model)
+    assert of.parameters / 1e6 == pytest.approx(millions, abs=0.05)
     assert "Qwen/Qwen2.5-" in origin
 
 
 @needs_qwen
 def test_shipped_sizes_are_those_of_the_config() -> None:
-    shipped, _ = architecture(compose(["model=qwen2.5-0.5b"]).model)
-    read, origin = architecture(compose(["model=qwen2.5-0.5b", f"model.path={QWEN}"]).model)
+    shipped, _ = read_architecture(compose(["model=qwen2.5-0.5b"]).model)
+    read, origin = read_architecture(compose(["model=qwen2.5-0.5b", f"model.path={QWEN}"]).model)
     assert read == shipped and origin == f"config.json of {os.path.abspath(QWEN)}"
 
 
 def test_sharding_divides_what_it_shares_out() -> None:
     """Rajbhandari et al. 2020, figure 1: gradients and moments by zero2, the weights too by zero3."""
     base = ["experiment=gsm8k", "bf16=false", "world_size=4", "micro_batch_size=4"]
-    ddp, zero2, zero3 = (costs(*base, f"sharding={way}").memory()["update"] for way in ("ddp", "zero2", "zero3"))
+    ddp, zero2, zero3 = (memory(*base, f"sharding={way}")["update"] for way in ("ddp", "zero2", "zero3"))
     for part in ("gradients", "optimizer states"):
         assert zero2[part] == zero3[part] == ddp[part] / 4
     assert zero2["weights"] == ddp["weights"] == 4 * zero3["weights"]
     assert ddp["weights"] + ddp["gradients"] + 2 / 3 * ddp["optimizer states"] == pytest.approx(16 * 494.03e6, rel=1e-4)
     # With bf16, DeepSpeed trains weights of 2 bytes, and keeps those of 4 where the moments are.
-    mixed = costs(*base, "bf16=true", "sharding=zero2").memory()
+    mixed = memory(*base, "bf16=true", "sharding=zero2")
     assert 2 * mixed["sampling"]["weights"] == zero2["weights"]
     assert 4 * mixed["sampling"]["optimizer states"] == pytest.approx(12 * 494.03e6, rel=1e-4)
 
@@ -228,18 +228,18 @@ def test_sharding_divides_what_it_shares_out() -> None:
 def test_the_floor_by_hand() -> None:
     """Of a policy whose step can be counted on paper."""
     sizes = {"hidden_size": 10, "intermediate_size": 20, "num_attention_heads": 1, "num_hidden_layers": 1}
-    of = Architecture.of({"model_type": "llama", "vocab_size": 100, "tie_word_embeddings": True, **sizes})
-    assert of.linear == 4 * 10 * 10 + 3 * 10 * 20 == 1000 and of.head == 1000
+    of = Architecture.from_settings({"model_type": "llama", "vocab_size": 100, "tie_word_embeddings": True, **sizes})
+    assert of.linear_parameters == 4 * 10 * 10 + 3 * 10 * 20 == 1000 and of.head_parameters == 1000
     config = compose(["experiment=gsm8k", "max_prompt_length=50", "max_completion_length=10", "micro_batch_size=64"])
     flops, bandwidth = 1e6, 1e30
-    seconds = Costs(config, batch_of(config), of).seconds(Rates(flops, flops, bandwidth))
+    seconds = step_seconds(PlannedRun(config, batch_of(config), of), DeviceRates(flops, flops, bandwidth))
     completions, prompts = 64 * 10, 4 * 50
     assert seconds["decode"] == pytest.approx(2 * 2000 * completions / flops)
     assert seconds["prefill"] == pytest.approx(2 * 1000 * prompts / flops)
     # A prompt's last token goes with its completions; the head's logits are computed anew in its backward pass.
     assert seconds["train"] == pytest.approx((6 * 1000 * (completions + prompts - 4) + 8 * 1000 * completions) / flops)
-    memory_bound = Costs(config, batch_of(config), of).seconds(Rates(1e30, 1e30, 1e6))
-    assert memory_bound["update"] == pytest.approx(28 * of.total / 1e6)
+    memory_bound = step_seconds(PlannedRun(config, batch_of(config), of), DeviceRates(1e30, 1e30, 1e6))
+    assert memory_bound["update"] == pytest.approx(28 * of.parameters / 1e6)
     assert memory_bound["communication"] == 0
 
 
@@ -263,7 +263,8 @@ def test_what_changes_the_floor(more: list[str], part: str, times: float) -> Non
 def seconds(*overrides: str) -> dict[str, float]:
     config = compose(overrides)
     hardware = hardware_of(config)
-    return costs(*overrides).seconds(Rates(hardware.flops_bf16, hardware.flops_fp32, hardware.bandwidth, hardware.link))
+    rates = DeviceRates(hardware.flops_bf16, hardware.flops_fp32, hardware.bandwidth, hardware.link)
+    return step_seconds(planned(*overrides), rates)
 
 
 @pytest.mark.parametrize("file", sorted((CONF / "model").glob("*.yaml")), ids=lambda file: file.stem)
@@ -271,7 +272,7 @@ def test_each_model_file_says_what_the_policy_takes(file: Path) -> None:
     line = next(line for line in file.read_text().splitlines() if line.startswith("# Takes "))
     command = line.partition("python -m grpo.plan")[2].split()
     assert file.stem == "tiny" or f"model={file.stem}" in command
-    expected = amount(peak(costs(*command).memory()))
+    expected = bytes_as_text(peak_memory(memory(*command)))
     assert line == f"# Takes {expected} per device: {' '.join(['python -m grpo.plan', *command])}"
 
 
@@ -285,19 +286,19 @@ def test_every_hardware_names_its_datasheet(name: str) -> None:
 def test_what_it_proposes_fits_and_nothing_less_does() -> None:
     config = compose(["experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4"])
     hardware = hardware_of(config)
-    of, room = architecture(config.model)[0], usable(hardware, config.rollout)
-    assert peak(costs("experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4").memory()) > room
-    proposed = nearest(config, of, room)
+    of, room = read_architecture(config.model)[0], usable_memory(hardware, config.rollout)
+    assert peak_memory(memory("experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4")) > room
+    proposed = nearest_fitting(config, of, room)
     assert proposed
     for overrides, size in proposed:
-        again = costs("experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4", *overrides).memory()
-        assert peak(again) == pytest.approx(size) and size <= room
+        again = memory("experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4", *overrides)
+        assert peak_memory(again) == pytest.approx(size) and size <= room
         ways = [[each for each in overrides if each.startswith("model.")]]
         ways += [[each] for each in overrides if not each.startswith("model.")]
         for way in ways:
             rest = [each for each in overrides if each not in way]
             assert (
-                peak(costs("experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4", *rest).memory()) > room or not way
+                peak_memory(memory("experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4", *rest)) > room or not way
             )
 
 
@@ -311,16 +312,16 @@ def test_as_a_person_reads_it(command) -> None:
         "4 prompts x 16 completions = 64 a step, 1 x 16 on 4 processes",
         "4 x RTX 3090, 24 GiB each, sharding=ddp",
         "optimizer states",
-        "in all",
-        "too much",
+        "total",
+        "does not fit",
         "Nearest settings that fit",
         "lora_rank=16",
         "decode",
         "7,472 problems, 1,868 steps",
-        "a floor is not a forecast",
+        "a lower bound, not a forecast",
     ):
         assert said in done.stdout, said
-    phases = costs("experiment=gsm8k", "model=qwen2.5-3b", "world_size=4").memory().values()
+    phases = memory("experiment=gsm8k", "model=qwen2.5-3b", "world_size=4").values()
     assert " ".join(f"{sum(parts.values()) / 2**30:.2f}" for parts in phases) in " ".join(done.stdout.split())
 
 
@@ -338,11 +339,11 @@ def test_it_asks_neither_torch_nor_a_hub() -> None:
     [
         (["experiment=gsm8k", "world_size=3"], "do not share out evenly over 3 processes. Nearest that do:"),
         (["hardware=rtx309"], "hardware=rtx309: hardware has no option 'rtx309'. Did you mean 'rtx3090'?"),
-        (["hardware=h100"], "device=cpu: H100 80 GB is another one; add device=cuda, or take hardware=cpu."),
+        (["hardware=h100"], "device=cpu: H100 80 GB is a different device; add device=cuda, or use hardware=cpu."),
         (["sharding=zero4"], "sharding=zero4: must be one of ddp, zero2, zero3, fsdp2."),
         (["world_size=0"], "world_size=0: must be between 1 and 1,000,000."),
         (["max_prompt_length=null"], "max_prompt_length=null: a plan needs the longest prompt"),
-        (["model.path=someone/something"], "its config.json is not on this machine, and a plan asks no hub."),
+        (["model.path=someone/something"], "its config.json is not on this machine, and a plan does not ask a hub."),
     ],
 )
 def test_mistakes_end_in_one_line(typed: list[str], said: str) -> None:
@@ -354,13 +355,13 @@ def test_mistakes_end_in_one_line(typed: list[str], said: str) -> None:
 def test_a_multirun_plans_each(command) -> None:
     done = command("grpo.plan", "-m", "micro_batch_size=16,64", COLUMNS="80")
     assert done.returncode == 0, done.stderr
-    assert "micro_batch_size=16" in done.stdout and done.stdout.count("in all") == 4
+    assert "micro_batch_size=16" in done.stdout and done.stdout.count("total") == 4
 
 
 def test_another_architecture_is_refused_by_name(tmp_path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 768, "vocab_size": 50257}))
-    with pytest.raises(UserError, match="has no num_attention_heads; a plan knows decoders of Qwen2's kind"):
-        architecture(replace(compose().model, path=str(tmp_path)))
+    with pytest.raises(UserError, match="has no num_attention_heads; a plan supports decoders of the Qwen2 kind"):
+        read_architecture(replace(compose().model, path=str(tmp_path)))
 
 
 def test_a_plan_resumes_nothing() -> None:

@@ -1,0 +1,113 @@
+"""A plan as a person reads it: tables and sentences about memory and time.
+
+Called by `grpo.plan`, which prints them. Nothing here prints or computes what a run needs.
+"""
+
+from copy import deepcopy
+
+from rich.table import Table
+from rich.text import Text
+
+from grpo.config.batch import optimizer_steps
+from grpo.config.limits import GSM8K_PROBLEMS
+from grpo.config.schema import HardwareConfig, PlanConfig
+from grpo.core.tables import empty_table
+from grpo.planning.fit import CUDA_CONTEXT_GIB, FRAGMENTATION, GIB, usable_memory
+from grpo.planning.memory import peak_memory, total
+from grpo.planning.planned_run import PlannedRun
+from grpo.planning.resident_memory import PARTS, Parts
+
+
+def run_facts(run: PlannedRun, config: PlanConfig, hardware: HardwareConfig, origin: str) -> dict[str, str]:
+    """The policy, the batch, the limits and the hardware of a plan."""
+    adapters = f", {run.trained_parameters / 1e6:,.1f} M of adapters are trained"
+    trained = adapters if run.lora else ", all trained"
+    count = f"{config.world_size} x " * (config.world_size > 1)
+    sharding = f" each, sharding={config.sharding}" * (config.world_size > 1)
+    return {
+        "policy": f"{run.architecture.parameters / 1e6:,.0f} M parameters{trained}; sizes: {origin}",
+        "batch": str(run.batch),
+        "tokens": f"at most {config.max_prompt_length} per prompt, {config.max_completion_length} per completion",
+        "hardware": f"{count}{hardware.name}, {hardware.memory:g} GiB{sharding}",
+    }
+
+
+def memory_table(phases: dict[str, Parts]) -> Table:
+    """One column for each phase, one row for each part."""
+    highest = peak_memory(phases)
+    unit, size = ("GiB", GIB) if highest >= GIB else ("MiB", 2**20)
+    table = empty_table(*phases)
+    table.columns[0].header = f"{unit} on each device"
+    for part in PARTS:
+        if any(part in parts for parts in phases.values()):
+            table.add_row(part, *(f"{parts[part] / size:.2f}" if part in parts else "" for parts in phases.values()))
+    sums = (Text(f"{total(parts) / size:.2f}", style="bold" * (total(parts) == highest)) for parts in phases.values())
+    table.add_row(Text("total", style="bold"), *sums)
+    return table
+
+
+def fit_facts(config: PlanConfig, hardware: HardwareConfig, phases: dict[str, Parts]) -> dict[str, str]:
+    """The phase with the highest peak, and whether it fits."""
+    name, parts = max(phases.items(), key=lambda phase: total(phase[1]))
+    largest, needed = max(parts, key=lambda part: parts[part]), total(parts)
+    usable = usable_memory(hardware, config.rollout)
+    reserve = f"{hardware.memory:g} GiB"
+    if hardware.device == "cuda":
+        reserve += f" less {CUDA_CONTEXT_GIB:g} for CUDA and {FRAGMENTATION:.0%} for fragmentation"
+        if config.rollout.memory and not config.rollout.sleep:
+            reserve += f", and {config.rollout.memory:.0%} for vLLM"
+    facts = {"peak": f"in {name}; {parts[largest] / needed:.0%} of it is {largest}"}
+    if needed <= usable:
+        return facts | {"it fits": f"{bytes_as_text(needed)} of {bytes_as_text(usable)} ({reserve})"}
+    return facts | {"does not fit": f"{bytes_as_text(needed)} needed, {bytes_as_text(usable)} available ({reserve})"}
+
+
+def proposals_text(fitting: list[tuple[list[str], float]]) -> str:
+    """The settings that make a run fit, or what to change where no settings do."""
+    if not fitting:
+        changes = "micro-batch, checkpointing, sharding, 8-bit AdamW, adapters"
+        return f"No combination of these makes it fit: {changes}. Use a smaller policy or batch."
+    lines = [f"  {' '.join(overrides)}  ({bytes_as_text(size)})" for overrides, size in fitting]
+    return "\n".join(["\nNearest settings that fit:", *lines])
+
+
+def time_table(parts: Parts) -> Table:
+    """The least seconds of each part of a step, and their shares."""
+    step = total(parts)
+    table = empty_table("seconds", "share")
+    table.columns[0].header = "least time per step"
+    for name, seconds in parts.items():
+        table.add_row(name, f"{seconds:.3f}", f"{seconds / step:.0%}")
+    table.add_row(Text("total", style="bold"), Text(f"{step:.3f}", style="bold"), "")
+    return table
+
+
+def time_facts(config: PlanConfig, parts: Parts) -> dict[str, str]:
+    """The largest part of a step, and the least time of an epoch and of the run."""
+    step = total(parts)
+    problems = GSM8K_PROBLEMS if config.data.name == "gsm8k" else None
+    problems = min(filter(None, (problems, config.data.train_problems)), default=None)
+    facts = {"largest part": max(parts, key=lambda name: parts[name])}
+    if problems:
+        epoch = deepcopy(config)
+        epoch.max_steps, epoch.num_train_epochs = None, 1
+        steps = optimizer_steps(epoch, problems)
+        facts["an epoch"] = f"{problems:,} problems, {steps:,} steps: {seconds_as_text(steps * step)}"
+    if config.max_steps:
+        facts["max_steps"] = f"{config.max_steps:,} steps: {seconds_as_text(config.max_steps * step)}"
+    facts["note"] = (
+        "this is a lower bound, not a forecast: it assumes every text is at its limit, and leaves out kernel launches, "
+        "attention and waiting, so real steps of such texts take longer"
+    )
+    return facts
+
+
+def bytes_as_text(size: float) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
+
+
+def seconds_as_text(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
