@@ -21,7 +21,7 @@ from grpo.config.groups import CONF, option_names
 from grpo.config.schema import PlanConfig
 from grpo.core.errors import UserError
 from grpo.plan import compose, hardware_of, run
-from grpo.planning import resident_memory as parts
+from grpo.planning import resident_memory
 from grpo.planning import training_memory
 from grpo.planning.architecture import Architecture, read_architecture
 from grpo.planning.fit import batch_of, nearest_fitting, usable_memory
@@ -34,7 +34,7 @@ from scripts.check_gpu import at_the_limits
 from tests.policy.test_loading import QWEN, needs_bitsandbytes, needs_qwen
 from tests.tasks.test_datasets import GSM8K, needs_gsm8k
 
-RESIDENT = {parts.WEIGHTS, parts.ADAPTERS, parts.REFERENCE, parts.OPTIMIZER, parts.SAMPLER}
+RESIDENT = {getattr(resident_memory, name) for name in ("WEIGHTS", "ADAPTERS", "REFERENCE", "OPTIMIZER", "SAMPLER")}
 STEPS = ["max_steps=2", "save_steps=null", "tracking=none", "max_completion_length=16", "num_generations=4"]
 TINY = ["max_prompt_length=84", "prompts_per_step=2", "data.train_problems=200", *STEPS]
 RANDOM = [*TINY, "model.init=random"]
@@ -59,7 +59,7 @@ def planned(*overrides: str) -> PlannedRun:
     return PlannedRun(config, batch_of(config), read_architecture(config.model)[0], config.sharding)
 
 
-def memory(*overrides: str) -> dict[str, parts.Parts]:
+def memory(*overrides: str) -> dict[str, resident_memory.Parts]:
     return memory_by_phase(planned(*overrides))
 
 
