@@ -21,8 +21,7 @@ from grpo.config.groups import CONF, option_names
 from grpo.config.schema import PlanConfig
 from grpo.core.errors import UserError
 from grpo.plan import compose, hardware_of, run
-from grpo.planning import resident_memory
-from grpo.planning import training_memory
+from grpo.planning import resident_memory, training_memory
 from grpo.planning.architecture import Architecture, read_architecture
 from grpo.planning.fit import batch_of, nearest_fitting, usable_memory
 from grpo.planning.memory import memory_by_phase, peak_memory
