@@ -25,7 +25,7 @@ from grpo.rewards.probe_findings import judge
 from grpo.rewards.probe_scores import measure
 from grpo.rewards.probes import PROBES
 from grpo.rewards.stack import RewardStack, build_rewards
-from grpo.runs.lock import removed_if_unused
+from grpo.runs.run_dir import removed_if_unused
 
 
 def run(config: AuditConfig) -> list[Finding]:

@@ -46,9 +46,8 @@ from grpo.evaluation.storage import made_now, save_evaluation
 from grpo.policy.hub import on_hub, prepare_hub
 from grpo.policy.requirements import check_cuda, check_packages, slow_bfloat16_warning
 from grpo.rewards.stack import RewardStack, build_rewards
-from grpo.runs.lock import removed_if_unused
 from grpo.runs.provenance import problems_of
-from grpo.runs.run_dir import followed
+from grpo.runs.run_dir import removed_if_unused, resolve_link
 from grpo.runs.settings import load_run, saved_settings, trained
 from grpo.runs.trust import refuse_links, require_trust
 from grpo.tasks.example import Example
@@ -117,7 +116,7 @@ def _subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequence[s
     if config.completions is not None:
         return _of_file("file", config.completions, "completions", config)
     if config.run is not None:
-        return _of_run("run", followed(Path(config.run).expanduser()), composed, overrides)
+        return _of_run("run", resolve_link(Path(config.run).expanduser()), composed, overrides)
     check_config(config)
     stem = f"{_plain(Path(config.model.path).name)}-{config.data.name}"
     return Subject("policy", config, ELSEWHERE, stem, load_held_out(config.data), config.seed)
@@ -131,11 +130,11 @@ def _baseline(
     overrides = [override for override, key in keys if key.partition(".")[0] not in ("model", "name")]
     config, composed = replace(config, name=None), composed.copy()
     composed.name = None
-    path = followed(Path(given).expanduser())
+    path = resolve_link(Path(given).expanduser())
     if given == "before":
         if config.run is None:
             raise UserError("baseline=before: means the policy from which run= was trained; add run=FOLDER.")
-        subject = _of_run("before", followed(Path(config.run).expanduser()), composed, overrides, before=True)
+        subject = _of_run("before", resolve_link(Path(config.run).expanduser()), composed, overrides, before=True)
     elif path.suffix in SUFFIXES:
         subject = _of_file("baseline", given, "baseline", config)
     elif path.is_dir():

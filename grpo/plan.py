@@ -28,7 +28,7 @@ from grpo.planning.memory import memory_by_phase, peak_memory
 from grpo.planning.planned_run import PlannedRun
 from grpo.planning.report import fit_facts, memory_table, proposals_text, run_facts, time_facts, time_table
 from grpo.planning.roofline import DeviceRates, step_seconds
-from grpo.runs.lock import removed_if_unused
+from grpo.runs.run_dir import removed_if_unused
 
 DEFAULT_HARDWARE = {"cuda": "rtx3090", "cpu": "cpu"}
 

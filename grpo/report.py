@@ -21,7 +21,7 @@ from grpo.reports.sweep_report import write_sweep_report
 from grpo.reports.sweep_results import choose, read_sweep
 from grpo.reports.sweep_tables import settings_table
 from grpo.runs.record import read
-from grpo.runs.run_dir import followed, refuse_used
+from grpo.runs.run_dir import refuse_used, resolve_link
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=path_argument, help="the folder to write to; default: FOLDER")
     parser.add_argument("--figures", action="store_true", help="also write its figures as PNG, into figures/ there")
     arguments = parser.parse_args()
-    folder: Path = followed(arguments.folder)
+    folder: Path = resolve_link(arguments.folder)
     out: Path = arguments.out or folder
     pictures = out / "figures" if arguments.figures else None
     try:

@@ -21,9 +21,8 @@ from grpo.core.process import check_process, guard_streams
 from grpo.core.run_log import RunLog, open_run_log
 from grpo.core.signals import StoppedBySignal
 from grpo.runs.labels import command_to_resume
-from grpo.runs.lock import owned, removed_if_unused
 from grpo.runs.results import results_of
-from grpo.runs.run_dir import followed, point_latest, refuse_used
+from grpo.runs.run_dir import RunDir, link_latest, refuse_used, removed_if_unused, resolve_link
 from grpo.runs.settings import overrides_of, save_settings, saved_settings, settings_of
 from grpo.runs.trust import refuse_links, require_trust
 
@@ -113,7 +112,7 @@ def reproduce(folder: Path, out: Path) -> list[str]:
     def begin() -> None:
         save_settings(out, config, [*overrides, "tracking=none"])
         open_run_log()
-        point_latest(out)
+        link_latest(out)
 
     from grpo.runs.provenance import NAME, changes  # it needs torch
     from grpo.training.session import train_run
@@ -136,7 +135,7 @@ def main() -> None:
     parser.add_argument("--trust-run", action="store_true", help="run the code of a folder that somebody else made")
     parser.add_argument("--out", type=path_argument, help="where to run it again; else outputs/DATE/TIME of now")
     arguments = parser.parse_args()
-    arguments.run = followed(arguments.run)
+    arguments.run = resolve_link(arguments.run)
     out = arguments.out or Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
     try:
         check_process()
@@ -149,7 +148,7 @@ def main() -> None:
         logging.basicConfig(handlers=[RunLog(str(out / "train.log"))], level=logging.INFO, format=line)
         with removed_if_unused(out):
             out.mkdir(parents=True, exist_ok=True)
-            with owned(out):
+            with RunDir(out).locked():
                 found = reproduce(arguments.run, out)
     except UserError as error:
         print(error_message(f"error: {error}"), file=sys.stderr)

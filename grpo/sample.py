@@ -16,7 +16,7 @@ from grpo.core.progress import spinner
 from grpo.core.run_log import quiet_libraries
 from grpo.core.tables import answers_table
 from grpo.policy.hub import on_hub, prepare_hub
-from grpo.runs.run_dir import followed
+from grpo.runs.run_dir import resolve_link
 from grpo.runs.settings import load_run, saved_settings, trained
 from grpo.runs.trust import require_trust
 from grpo.tasks.example import SHOWCASE
@@ -26,7 +26,7 @@ OBEYED = {"model", "system_prompt", "max_completion_length", "seed", "eval_batch
 
 
 def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: bool = False) -> None:
-    folder = followed(folder)
+    folder = resolve_link(folder)
     require_trust(
         folder,
         saved_settings(folder),

@@ -23,8 +23,8 @@ from grpo.core.console import error_message, quiet
 from grpo.core.device import free_memory
 from grpo.core.errors import UserError
 from grpo.core.process import guard_streams
-from grpo.runs.lock import removed_if_unused
 from grpo.runs.resume_arguments import going_on
+from grpo.runs.run_dir import removed_if_unused
 from grpo.sweeps.launchers import leave_if_orphaned
 from grpo.sweeps.study import pruning
 from grpo.training.launch import DISK_FULL, run_in_directory, run_worker, save_error_of_job

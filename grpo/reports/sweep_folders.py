@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from math import inf
 from pathlib import Path, PurePath
 
-from grpo.runs.run_dir import SWEEP
+from grpo.runs.run_dir import SweepDir
 
 # Folders of this project beside runs, which hold no runs.
 OTHER_FOLDERS = {"audits", "evaluations", "figures", "plans", "sweeps"}
 
 
 def holds_runs(folder: Path) -> bool:
-    return (folder / SWEEP).is_file() or next(runs_below(folder), None) is not None
+    return SweepDir(folder).sweep_json.is_file() or next(runs_below(folder), None) is not None
 
 
 def other_than_runs(folder: Path) -> Path | None:
     """The first subfolder that is neither a run nor a folder of runs nor of this project; None if there is none."""
-    if (folder / SWEEP).is_file():
+    if SweepDir(folder).sweep_json.is_file():
         return None
     for child in _folders(folder):
         below = _folders(child)
@@ -32,7 +32,7 @@ def other_than_runs(folder: Path) -> Path | None:
 
 
 def _of_ours(folder: Path) -> bool:
-    return _is_run(folder) or (folder / SWEEP).is_file() or (folder / "train.log").is_file()
+    return _is_run(folder) or SweepDir(folder).sweep_json.is_file() or (folder / "train.log").is_file()
 
 
 def _folders(folder: Path) -> list[Path]:

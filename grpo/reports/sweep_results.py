@@ -21,7 +21,7 @@ from grpo.reports.arms import PRIMARY, Setting, affects_results, levels_of, numb
 from grpo.reports.sweep_folders import holds_runs, natural, runs_below
 from grpo.runs.record import Record, read
 from grpo.runs.results import PRUNING
-from grpo.runs.run_dir import ERROR, SWEEP
+from grpo.runs.run_dir import RunDir, SweepDir
 
 
 class Undone(NamedTuple):
@@ -102,7 +102,7 @@ def read_sweep(folder: Path) -> Sweep:
     """
     if not holds_runs(folder):
         raise UserError(f"{folder} holds no runs; give the folder of a sweep, outputs/sweeps/DATE/TIME.")
-    plan = _plan(folder / SWEEP)
+    plan = _plan(SweepDir(folder).sweep_json)
     found = {str(path.relative_to(folder)) for path in runs_below(folder)}
     found |= {name for name in plan.jobs if (folder / name / ".hydra" / "config.yaml").is_file()}
     records: dict[str, Record] = {}
@@ -192,7 +192,7 @@ def _undone(folder: Path, record: Record | None) -> tuple[str, str] | None:
             return "pruned", f"at step {record.results['steps']:,}"
         primary = value(record, PRIMARY)
         return None if primary is not None else ("damaged", f"results.json holds no {PRIMARY}")
-    error = folder / ERROR
+    error = RunDir(folder).error_txt
     if error.is_file():
         return "failed", error.read_text(encoding="utf-8", errors="replace").strip() or "without a message"
     if record is None:

@@ -1,4 +1,8 @@
-"""Checkpoints that are whole or absent: written aside with a manifest, then renamed; verified when they are read."""
+"""Checkpoints: written to a temporary folder with a manifest, then renamed, and verified before they are read.
+
+Called by the trainer, which writes and loads them, and by `resume`, which finds the newest complete one. It must not
+import torch, and knows of the trainer's state only the names of its files.
+"""
 
 import json
 import os
@@ -11,53 +15,35 @@ from typing import Any
 from grpo.core import distributed
 from grpo.core.errors import UserError
 from grpo.core.files import atomic_write, file_sha256, parse_file, parse_json_object, write_json
+from grpo.runs.provenance_file import is_readable
+from grpo.runs.run_dir import RunDir
 
 MANIFEST = "manifest.json"
-PREFIX = "checkpoint-"
-# Without any of these it is none.
-NEEDED = {"optimizer.pt", "rng_state.pth", "run_state.pt", "scheduler.pt", "trainer_state.json", "records.json"}
-NEEDED_OF_SEVERAL = {"run_state_0.pt", "rng_state_0.pth", "trainer_state.json", "records.json"}
-# FSDP and DeepSpeed keep the optimizer's state in files of their own.
-OF_ENGINES = ("optimizer.bin", "optimizer_", "pytorch_model_fsdp", "global_step")
+SNAPSHOT = "records"  # the copies of the files that the run had written
+SNAPSHOT_INDEX = "records.json"
+CHECKPOINT_PREFIX = "checkpoint-"
+# A checkpoint without any one of these is incomplete.
+REQUIRED = {"optimizer.pt", "rng_state.pth", "run_state.pt", "scheduler.pt", "trainer_state.json", SNAPSHOT_INDEX}
+REQUIRED_OF_SEVERAL = {"run_state_0.pt", "rng_state_0.pth", "trainer_state.json", SNAPSHOT_INDEX}
+# FSDP and DeepSpeed write the optimizer's state to files of their own.
+SHARDED_STATE = ("optimizer.bin", "optimizer_", "pytorch_model_fsdp", "global_step")
 # Suffixes of files that a loader reads, whether or not the manifest lists them.
 LOADABLE = {".bin", ".distcp", ".json", ".pt", ".pth", ".safetensors"}
-# What a run has written so far: its checkpoints hold copies, from which it resumes.
-RECORDS = (
-    "metrics.jsonl",
-    "transcripts.jsonl",
-    "provenance.json",
-    "evaluations/before.json",
-    "evaluations/before.parquet",
-)
-
-# What `provenance.json` holds.
-PROVENANCE: dict[str, Any] = {
-    "command": str,
-    "code": dict | None,
-    "versions": dict,
-    "hardware": dict,
-    "data": dict,
-    "model": dict,
-    "reward_files": dict,
-    "settings": dict,
-    "tracking": str | None,
-    "resumed": list,
-}
 
 
-def aside(checkpoint: Path) -> Path:
-    """Where a checkpoint is written before it takes its place."""
+def temporary_folder(checkpoint: Path) -> Path:
+    """The folder in which a checkpoint is written before it is renamed to its place."""
     return checkpoint.parent / "partial"
 
 
 @contextmanager
-def sealed(checkpoint: Path) -> Iterator[Path]:
-    """A folder to write `checkpoint` into, by that name; when all is written and on the disk, it takes its place.
+def atomic_checkpoint(checkpoint: Path) -> Iterator[Path]:
+    """Yields a temporary folder; at the end its subfolder named as `checkpoint` is complete on disk and replaces it.
 
     Raises:
-        OSError: it could not be written; nothing is left of it, and what stood in its place stands there still.
+        OSError: it could not be written; an older checkpoint of the same name is unchanged, and no file is left over.
     """
-    partial = aside(checkpoint)
+    partial = temporary_folder(checkpoint)
     shutil.rmtree(partial, ignore_errors=True)
     written = partial / checkpoint.name
     try:
@@ -70,15 +56,15 @@ def sealed(checkpoint: Path) -> Iterator[Path]:
         }
         write_json(written / MANIFEST, manifest)
         for path in (*files, written / MANIFEST, written):
-            _flush(path)
+            _fsync(path)
         shutil.rmtree(checkpoint, ignore_errors=True)
         os.replace(written, checkpoint)
-        _flush(checkpoint.parent)
+        _fsync(checkpoint.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def _fsync(path: Path) -> None:
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
@@ -86,137 +72,120 @@ def _flush(path: Path) -> None:
         os.close(opened)
 
 
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint; None where it is whole."""
+def checkpoint_fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is complete and unchanged."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        needed = NEEDED_OF_SEVERAL if "run_state_0.pt" in manifest else NEEDED
-        if any(name.startswith(OF_ENGINES) for name in manifest):
-            needed = needed - {"optimizer.pt"}
-        if not manifest.keys() >= needed:
-            return f"{MANIFEST} does not list {', '.join(sorted(needed - manifest.keys()))}"
-        for name, expected in manifest.items():
-            file = checkpoint / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != expected["bytes"]:
-                return f"{name} has {file.stat().st_size:,} bytes instead of {expected['bytes']:,}"
-            if file_sha256(file) != expected["sha256"]:
-                return f"the content of {name} has changed"
-        for file in sorted(each for each in checkpoint.rglob("*") if each.suffix in LOADABLE):
-            name = str(file.relative_to(checkpoint))
-            if name not in (*manifest, MANIFEST):
-                return f"{MANIFEST} does not list {name}, which would be loaded"
-        for name, key, kind in (("trainer_state.json", "global_step", int), ("records.json", "completions", list)):
-            if not _holds(checkpoint / name, key, kind):
-                return f"{name} is damaged"
-        kept = checkpoint / "records" / "provenance.json"
-        if kept.is_file() and not _readable(kept):
-            return f"records/{kept.name} is damaged"
+        return _fault_of_files(checkpoint, manifest) or _fault_of_content(checkpoint)
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{MANIFEST} is damaged"
+
+
+def _fault_of_files(checkpoint: Path, manifest: dict[str, Any]) -> str | None:
+    required = REQUIRED_OF_SEVERAL if "run_state_0.pt" in manifest else REQUIRED
+    if any(name.startswith(SHARDED_STATE) for name in manifest):
+        required = required - {"optimizer.pt"}
+    if not manifest.keys() >= required:
+        return f"{MANIFEST} does not list {', '.join(sorted(required - manifest.keys()))}"
+    for name, expected in manifest.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["bytes"]:
+            return f"{name} has {file.stat().st_size:,} bytes instead of {expected['bytes']:,}"
+        if file_sha256(file) != expected["sha256"]:
+            return f"the content of {name} has changed"
+    for file in sorted(each for each in checkpoint.rglob("*") if each.suffix in LOADABLE):
+        name = str(file.relative_to(checkpoint))
+        if name not in (*manifest, MANIFEST):
+            return f"{MANIFEST} does not list {name}, which would be loaded"
     return None
 
 
-def _holds(path: Path, key: str, kind: type) -> bool:
-    """Whether a file is a JSON object with a value of that `kind` under `key`."""
+def _fault_of_content(checkpoint: Path) -> str | None:
+    for name, key, kind in (("trainer_state.json", "global_step", int), (SNAPSHOT_INDEX, "completions", list)):
+        if not _has_value(checkpoint / name, key, kind):
+            return f"{name} is damaged"
+    provenance = _snapshot(checkpoint).provenance_json
+    if provenance.is_file() and not is_readable(provenance):
+        return f"{provenance.relative_to(checkpoint)} is damaged"
+    return None
+
+
+def _has_value(path: Path, key: str, kind: type) -> bool:
+    """Whether a file is a JSON object with a value of type `kind` under `key`."""
     try:
         return isinstance(parse_file(path, parse_json_object).get(key), kind)
     except UserError:
         return False
 
 
-def keep_records(run: Path, written: Path) -> None:
-    """Copy what a run has written so far into the checkpoint that is being written."""
-    for name in RECORDS:
-        if (run / name).is_file():
-            (written / "records" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(run / name, written / "records" / name)
-    completions = sorted(path.name for path in run.glob("completions/step_*.parquet"))
-    write_json(written / "records.json", {"completions": completions, "sharding": distributed.strategy()})
+def _snapshot(checkpoint: Path) -> RunDir:
+    return RunDir(checkpoint / SNAPSHOT)
 
 
-def put_back(checkpoint: Path | None, run: Path) -> list[str]:
-    """Make the records of a run those of its checkpoint, or none; gives the files of completions that are gone."""
-    for name in RECORDS:
-        if name == "provenance.json" and _readable(run / name):
-            continue  # it also tells of sessions since
-        (run / name).unlink(missing_ok=True)
-        if checkpoint and (kept := checkpoint / "records" / name).is_file():
-            (run / name).parent.mkdir(exist_ok=True)
-            with atomic_write(run / name) as partial:
-                shutil.copyfile(kept, partial)
+def save_snapshot(run: RunDir, written: Path) -> None:
+    """Copy the files that a run has written so far into the checkpoint that is being written."""
+    for source, copy in zip(run.snapshot_files(), _snapshot(written).snapshot_files(), strict=True):
+        if source.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+    completions = [path.name for path in run.completion_files()]
+    write_json(written / SNAPSHOT_INDEX, {"completions": completions, "sharding": distributed.strategy()})
+
+
+def restore_snapshot(checkpoint: Path | None, run: RunDir) -> list[str]:
+    """Replace the files of a run by the copies in its checkpoint; without a checkpoint, delete them.
+
+    Returns:
+        the files of completions that the checkpoint lists and that are missing.
+    """
+    copies = _snapshot(checkpoint or run.path).snapshot_files()
+    for path, copy in zip(run.snapshot_files(), copies, strict=True):
+        if path == run.provenance_json and is_readable(path):
+            continue  # it also records later sessions
+        path.unlink(missing_ok=True)
+        if checkpoint and copy.is_file():
+            path.parent.mkdir(exist_ok=True)
+            with atomic_write(path) as partial:
+                shutil.copyfile(copy, partial)
     if checkpoint is None:
         return []
-    completions = json.loads((checkpoint / "records.json").read_text(encoding="utf-8"))["completions"]
-    return [name for name in completions if not (run / "completions" / name).is_file()]
+    completions = json.loads((checkpoint / SNAPSHOT_INDEX).read_text(encoding="utf-8"))["completions"]
+    return [name for name in completions if not (run.completions / name).is_file()]
 
 
-def _readable(provenance: Path) -> bool:
-    try:
-        read_provenance(provenance)
-    except (OSError, UserError):
-        return False
-    return True
+def run_state_file(checkpoint: Path) -> Path:
+    """The file of this process with the state of the run that transformers' own files do not hold."""
+    several = distributed.world_size() > 1
+    return checkpoint / (f"run_state_{distributed.rank()}.pt" if several else "run_state.pt")
 
 
-def read_provenance(path: Path) -> dict[str, Any]:
-    """The content of `provenance.json`.
-
-    Raises:
-        FileNotFoundError: there is none.
-        UserError: it is damaged.
-    """
-    content = parse_file(path, parse_json_object)
-    if fault := provenance_fault({"resumed": None, "settings": None} | content):
-        raise UserError(f"{path} is damaged: {fault}.")
-    return content
-
-
-def provenance_fault(content: Any) -> str | None:
-    """What is wrong with a provenance, of which parts may be missing; None if nothing is."""
-    if not isinstance(content, dict):
-        return f"it is {str(content)[:50]!r}"
-    for name, kind in PROVENANCE.items():
-        if name in content and not isinstance(content[name], kind):
-            return f"{name} is {str(content[name])[:50]!r}"
-    for each in content.get("resumed", []):
-        if not isinstance(each, dict) or not isinstance(each.get("settings"), dict):
-            return f"resumed holds {str(each)[:50]!r}"
-    code = content.get("code") or {"revision": "", "clean": True}
-    if not isinstance(code.get("revision"), str) or not isinstance(code.get("clean"), bool):
-        return f"code is {str(code)[:50]!r}"
-    return None
-
-
-def run_state(checkpoint: Path) -> Path:
-    """What a process is in the middle of, besides transformers' files: one for each of several."""
-    return checkpoint / (f"run_state_{distributed.rank()}.pt" if distributed.world_size() > 1 else "run_state.pt")
-
-
-def ranks_of(checkpoint: Path) -> int:
+def processes_of(checkpoint: Path) -> int:
     """How many processes wrote it."""
     return len([*checkpoint.glob("run_state*.pt")])
 
 
-def sharding_of(checkpoint: Path) -> str:
-    """How they shared the policy."""
-    kept = json.loads((checkpoint / "records.json").read_text(encoding="utf-8"))
-    return str(kept.get("sharding", "ddp"))
+def strategy_of(checkpoint: Path) -> str:
+    """How these processes shared the policy, as `distributed.strategy` names it."""
+    index = json.loads((checkpoint / SNAPSHOT_INDEX).read_text(encoding="utf-8"))
+    return str(index.get("sharding", "ddp"))
 
 
 def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix(PREFIX))
+    return int(checkpoint.name.removeprefix(CHECKPOINT_PREFIX))
 
 
-def newest_whole(folder: Path) -> tuple[Path | None, dict[Path, str]]:
-    """The newest whole checkpoint in `folder`, and the damaged ones that are newer, each with what is wrong with it."""
-    found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
+def newest_complete_checkpoint(folder: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The newest complete checkpoint in `folder`, and what is wrong with each newer one."""
+    found = [
+        path for path in folder.glob(f"{CHECKPOINT_PREFIX}*") if path.name.removeprefix(CHECKPOINT_PREFIX).isdecimal()
+    ]
     damaged: dict[Path, str] = {}
     for checkpoint in sorted(found, key=step_of, reverse=True):
-        if (wrong := damage(checkpoint)) is None:
+        if (fault := checkpoint_fault(checkpoint)) is None:
             return checkpoint, damaged
-        damaged[checkpoint] = wrong
+        damaged[checkpoint] = fault
     return None, damaged

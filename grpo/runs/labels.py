@@ -15,7 +15,7 @@ from grpo.core import distributed
 from grpo.core.errors import UserError
 from grpo.core.files import parse_file, parse_json_object
 from grpo.core.paths import display_path
-from grpo.runs.run_dir import SWEEP, quoted
+from grpo.runs.run_dir import SweepDir, quoted_path
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Label:
 def sweep_of(folder: Path) -> dict[str, Any]:
     """What is on record of the sweep that a run is a job of; empty where there is none."""
     try:
-        sweep = parse_file(folder.parent / SWEEP, parse_json_object)
+        sweep = parse_file(SweepDir(folder.parent).sweep_json, parse_json_object)
         return {job["folder"]: sweep | {"name": job["name"]} for job in sweep["jobs"]}.get(folder.name, {})
     except (OSError, UserError, KeyError, TypeError):
         return {}
@@ -58,4 +58,4 @@ def label_of(folder: Path, overrides: Sequence[str]) -> Label:
 
 
 def command_to_resume(folder: Path) -> str:
-    return f"{distributed.launch_command()} {shlex.quote(f'resume={quoted(Path(display_path(folder)))}')}"
+    return f"{distributed.launch_command()} {shlex.quote(f'resume={quoted_path(Path(display_path(folder)))}')}"

@@ -12,7 +12,7 @@ from grpo.core.errors import UserError, first_line, json_type_name
 from grpo.core.files import read_json_lines
 from grpo.core.metric_names import REWARD, VALIDATION_ACCURACY
 from grpo.runs.results import results_of
-from grpo.runs.settings import require_run
+from grpo.runs.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -40,30 +40,31 @@ def read(folder: Path) -> Record:
     Raises:
         UserError: the folder is not that of a run, or a file in it is damaged.
     """
-    require_run(folder)
-    settings = _there(folder / ".hydra" / "config.yaml", dict)
+    run = RunDir(folder)
+    run.require_run()
+    settings = _there(run.settings_yaml, dict)
     if not isinstance(settings.get("rewards"), dict):
         raise UserError(f"{folder} is not the folder of a training run: its settings name no rewards.")
     if not settings.keys() >= {"prompts_per_step", "max_completion_length", "model", "data", "seed"}:
         raise UserError(f"{folder} is not the folder of a training run, which is all that a report is about.")
     results = results_of(folder)
-    lines = read_json_lines(folder / "metrics.jsonl", {"step"})
+    lines = read_json_lines(run.metrics_jsonl, {"step"})
     logged = [line for line in lines if "alarm" not in line]
     metrics = pd.DataFrame(logged, columns=None if logged else ["step"])
     try:
         metrics = metrics.set_index("step").astype(float)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{folder / 'metrics.jsonl'} is damaged: {first_line(error)}.") from error
+        raise UserError(f"{run.metrics_jsonl} is damaged: {first_line(error)}.") from error
     return Record(
         folder,
         settings,
-        [str(each) for each in _there(folder / ".hydra" / "overrides.yaml", list) or []],
-        _choices(_there(folder / ".hydra" / "hydra.yaml", dict)),
+        [str(each) for each in _there(run.overrides_yaml, list) or []],
+        _choices(_there(run.hydra_yaml, dict)),
         results or {},
         metrics[metrics[REWARD].notna()] if REWARD in metrics else metrics[:0],
         metrics[metrics[VALIDATION_ACCURACY].notna()] if VALIDATION_ACCURACY in metrics else metrics[:0],
         [line for line in lines if "alarm" in line],
-        read_json_lines(folder / "transcripts.jsonl", {"step", "question", "gold", "completion"}),
+        read_json_lines(run.transcripts_jsonl, {"step", "question", "gold", "completion"}),
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from grpo.core.errors import UserError
 from grpo.core.files import parse_file, parse_json_object
-from grpo.runs.checkpoints import provenance_fault
-from grpo.runs.run_dir import ERROR
+from grpo.runs.provenance_file import provenance_fault
+from grpo.runs.run_dir import RunDir
 
 PRUNING = "pruning"  # what ended a trial of a search, as results.json says it
 # What `results.json` holds at least.
@@ -36,7 +36,7 @@ def results_of(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: it is damaged.
     """
-    path = folder / "results.json"
+    path = RunDir(folder).results_json
     if not path.is_file():
         return None
     results = parse_file(path, parse_json_object)
@@ -60,11 +60,11 @@ def outcome(folder: Path) -> dict[str, Any] | str | None:
         if results := results_of(folder):
             return results
     try:
-        return (folder / ERROR).read_text(encoding="utf-8", errors="replace")
+        return RunDir(folder).error_txt.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
 
 
 def forget(folder: Path) -> None:
     """How a job of a sweep failed, before it is tried again."""
-    (folder / ERROR).unlink(missing_ok=True)
+    RunDir(folder).error_txt.unlink(missing_ok=True)

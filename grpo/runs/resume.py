@@ -4,7 +4,6 @@ Called by the launch of a run. It does not load the checkpoint; the trainer does
 """
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +12,10 @@ from grpo.core import distributed
 from grpo.core.console import say
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path
-from grpo.runs.checkpoints import RECORDS, newest_whole, put_back, ranks_of, sharding_of, step_of
+from grpo.runs.checkpoints import newest_complete_checkpoint, processes_of, restore_snapshot, step_of, strategy_of
 from grpo.runs.results import results_of
-from grpo.runs.run_dir import ERROR, quoted
+from grpo.runs.run_dir import RunDir, quoted_path
 from grpo.runs.settings import settings_of
-
-# Holds what a resumed run wrote after its checkpoint, until its new results are written.
-PREVIOUS = "previous"
 
 
 def is_done(folder: Path, config: Config) -> bool:
@@ -39,7 +35,7 @@ def is_done(folder: Path, config: Config) -> bool:
         return True
     if config.max_steps is not None and config.max_steps < results["steps"]:
         raise UserError(f"max_steps={config.max_steps}: the run has {results['steps']} steps already.")
-    if not newest_whole(folder / "checkpoints")[0]:
+    if not newest_complete_checkpoint(RunDir(folder).checkpoints)[0]:
         raise UserError(
             f"{folder} is finished and has no complete checkpoint to resume from; start a new run with more steps, and "
             "save_steps=N for one that can go on."
@@ -66,32 +62,32 @@ def find_checkpoint(folder: Path, config: Config) -> Resumption:
     Raises:
         UserError: the checkpoint is past the last step that `config` asks for, or of another number of processes.
     """
-    checkpoint, damaged = newest_whole(folder / "checkpoints")
+    checkpoint, damaged = newest_complete_checkpoint(RunDir(folder).checkpoints)
     found = Resumption(folder, checkpoint, damaged)
     if checkpoint:
         before, now = (
-            (ranks_of(checkpoint), sharding_of(checkpoint)),
+            (processes_of(checkpoint), strategy_of(checkpoint)),
             (distributed.world_size(), distributed.strategy()),
         )
         if before != now:
-            again = f"{distributed.launch_command(*before)} resume={quoted(Path(display_path(folder)))}"
+            again = f"{distributed.launch_command(*before)} resume={quoted_path(Path(display_path(folder)))}"
             raise UserError(
                 f"{display_path(folder)} was trained by {_processes(*before)}, each with random numbers of its own, "
-                f"and "
-                f"cannot go on with {_processes(*now)}: {again}"
+                f"and cannot go on with {_processes(*now)}: {again}"
             )
     if config.max_steps is not None and config.max_steps < found.step:
         raise UserError(f"max_steps={config.max_steps}: the run is at step {found.step} already.")
     return found
 
 
-def missing_from(folder: Path) -> list[str]:
-    """The files of a finished run's policy and evaluations that are gone."""
-    names = ["policy/config.json"]
-    names += [f"evaluations/{when}.{kind}" for when in ("before", "after") for kind in ("json", "parquet")]
-    gone = [name for name in names if not (folder / name).is_file()]
-    weights = any((folder / "policy").glob("*.safetensors"))
-    return gone if weights else ["policy/*.safetensors", *gone]
+def missing_files(run: RunDir) -> list[str]:
+    """The files of the policy and the evaluations of a finished run that are missing."""
+    files = [run.policy / "config.json"]
+    for when in ("before", "after"):
+        files += [run.evaluation(when), run.evaluation(when).with_suffix(".parquet")]
+    missing = [str(path.relative_to(run.path)) for path in files if not path.is_file()]
+    weights = any(run.policy.glob("*.safetensors"))
+    return missing if weights else [f"{run.policy.name}/*.safetensors", *missing]
 
 
 def to_complete(folder: Path, config: Config) -> Resumption | None:
@@ -100,7 +96,7 @@ def to_complete(folder: Path, config: Config) -> Resumption | None:
     Raises:
         UserError: no checkpoint of its last step is left.
     """
-    if not (gone := missing_from(folder)):
+    if not (gone := missing_files(RunDir(folder))):
         return None
     results, found = results_of(folder), find_checkpoint(folder, config)
     assert results is not None
@@ -114,52 +110,37 @@ def to_complete(folder: Path, config: Config) -> Resumption | None:
 
 
 def cut_back(found: Resumption) -> None:
-    """Move what the run wrote after its checkpoint to `previous/`.
+    """Move the files that the run wrote after its checkpoint to `previous/`, and restore those of the checkpoint.
 
     Results are moved first: a process that is killed in between leaves an unfinished run, which can be resumed.
     """
-    folder, checkpoint = found.folder, found.checkpoint
+    folder, run = found.folder, RunDir(found.folder)
     try:
         if results_of(folder) is not None:
-            discard_previous(folder)  # it is older than these results
+            run.delete_previous()  # it is older than these results
     except UserError as error:
         say(f"{error} It is written again.")
-    for name in ("results.json", "report.html", "evaluations/after.json", "evaluations/after.parquet"):
-        set_aside(folder, name)
-    (folder / ERROR).unlink(missing_ok=True)
+    after = run.evaluation("after")
+    for path in (run.results_json, run.report_html, after, after.with_suffix(".parquet")):
+        run.move_to_previous(path)
+    run.error_txt.unlink(missing_ok=True)
     for each, wrong in found.damaged.items():
-        aside = each.rename(each.with_name(f"damaged-{each.name}"))
-        say(f"{each.name} is damaged ({wrong}); it is left out, as {display_path(aside)}.")
-    for path in (*folder.glob("completions/step_*.parquet"), *folder.glob("evaluations/step_*")):
+        renamed = each.rename(each.with_name(f"damaged-{each.name}"))
+        say(f"{each.name} is damaged ({wrong}); it is left out, as {display_path(renamed)}.")
+    for path in (*run.completion_files(), *run.evaluations.glob("step_*")):
         step = re.fullmatch(r"step_(\d+)", path.stem)
         if step and int(step[1]) > found.step:
-            set_aside(folder, str(path.relative_to(folder)))
-    for name in RECORDS:
-        if name != "provenance.json":  # it also records later sessions
-            set_aside(folder, name)
-    if gone := put_back(checkpoint, folder):
+            run.move_to_previous(path)
+    for path in run.snapshot_files():
+        if path != run.provenance_json:  # it also records later sessions
+            run.move_to_previous(path)
+    if gone := restore_snapshot(found.checkpoint, run):
         say(f"{len(gone)} files of completions/ are gone, {gone[0]} the first; they are not made again.")
-    if checkpoint:
+    if found.checkpoint:
         say(f"Resuming from step {found.step}.")
     else:
         none = "No complete checkpoint is left" if found.damaged else "It has no checkpoint yet"
         say(f"{none}: it starts at its first step.")
-
-
-def set_aside(folder: Path, name: str) -> None:
-    """Move a file or a folder of a run to `previous/`; if one of its name is there already, delete it instead."""
-    path, aside = folder / name, folder / PREVIOUS / name
-    if aside.exists():
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    elif path.exists():
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(aside)
-
-
-def discard_previous(folder: Path) -> None:
-    """Delete what was moved to `previous/`, once new results are written."""
-    if (folder / PREVIOUS).is_dir():
-        shutil.rmtree(folder / PREVIOUS)
 
 
 def _processes(count: int, sharding: str) -> str:

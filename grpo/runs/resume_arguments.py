@@ -12,7 +12,7 @@ from grpo.config import overrides as typed_overrides
 from grpo.core.errors import UserError, shorten
 from grpo.core.paths import path_fault
 from grpo.runs.resume_settings import is_free
-from grpo.runs.run_dir import followed, quoted
+from grpo.runs.run_dir import quoted_path, resolve_link
 from grpo.runs.settings import key_of, overrides_of, saved_settings
 from grpo.runs.trust import require_trust
 
@@ -38,7 +38,7 @@ def going_on(arguments: Sequence[str]) -> list[str]:
         )
     if fault := path_fault(value):
         raise UserError(f"resume={shorten(value)}: {fault}.")
-    folder = followed(Path(value).expanduser())
+    folder = resolve_link(Path(value).expanduser())
     saved = overrides_of(folder)
     require_trust(
         folder,
@@ -48,13 +48,13 @@ def going_on(arguments: Sequence[str]) -> list[str]:
     )
     # Overrides that the run was started with are saved in it, and the files that they name may be gone.
     left = [each for each in arguments if each not in saved or is_free(key_of(each))]
-    return [*left, f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN"]
+    return [*left, f"hydra.run.dir={quoted_path(folder)}", "hydra.mode=RUN"]
 
 
 def _without_link(argument: str) -> str:
     key, _, value = argument.partition("=")
     is_link = key in ("hydra.run.dir", "hydra.sweep.dir") and os.path.islink(value)
-    return f"{key}={quoted(followed(Path(value)))}" if is_link else argument
+    return f"{key}={quoted_path(resolve_link(Path(value)))}" if is_link else argument
 
 
 def _typed(arguments: Sequence[str], key: str) -> Any:

@@ -20,22 +20,23 @@ from grpo.config.schema import CommonConfig, Config, ModelConfig
 from grpo.core.errors import UserError, shorten
 from grpo.core.files import atomic_write, parse_file, parse_yaml
 from grpo.core.redact import mask_overrides, redacted
-from grpo.runs.run_dir import holds_sweep
+from grpo.runs.run_dir import RunDir, SweepDir
 from grpo.runs.trust import sign
 
 
 def save_settings(folder: Path, config: Config, overrides: Sequence[str], hydra: DictConfig | None = None) -> None:
     """Write `.hydra/`: the composed settings, what was typed, Hydra's own, and the signature of those that run code."""
-    (folder / ".hydra").mkdir(exist_ok=True)
+    run = RunDir(folder)
+    run.hydra.mkdir(exist_ok=True)
     settings = redacted(asdict(config))
     sign(folder, settings)
-    for name, content in (
-        ("hydra", unresolved(hydra)),
-        ("overrides", mask_overrides(overrides)),
-        ("config", settings),
+    for path, content in (
+        (run.hydra_yaml, unresolved(hydra)),
+        (run.overrides_yaml, mask_overrides(overrides)),
+        (run.settings_yaml, settings),
     ):
         if content is not None:
-            with atomic_write(folder / ".hydra" / f"{name}.yaml") as partial:
+            with atomic_write(path) as partial:
                 OmegaConf.save(OmegaConf.create(content), partial)
 
 
@@ -50,18 +51,18 @@ def overrides_of(folder: Path) -> list[str]:
     Raises:
         UserError: the folder is not that of a run.
     """
-    path = folder / ".hydra" / "overrides.yaml"
+    path = RunDir(folder).overrides_yaml
     try:
         listed: Any = parse_file(path, lambda text: OmegaConf.to_container(parse_yaml(text)))
         typed = [str(each) for each in listed]
         parsed = OverridesParser.create().parse_overrides(typed)
     except OSError as error:
-        if holds_sweep(folder):
+        if SweepDir(folder).is_used():
             raise UserError(
                 f"{folder} is the folder of a sweep: type the sweep's own command once more, with "
                 f"hydra.sweep.dir={folder}, and it does what is missing."
             ) from error
-        require_run(folder)
+        RunDir(folder).require_run()
         raise UserError(f"{path} is missing.") from error
     except OverrideParseException as error:
         raise UserError(f"{path} is damaged: {shorten(error.override)} is not a setting.") from error
@@ -100,9 +101,9 @@ def load_run(folder: Path) -> CommonConfig:
     Raises:
         UserError: the folder does not hold a finished run, or one whose settings are not those of this version.
     """
-    settings = saved_settings(folder)
-    if not (folder / "policy" / "config.json").is_file() or not (folder / "results.json").is_file():
-        saved = sorted((folder / "checkpoints").glob("checkpoint-*"))
+    settings, run = saved_settings(folder), RunDir(folder)
+    if not (run.policy / "config.json").is_file() or not run.results_json.is_file():
+        saved = sorted(run.checkpoints.glob("checkpoint-*"))
         policy = f" The policy that it saved can be used as well, model.path={saved[-1]}." if saved else ""
         raise UserError(
             f"{folder} holds a run that was not finished; python -m grpo.train resume={folder} completes it.{policy}"
@@ -121,29 +122,15 @@ def load_run(folder: Path) -> CommonConfig:
     return config
 
 
-def require_run(folder: Path) -> None:
-    """
-    Raises:
-        UserError: the folder is not that of a run.
-    """
-    if (folder / ".hydra" / "config.yaml").is_file():
-        return
-    if (folder / "sweep.json").is_file():
-        raise UserError(f"{folder} is the folder of a sweep; give that of one of its runs, such as {folder / '0'}.")
-    missing = "" if folder.exists() else ": it does not exist"
-    raise UserError(
-        f"{folder} is not the folder of a run{missing}; give the one that a run named at its end, outputs/DATE/TIME."
-    )
-
-
 def saved_settings(folder: Path) -> dict[str, Any]:
     """The settings that a run was started with.
 
     Raises:
         UserError: the folder is not that of a run, or they are damaged.
     """
-    require_run(folder)
-    saved = folder / ".hydra" / "config.yaml"
+    run = RunDir(folder)
+    run.require_run()
+    saved = run.settings_yaml
     settings: Any = parse_file(saved, lambda text: OmegaConf.to_container(parse_yaml(text)))
     if not isinstance(settings, dict):
         raise UserError(f"{saved} is damaged: it holds no settings.")
@@ -153,5 +140,5 @@ def saved_settings(folder: Path) -> dict[str, Any]:
 def trained(model: ModelConfig, run: Path) -> ModelConfig:
     """The final policy of a run that was trained from `model`."""
     # Saved plain, whatever it was trained in.
-    path = os.path.abspath(run / "policy")
+    path = os.path.abspath(RunDir(run).policy)
     return replace(model, path=path, revision=None, init="pretrained", num_layers=None, load_in_4bit=False)

@@ -21,8 +21,8 @@ from grpo.core.files import file_sha256, write_json
 from grpo.core.paths import display_path
 from grpo.core.redact import VARIABLE
 from grpo.core.text import format_setting, printable
+from grpo.runs.run_dir import LATEST, RunDir
 
-SIGNATURE = "signature.json"  # in .hydra/ of a run directory
 KEY_BYTES = 32
 MODULES = (".py", ".pyc", ".so")
 WRITTEN_IN_PLACE = (".diff", ".jsonl", ".lock", ".log")
@@ -62,8 +62,8 @@ def require_trust(
         return _drop_bytecode(folder, settings)
     lines = "".join(f"\n  {printable(line).replace(chr(10), chr(92) + 'n')}" for line in executed)
     raise UserError(
-        f"{display_path(folder)}: {reason}, and its settings would execute code or read your "
-        f"environment:{lines}\n{again}"
+        f"{display_path(folder)}: {reason}, "
+        f"and its settings would execute code or read your environment:{lines}\n{again}"
     )
 
 
@@ -83,14 +83,13 @@ def refuse_links(folder: Path, trusted: bool = False) -> None:
         for name in sorted((*folders, *files)):
             path = Path(place, name)
             status = path.lstat()
-            symbolic = stat.S_ISLNK(status.st_mode) and not (at_top and name == "latest")
+            symbolic = stat.S_ISLNK(status.st_mode) and not (at_top and name == LATEST)
             hard = stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and name.endswith(WRITTEN_IN_PLACE)
             if symbolic or hard:
                 kind = "symbolic" if symbolic else "hard"
                 raise UserError(
                     f"{printable(display_path(path))} is a {kind} link: what is written there changes a file or a "
-                    f"folder "
-                    "elsewhere, and nothing has been written. Put a copy in its place; for "
+                    "folder elsewhere, and nothing has been written. Put a copy in its place; for "
                     "a link of your own in the folder of a run, add trust_run=true."
                 )
         if at_top and "wandb" in folders:
@@ -113,8 +112,9 @@ def sign(folder: Path, settings: dict[str, Any]) -> None:
     files = (
         _reward_files(settings) | _modules(folder, settings) | (_policy_files(folder) if _runs_policy(executed) else {})
     )
-    (folder / ".hydra").mkdir(exist_ok=True)
-    write_json(folder / ".hydra" / SIGNATURE, {"files": files, "signature": _hmac(key, executed, files)})
+    run = RunDir(folder)
+    run.hydra.mkdir(exist_ok=True)
+    write_json(run.signature_json, {"files": files, "signature": _hmac(key, executed, files)})
 
 
 def key_path() -> Path:
@@ -163,7 +163,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _described(folder: Path, settings: dict[str, Any], policy: bool) -> Iterator[tuple[str, str]]:
     """(setting, what it executes) for each of `_executed`."""
     executed = _executed(settings)
-    model = folder / "policy" if policy else _value(settings, "model", "path")
+    model = RunDir(folder).policy if policy else _value(settings, "model", "path")
     for key, value in executed.items():
         if key == "reward_files":
             for name in value if isinstance(value, list) else [value]:
@@ -190,7 +190,7 @@ def _absolute(name: Any) -> str:
 
 def _distrusted(folder: Path, settings: dict[str, Any], policy: bool) -> str | None:
     """Why the folder does not count as made by this user; None if it does."""
-    path = folder / ".hydra" / SIGNATURE
+    path = RunDir(folder).signature_json
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         files, signature = saved["files"] | {}, saved["signature"].encode()
@@ -240,9 +240,9 @@ def _reward_files(settings: dict[str, Any]) -> dict[str, str]:
 
 def _modules(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
     """What the reward files inside the run directory can import from beside them, with its digests."""
-    found = {}
+    found, run = {}, RunDir(folder.resolve())
     for place in _places(folder, settings):
-        written = {folder.resolve() / name for name in ("checkpoints", "policy")}  # by the run itself, later
+        written = {run.checkpoints, run.policy}  # by the run itself, later
         for path in place.rglob("*"):
             if (
                 written.isdisjoint(path.parents)
@@ -272,7 +272,9 @@ def _drop_bytecode(folder: Path, settings: dict[str, Any]) -> None:
 
 def _policy_files(folder: Path) -> dict[str, str]:
     """What can carry or name code in the saved policy: all of its files but the safe weights."""
-    files = sorted(path for path in (folder / "policy").rglob("*") if path.is_file() and path.suffix != ".safetensors")
+    files = sorted(
+        path for path in RunDir(folder).policy.rglob("*") if path.is_file() and path.suffix != ".safetensors"
+    )
     return {str(path.relative_to(folder)): file_sha256(path) for path in files}
 
 

@@ -30,11 +30,10 @@ from grpo.core.redact import mask_overrides
 from grpo.core.signals import SignalHandler, StoppedBySignal
 from grpo.core.tables import run_header
 from grpo.core.text import plural
-from grpo.runs.lock import in_use, owned
 from grpo.runs.results import outcome
 from grpo.runs.resume import is_done
 from grpo.runs.resume_settings import same_job
-from grpo.runs.run_dir import SWEEP, holds_run, point_latest, quoted
+from grpo.runs.run_dir import RunDir, SweepDir, link_latest, quoted_path
 from grpo.runs.settings import unresolved
 from grpo.runs.trust import refuse_links
 from grpo.sweeps.estimate import how_long
@@ -102,10 +101,10 @@ class Sweep:
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as entered:
             entered.enter_context(self._stoppable())
-            entered.enter_context(owned(self.folder, "sweep"))
+            entered.enter_context(SweepDir(self.folder).locked())
             entered.enter_context(SignalHandler())
             self._refuse_folder()
-            point_latest(self.folder)
+            link_latest(self.folder)
             with atomic_write(self.folder / "multirun.yaml") as partial:
                 OmegaConf.save(OmegaConf.create(unresolved(self.master)), partial)
             self.write()
@@ -121,7 +120,9 @@ class Sweep:
             yield
         except (StoppedBySignal, KeyboardInterrupt) as error:
             number = error.number if isinstance(error, StoppedBySignal) else signal.SIGINT
-            again = f"type the sweep's command again with hydra.sweep.dir={quoted(Path(display_path(self.folder)))}"
+            again = (
+                f"type the sweep's command again with hydra.sweep.dir={quoted_path(Path(display_path(self.folder)))}"
+            )
             queued = " Its jobs stay in Slurm's queue." if kind(self.launcher) == "SlurmLauncher" else ""
             name = signal.Signals(number).name
             raise StoppedBySignal(number, f"The sweep was stopped by {name}.{queued} To go on, {again}") from error
@@ -135,7 +136,7 @@ class Sweep:
     def write(self) -> None:
         jobs = [{"folder": self._name(job), "name": job.name, "overrides": list(job.overrides)} for job in self.jobs]
         command = shlex.join(["python", "-m", "grpo.train", *mask_overrides(Command.current.typed)])
-        write_json(self.folder / SWEEP, {"command": command, **self.record, "jobs": jobs})
+        write_json(SweepDir(self.folder).sweep_json, {"command": command, **self.record, "jobs": jobs})
 
     def _name(self, job: Job) -> str:
         return os.path.relpath(job.folder, self.folder)
@@ -147,18 +148,18 @@ class Sweep:
                 f"hydra.sweep.subdir={name}: each job needs a folder of its own below the sweep's; "
                 "'hydra.sweep.subdir=${hydra.job.num}' gives it one."
             )
-        if holds_run(job.folder):
+        if RunDir(job.folder).is_used():
             same_job(job.folder, job.config)
 
     def _refuse_folder(self) -> None:
-        if holds_run(self.folder):
+        if RunDir(self.folder).is_used():
             raise UserError(f"{display_path(self.folder)} holds a run; give the sweep another, hydra.sweep.dir=FOLDER.")
         self._refuse_another()
         for number, job in enumerate(self.jobs):
             self._refuse_place(job, self.jobs[:number])
 
     def _refuse_another(self) -> None:
-        path = self.folder / SWEEP
+        path = SweepDir(self.folder).sweep_json
         if not path.is_file():
             runs = {each.parent.parent for each in self.folder.glob("**/.hydra/config.yaml")}
             if others := sorted(runs - {job.folder for job in self.jobs}):
@@ -204,15 +205,17 @@ class Sweep:
             for _ in range(2):
                 left = [job for job in jobs if outcome(job.folder) is None]
                 # Jobs of an earlier start of this sweep may have outlived it.
-                elsewhere = [job for job in left if in_use(job.folder)]
+                elsewhere = [job for job in left if RunDir(job.folder).is_locked()]
                 self._start([job for job in left if job not in elsewhere])
-                while any(in_use(job.folder) for job in elsewhere):
+                while any(RunDir(job.folder).is_locked() for job in elsewhere):
                     sleep(LOOK)
 
     def _start(self, jobs: Sequence[Job]) -> None:
         if not jobs:
             return
-        calls = [([*job.overrides, f"hydra.sweep.subdir={quoted(Path(self._name(job)))}"], job.number) for job in jobs]
+        calls = [
+            ([*job.overrides, f"hydra.sweep.subdir={quoted_path(Path(self._name(job)))}"], job.number) for job in jobs
+        ]
         cuda = any(job.config.device == "cuda" for job in jobs)
         try:
             launch(self.launcher, calls, self.parallel, cuda)
@@ -243,7 +246,7 @@ class Sweep:
             )
         missing = [job for job in self.jobs if not is_done(job.folder, job.config)]
         if missing:
-            again = f"hydra.sweep.dir={quoted(Path(display_path(self.folder)))}"
+            again = f"hydra.sweep.dir={quoted_path(Path(display_path(self.folder)))}"
             raise UserError(
                 f"{len(missing)} of {len(self.jobs)} jobs {'has' if len(missing) == 1 else 'have'} no result. The same "
                 f"command with {again} runs only {'that' if len(missing) == 1 else 'those'} again."

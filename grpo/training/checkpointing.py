@@ -29,7 +29,8 @@ from grpo.core.console import say
 from grpo.core.device import is_out_of_memory
 from grpo.core.errors import UserError, first_line
 from grpo.core.paths import display_path
-from grpo.runs.checkpoints import PREFIX, aside, keep_records, run_state, sealed
+from grpo.runs.checkpoints import CHECKPOINT_PREFIX, atomic_checkpoint, run_state_file, save_snapshot, temporary_folder
+from grpo.runs.run_dir import RunDir
 from grpo.training.base import BaseTrainer
 from grpo.training.callbacks import OnTrainBegin
 
@@ -50,7 +51,7 @@ class CheckpointingMixin(BaseTrainer):
         Raises:
             UserError: a file of the checkpoint does not hold what it should.
         """
-        own = run_state(checkpoint)
+        own = run_state_file(checkpoint)
 
         def restore() -> None:
             with reading(own):
@@ -110,17 +111,17 @@ class CheckpointingMixin(BaseTrainer):
         return str(self._aside) if self._aside else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        checkpoint = Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}"
+        checkpoint = Path(self.args.output_dir) / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
         try:
             with ExitStack() as sealing:
                 failure = None
                 try:
                     if distributed.is_main_process():
-                        sealing.enter_context(sealed(checkpoint))
+                        sealing.enter_context(atomic_checkpoint(checkpoint))
                 except OSError as error:
                     failure = error
                 all_succeed(failure)
-                self._aside = aside(checkpoint)
+                self._aside = temporary_folder(checkpoint)
                 self._write_checkpoint(model, trial, self._aside / checkpoint.name)
         except (OSError, SafetensorError) as error:
             say(
@@ -145,9 +146,9 @@ class CheckpointingMixin(BaseTrainer):
         failure = None
         try:
             super()._save_checkpoint(model, trial)
-            torch.save(self._run_state(), run_state(folder))
+            torch.save(self._run_state(), run_state_file(folder))
             if distributed.is_main_process():
-                keep_records(self.recorder.out, folder)
+                save_snapshot(RunDir(self.recorder.out), folder)
         except (OSError, SafetensorError, RuntimeError) as error:
             # What torch.save raises when a disk is full has no type of its own.
             if isinstance(error, RuntimeError) and not re.search("inline_container|PytorchStreamWriter", str(error)):

@@ -31,10 +31,9 @@ from grpo.core.run_log import open_run_log
 from grpo.core.signals import SignalHandler, StoppedBySignal, call_previous_handler
 from grpo.core.text import printable, replace_surrogates
 from grpo.runs.labels import command_of, command_to_resume, label_of
-from grpo.runs.lock import in_use, owned
-from grpo.runs.resume import Resumption, cut_back, discard_previous, find_checkpoint, is_done, to_complete
+from grpo.runs.resume import Resumption, cut_back, find_checkpoint, is_done, to_complete
 from grpo.runs.resume_settings import overrides_with, resume, same_job
-from grpo.runs.run_dir import ERROR, holds_run, point_latest, refuse_used
+from grpo.runs.run_dir import RunDir, link_latest, refuse_used
 from grpo.runs.settings import save_settings
 from grpo.runs.trust import refuse_links
 from grpo.training.session import Pruning, train_run
@@ -57,9 +56,9 @@ def save_error_of_job(out: Path) -> Iterator[None]:
     except Exception as error:
         log.exception("unexpected error")
         why = f"{type(error).__name__}: {first_line(error)} (traceback: {display_path(out / 'train.log')})"
-    if not in_use(out):
+    if not RunDir(out).is_locked():
         open_run_log()
-        with atomic_write(out / ERROR) as partial:
+        with atomic_write(RunDir(out).error_txt) as partial:
             partial.write_text(replace_surrogates(why), encoding="utf-8")
 
 
@@ -72,7 +71,7 @@ def run_in_directory(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
     """
     refuse_links(out, trusted=bool(composed.get("trust_run")))  # the lock is a file in it
     try:
-        with owned(out), SignalHandler():  # for signals before and after training
+        with RunDir(out).locked(), SignalHandler():  # for signals before and after training
             _start_or_resume(composed, out, hydra, find_pruning)
     except OSError as error:
         ours = error.filename is not None and Path(error.filename).is_relative_to(out)
@@ -81,7 +80,7 @@ def run_in_directory(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
         setting = "hydra.sweep.dir" if is_multirun() else "hydra.run.dir"
         advice = (
             f"To resume once it can be written: {command_to_resume(out)}"
-            if holds_run(out)
+            if RunDir(out).is_used()
             else f"Give another directory, {setting}=FOLDER."
         )
         raise UserError(
@@ -89,7 +88,7 @@ def run_in_directory(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
         ) from error
     except StoppedBySignal as stopped:
         call_previous_handler(stopped.number)
-        advice = f"To resume: {command_to_resume(out)}" if holds_run(out) else "Nothing was written."
+        advice = f"To resume: {command_to_resume(out)}" if RunDir(out).is_used() else "Nothing was written."
         raise StoppedBySignal(stopped.number, f"Stopped by {stopped.name}{stopped}. {advice}") from stopped
 
 
@@ -99,11 +98,11 @@ def _start_or_resume(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
     if composed.get("resume") is not None:
         config = resume(out, with_absolute_paths(to_dataclass(composed, Config)), overrides)
         overrides = overrides_with(out, overrides)
-    elif is_multirun() and holds_run(out):
+    elif is_multirun() and RunDir(out).is_used():
         config = same_job(out, load_config(composed, Config))
     else:
         config = _settings_of_new_run(composed, out)
-    if holds_run(out):
+    if RunDir(out).is_used():
         resumption = _find_resumption(out, config)
         if resumption is None:
             _report_finished_run(out)
@@ -115,7 +114,7 @@ def _start_or_resume(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
             cut_back(resumption)
         save_settings(out, config, overrides, None if resumption else hydra)
         if not is_multirun():
-            point_latest(out)
+            link_latest(out)
 
     arguments = shlex.join(mask_overrides(Command.current.typed))
     command = command_of(out) or f"{distributed.launch_command()} {arguments}".rstrip()
@@ -124,7 +123,7 @@ def _start_or_resume(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
     train_run(config, out, label_of(out, overrides), command, checkpoint, find_pruning(hydra), begin)
     if not is_multirun():
         write_report(out)
-    discard_previous(out)
+    RunDir(out).delete_previous()
 
 
 def _settings_of_new_run(composed: DictConfig, out: Path) -> Config:
@@ -132,7 +131,7 @@ def _settings_of_new_run(composed: DictConfig, out: Path) -> Config:
     Raises:
         UserError: the directory holds a run or a sweep, or a setting is wrong.
     """
-    if holds_run(out):
+    if RunDir(out).is_used():
         raise UserError(
             f"{display_path(out)} holds a run already. To resume it: {command_to_resume(out)}. For another: "
             "hydra.run.dir=FOLDER."
@@ -149,7 +148,7 @@ def _find_resumption(out: Path, config: Config) -> Resumption | None:
 def _report_finished_run(out: Path) -> None:
     if not (is_multirun() or (out / "report.html").is_file()):
         write_report(out)
-    discard_previous(out)
+    RunDir(out).delete_previous()
     say(f"{display_path(out)} has all its steps already. For more: {command_to_resume(out)} max_steps=N")
 
 

@@ -9,9 +9,10 @@ from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
 from grpo.core.redact import redacted, to_interpolations
-from grpo.runs.checkpoints import read_provenance, step_of
+from grpo.runs.checkpoints import step_of
 from grpo.runs.provenance import NAME as PROVENANCE
 from grpo.runs.provenance import changes, save_diff
+from grpo.runs.provenance_file import read_provenance
 
 
 def record_provenance(

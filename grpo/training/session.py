@@ -34,7 +34,7 @@ from grpo.runs.labels import Label
 from grpo.runs.provenance import NAME as PROVENANCE
 from grpo.runs.provenance import provenance
 from grpo.runs.results import PRUNING
-from grpo.runs.resume import set_aside
+from grpo.runs.run_dir import RunDir
 from grpo.runs.trust import sign
 from grpo.tasks.example import SHOWCASE
 from grpo.tasks.splits import load_splits
@@ -329,7 +329,9 @@ class Session:
                 copy_weights(self.policy, final)
                 causal_lm(final).generation_config = causal_lm(self.sampled).generation_config
             if distributed.is_main_process():
-                with atomic_folder(self.out / "policy", lambda: set_aside(self.out, "policy")) as partial:
+                with atomic_folder(
+                    self.out / "policy", lambda: RunDir(self.out).move_to_previous(RunDir(self.out).policy)
+                ) as partial:
                     save_policy(final, self.tokenizer, partial)
                 sign(self.out, redacted(asdict(self.config)))  # its files, if they may hold code
 

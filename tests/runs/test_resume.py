@@ -21,10 +21,10 @@ from grpo.core.errors import UserError
 from grpo.core.signals import StoppedBySignal
 from grpo.policy.hub import ASSETS
 from grpo.reproduce import differences
-from grpo.runs.checkpoints import damage, newest_whole
+from grpo.runs.checkpoints import checkpoint_fault, newest_complete_checkpoint
 from grpo.runs.resume import cut_back, find_checkpoint, is_done
 from grpo.runs.resume_settings import resume
-from grpo.runs.run_dir import holds_run
+from grpo.runs.run_dir import RunDir
 from grpo.runs.settings import overrides_of, save_settings, saved_settings, settings_of
 from grpo.runs.trust import sign
 from grpo.training.recorder import Recorder
@@ -48,7 +48,7 @@ def runs(tmp_path, monkeypatch):
 
     def call(name: str, *overrides: str, stop: int | None = None) -> Path:
         out = tmp_path / name
-        if holds_run(out):
+        if RunDir(out).is_used():
             config = resume(out, compose(overrides), overrides)
             found = find_checkpoint(out, config)
             checkpoint, begin = found.checkpoint, partial(cut_back, found)
@@ -211,7 +211,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(runs, capsys, 
     out = runs("run", "max_steps=4", "save_steps=1")
     whole = lines(out)
     newest = out / "checkpoints" / "checkpoint-4"
-    assert damage(newest) is None
+    assert checkpoint_fault(newest) is None
     weights = newest / "model.safetensors"
     content = weights.read_bytes()
     if harm == "cut":
@@ -224,7 +224,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(runs, capsys, 
         (newest / "rng_state.pth").unlink()
     else:
         (newest / "manifest.json").write_text("{")
-    found, damaged = newest_whole(out / "checkpoints")
+    found, damaged = newest_complete_checkpoint(out / "checkpoints")
     assert found == out / "checkpoints" / "checkpoint-3" and list(damaged) == [newest]
     (out / "results.json").unlink()
     runs("run")

@@ -14,12 +14,12 @@ from grpo import reproduce
 from grpo.core.errors import UserError
 from grpo.reports.sweep_results import read_sweep
 from grpo.runs import record
-from grpo.runs.checkpoints import damage
+from grpo.runs.checkpoints import checkpoint_fault
 from grpo.runs.labels import sweep_of
 from grpo.runs.results import outcome, results_of
 from grpo.runs.resume import Resumption, cut_back, is_done
 from grpo.runs.resume_arguments import going_on
-from grpo.runs.run_dir import followed, point_latest
+from grpo.runs.run_dir import link_latest, resolve_link
 from grpo.runs.settings import load_run, overrides_of, settings_of
 from tests.conftest import SMALL
 from tests.helpers.made_up import made_up
@@ -113,7 +113,7 @@ def test_other_damaged_files_are_named(tmp_path: Path, content: str) -> None:
     with pytest.raises(UserError, match=r"sweep.json is damaged: "):
         read_sweep(tmp_path)
     assert sweep_of(run) == {}
-    assert re.match("manifest.json (is damaged|does not list)", str(damage(tmp_path)))
+    assert re.match("manifest.json (is damaged|does not list)", str(checkpoint_fault(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -176,10 +176,10 @@ def test_latest_is_the_newest(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("outputs/day/one", "outputs/sweeps/day/two", "elsewhere"):
         made_up(tmp_path / name)
-        point_latest(Path(name))
+        link_latest(Path(name))
     assert os.readlink("outputs/latest") == "sweeps/day/two"
     assert os.listdir("outputs") == ["latest"] or sorted(os.listdir("outputs")) == ["day", "latest", "sweeps"]
-    assert followed(Path("outputs/latest")) == Path("outputs/sweeps/day/two")
+    assert resolve_link(Path("outputs/latest")) == Path("outputs/sweeps/day/two")
     resumed = going_on(["resume=outputs/latest", "max_steps=300"])
     assert resumed[1:] == ["max_steps=300", "hydra.run.dir=outputs/sweeps/day/two", "hydra.mode=RUN"]
     assert going_on(["hydra.sweep.dir=outputs/latest", "-m"])[0] == "hydra.sweep.dir=outputs/sweeps/day/two"
@@ -189,10 +189,10 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = made_up(tmp_path / "outputs" / "day" / "one")
     (tmp_path / "outputs" / "latest").mkdir()  # which cannot be replaced by a link
-    point_latest(run)
+    link_latest(run)
     monkeypatch.setattr(Path, "symlink_to", lambda *_, **__: (_ for _ in ()).throw(OSError(1, "not permitted")))
     shutil.rmtree(tmp_path / "outputs" / "latest")
-    point_latest(run)
+    link_latest(run)
     assert os.listdir(tmp_path / "outputs") == ["day"]
 
 

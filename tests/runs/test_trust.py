@@ -20,7 +20,7 @@ from grpo.config.composition import compose
 from grpo.core.errors import UserError
 from grpo.core.run_log import RunLog
 from grpo.policy.hub import ASSETS
-from grpo.runs.checkpoints import read_provenance
+from grpo.runs.provenance_file import read_provenance
 from grpo.runs.settings import overrides_of
 from grpo.runs.trust import key_path, refuse_links, require_trust, sign
 from tests.conftest import SMALL

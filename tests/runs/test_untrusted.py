@@ -22,7 +22,7 @@ from grpo.core.files import file_sha256, write_json
 from grpo.evaluation.completions import read_completions
 from grpo.policy.hub import ASSETS
 from grpo.reports.run_report import write_report
-from grpo.runs.checkpoints import MANIFEST, damage
+from grpo.runs.checkpoints import MANIFEST, checkpoint_fault
 from grpo.runs.resume import cut_back, find_checkpoint
 from grpo.runs.resume_settings import resume
 from grpo.runs.settings import save_settings
@@ -188,10 +188,10 @@ def test_a_tampered_checkpoint_is_named_by_its_file(stopped, tmp_path, monkeypat
 )
 def test_a_file_that_the_manifest_does_not_list_is_not_loaded(stopped, tmp_path, name, content, wrong) -> None:
     checkpoint = Path(shutil.copytree(stopped / "checkpoints" / "checkpoint-2", tmp_path / "checkpoint-2"))
-    assert damage(checkpoint) is None
+    assert checkpoint_fault(checkpoint) is None
     (checkpoint / name).parent.mkdir(exist_ok=True)
     (checkpoint / name).write_text(content)
-    assert (wrong in damage(checkpoint)) if wrong else damage(checkpoint) is None
+    assert (wrong in checkpoint_fault(checkpoint)) if wrong else checkpoint_fault(checkpoint) is None
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '{"completions": 1}', "[" * 100_000, "\udcff"])
@@ -202,7 +202,7 @@ def test_damaged_records_of_a_checkpoint(stopped, tmp_path, content: str) -> Non
     manifest = json.loads((checkpoint / MANIFEST).read_text())
     manifest["records.json"] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     write_json(checkpoint / MANIFEST, manifest)
-    assert damage(checkpoint) == "records.json is damaged"
+    assert checkpoint_fault(checkpoint) == "records.json is damaged"
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from grpo.config.composition import compose
 from grpo.core import distributed
 from grpo.core.errors import UserError
 from grpo.policy.requirements import check_device
-from grpo.runs.checkpoints import newest_whole
+from grpo.runs.checkpoints import newest_complete_checkpoint
 from tests.conftest import SMALL
 
 DDP = Path(__file__).parents[2] / "scripts" / "accelerate" / "ddp.yaml"
@@ -209,7 +209,7 @@ def test_the_launcher_is_told_to_end(tmp_path) -> None:
         out = when_there_are(process, tmp_path, 3)
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=60)
-    checkpoint, damaged = newest_whole(out / "checkpoints")
+    checkpoint, damaged = newest_complete_checkpoint(out / "checkpoints")
     assert checkpoint and not damaged and "To resume: accelerate launch" in said
     assert int(checkpoint.name.partition("-")[2]) == len(lines(out))
 
@@ -227,7 +227,7 @@ def test_all_are_told_at_once_and_the_launcher_is_killed(tmp_path, number: signa
         process.send_signal(number)
         _, alive = psutil.wait_procs(ranks, timeout=25)
     assert not alive
-    checkpoint, damaged = newest_whole(out / "checkpoints")
+    checkpoint, damaged = newest_complete_checkpoint(out / "checkpoints")
     assert checkpoint and not damaged and int(checkpoint.name.partition("-")[2]) == len(lines(out))
 
 
@@ -241,7 +241,7 @@ def test_a_rank_that_is_killed_leaves_no_orphan_and_a_whole_checkpoint(tmp_path)
         ranks[1].kill()
         process.communicate(timeout=60)
     assert process.returncode and not any(each.is_running() for each in ranks)
-    checkpoint, damaged = newest_whole(out / "checkpoints")
+    checkpoint, damaged = newest_complete_checkpoint(out / "checkpoints")
     assert checkpoint and not damaged
     (tmp_path / "odd.py").write_text(REWARDS.replace("{what}", "pass"))
     code, said = run(2, tmp_path, f"resume={out}", "max_steps=8")
