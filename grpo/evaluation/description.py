@@ -1,0 +1,45 @@
+"""A protocol in words, and in what two protocols differ.
+
+Called where an evaluation is printed, and where one is refused because another is stored. It prints nothing itself.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from grpo.core.paths import display_path
+
+
+def described(how: dict[str, Any]) -> dict[str, str]:
+    """A protocol, for a person to read."""
+    if "completions" in how:
+        lines = {
+            "completions": f"{how['completions']['n']:,} in {how['completions']['path']}",
+            "problems": f"{how['problems']['n']:,} of that file",
+        }
+    else:
+        policy, data, decoding, computing = (how[name] for name in ("policy", "data", "decoding", "computing"))
+        known = [f"{name} {policy[name][:8]}" for name in ("sha256", "commit") if policy.get(name)]
+        known += [f"random weights of seed {policy['seed']}"] if "seed" in policy else []
+        place = f" in {display_path(Path(data['path']))}" if "path" in data else ""
+        prompt = " ".join(how["system_prompt"].split())
+        settings = ", ".join(f"{name} {'none' if value is None else value}" for name, value in decoding.items())
+        penalty = decoding.get("repetition_penalty")
+        autocast = f", computing in {computing['autocast']}" if computing["autocast"] else ""
+        lines = {
+            "policy": display_path(Path(policy["path"])) + (f" ({', '.join(known)})" if known else ""),
+            "problems": f"{how['problems']['n']:,} {how['split']} problems of {data['name']}{place}",
+            "prompt": f"{prompt!r}, then the question" if prompt else "the question alone",
+            "sampling": settings
+            if decoding["temperature"]
+            else "greedy" + (f", repetition_penalty {penalty}" if penalty else ""),
+            "length": f"at most {how['max_completion_length']} tokens, ended by {' or '.join(how.get('stop', []))}",
+            "weights": f"{computing['weights']}{autocast} on {computing['device']}, rollout={computing['rollout']}",
+        }
+    rewards = ", ".join(f"{name} {weight:g}" for name, weight in how["rewards"].items())
+    return lines | how["extraction"] | {"rewards": rewards}
+
+
+def unlike(other: dict[str, Any], how: dict[str, Any]) -> dict[str, str]:
+    """The lines of a described protocol that are not those of another."""
+    lines = described(how)
+    return {name: line for name, line in described(other).items() if line != lines.get(name)}

@@ -1,0 +1,75 @@
+"""What `grpo.evaluate` prints of two evaluations: their differences, and completions side by side.
+
+Called by `grpo.evaluate`. It computes no figures.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from grpo.core.console import say
+from grpo.core.files import write_json
+from grpo.core.metric_format import ordered_metrics
+from grpo.core.paths import display_path
+from grpo.core.tables import answers_table, comparison_table, key_value_table
+from grpo.evaluation.description import unlike
+from grpo.evaluation.difference import Difference, compare, pairs
+from grpo.evaluation.evaluation import Evaluation
+from grpo.evaluation.execution import Done
+
+
+def _wanted(figure: str, asked: Sequence[int] | None) -> bool:
+    """Whether a figure is shown: of pass@k and maj@k those that were asked for, or all."""
+    k = re.search(r"@(\d+)", figure)
+    return k is None or asked is None or int(k[1]) in asked
+
+
+def _compare(done: dict[str, Done], k: Sequence[int] | None) -> None:
+    (before, first), (after, second) = done.items()
+    say(f"\n{before}, where it differs:")
+    other = unlike(first.protocol, second.protocol)
+    other.pop("problems", None)  # they are the same, wherever they come from
+    say(key_value_table(other or {"nothing": "the same policy under the same protocol"}))
+    differences = compare(second.evaluation, first.evaluation)
+    for names in (ordered_metrics(differences), [name for name in differences if "@" in name and _wanted(name, k)]):
+        if names:
+            chosen = {name: differences[name] for name in names}
+            say(comparison_table((before, after), first.evaluation.figures, second.evaluation.figures, chosen))
+    right = differences["accuracy_strict"]
+    if right.gained is not None:
+        n = len(second.evaluation.examples)
+        say(f"Right under {after} alone: {right.gained:,} of {n:,}; under {before} alone: {right.lost:,}.")
+    report = {"evaluation": str(second.path), "baseline": str(first.path), "difference": _as_json(differences)}
+    path = second.path.with_name(f"{second.path.stem}-vs-{first.path.stem}.json")
+    write_json(path, report)
+    say(f"The comparison: {display_path(path.absolute())}")
+
+
+def _as_json(differences: dict[str, Difference]) -> dict[str, Any]:
+    return {name: asdict(difference) for name, difference in differences.items()}
+
+
+def _show(count: int, evaluations: dict[str, Evaluation]) -> None:
+    """The first completions of some problems side by side, those first on which the two differ."""
+    sides = list(evaluations.values())
+    columns = [range(len(sides[0].examples)), *([pairs(sides[0].examples, sides[1].examples)] if sides[1:] else [])]
+
+    def right(places: tuple[int, ...], figure: str = "accuracy_strict") -> list[bool]:
+        return [bool(side.values[figure][side.starts[i]]) for side, i in zip(sides, places, strict=True)]
+
+    def labels(places: tuple[int, ...]) -> list[str]:
+        flexible = right(places, "accuracy_flexible")
+        return [
+            "right" if strict else "right, but not in <answer>" if anywhere else "wrong"
+            for strict, anywhere in zip(right(places), flexible, strict=True)
+        ]
+
+    rows = sorted(zip(*columns, strict=True), key=lambda places: len(set(right(places))) < len(sides))
+    for places in rows[:count]:
+        example = sides[0].examples[places[0]]
+        texts = {
+            f"{title}: {label}": side.completions[i][0].text
+            for (title, side), i, label in zip(evaluations.items(), places, labels(places), strict=True)
+        }
+        say(answers_table(f"{example.question} (gold: {example.gold})", texts))

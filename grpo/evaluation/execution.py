@@ -1,0 +1,170 @@
+"""An evaluation from its subject to its files: generate and score, or score again what was stored before.
+
+Called by `grpo.evaluate`. It imports torch only when completions have to be generated.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from grpo.core.console import say
+from grpo.core.device import set_threads
+from grpo.core.errors import UserError
+from grpo.core.files import file_sha256, parse_file, parse_json_object
+from grpo.core.paths import display_path
+from grpo.core.progress import progress, spinner
+from grpo.core.redact import to_interpolations
+from grpo.core.run_log import quiet_libraries
+from grpo.evaluation.completions import Unfinished, read_completions
+from grpo.evaluation.description import unlike
+from grpo.evaluation.evaluation import Evaluation, evaluate
+from grpo.evaluation.generation import answer
+from grpo.evaluation.protocol import extraction, protocol
+from grpo.evaluation.storage import made_now, save_evaluation
+from grpo.evaluation.subjects import Subject
+from grpo.policy.hub import on_hub, prepare_hub
+from grpo.policy.requirements import check_cuda, check_packages, slow_bfloat16_warning
+from grpo.rewards.stack import RewardStack, build_rewards
+from grpo.runs.provenance import problems_of
+
+
+@dataclass
+class Done:
+    evaluation: Evaluation
+    protocol: dict[str, Any]
+    path: Path
+
+
+def _prepare(subject: Subject) -> Callable[[], Done]:
+    """What evaluates the subject, after everything that is quickly checked."""
+    config = subject.config
+    rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
+    if subject.made is not None:
+        file, completions = subject.made
+        made = {"path": str(file), "sha256": file_sha256(file), "n": len(completions)}
+        how = {"completions": made, "problems": problems_of(subject.examples)}
+        how |= {"extraction": extraction(config.data.answer_match), "rewards": config.rewards}
+        sampling = ""
+    else:
+        check_packages(config)
+        check_cuda(config)
+        if on_hub(config.model.path):
+            prepare_hub()
+        with spinner("importing PyTorch and Transformers"):
+            quiet_libraries()
+            from grpo.policy.loading import identity
+        with spinner("reading the policy"):
+            policy = identity(config.model, subject.seed)
+        how = protocol(config, "held-out", subject.examples, policy, config.samples, config.temperature)
+        sampling = f"-{config.samples}-at-{config.temperature:g}" if config.temperature else "-greedy"
+    digest = _identity(how)
+    path = subject.folder / f"{config.name or f'{subject.stem}{sampling}-{digest}'}.json"
+    if subject.made and path.with_suffix(".parquet").absolute() == subject.made[0].absolute():
+        raise UserError(f"name={path.stem}: the evaluation would take the place of {subject.made[0]}; give it another.")
+    kept = _kept(path, digest, how)
+    if subject.made is not None:
+        return lambda: _score(subject, how, path, made_now(digest), rewards)
+    if kept is None:
+        unfinished = Unfinished(path.with_suffix(".partial.jsonl"), digest)
+        return lambda: _answer(subject, how, path, unfinished, made_now(digest), rewards)
+    return lambda: _score_again(subject, path, kept, rewards)
+
+
+def _identity(how: dict[str, Any]) -> str:
+    """A digest of a protocol, in which a folder or a file is its content, wherever it lies."""
+    known = dict(how)
+    for name in ("policy", "completions"):
+        if "sha256" in known.get(name, {}):
+            known[name] = {key: value for key, value in known[name].items() if key != "path"}
+    return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _kept(path: Path, identity: str, how: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of an evaluation that was finished before, if there is one.
+
+    Raises:
+        UserError: what is there is damaged, or another evaluation.
+    """
+    if not path.is_file():
+        return None
+    try:
+        report = parse_file(path, parse_json_object)
+        kept, other = report["identity"], report["protocol"] | {}
+    except (UserError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; delete it to answer anew.") from error
+    if kept != identity:
+        made = "other content" if kept else "made by a training run"
+        lines = [
+            f"{name}: {line}"
+            for name, line in unlike(other, {"stop": other.get("stop", [])} | to_interpolations(how)).items()
+        ]
+        raise UserError(
+            f"name={path.stem}: {path} holds another evaluation ({'; '.join(lines) or made}); give "
+            "this one another name."
+        )
+    return report if path.with_suffix(".parquet").is_file() else None
+
+
+def _score(subject: Subject, how: dict[str, Any], path: Path, origin: dict[str, Any], rewards: RewardStack) -> Done:
+    assert subject.made is not None
+    evaluation = evaluate(subject.examples, [subject.made[1]], rewards, subject.config.k)
+    save_evaluation(evaluation, path, how, origin)
+    return Done(evaluation, how, path)
+
+
+def _score_again(subject: Subject, path: Path, report: dict[str, Any], rewards: RewardStack) -> Done:
+    table = path.with_suffix(".parquet")
+    try:
+        examples, completions = read_completions(table, "evaluation")
+    except UserError as error:
+        raise UserError(f"{error} Delete it to answer anew.") from error
+    if examples != subject.examples or file_sha256(table) != report.get("parquet_sha256"):
+        raise UserError(f"evaluation: {table} is not what was kept. Delete it to answer anew.")
+    say(
+        f"{subject.title}: answered before, {report['created']}. To answer anew, delete {display_path(path.absolute())}"
+    )
+    evaluation = evaluate(subject.examples, [completions], rewards, subject.config.k)
+    if evaluation.as_json() != report["figures"]:  # another k, or a reward of the user's own that has changed
+        save_evaluation(evaluation, path, report["protocol"], report)
+    return Done(evaluation, report["protocol"], path)
+
+
+def _answer(
+    subject: Subject,
+    how: dict[str, Any],
+    path: Path,
+    unfinished: Unfinished,
+    origin: dict[str, Any],
+    rewards: RewardStack,
+) -> Done:
+    config, began = subject.config, time.perf_counter()
+    from grpo.policy.compatibility import check_policy
+    from grpo.policy.loading import build_policy, build_tokenizer
+    from grpo.sampling.build import build_sampler
+
+    set_threads(config.threads)
+    with spinner("loading the policy"):
+        tokenizer = build_tokenizer(config.model)
+        policy: Any = build_policy(config.model, subject.seed)
+        questions = [example.question for example in subject.examples]
+        notes = (*check_policy(policy, tokenizer, questions, config), slow_bfloat16_warning(config))
+        policy.to(config.device)
+        rollout = build_sampler(policy, tokenizer, config)
+    for note in filter(None, notes):
+        say(note)
+    how["stop"] = tokenizer.convert_ids_to_tokens(rollout.eos_token_ids)
+    total = len(subject.examples) * config.samples
+    if unfinished.done:
+        say(f"{subject.title}: going on after {len(unfinished.done):,} of {total:,} completions.")
+    answered = answer(rollout, tokenizer, questions, config, config.samples, config.temperature, unfinished.done.keys())
+    with progress(f"evaluating {subject.title}", total) as advance:
+        evaluation = evaluate(subject.examples, unfinished.through(answered), rewards, config.k, advance)
+    with spinner("saving the evaluation"):
+        save_evaluation(evaluation, path, how, origin)
+    unfinished.remove()
+    say(f"{total:,} completions, {time.perf_counter() - began:.1f} s\n")
+    return Done(evaluation, how, path)

@@ -1,0 +1,193 @@
+"""What an evaluation is about: a run's policy, any other policy, or completions from a file; and its baseline.
+
+Called by `grpo.evaluate`. It reads settings and problems, and must not load a policy or import torch.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from grpo.config.composition import load_config
+from grpo.config.schema import CommonConfig, DataConfig, EvaluateConfig
+from grpo.config.validation import check_config
+from grpo.core.console import say
+from grpo.core.errors import UserError
+from grpo.core.files import parse_file, parse_json_object
+from grpo.core.redact import to_interpolations
+from grpo.evaluation.completion import Batch
+from grpo.evaluation.completions import SUFFIXES, read_completions
+from grpo.runs.provenance import problems_of
+from grpo.runs.run_dir import resolve_link
+from grpo.runs.settings import load_run, saved_settings, trained
+from grpo.runs.trust import refuse_links, require_trust
+from grpo.tasks.example import Example
+from grpo.tasks.splits import load_held_out, load_splits
+
+# Settings that cannot hold for completions made elsewhere.
+OF_POLICIES = {"model", "data", "rollout", "system_prompt", "max_completion_length", "samples", "temperature"}
+ELSEWHERE = Path("outputs/evaluations")
+
+
+@dataclass
+class Subject:
+    """Whose completions are evaluated, on what, and where the evaluation is kept."""
+
+    title: str
+    config: EvaluateConfig
+    folder: Path
+    stem: str
+    examples: list[Example]
+    seed: int = 0  # of random weights
+    made: tuple[Path, Batch] | None = None  # completions of a file; None: they are the policy's
+
+
+def _subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]) -> Subject:
+    if config.completions is not None and config.run is not None:
+        raise UserError(
+            f"run={config.run} completions={config.completions}: evaluate one of them; the other can be the baseline=."
+        )
+    if config.completions is not None:
+        return _of_file("file", config.completions, "completions", config)
+    if config.run is not None:
+        return _of_run("run", resolve_link(Path(config.run).expanduser()), composed, overrides)
+    check_config(config)
+    stem = f"{_plain(Path(config.model.path).name)}-{config.data.name}"
+    return Subject("policy", config, ELSEWHERE, stem, load_held_out(config.data), config.seed)
+
+
+def _baseline(
+    given: str, other: Subject, config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]
+) -> Subject:
+    # The policy and the name on the command line are the other side's.
+    keys = zip(overrides, _keys(overrides), strict=True)
+    overrides = [override for override, key in keys if key.partition(".")[0] not in ("model", "name")]
+    config, composed = replace(config, name=None), composed.copy()
+    composed.name = None
+    path = resolve_link(Path(given).expanduser())
+    if given == "before":
+        if config.run is None:
+            raise UserError("baseline=before: means the policy from which run= was trained; add run=FOLDER.")
+        subject = _of_run("before", resolve_link(Path(config.run).expanduser()), composed, overrides, before=True)
+    elif path.suffix in SUFFIXES:
+        subject = _of_file("baseline", given, "baseline", config)
+    elif path.is_dir():
+        subject = _of_run("baseline", path, composed, overrides)
+    else:
+        raise UserError(
+            f"baseline={given}: there is no such folder; give the folder of a run, a file of completions "
+            f"({' or '.join(SUFFIXES)}), or before."
+        )
+    # One stack and one rule score both: totals of two stacks cannot be compared.
+    subject.config.rewards, subject.config.reward_files = other.config.rewards, other.config.reward_files
+    subject.config.data = replace(subject.config.data, answer_match=other.config.data.answer_match)
+    return subject
+
+
+def _of_file(title: str, file: str, setting: str, config: EvaluateConfig) -> Subject:
+    check_config(config)
+    path = Path(file).expanduser()
+    examples, completions = read_completions(path, setting)
+    return Subject(title, config, ELSEWHERE, _plain(path.stem), examples, made=(path, completions))
+
+
+def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[str], before: bool = False) -> Subject:
+    """A run's policy under the run's own settings, but for those that the command line sets."""
+    settings = saved_settings(folder)
+    obeyed = {item.name for item in fields(CommonConfig)} - {"rollout"}
+    if title == "baseline":  # it is scored with the rewards of run=
+        obeyed -= {"rewards", "reward_files"}
+    scores = "reward_files" in obeyed and settings.get("reward_files")
+    without = "To evaluate without its rewards, add reward_files=[] rewards=default. " if scores else ""
+    require_trust(
+        folder,
+        settings,
+        again=f"{without}If you trust whoever made it, add trust_run=true.",
+        obeyed=obeyed,
+        typed=_keys(overrides),
+        trusted=bool(composed.trust_run),
+        policy=not before,
+    )
+    saved = load_run(folder)
+    data, seed = saved.data, saved.seed
+    if not before:
+        saved.model = trained(saved.model, folder)
+    merged = composed.copy()
+    OmegaConf.set_struct(merged, False)
+    names = [item.name for item in fields(CommonConfig)]
+    for name in names:
+        merged[name] = to_interpolations(
+            getattr(saved, name)
+        )  # with their interpolations, which this evaluation stores
+    for override, key in zip(overrides, _keys(overrides), strict=True):
+        if key.partition(".")[0] in names:
+            if override.startswith("~"):
+                merged.rewards.pop(key.partition(".")[2], None)
+            else:
+                OmegaConf.update(merged, key, OmegaConf.select(composed, key), merge=False)
+    config = load_config(merged, EvaluateConfig)
+    stem = f"before-{config.data.name}" if before else config.data.name
+    if config.model.path != saved.model.path:
+        title, stem = "policy", f"{_plain(Path(config.model.path).name)}-{stem}"
+    keep = folder / "evaluations" if os.access(folder, os.W_OK) else ELSEWHERE
+    if keep != ELSEWHERE:
+        refuse_links(folder, trusted=bool(composed.trust_run))
+    return Subject(title, config, keep, stem, _held_out(config.data, data, folder), seed)
+
+
+def _held_out(data: DataConfig, of_run: DataConfig, folder: Path) -> list[Example]:
+    """The held-out problems of `data`, for the run in `folder`, which was trained on those of `of_run`.
+
+    Raises:
+        UserError: some are problems that the run was trained on, or the run's own are not what they were.
+    """
+    with _settled_by(folder):
+        examples = load_held_out(data)
+        if of_run.name == "arithmetic":
+            return examples  # no held-out problem shares its numbers with a training problem
+        protocol = _json(folder / "evaluations" / "after.json").get("protocol")
+        known = protocol.get("problems") if isinstance(protocol, dict) else None
+        if data == of_run and known not in (None, problems_of(examples)):
+            raise UserError("data: the files are not those of the run any more: its held-out problems are others now.")
+    if data == of_run:
+        return examples  # training excluded them
+    try:
+        seen = {example.key for example in load_splits(of_run).train}
+    except UserError:
+        say(f"The training problems of {folder} are not here: whether these are among them is not checked.")
+        seen = set()
+    if shared := sum(example.key in seen for example in examples):
+        raise UserError(
+            f"data: {shared:,} of these {len(examples):,} problems are among those the run was trained on; name "
+            "others, data.test_file=FILE."
+        )
+    return examples
+
+
+@contextmanager
+def _settled_by(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} (Of {folder}; its settings can be set anew on the command line.)") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return parse_file(path, parse_json_object)
+    except (OSError, UserError):
+        return {}
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]", "-", name)
