@@ -19,11 +19,11 @@ from grpo.core.console import error_message, say
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path
 from grpo.core.tables import at_k_table, key_value_table, metrics_table
-from grpo.evaluation.description import described
-from grpo.evaluation.difference import pairs
-from grpo.evaluation.display import _compare, _show, _wanted
-from grpo.evaluation.execution import _prepare
-from grpo.evaluation.subjects import ELSEWHERE, OF_POLICIES, _baseline, _keys, _subject
+from grpo.evaluation.description import describe_protocol
+from grpo.evaluation.difference import match_problems
+from grpo.evaluation.display import is_requested, print_comparison, print_examples
+from grpo.evaluation.execution import prepare
+from grpo.evaluation.subjects import EVALUATIONS_FOLDER, POLICY_SETTINGS, choose_baseline, choose_subject, override_keys
 from grpo.runs.run_dir import removed_if_unused
 
 
@@ -34,26 +34,26 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
         UserError: anything that the user can mend.
     """
     config = with_absolute_paths(to_dataclass(composed, EvaluateConfig))
-    subjects = [_subject(config, composed, overrides)]
+    subjects = [choose_subject(config, composed, overrides)]
     if config.baseline is not None:
-        subjects.insert(0, _baseline(config.baseline, subjects[0], config, composed, overrides))
-        pairs(subjects[1].examples, subjects[0].examples)
-    for key in _keys(overrides) if all(subject.made for subject in subjects) else ():
-        if key.partition(".")[0] in OF_POLICIES and key != "data.answer_match":
+        subjects.insert(0, choose_baseline(config.baseline, subjects[0], config, composed, overrides))
+        match_problems(subjects[1].examples, subjects[0].examples)
+    for key in override_keys(overrides) if all(subject.made for subject in subjects) else ():
+        if key.partition(".")[0] in POLICY_SETTINGS and key != "data.answer_match":
             raise UserError(f"{key}: completions=FILE asks no policy and has no use for it; leave it out.")
     # What can go wrong with either is found out before hours are spent on one.
-    ready = [_prepare(subject) for subject in subjects]
+    ready = [prepare(subject) for subject in subjects]
     done = {subject.title: evaluation() for subject, evaluation in zip(subjects, ready, strict=True)}
     *_, main = done.values()
-    say(key_value_table(described(main.protocol)))
+    say(key_value_table(describe_protocol(main.protocol)))
     if len(done) == 2:
-        _compare(done, config.k)
+        print_comparison(done, config.k)
     else:
-        figures = {name: value for name, value in main.evaluation.figures.items() if _wanted(name, config.k)}
+        figures = {name: value for name, value in main.evaluation.figures.items() if is_requested(name, config.k)}
         say(metrics_table(figures, main.evaluation.intervals))
         if not main.evaluation.single:
             say(at_k_table(figures, main.evaluation.intervals))
-    _show(config.show, {title: each.evaluation for title, each in done.items()})
+    print_examples(config.show, {title: each.evaluation for title, each in done.items()})
     say(f"Every completion with its scores: {display_path(main.path.with_suffix('.parquet').absolute())}")
 
 
@@ -73,12 +73,12 @@ def app(composed: DictConfig) -> None:
 
 def main() -> None:
     try:
-        with removed_if_unused(ELSEWHERE, "multirun.yaml"):
+        with removed_if_unused(EVALUATIONS_FOLDER, "multirun.yaml"):
             run_command(app, EvaluateConfig, "Interrupted: the same command resumes it.")
     except OSError as error:  # what Hydra itself writes for a multirun
         if Command.current.started:
             raise
-        sys.exit(error_message(f"error: {error.filename or ELSEWHERE}: {error.strerror or error}."))
+        sys.exit(error_message(f"error: {error.filename or EVALUATIONS_FOLDER}: {error.strerror or error}."))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
         prepare_hub()
     with spinner("importing PyTorch and Transformers"):
         quiet_libraries()
-        from grpo.evaluation.generation import answer_greedily
+        from grpo.evaluation.generation import generate_greedily
         from grpo.policy.compatibility import check_policy
         from grpo.policy.loading import build_policy, build_tokenizer
         from grpo.sampling.build import build_sampler
@@ -58,7 +58,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
         for note in notes:
             print_message(note, console)
         with spinner(f"asking the policy as it was {when} training"):
-            answered.append(answer_greedily(rollout, tokenizer, questions, config))
+            answered.append(generate_greedily(rollout, tokenizer, questions, config))
     for question, first, last in zip(questions, *answered, strict=True):
         print_message(answers_table(question, {"before": first, "after": last}), console)
 

@@ -13,5 +13,5 @@ class Completion:
     truncated: bool | None
 
 
-Place = tuple[int, int]  # which problem, and which of its samples
-Batch = dict[Place, Completion]
+SampleId = tuple[int, int]  # which problem, and which of its samples
+CompletionBatch = dict[SampleId, Completion]

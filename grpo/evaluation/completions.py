@@ -7,14 +7,14 @@ from typing import Any
 
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import atomic_write
-from grpo.evaluation.completion import Batch, Completion
+from grpo.evaluation.completion import Completion, CompletionBatch
 from grpo.tasks.example import Example
 from grpo.tasks.jsonl import read_jsonl, text_column
 
-SUFFIXES = (".jsonl", ".parquet")
+COMPLETION_SUFFIXES = (".jsonl", ".parquet")
 
 
-def read_completions(path: Path, setting: str) -> tuple[list[Example], Batch]:
+def read_completions(path: Path, setting: str) -> tuple[list[Example], CompletionBatch]:
     """The problems of a file with `question`, `gold` and `completion` a row, and their completions.
 
     Rows of the same question and gold, and of the same `problem` where the file numbers them, are samples of one
@@ -28,7 +28,9 @@ def read_completions(path: Path, setting: str) -> tuple[list[Example], Batch]:
     elif path.suffix == ".jsonl":
         rows = list(read_jsonl(path, _row, setting))
     else:
-        raise UserError(f"{setting}={path}: the name of a file of completions ends in {' or '.join(SUFFIXES)}.")
+        raise UserError(
+            f"{setting}={path}: the name of a file of completions ends in {' or '.join(COMPLETION_SUFFIXES)}."
+        )
     if not rows:
         raise UserError(f"{setting}={path}: the file has no completions.")
     numbers: dict[Any, int] = {}
@@ -77,7 +79,7 @@ def _row(row: dict[str, Any]) -> Row:
     return key, example, Completion(text_column(row, "completion", blank=True), tokens, truncated)
 
 
-class Unfinished:
+class CompletionJournal:
     """The completions of an evaluation under way, on disk batch by batch, so that an interrupted one goes on."""
 
     def __init__(self, path: Path, identity: str) -> None:
@@ -86,7 +88,7 @@ class Unfinished:
         Raises:
             UserError: it is damaged, or of another evaluation than `identity`.
         """
-        self.path, self.done = path, Batch()
+        self.path, self.done = path, CompletionBatch()
         self.header = json.dumps({"identity": identity})
         if not path.is_file():
             return
@@ -102,7 +104,7 @@ class Unfinished:
                 f"{path} holds another evaluation, which was interrupted; give this one another name=, or delete it."
             )
 
-    def through(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def through(self, batches: Iterable[CompletionBatch]) -> Iterator[CompletionBatch]:
         """What was done before as the first batch, then `batches`, each written down before it is handed on."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.path) as partial:
@@ -115,7 +117,7 @@ class Unfinished:
                 file.flush()
                 yield batch
 
-    def _lines(self, batch: Batch) -> list[str]:
+    def _lines(self, batch: CompletionBatch) -> list[str]:
         return [json.dumps([*place, each.text, each.tokens, each.truncated]) for place, each in batch.items()]
 
     def remove(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from grpo.core.paths import display_path
 
 
-def described(how: dict[str, Any]) -> dict[str, str]:
+def describe_protocol(how: dict[str, Any]) -> dict[str, str]:
     """A protocol, for a person to read."""
     if "completions" in how:
         lines = {
@@ -39,7 +39,7 @@ def described(how: dict[str, Any]) -> dict[str, str]:
     return lines | how["extraction"] | {"rewards": rewards}
 
 
-def unlike(other: dict[str, Any], how: dict[str, Any]) -> dict[str, str]:
+def protocol_differences(other: dict[str, Any], how: dict[str, Any]) -> dict[str, str]:
     """The lines of a described protocol that are not those of another."""
-    lines = described(how)
-    return {name: line for name, line in described(other).items() if line != lines.get(name)}
+    lines = describe_protocol(how)
+    return {name: line for name, line in describe_protocol(other).items() if line != lines.get(name)}

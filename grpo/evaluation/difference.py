@@ -17,7 +17,7 @@ from grpo.tasks.example import Example
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """A figure of one evaluation less that of another, over the same problems."""
 
     value: float
@@ -29,13 +29,13 @@ class Difference:
     p: float | None = None  # McNemar's exact two-sided test
 
 
-def compare(evaluation: Evaluation, baseline: Evaluation) -> dict[str, Difference]:
+def paired_differences(evaluation: Evaluation, baseline: Evaluation) -> dict[str, PairedDifference]:
     """The figures of `evaluation` less those of `baseline`.
 
     Raises:
         UserError: they are not of the same problems.
     """
-    order = pairs(evaluation.examples, baseline.examples)
+    order = match_problems(evaluation.examples, baseline.examples)
     names = [name for name in evaluation.by_problem if name in baseline.by_problem]
     changes = {name: evaluation.by_problem[name] - baseline.by_problem[name][order] for name in names}
     differences = {}
@@ -44,13 +44,13 @@ def compare(evaluation: Evaluation, baseline: Evaluation) -> dict[str, Differenc
         value = float(change.mean())
         if name in evaluation.binary and name in baseline.binary:
             gained, lost = int((change > 0).sum()), int((change < 0).sum())
-            differences[name] = Difference(value, *interval, gained, lost, mcnemar_p_value(gained, lost))
+            differences[name] = PairedDifference(value, *interval, gained, lost, mcnemar_p_value(gained, lost))
         else:
-            differences[name] = Difference(value, *interval)
+            differences[name] = PairedDifference(value, *interval)
     return differences
 
 
-def pairs(examples: Sequence[Example], others: Sequence[Example]) -> list[int]:
+def match_problems(examples: Sequence[Example], others: Sequence[Example]) -> list[int]:
     """Where each of `examples` stands among `others`.
 
     Raises:

@@ -13,26 +13,29 @@ from grpo.core.files import write_json
 from grpo.core.metric_format import ordered_metrics
 from grpo.core.paths import display_path
 from grpo.core.tables import answers_table, comparison_table, key_value_table
-from grpo.evaluation.description import unlike
-from grpo.evaluation.difference import Difference, compare, pairs
+from grpo.evaluation.description import protocol_differences
+from grpo.evaluation.difference import PairedDifference, match_problems, paired_differences
 from grpo.evaluation.evaluation import Evaluation
-from grpo.evaluation.execution import Done
+from grpo.evaluation.execution import StoredEvaluation
 
 
-def _wanted(figure: str, asked: Sequence[int] | None) -> bool:
+def is_requested(figure: str, asked: Sequence[int] | None) -> bool:
     """Whether a figure is shown: of pass@k and maj@k those that were asked for, or all."""
     k = re.search(r"@(\d+)", figure)
     return k is None or asked is None or int(k[1]) in asked
 
 
-def _compare(done: dict[str, Done], k: Sequence[int] | None) -> None:
+def print_comparison(done: dict[str, StoredEvaluation], k: Sequence[int] | None) -> None:
     (before, first), (after, second) = done.items()
     say(f"\n{before}, where it differs:")
-    other = unlike(first.protocol, second.protocol)
+    other = protocol_differences(first.protocol, second.protocol)
     other.pop("problems", None)  # they are the same, wherever they come from
     say(key_value_table(other or {"nothing": "the same policy under the same protocol"}))
-    differences = compare(second.evaluation, first.evaluation)
-    for names in (ordered_metrics(differences), [name for name in differences if "@" in name and _wanted(name, k)]):
+    differences = paired_differences(second.evaluation, first.evaluation)
+    for names in (
+        ordered_metrics(differences),
+        [name for name in differences if "@" in name and is_requested(name, k)],
+    ):
         if names:
             chosen = {name: differences[name] for name in names}
             say(comparison_table((before, after), first.evaluation.figures, second.evaluation.figures, chosen))
@@ -46,14 +49,17 @@ def _compare(done: dict[str, Done], k: Sequence[int] | None) -> None:
     say(f"The comparison: {display_path(path.absolute())}")
 
 
-def _as_json(differences: dict[str, Difference]) -> dict[str, Any]:
+def _as_json(differences: dict[str, PairedDifference]) -> dict[str, Any]:
     return {name: asdict(difference) for name, difference in differences.items()}
 
 
-def _show(count: int, evaluations: dict[str, Evaluation]) -> None:
+def print_examples(count: int, evaluations: dict[str, Evaluation]) -> None:
     """The first completions of some problems side by side, those first on which the two differ."""
     sides = list(evaluations.values())
-    columns = [range(len(sides[0].examples)), *([pairs(sides[0].examples, sides[1].examples)] if sides[1:] else [])]
+    columns = [
+        range(len(sides[0].examples)),
+        *([match_problems(sides[0].examples, sides[1].examples)] if sides[1:] else []),
+    ]
 
     def right(places: tuple[int, ...], figure: str = "accuracy_strict") -> list[bool]:
         return [bool(side.values[figure][side.starts[i]]) for side, i in zip(sides, places, strict=True)]

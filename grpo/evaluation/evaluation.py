@@ -15,19 +15,19 @@ from grpo.core.errors import UserError
 from grpo.core.metric_names import REWARD, evaluated_score
 from grpo.core.progress import progress
 from grpo.core.statistics import MAX_SAMPLES, Interval, bootstrap_intervals, maj_at_k, pass_at_k, wilson_interval
-from grpo.evaluation.completion import Batch, Completion
+from grpo.evaluation.completion import Completion, CompletionBatch
 from grpo.rewards.scoring import score
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.answers import answers_match, extract_answer, last_number, voting_key
 from grpo.tasks.example import Example
 
 # Figures that are 0 or 1 for each completion.
-SHARES = ("accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "truncated")
+BINARY_FIGURES = ("accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "truncated")
 
 
-def evaluate(
+def score_completions(
     examples: Sequence[Example],
-    batches: Iterable[Batch],
+    batches: Iterable[CompletionBatch],
     rewards: RewardStack,
     k: Sequence[int] | None = None,
     on_answered: Callable[[int, str], None] = lambda count, beside: None,
@@ -37,7 +37,7 @@ def evaluate(
     right = total = 0
     for batch in batches:
         rows = [(each.text, examples[i]) for (i, _), each in batch.items()]
-        right += sum(value > 0 for value in _scores("correctness", rows, rewards))
+        right += sum(value > 0 for value in _scores_of("correctness", rows, rewards))
         total += len(rows)
         for (i, sample), each in batch.items():
             completions[i][sample] = each
@@ -45,7 +45,7 @@ def evaluate(
     return Evaluation(list(examples), [[of[s] for s in sorted(of)] for of in completions], rewards, k)
 
 
-def _scores(name: str, rows: Sequence[tuple[str, Example]], rewards: RewardStack) -> list[float]:
+def _scores_of(name: str, rows: Sequence[tuple[str, Example]], rewards: RewardStack) -> list[float]:
     if not rows:
         return []
     golds, questions = [of.gold for _, of in rows], [of.question for _, of in rows]
@@ -83,13 +83,13 @@ class Evaluation:
             "flexible": [last_number(text) for text in texts],
         }
         values: dict[str, list[Any]] = {
-            "accuracy_strict": [value > 0 for value in _scores("correctness", rows, rewards)],
+            "accuracy_strict": [value > 0 for value in _scores_of("correctness", rows, rewards)],
             "accuracy_flexible": [
                 number is not None and answers_match(number, gold, rewards.answer_match)
                 for number, gold in zip(self.answers["flexible"], golds, strict=True)
             ],
-            "strict_format": [value > 0 for value in _scores("strict_format", rows, rewards)],
-            "soft_format": [value > 0 for value in _scores("soft_format", rows, rewards)],
+            "strict_format": [value > 0 for value in _scores_of("strict_format", rows, rewards)],
+            "soft_format": [value > 0 for value in _scores_of("soft_format", rows, rewards)],
             "truncated": [each.truncated for each in flat],
             "mean_completion_tokens": [each.tokens for each in flat],
             REWARD: rewards.total(scores),
@@ -100,7 +100,7 @@ class Evaluation:
         self.by_problem = {name: np.add.reduceat(of, self.starts) / self.counts for name, of in self.values.items()}
         self.single = max(self.counts) == 1
         # Figures of which each problem gives one 0 or 1.
-        self.binary = [name for name in self.by_problem if self.single and name in SHARES]
+        self.binary = [name for name in self.by_problem if self.single and name in BINARY_FIGURES]
         self._add_at_k(list(k or []))
         self.figures = {name: float(of.mean()) for name, of in self.by_problem.items()}
 
@@ -176,7 +176,7 @@ class Evaluation:
             "answer_strict": self.answers["strict"],
             "answer_flexible": self.answers["flexible"],
             **{
-                name: of.astype(bool).tolist() if name in SHARES else of.tolist()
+                name: of.astype(bool).tolist() if name in BINARY_FIGURES else of.tolist()
                 for name, of in self.values.items()
                 if name not in ("truncated", "mean_completion_tokens")
             },

@@ -19,12 +19,12 @@ from grpo.core.paths import display_path
 from grpo.core.progress import progress, spinner
 from grpo.core.redact import to_interpolations
 from grpo.core.run_log import quiet_libraries
-from grpo.evaluation.completions import Unfinished, read_completions
-from grpo.evaluation.description import unlike
-from grpo.evaluation.evaluation import Evaluation, evaluate
-from grpo.evaluation.generation import answer
-from grpo.evaluation.protocol import extraction, protocol
-from grpo.evaluation.storage import made_now, save_evaluation
+from grpo.evaluation.completions import CompletionJournal, read_completions
+from grpo.evaluation.description import protocol_differences
+from grpo.evaluation.evaluation import Evaluation, score_completions
+from grpo.evaluation.generation import generate_completions
+from grpo.evaluation.protocol import describe_extraction, evaluation_protocol
+from grpo.evaluation.storage import new_origin, save_evaluation
 from grpo.evaluation.subjects import Subject
 from grpo.policy.hub import on_hub, prepare_hub
 from grpo.policy.requirements import check_cuda, check_packages, slow_bfloat16_warning
@@ -33,13 +33,13 @@ from grpo.runs.provenance import problems_of
 
 
 @dataclass
-class Done:
+class StoredEvaluation:
     evaluation: Evaluation
     protocol: dict[str, Any]
     path: Path
 
 
-def _prepare(subject: Subject) -> Callable[[], Done]:
+def prepare(subject: Subject) -> Callable[[], StoredEvaluation]:
     """What evaluates the subject, after everything that is quickly checked."""
     config = subject.config
     rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
@@ -47,7 +47,7 @@ def _prepare(subject: Subject) -> Callable[[], Done]:
         file, completions = subject.made
         made = {"path": str(file), "sha256": file_sha256(file), "n": len(completions)}
         how = {"completions": made, "problems": problems_of(subject.examples)}
-        how |= {"extraction": extraction(config.data.answer_match), "rewards": config.rewards}
+        how |= {"extraction": describe_extraction(config.data.answer_match), "rewards": config.rewards}
         sampling = ""
     else:
         check_packages(config)
@@ -59,19 +59,19 @@ def _prepare(subject: Subject) -> Callable[[], Done]:
             from grpo.policy.loading import identity
         with spinner("reading the policy"):
             policy = identity(config.model, subject.seed)
-        how = protocol(config, "held-out", subject.examples, policy, config.samples, config.temperature)
+        how = evaluation_protocol(config, "held-out", subject.examples, policy, config.samples, config.temperature)
         sampling = f"-{config.samples}-at-{config.temperature:g}" if config.temperature else "-greedy"
     digest = _identity(how)
     path = subject.folder / f"{config.name or f'{subject.stem}{sampling}-{digest}'}.json"
     if subject.made and path.with_suffix(".parquet").absolute() == subject.made[0].absolute():
         raise UserError(f"name={path.stem}: the evaluation would take the place of {subject.made[0]}; give it another.")
-    kept = _kept(path, digest, how)
+    kept = _stored_report(path, digest, how)
     if subject.made is not None:
-        return lambda: _score(subject, how, path, made_now(digest), rewards)
+        return lambda: _score_file(subject, how, path, new_origin(digest), rewards)
     if kept is None:
-        unfinished = Unfinished(path.with_suffix(".partial.jsonl"), digest)
-        return lambda: _answer(subject, how, path, unfinished, made_now(digest), rewards)
-    return lambda: _score_again(subject, path, kept, rewards)
+        unfinished = CompletionJournal(path.with_suffix(".partial.jsonl"), digest)
+        return lambda: _generate_and_score(subject, how, path, unfinished, new_origin(digest), rewards)
+    return lambda: _score_stored(subject, path, kept, rewards)
 
 
 def _identity(how: dict[str, Any]) -> str:
@@ -83,7 +83,7 @@ def _identity(how: dict[str, Any]) -> str:
     return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _kept(path: Path, identity: str, how: dict[str, Any]) -> dict[str, Any] | None:
+def _stored_report(path: Path, identity: str, how: dict[str, Any]) -> dict[str, Any] | None:
     """The report of an evaluation that was finished before, if there is one.
 
     Raises:
@@ -100,7 +100,9 @@ def _kept(path: Path, identity: str, how: dict[str, Any]) -> dict[str, Any] | No
         made = "other content" if kept else "made by a training run"
         lines = [
             f"{name}: {line}"
-            for name, line in unlike(other, {"stop": other.get("stop", [])} | to_interpolations(how)).items()
+            for name, line in protocol_differences(
+                other, {"stop": other.get("stop", [])} | to_interpolations(how)
+            ).items()
         ]
         raise UserError(
             f"name={path.stem}: {path} holds another evaluation ({'; '.join(lines) or made}); give "
@@ -109,14 +111,16 @@ def _kept(path: Path, identity: str, how: dict[str, Any]) -> dict[str, Any] | No
     return report if path.with_suffix(".parquet").is_file() else None
 
 
-def _score(subject: Subject, how: dict[str, Any], path: Path, origin: dict[str, Any], rewards: RewardStack) -> Done:
+def _score_file(
+    subject: Subject, how: dict[str, Any], path: Path, origin: dict[str, Any], rewards: RewardStack
+) -> StoredEvaluation:
     assert subject.made is not None
-    evaluation = evaluate(subject.examples, [subject.made[1]], rewards, subject.config.k)
+    evaluation = score_completions(subject.examples, [subject.made[1]], rewards, subject.config.k)
     save_evaluation(evaluation, path, how, origin)
-    return Done(evaluation, how, path)
+    return StoredEvaluation(evaluation, how, path)
 
 
-def _score_again(subject: Subject, path: Path, report: dict[str, Any], rewards: RewardStack) -> Done:
+def _score_stored(subject: Subject, path: Path, report: dict[str, Any], rewards: RewardStack) -> StoredEvaluation:
     table = path.with_suffix(".parquet")
     try:
         examples, completions = read_completions(table, "evaluation")
@@ -127,20 +131,20 @@ def _score_again(subject: Subject, path: Path, report: dict[str, Any], rewards: 
     say(
         f"{subject.title}: answered before, {report['created']}. To answer anew, delete {display_path(path.absolute())}"
     )
-    evaluation = evaluate(subject.examples, [completions], rewards, subject.config.k)
+    evaluation = score_completions(subject.examples, [completions], rewards, subject.config.k)
     if evaluation.as_json() != report["figures"]:  # another k, or a reward of the user's own that has changed
         save_evaluation(evaluation, path, report["protocol"], report)
-    return Done(evaluation, report["protocol"], path)
+    return StoredEvaluation(evaluation, report["protocol"], path)
 
 
-def _answer(
+def _generate_and_score(
     subject: Subject,
     how: dict[str, Any],
     path: Path,
-    unfinished: Unfinished,
+    unfinished: CompletionJournal,
     origin: dict[str, Any],
     rewards: RewardStack,
-) -> Done:
+) -> StoredEvaluation:
     config, began = subject.config, time.perf_counter()
     from grpo.policy.compatibility import check_policy
     from grpo.policy.loading import build_policy, build_tokenizer
@@ -160,11 +164,13 @@ def _answer(
     total = len(subject.examples) * config.samples
     if unfinished.done:
         say(f"{subject.title}: going on after {len(unfinished.done):,} of {total:,} completions.")
-    answered = answer(rollout, tokenizer, questions, config, config.samples, config.temperature, unfinished.done.keys())
+    answered = generate_completions(
+        rollout, tokenizer, questions, config, config.samples, config.temperature, unfinished.done.keys()
+    )
     with progress(f"evaluating {subject.title}", total) as advance:
-        evaluation = evaluate(subject.examples, unfinished.through(answered), rewards, config.k, advance)
+        evaluation = score_completions(subject.examples, unfinished.through(answered), rewards, config.k, advance)
     with spinner("saving the evaluation"):
         save_evaluation(evaluation, path, how, origin)
     unfinished.remove()
     say(f"{total:,} completions, {time.perf_counter() - began:.1f} s\n")
-    return Done(evaluation, how, path)
+    return StoredEvaluation(evaluation, how, path)

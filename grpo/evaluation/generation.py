@@ -11,7 +11,7 @@ from grpo.core.console import say
 from grpo.core.device import is_out_of_memory
 from grpo.core.errors import UserError
 from grpo.core.text import replace_surrogates
-from grpo.evaluation.completion import Batch, Completion, Place
+from grpo.evaluation.completion import Completion, CompletionBatch, SampleId
 from grpo.policy.chat_template import prompt_ids
 
 if TYPE_CHECKING:
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from grpo.sampling.sampler import Sampler
 
 
-def answer(
+def generate_completions(
     rollout: "Sampler",
     tokenizer: "PreTrainedTokenizerBase",
     questions: Sequence[str],
     config: CommonConfig,
     samples: int = 1,
     temperature: float = 0.0,
-    skip: Set[Place] = frozenset(),
-) -> Iterator[Batch]:
+    skip: Set[SampleId] = frozenset(),
+) -> Iterator[CompletionBatch]:
     """Completions of every question, batch after batch, those with long prompts first; greedy at temperature 0.
 
     A sampled completion hangs on the seed, its question's place and its own number alone, so that neither an
@@ -73,9 +73,13 @@ def _smaller(size: int, error: Exception) -> int:
     return size // 2
 
 
-def answer_greedily(
+def generate_greedily(
     rollout: "Sampler", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], config: CommonConfig
 ) -> list[str]:
     """One greedy completion a question."""
-    texts = {i: each.text for batch in answer(rollout, tokenizer, questions, config) for (i, _), each in batch.items()}
+    texts = {
+        i: each.text
+        for batch in generate_completions(rollout, tokenizer, questions, config)
+        for (i, _), each in batch.items()
+    }
     return [texts[i] for i in range(len(questions))]

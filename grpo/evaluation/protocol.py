@@ -21,7 +21,7 @@ MATCHES = {
 }
 
 
-def extraction(answer_match: str) -> dict[str, str]:
+def describe_extraction(answer_match: str) -> dict[str, str]:
     """How answers are taken from completions and compared, for a person to read."""
     return {
         "strict": f"the last closed <answer> block, {MATCHES[answer_match]}",
@@ -29,7 +29,7 @@ def extraction(answer_match: str) -> dict[str, str]:
     }
 
 
-def protocol(
+def evaluation_protocol(
     config: CommonConfig,
     split: str,
     examples: Sequence[Example],
@@ -52,7 +52,7 @@ def protocol(
         "system_prompt": config.system_prompt,
         "decoding": decoding,
         "max_completion_length": config.max_completion_length,
-        "extraction": extraction(config.data.answer_match),
+        "extraction": describe_extraction(config.data.answer_match),
         "rewards": config.rewards,
         "reward_files": {name: file_sha256(Path(name).expanduser()) for name in config.reward_files},
         "computing": {

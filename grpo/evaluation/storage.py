@@ -11,7 +11,7 @@ from typing import Any
 
 from grpo.core.files import atomic_write, file_sha256, to_json
 from grpo.evaluation.completion import Completion
-from grpo.evaluation.evaluation import Evaluation, evaluate
+from grpo.evaluation.evaluation import Evaluation, score_completions
 from grpo.rewards.stack import RewardStack
 from grpo.runs.provenance import VERSIONS
 from grpo.tasks.example import Example
@@ -25,10 +25,10 @@ def load_evaluation(path: Path, examples: Sequence[Example], rewards: RewardStac
     batch = {
         (row["problem"], row["sample"]): Completion(row["completion"], row["tokens"], row["truncated"]) for row in rows
     }
-    return evaluate(examples, [batch], rewards)
+    return score_completions(examples, [batch], rewards)
 
 
-def made_now(identity: str | None = None) -> dict[str, Any]:
+def new_origin(identity: str | None = None) -> dict[str, Any]:
     return {
         "identity": identity,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -52,4 +52,4 @@ def save_evaluation(
     with atomic_write(path) as report, atomic_write(path.with_suffix(".parquet")) as table:
         parquet.write_table(pyarrow.table(evaluation.columns()), table)
         kept = {"protocol": protocol, "figures": evaluation.as_json(), "parquet_sha256": file_sha256(table)}
-        report.write_text(to_json((origin or made_now()) | kept), encoding="utf-8")
+        report.write_text(to_json((origin or new_origin()) | kept), encoding="utf-8")

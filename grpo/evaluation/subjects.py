@@ -21,8 +21,8 @@ from grpo.core.console import say
 from grpo.core.errors import UserError
 from grpo.core.files import parse_file, parse_json_object
 from grpo.core.redact import to_interpolations
-from grpo.evaluation.completion import Batch
-from grpo.evaluation.completions import SUFFIXES, read_completions
+from grpo.evaluation.completion import CompletionBatch
+from grpo.evaluation.completions import COMPLETION_SUFFIXES, read_completions
 from grpo.runs.provenance import problems_of
 from grpo.runs.run_dir import resolve_link
 from grpo.runs.settings import load_run, saved_settings, trained
@@ -31,8 +31,8 @@ from grpo.tasks.example import Example
 from grpo.tasks.splits import load_held_out, load_splits
 
 # Settings that cannot hold for completions made elsewhere.
-OF_POLICIES = {"model", "data", "rollout", "system_prompt", "max_completion_length", "samples", "temperature"}
-ELSEWHERE = Path("outputs/evaluations")
+POLICY_SETTINGS = {"model", "data", "rollout", "system_prompt", "max_completion_length", "samples", "temperature"}
+EVALUATIONS_FOLDER = Path("outputs/evaluations")
 
 
 @dataclass
@@ -45,28 +45,28 @@ class Subject:
     stem: str
     examples: list[Example]
     seed: int = 0  # of random weights
-    made: tuple[Path, Batch] | None = None  # completions of a file; None: they are the policy's
+    made: tuple[Path, CompletionBatch] | None = None  # completions of a file; None: they are the policy's
 
 
-def _subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]) -> Subject:
+def choose_subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]) -> Subject:
     if config.completions is not None and config.run is not None:
         raise UserError(
             f"run={config.run} completions={config.completions}: evaluate one of them; the other can be the baseline=."
         )
     if config.completions is not None:
-        return _of_file("file", config.completions, "completions", config)
+        return _from_file("file", config.completions, "completions", config)
     if config.run is not None:
-        return _of_run("run", resolve_link(Path(config.run).expanduser()), composed, overrides)
+        return _from_run("run", resolve_link(Path(config.run).expanduser()), composed, overrides)
     check_config(config)
-    stem = f"{_plain(Path(config.model.path).name)}-{config.data.name}"
-    return Subject("policy", config, ELSEWHERE, stem, load_held_out(config.data), config.seed)
+    stem = f"{_file_name(Path(config.model.path).name)}-{config.data.name}"
+    return Subject("policy", config, EVALUATIONS_FOLDER, stem, load_held_out(config.data), config.seed)
 
 
-def _baseline(
+def choose_baseline(
     given: str, other: Subject, config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]
 ) -> Subject:
     # The policy and the name on the command line are the other side's.
-    keys = zip(overrides, _keys(overrides), strict=True)
+    keys = zip(overrides, override_keys(overrides), strict=True)
     overrides = [override for override, key in keys if key.partition(".")[0] not in ("model", "name")]
     config, composed = replace(config, name=None), composed.copy()
     composed.name = None
@@ -74,15 +74,15 @@ def _baseline(
     if given == "before":
         if config.run is None:
             raise UserError("baseline=before: means the policy from which run= was trained; add run=FOLDER.")
-        subject = _of_run("before", resolve_link(Path(config.run).expanduser()), composed, overrides, before=True)
-    elif path.suffix in SUFFIXES:
-        subject = _of_file("baseline", given, "baseline", config)
+        subject = _from_run("before", resolve_link(Path(config.run).expanduser()), composed, overrides, before=True)
+    elif path.suffix in COMPLETION_SUFFIXES:
+        subject = _from_file("baseline", given, "baseline", config)
     elif path.is_dir():
-        subject = _of_run("baseline", path, composed, overrides)
+        subject = _from_run("baseline", path, composed, overrides)
     else:
         raise UserError(
             f"baseline={given}: there is no such folder; give the folder of a run, a file of completions "
-            f"({' or '.join(SUFFIXES)}), or before."
+            f"({' or '.join(COMPLETION_SUFFIXES)}), or before."
         )
     # One stack and one rule score both: totals of two stacks cannot be compared.
     subject.config.rewards, subject.config.reward_files = other.config.rewards, other.config.reward_files
@@ -90,14 +90,16 @@ def _baseline(
     return subject
 
 
-def _of_file(title: str, file: str, setting: str, config: EvaluateConfig) -> Subject:
+def _from_file(title: str, file: str, setting: str, config: EvaluateConfig) -> Subject:
     check_config(config)
     path = Path(file).expanduser()
     examples, completions = read_completions(path, setting)
-    return Subject(title, config, ELSEWHERE, _plain(path.stem), examples, made=(path, completions))
+    return Subject(title, config, EVALUATIONS_FOLDER, _file_name(path.stem), examples, made=(path, completions))
 
 
-def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[str], before: bool = False) -> Subject:
+def _from_run(
+    title: str, folder: Path, composed: DictConfig, overrides: Sequence[str], before: bool = False
+) -> Subject:
     """A run's policy under the run's own settings, but for those that the command line sets."""
     settings = saved_settings(folder)
     obeyed = {item.name for item in fields(CommonConfig)} - {"rollout"}
@@ -110,7 +112,7 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
         settings,
         again=f"{without}If you trust whoever made it, add trust_run=true.",
         obeyed=obeyed,
-        typed=_keys(overrides),
+        typed=override_keys(overrides),
         trusted=bool(composed.trust_run),
         policy=not before,
     )
@@ -125,7 +127,7 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
         merged[name] = to_interpolations(
             getattr(saved, name)
         )  # with their interpolations, which this evaluation stores
-    for override, key in zip(overrides, _keys(overrides), strict=True):
+    for override, key in zip(overrides, override_keys(overrides), strict=True):
         if key.partition(".")[0] in names:
             if override.startswith("~"):
                 merged.rewards.pop(key.partition(".")[2], None)
@@ -134,9 +136,9 @@ def _of_run(title: str, folder: Path, composed: DictConfig, overrides: Sequence[
     config = load_config(merged, EvaluateConfig)
     stem = f"before-{config.data.name}" if before else config.data.name
     if config.model.path != saved.model.path:
-        title, stem = "policy", f"{_plain(Path(config.model.path).name)}-{stem}"
-    keep = folder / "evaluations" if os.access(folder, os.W_OK) else ELSEWHERE
-    if keep != ELSEWHERE:
+        title, stem = "policy", f"{_file_name(Path(config.model.path).name)}-{stem}"
+    keep = folder / "evaluations" if os.access(folder, os.W_OK) else EVALUATIONS_FOLDER
+    if keep != EVALUATIONS_FOLDER:
         refuse_links(folder, trusted=bool(composed.trust_run))
     return Subject(title, config, keep, stem, _held_out(config.data, data, folder), seed)
 
@@ -147,11 +149,11 @@ def _held_out(data: DataConfig, of_run: DataConfig, folder: Path) -> list[Exampl
     Raises:
         UserError: some are problems that the run was trained on, or the run's own are not what they were.
     """
-    with _settled_by(folder):
+    with _naming_the_run(folder):
         examples = load_held_out(data)
         if of_run.name == "arithmetic":
             return examples  # no held-out problem shares its numbers with a training problem
-        protocol = _json(folder / "evaluations" / "after.json").get("protocol")
+        protocol = _read_if_intact(folder / "evaluations" / "after.json").get("protocol")
         known = protocol.get("problems") if isinstance(protocol, dict) else None
         if data == of_run and known not in (None, problems_of(examples)):
             raise UserError("data: the files are not those of the run any more: its held-out problems are others now.")
@@ -171,23 +173,23 @@ def _held_out(data: DataConfig, of_run: DataConfig, folder: Path) -> list[Exampl
 
 
 @contextmanager
-def _settled_by(folder: Path) -> Iterator[None]:
+def _naming_the_run(folder: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
         raise UserError(f"{error} (Of {folder}; its settings can be set anew on the command line.)") from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_if_intact(path: Path) -> dict[str, Any]:
     try:
         return parse_file(path, parse_json_object)
     except (OSError, UserError):
         return {}
 
 
-def _keys(overrides: Sequence[str]) -> list[str]:
+def override_keys(overrides: Sequence[str]) -> list[str]:
     return [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
 
 
-def _plain(name: str) -> str:
+def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", name)

@@ -14,10 +14,10 @@ from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.files import atomic_write, read_json_lines
 from grpo.core.progress import progress, spinner
-from grpo.evaluation.completion import Batch as BatchOfAnswers
-from grpo.evaluation.evaluation import Evaluation, evaluate
-from grpo.evaluation.generation import answer, answer_greedily
-from grpo.evaluation.protocol import protocol
+from grpo.evaluation.completion import CompletionBatch
+from grpo.evaluation.evaluation import Evaluation, score_completions
+from grpo.evaluation.generation import generate_completions, generate_greedily
+from grpo.evaluation.protocol import evaluation_protocol
 from grpo.evaluation.storage import save_evaluation
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.example import Example
@@ -65,9 +65,9 @@ class Evaluator:
         """Evaluate on `examples`, answered greedily, with a progress bar that stays if `lasting`."""
         self.refresh()
         own = range(distributed.rank(), len(examples), distributed.world_size())
-        answers = answer(self.sampler, self.tokenizer, [examples[i].question for i in own], self.config)
+        answers = generate_completions(self.sampler, self.tokenizer, [examples[i].question for i in own], self.config)
         with progress(f"evaluating {when}", len(examples), lasting) as advance:
-            evaluation = evaluate(examples, of_all_ranks(answers, own), self.rewards, on_answered=advance)
+            evaluation = score_completions(examples, of_all_ranks(answers, own), self.rewards, on_answered=advance)
         if self.config.rollout.name in ENGINES:  # the engine needs the memory until the next evaluation
             self.sampler.release_memory()
         return evaluation
@@ -75,7 +75,9 @@ class Evaluator:
     def save(self, evaluation: Evaluation, name: str, split: str, path: str) -> None:
         """Save an evaluation of the policy at `path` as `evaluations/NAME.json` and `.parquet`."""
         with spinner("saving the evaluation"):
-            how = protocol(self.evaluated_by, split, evaluation.examples, {"path": path}) | {"stop": self.end_tokens}
+            how = evaluation_protocol(self.evaluated_by, split, evaluation.examples, {"path": path}) | {
+                "stop": self.end_tokens
+            }
             if distributed.is_main_process():
                 save_evaluation(evaluation, self.out / "evaluations" / f"{name}.json", how)
 
@@ -84,7 +86,7 @@ class Evaluator:
         self.refresh()
         with spinner(f"answering the example questions at step {step}"):
             questions = [example.question for example in self.examples]
-            answers = answer_greedily(self.sampler, self.tokenizer, questions, self.config)
+            answers = generate_greedily(self.sampler, self.tokenizer, questions, self.config)
         if not distributed.is_main_process():
             return
         # A run that was interrupted may have asked at this step already.
@@ -95,9 +97,9 @@ class Evaluator:
             partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 
 
-def of_all_ranks(batches: Iterable[BatchOfAnswers], own: Sequence[int]) -> Iterator[BatchOfAnswers]:
+def of_all_ranks(batches: Iterable[CompletionBatch], own: Sequence[int]) -> Iterator[CompletionBatch]:
     """The answers of this process, to the questions with the numbers `own`, then those of all other processes."""
-    mine: BatchOfAnswers = {}
+    mine: CompletionBatch = {}
     for batch in batches:
         batch = {(own[i], sample): each for (i, sample), each in batch.items()}
         mine |= batch

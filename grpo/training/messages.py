@@ -15,7 +15,7 @@ from grpo.core.paths import display_path
 from grpo.core.redact import to_interpolations
 from grpo.core.tables import answers_table, comparison_table, run_header
 from grpo.core.text import plural
-from grpo.evaluation.difference import Difference
+from grpo.evaluation.difference import PairedDifference
 from grpo.evaluation.evaluation import Evaluation
 from grpo.rewards.stack import RewardStack
 
@@ -69,7 +69,7 @@ def say_results(
     results: dict[str, Any],
     before: Evaluation,
     after: Evaluation,
-    differences: dict[str, Difference],
+    differences: dict[str, PairedDifference],
     max_steps: int,
     out: Path,
 ) -> None:

@@ -23,7 +23,7 @@ from grpo.core.progress import progress, spinner
 from grpo.core.redact import redacted, to_interpolations
 from grpo.core.run_log import quiet_libraries
 from grpo.core.signals import SignalHandler, StoppedBySignal
-from grpo.evaluation.difference import Difference, compare
+from grpo.evaluation.difference import PairedDifference, paired_differences
 from grpo.evaluation.evaluation import Evaluation
 from grpo.evaluation.storage import load_evaluation
 from grpo.policy.chat_template import Framing, opened_tag
@@ -338,14 +338,14 @@ class Session:
     def save_results(self) -> dict[str, Any]:
         """Write `results.json`, print the comparison, and return the results."""
         step = self.trainer.state.global_step
-        differences = compare(self.after, self.before)
+        differences = paired_differences(self.after, self.before)
         results = self._results(step, differences)
         write_json(self.out / "results.json", results)
         self.tracker.summarize(self.before.flat("before") | self.after.flat("after"))
         say_results(results, self.before, self.after, differences, self.trainer.state.max_steps, self.out)
         return results
 
-    def _results(self, step: int, differences: dict[str, Difference]) -> dict[str, Any]:
+    def _results(self, step: int, differences: dict[str, PairedDifference]) -> dict[str, Any]:
         import torch
 
         def seconds(first: str, second: str) -> float:

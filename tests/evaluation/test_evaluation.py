@@ -13,10 +13,10 @@ import torch
 from grpo.config.composition import compose
 from grpo.core.errors import UserError
 from grpo.core.statistics import bootstrap_intervals, maj_at_k, pass_at_k, wilson_interval
-from grpo.evaluation.completion import Batch, Completion
-from grpo.evaluation.difference import compare
-from grpo.evaluation.evaluation import SHARES, Evaluation, evaluate
-from grpo.evaluation.generation import answer, answer_greedily
+from grpo.evaluation.completion import Completion, CompletionBatch
+from grpo.evaluation.difference import paired_differences
+from grpo.evaluation.evaluation import BINARY_FIGURES, Evaluation, score_completions
+from grpo.evaluation.generation import generate_completions, generate_greedily
 from grpo.evaluation.storage import save_evaluation
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer
@@ -46,7 +46,7 @@ def rollout(policy, tokenizer):
     return build_sampler(policy, tokenizer, CONFIG)
 
 
-def together(batches: Iterable[Batch]) -> Batch:
+def together(batches: Iterable[CompletionBatch]) -> CompletionBatch:
     return dict(sorted((place, each) for batch in batches for place, each in batch.items()))
 
 
@@ -55,19 +55,20 @@ def together(batches: Iterable[Batch]) -> Batch:
 def test_the_policys_own_generation_config_does_not_leak_in(tokenizer, name: str, lora_rank: int) -> None:
     policy = build_policy(replace(CONFIG.model, lora_rank=lora_rank), 0)
     rollout = build_sampler(policy, tokenizer, compose([f"rollout={name}"]))
-    plain = answer_greedily(rollout, tokenizer, FEW, CONFIG)
-    sampled = together(answer(rollout, tokenizer, FEW, CONFIG, samples=2, temperature=1.0))
+    plain = generate_greedily(rollout, tokenizer, FEW, CONFIG)
+    sampled = together(generate_completions(rollout, tokenizer, FEW, CONFIG, samples=2, temperature=1.0))
     own = policy.generation_config
     own.repetition_penalty, own.temperature, own.do_sample, own.top_k = 5.0, 3.0, True, 5
     policy.train()
-    assert answer_greedily(rollout, tokenizer, FEW, CONFIG) == plain
-    assert together(answer(rollout, tokenizer, FEW, CONFIG, samples=2, temperature=1.0)) == sampled
+    assert generate_greedily(rollout, tokenizer, FEW, CONFIG) == plain
+    assert together(generate_completions(rollout, tokenizer, FEW, CONFIG, samples=2, temperature=1.0)) == sampled
     assert policy.generation_config is own and policy.training
 
 
 def test_greedy_answers_are_repeatable_whatever_the_batch(rollout, policy, tokenizer) -> None:
     alone, again, batched = (
-        together(answer(rollout, tokenizer, QUESTIONS, replace(CONFIG, eval_batch_size=size))) for size in (1, 1, 64)
+        together(generate_completions(rollout, tokenizer, QUESTIONS, replace(CONFIG, eval_batch_size=size)))
+        for size in (1, 1, 64)
     )
     assert alone == again
     near_ties = 0
@@ -86,9 +87,9 @@ def test_greedy_answers_are_repeatable_whatever_the_batch(rollout, policy, token
 
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_sampled_answers_hang_on_the_seed_alone(rollout, tokenizer, size: int) -> None:
-    def ask(size: int, seed: int = 0, **kwargs) -> Batch:
+    def ask(size: int, seed: int = 0, **kwargs) -> CompletionBatch:
         config = replace(CONFIG, eval_batch_size=size, seed=seed)
-        return together(answer(rollout, tokenizer, FEW[:8], config, samples=3, temperature=1.0, **kwargs))
+        return together(generate_completions(rollout, tokenizer, FEW[:8], config, samples=3, temperature=1.0, **kwargs))
 
     state = torch.random.get_rng_state()
     drawn = ask(size)
@@ -105,19 +106,19 @@ def test_generate_samples_a_batch_repeatably_and_leaves_the_generator_alone(poli
     rollout = build_sampler(policy, tokenizer, compose(["rollout=generate"]))
     torch.manual_seed(0)
     state = torch.random.get_rng_state()
-    first = together(answer(rollout, tokenizer, FEW[:4], CONFIG, samples=2, temperature=1.0))
+    first = together(generate_completions(rollout, tokenizer, FEW[:4], CONFIG, samples=2, temperature=1.0))
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(1)
-    assert together(answer(rollout, tokenizer, FEW[:4], CONFIG, samples=2, temperature=1.0)) == first
+    assert together(generate_completions(rollout, tokenizer, FEW[:4], CONFIG, samples=2, temperature=1.0)) == first
 
 
 def test_distortions_are_applied_where_they_are_asked_for(policy, tokenizer) -> None:
     sharp = build_sampler(policy, tokenizer, compose(["rollout=generate", "rollout.top_k=1"]))
-    drawn = together(answer(sharp, tokenizer, FEW, CONFIG, samples=1, temperature=1.0))
+    drawn = together(generate_completions(sharp, tokenizer, FEW, CONFIG, samples=1, temperature=1.0))
     greedy = build_sampler(policy, tokenizer, compose(["rollout=generate"]))
-    assert [each.text for each in drawn.values()] == answer_greedily(greedy, tokenizer, FEW, CONFIG)
+    assert [each.text for each in drawn.values()] == generate_greedily(greedy, tokenizer, FEW, CONFIG)
     penal = build_sampler(policy, tokenizer, compose(["rollout=generate", "rollout.repetition_penalty=9"]))
-    assert answer_greedily(penal, tokenizer, FEW, CONFIG) != answer_greedily(greedy, tokenizer, FEW, CONFIG)
+    assert generate_greedily(penal, tokenizer, FEW, CONFIG) != generate_greedily(greedy, tokenizer, FEW, CONFIG)
 
 
 class Small:
@@ -145,7 +146,7 @@ OUT = [
 def test_running_out_of_memory_halves_the_batch(rollout, tokenizer, capsys, error: Exception) -> None:
     config = replace(CONFIG, eval_batch_size=20)
     small = Small(rollout, 6, error)
-    assert answer_greedily(small, tokenizer, FEW, config) == answer_greedily(rollout, tokenizer, FEW, config)
+    assert generate_greedily(small, tokenizer, FEW, config) == generate_greedily(rollout, tokenizer, FEW, config)
     assert small.sizes == [20, 10, 5, 5, 5, 5, 4]
     said = capsys.readouterr().out.splitlines()
     assert said == [
@@ -153,19 +154,19 @@ def test_running_out_of_memory_halves_the_batch(rollout, tokenizer, capsys, erro
         "Out of memory with 10 completions at once: going on with eval_batch_size=5.",
     ]
     with pytest.raises(UserError, match="out of memory with a single completion; lower max_completion_length"):
-        answer_greedily(Small(rollout, 0, error), tokenizer, FEW, config)
+        generate_greedily(Small(rollout, 0, error), tokenizer, FEW, config)
 
 
 def test_other_errors_are_not_taken_for_want_of_memory(rollout, tokenizer) -> None:
     with pytest.raises(RuntimeError, match="shapes differ"):
-        answer_greedily(Small(rollout, 1, RuntimeError("shapes differ")), tokenizer, FEW, CONFIG)
+        generate_greedily(Small(rollout, 1, RuntimeError("shapes differ")), tokenizer, FEW, CONFIG)
 
 
 def test_the_figures_are_those_of_the_rewards(rollout, tokenizer) -> None:
     rewards, told = build_rewards(CONFIG.rewards), []
     config = replace(CONFIG, eval_batch_size=50)
-    answered = answer(rollout, tokenizer, QUESTIONS, config)
-    evaluation = evaluate(EXAMPLES, answered, rewards, on_answered=lambda *what: told.append(what))
+    answered = generate_completions(rollout, tokenizer, QUESTIONS, config)
+    evaluation = score_completions(EXAMPLES, answered, rewards, on_answered=lambda *what: told.append(what))
     figures, texts = evaluation.figures, [of[0].text for of in evaluation.completions]
     scores = rewards.score(texts, [example.gold for example in EXAMPLES], QUESTIONS)
     assert figures["accuracy_strict"] == sum(scores["correctness"]) / 2 / 128
@@ -184,8 +185,8 @@ def test_the_figures_are_those_of_the_rewards(rollout, tokenizer) -> None:
 
 
 def test_lengths_and_truncation(rollout, tokenizer) -> None:
-    whole = together(answer(rollout, tokenizer, FEW[:4], CONFIG)).values()
-    cut = together(answer(rollout, tokenizer, FEW[:4], replace(CONFIG, max_completion_length=2))).values()
+    whole = together(generate_completions(rollout, tokenizer, FEW[:4], CONFIG)).values()
+    cut = together(generate_completions(rollout, tokenizer, FEW[:4], replace(CONFIG, max_completion_length=2))).values()
     assert [each.tokens for each in cut] == [2] * 4 and all(each.truncated for each in cut)
     for each in whole:
         # The ending token counts, as it does in TRL's completions/mean_length.
@@ -255,20 +256,20 @@ def test_a_comparison_is_of_the_same_problems_and_exact() -> None:
     right, wrong = [tagged("5")], ["The answer is 6."]
     first = made(right, right, right, right, wrong, wrong)
     second = made(wrong, right, wrong, wrong, right, wrong)
-    difference = compare(first, second)["accuracy_strict"]
+    difference = paired_differences(first, second)["accuracy_strict"]
     assert (difference.gained, difference.lost, difference.value) == (3, 1, pytest.approx(2 / 6))
     assert difference.p == pytest.approx(2 * (1 + 4) / 2**4)
     assert (difference.low, difference.high) == bootstrap_intervals(np.array([[1.0, 0, 1, 1, -1, 0]]))[0]
-    assert compare(first, second)["rewards/correctness"].p is None
+    assert paired_differences(first, second)["rewards/correctness"].p is None
     # In any order.
     turned = Evaluation(second.examples[::-1], second.completions[::-1], second.rewards)
-    assert compare(first, turned) == compare(first, second)
+    assert paired_differences(first, turned) == paired_differences(first, second)
     with pytest.raises(UserError, match=r"the same problems; 6 of 6 are among the baseline's 7"):
-        compare(first, made(*[right] * 7))
+        paired_differences(first, made(*[right] * 7))
     with pytest.raises(UserError, match=r"the same problems; 5 of 6 are among the baseline's 6"):
-        compare(first, made(*[right] * 6, golds=["5"] * 5 + ["4"]))
+        paired_differences(first, made(*[right] * 6, golds=["5"] * 5 + ["4"]))
     # With several completions a problem there is no McNemar test.
-    assert compare(made(right * 2), made(wrong * 2))["accuracy_strict"].p is None
+    assert paired_differences(made(right * 2), made(wrong * 2))["accuracy_strict"].p is None
 
 
 def test_what_is_kept_gives_the_figures_again(tmp_path) -> None:
@@ -282,5 +283,5 @@ def test_what_is_kept_gives_the_figures_again(tmp_path) -> None:
     for name in evaluation.values:
         mean = table.groupby("problem")[name].mean().mean()
         assert report["figures"][name] == pytest.approx(mean)
-        assert (table[name].dtype == bool) == (name in SHARES)
+        assert (table[name].dtype == bool) == (name in BINARY_FIGURES)
     assert sorted(file.name for file in (tmp_path / "of").iterdir()) == ["some.json", "some.parquet"]
