@@ -15,7 +15,7 @@ from grpo.core.process import check_process, guard_streams
 from grpo.core.progress import spinner
 from grpo.core.run_log import quiet_libraries
 from grpo.core.tables import answers_table
-from grpo.policy.hub import on_hub, prepare_hub
+from grpo.policy.hub import is_on_hub, prepare_hub
 from grpo.runs.run_dir import resolve_link
 from grpo.runs.settings import load_run, saved_settings, trained
 from grpo.runs.trust import require_trust
@@ -36,7 +36,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
         policy=True,
     )
     config = load_run(folder)
-    if on_hub(config.model.path):
+    if is_on_hub(config.model.path):
         prepare_hub()
     with spinner("importing PyTorch and Transformers"):
         quiet_libraries()

@@ -50,7 +50,7 @@ from grpo.planning.memory import memory_by_phase
 from grpo.planning.planned_run import PlannedRun
 from grpo.planning.resident_memory import Parts
 from grpo.policy.chat_template import prompt_ids
-from grpo.policy.hub import ASSETS, resolve
+from grpo.policy.hub import ASSETS, resolve_model_path
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.stack import build_rewards
 from grpo.sampling.build import build_sampler
@@ -240,7 +240,7 @@ def check_vllm_server() -> str:
     environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1", "CUDA_VISIBLE_DEVICES": "1"}
     os.environ["CUDA_VISIBLE_DEVICES"] = "0"  # of the run
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "server.log").open("w") as log:
-        command = ["vllm", "serve", resolve("embedded:tiny"), *serve]
+        command = ["vllm", "serve", resolve_model_path("embedded:tiny"), *serve]
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             settings = ["rollout=vllm_server", "rollout.server=http://localhost:8765", "rollout.server_timeout=240"]

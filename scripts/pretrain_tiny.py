@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM,
 
 from grpo.config.composition import compose
 from grpo.core.process import guard_streams
-from grpo.policy.chat_template import chat
+from grpo.policy.chat_template import build_messages
 from grpo.rewards.scoring import score
 from grpo.tasks.answers import answers_match, last_number
 from grpo.tasks.arithmetic import Problem, generate_problems, make_problem
@@ -130,7 +130,7 @@ def batches(
         ids, labels = [], []
         for problem in islice(source, rows * 3 // 4):
             # Now and then nothing asks for the format; the answers are the same.
-            messages = chat(problem.question, system_prompt if rng.random() < 0.9 else "")
+            messages = build_messages(problem.question, system_prompt if rng.random() < 0.9 else "")
             prompt = encode(str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)))
             answer = encode(answer_in(rng.choices(styles, weights)[0], problem) + tokenizer.eos_token)
             ids.append(prompt + answer)
@@ -234,7 +234,11 @@ def probe(
 ) -> dict[str, float]:
     """How the policy answers problems, once its answers are made to begin with `prefix`."""
     prompts = [
-        str(tokenizer.apply_chat_template(chat(p.question, system_prompt), add_generation_prompt=True, tokenize=False))
+        str(
+            tokenizer.apply_chat_template(
+                build_messages(p.question, system_prompt), add_generation_prompt=True, tokenize=False
+            )
+        )
         for p in asked
     ]
     encoded = tokenizer([prompt + prefix for prompt in prompts], return_tensors="pt", padding=True, padding_side="left")

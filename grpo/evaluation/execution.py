@@ -26,7 +26,7 @@ from grpo.evaluation.generation import generate_completions
 from grpo.evaluation.protocol import describe_extraction, evaluation_protocol
 from grpo.evaluation.storage import new_origin, save_evaluation
 from grpo.evaluation.subjects import Subject
-from grpo.policy.hub import on_hub, prepare_hub
+from grpo.policy.hub import is_on_hub, prepare_hub
 from grpo.policy.requirements import check_cuda, check_packages, slow_bfloat16_warning
 from grpo.rewards.stack import RewardStack, build_rewards
 from grpo.runs.provenance import problems_of
@@ -52,13 +52,13 @@ def prepare(subject: Subject) -> Callable[[], StoredEvaluation]:
     else:
         check_packages(config)
         check_cuda(config)
-        if on_hub(config.model.path):
+        if is_on_hub(config.model.path):
             prepare_hub()
         with spinner("importing PyTorch and Transformers"):
             quiet_libraries()
-            from grpo.policy.loading import identity
+            from grpo.policy.loading import policy_identity
         with spinner("reading the policy"):
-            policy = identity(config.model, subject.seed)
+            policy = policy_identity(config.model, subject.seed)
         how = evaluation_protocol(config, "held-out", subject.examples, policy, config.samples, config.temperature)
         sampling = f"-{config.samples}-at-{config.temperature:g}" if config.temperature else "-greedy"
     digest = _identity(how)

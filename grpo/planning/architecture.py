@@ -11,7 +11,7 @@ from typing import Any
 
 from grpo.config.schema import ModelConfig
 from grpo.core.errors import UserError
-from grpo.policy.hub import ASSETS, resolve
+from grpo.policy.hub import ASSETS, resolve_model_path
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def read_architecture(model: ModelConfig) -> tuple[Architecture, str]:
     Raises:
         UserError: there is neither, or they are not those of a decoder of the Qwen2 kind.
     """
-    path = resolve(model.path)
+    path = resolve_model_path(model.path)
     shipped = json.loads((ASSETS / "architectures.json").read_text())
     file: Any = Path(path) / "config.json"
     if not file.is_file():

@@ -15,17 +15,17 @@ Message = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Framing:
+class TemplateFraming:
     """What the policy's chat template puts before and after a completion."""
 
     opened: str | None = None  # a tag that the prompt ends with
     ends: tuple[str, ...] = ()  # the tokens that end it
 
 
-UNKNOWN = Framing()
+UNKNOWN_FRAMING = TemplateFraming()
 
 
-def chat(question: str, system_prompt: str) -> list[Message]:
+def build_messages(question: str, system_prompt: str) -> list[Message]:
     """The conversation that asks `question`; an empty system prompt is left out."""
     user = {"role": "user", "content": question}
     return [{"role": "system", "content": system_prompt}, user] if system_prompt else [user]
@@ -35,14 +35,14 @@ def prompt_ids(tokenizer: Any, questions: Sequence[str], system_prompt: str) -> 
     """The token ids of each question's prompt, the opening of the assistant's turn included, without padding."""
     if not questions:
         return []
-    chats = [chat(question, system_prompt) for question in questions]
-    with _templates_errors():
+    chats = [build_messages(question, system_prompt) for question in questions]
+    with _template_errors():
         encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)
     return encoded["input_ids"]
 
 
 @contextmanager
-def _templates_errors() -> Iterator[None]:
+def _template_errors() -> Iterator[None]:
     """Turn what a chat template, a program of the policy's author, raises into a message."""
     import jinja2
 
@@ -55,16 +55,16 @@ def _templates_errors() -> Iterator[None]:
         ) from error
 
 
-def end_of_turn(tokenizer: Any) -> int | None:
+def find_end_of_turn_id(tokenizer: Any) -> int | None:
     """The id of the token that follows the assistant's text in the chat template; None if no single token does.
 
     If a conversation ends without one, as in GLM-4's template, the first token of the next turn ends this one.
     """
     said = "42 pens"
-    turns = [*chat("How many?", ""), {"role": "assistant", "content": said}, *chat("Why?", "")]
+    turns = [*build_messages("How many?", ""), {"role": "assistant", "content": said}, *build_messages("Why?", "")]
     for conversation in (turns[:2], turns):
         try:
-            with _templates_errors():
+            with _template_errors():
                 text = tokenizer.apply_chat_template(conversation, tokenize=False)
         except UserError:  # the template refuses it
             return None
@@ -75,9 +75,11 @@ def end_of_turn(tokenizer: Any) -> int | None:
     return None
 
 
-def opened_tag(tokenizer: Any, system_prompt: str) -> str | None:
+def find_opened_tag(tokenizer: Any, system_prompt: str) -> str | None:
     """The tag, `<think>`, that the chat template opens at the end of a prompt, so that no completion contains it."""
-    with _templates_errors():
-        text = tokenizer.apply_chat_template(chat("?", system_prompt), add_generation_prompt=True, tokenize=False)
+    with _template_errors():
+        text = tokenizer.apply_chat_template(
+            build_messages("?", system_prompt), add_generation_prompt=True, tokenize=False
+        )
     tag = re.search(r"<\w+>(?=\s*$)", text)
     return tag[0] if tag and tag[0] not in tokenizer.all_special_tokens else None

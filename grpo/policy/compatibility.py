@@ -11,11 +11,11 @@ from typing import Any
 from grpo.config.samplers import VLLM_ENGINES
 from grpo.config.schema import CommonConfig
 from grpo.core.errors import UserError
-from grpo.policy.chat_template import end_of_turn, prompt_ids
-from grpo.policy.prefix_sharing import causal_lm
+from grpo.policy.chat_template import find_end_of_turn_id, prompt_ids
+from grpo.policy.prefix_sharing import unwrap_adapters
 
 # A table with a row for each position, learned or computed: GPT-2, OPT, GPT-J, CTRL, BERT. Rotary policies have none.
-TABLE = re.compile(r"(^|\.)(wpe|embed_positions|pos_\w+|position_embeddings?)(\.|$)")
+POSITION_TABLE = re.compile(r"(^|\.)(wpe|embed_positions|pos_\w+|position_embeddings?)(\.|$)")
 
 
 def check_policy(policy: Any, tokenizer: Any, questions: Iterable[str], config: CommonConfig) -> list[str]:
@@ -26,9 +26,9 @@ def check_policy(policy: Any, tokenizer: Any, questions: Iterable[str], config: 
         UserError: a token without a row in the embeddings, no token that can end a completion, or a text that is longer
             than the policy's table of positions.
     """
-    model, path = causal_lm(policy), config.model.path
+    model, path = unwrap_adapters(policy), config.model.path
     rows = model.get_input_embeddings().num_embeddings
-    notes = _end_turns(model, tokenizer, path, rows)
+    notes = _add_end_of_turn(model, tokenizer, path, rows)
     _check_special_tokens(model, tokenizer, path, rows)
     questions = list(dict.fromkeys(questions))
     if (largest := max(tokenizer.get_vocab().values())) >= rows:
@@ -36,24 +36,24 @@ def check_policy(policy: Any, tokenizer: Any, questions: Iterable[str], config: 
     return notes + _check_lengths(model, tokenizer, questions, config)
 
 
-def end_tokens(policy: Any, tokenizer: Any) -> list[int]:
+def find_eos_token_ids(policy: Any, tokenizer: Any) -> list[int]:
     """The ids that end a completion: the tokenizer's and those that the policy's generation config declares."""
-    model = causal_lm(policy)
+    model = unwrap_adapters(policy)
     rows = model.get_input_embeddings().num_embeddings
-    return sorted(each for each in {tokenizer.eos_token_id, *_declared(model)} - {None} if each < rows)
+    return sorted(each for each in {tokenizer.eos_token_id, *_declared_eos_token_ids(model)} - {None} if each < rows)
 
 
-def _declared(model: Any) -> list[int]:
+def _declared_eos_token_ids(model: Any) -> list[int]:
     declared = model.generation_config.eos_token_id
     return declared if isinstance(declared, list) else [] if declared is None else [declared]
 
 
-def _end_turns(model: Any, tokenizer: Any, path: str, rows: int) -> list[str]:
+def _add_end_of_turn(model: Any, tokenizer: Any, path: str, rows: int) -> list[str]:
     """Add the token that ends a turn in the chat template to those of the generation config, which TRL reads, too."""
-    end = end_of_turn(tokenizer)
-    if end is None or end >= rows or end in end_tokens(model, tokenizer):
+    end = find_end_of_turn_id(tokenizer)
+    if end is None or end >= rows or end in find_eos_token_ids(model, tokenizer):
         return []
-    model.generation_config.eos_token_id = [*_declared(model), end]
+    model.generation_config.eos_token_id = [*_declared_eos_token_ids(model), end]
     return [
         f"The chat template of {path} ends a turn with {tokenizer.convert_ids_to_tokens(end)!r}, which its "
         "generation_config.json does not list (eos_token_id): completions end there, too."
@@ -61,7 +61,7 @@ def _end_turns(model: Any, tokenizer: Any, path: str, rows: int) -> list[str]:
 
 
 def _check_special_tokens(model: Any, tokenizer: Any, path: str, rows: int) -> None:
-    if not end_tokens(model, tokenizer):
+    if not find_eos_token_ids(model, tokenizer):
         raise UserError(
             f"model.path={path}: no completion can end: eos_token {tokenizer.eos_token!r} has id "
             f"{tokenizer.eos_token_id}, and the policy's embeddings have {rows} rows. {_advice(tokenizer.eos_token_id)}"
@@ -92,7 +92,7 @@ def _check_prompts(tokenizer: Any, questions: list[str], config: CommonConfig, r
             )
 
 
-def positions(model: Any) -> tuple[int | None, bool]:
+def position_limit(model: Any) -> tuple[int | None, bool]:
     """The number of positions a policy is made for, and whether it fails beyond them.
 
     None: there is no limit, as in state space models and most with ALiBi.
@@ -103,12 +103,12 @@ def positions(model: Any) -> tuple[int | None, bool]:
         return None, False
     named = (*model.named_parameters(), *model.named_buffers())
     # Some tables begin with two rows of padding.
-    table = any(each.ndim == 2 and 0 <= len(each) - limit <= 2 and TABLE.search(name) for name, each in named)
+    table = any(each.ndim == 2 and 0 <= len(each) - limit <= 2 and POSITION_TABLE.search(name) for name, each in named)
     return limit, table or settings.model_type == "mpt"  # whose ALiBi is a tensor of that length
 
 
 def _check_lengths(model: Any, tokenizer: Any, questions: list[str], config: CommonConfig) -> list[str]:
-    limit, fixed = positions(model)
+    limit, fixed = position_limit(model)
     if limit is None:
         return []
     completion = config.max_completion_length

@@ -12,19 +12,19 @@ from threading import Thread
 
 from grpo.core.errors import UserError, first_line, suggest_name
 
-SECONDS = 6.0
+HUB_TIMEOUT_SECONDS = 6.0
 ASSETS = Path(__file__).parents[1] / "assets"
-EMBEDDED = "embedded:"
+EMBEDDED_PREFIX = "embedded:"
 
 
-def resolve(path: str) -> str:
+def resolve_model_path(path: str) -> str:
     """`model.path` as transformers takes it.
 
     Raises:
         UserError: an unknown embedded policy, or a folder that does not exist.
     """
-    if path.startswith(EMBEDDED):
-        name = path.removeprefix(EMBEDDED)
+    if path.startswith(EMBEDDED_PREFIX):
+        name = path.removeprefix(EMBEDDED_PREFIX)
         shipped = [folder.name for folder in ASSETS.iterdir() if folder.is_dir()]
         if name not in shipped:
             raise UserError(f"model.path={path}: there is no embedded policy '{name}'.{suggest_name(name, shipped)}")
@@ -44,7 +44,7 @@ def is_hub_id(path: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path) is not None
 
 
-def on_hub(path: str) -> bool:
+def is_on_hub(path: str) -> bool:
     """Whether `path` means a repository of the hub: a hub id that is not a folder here."""
     return is_hub_id(path) and not Path(path).exists()
 
@@ -55,7 +55,7 @@ def prepare_hub() -> None:
 
     Call it before transformers or datasets is imported: they read `HF_HUB_OFFLINE` then, and wait far longer.
     """
-    if "HF_HUB_OFFLINE" not in os.environ and not _answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
+    if "HF_HUB_OFFLINE" not in os.environ and not _hub_answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
         os.environ["HF_HUB_OFFLINE"] = "1"
         # An earlier job of this process may have imported them already.
         for module in ("huggingface_hub.constants", "datasets.config"):
@@ -63,12 +63,12 @@ def prepare_hub() -> None:
                 vars(sys.modules[module])["HF_HUB_OFFLINE"] = True
 
 
-def _answers(url: str) -> bool:
+def _hub_answers(url: str) -> bool:
     answered = []
 
     def ask() -> None:
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS)
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS)
         except urllib.error.HTTPError:
             pass
         except (OSError, ValueError, http.client.HTTPException):
@@ -78,11 +78,11 @@ def _answers(url: str) -> bool:
     # In a thread, because looking up the host's name obeys no timeout.
     asking = Thread(target=ask, daemon=True)
     asking.start()
-    asking.join(SECONDS)
+    asking.join(HUB_TIMEOUT_SECONDS)
     return bool(answered)
 
 
-def unreachable(what: str, key: str, error: Exception) -> UserError:
+def hub_error(what: str, key: str, error: Exception) -> UserError:
     """The error for something that is neither cached nor to be had from the hub."""
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         why = "is not on this machine, and the hub cannot be reached"

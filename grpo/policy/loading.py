@@ -22,19 +22,19 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from grpo.config.schema import ModelConfig
 from grpo.core.device import is_out_of_memory
 from grpo.core.errors import UserError, first_line
-from grpo.policy.hub import on_hub, resolve, unreachable
+from grpo.policy.hub import hub_error, is_on_hub, resolve_model_path
 
-SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
+SAFETENSORS_FILES, PICKLED_FILES = "*.safetensors", "pytorch_model*.bin"
 
 
-def identity(config: ModelConfig, seed: int) -> dict[str, Any]:
+def policy_identity(config: ModelConfig, seed: int) -> dict[str, Any]:
     """What tells this policy from any other: a digest of its files, or the commit of the hub, and the seed of random
     weights.
 
     Raises:
         UserError: it is not to be had.
     """
-    path = resolve(config.path)
+    path = resolve_model_path(config.path)
     known: dict[str, Any] = {"path": config.path}
     if Path(path).is_dir():
         digest = sha256()
@@ -46,14 +46,14 @@ def identity(config: ModelConfig, seed: int) -> dict[str, Any]:
         try:
             found = cached_file(path, "config.json", revision=config.revision)
         except (OSError, ValueError) as error:
-            raise _failed(config.path, error) from error
+            raise _loading_error(config.path, error) from error
         known["commit"] = extract_commit_hash(found, None)
     if config.init == "random":
         known |= {"num_layers": config.num_layers, "seed": seed}
     return known | ({"load_in_4bit": True} if config.load_in_4bit else {})
 
 
-def _failed(path: str, error: Exception) -> UserError:
+def _loading_error(path: str, error: Exception) -> UserError:
     if isinstance(error, UserError):
         return error
     if "Unrecognized configuration class" in str(error):
@@ -68,13 +68,13 @@ def _failed(path: str, error: Exception) -> UserError:
             f"model.path={path}: the model comes with Python code of its own, which is not run unless you say "
             "model.trust_remote_code=true. Read it first."
         )
-    if on_hub(path):
-        return unreachable(f"The model {path}", "model.path", error)
+    if is_on_hub(path):
+        return hub_error(f"The model {path}", "model.path", error)
     why = first_line(error) if str(error) else type(error).__name__
     return UserError(f"model.path={path}: cannot be loaded; a file is missing or damaged: {why}.")
 
 
-def source(config: ModelConfig) -> dict[str, Any]:
+def from_pretrained_options(config: ModelConfig) -> dict[str, Any]:
     """What `from_pretrained` is told of where the weights come from, and how far that is trusted."""
     return {
         "revision": config.revision,
@@ -91,7 +91,7 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            resolve(config.path),
+            resolve_model_path(config.path),
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
             padding_side="left",
@@ -99,7 +99,7 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     except UserError:
         raise
     except Exception as error:  # the tokenizers library raises nothing narrower
-        raise _failed(config.path, error) from error
+        raise _loading_error(config.path, error) from error
     if tokenizer.chat_template is None:
         raise UserError(
             f"model.path={config.path}: its tokenizer has no chat template, so no prompt can be made for it; take an "
@@ -125,7 +125,7 @@ def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
     Raises:
         UserError: the weights cannot be loaded, or a setting exceeds the size of the policy.
     """
-    path, dtype = resolve(config.path), getattr(torch, config.dtype)
+    path, dtype = resolve_model_path(config.path), getattr(torch, config.dtype)
     set_seed(seed)
     try:
         architecture = AutoConfig.from_pretrained(
@@ -143,10 +143,12 @@ def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
         else:
             if Path(path).is_dir():
                 _require_weights(config, Path(path))
-            policy = AutoModelForCausalLM.from_pretrained(path, **source(config), **_quantized(config), dtype=dtype)
+            policy = AutoModelForCausalLM.from_pretrained(
+                path, **from_pretrained_options(config), **_quantization_options(config), dtype=dtype
+            )
     except Exception as error:  # a damaged config.json can raise any exception
-        raise _failed(config.path, error) from error
-    return _with_adapters(policy, config) if config.lora_rank else policy
+        raise _loading_error(config.path, error) from error
+    return _add_adapters(policy, config) if config.lora_rank else policy
 
 
 def _check_architecture(architecture: Any, config: ModelConfig) -> None:
@@ -179,7 +181,7 @@ def _check_architecture(architecture: Any, config: ModelConfig) -> None:
         )
 
 
-def _quantized(config: ModelConfig) -> dict[str, Any]:
+def _quantization_options(config: ModelConfig) -> dict[str, Any]:
     """QLoRA's NF4 with double quantization, computing in bfloat16 (Dettmers et al. 2023)."""
     if not config.load_in_4bit:
         return {}
@@ -193,9 +195,9 @@ def _quantized(config: ModelConfig) -> dict[str, Any]:
 
 
 def _require_weights(config: ModelConfig, folder: Path) -> None:
-    if any(folder.glob(SAFE)) or (config.trust_pickle and any(folder.glob(PICKLED))):
+    if any(folder.glob(SAFETENSORS_FILES)) or (config.trust_pickle and any(folder.glob(PICKLED_FILES))):
         return
-    if any(folder.glob(PICKLED)):
+    if any(folder.glob(PICKLED_FILES)):
         raise UserError(
             f"model.path={config.path}: its weights are pickled (*.bin), and loading them can run code of their "
             "maker's. Take a model with *.safetensors, or say model.trust_pickle=true if you trust it."
@@ -206,7 +208,7 @@ def _require_weights(config: ModelConfig, folder: Path) -> None:
     )
 
 
-def _with_adapters(policy: PreTrainedModel, config: ModelConfig) -> Any:
+def _add_adapters(policy: PreTrainedModel, config: ModelConfig) -> Any:
     from peft import LoraConfig, TaskType, get_peft_model
 
     module: Any
@@ -231,7 +233,7 @@ def save_policy(policy: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -
         OSError: it could not be written.
     """
     if getattr(policy, "is_loaded_in_4bit", False):
-        policy = _unquantized(policy)
+        policy = _dequantized(policy)
     elif hasattr(policy, "merge_and_unload"):
         policy = policy.merge_and_unload()
     try:
@@ -242,7 +244,7 @@ def save_policy(policy: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -
 
 
 @torch.no_grad()
-def _unquantized(policy: Any) -> PreTrainedModel:
+def _dequantized(policy: Any) -> PreTrainedModel:
     """A plain policy with the weights of one of 4 bits, as they are, and of its adapters: merged into 4 bits again they
     would be rounded once more."""
     from bitsandbytes.functional import dequantize_4bit

@@ -18,10 +18,10 @@ from transformers.masking_utils import sdpa_mask
 
 from grpo.core.errors import first_line
 
-NAME = "shared_prompts"
+ATTENTION_NAME = "shared_prompts"
 
 
-class Batch(Protocol):
+class PackedBatch(Protocol):
     """Tokens of several sequences in one row, and how they attend to one another."""
 
     ids: Tensor  # (N,)
@@ -35,7 +35,7 @@ class Batch(Protocol):
         """Queries (N, heads, D), keys and values (N, key heads, D) -> what the queries see (N, heads, D)."""
 
 
-class Unsupported(Exception):
+class PrefixSharingUnsupported(Exception):
     """What about a policy keeps it from running on shared prompts."""
 
 
@@ -46,7 +46,7 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    shared_prompts: Batch | None = None,
+    shared_prompts: PackedBatch | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The attention of a layer (`transformers.AttentionInterface`): that of the batch, else plain SDPA."""
@@ -54,26 +54,28 @@ def _attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     window = kwargs.get("sliding_window")
     if window is not None and window < shared_prompts.longest:
-        raise Unsupported(f"its attention window of {window} tokens is shorter than a prompt and its completion")
+        raise PrefixSharingUnsupported(
+            f"its attention window of {window} tokens is shorter than a prompt and its completion"
+        )
     if kwargs.get("dropout"):
-        raise Unsupported("it trains with attention dropout")
+        raise PrefixSharingUnsupported("it trains with attention dropout")
     for name in ("softcap", "position_bias", "s_aux"):
         if kwargs.get(name) is not None:
-            raise Unsupported(f"its attention uses {name}")
+            raise PrefixSharingUnsupported(f"its attention uses {name}")
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     return shared_prompts.attend(module.layer_idx, query, key, value, kwargs["scaling"])[None], None
 
 
-AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(ATTENTION_NAME, _attention)
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
 
 
-def causal_lm(policy: Any) -> Any:
+def unwrap_adapters(policy: Any) -> Any:
     """The policy without what LoRA wraps around it; its adapted layers stay adapted."""
     return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
 
 
-def forward(model: Any, batch: Batch, **kwargs: Any) -> Any:
+def forward_packed(model: Any, batch: PackedBatch, **kwargs: Any) -> Any:
     """What `model`, a policy or its backbone, returns for the one row of packed tokens."""
     # A mask of four dimensions is taken as ready made, so none is computed.
     mask = batch.positions.new_zeros(1, 1, 1, 1)
@@ -87,7 +89,7 @@ def forward(model: Any, batch: Batch, **kwargs: Any) -> Any:
     )
 
 
-class Ragged:
+class RaggedRows:
     """`R` rows of unequal length, packed one after another (N, ...), or padded on the right (R, W, ...)."""
 
     def __init__(self, lengths: Tensor) -> None:
@@ -100,17 +102,17 @@ class Ragged:
 
     def pad(self, packed: Tensor) -> Tensor:
         """(N, heads, D) -> (R, heads, W, D). What stands in the padding is real but arbitrary: mask it."""
-        padded: Tensor = _Pad.apply(packed, self.source, self.real)
+        padded: Tensor = _PadRows.apply(packed, self.source, self.real)
         return padded.view(self.rows, self.width, *packed.shape[1:]).transpose(1, 2)
 
     def unpad(self, padded: Tensor) -> Tensor:
         """(R, heads, W, D) -> (N, heads, D)"""
         grid = padded.transpose(1, 2).reshape(self.rows * self.width, padded.shape[1], padded.shape[3])
-        unpadded: Tensor = _Unpad.apply(grid, self.source, self.real, self.mask)
+        unpadded: Tensor = _UnpadRows.apply(grid, self.source, self.real, self.mask)
         return unpadded
 
 
-class _Pad(torch.autograd.Function):
+class _PadRows(torch.autograd.Function):
     # Autograd would add up over `source`, in which padding repeats tokens; no gradient ever comes from padding.
     @staticmethod
     def forward(ctx: Any, packed: Tensor, source: Tensor, real: Tensor) -> Tensor:
@@ -122,7 +124,7 @@ class _Pad(torch.autograd.Function):
         return grad.index_select(0, ctx.real), None, None
 
 
-class _Unpad(torch.autograd.Function):
+class _UnpadRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grid: Tensor, source: Tensor, real: Tensor, mask: Tensor) -> Tensor:
         ctx.source, ctx.mask = source, mask
@@ -144,7 +146,7 @@ def distinct(rows: list[Any]) -> tuple[list[int], list[int]]:
     return first, [number[row] for row in rows]
 
 
-class Packed:
+class PackedCompletions:
     """B completions with their G distinct prompts, packed.
 
     Args:
@@ -167,7 +169,7 @@ class Packed:
         first, group = distinct([row.tobytes() for row in prompts.where(prompt_mask, -1).cpu().numpy()])
         self.group = torch.tensor(group, device=input_ids.device)  # (rows,) the prompt of each completion
         prompt_lengths = prompt_mask[first].sum(1) - 1
-        self.prompts, self.completions = Ragged(prompt_lengths), Ragged(completion_mask.sum(1))
+        self.prompts, self.completions = RaggedRows(prompt_lengths), RaggedRows(completion_mask.sum(1))
         self.longest = int((prompt_lengths[self.group] + self.completions.lengths).max())
 
         fed = torch.cat((prompts[:, -1:], completions[:, :-1]), 1)
@@ -237,7 +239,7 @@ class LogProbs(torch.autograd.Function):
         return whole.scatter_add_(-1, targets[:, None], grad[:, None]), None
 
 
-def share_prompts(policy: Any) -> None:
+def enable_prefix_sharing(policy: Any) -> None:
     """Make `policy` take packed batches; all else that it does stays as it was.
 
     A short batch is run both ways first, so that an architecture whose attention is not all there is between tokens
@@ -246,28 +248,28 @@ def share_prompts(policy: Any) -> None:
     Raises:
         Unsupported: why it cannot.
     """
-    model = causal_lm(policy)
+    model = unwrap_adapters(policy)
     before = model.config._attn_implementation
-    if before == NAME:
+    if before == ATTENTION_NAME:
         return
     if not getattr(model, "_supports_attention_backend", False) or before != "sdpa":
-        raise Unsupported(f"its attention is fixed to {before}")
-    model.set_attn_implementation(NAME)
+        raise PrefixSharingUnsupported(f"its attention is fixed to {before}")
+    model.set_attn_implementation(ATTENTION_NAME)
     try:
-        difference = _difference(model)
-    except Unsupported:
+        difference = _largest_difference(model)
+    except PrefixSharingUnsupported:
         model.set_attn_implementation(before)
         raise
     except Exception as error:  # whatever an unknown architecture makes of it
         model.set_attn_implementation(before)
-        raise Unsupported(f"its forward does not take packed prompts: {first_line(error)}") from error
+        raise PrefixSharingUnsupported(f"its forward does not take packed prompts: {first_line(error)}") from error
     if not difference < (1e-3 if model.dtype == torch.float32 else 0.2):
         model.set_attn_implementation(before)
-        raise Unsupported(f"its log-probabilities differ by {difference:.2g} there")
+        raise PrefixSharingUnsupported(f"its log-probabilities differ by {difference:.2g} there")
 
 
 @torch.no_grad()
-def _difference(model: Any) -> float:
+def _largest_difference(model: Any) -> float:
     """The largest difference between log-probabilities computed plainly and on shared prompts."""
     width, rows = 4, [(3, 4), (3, 2), (6, 3)]  # lengths of prompt and completion; the first two share their prompt
     ids = torch.arange(len(rows) * 10).view(len(rows), 10) % model.config.get_text_config().vocab_size
@@ -279,8 +281,8 @@ def _difference(model: Any) -> float:
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     plain = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
     plain = plain[:, -width - 1 : -1].float()
-    packed = Packed(ids, mask, width)
-    shared = forward(model, packed, logits_to_keep=packed.predicting).logits[0].float()
+    packed = PackedCompletions(ids, mask, width)
+    shared = forward_packed(model, packed, logits_to_keep=packed.predicting).logits[0].float()
     model.train(training)
     targets = ids[:, -width:, None]
     plain_logps = plain.log_softmax(-1).gather(-1, targets)[..., 0] * mask[:, -width:]

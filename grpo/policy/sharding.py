@@ -16,12 +16,12 @@ from torch.distributed.tensor import DTensor
 from grpo.core import distributed
 
 
-def whole_copy(policy: Any, dtype: torch.dtype, device: str) -> Any:
+def full_copy(policy: Any, dtype: torch.dtype, device: str) -> Any:
     """One to sample from, before `policy` is spread."""
     return copy.deepcopy(policy).to(dtype).to(device).requires_grad_(False).eval()
 
 
-def whole(build: Callable[[], Any]) -> Any:
+def build_unsharded(build: Callable[[], Any]) -> Any:
     """A policy as it is built where no engine asks for parts of it: DeepSpeed has told transformers to make them."""
     if distributed.sharding_engine() == "deepspeed":
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -30,7 +30,7 @@ def whole(build: Callable[[], Any]) -> Any:
     return build()
 
 
-def whole_weights(policy: Any) -> Iterator[tuple[str, Tensor]]:
+def gather_full_weights(policy: Any) -> Iterator[tuple[str, Tensor]]:
     """Every parameter by name, whole, one at a time; all processes must go through them together."""
     for name, parameter in policy.named_parameters():
         gather: Any = nullcontext()
@@ -47,8 +47,8 @@ def whole_weights(policy: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def copy_weights(policy: Any, target: Any) -> None:
+def copy_full_weights(policy: Any, target: Any) -> None:
     """Make the weights of `target`, a whole policy of the same architecture, those of `policy`."""
     own = dict(target.named_parameters())
-    for name, weight in whole_weights(policy):
+    for name, weight in gather_full_weights(policy):
         own[name].copy_(weight)

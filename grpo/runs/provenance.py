@@ -46,7 +46,7 @@ def provenance(config: Config, train: Sequence[Example], held_out: Sequence[Exam
     """
     import torch
 
-    from grpo.policy.loading import identity
+    from grpo.policy.loading import policy_identity
 
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -55,7 +55,7 @@ def provenance(config: Config, train: Sequence[Example], held_out: Sequence[Exam
         | {package: version(package) for package in (*VERSIONS, *packages(config))},
         "hardware": hardware() | {"threads": torch.get_num_threads()},
         "data": {"train": problems_of(train), "held_out": problems_of(held_out)},
-        "model": identity(config.model, config.seed),
+        "model": policy_identity(config.model, config.seed),
         "reward_files": {name: file_sha256(Path(name).expanduser()) for name in config.reward_files},
     }
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from grpo.config.samplers import non_neutral_sampling
 from grpo.config.schema import CommonConfig
 from grpo.core.console import say
-from grpo.policy.prefix_sharing import Unsupported
+from grpo.policy.prefix_sharing import PrefixSharingUnsupported
 from grpo.sampling.generate_sampler import GenerateSampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler, fallback_message
 from grpo.sampling.sampler import Sampler
@@ -21,6 +21,6 @@ def build_sampler(policy: Any, tokenizer: PreTrainedTokenizerBase, config: Commo
     if config.rollout.name == "fast":
         try:
             return PrefixSharingSampler(policy, tokenizer, config.bf16, bool(config.rollout.native))
-        except Unsupported as reason:
+        except PrefixSharingUnsupported as reason:
             say(fallback_message(reason))
     return GenerateSampler(policy, tokenizer, config.bf16, **non_neutral_sampling(config.rollout))

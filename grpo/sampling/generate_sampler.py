@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from grpo.policy.compatibility import end_tokens
-from grpo.policy.prefix_sharing import causal_lm
+from grpo.policy.compatibility import find_eos_token_ids
+from grpo.policy.prefix_sharing import unwrap_adapters
 from grpo.sampling.policy_state import sampling_mode
 from grpo.sampling.sampler import RowSeed
 
@@ -27,7 +27,7 @@ class GenerateSampler:
         """`distorting`: any of `distorting`; left out, samples are from the policy's own distribution."""
         self.policy, self.tokenizer, self.bf16 = policy, tokenizer, bf16
         self.distorting = distorting
-        self.eos_token_ids = end_tokens(policy, tokenizer)
+        self.eos_token_ids = find_eos_token_ids(policy, tokenizer)
 
     def complete(
         self,
@@ -56,7 +56,7 @@ class GenerateSampler:
     @contextmanager
     def _settings(self, temperature: float | None) -> Iterator[None]:
         # `generate` fills every value that is left unset from the policy's own config, so that is set aside meanwhile.
-        holder = causal_lm(self.policy)
+        holder = unwrap_adapters(self.policy)
         own = holder.generation_config
         sampled = {"do_sample": True, "temperature": temperature, "top_k": 0}
         settings = (sampled if temperature else {"do_sample": False}) | self.distorting

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grpo.policy.prefix_sharing import Ragged
+from grpo.policy.prefix_sharing import RaggedRows
 
 
 class Prefill:
@@ -19,7 +19,7 @@ class Prefill:
 
     def __init__(self, prompts: list[list[int]], device: torch.device) -> None:
         self.last = torch.tensor([ids[-1] for ids in prompts], device=device)
-        self.prompts = Ragged(torch.tensor([len(ids) - 1 for ids in prompts], device=device))
+        self.prompts = RaggedRows(torch.tensor([len(ids) - 1 for ids in prompts], device=device))
         self.ids = torch.tensor([token for ids in prompts for token in ids[:-1]], device=device)
         self.positions = self.prompts.columns.expand(len(prompts), -1)[self.prompts.mask]
         self.longest = self.prompts.width + 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from grpo.policy.prefix_sharing import NAME, causal_lm
+from grpo.policy.prefix_sharing import ATTENTION_NAME, unwrap_adapters
 
 
 @contextmanager
@@ -31,10 +31,10 @@ def cast_for_engine(policy: Any, bf16: bool) -> Iterator[None]:
     Afterwards the very weights are back. Buffers are left alone: rotary frequencies that are rounded too would change
     the policy as much again.
     """
-    model = causal_lm(policy)
+    model = unwrap_adapters(policy)
     attention = model.config._attn_implementation
     exact = [(each, each.data) for each in policy.parameters() if bf16 and each.is_floating_point()]
-    if attention == NAME:
+    if attention == ATTENTION_NAME:
         model.set_attn_implementation("sdpa")
     try:
         for parameter, data in exact:

@@ -12,8 +12,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from grpo.core.console import say
-from grpo.policy.compatibility import end_tokens
-from grpo.policy.prefix_sharing import Unsupported, causal_lm, distinct, forward, share_prompts
+from grpo.policy.compatibility import find_eos_token_ids
+from grpo.policy.prefix_sharing import (
+    PrefixSharingUnsupported,
+    distinct,
+    enable_prefix_sharing,
+    forward_packed,
+    unwrap_adapters,
+)
 from grpo.sampling.cuda_graphs import CudaGraphs
 from grpo.sampling.generate_sampler import GenerateSampler
 from grpo.sampling.kv_cache import Prefill
@@ -23,7 +29,7 @@ from grpo.sampling.token_sampler import Decoder, TokenSampler, TransformersDecod
 from grpo.sampling.trie_decode import decode_trie
 
 
-def fallback_message(reason: Unsupported) -> str:
+def fallback_message(reason: PrefixSharingUnsupported) -> str:
     return f"rollout=fast does not go with this policy: {reason}. Sampling goes on as with rollout=generate."
 
 
@@ -40,12 +46,12 @@ class PrefixSharingSampler:
         Raises:
             Unsupported: the policy cannot run on shared prompts.
         """
-        share_prompts(policy)
+        enable_prefix_sharing(policy)
         self.policy, self.tokenizer, self.bf16 = policy, tokenizer, bf16
         self.instead: GenerateSampler | None = None
-        model = causal_lm(policy)
+        model = unwrap_adapters(policy)
         self.is_eos = torch.zeros(model.config.get_text_config().vocab_size, dtype=torch.bool, device=model.device)
-        self.eos_token_ids = end_tokens(policy, tokenizer)
+        self.eos_token_ids = find_eos_token_ids(policy, tokenizer)
         self.is_eos[self.eos_token_ids] = True
         self.decoder: Decoder = TransformersDecoder(policy)
         self.graphs: CudaGraphs | None = None
@@ -66,7 +72,7 @@ class PrefixSharingSampler:
         if self.instead is None:
             try:
                 return self._complete(prompts, max_new_tokens, temperature, seeds)
-            except Unsupported as reason:
+            except PrefixSharingUnsupported as reason:
                 say(fallback_message(reason))
                 self.instead = GenerateSampler(self.policy, self.tokenizer, self.bf16)
         return self.instead.complete(prompts, max_new_tokens, temperature, seeds)
@@ -82,7 +88,7 @@ class PrefixSharingSampler:
         temperature: float | None,
         seeds: Sequence[RowSeed] | None,
     ) -> list[list[int]]:
-        model = causal_lm(self.policy)
+        model = unwrap_adapters(self.policy)
         first, group = distinct([tuple(ids) for ids in prompts])
         uniforms = None
         if temperature is not None and seeds is None:
@@ -94,7 +100,7 @@ class PrefixSharingSampler:
             prefill = Prefill([list(prompts[i]) for i in first], model.device)
             self.decoder.refresh()
             if len(prefill.ids):
-                forward(model.base_model, prefill)
+                forward_packed(model.base_model, prefill)
             if self.graphs:
                 torch.clear_autocast_cache()  # weights cast for the prefill, which the decoder has copies of
             sampler = TokenSampler(self.decoder, temperature, self.is_eos)

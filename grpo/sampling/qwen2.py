@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grpo.policy.prefix_sharing import Batch, causal_lm
+from grpo.policy.prefix_sharing import PackedBatch, unwrap_adapters
 
 
 @dataclass
@@ -31,7 +31,7 @@ class FusedQwen2Decoder:
 
     @staticmethod
     def supports(policy: Any) -> bool:
-        model = causal_lm(policy)
+        model = unwrap_adapters(policy)
         config = model.config
         return (
             config.model_type == "qwen2"
@@ -42,7 +42,7 @@ class FusedQwen2Decoder:
         )
 
     def __init__(self, policy: Any, dtype: torch.dtype) -> None:
-        self.model, self.dtype = causal_lm(policy), dtype
+        self.model, self.dtype = unwrap_adapters(policy), dtype
         config = self.model.config
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
@@ -80,12 +80,12 @@ class FusedQwen2Decoder:
             down=_weight(mlp.down_proj).to(self.dtype),
         )
 
-    def logits(self, batch: Batch) -> Tensor:
+    def logits(self, batch: PackedBatch) -> Tensor:
         """(rows, vocabulary) in float32: what follows each of the rows' last tokens, `batch.ids`."""
         with torch.autocast(batch.ids.device.type, enabled=False):
             return self._logits(batch)
 
-    def _logits(self, batch: Batch) -> Tensor:
+    def _logits(self, batch: PackedBatch) -> Tensor:
         rows, rotated = len(batch.ids), self.heads + self.key_heads
         angles = batch.positions[:, None, None] * self.model.model.rotary_emb.inv_freq
         cos, sin = angles.cos(), angles.sin()

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from grpo.policy.prefix_sharing import Batch, forward
+from grpo.policy.prefix_sharing import PackedBatch, forward_packed
 from grpo.sampling.kv_cache import Cache
 
 # Tokens between two looks at which completions have ended.
@@ -20,7 +20,7 @@ class Decoder(Protocol):
     def refresh(self) -> None:
         """Take over the policy's present weights."""
 
-    def logits(self, batch: Batch) -> Tensor:
+    def logits(self, batch: PackedBatch) -> Tensor:
         """(slots, vocabulary) in float32: what follows the last token of each slot, `batch.ids`."""
 
 
@@ -33,8 +33,8 @@ class TransformersDecoder:
     def refresh(self) -> None:
         pass  # the modules read the policy's weights as they are
 
-    def logits(self, batch: Batch) -> Tensor:
-        logits: Tensor = forward(self.policy, batch).logits[0]
+    def logits(self, batch: PackedBatch) -> Tensor:
+        logits: Tensor = forward_packed(self.policy, batch).logits[0]
         return logits.float()
 
 

@@ -17,7 +17,7 @@ from grpo.config.overrides import refuse_too_many_jobs
 from grpo.config.schema import Config
 from grpo.core.errors import UserError
 from grpo.core.progress import progress
-from grpo.policy.hub import resolve
+from grpo.policy.hub import resolve_model_path
 from grpo.policy.requirements import check_device
 from grpo.rewards.stack import build_rewards
 from grpo.sampling.engines import check_engine_server
@@ -137,7 +137,7 @@ def _compose_job(context: HydraContext, master: DictConfig, overrides: Sequence[
 
 
 def _check_files(config: Config) -> None:
-    resolve(config.model.path)
+    resolve_model_path(config.model.path)
     if config.data.path is not None:
         load_splits(config.data)
     check_engine_server(config)

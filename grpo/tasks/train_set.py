@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo.config.schema import Config
 from grpo.core.errors import UserError
-from grpo.policy.chat_template import chat, prompt_ids
+from grpo.policy.chat_template import build_messages, prompt_ids
 from grpo.tasks.example import Example
 
 if TYPE_CHECKING:
@@ -49,7 +49,11 @@ def build_train_set(
             f"{'a rollout' if steps > 1 else 'an optimizer step'} takes that many at the most."
         )
     rows = [
-        {"prompt": chat(example.question, config.system_prompt), "question": example.question, "gold": example.gold}
+        {
+            "prompt": build_messages(example.question, config.system_prompt),
+            "question": example.question,
+            "gold": example.gold,
+        }
         for example in examples
     ]
     return rows, notes

@@ -21,7 +21,7 @@ from grpo.core.metric_names import (
     reward_mean,
     reward_zero_std,
 )
-from grpo.policy.chat_template import UNKNOWN, Framing
+from grpo.policy.chat_template import UNKNOWN_FRAMING, TemplateFraming
 from grpo.rewards.stack import RewardStack
 
 Metrics = dict[str, float]
@@ -47,7 +47,7 @@ class Alarm:
 class Alarms:
     """Sees the metrics of every logged step, and says what is wrong with them."""
 
-    def __init__(self, config: Config, rewards: RewardStack, framing: Framing = UNKNOWN) -> None:
+    def __init__(self, config: Config, rewards: RewardStack, framing: TemplateFraming = UNKNOWN_FRAMING) -> None:
         self.config, self.weights, self.framing = config, rewards.weights, framing
         algorithm = config.algorithm
         rollout = algorithm.num_iterations * algorithm.steps_per_generation  # steps to each

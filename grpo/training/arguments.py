@@ -9,7 +9,7 @@ from trl import GRPOConfig
 
 from grpo.config.batch import BatchSplit
 from grpo.config.schema import Config
-from grpo.policy.loading import source
+from grpo.policy.loading import from_pretrained_options
 from grpo.rewards.stack import RewardStack
 from grpo.sampling.engines import arguments
 
@@ -66,7 +66,9 @@ def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Pat
         # Trackers are those of grpo/training/tracking.py: transformers' own never end a run, and log hundreds of keys.
         report_to=[],
         # TRL loads the reference policy of the KL term by itself.
-        model_init_kwargs=source(config.model) if config.algorithm.beta > 0 and not config.model.lora_rank else None,
+        model_init_kwargs=from_pretrained_options(config.model)
+        if config.algorithm.beta > 0 and not config.model.lora_rank
+        else None,
         disable_tqdm=True,
         # A worker process would cost more than the few strings it hands over.
         dataloader_num_workers=0,

@@ -57,9 +57,9 @@ class Evaluator:
     def refresh(self) -> None:
         """Copy the weights of a sharded policy to the model that is sampled from."""
         if self.sampled is not self.policy:
-            from grpo.policy.sharding import copy_weights
+            from grpo.policy.sharding import copy_full_weights
 
-            copy_weights(self.policy, self.sampled)
+            copy_full_weights(self.policy, self.sampled)
 
     def evaluate(self, examples: Sequence[Example], when: str, lasting: bool = True) -> Evaluation:
         """Evaluate on `examples`, answered greedily, with a progress bar that stays if `lasting`."""

@@ -18,7 +18,7 @@ from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
 from grpo.core.metric_names import REWARD
-from grpo.policy.chat_template import UNKNOWN, Framing
+from grpo.policy.chat_template import UNKNOWN_FRAMING, TemplateFraming
 from grpo.rewards.stack import RewardStack
 from grpo.training.alarms import Alarm, Alarms
 from grpo.training.completion_log import CompletionLog
@@ -42,7 +42,7 @@ class Recorder(TrainerCallback):
         tracker: Tracker,
         out: Path,
         start_bar: Callable[[int], Advance],
-        framing: Framing = UNKNOWN,
+        framing: TemplateFraming = UNKNOWN_FRAMING,
     ) -> None:
         self.config, self.tracker, self.out = config, tracker, out
         self.is_main_process = distributed.is_main_process()

@@ -26,8 +26,8 @@ from grpo.core.signals import SignalHandler, StoppedBySignal
 from grpo.evaluation.difference import PairedDifference, paired_differences
 from grpo.evaluation.evaluation import Evaluation
 from grpo.evaluation.storage import load_evaluation
-from grpo.policy.chat_template import Framing, opened_tag
-from grpo.policy.hub import on_hub, prepare_hub
+from grpo.policy.chat_template import TemplateFraming, find_opened_tag
+from grpo.policy.hub import is_on_hub, prepare_hub
 from grpo.policy.requirements import slow_bfloat16_warning
 from grpo.rewards.stack import build_rewards
 from grpo.runs.labels import Label
@@ -127,7 +127,7 @@ class Session:
             self.splits = load_splits(config.data, validation=config.eval_steps is not None)
         for note in self.splits.notes:
             say(note)
-        if on_hub(config.model.path):
+        if is_on_hub(config.model.path):
             prepare_hub()
         with spinner("importing PyTorch and Transformers"):
             quiet_libraries()
@@ -151,7 +151,7 @@ class Session:
 
         from grpo.policy.compatibility import check_policy
         from grpo.policy.loading import build_policy, build_tokenizer
-        from grpo.policy.sharding import whole_copy
+        from grpo.policy.sharding import full_copy
 
         config, splits = self.config, self.splits
         self.tokenizer = build_tokenizer(config.model)
@@ -163,7 +163,7 @@ class Session:
         # An undistorted sampler evaluates, whatever sampler trains.
         self.evaluated_by = replace(config, rollout=evaluation_rollout(config.rollout))
         if distributed.weights_are_sharded():  # accelerate places the shards; a full copy is sampled from
-            sampled = whole_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
+            sampled = full_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
         else:
             sampled = policy.to(config.device)
         self.policy, self.sampled = policy, sampled
@@ -246,7 +246,9 @@ class Session:
             from grpo.training.trainer import build_trainer
 
         config = self.config
-        framing = Framing(opened_tag(self.tokenizer, config.system_prompt), tuple(self.evaluator.end_tokens))
+        framing = TemplateFraming(
+            find_opened_tag(self.tokenizer, config.system_prompt), tuple(self.evaluator.end_tokens)
+        )
 
         def start_bar(steps: int) -> Callable[[int, str], None]:
             return training.enter_context(progress("training", steps))
@@ -319,15 +321,15 @@ class Session:
     def save_policy(self) -> None:
         """Save the trained policy, with adapters merged, and sign the run."""
         from grpo.policy.loading import build_policy, save_policy
-        from grpo.policy.prefix_sharing import causal_lm
-        from grpo.policy.sharding import copy_weights, whole
+        from grpo.policy.prefix_sharing import unwrap_adapters
+        from grpo.policy.sharding import build_unsharded, copy_full_weights
 
         with self.signals.noted("writing the results"), spinner("saving the policy"):
             final = self.trainer.accelerator.unwrap_model(self.trainer.model)
             if self.sampled is not self.policy:
-                final = whole(lambda: build_policy(self.config.model, self.config.seed))
-                copy_weights(self.policy, final)
-                causal_lm(final).generation_config = causal_lm(self.sampled).generation_config
+                final = build_unsharded(lambda: build_policy(self.config.model, self.config.seed))
+                copy_full_weights(self.policy, final)
+                unwrap_adapters(final).generation_config = unwrap_adapters(self.sampled).generation_config
             if distributed.is_main_process():
                 with atomic_folder(
                     self.out / "policy", lambda: RunDir(self.out).move_to_previous(RunDir(self.out).policy)

@@ -16,7 +16,14 @@ from trl.trainer.utils import split_tensor_dict
 from grpo.core import distributed
 from grpo.core.console import say
 from grpo.policy.buffer_sizes import PLAIN_HEAD_LOGITS
-from grpo.policy.prefix_sharing import LogProbs, Packed, Unsupported, distinct, forward, share_prompts
+from grpo.policy.prefix_sharing import (
+    LogProbs,
+    PackedCompletions,
+    PrefixSharingUnsupported,
+    distinct,
+    enable_prefix_sharing,
+    forward_packed,
+)
 from grpo.training.base import BaseTrainer
 
 
@@ -31,18 +38,18 @@ class PrefixSharingMixin(BaseTrainer):
     def _can_share(self) -> bool:
         try:
             if self.aux_loss_enabled:
-                raise Unsupported("its load-balancing loss counts every prompt K times")
+                raise PrefixSharingUnsupported("its load-balancing loss counts every prompt K times")
             if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in self.model.modules()):
-                raise Unsupported("dropout is drawn for every completion anew")
+                raise PrefixSharingUnsupported("dropout is drawn for every completion anew")
             for model in (self.model, self.ref_model):
                 if model is not None:
-                    share_prompts(self.accelerator.unwrap_model(model))
-        except Unsupported as reason:
+                    enable_prefix_sharing(self.accelerator.unwrap_model(model))
+        except PrefixSharingUnsupported as reason:
             self._say_fallback(reason)
             return False
         return True
 
-    def _say_fallback(self, reason: Unsupported) -> None:
+    def _say_fallback(self, reason: PrefixSharingUnsupported) -> None:
         say(f"share_prompts=true does not go with this policy: {reason}. The training step is TRL's own.")
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
@@ -88,7 +95,7 @@ class PrefixSharingMixin(BaseTrainer):
                 ]
                 logps, entropies = (torch.cat(parts) for parts in zip(*pieces, strict=True))
                 return logps, entropies if compute_entropy else None, None
-            except Unsupported as reason:
+            except PrefixSharingUnsupported as reason:
                 self._say_fallback(reason)
                 self.shared = False
         return super()._get_per_token_logps_and_entropies(
@@ -113,7 +120,7 @@ class PrefixSharingMixin(BaseTrainer):
             torch.tensor(prompts), torch.tensor(alike), mask[:, -width].bool().cpu()
         ):
             rows = rows.to(ids.device)
-            packed = Packed(ids[rows], mask[rows], width)
+            packed = PackedCompletions(ids[rows], mask[rows], width)
             with torch.set_grad_enabled(with_gradient), self.accelerator.autocast():
                 of_logps, of_entropies = self._head(model, packed)
             logps = logps.to(of_logps.dtype).index_copy(0, rows, packed.unpack(of_logps))
@@ -134,15 +141,15 @@ class PrefixSharingMixin(BaseTrainer):
         parts = [(((gradient == needs) & real).nonzero()[:, 0], needs) for needs in (True, False)]
         return [(rows, needs) for rows, needs in parts if len(rows)]
 
-    def _head(self, model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
+    def _head(self, model: Any, packed: PackedCompletions) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (M,) of the predicted tokens."""
         predicting, vocabulary = packed.predicting, self.model.config.get_text_config().vocab_size
         small = packed.ids.device.type == "cpu" and len(predicting) * vocabulary <= PLAIN_HEAD_LOGITS
         if small and not self._entropy_bonus_enabled:
-            logits = forward(model, packed, logits_to_keep=predicting).logits[0] / self.temperature
+            logits = forward_packed(model, packed, logits_to_keep=predicting).logits[0] / self.temperature
             logps, entropies = LogProbs.apply(logits, packed.labels[predicting])
             return logps, entropies
-        outputs = forward(model, packed, shift_labels=packed.labels[None], fused_lm_head=True)
+        outputs = forward_packed(model, packed, shift_labels=packed.labels[None], fused_lm_head=True)
         logps = outputs.log_probs[0, predicting]
         # The reference policy's head gives no entropy.
         return logps, logps.detach() if outputs.entropy is None else outputs.entropy[0, predicting]

@@ -27,8 +27,8 @@ from transformers import (
 from grpo.config.composition import compose
 from grpo.core import device
 from grpo.core.errors import UserError
-from grpo.policy.chat_template import end_of_turn, opened_tag
-from grpo.policy.compatibility import check_policy, positions
+from grpo.policy.chat_template import find_end_of_turn_id, find_opened_tag
+from grpo.policy.compatibility import check_policy, position_limit
 from grpo.policy.hub import ASSETS
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.requirements import slow_bfloat16_warning
@@ -102,7 +102,7 @@ def save(config, folder: Path) -> None:
 )
 def test_how_many_positions_a_policy_has(config: AutoConfig, limit: int | None, fixed: bool) -> None:
     policy = AutoModelForCausalLM.from_config(config).eval()
-    assert positions(policy) == (limit, fixed)
+    assert position_limit(policy) == (limit, fixed)
     policy(torch.zeros(1, limit or 80, dtype=torch.long))
     if fixed:
         with pytest.raises((IndexError, RuntimeError)):
@@ -212,14 +212,14 @@ def test_the_token_that_ends_a_turn(template: str, added: list[str], end: str | 
     tokenizer = build_tokenizer(model())
     tokenizer.add_tokens(added)
     tokenizer.chat_template = template
-    found = end_of_turn(tokenizer)
+    found = find_end_of_turn_id(tokenizer)
     assert (found and tokenizer.convert_ids_to_tokens(found)) == end
 
 
 @needs_qwen
 def test_the_token_that_ends_a_turn_of_a_real_policy() -> None:
     tokenizer = build_tokenizer(model(path=QWEN))
-    assert tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer)) == "<|im_end|>"
+    assert tokenizer.convert_ids_to_tokens(find_end_of_turn_id(tokenizer)) == "<|im_end|>"
 
 
 def test_completions_end_where_the_template_ends_a_turn(folder, train, capsys) -> None:
@@ -255,7 +255,7 @@ def test_completions_end_where_the_template_ends_a_turn(folder, train, capsys) -
 def test_a_tag_that_the_template_opens(opening: str, tag: str | None) -> None:
     tokenizer = build_tokenizer(model())
     tokenizer.chat_template = CHATML.replace("<|im_start|>assistant\n", f"<|im_start|>assistant\n{opening}")
-    assert opened_tag(tokenizer, "Write <answer>") == tag
+    assert find_opened_tag(tokenizer, "Write <answer>") == tag
 
 
 @pytest.mark.parametrize(

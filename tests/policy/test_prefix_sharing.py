@@ -17,7 +17,14 @@ from transformers import (
     Qwen3Config,
 )
 
-from grpo.policy.prefix_sharing import LogProbs, Packed, Ragged, Unsupported, forward, share_prompts
+from grpo.policy.prefix_sharing import (
+    LogProbs,
+    PackedCompletions,
+    PrefixSharingUnsupported,
+    RaggedRows,
+    enable_prefix_sharing,
+    forward_packed,
+)
 
 SIZE = {
     "vocab_size": 50,
@@ -66,10 +73,10 @@ def test_other_architectures_compute_the_same(config: AutoConfig) -> None:
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     plain = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, 8:-1].log_softmax(-1)
     expected = plain.gather(-1, ids[:, 9:, None])[..., 0] * mask[:, 9:]
-    share_prompts(model)
-    packed = Packed(ids, mask, 6)
+    enable_prefix_sharing(model)
+    packed = PackedCompletions(ids, mask, 6)
     assert len(packed.ids) == (9 - 1) + (5 - 1) + (2 - 1) + 6 + 3 + 1 + 5
-    logits = forward(model, packed, logits_to_keep=packed.predicting).logits[0]
+    logits = forward_packed(model, packed, logits_to_keep=packed.predicting).logits[0]
     logps = packed.unpack(LogProbs.apply(logits, packed.labels[packed.predicting])[0])
     torch.testing.assert_close(logps, expected, atol=1e-5, rtol=1e-5)
     # Everything else it does stays as it was.
@@ -90,8 +97,8 @@ def test_other_architectures_compute_the_same(config: AutoConfig) -> None:
 def test_what_cannot_share_says_why(config: AutoConfig, reason: str) -> None:
     model = build(config)
     before = model.config._attn_implementation
-    with pytest.raises(Unsupported, match=reason):
-        share_prompts(model)
+    with pytest.raises(PrefixSharingUnsupported, match=reason):
+        enable_prefix_sharing(model)
     assert model.config._attn_implementation == before
 
 
@@ -107,7 +114,7 @@ def test_log_probabilities_and_their_gradient() -> None:
 
 
 def test_padding_and_its_gradient() -> None:
-    ragged = Ragged(torch.tensor([2, 0, 3]))
+    ragged = RaggedRows(torch.tensor([2, 0, 3]))
     packed = torch.randn(5, 2, 4, dtype=torch.float64, requires_grad=True)
     padded = ragged.pad(packed)
     assert padded.shape == (3, 2, 3, 4)

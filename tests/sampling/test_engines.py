@@ -27,7 +27,7 @@ from grpo.config.samplers import ENGINES
 from grpo.config.schema import Config
 from grpo.core.errors import UserError
 from grpo.policy.loading import build_policy, build_tokenizer
-from grpo.policy.prefix_sharing import NAME
+from grpo.policy.prefix_sharing import ATTENTION_NAME
 from grpo.rewards.stack import RewardStack
 from grpo.runs.resume import cut_back, find_checkpoint
 from grpo.runs.settings import save_settings
@@ -615,11 +615,11 @@ def test_continuous_batching_in_bfloat16_leaves_the_policy_as_it_was(
             assert each.dtype == torch.float32
             torch.testing.assert_close(each.detach(), kept[name], atol=0, rtol=0)
         assert self.args.bf16 and inner.config._attn_implementation == (
-            NAME if built.rollout is None and fast else "sdpa"
+            ATTENTION_NAME if built.rollout is None and fast else "sdpa"
         )
         return answer
 
-    fast = inner.config._attn_implementation == NAME
+    fast = inner.config._attn_implementation == ATTENTION_NAME
     single_turn = Trainer._generate_single_turn
     monkeypatch.setattr(type(inner), "generate_batch", spy)
     monkeypatch.setattr(Trainer, "_generate_single_turn", before)
@@ -658,7 +658,7 @@ def test_continuous_batching_that_fails_is_not_trained_on(trainer, monkeypatch) 
     monkeypatch.setattr(built.model, "forward", failing)
     with pytest.raises(UserError, match="step 1: rollout=continuous_batching gave up on [1-9][0-9]* of 24 completions"):
         micro_batches(built)
-    assert built.model.config._attn_implementation == NAME
+    assert built.model.config._attn_implementation == ATTENTION_NAME
 
 
 def test_a_run_with_continuous_batching(start, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from grpo.policy.chat_template import chat
+from grpo.policy.chat_template import build_messages
 from grpo.tasks.answers import answers_match, last_number, single_number
 
 
@@ -200,5 +200,5 @@ def test_the_strict_rule(left: str, right: str, same: bool) -> None:
 
 
 def test_an_empty_system_prompt_is_left_out() -> None:
-    assert chat("Why?", "") == [{"role": "user", "content": "Why?"}]
-    assert [message["role"] for message in chat("Why?", "Think.")] == ["system", "user"]
+    assert build_messages("Why?", "") == [{"role": "user", "content": "Why?"}]
+    assert [message["role"] for message in build_messages("Why?", "Think.")] == ["system", "user"]

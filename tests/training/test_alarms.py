@@ -9,7 +9,7 @@ import pytest
 from grpo.config.composition import compose
 from grpo.config.rules import ALARM_NAMES, RULES
 from grpo.config.schema import Config
-from grpo.policy.chat_template import UNKNOWN, Framing
+from grpo.policy.chat_template import UNKNOWN_FRAMING, TemplateFraming
 from grpo.rewards.stack import RewardStack
 from grpo.training.alarms import Alarms
 from tests.conftest import wandb_records
@@ -34,7 +34,9 @@ HEALTHY = {
 }
 
 
-def heard(changes, steps: int = 40, *overrides: str, weights=None, framing=UNKNOWN) -> list[tuple[int, str, str]]:
+def heard(
+    changes, steps: int = 40, *overrides: str, weights=None, framing=UNKNOWN_FRAMING
+) -> list[tuple[int, str, str]]:
     """(step, name, message) of every alarm, where step i logs HEALTHY | changes(i)."""
     stack = RewardStack(weights or {"correctness": 1.0, "strict_format": 1.0, "xmlcount": 0.0})
     alarms = Alarms(compose(["alarm_window=10", *overrides]), stack, framing)
@@ -105,7 +107,7 @@ def test_what_is_well_is_not_alarmed_of(changes) -> None:
 
 
 def test_alarms_name_the_chat_template_as_the_cause() -> None:
-    framing = Framing("<think>", ("<|im_end|>", "<|endoftext|>"))
+    framing = TemplateFraming("<think>", ("<|im_end|>", "<|endoftext|>"))
     ((_, _, message),) = heard(lambda i: {"groups/zero_std/strict_format": 1.0}, framing=framing)
     assert "The policy's chat template opens <think> in the prompt, so no completion contains it" in message
     assert "grpo.audit" not in message and "rewards.strict_format=0" in message

@@ -23,7 +23,7 @@ from grpo.config.batch import derive_batch
 from grpo.config.composition import compose
 from grpo.core import distributed
 from grpo.policy.loading import build_policy, build_tokenizer
-from grpo.policy.sharding import copy_weights, whole_copy
+from grpo.policy.sharding import copy_full_weights, full_copy
 from grpo.rewards.advantages import Attribution, attribute
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.stack import RewardStack
@@ -156,19 +156,19 @@ def work_on_shards(out: Path) -> None:
     """A policy is spread, trained a little, and copied back whole."""
     torch.distributed.init_process_group("gloo")
     policy = build_policy(compose().model, 0)
-    whole = whole_copy(policy, torch.float32, "cpu")
+    whole = full_copy(policy, torch.float32, "cpu")
     before = {name: weight.clone() for name, weight in whole.named_parameters()}
     for layer in policy.model.layers:
         fully_shard(layer)
     fully_shard(policy)
     assert all(len(weight.to_local()) < len(weight) for weight in policy.parameters())
-    copy_weights(policy, whole)
+    copy_full_weights(policy, whole)
     assert all(torch.equal(weight, before[name]) for name, weight in whole.named_parameters())
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
     ids = torch.arange(20)[None] + distributed.rank()
     policy(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
-    copy_weights(policy, whole)
+    copy_full_weights(policy, whole)
     assert not any(torch.equal(weight, before[name]) for name, weight in whole.named_parameters())
     torch.testing.assert_close(whole(ids).logits, policy(ids).logits)
 
