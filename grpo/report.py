@@ -14,12 +14,12 @@ from grpo.core.errors import UserError
 from grpo.core.paths import display_path, path_argument, run_argument
 from grpo.core.process import check_process, guard_streams
 from grpo.core.progress import spinner
-from grpo.reports.run_report import write_report
+from grpo.reports.run_report import write_run_report
 from grpo.reports.sweep_findings import verdict
-from grpo.reports.sweep_folders import holds_runs, other_than_runs
+from grpo.reports.sweep_folders import first_foreign_folder, holds_runs
 from grpo.reports.sweep_report import write_sweep_report
-from grpo.reports.sweep_results import choose, read_sweep
-from grpo.reports.sweep_tables import settings_table
+from grpo.reports.sweep_results import choose_baseline, read_sweep
+from grpo.reports.sweep_tables import sweep_table
 from grpo.runs.record import read
 from grpo.runs.run_dir import refuse_used, resolve_link
 
@@ -48,7 +48,7 @@ def main() -> None:
         if out.resolve() != folder.resolve():
             refuse_used(out, "--out FOLDER")
         if not (folder / ".hydra" / "config.yaml").is_file() and holds_runs(folder):
-            if arguments.out is None and (other := other_than_runs(folder)):
+            if arguments.out is None and (other := first_foreign_folder(folder)):
                 raise UserError(
                     f"{folder} holds other things than runs, such as {other.name}, so nothing is written there. "
                     "Name a folder for report.html and sweep.csv: --out FOLDER"
@@ -57,8 +57,8 @@ def main() -> None:
                 sweep = read_sweep(folder)
             with spinner("drawing the report"):
                 page = write_sweep_report(sweep, arguments.baseline, pictures, out)
-            baseline = choose(sweep, arguments.baseline) if arguments.baseline is not None else None
-            say(settings_table(sweep, baseline))
+            baseline = choose_baseline(sweep, arguments.baseline) if arguments.baseline is not None else None
+            say(sweep_table(sweep, baseline))
             say(verdict(sweep, baseline))
         elif not (folder / ".hydra" / "config.yaml").is_file():
             raise UserError(
@@ -70,7 +70,7 @@ def main() -> None:
             raise UserError(f"--baseline {arguments.baseline!r}: {folder} is a run; it is a sweep that has a baseline.")
         else:
             with spinner("drawing the report"):
-                page = write_report(folder, pictures, out)
+                page = write_run_report(folder, pictures, out)
         say(f"Report: {display_path(page)}")
         if pictures:
             say(f"{len([*pictures.glob('*.png')])} figures: {display_path(pictures)}")

@@ -12,13 +12,13 @@ from grpo.config.keys import flatten
 from grpo.core.text import format_setting
 from grpo.runs.record import Record
 
-PRIMARY = "accuracy_strict"
+PRIMARY_METRIC = "accuracy_strict"
 # What of a run's settings tells nothing of its numbers, but for the seed, whose runs are one setting's.
 APART = {"seed", "resume", "tracking", "threads", "save_steps", "save_total_limit"}
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class Arm:
     """The runs that are alike in all but their seed."""
 
     levels: dict[str, str]  # factor -> its level here, as it was typed
@@ -28,13 +28,15 @@ class Setting:
     def name(self) -> str:
         return " ".join(f"{factor}={level}" for factor, level in self.levels.items()) or "all runs"
 
-    def beside(self, baseline: "Setting", most: int = 300) -> str:
+    def beside(self, baseline: "Arm", most: int = 300) -> str:
         """The levels that differ from the baseline, or all levels of the baseline itself, in `most` characters."""
         levels = self.levels.items()
-        other = [f"{factor}={clipped(level, 60)}" for factor, level in levels if baseline.levels.get(factor) != level]
-        return clipped(" ".join(other) or self.name, most)
+        other = [
+            f"{factor}={truncate_text(level, 60)}" for factor, level in levels if baseline.levels.get(factor) != level
+        ]
+        return truncate_text(" ".join(other) or self.name, most)
 
-    def brief(self, baseline: "Setting") -> str:
+    def brief(self, baseline: "Arm") -> str:
         """A name that is short enough for a sentence."""
         if len(self.name) <= 100:
             return self.name
@@ -42,21 +44,21 @@ class Setting:
 
     def values(self, figure: str) -> dict[int, float]:
         """By seed, the figure after training."""
-        found = {seed: value(run, figure) for seed, run in self.runs.items()}
+        found = {seed: final_value(run, figure) for seed, run in self.runs.items()}
         return {seed: each for seed, each in found.items() if each is not None}
 
 
-def clipped(text: str, most: int) -> str:
+def truncate_text(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def value(record: Record, figure: str) -> float | None:
+def final_value(record: Record, figure: str) -> float | None:
     """A figure after training, or `train_seconds`; None where there is none."""
     found = (record.results if figure == "train_seconds" else record.results["after"]).get(figure)
     return float(found) if isinstance(found, int | float) and isfinite(found) else None
 
 
-def numeric_settings(record: Record) -> dict[str, Any]:
+def settings_with_effect(record: Record) -> dict[str, Any]:
     """The settings that tell of a run's numbers, by their full keys."""
     return {key: of for key, of in flatten(record.settings).items() if affects_results(key)}
 
@@ -65,11 +67,14 @@ def affects_results(key: str) -> bool:
     return key.partition(".")[0] not in APART
 
 
-def levels_of(records: Sequence[Record]) -> list[dict[str, str]]:
+def factor_levels(records: Sequence[Record]) -> list[dict[str, str]]:
     """For a run of each setting, what tells it from the others: of what was typed, else of all settings."""
     if len(records) < 2:
         return [{} for _ in records]
-    typed, settings = [_typed(record) for record in records], [numeric_settings(record) for record in records]
+    typed, settings = (
+        [_typed_settings(record) for record in records],
+        [settings_with_effect(record) for record in records],
+    )
     keys = dict.fromkeys(key for each in typed for key in each if affects_results(key))
     # In YAML's words, so that 1e-4 and 0.0001 are one value, and an expression is as good as what comes of it.
     values = {
@@ -88,7 +93,7 @@ def levels_of(records: Sequence[Record]) -> list[dict[str, str]]:
     return [{key: words[key][i] for key in factors} for i in range(len(records))]
 
 
-def _typed(record: Record) -> dict[str, str]:
+def _typed_settings(record: Record) -> dict[str, str]:
     """key -> value, of what was typed for a run."""
     typed = {}
     for override in record.overrides:
@@ -97,7 +102,7 @@ def _typed(record: Record) -> dict[str, str]:
     return typed
 
 
-def number(text: str) -> float | None:
+def parse_number(text: str) -> float | None:
     try:
         found = float(text)
     except ValueError:

@@ -97,30 +97,30 @@ def _saving(more: dict[Any, Any] | None = None) -> Iterator[None]:
         yield
 
 
-def save(charts: Sequence[Chart], folder: Path) -> None:
+def save_png(charts: Sequence[Chart], folder: Path) -> None:
     """Write them as PNG into a folder."""
     folder.mkdir(exist_ok=True)
     for chart in charts:
         chart.save(folder)
 
 
-def window(steps: int) -> int:
+def smoothing_window(steps: int) -> int:
     """Logged steps in the running mean that a thick line shows: a tenth of them, an odd number."""
     return max(1, steps // 10) | 1
 
 
-def colour(name: str) -> str:
+def light_colour(name: str) -> str:
     return COLOURS[name][0]
 
 
-def panel(lines: int = 0) -> tuple[Figure, Axes]:
+def new_axes(lines: int = 0) -> tuple[Figure, Axes]:
     """An empty figure, higher where that many labels do not fit beside it."""
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
     figure = Figure(figsize=(WIDTH, max(HEIGHT, 0.7 + 0.32 * lines)), layout=layout)
     return figure, figure.add_subplot()
 
 
-def finished(
+def finish_chart(
     name: str,
     title: str,
     note: str,
@@ -135,10 +135,10 @@ def finished(
     axes.set_xlabel(along)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
-    texts = [wrapped(text) for _, text, _ in labels]
+    texts = [wrap_label(text) for _, text, _ in labels]
     points = (figure.get_figheight() - 0.5) * 72
     sizes = [(high - low) * 12.5 * (text.count("\n") + 1) / points for text in texts]
-    heights = spread([height for height, _, _ in labels], sizes, low, high)
+    heights = spread_labels([height for height, _, _ in labels], sizes, low, high)
     right = axes.get_xlim()[1]
     for text, height, (_, _, hue) in zip(texts, heights, labels, strict=True):
         place: dict[str, Any] = {
@@ -147,12 +147,12 @@ def finished(
             "annotation_clip": False,
             "parse_math": False,
         }
-        axes.annotate("●", (right, height), (5, 0), color=colour(hue), fontsize=8, **place)
+        axes.annotate("●", (right, height), (5, 0), color=light_colour(hue), fontsize=8, **place)
         axes.annotate(text, (right, height), (15, 0), linespacing=1.0, **place)
     return Chart(name, title, note, figure)
 
 
-def wrapped(name: str, most: int = 13) -> str:
+def wrap_label(name: str, most: int = 13) -> str:
     """A name on lines that fit beside a figure, broken after underscores and spaces."""
     lines = [""]
     for part in re.findall(r"[^_ ]+[_ ]*|[_ ]+", name):
@@ -162,7 +162,7 @@ def wrapped(name: str, most: int = 13) -> str:
     return "\n".join(lines)
 
 
-def spread(heights: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
+def spread_labels(heights: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
     """Where labels of these sizes stand, each as near to its height as the others let it, all of them in sight."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     placed = list(heights)

@@ -16,26 +16,34 @@ from grpo.reports.figures import COLOURS, Chart
 def write_page(path: Path, template: str, **values: Any) -> Path:
     """Write what a template of `assets/` makes of the values."""
     environment = Environment(
-        loader=PackageLoader("grpo", "assets"), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=shown
+        loader=PackageLoader("grpo", "assets"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=escape_invisible,
     )
-    environment.filters |= {"tinted": tinted, "drawn": drawn, "breakable": breakable}
+    environment.filters |= {
+        "highlight_tags": highlight_tags,
+        "render_svg": render_svg,
+        "breakable_name": breakable_name,
+    }
     page = environment.get_template(template).render(colours=COLOURS, **values)
     with atomic_write(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return path
 
 
-def shown(value: Any) -> Any:
+def escape_invisible(value: Any) -> Any:
     """Whatever a template prints; only what the functions below have made stays as it is."""
     return value if isinstance(value, Markup | int | float) else printable(str(value))
 
 
-def drawn(chart: Chart) -> Markup:
+def render_svg(chart: Chart) -> Markup:
     """Its `<svg>`; names in it are escaped there."""
     return Markup(printable(chart.svg()))
 
 
-def tinted(completion: str) -> Markup:
+def highlight_tags(completion: str) -> Markup:
     """A completion with its tags marked."""
     text = printable(completion).strip("\n")
     parts, end = [], 0
@@ -45,6 +53,6 @@ def tinted(completion: str) -> Markup:
     return Markup("").join([*parts, escape(text[end:])])
 
 
-def breakable(name: str) -> Markup:
+def breakable_name(name: str) -> Markup:
     """A name that may be broken after its underscores."""
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=_)", printable(name)))

@@ -32,13 +32,13 @@ from grpo.core.metric_names import (
     advantage_share,
     reward_mean,
 )
-from grpo.reports.figures import HUES, STYLE, Chart, colour, finished, panel, window
+from grpo.reports.figures import HUES, STYLE, Chart, finish_chart, light_colour, new_axes, smoothing_window
 
 # The rewards of the project keep these in every run; one of your own takes the next that is free in its stack.
 OF_REWARD = dict(zip(("correctness", "int", "strict_format", "soft_format", "xmlcount"), HUES, strict=False))
 
 
-def colours(rewards: Sequence[str]) -> dict[str, str]:
+def reward_colours(rewards: Sequence[str]) -> dict[str, str]:
     """reward -> the name of its colour. A `verbatim_` reward has that of the one it is the original of."""
     given = {name: OF_REWARD[plain] for name in rewards if (plain := name.removeprefix("verbatim_")) in OF_REWARD}
     free = [hue for hue in HUES if hue not in given.values()] or HUES
@@ -46,7 +46,7 @@ def colours(rewards: Sequence[str]) -> dict[str, str]:
     return given | {name: free[i % len(free)] for i, name in enumerate(others)}
 
 
-def charts(history: pd.DataFrame, evaluations: pd.DataFrame, weights: dict[str, float], limit: int) -> list[Chart]:
+def run_charts(history: pd.DataFrame, evaluations: pd.DataFrame, weights: dict[str, float], limit: int) -> list[Chart]:
     """The figures that the record of a run gives.
 
     Args:
@@ -76,54 +76,54 @@ class Drawing:
     def __init__(self, history: pd.DataFrame, weights: dict[str, float]) -> None:
         if len(history) == 1:  # a point would not be seen
             history = pd.concat([history, history]).set_axis(history.index[0] + np.array([-0.5, 0.5]))
-        self.history, self.weights, self.colours = history, weights, colours(list(weights))
-        self.window = window(len(history))
+        self.history, self.weights, self.colours = history, weights, reward_colours(list(weights))
+        self.window = smoothing_window(len(history))
         self.smooth = history.rolling(self.window, min_periods=1, center=True).mean()
 
     def total(self) -> Chart | None:
-        figure, axes = panel()
-        light = colour("c0")
+        figure, axes = new_axes()
+        light = light_colour("c0")
         mean, spread = self.smooth[REWARD], self.smooth[REWARD_STD]
         axes.fill_between(mean.index, mean - spread, mean + spread, color=light, alpha=0.15, linewidth=0)
         self.line(axes, REWARD, "c0")
-        return finished("reward", "Total reward", "band: ± its standard deviation, TRL's reward_std", figure, axes)
+        return finish_chart("reward", "Total reward", "band: ± its standard deviation, TRL's reward_std", figure, axes)
 
     def rewards(self) -> Chart | None:
-        figure, axes = panel(lines=len(self.weights))
+        figure, axes = new_axes(lines=len(self.weights))
         labels = []
         for name, weight in self.weights.items():
             end = self.line(axes, reward_mean(name), self.colours[name], dashed=not weight)
             labels.append((end, name, self.colours[name]))
         note = "dashed: measured only, weight 0" if 0 in self.weights.values() else ""
-        return finished("rewards", "Score of each reward", note, figure, axes, labels)
+        return finish_chart("rewards", "Score of each reward", note, figure, axes, labels)
 
     def shares(self) -> Chart | None:
         paid = [name for name, weight in self.weights.items() if weight]
         columns = [advantage_share(name) for name in paid]
         if not set(columns) <= set(self.history) or self.history[columns].isna().all(axis=None):
             return None
-        figure, axes = panel(lines=len(paid))
+        figure, axes = new_axes(lines=len(paid))
         shares = self.smooth[columns].interpolate(limit_direction="both")
         above, below = np.zeros(len(shares)), np.zeros(len(shares))
         labels = []
         for name, column in zip(paid, columns, strict=True):
             share = shares[column].to_numpy()
             for base, part in ((above, share.clip(min=0)), (below, share.clip(max=0))):
-                hue = colour(self.colours[name])
+                hue = light_colour(self.colours[name])
                 axes.fill_between(
-                    shares.index, base, base + part, facecolor=hue, edgecolor=colour("page"), linewidth=0.6
+                    shares.index, base, base + part, facecolor=hue, edgecolor=light_colour("page"), linewidth=0.6
                 )
                 if part[-1]:
                     labels.append((base[-1] + part[-1] / 2, name, self.colours[name]))
                 base += part
-        axes.axhline(0, color=colour("ink"), linewidth=0.8)
+        axes.axhline(0, color=light_colour("ink"), linewidth=0.8)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(False)
         note = "what each reward made of the advantages; below zero: pulled against the total"
-        return finished("advantage_share", "Shares of the advantage", note, figure, axes, labels)
+        return finish_chart("advantage_share", "Shares of the advantage", note, figure, axes, labels)
 
     def groups(self) -> Chart | None:
-        figure, axes = panel()
+        figure, axes = new_axes()
         labels, base = [], np.zeros(len(self.smooth))
         for column, name, hue in (
             (ALL_CORRECT, "all right", "c2"),
@@ -131,7 +131,7 @@ class Drawing:
             (NONE_CORRECT, "none right", "c4"),
         ):
             share = self.smooth[column].to_numpy()
-            axes.fill_between(self.smooth.index, base, base + share, color=colour(hue), alpha=0.75, linewidth=0)
+            axes.fill_between(self.smooth.index, base, base + share, color=light_colour(hue), alpha=0.75, linewidth=0)
             labels.append((base[-1] + share[-1] / 2, name, hue))
             base = base + share
         self.line(axes, ZERO_STD, "ink", dashed=True)
@@ -139,52 +139,52 @@ class Drawing:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(False)
         note = "dashed: groups without any difference in the total, which teach nothing"
-        return finished("groups", "Groups by right answers", note, figure, axes, labels)
+        return finish_chart("groups", "Groups by right answers", note, figure, axes, labels)
 
     def length(self, limit: int) -> Chart | None:
-        figure, axes = panel()
+        figure, axes = new_axes()
         if {MIN_LENGTH, MAX_LENGTH} <= set(self.history):
             low, high = self.smooth[MIN_LENGTH], self.smooth[MAX_LENGTH]
-            axes.fill_between(low.index, low, high, color=colour("c3"), alpha=0.12, linewidth=0)
+            axes.fill_between(low.index, low, high, color=light_colour("c3"), alpha=0.12, linewidth=0)
         self.line(axes, MEAN_LENGTH, "c3")
-        axes.axhline(limit, color=colour("soft"), linewidth=1, linestyle=":")
+        axes.axhline(limit, color=light_colour("soft"), linewidth=1, linestyle=":")
         axes.set_ylim(0, limit * 1.05)
         note = "band: shortest to longest of a step; dotted: the limit"
-        return finished("length", "Length of completions, tokens", note, figure, axes)
+        return finish_chart("length", "Length of completions, tokens", note, figure, axes)
 
     def single(self, name: str, title: str, column: str, hue: str, percent: bool = False) -> Chart | None:
         if column not in self.history or self.history[column].isna().all():
             return None
-        figure, axes = panel()
+        figure, axes = new_axes()
         self.line(axes, column, hue)
         low, high = self.history[column].min(), self.history[column].max()
         axes.set_ylim(min(0, low * 1.05), (1 if percent and high > 0.2 else high * 1.05) or 1)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        return finished(name, title, "", figure, axes)
+        return finish_chart(name, title, "", figure, axes)
 
     def accuracy(self, evaluations: pd.DataFrame) -> Chart | None:
         if VALIDATION_ACCURACY not in evaluations:
             return None
-        figure, axes = panel()
+        figure, axes = new_axes()
         low, high = evaluations[VALIDATION_ACCURACY_LOW], evaluations[VALIDATION_ACCURACY_HIGH]
-        axes.fill_between(low.index, low, high, color=colour("c0"), alpha=0.15, linewidth=0)
+        axes.fill_between(low.index, low, high, color=light_colour("c0"), alpha=0.15, linewidth=0)
         axes.plot(
             evaluations.index,
             evaluations[VALIDATION_ACCURACY],
-            color=colour("c0"),
+            color=light_colour("c0"),
             linewidth=2,
             marker="o",
             markersize=4,
         )
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        return finished("accuracy", "Right on validation problems", "band: 95% interval", figure, axes)
+        return finish_chart("accuracy", "Right on validation problems", "band: 95% interval", figure, axes)
 
     def line(self, axes: Axes, column: str, hue: str, dashed: bool = False) -> float:
         """Every logged value thin, their running mean thick; gives where it ends."""
         if self.window > 1 and not dashed:
-            axes.plot(self.history.index, self.history[column], color=colour(hue), alpha=0.3, linewidth=0.8)
+            axes.plot(self.history.index, self.history[column], color=light_colour(hue), alpha=0.3, linewidth=0.8)
         style: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.4} if dashed else {"linewidth": 2.0}
-        axes.plot(self.smooth.index, self.smooth[column], color=colour(hue), **style)
+        axes.plot(self.smooth.index, self.smooth[column], color=light_colour(hue), **style)
         return float(self.smooth[column].iloc[-1])

@@ -11,9 +11,9 @@ from grpo.config.keys import flatten
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter, ordered_metrics
 from grpo.core.metric_names import advantage_flips, advantage_share, reward_mean, reward_zero_std
 from grpo.core.text import format_setting, plural, with_sign
-from grpo.reports.figures import save, window
+from grpo.reports.figures import save_png, smoothing_window
 from grpo.reports.page import write_page
-from grpo.reports.run_figures import charts, colours
+from grpo.reports.run_figures import reward_colours, run_charts
 from grpo.runs.record import Record, read
 
 PHASES = {
@@ -25,7 +25,7 @@ PHASES = {
 }
 
 
-def write_report(folder: Path, figures: Path | None = None, out: Path | None = None) -> Path:
+def write_run_report(folder: Path, figures: Path | None = None, out: Path | None = None) -> Path:
     """Write `report.html` into the folder of a run, or into `out`; gives the page.
 
     Args:
@@ -37,9 +37,9 @@ def write_report(folder: Path, figures: Path | None = None, out: Path | None = N
     record = read(folder)
     drawn = []
     if not record.history.empty:
-        drawn = charts(record.history, record.evaluations, record.weights, record.settings["max_completion_length"])
+        drawn = run_charts(record.history, record.evaluations, record.weights, record.settings["max_completion_length"])
     if figures is not None:
-        save(drawn, figures)
+        save_png(drawn, figures)
     (out or folder).mkdir(parents=True, exist_ok=True)
     return write_page(
         (out or folder) / "report.html",
@@ -47,15 +47,15 @@ def write_report(folder: Path, figures: Path | None = None, out: Path | None = N
         name=folder.resolve().name,
         record=record,
         headline=headline(record),
-        moved=moved(record),
-        changes=changes(record),
-        asked=asked(record),
+        moved=attribution_rows(record),
+        changes=change_rows(record),
+        asked=transcripts_by_question(record),
         charts=drawn,
-        window=window(len(record.history)),
+        window=smoothing_window(len(record.history)),
         logged=f"{len(record.history):,} logged {plural(len(record.history), 'step')}",
-        settings=settings_that_differ(record.settings),
-        facts=facts(record),
-        phases=phases(record.results.get("seconds", {})),
+        settings=changed_settings(record.settings),
+        facts=run_facts(record),
+        phases=phase_rows(record.results.get("seconds", {})),
         command=shlex.join(["python", "-m", "grpo.train", *record.overrides]),
     )
 
@@ -75,13 +75,13 @@ def headline(record: Record) -> str:
         around = format_interval("accuracy_strict", *after["intervals"]["accuracy_strict"])
         return f"In {steps}, {what} stayed at {last} (95% interval {around})."
     points = f"{difference['value'] * 100:+z.1f} points, 95% interval {_points(difference)}"
-    if beyond_chance(difference):
+    if is_significant_change(difference):
         verb = "rose" if difference["value"] > 0 else "fell"
         return f"In {steps}, {what} {verb} from {first} to {last} ({points})."
     return f"In {steps}, {what} went from {first} to {last}: no more than chance makes ({points})."
 
 
-def beyond_chance(difference: dict[str, Any]) -> bool:
+def is_significant_change(difference: dict[str, Any]) -> bool:
     """By the exact test where there is one, else by the interval."""
     if difference["p"] is not None:
         return bool(difference["p"] < 0.05)
@@ -92,9 +92,9 @@ def _points(difference: dict[str, Any]) -> str:
     return f"{difference['low'] * 100:+z.1f} to {difference['high'] * 100:+z.1f}"
 
 
-def moved(record: Record) -> list[dict[str, Any]]:
+def attribution_rows(record: Record) -> list[dict[str, Any]]:
     """For each reward what it made of the advantages, on average over the logged steps, the largest share first."""
-    history, hues, rows = record.history, colours(list(record.weights)), []
+    history, hues, rows = record.history, reward_colours(list(record.weights)), []
     tenth = max(1, len(history) // 10)
     for name, weight in record.weights.items():
         score, share = history.get(reward_mean(name)), history.get(advantage_share(name))
@@ -115,7 +115,7 @@ def moved(record: Record) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -(row["share"] or 0))
 
 
-def changes(record: Record) -> list[dict[str, Any]]:
+def change_rows(record: Record) -> list[dict[str, Any]]:
     """The rows of the table before and after."""
     if not (results := record.results):
         return []
@@ -135,13 +135,13 @@ def changes(record: Record) -> list[dict[str, Any]]:
                 "last_interval": format_interval(name, *cells[1][1]),
                 "change": with_sign(number(difference["value"])),
                 "change_interval": format_interval(name, difference["low"], difference["high"]),
-                "sure": beyond_chance(difference),
+                "sure": is_significant_change(difference),
             }
         )
     return rows
 
 
-def asked(record: Record) -> list[dict[str, Any]]:
+def transcripts_by_question(record: Record) -> list[dict[str, Any]]:
     """Each question with what the policy said to it, by step."""
     questions: dict[str, dict[str, Any]] = {}
     for line in record.transcripts:
@@ -150,7 +150,7 @@ def asked(record: Record) -> list[dict[str, Any]]:
     return [{"question": question, **each} for question, each in questions.items()]
 
 
-def settings_that_differ(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
+def changed_settings(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(key, default, here) of every setting that `python -m grpo.train` alone would give another value."""
     defaults, here = flatten(asdict(compose())), flatten(settings)
     keys = [*here, *(key for key in defaults if key not in here)]
@@ -161,7 +161,7 @@ def settings_that_differ(settings: dict[str, Any]) -> list[tuple[str, str, str]]
     ]
 
 
-def facts(record: Record) -> dict[str, str]:
+def run_facts(record: Record) -> dict[str, str]:
     settings, results = record.settings, record.results
     found = {
         "policy": settings["model"]["path"],
@@ -176,18 +176,18 @@ def facts(record: Record) -> dict[str, str]:
         "batch": str(BatchSplit(**results["batch"])),
         "machine": f"{results['device']}, {results['threads']} {plural(results['threads'], 'thread')}",
         "seed": str(results["seed"]),
-        "code": code(results.get("provenance", {}).get("code")),
+        "code": code_revision(results.get("provenance", {}).get("code")),
         "versions": ", ".join(f"{package} {number}" for package, number in results["versions"].items()),
     }
 
 
-def code(revision: dict[str, Any] | None) -> str:
+def code_revision(revision: dict[str, Any] | None) -> str:
     if revision is None:
         return "not in a git checkout"
     return f"revision {revision['revision'][:10]}" + ("" if revision["clean"] else ", with the changes in git.diff")
 
 
-def phases(seconds: dict[str, float]) -> list[tuple[str, float, float]]:
+def phase_rows(seconds: dict[str, float]) -> list[tuple[str, float, float]]:
     """(phase, seconds, share of all)."""
     whole = sum(seconds.values()) or 1
     return [(PHASES.get(name, name), value, value / whole) for name, value in seconds.items() if value >= 0.005]

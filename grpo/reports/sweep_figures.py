@@ -26,8 +26,8 @@ from grpo.core.metric_names import (
 )
 from grpo.core.statistics import Interval
 from grpo.core.text import printable
-from grpo.reports.arms import PRIMARY, Setting, clipped, number
-from grpo.reports.figures import HUES, STYLE, WIDTH, Chart, colour, finished, panel, window
+from grpo.reports.arms import PRIMARY_METRIC, Arm, parse_number, truncate_text
+from grpo.reports.figures import HUES, STYLE, WIDTH, Chart, finish_chart, light_colour, new_axes, smoothing_window
 from grpo.reports.sweep_statistics import Effect, Trial
 from grpo.runs.record import Record
 
@@ -50,27 +50,27 @@ class Row(NamedTuple):
     hue: str
 
 
-def settings_figure(
-    settings: Sequence[Setting], baseline: Setting, hues: Mapping[str, str], labels: Mapping[str, str]
-) -> Chart:
+def arms_figure(settings: Sequence[Arm], baseline: Arm, hues: Mapping[str, str], labels: Mapping[str, str]) -> Chart:
     """Each setting with its seeds, of the primary figure."""
     found = [
-        Row(labels[setting.name], [*setting.values(PRIMARY).values()], None, hues.get(setting.name, "soft"))
+        Row(labels[setting.name], [*setting.values(PRIMARY_METRIC).values()], None, hues.get(setting.name, "soft"))
         for setting in settings
     ]
     note = "a dot: a seed; the bar: their mean"
     if len(settings) > 1:
         note += f"; dotted: the mean of {printable(baseline.brief(baseline))}"
     with mpl.rc_context(STYLE):
-        figure, axes = rows(found)
+        figure, axes = dot_rows_figure(found)
         if len(settings) > 1:
-            axes.axvline(fmean(baseline.values(PRIMARY).values()), color=colour("soft"), linewidth=1, linestyle=":")
-    return Chart("settings", f"Held-out problems: {label_and_formatter(PRIMARY)[0]}", note, figure)
+            axes.axvline(
+                fmean(baseline.values(PRIMARY_METRIC).values()), color=light_colour("soft"), linewidth=1, linestyle=":"
+            )
+    return Chart("settings", f"Held-out problems: {label_and_formatter(PRIMARY_METRIC)[0]}", note, figure)
 
 
-def rows(found: Sequence[Row]) -> tuple[Figure, Axes]:
+def dot_rows_figure(found: Sequence[Row]) -> tuple[Figure, Axes]:
     """A row each, its name above its dots."""
-    names = [lines(row.name) for row in found]
+    names = [wrap_row_name(row.name) for row in found]
     heights = [0.4 + 0.18 * (name.count("\n") + 1) for name in names]  # inches
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
     figure = Figure(figsize=(WIDTH, 0.5 + sum(heights)), layout=layout)
@@ -81,27 +81,29 @@ def rows(found: Sequence[Row]) -> tuple[Figure, Axes]:
         axes.text(
             0, top + 0.03, name, transform=axes.get_yaxis_transform(), va="top", linespacing=1.0, parse_math=False
         )
-        axes.axhline(middle, color=colour("rule"), linewidth=0.8, zorder=0)
+        axes.axhline(middle, color=light_colour("rule"), linewidth=0.8, zorder=0)
         if row.interval and not isnan(row.interval[0]):
-            axes.plot(row.interval, [middle, middle], color=colour(row.hue), linewidth=2)
-        axes.plot(row.values, [middle] * len(row.values), "o", color=colour(row.hue), alpha=0.6, markersize=7, mew=0)
+            axes.plot(row.interval, [middle, middle], color=light_colour(row.hue), linewidth=2)
+        axes.plot(
+            row.values, [middle] * len(row.values), "o", color=light_colour(row.hue), alpha=0.6, markersize=7, mew=0
+        )
         if row.values:
-            axes.plot(fmean(row.values), middle, "|", color=colour(row.hue), markersize=16, markeredgewidth=3)
+            axes.plot(fmean(row.values), middle, "|", color=light_colour(row.hue), markersize=16, markeredgewidth=3)
         top += height
     axes.set_ylim(top, 0)
     axes.yaxis.set_major_locator(NullLocator())
     axes.grid(False, axis="y")
     axes.grid(True, axis="x")
-    fit(axes, "x", [each for row in found for each in (*row.values, *(row.interval or ()))])
+    fit_share_axis(axes, "x", [each for row in found for each in (*row.values, *(row.interval or ()))])
     return figure, axes
 
 
-def lines(name: str, width: int = 52, most: int = 3) -> str:
+def wrap_row_name(name: str, width: int = 52, most: int = 3) -> str:
     """A name on lines above a row."""
     return "\n".join(wrap(printable(name), width, max_lines=most, placeholder=" …")) or "…"
 
 
-def fit(axes: Axes, side: str, values: Sequence[float]) -> None:
+def fit_share_axis(axes: Axes, side: str, values: Sequence[float]) -> None:
     """Shares as percents along "x" or "y"; an interval may leave 0 to 1, the axis does not."""
     seen = [each for each in values if not isnan(each)]
     low, high = max(0.0, min(seen, default=0.0)), min(1.0, max(seen, default=1.0))
@@ -117,15 +119,15 @@ def effect_figure(effect: Effect, place: int, several: bool) -> Chart:
     over = ", over the other factors" if several else ""
     note = f"a dot: a seed{over}; the mean with its 95% interval over seeds"
     title = f"Effect of {printable(effect.factor)} on right answers"
-    numbers = [number(level.name) for level in effect.levels]
+    numbers = [parse_number(level.name) for level in effect.levels]
     with mpl.rc_context(STYLE):
         if None in numbers:
             found = [Row(level.name, [*level.by_seed.values()], level.interval, "c0") for level in effect.levels]
-            return Chart(f"effect_{place}", title, note, rows(found)[0])
-        figure, axes = panel()
+            return Chart(f"effect_{place}", title, note, dot_rows_figure(found)[0])
+        figure, axes = new_axes()
         order = np.argsort(np.array(numbers, dtype=np.float64))
         levels, along = [effect.levels[i] for i in order], [float(numbers[i] or 0) for i in order]
-        hue = colour("c0")
+        hue = light_colour("c0")
         for seed in levels[0].by_seed:
             heights = [level.by_seed[seed] for level in levels]
             axes.plot(along, heights, "o-", color=hue, alpha=0.4, markersize=5, linewidth=0.8, mew=0)
@@ -133,19 +135,19 @@ def effect_figure(effect: Effect, place: int, several: bool) -> Chart:
         for x, level in zip(along, levels, strict=True):
             axes.plot([x, x], level.interval, color=hue, linewidth=2)
             axes.plot(x, level.mean, "_", color=hue, markersize=14, markeredgewidth=3)
-        if by_ratio(along):
+        if suits_log_scale(along):
             axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(along))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(NullFormatter())
         axes.set_xticks(along, [level.name for level in levels], parse_math=False)
         axes.margins(x=0.08)
-        axes.set_xlabel(lines(effect.factor), parse_math=False)
-        fit(axes, "y", [each for level in levels for each in (*level.by_seed.values(), *level.interval)])
+        axes.set_xlabel(wrap_row_name(effect.factor), parse_math=False)
+        fit_share_axis(axes, "y", [each for level in levels for each in (*level.by_seed.values(), *level.interval)])
     return Chart(f"effect_{place}", title, note + "; a thin line joins a seed", figure)
 
 
-def by_ratio(along: Sequence[float]) -> bool:
+def suits_log_scale(along: Sequence[float]) -> bool:
     """Whether numbers, by size, are more evenly apart by ratio than by difference."""
     if along[0] <= 0 or len(along) < 3:
         return along[0] > 0 and along[-1] / along[0] >= 3
@@ -153,26 +155,28 @@ def by_ratio(along: Sequence[float]) -> bool:
     return bool(gaps.max() / gaps.min() > ratios.max() / ratios.min())
 
 
-def curves(settings: Sequence[Setting], hues: Mapping[str, str], baseline: Setting) -> list[Chart]:
+def training_curves(settings: Sequence[Arm], hues: Mapping[str, str], baseline: Arm) -> list[Chart]:
     """Each metric while training: the mean over a setting's seeds, in a band from the lowest to the highest."""
     chosen = [setting for setting in settings if setting.name in hues]
-    names = {setting.name: label(setting, baseline) for setting in chosen}
-    found = [curve(chosen, names, hues, column, title, column) for column, title in CURVES.items()]
-    completions = {setting.name: BatchSplit(**one(setting).results["batch"]).completions for setting in chosen}
+    names = {setting.name: curve_label(setting, baseline) for setting in chosen}
+    found = [training_curve(chosen, names, hues, column, title, column) for column, title in CURVES.items()]
+    completions = {setting.name: BatchSplit(**any_run(setting).results["batch"]).completions for setting in chosen}
     if len({*completions.values()}) > 1:
         title = "Correctness by completions sampled"
         column = reward_mean("correctness")
-        found.insert(1, curve(chosen, names, hues, column, title, "by_completions", completions))
-    found.append(curve(chosen, names, hues, VALIDATION_ACCURACY, "Right on validation problems", VALIDATION_ACCURACY))
+        found.insert(1, training_curve(chosen, names, hues, column, title, "by_completions", completions))
+    found.append(
+        training_curve(chosen, names, hues, VALIDATION_ACCURACY, "Right on validation problems", VALIDATION_ACCURACY)
+    )
     return [chart for chart in found if chart]
 
 
-def one(setting: Setting) -> Record:
+def any_run(setting: Arm) -> Record:
     return next(iter(setting.runs.values()))
 
 
-def curve(
-    settings: Sequence[Setting],
+def training_curve(
+    settings: Sequence[Arm],
     names: Mapping[str, str],
     hues: Mapping[str, str],
     column: str,
@@ -181,30 +185,32 @@ def curve(
     scale: Mapping[str, int] | None = None,
 ) -> Chart | None:
     """One metric; `scale` stretches each setting's steps."""
-    bands = {setting.name: band for setting in settings if (band := over_seeds(setting, column)) is not None}
+    bands = {setting.name: band for setting in settings if (band := band_over_seeds(setting, column)) is not None}
     if not bands:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = panel(lines=len(bands) if len(settings) > 1 else 0)
+        figure, axes = new_axes(lines=len(bands) if len(settings) > 1 else 0)
         labels = []
         for setting in settings:
             if (band := bands.get(setting.name)) is None:
                 continue
             steps = band.index.to_numpy() * (scale[setting.name] if scale else 1)
             hue = hues[setting.name]
-            axes.fill_between(steps, band["low"], band["high"], color=colour(hue), alpha=0.13, linewidth=0)
-            axes.plot(steps, band["mean"], color=colour(hue), linewidth=2, marker="o" * (len(band) < 8), markersize=4)
+            axes.fill_between(steps, band["low"], band["high"], color=light_colour(hue), alpha=0.13, linewidth=0)
+            axes.plot(
+                steps, band["mean"], color=light_colour(hue), linewidth=2, marker="o" * (len(band) < 8), markersize=4
+            )
             labels.append((float(band["mean"].iloc[-1]), names[setting.name], hue))
         if column in SHARES:
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         along = "completions sampled" if scale else "step"
-        return finished(
+        return finish_chart(
             name.replace("/", "_"), title, "", figure, axes, labels if len(settings) > 1 else (), along=along
         )
 
 
-def over_seeds(setting: Setting, column: str) -> pd.DataFrame | None:
+def band_over_seeds(setting: Arm, column: str) -> pd.DataFrame | None:
     """By step: mean, low and high over the setting's seeds, at the steps that all of them have."""
     series = []
     for run in setting.runs.values():
@@ -212,7 +218,7 @@ def over_seeds(setting: Setting, column: str) -> pd.DataFrame | None:
         if column not in table or (values := table[column].dropna()).empty:
             return None
         if not column.startswith(EVALUATION_PREFIX):
-            values = values.rolling(window(len(values)), min_periods=1, center=True).mean()
+            values = values.rolling(smoothing_window(len(values)), min_periods=1, center=True).mean()
         series.append(values[~values.index.duplicated(keep="last")])
     seeds = pd.concat(series, axis="columns", join="inner")
     if seeds.empty:
@@ -220,25 +226,25 @@ def over_seeds(setting: Setting, column: str) -> pd.DataFrame | None:
     return pd.DataFrame({"mean": seeds.mean(axis=1), "low": seeds.min(axis=1), "high": seeds.max(axis=1)})
 
 
-def label(setting: Setting, baseline: Setting) -> str:
+def curve_label(setting: Arm, baseline: Arm) -> str:
     """The label of a setting's line: its levels, or those that differ from the baseline if all are too long."""
     text = printable(", ".join(setting.levels.values()))
     if len(text) > 26 and setting is not baseline:
         levels = [level for factor, level in setting.levels.items() if baseline.levels.get(factor) != level]
         text = printable(", ".join(levels))
-    return clipped("baseline" if len(text) > 26 and setting is baseline else text, 26)
+    return truncate_text("baseline" if len(text) > 26 and setting is baseline else text, 26)
 
 
-def front_figure(trials: Sequence[Trial], figures: Sequence[str]) -> Chart:
+def pareto_figure(trials: Sequence[Trial], figures: Sequence[str]) -> Chart:
     """The trials of a search for two objectives; those that no other beats are joined."""
     whole = [trial for trial in trials if None not in trial.values]
     best: Any = sorted(trial.values for trial in whole if trial.best)
     with mpl.rc_context(STYLE):
-        figure, axes = panel()
+        figure, axes = new_axes()
         points: Any = [trial.values for trial in whole if not trial.best]
         if points:
-            axes.plot(*zip(*points, strict=True), "o", color=colour("soft"), alpha=0.6, markersize=5, mew=0)
-        axes.plot(*zip(*best, strict=True), "o-", color=colour("c0"), markersize=7, linewidth=1)
+            axes.plot(*zip(*points, strict=True), "o", color=light_colour("soft"), alpha=0.6, markersize=5, mew=0)
+        axes.plot(*zip(*best, strict=True), "o-", color=light_colour("c0"), markersize=7, linewidth=1)
         for trial in whole:
             if trial.best:
                 place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "parse_math": False}

@@ -16,38 +16,42 @@ OTHER_FOLDERS = {"audits", "evaluations", "figures", "plans", "sweeps"}
 
 
 def holds_runs(folder: Path) -> bool:
-    return SweepDir(folder).sweep_json.is_file() or next(runs_below(folder), None) is not None
+    return SweepDir(folder).sweep_json.is_file() or next(find_runs(folder), None) is not None
 
 
-def other_than_runs(folder: Path) -> Path | None:
+def first_foreign_folder(folder: Path) -> Path | None:
     """The first subfolder that is neither a run nor a folder of runs nor of this project; None if there is none."""
     if SweepDir(folder).sweep_json.is_file():
         return None
-    for child in _folders(folder):
-        below = _folders(child)
-        if child.name in OTHER_FOLDERS or _of_ours(child) or (below and all(map(_of_ours, below))):
+    for child in _subfolders(folder):
+        below = _subfolders(child)
+        if (
+            child.name in OTHER_FOLDERS
+            or _belongs_to_project(child)
+            or (below and all(map(_belongs_to_project, below)))
+        ):
             continue
         return child
     return None
 
 
-def _of_ours(folder: Path) -> bool:
+def _belongs_to_project(folder: Path) -> bool:
     return _is_run(folder) or SweepDir(folder).sweep_json.is_file() or (folder / "train.log").is_file()
 
 
-def _folders(folder: Path) -> list[Path]:
+def _subfolders(folder: Path) -> list[Path]:
     """The subfolders, sorted by name, without hidden ones and links (outputs/latest is one)."""
     try:
         found = [each for each in folder.iterdir() if not each.name.startswith(".") and not each.is_symlink()]
-        return sorted((each for each in found if each.is_dir()), key=lambda each: natural(each.name))
+        return sorted((each for each in found if each.is_dir()), key=lambda each: natural_key(each.name))
     except OSError:  # not readable
         return []
 
 
-def runs_below(folder: Path) -> Iterator[Path]:
+def find_runs(folder: Path) -> Iterator[Path]:
     """The runs in a folder and in the folders in it, as in outputs/DATE/TIME."""
-    for child in _folders(folder):
-        yield from [child] if _is_run(child) else filter(_is_run, _folders(child))
+    for child in _subfolders(folder):
+        yield from [child] if _is_run(child) else filter(_is_run, _subfolders(child))
 
 
 def _is_run(folder: Path) -> bool:
@@ -61,6 +65,6 @@ def _is_run(folder: Path) -> bool:
     return ours or (folder / "completions").is_dir()
 
 
-def natural(path: str) -> list[tuple[float, str]]:
+def natural_key(path: str) -> list[tuple[float, str]]:
     """A sort key that puts job 10 after job 9."""
     return [(int(part), "") if part.isdecimal() else (inf, part) for part in PurePath(path).parts]

@@ -14,24 +14,24 @@ from grpo.core.files import atomic_write
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter
 from grpo.core.statistics import Interval, PairedDifference
 from grpo.core.text import plural, replace_surrogates, with_sign
-from grpo.reports.arms import PRIMARY, Setting, number
-from grpo.reports.figures import HUES, Chart, save
+from grpo.reports.arms import PRIMARY_METRIC, Arm, parse_number
+from grpo.reports.figures import HUES, Chart, save_png
 from grpo.reports.page import write_page
-from grpo.reports.sweep_figures import MOST, curves, effect_figure, front_figure, settings_figure
-from grpo.reports.sweep_findings import findings, p_text
-from grpo.reports.sweep_folders import natural
-from grpo.reports.sweep_results import Sweep, Undone, choose
+from grpo.reports.sweep_figures import MOST, arms_figure, effect_figure, pareto_figure, training_curves
+from grpo.reports.sweep_findings import findings, format_p
+from grpo.reports.sweep_folders import natural_key
+from grpo.reports.sweep_results import Sweep, UnfinishedJob, choose_baseline
 from grpo.reports.sweep_statistics import (
     Contrast,
     Effect,
     Trial,
-    contrasts,
-    could_be_told,
-    effects,
-    over_problems,
-    trials,
+    compute_contrasts,
+    detectable_range,
+    factor_effects,
+    intervals_over_problems,
+    search_trials,
 )
-from grpo.reports.sweep_tables import shown_settings, shown_trials
+from grpo.reports.sweep_tables import best_arms, best_trials
 
 Problems = Mapping[str, Mapping[str, Interval]]  # setting -> figure -> interval
 MOST_ON_PAGE = 60  # rows of a table
@@ -66,23 +66,23 @@ def write_sweep_report(
         raise UserError(
             f"--baseline {baseline!r}: {sweep.folder} is a search, whose trials are compared with one another."
         )
-    base = choose(sweep, baseline) if sweep.compared or baseline is not None else None
+    base = choose_baseline(sweep, baseline) if sweep.compared or baseline is not None else None
     found = (
         {}
         if base is None or sweep.maximize
-        else {figure: contrasts(sweep, base, figure) for figure in (PRIMARY, *sweep.figures)}
+        else {figure: compute_contrasts(sweep, base, figure) for figure in (PRIMARY_METRIC, *sweep.figures)}
     )
-    problems: Problems = over_problems(sweep, base) if base and found else {}
-    hues = colours(sweep, base, found.get(PRIMARY, {})) if base else {}
-    measured = effects(sweep, base) if base and found else []
-    if len(measured) == 1 and any(number(level.name) is None for level in measured[0].levels):
+    problems: Problems = intervals_over_problems(sweep, base) if base and found else {}
+    hues = arm_colours(sweep, base, found.get(PRIMARY_METRIC, {})) if base else {}
+    measured = factor_effects(sweep, base) if base and found else []
+    if len(measured) == 1 and any(parse_number(level.name) is None for level in measured[0].levels):
         measured = []  # the figure of the settings says as much
-    listed = shown_settings(sweep, base, MOST_ON_PAGE) if base and found else []
+    listed = best_arms(sweep, base, MOST_ON_PAGE) if base and found else []
     labels = {setting.name: setting.beside(base) for setting in sweep.settings} if base else {}
-    drawn = draw(sweep, base, hues, measured, listed, labels)
+    drawn = draw_charts(sweep, base, hues, measured, listed, labels)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "sweep.csv") as partial:
-        table(sweep, base, found, problems).to_csv(partial, index=False)
+        results_table(sweep, base, found, problems).to_csv(partial, index=False)
     page = write_page(
         folder / "report.html",
         "sweep.html",
@@ -92,22 +92,24 @@ def write_sweep_report(
         most=MOST_ON_PAGE,
         baseline=base,
         findings=findings(sweep, base if baseline else None),
-        facts=facts(sweep),
-        early=early(sweep),
-        settings=compared(listed, base, found[PRIMARY], problems) if base and found else [],
+        facts=summary_line(sweep),
+        early=ended_by_alarm(sweep),
+        settings=arm_rows(listed, base, found[PRIMARY_METRIC], problems) if base and found else [],
         left_out=len(sweep.compared) - len([setting for setting in listed if setting.runs]) if listed else 0,
-        told=told(base, found[PRIMARY]) if base and found else "",
-        others=others(sweep, [setting for setting in listed if setting.runs], found) if base and found else None,
+        told=detectable_difference(base, found[PRIMARY_METRIC]) if base and found else "",
+        others=other_metrics_table(sweep, [setting for setting in listed if setting.runs], found)
+        if base and found
+        else None,
         missing=[job for job in (sweep.missing if sweep.maximize else sweep.undone) if not job.without_steps],
         without_steps=[job for job in sweep.undone if job.without_steps],
         pruned=len(sweep.undone) > len(sweep.missing),
-        trials=tried(sweep) if sweep.maximize else [],
+        trials=trial_rows(sweep) if sweep.maximize else [],
         objectives=[
             f"{label_and_formatter(name)[0]}, {'highest' if most else 'lowest'} best"
             for name, most in sweep.maximize.items()
         ],
         effects=[
-            (effect, chart, levels(effect)) for effect, chart in zip(measured, drawn.effects, strict=True) if chart
+            (effect, chart, level_rows(effect)) for effect, chart in zip(measured, drawn.effects, strict=True) if chart
         ],
         several=len(measured) > 1,
         unknown=[effect.factor for effect in measured if not effect.levels],
@@ -115,11 +117,11 @@ def write_sweep_report(
         drawn=drawn,
     )
     if figures is not None:
-        save(drawn.all, figures)
+        save_png(drawn.all, figures)
     return page
 
 
-def colours(sweep: Sweep, baseline: Setting, found: Mapping[str, Contrast]) -> dict[str, str]:
+def arm_colours(sweep: Sweep, baseline: Arm, found: Mapping[str, Contrast]) -> dict[str, str]:
     """Setting -> the name of its colour; of many settings, those furthest from the baseline have one."""
     settings = sweep.compared
     if len(settings) > MOST:
@@ -129,29 +131,31 @@ def colours(sweep: Sweep, baseline: Setting, found: Mapping[str, Contrast]) -> d
     return {setting.name: hue for setting, hue in zip(settings, HUES, strict=False)}
 
 
-def draw(
+def draw_charts(
     sweep: Sweep,
-    baseline: Setting | None,
+    baseline: Arm | None,
     hues: Mapping[str, str],
     measured: list[Effect],
-    listed: list[Setting],
+    listed: list[Arm],
     labels: Mapping[str, str],
 ) -> Drawn:
     if baseline is None:
         return Drawn([], [], [])
     if sweep.maximize:
-        best = [trial for trial in trials(sweep) if trial.best]
+        best = [trial for trial in search_trials(sweep) if trial.best]
         return Drawn(
-            [front_figure(trials(sweep), [*sweep.maximize])] if best and len(sweep.maximize) == 2 else [], [], []
+            [pareto_figure(search_trials(sweep), [*sweep.maximize])] if best and len(sweep.maximize) == 2 else [],
+            [],
+            [],
         )
     return Drawn(
-        [settings_figure([setting for setting in listed if setting.runs], baseline, hues, labels)],
+        [arms_figure([setting for setting in listed if setting.runs], baseline, hues, labels)],
         [effect_figure(effect, i, len(measured) > 1) if effect.levels else None for i, effect in enumerate(measured)],
-        curves(sweep.compared, hues, baseline),
+        training_curves(sweep.compared, hues, baseline),
     )
 
 
-def facts(sweep: Sweep) -> str:
+def summary_line(sweep: Sweep) -> str:
     runs = [run for setting in sweep.compared for run in setting.runs.values()]
     seeds = sorted({seed for setting in sweep.compared for seed in setting.runs})
     asked = sorted({int(run.results["after"]["n"]) for run in runs})
@@ -164,17 +168,17 @@ def facts(sweep: Sweep) -> str:
     return " · ".join(part for part in known if part)
 
 
-def tried(sweep: Sweep) -> list[tuple[Trial | Undone, list[str]]]:
+def trial_rows(sweep: Sweep) -> list[tuple[Trial | UnfinishedJob, list[str]]]:
     """The trials of a search, complete ones with their figures; of many trials the best."""
     complete = [
-        (trial, [cell(figure, each) for figure, each in zip(sweep.maximize, trial.values, strict=True)])
-        for trial in shown_trials(sweep, MOST_ON_PAGE)
+        (trial, [format_cell(figure, each) for figure, each in zip(sweep.maximize, trial.values, strict=True)])
+        for trial in best_trials(sweep, MOST_ON_PAGE)
     ]
     undone = [job for job in sweep.undone if not job.without_steps][:MOST_ON_PAGE]
-    return sorted([*complete, *((job, []) for job in undone)], key=lambda each: natural(each[0].folder))
+    return sorted([*complete, *((job, []) for job in undone)], key=lambda each: natural_key(each[0].folder))
 
 
-def early(sweep: Sweep) -> list[tuple[str, str, str]]:
+def ended_by_alarm(sweep: Sweep) -> list[tuple[str, str, str]]:
     """(folder, job, what ended it) of the runs that an alarm ended; they count like the others."""
     return [
         (sweep.within(run.folder), name, f"the alarm {run.results['stopped_by']} at step {run.results['steps']:,}")
@@ -183,43 +187,43 @@ def early(sweep: Sweep) -> list[tuple[str, str, str]]:
     ]
 
 
-def cell(figure: str, of: float | None) -> str:
+def format_cell(figure: str, of: float | None) -> str:
     return "–" if of is None else format_metric(figure, of)
 
 
-def uncertain(figure: str, paired: PairedDifference, p_holm: float) -> dict[str, str]:
+def comparison_cells(figure: str, paired: PairedDifference, p_holm: float) -> dict[str, str]:
     """The cells of a comparison over seeds."""
     known = not isnan(paired.p)
     return {
         "difference": with_sign(label_and_formatter(figure)[1](paired.difference)),
         "interval": format_interval(figure, paired.low, paired.high) if known else "unknown",
-        "p": p_text(paired.p) if known else "–",
-        "p_holm": p_text(p_holm) if known else "–",
+        "p": format_p(paired.p) if known else "–",
+        "p_holm": format_p(p_holm) if known else "–",
     }
 
 
-def compared(
-    settings: list[Setting], baseline: Setting, found: Mapping[str, Contrast], problems: Problems
+def arm_rows(
+    settings: list[Arm], baseline: Arm, found: Mapping[str, Contrast], problems: Problems
 ) -> list[dict[str, Any]]:
     """The rows of the main table."""
     shared = []
     for setting in settings:
-        values = [*setting.values(PRIMARY).values()]
+        values = [*setting.values(PRIMARY_METRIC).values()]
         row: dict[str, Any] = {"name": setting.name, "seeds": len(values), "baseline": setting is baseline}
         if values:
-            row["mean"] = format_metric(PRIMARY, fmean(values))
-            row["sd"] = label_and_formatter(PRIMARY)[1](stdev(values)) if len(values) > 1 else None
+            row["mean"] = format_metric(PRIMARY_METRIC, fmean(values))
+            row["sd"] = label_and_formatter(PRIMARY_METRIC)[1](stdev(values)) if len(values) > 1 else None
         if contrast := found.get(setting.name):
-            row |= uncertain(PRIMARY, contrast.paired, contrast.p_holm)
+            row |= comparison_cells(PRIMARY_METRIC, contrast.paired, contrast.p_holm)
             row["sure"], pairs = contrast.sure, contrast.paired.pairs
             row["pairs"] = pairs if pairs < max(len(values), len(baseline.runs)) else None
-            over = problems.get(setting.name, {}).get(PRIMARY)
-            row["problems"] = format_interval(PRIMARY, *over) if over else "–"
+            over = problems.get(setting.name, {}).get(PRIMARY_METRIC)
+            row["problems"] = format_interval(PRIMARY_METRIC, *over) if over else "–"
         shared.append(row)
     return shared
 
 
-def told(baseline: Setting, found: Mapping[str, Contrast]) -> str:
+def detectable_difference(baseline: Arm, found: Mapping[str, Contrast]) -> str:
     """What difference these seeds could have told from none."""
     alike = sum(contrast.paired.pairs > 1 and contrast.reach == 0 for contrast in found.values())
     still = ""
@@ -228,7 +232,7 @@ def told(baseline: Setting, found: Mapping[str, Contrast]) -> str:
             f"{alike} of the differences {'is' if alike == 1 else 'are'} the same in every seed: without any spread "
             "an interval has no width, and its p value says little."
         )
-    if (reach := could_be_told(found.values())) is None:
+    if (reach := detectable_range(found.values())) is None:
         return still
     pairs = sorted({contrast.paired.pairs for contrast in found.values() if contrast.paired.pairs > 1})
     seeds = f"{pairs[0]} to {pairs[-1]}" if len(pairs) > 1 else str(pairs[0])
@@ -240,7 +244,9 @@ def told(baseline: Setting, found: Mapping[str, Contrast]) -> str:
     )
 
 
-def others(sweep: Sweep, settings: list[Setting], found: Mapping[str, Mapping[str, Contrast]]) -> dict[str, Any]:
+def other_metrics_table(
+    sweep: Sweep, settings: list[Arm], found: Mapping[str, Mapping[str, Contrast]]
+) -> dict[str, Any]:
     """The table of the other figures: their means over seeds."""
     rows = []
     for setting in settings:
@@ -248,26 +254,26 @@ def others(sweep: Sweep, settings: list[Setting], found: Mapping[str, Mapping[st
         for figure in sweep.figures:
             values = [*setting.values(figure).values()]
             contrast = found[figure].get(setting.name)
-            cells.append((cell(figure, fmean(values) if values else None), bool(contrast and contrast.sure)))
+            cells.append((format_cell(figure, fmean(values) if values else None), bool(contrast and contrast.sure)))
         rows.append((setting, cells))
     return {"titles": [label_and_formatter(figure)[0] for figure in sweep.figures], "rows": rows}
 
 
-def levels(effect: Effect) -> list[dict[str, str]]:
+def level_rows(effect: Effect) -> list[dict[str, str]]:
     rows = []
     for level in effect.levels:
-        row = {"name": level.name, "mean": format_metric(PRIMARY, level.mean)}
-        rows.append(row | (uncertain(PRIMARY, level.paired, level.p_holm) if level.paired else {}))
+        row = {"name": level.name, "mean": format_metric(PRIMARY_METRIC, level.mean)}
+        rows.append(row | (comparison_cells(PRIMARY_METRIC, level.paired, level.p_holm) if level.paired else {}))
     return rows
 
 
-def table(
-    sweep: Sweep, baseline: Setting | None, found: Mapping[str, Mapping[str, Contrast]], problems: Problems
+def results_table(
+    sweep: Sweep, baseline: Arm | None, found: Mapping[str, Mapping[str, Contrast]], problems: Problems
 ) -> pd.DataFrame:
     """One row a setting and figure: the mean over seeds, and the difference from the baseline as the page has it."""
     rows = []
     for setting in sweep.compared:
-        for figure in (PRIMARY, *sweep.figures):
+        for figure in (PRIMARY_METRIC, *sweep.figures):
             if not (values := [*setting.values(figure).values()]):
                 continue
             row: dict[str, Any] = {factor: replace_surrogates(level) for factor, level in setting.levels.items()}

@@ -17,14 +17,22 @@ from grpo.core.files import parse_json_object
 from grpo.core.metric_format import METRIC_LABELS
 from grpo.core.metric_names import SCORE_PREFIX
 from grpo.core.text import plural
-from grpo.reports.arms import PRIMARY, Setting, affects_results, levels_of, number, numeric_settings, value
-from grpo.reports.sweep_folders import holds_runs, natural, runs_below
+from grpo.reports.arms import (
+    PRIMARY_METRIC,
+    Arm,
+    affects_results,
+    factor_levels,
+    final_value,
+    parse_number,
+    settings_with_effect,
+)
+from grpo.reports.sweep_folders import find_runs, holds_runs, natural_key
 from grpo.runs.record import Record, read
 from grpo.runs.results import PRUNING
 from grpo.runs.run_dir import RunDir, SweepDir
 
 
-class Undone(NamedTuple):
+class UnfinishedJob(NamedTuple):
     """A job whose figures are not to be had."""
 
     folder: str  # within the sweep's
@@ -53,18 +61,18 @@ class Sweep:
     folder: Path
     command: str | None
     factors: list[str]
-    settings: list[Setting]
-    undone: list[Undone]
+    settings: list[Arm]
+    undone: list[UnfinishedJob]
     repeated: list[tuple[str, str]]
     trials: list[tuple[str, Record]]
     maximize: dict[str, bool]
 
     @property
-    def compared(self) -> list[Setting]:
+    def compared(self) -> list[Arm]:
         return [setting for setting in self.settings if setting.runs]
 
     @property
-    def missing(self) -> list[Undone]:
+    def missing(self) -> list[UnfinishedJob]:
         """The jobs that may still have figures one day."""
         return [job for job in self.undone if job.state != "pruned"]
 
@@ -78,8 +86,8 @@ class Sweep:
         runs = [run for setting in self.settings for run in setting.runs.values()]
         rewards = dict.fromkeys(name for run in runs for name in run.results["after"] if name.startswith(SCORE_PREFIX))
         alike = all(run.weights == runs[0].weights for run in runs)
-        known = [name for name in METRIC_LABELS if name != PRIMARY and (alike or name != "reward")]
-        return [name for name in (*known, *rewards) if any(value(run, name) is not None for run in runs)]
+        known = [name for name in METRIC_LABELS if name != PRIMARY_METRIC and (alike or name != "reward")]
+        return [name for name in (*known, *rewards) if any(final_value(run, name) is not None for run in runs)]
 
     def within(self, folder: Path) -> str:
         return str(folder.relative_to(self.folder))
@@ -102,30 +110,30 @@ def read_sweep(folder: Path) -> Sweep:
     """
     if not holds_runs(folder):
         raise UserError(f"{folder} holds no runs; give the folder of a sweep, outputs/sweeps/DATE/TIME.")
-    plan = _plan(SweepDir(folder).sweep_json)
-    found = {str(path.relative_to(folder)) for path in runs_below(folder)}
+    plan = _read_sweep_file(SweepDir(folder).sweep_json)
+    found = {str(path.relative_to(folder)) for path in find_runs(folder)}
     found |= {name for name in plan.jobs if (folder / name / ".hydra" / "config.yaml").is_file()}
     records: dict[str, Record] = {}
     wrong: dict[str, tuple[str, str] | None] = {}
-    for name in [*plan.jobs, *sorted(found - plan.jobs.keys(), key=natural)]:
+    for name in [*plan.jobs, *sorted(found - plan.jobs.keys(), key=natural_key)]:
         if name not in found:
-            wrong[name] = _undone(folder / name, None)
+            wrong[name] = _job_state(folder / name, None)
             continue
         try:
             records[name] = read(folder / name)
-            wrong[name] = _undone(folder / name, records[name])
+            wrong[name] = _job_state(folder / name, records[name])
         except UserError as error:
             wrong[name] = "damaged", str(error)
 
     groups: dict[str, dict[str, Record]] = defaultdict(dict)
     for name, record in records.items():
-        groups[json.dumps(numeric_settings(record), sort_keys=True, default=str)][name] = record
-    levels = levels_of([next(iter(of.values())) for of in groups.values()])
-    settings: list[tuple[int, Setting]] = []
+        groups[json.dumps(settings_with_effect(record), sort_keys=True, default=str)][name] = record
+    levels = factor_levels([next(iter(of.values())) for of in groups.values()])
+    settings: list[tuple[int, Arm]] = []
     repeated = []
     names = dict(plan.jobs)
     for of, group in zip(levels, groups.values(), strict=True):
-        setting = Setting(of, {})
+        setting = Arm(of, {})
         by_seed: dict[int, list[str]] = defaultdict(list)
         for name, record in group.items():
             names.setdefault(name, f"{setting.name} seed={record.settings['seed']}")
@@ -137,40 +145,40 @@ def read_sweep(folder: Path) -> Sweep:
             repeated += [(name, newest) for name in older]
         settings.append((min(map(list(wrong).index, group)), setting))
     if not plan.maximize:
-        settings += _without_runs(plan, records)
+        settings += _arms_without_runs(plan, records)
     return Sweep(
         folder,
         plan.command,
         list(levels[0]) if levels else [],
         [setting for _, setting in sorted(settings, key=lambda each: each[0])],
-        [Undone(name, names.get(name, ""), *state) for name, state in wrong.items() if state],
+        [UnfinishedJob(name, names.get(name, ""), *state) for name, state in wrong.items() if state],
         repeated,
         [(names[name], record) for name, record in records.items() if not wrong[name]],
         plan.maximize,
     )
 
 
-def _without_runs(plan: _Plan, records: Mapping[str, Record]) -> list[tuple[int, Setting]]:
+def _arms_without_runs(plan: _Plan, records: Mapping[str, Record]) -> list[tuple[int, Arm]]:
     """The settings of which no job has left a record, each with the place of its first job."""
-    found: dict[str, tuple[int, Setting]] = {}
+    found: dict[str, tuple[int, Arm]] = {}
     recorded = set()
     for place, (folder, name) in enumerate(plan.jobs.items()):
         parts = [
             part for part in re.split(r" (?=[^ =]+=)", name) if "=" in part and affects_results(part.partition("=")[0])
         ]
         levels = dict(part.split("=", 1) for part in parts)
-        found.setdefault(repr(levels), (place, Setting(levels, {})))
+        found.setdefault(repr(levels), (place, Arm(levels, {})))
         if folder in records:
             recorded.add(repr(levels))
     return [each for key, each in found.items() if key not in recorded]
 
 
-def _plan(path: Path) -> _Plan:
+def _read_sweep_file(path: Path) -> _Plan:
     if not path.is_file():
         return _Plan()
     try:
         written_down = files.parse_file(path, parse_json_object)
-        jobs = {_inside(job["folder"]): str(job["name"]) for job in written_down["jobs"]}
+        jobs = {_relative_folder(job["folder"]): str(job["name"]) for job in written_down["jobs"]}
         objectives = {direction: list(written_down.get(direction) or []) for direction in ("maximize", "minimize")}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: {type(error).__name__}: {first_line(error)}.") from error
@@ -178,20 +186,20 @@ def _plan(path: Path) -> _Plan:
     return _Plan(str(written_down.get("command") or "") or None, jobs, maximize)
 
 
-def _inside(name: str) -> str:
+def _relative_folder(name: str) -> str:
     path = PurePath(name)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"the folder of a job, {name!r}, is not one within the sweep's")
     return str(path)
 
 
-def _undone(folder: Path, record: Record | None) -> tuple[str, str] | None:
+def _job_state(folder: Path, record: Record | None) -> tuple[str, str] | None:
     """The state and the reason of a job that has no figures to be compared."""
     if record and record.results:
         if record.results.get("stopped_by") == PRUNING:
             return "pruned", f"at step {record.results['steps']:,}"
-        primary = value(record, PRIMARY)
-        return None if primary is not None else ("damaged", f"results.json holds no {PRIMARY}")
+        primary = final_value(record, PRIMARY_METRIC)
+        return None if primary is not None else ("damaged", f"results.json holds no {PRIMARY_METRIC}")
     error = RunDir(folder).error_txt
     if error.is_file():
         return "failed", error.read_text(encoding="utf-8", errors="replace").strip() or "without a message"
@@ -203,7 +211,7 @@ def _undone(folder: Path, record: Record | None) -> tuple[str, str] | None:
     return "unfinished", f"interrupted, or still running: {steps:,} {plural(steps, 'step')} on record"
 
 
-def choose(sweep: Sweep, asked: str | None) -> Setting:
+def choose_baseline(sweep: Sweep, asked: str | None) -> Arm:
     """The baseline: the setting that is asked for, by its name or a part of it, else the first that has runs.
 
     Raises:
@@ -218,7 +226,7 @@ def choose(sweep: Sweep, asked: str | None) -> Setting:
     fitting = named or [
         setting
         for setting in sweep.settings
-        if wanted and all(any(_same(part, *level) for level in setting.levels.items()) for part in wanted)
+        if wanted and all(any(_matches_level(part, *level) for level in setting.levels.items()) for part in wanted)
     ]
     if not fitting:
         names = [setting.name for setting in sweep.settings]
@@ -231,6 +239,8 @@ def choose(sweep: Sweep, asked: str | None) -> Setting:
     return fitting[0]
 
 
-def _same(part: str, factor: str, level: str) -> bool:
+def _matches_level(part: str, factor: str, level: str) -> bool:
     key, _, text = part.lstrip("+").partition("=")
-    return key == factor and (text == level or (number(text) is not None and number(text) == number(level)))
+    return key == factor and (
+        text == level or (parse_number(text) is not None and parse_number(text) == parse_number(level))
+    )

@@ -22,7 +22,7 @@ from grpo.core.statistics import (
     paired_t_test,
     t_interval,
 )
-from grpo.reports.arms import PRIMARY, Setting, value
+from grpo.reports.arms import PRIMARY_METRIC, Arm, final_value
 from grpo.reports.sweep_results import Sweep
 from grpo.runs.record import Record
 
@@ -31,7 +31,7 @@ from grpo.runs.record import Record
 class Contrast:
     """A setting less the baseline, over the seeds that both have."""
 
-    setting: Setting
+    setting: Arm
     paired: PairedDifference
     p_holm: float  # adjusted for the settings that are compared with the baseline in this figure
 
@@ -45,7 +45,7 @@ class Contrast:
         return (self.paired.high - self.paired.low) / 2
 
 
-def contrasts(sweep: Sweep, baseline: Setting, figure: str = PRIMARY) -> dict[str, Contrast]:
+def compute_contrasts(sweep: Sweep, baseline: Arm, figure: str = PRIMARY_METRIC) -> dict[str, Contrast]:
     """By its name, every setting that has a seed in common with the baseline."""
     base = baseline.values(figure)
     settings, found = [], []
@@ -60,14 +60,14 @@ def contrasts(sweep: Sweep, baseline: Setting, figure: str = PRIMARY) -> dict[st
     }
 
 
-def over_problems(sweep: Sweep, baseline: Setting) -> dict[str, dict[str, Interval]]:
+def intervals_over_problems(sweep: Sweep, baseline: Arm) -> dict[str, dict[str, Interval]]:
     """By setting and figure, the 95% interval of its difference from the baseline for these very runs.
 
     A bootstrap over the problems of the mean difference over the seeds that both have: it says how much hangs on the
     choice of problems, and nothing of other seeds. Settings are left out that were asked other problems than the
     baseline, or whose completions are gone.
     """
-    tables = {run.folder: _problems(run) for setting in sweep.compared for run in setting.runs.values()}
+    tables = {run.folder: _metrics_by_problem(run) for setting in sweep.compared for run in setting.runs.values()}
     found = {}
     for setting in sweep.compared:
         seeds = [seed for seed in setting.runs if seed in baseline.runs]
@@ -87,7 +87,7 @@ def over_problems(sweep: Sweep, baseline: Setting) -> dict[str, dict[str, Interv
     return found
 
 
-def _problems(record: Record) -> pd.DataFrame | None:
+def _metrics_by_problem(record: Record) -> pd.DataFrame | None:
     """The figures of each held-out problem after training; None where they are gone."""
     try:
         table = pd.read_parquet(record.folder / "evaluations" / "after.parquet")
@@ -126,16 +126,16 @@ class Effect:
     left_out: int
 
 
-def effects(sweep: Sweep, baseline: Setting, figure: str = PRIMARY) -> list[Effect]:
+def factor_effects(sweep: Sweep, baseline: Arm, figure: str = PRIMARY_METRIC) -> list[Effect]:
     """The effect of each factor on a figure; the baseline's level comes first.
 
     The runs that differ in the factor alone are compared, seed by seed, where there is one at each of its levels.
     Within a seed they are averaged over the other factors, so that the seed stays the unit.
     """
-    return [_effect(sweep, baseline, factor, figure) for factor in sweep.factors]
+    return [_factor_effect(sweep, baseline, factor, figure) for factor in sweep.factors]
 
 
-def _effect(sweep: Sweep, baseline: Setting, factor: str, figure: str) -> Effect:
+def _factor_effect(sweep: Sweep, baseline: Arm, factor: str, figure: str) -> Effect:
     names = dict.fromkeys([baseline.levels[factor], *(setting.levels[factor] for setting in sweep.compared)])
     cells: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
     for setting in sweep.compared:
@@ -160,7 +160,7 @@ def _effect(sweep: Sweep, baseline: Setting, factor: str, figure: str) -> Effect
     return Effect(factor, levels, left_out)
 
 
-def pareto(points: Sequence[Sequence[float]], maximize: Sequence[bool]) -> list[int]:
+def pareto_front(points: Sequence[Sequence[float]], maximize: Sequence[bool]) -> list[int]:
     """The places of the points that no other point is at least as good as in all and better in one."""
     signs = np.where(maximize, 1.0, -1.0)
     values = np.asarray(points, dtype=np.float64).reshape(len(points), len(maximize)) * signs
@@ -178,22 +178,22 @@ class Trial:
     best: bool  # no other trial is better, or as good and in one objective better
 
 
-def trials(sweep: Sweep) -> list[Trial]:
+def search_trials(sweep: Sweep) -> list[Trial]:
     """The whole runs of a search. One that lacks an objective is not among the best."""
-    points = [[value(record, figure) for figure in sweep.maximize] for _, record in sweep.trials]
+    points = [[final_value(record, figure) for figure in sweep.maximize] for _, record in sweep.trials]
     whole = [i for i, point in enumerate(points) if None not in point]
-    front = {whole[i] for i in pareto([points[i] for i in whole], [*sweep.maximize.values()])}  # type: ignore[misc]
+    front = {whole[i] for i in pareto_front([points[i] for i in whole], [*sweep.maximize.values()])}  # type: ignore[misc]
     return [
         Trial(sweep.within(record.folder), name, point, i in front)
         for i, ((name, record), point) in enumerate(zip(sweep.trials, points, strict=True))
     ]
 
 
-def mean_right(setting: Setting) -> float:
-    return fmean(setting.values(PRIMARY).values())
+def mean_accuracy(setting: Arm) -> float:
+    return fmean(setting.values(PRIMARY_METRIC).values())
 
 
-def could_be_told(found: Iterable[Contrast]) -> Interval | None:
+def detectable_range(found: Iterable[Contrast]) -> Interval | None:
     """From the sharpest to the bluntest comparison, the difference that it could just have told from none."""
     reaches = [contrast.reach for contrast in found if contrast.reach > 0]
     return (min(reaches), max(reaches)) if reaches else None

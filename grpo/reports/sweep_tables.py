@@ -14,21 +14,21 @@ from grpo.core.metric_format import format_interval, format_metric, label_and_fo
 from grpo.core.statistics import PairedDifference
 from grpo.core.tables import empty_table, key_value_table
 from grpo.core.text import format_p_value, printable, with_sign
-from grpo.reports.arms import PRIMARY, Setting, clipped
-from grpo.reports.sweep_results import Sweep, Undone, choose
-from grpo.reports.sweep_statistics import Trial, contrasts, mean_right, trials
+from grpo.reports.arms import PRIMARY_METRIC, Arm, truncate_text
+from grpo.reports.sweep_results import Sweep, UnfinishedJob, choose_baseline
+from grpo.reports.sweep_statistics import Trial, compute_contrasts, mean_accuracy, search_trials
 
 MOST = 20  # rows of a table, and jobs without results, that a terminal shows
 
 
-def settings_table(sweep: Sweep, baseline: Setting | None = None) -> RenderableType:
+def sweep_table(sweep: Sweep, baseline: Arm | None = None) -> RenderableType:
     """The settings of a sweep, or the trials of a search, for a terminal of 80 columns; below them what is missing."""
     parts: list[RenderableType] = []
     if sweep.compared:
-        base = baseline or choose(sweep, None)
-        parts += _trials_table(sweep) if sweep.maximize else _settings_table(sweep, base)
+        base = baseline or choose_baseline(sweep, None)
+        parts += _trials_table(sweep) if sweep.maximize else _arms_table(sweep, base)
     listed = [job for job in sweep.undone if not job.without_steps]
-    missing = {f"{job.folder}  {job.state}": _about(job) for job in listed[:MOST]}
+    missing = {f"{job.folder}  {job.state}": _job_description(job) for job in listed[:MOST]}
     if len(listed) > MOST:
         missing[f"and {len(listed) - MOST} more"] = ""
     for state in ("without a step", "not started"):
@@ -38,27 +38,27 @@ def settings_table(sweep: Sweep, baseline: Setting | None = None) -> RenderableT
     return Group(*parts, key_value_table(missing)) if missing else Group(*parts)
 
 
-def _about(job: Undone) -> str:
+def _job_description(job: UnfinishedJob) -> str:
     reason = " ".join(job.reason.split())
-    return ": ".join(clipped(part, 300) for part in (job.name, reason) if part)
+    return ": ".join(truncate_text(part, 300) for part in (job.name, reason) if part)
 
 
-def shown_settings(sweep: Sweep, baseline: Setting, most: int) -> list[Setting]:
+def best_arms(sweep: Sweep, baseline: Arm, most: int) -> list[Arm]:
     """All settings, or if they are more than `most`, the baseline and the best ones."""
     # Outside a sweep, settings without figures were only started.
     settings = sweep.settings if sweep.command else sweep.compared
     if len(settings) <= most:
         return settings
-    best = sorted((each for each in sweep.compared if each is not baseline), key=lambda each: -mean_right(each))
+    best = sorted((each for each in sweep.compared if each is not baseline), key=lambda each: -mean_accuracy(each))
     return [baseline, *best[: most - 1]]
 
 
-def _settings_table(sweep: Sweep, baseline: Setting) -> list[RenderableType]:
+def _arms_table(sweep: Sweep, baseline: Arm) -> list[RenderableType]:
     table = empty_table("seeds", "correct", "difference", "95% interval", "Holm p")
     table.columns[0].header = "setting"
-    found, settings = contrasts(sweep, baseline), shown_settings(sweep, baseline, MOST)
+    found, settings = compute_contrasts(sweep, baseline), best_arms(sweep, baseline, MOST)
     names = [printable(setting.beside(baseline)) for setting in settings]
-    labels, legend = _labels(names)
+    labels, legend = _row_labels(names)
     for setting, label in zip(settings, labels, strict=True):
         if not setting.runs:
             table.add_row(label, "0", "", "", "", "")
@@ -66,18 +66,18 @@ def _settings_table(sweep: Sweep, baseline: Setting) -> list[RenderableType]:
         cells = ["baseline" if setting is baseline else "", "", ""]
         if contrast := found.get(setting.name):
             cells = [
-                with_sign(label_and_formatter(PRIMARY)[1](contrast.paired.difference)),
-                *_uncertain(contrast.paired, contrast.p_holm),
+                with_sign(label_and_formatter(PRIMARY_METRIC)[1](contrast.paired.difference)),
+                *_interval_and_p_cells(contrast.paired, contrast.p_holm),
             ]
-        table.add_row(label, str(len(setting.runs)), format_metric(PRIMARY, mean_right(setting)), *cells)
+        table.add_row(label, str(len(setting.runs)), format_metric(PRIMARY_METRIC, mean_accuracy(setting)), *cells)
     table.caption = "correct: inside <answer>, mean over seeds; paired t intervals with the seed as unit"
     table.caption_justify = "left"
     if len(sweep.factors) > 1:
         legend = [Text("Settings are named by their differences from the baseline."), *legend]
-    return [table, *legend, *_left_out(len(sweep.compared), len(settings), "settings")]
+    return [table, *legend, *_left_out_note(len(sweep.compared), len(settings), "settings")]
 
 
-def _labels(names: Sequence[str], room: int = 32) -> tuple[list[Text], list[RenderableType]]:
+def _row_labels(names: Sequence[str], room: int = 32) -> tuple[list[Text], list[RenderableType]]:
     """The first column of a table, and a legend below it: names that need more than two lines become numbers."""
     longest_word = max((cell_len(word) for name in names for word in name.split()), default=0)
     if longest_word <= room and max(map(cell_len, names), default=0) <= 2 * room:
@@ -86,23 +86,23 @@ def _labels(names: Sequence[str], room: int = 32) -> tuple[list[Text], list[Rend
     return [Text(number) for number in numbers], [key_value_table(dict(zip(numbers, names, strict=True)))]
 
 
-def _left_out(all_of: int, shown_of: int, what: str) -> list[RenderableType]:
+def _left_out_note(all_of: int, shown_of: int, what: str) -> list[RenderableType]:
     return [Text(f"The best {shown_of} of {all_of} {what}; all are in sweep.csv.")] if shown_of < all_of else []
 
 
-def _uncertain(paired: PairedDifference, p_holm: float) -> tuple[str, str]:
+def _interval_and_p_cells(paired: PairedDifference, p_holm: float) -> tuple[str, str]:
     return (
         ("unknown", "")
         if isnan(paired.p)
-        else (format_interval(PRIMARY, paired.low, paired.high), format_p_value(p_holm))
+        else (format_interval(PRIMARY_METRIC, paired.low, paired.high), format_p_value(p_holm))
     )
 
 
 def _trials_table(sweep: Sweep) -> list[RenderableType]:
     table = empty_table(*(label_and_formatter(figure)[0] for figure in sweep.maximize))
     table.columns[0].header = "trial"
-    found, total = shown_trials(sweep, MOST), len(sweep.trials)
-    labels, legend = _labels([printable(f"{trial.folder}  {clipped(trial.name, 300)}") for trial in found])
+    found, total = best_trials(sweep, MOST), len(sweep.trials)
+    labels, legend = _row_labels([printable(f"{trial.folder}  {truncate_text(trial.name, 300)}") for trial in found])
     for trial, label in zip(found, labels, strict=True):
         cells = [
             "" if each is None else format_metric(figure, each)
@@ -110,12 +110,12 @@ def _trials_table(sweep: Sweep) -> list[RenderableType]:
         ]
         table.add_row(label, *cells, style="bold" if trial.best else None)
     table.caption, table.caption_justify = "bold: no trial is better", "left"
-    return [table, *legend, *_left_out(total, len(found), "trials")]
+    return [table, *legend, *_left_out_note(total, len(found), "trials")]
 
 
-def shown_trials(sweep: Sweep, most: int) -> list[Trial]:
+def best_trials(sweep: Sweep, most: int) -> list[Trial]:
     """All trials, or if they are more than `most`, those that no other beats and the best by the first objective."""
-    found = trials(sweep)
+    found = search_trials(sweep)
     if len(found) <= most:
         return found
     sign = -1 if next(iter(sweep.maximize.values())) else 1

@@ -231,11 +231,11 @@ class Sweep:
             from grpo.reports.sweep_findings import verdict
             from grpo.reports.sweep_report import write_sweep_report
             from grpo.reports.sweep_results import read_sweep
-            from grpo.reports.sweep_tables import settings_table
+            from grpo.reports.sweep_tables import sweep_table
 
         sweep = read_sweep(self.folder)
         self.account.say("")
-        print_message(settings_table(sweep), self.account.terminal)
+        print_message(sweep_table(sweep), self.account.terminal)
         self.account.say(verdict(sweep))
         with spinner("drawing the report"):
             page = write_sweep_report(sweep)

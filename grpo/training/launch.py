@@ -155,9 +155,9 @@ def _report_finished_run(out: Path) -> None:
 def write_report(out: Path) -> None:
     """Write the report of a run and print its path."""
     with spinner("importing Matplotlib"):
-        from grpo.reports.run_report import write_report  # it imports Matplotlib
+        from grpo.reports.run_report import write_run_report  # it imports Matplotlib
     with spinner("drawing the report"):
-        page = write_report(out)
+        page = write_run_report(out)
     say(f"Report: {display_path(page)}")
 
 

@@ -16,8 +16,8 @@ from grpo.core.console import error_message, print_message
 from grpo.core.progress import progress, spinner
 from grpo.core.tables import key_value_table, run_header
 from grpo.core.text import printable
-from grpo.reports.page import tinted
-from grpo.reports.run_report import write_report
+from grpo.reports.page import highlight_tags
+from grpo.reports.run_report import write_run_report
 from grpo.reports.sweep_report import write_sweep_report
 from grpo.reports.sweep_results import read_sweep
 from tests.helpers.made_up import made_up, made_up_sweep, plan
@@ -113,7 +113,7 @@ INVISIBLE = {
 def test_what_cannot_be_seen_is_shown_as_an_escape(text: str, seen: str, tmp_path) -> None:
     assert printable(f"a{text}b") == f"a{seen}b"
     assert "".join(at_80(f"a{text}b")).replace(" ", "") == f"a{seen}b".replace("\n", "").expandtabs().replace(" ", "")
-    assert seen.strip() in tinted(f"<answer>{text}</answer>")
+    assert seen.strip() in highlight_tags(f"<answer>{text}</answer>")
 
 
 HOSTILE = "".join(INVISIBLE)
@@ -127,7 +127,7 @@ def page_of_a_run(folder: Path) -> Path:
     (run / "transcripts.jsonl").write_text(json.dumps(told) + "\n")
     (run / "metrics.jsonl").write_text(json.dumps({"step": 10, "alarm": HOSTILE, "message": HOSTILE}) + "\n")
     (run / ".hydra" / "overrides.yaml").write_text(json.dumps([TYPED]))
-    return write_report(run)
+    return write_run_report(run)
 
 
 def page_of_a_sweep(folder: Path) -> Path:

@@ -13,9 +13,9 @@ import pytest
 
 from grpo.core.errors import UserError
 from grpo.report import main
-from grpo.reports.figures import COLOURS, HUES, spread
-from grpo.reports.run_figures import colours
-from grpo.reports.run_report import headline, write_report
+from grpo.reports.figures import COLOURS, HUES, spread_labels
+from grpo.reports.run_figures import reward_colours
+from grpo.reports.run_report import headline, write_run_report
 from grpo.runs.record import read
 from tests.conftest import SMALL, seen
 
@@ -107,7 +107,7 @@ def test_any_text_is_shown_as_text(run, browser) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 900})
     requests = []
     page.on("request", lambda request: requests.append(request.url))
-    page.goto(f"file://{write_report(run)}")
+    page.goto(f"file://{write_run_report(run)}")
     assert page.title() == "run · grpo report" and page.locator("script, img").count() == 0 and len(requests) == 1
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.locator("pre b").filter(has_text="<answer>").count() >= 2
@@ -118,12 +118,12 @@ def test_a_run_that_has_not_ended(run) -> None:
     (run / "results.json").unlink()
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:4]) + lines[4][:30])  # the next one is being written
-    page = write_report(run).read_text()
+    page = write_run_report(run).read_text()
     assert re.search(r"Not finished: \d steps on record, and no evaluation after training yet", page)
     assert "<figure" in page and "Before and after" not in page
     (run / "metrics.jsonl").unlink()
     (run / "transcripts.jsonl").unlink()
-    page = write_report(run).read_text()
+    page = write_run_report(run).read_text()
     assert "Not finished: 0 steps on record" in page and "No step has been logged yet" in page
 
 
@@ -131,7 +131,7 @@ def test_a_single_step_is_seen(run, browser) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text(next(line for line in lines if '"reward"' in line))
     page = browser.new_page()
-    page.goto(f"file://{write_report(run)}")
+    page.goto(f"file://{write_run_report(run)}")
     assert page.get_by_text("Means over 1 logged step;").is_visible()
     assert page.locator("#reward svg path[style*='--c0']").last.bounding_box()["width"] > 100
 
@@ -195,12 +195,12 @@ def test_the_headline_is_as_sure_as_the_figures(run, value, low, high, p, words:
 
 
 def test_a_reward_keeps_its_colour() -> None:
-    default = colours(["correctness", "int", "strict_format", "soft_format", "xmlcount"])
+    default = reward_colours(["correctness", "int", "strict_format", "soft_format", "xmlcount"])
     assert len(set(default.values())) == 5
-    own = colours(["brevity", "xmlcount", "correctness", "another"])
+    own = reward_colours(["brevity", "xmlcount", "correctness", "another"])
     assert own["xmlcount"] == default["xmlcount"] and own["correctness"] == default["correctness"]
     assert len(set(own.values())) == 4
-    assert colours(["verbatim_int"]) == {"verbatim_int": default["int"]}
+    assert reward_colours(["verbatim_int"]) == {"verbatim_int": default["int"]}
 
 
 # Machado, Oliveira and Fernandes (2009), severity 1: what protanopes, deuteranopes and tritanopes see of linear RGB.
@@ -237,7 +237,7 @@ def test_the_palette_is_safe_for_the_colour_blind(dark: int) -> None:
 
 
 def test_labels_stand_apart_and_in_sight() -> None:
-    assert spread([0.5, 0.9], [0.1, 0.1], 0, 1) == [0.5, 0.9]
-    placed = spread([0.99, 1.0, 0.5, 0.98, 0.0], [0.1] * 5, 0, 1)
+    assert spread_labels([0.5, 0.9], [0.1, 0.1], 0, 1) == [0.5, 0.9]
+    placed = spread_labels([0.99, 1.0, 0.5, 0.98, 0.0], [0.1] * 5, 0, 1)
     assert all(0.05 - 1e-9 <= height <= 0.95 + 1e-9 for height in placed)
     assert min(b - a for a, b in pairwise(sorted(placed))) >= 0.1 - 1e-9

@@ -14,7 +14,7 @@ from scipy.stats import ttest_rel
 
 from grpo.core.errors import UserError
 from grpo.report import main
-from grpo.reports.arms import PRIMARY
+from grpo.reports.arms import PRIMARY_METRIC
 from grpo.reports.sweep_report import write_sweep_report
 from grpo.reports.sweep_results import read_sweep
 from tests.conftest import SMALL, seen
@@ -99,10 +99,14 @@ def test_page_and_table_say_what_scipy_says(sweep) -> None:
     assert " ".join([*cells, f"{test.pvalue:.2g}", f"{test.pvalue:.2g}"]) in text(page)
     assert f"differences from num_generations=2 below about {(high - low) * 50:.1f} points cannot be told" in text(page)
     table = pd.read_csv(sweep / "sweep.csv").set_index(["num_generations", "figure"])
-    row = table.loc[(4, PRIMARY)]
+    row = table.loc[(4, PRIMARY_METRIC)]
     assert (row["low"], row["high"]) == pytest.approx((low, high)) and row["p"] == pytest.approx(test.pvalue)
     assert row["p_holm"] == row["p"] and row["mean"] == pytest.approx(fmean(right[4])) and row["seeds"] == 3
-    assert not row["baseline"] and table.loc[(2, PRIMARY)]["baseline"] and pd.isna(table.loc[(2, PRIMARY)]["p"])
+    assert (
+        not row["baseline"]
+        and table.loc[(2, PRIMARY_METRIC)]["baseline"]
+        and pd.isna(table.loc[(2, PRIMARY_METRIC)]["p"])
+    )
     results = [json.loads((sweep / str(job) / "results.json").read_text()) for job in (3, 4, 5)]
     for figure in ("mean_completion_tokens", "truncated", "rewards/xmlcount", "reward"):
         assert table.loc[(4, figure)]["mean"] == pytest.approx(fmean(each["after"][figure] for each in results))
@@ -236,7 +240,7 @@ def test_many_runs_are_reported_by_what_differs(outputs, monkeypatch, capsys) ->
     said = reported(monkeypatch, capsys, outputs)
     assert len(said.splitlines()) < 80 and max(map(len, said.partition("A single seed")[0].splitlines())) <= 80
     assert "The best 20 of 30 settings; all are in sweep.csv." in said and "10  without a step" in said
-    table = pd.read_csv(outputs / "sweep.csv").query(f"figure == '{PRIMARY}'")
+    table = pd.read_csv(outputs / "sweep.csv").query(f"figure == '{PRIMARY_METRIC}'")
     assert len(table) == 30 and f"{table['mean'].max():.1%}" in said and f" {table['mean'].iloc[1]:.1%} " not in said
     # The baseline with all that varies; another setting with what is other in it.
     named = dict(re.findall(r"^(\d+) {2,3}(\S.*(?:\n    \S.*)*)", said, re.MULTILINE))

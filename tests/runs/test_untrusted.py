@@ -21,7 +21,7 @@ from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, write_json
 from grpo.evaluation.completions import read_completions
 from grpo.policy.hub import ASSETS
-from grpo.reports.run_report import write_report
+from grpo.reports.run_report import write_run_report
 from grpo.runs.checkpoints import MANIFEST, checkpoint_fault
 from grpo.runs.resume import cut_back, find_checkpoint
 from grpo.runs.resume_settings import resume
@@ -230,7 +230,7 @@ def test_hostile_text_stays_text(train, tmp_path, hostile, capsys, monkeypatch) 
     assert not re.search(r"\x00|\x07|\x08|\x9b|\u202e|\x1b\]|\x1b\[31m", said)
     assert "[bold red]not bold[/]" in said
 
-    page = write_report(out).read_text(encoding="utf-8")
+    page = write_run_report(out).read_text(encoding="utf-8")
     assert "<script" not in page and "onerror=alert(1)&gt;" in page
     assert "\x1b" not in page and "\x00" not in page
 

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from grpo.reports.sweep_findings import verdict
 from grpo.reports.sweep_results import read_sweep
-from grpo.reports.sweep_statistics import trials
+from grpo.reports.sweep_statistics import search_trials
 from grpo.sweeps.study import JOURNAL, pruning
 from grpo.training.session import Pruning
 from tests.sweeps.test_sweep import FEW, lines, results
@@ -54,7 +54,7 @@ def test_killed_in_a_trial_and_gone_on_with(start, tmp_path: Path) -> None:
         assert settings["num_generations"] == int(trial.params["num_generations"])
         assert trial.values == [results(folder)["after"]["rewards/xmlcount"]]
     best = study(tmp_path / "search").best_trial
-    assert str(best.number) in {trial.folder for trial in trials(read_sweep(tmp_path / "search")) if trial.best}
+    assert str(best.number) in {trial.folder for trial in search_trials(read_sweep(tmp_path / "search")) if trial.best}
     assert "Of 4 trials, " in run.said()
 
     run = start(*search, "hydra.sweeper.n_trials=4")  # there is nothing left to do
@@ -70,7 +70,7 @@ def test_a_front_of_two_objectives(start, tmp_path: Path) -> None:
     found = study(tmp_path / "search")
     expected = {str(trial.number) for trial in found.best_trials}
     sweep = read_sweep(tmp_path / "search")
-    front = {trial.folder for trial in trials(sweep) if trial.best}
+    front = {trial.folder for trial in search_trials(sweep) if trial.best}
     values = {tuple(found.trials[int(number)].values) for number in front}
     assert expected <= front and values == {tuple(trial.values) for trial in found.best_trials}
     assert "Pareto front" in (tmp_path / "search" / "report.html").read_text()
