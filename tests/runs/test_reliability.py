@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from grpo.core.errors import UserError
-from grpo.reproduce import differences
+from grpo.runs.reproduction import numeric_differences
 from tests.conftest import LONG, SMALL, surroundings, wandb_records
 from tests.helpers import fake_wandb
 from tests.runs.test_resume import assert_same, lines
@@ -349,7 +349,7 @@ def test_provenance(start, tmp_path: Path) -> None:
 def test_reproduce(start, command, tmp_path: Path) -> None:
     for name in ("run", "again"):
         assert start(*SMALL, "max_steps=4", "tracking=none", f"hydra.run.dir={name}").ended() == 0
-    assert differences(tmp_path / "run", tmp_path / "again") == []
+    assert numeric_differences(tmp_path / "run", tmp_path / "again") == []
     done = command("grpo.reproduce", "run", "--out", "third")
     assert done.returncode == 0, done.stderr
     assert "The same numbers as run, to the last bit: metrics, evaluations, weights." in done.stdout

@@ -20,8 +20,8 @@ from grpo.config.keys import flatten
 from grpo.core.errors import UserError
 from grpo.core.signals import StoppedBySignal
 from grpo.policy.hub import ASSETS
-from grpo.reproduce import differences
 from grpo.runs.checkpoints import checkpoint_fault, newest_complete_checkpoint
+from grpo.runs.reproduction import numeric_differences
 from grpo.runs.resume import cut_back, find_checkpoint, is_done
 from grpo.runs.resume_settings import resume
 from grpo.runs.run_dir import RunDir
@@ -74,7 +74,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 
 def assert_same(first: Path, second: Path) -> None:
-    assert differences(first, second) == []
+    assert numeric_differences(first, second) == []
     said = [(out / "transcripts.jsonl").read_text() for out in (first, second)]
     assert said[0] == said[1]
     tables = [sorted((out / "completions").iterdir()) for out in (first, second)]
@@ -263,7 +263,7 @@ def test_more_steps_and_another_tracker(runs) -> None:
     assert [row["step"] for row in lines(out) if "reward" in row] == [1, 2, 3, 4, 5, 6]
     assert json.loads((out / "results.json").read_text())["steps"] == 6
     whole = runs("whole", "max_steps=6", "optimizer.schedule=constant", "optimizer.warmup=0", "save_steps=2")
-    assert differences(out, whole) == []
+    assert numeric_differences(out, whole) == []
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -444,4 +444,4 @@ def test_missing_files_of_a_finished_run_are_written_again(finished, start, tmp_
         assert contents(run) == before
     else:
         assert contents(run).keys() >= contents(finished / "run").keys() and not (run / "previous").exists()
-        assert differences(run, finished / "run") == []
+        assert numeric_differences(run, finished / "run") == []

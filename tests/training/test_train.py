@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.config.groups import option_names
 from grpo.core.errors import UserError
-from grpo.reproduce import differences
+from grpo.runs.reproduction import numeric_differences
 from tests.conftest import SMALL, read_wandb
 from tests.policy.test_loading import needs_bitsandbytes
 
@@ -146,7 +146,7 @@ def test_the_same_seed_gives_the_same_numbers(train, tmp_path) -> None:
     for name in ("first", "second"):
         out, _ = train("max_steps=4")
         out.rename(tmp_path / name)
-    assert differences(tmp_path / "first", tmp_path / "second") == []
+    assert numeric_differences(tmp_path / "first", tmp_path / "second") == []
 
 
 def test_a_reward_cannot_end_a_run_as_if_all_were_well(train, tmp_path) -> None:
