@@ -362,7 +362,7 @@ def test_reproduce(start, command, tmp_path: Path) -> None:
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
     done = command("grpo.reproduce", "run")
     assert done.returncode == 1
-    assert "Not as it was then: versions trl: was 1.15.0, is " in done.stdout
+    assert "Changed since that run: versions trl: was 1.15.0, is " in done.stdout
     assert "NOT the same numbers as run:" in done.stdout and "step 2, loss: " in done.stdout
 
     (tmp_path / "run" / "results.json").unlink()
