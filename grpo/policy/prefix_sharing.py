@@ -153,20 +153,26 @@ class PackedCompletions:
         input_ids: (B, P + C), prompts padded on the left, completions on the right.
         attention_mask: (B, P + C), 1 for real tokens. A completion without any is left out.
         width: C.
+        prompt_numbers: for each of the B rows, a number that rows with equal prompts share; found here if None.
 
     Attributes:
         ids, positions, labels: (N,); labels are the tokens that each position predicts, -100 in prompts.
         predicting: (M,) the positions that predict a token, which are the last M.
     """
 
-    def __init__(self, input_ids: Tensor, attention_mask: Tensor, width: int) -> None:
+    def __init__(
+        self, input_ids: Tensor, attention_mask: Tensor, width: int, prompt_numbers: list[int] | None = None
+    ) -> None:
         prompts, prompt_mask = input_ids[:, :-width], attention_mask[:, :-width].bool()
         completions, completion_mask = input_ids[:, -width:], attention_mask[:, -width:].bool()
         kept = completion_mask[:, 0].nonzero()[:, 0]
         prompts, prompt_mask = prompts[kept], prompt_mask[kept]
         completions, completion_mask = completions[kept], completion_mask[kept]
 
-        first, group = distinct([row.tobytes() for row in prompts.where(prompt_mask, -1).cpu().numpy()])
+        if prompt_numbers is None:
+            first, group = distinct([row.tobytes() for row in prompts.where(prompt_mask, -1).cpu().numpy()])
+        else:
+            first, group = distinct([prompt_numbers[i] for i in kept.tolist()])
         self.group = torch.tensor(group, device=input_ids.device)  # (rows,) the prompt of each completion
         prompt_lengths = prompt_mask[first].sum(1) - 1
         self.prompts, self.completions = RaggedRows(prompt_lengths), RaggedRows(completion_mask.sum(1))

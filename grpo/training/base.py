@@ -1,7 +1,9 @@
-"""What the parts of `Trainer` share: TRL's `GRPOTrainer` (TRL 1.16) with our recorder as its callback.
+"""`BaseTrainer`: TRL's `GRPOTrainer` (TRL 1.16) with what the parts of our `Trainer` share.
 
-Every part is a subclass of `BaseTrainer` in a file of its own, and `grpo.training.trainer.Trainer` inherits from all of
-them. A part knows what is declared here and nothing of the other parts.
+Each part is a subclass of `BaseTrainer` in a file of its own, and `grpo.training.trainer.Trainer` inherits from all
+parts. A part may use what is declared here, and nothing of another part unless it inherits from it.
+
+Replaces one method: `create_model_card`, because a run directory describes itself.
 """
 
 from typing import Any
@@ -14,7 +16,7 @@ from grpo.training.recorder import Recorder
 
 
 class BaseTrainer(GRPOTrainer):
-    """TRL's trainer and what its parts have in common."""
+    """TRL's trainer, its attributes that the parts use, and our recorder as its callback."""
 
     args: Any
     model: Any
@@ -22,17 +24,17 @@ class BaseTrainer(GRPOTrainer):
     num_generations: int
     reward_funcs: Any
     vllm_generation: Any
-    _buffered_inputs: Any
+    _buffered_inputs: Any  # the micro-batches of the current rollout
 
     def __init__(self, recorder: Recorder, **kwargs: Any) -> None:
         super().__init__(callbacks=[recorder], **kwargs)
         if self.is_fsdp_enabled and self.args.bf16:
-            # accelerate's own would also return log-probabilities, and add up gradients, in bfloat16.
+            # accelerate's policy would also return log-probabilities, and sum gradients, in bfloat16.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
             )
         self.recorder = recorder
-        self._unscored = False  # a reward of the present rollout was not finite
+        self._has_nonfinite_score = False  # whether a score of the current rollout is not finite
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        pass  # a run describes itself in its own folder
+        pass

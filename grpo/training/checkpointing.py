@@ -1,11 +1,20 @@
-"""Checkpoints from which a run resumes as if it had never stopped.
+"""Checkpoints inside TRL's trainer: written completely or not at all, and resumed from bit by bit.
 
-Replaces, in transformers 5.23 (TRL 1.16 inherits them from `transformers.Trainer`):
-- `_save_checkpoint`, `_get_output_dir`: a checkpoint is complete or absent, and holds what a run is in the middle of.
-- `_load_from_checkpoint`, `_load_optimizer_and_scheduler`, `_load_scaler`, `_load_rng_state`: a damaged file ends in
-  one line that names it.
-- `_issue_warnings_after_load`: other weights than the policy's are refused; transformers only warns.
-- `_get_train_sampler` (TRL): the order of prompts depends on seed and epoch alone.
+Replaces methods that `GRPOTrainer` (TRL 1.16) inherits from `transformers.Trainer` (5.23):
+
+- `_save_checkpoint` and `_get_output_dir`: transformers writes into the final folder, so an interrupted write leaves a
+  damaged checkpoint. Ours is written into a temporary folder, with the state in the middle of a rollout and copies of
+  the run's records, then renamed. A full disk costs a warning.
+- `_load_from_checkpoint`, `_load_optimizer_and_scheduler`, `_load_scaler`, `_load_rng_state`: wrapped, so that the error
+  about a damaged file is one line that names it.
+- `_issue_warnings_after_load`: transformers warns about weights of another policy. Ours refuses them.
+
+and one of `GRPOTrainer`:
+
+- `_get_train_sampler`: the order of TRL's prompts depends on how many epochs the process has drawn. Ours depends on the
+  seed and the epoch only.
+
+The files of a checkpoint and their manifest are in `grpo.runs.checkpoints`.
 """
 
 import re
@@ -35,7 +44,7 @@ from grpo.training.base import BaseTrainer
 from grpo.training.callbacks import OnTrainBegin
 
 # Files of a checkpoint that hold weights.
-WEIGHTS = ("model*.safetensors", "adapter_model*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
+WEIGHT_FILES = ("model*.safetensors", "adapter_model*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 
 
 class CheckpointingMixin(BaseTrainer):
@@ -43,91 +52,60 @@ class CheckpointingMixin(BaseTrainer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._aside: Path | None = None  # where a checkpoint is being written
+        self._partial_dir: Path | None = None  # the folder into which a checkpoint is being written
 
-    def go_on(self, checkpoint: Path, steps: int) -> None:
-        """Train up to `steps` from a complete checkpoint of this run.
+    def resume_from(self, checkpoint: Path, steps: int) -> None:
+        """Train up to step `steps` from a complete checkpoint of this run.
 
         Raises:
-            UserError: a file of the checkpoint does not hold what it should.
+            UserError: a file of the checkpoint is damaged.
         """
-        own = run_state_file(checkpoint)
+        state_file = run_state_file(checkpoint)
+        with naming_damaged_files(state_file):
+            state = torch.load(state_file, weights_only=True)
+            finished = int(state["global_step"]) >= steps or state["recorder"]["stopped_by"]
+        with naming_damaged_files(checkpoint / "trainer_state.json"):
+            trainer_state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
         def restore() -> None:
-            with reading(own):
-                self._restore(state)
+            with naming_damaged_files(state_file):
+                self._restore_run_state(state)
 
-        with reading(own):
-            state = torch.load(own, weights_only=True)
-            finished = int(state["global_step"]) >= steps or state["recorder"]["stopped_by"]
-        with reading(checkpoint / "trainer_state.json"):
-            reached = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if finished:
             self._load_from_checkpoint(str(checkpoint))
-            self.state = reached
+            self.state = trainer_state
             restore()
         else:
             self.add_callback(OnTrainBegin(restore))
             self.train(resume_from_checkpoint=str(checkpoint))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        weights = [path for name in WEIGHTS for path in sorted(folder.glob(name))]
-        with reading(*weights or [folder / WEIGHTS[0]]):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Refuse a checkpoint with other weights; transformers only warns."""
-        tensors = dict(self.model.state_dict(keep_vars=True))
-        loaded = {id(tensor) for name, tensor in tensors.items() if name not in load_result.missing_keys}
-        missing = [name for name in load_result.missing_keys if id(tensors.get(name)) not in loaded]  # except tied ones
-        if missing or load_result.unexpected_keys:
-            raise ValueError(f"not the weights of this policy: {[*missing, *load_result.unexpected_keys][0]}")
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        folder = Path(checkpoint or "")
-        if (schedule := folder / "scheduler.pt").is_file() and not self.is_deepspeed_enabled:
-            with reading(schedule):  # read first, so that a later failure is the optimizer's
-                self.lr_scheduler.load_state_dict(torch.load(schedule, weights_only=True))
-        with reading(folder / "optimizer.pt"):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        with reading(Path(checkpoint or "") / "scaler.pt"):
-            super()._load_scaler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        suffix = f"_{distributed.rank()}" if distributed.world_size() > 1 else ""
-        with reading(Path(checkpoint or "") / f"rng_state{suffix}.pth"):
-            super()._load_rng_state(checkpoint)
-
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> IndexSampler:
-        return Shuffled(super()._get_train_sampler(dataset))
-
-    def save(self) -> None:
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint of the current step."""
         self._save_checkpoint(self.model, None)
 
+    # Writing
+
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self._aside) if self._aside else super()._get_output_dir(trial)
+        return str(self._partial_dir) if self._partial_dir else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         checkpoint = Path(self.args.output_dir) / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
         try:
-            with ExitStack() as sealing:
+            with ExitStack() as atomic:
                 failure = None
                 try:
                     if distributed.is_main_process():
-                        sealing.enter_context(atomic_checkpoint(checkpoint))
+                        atomic.enter_context(atomic_checkpoint(checkpoint))
                 except OSError as error:
                     failure = error
-                all_succeed(failure)
-                self._aside = temporary_folder(checkpoint)
-                self._write_checkpoint(model, trial, self._aside / checkpoint.name)
+                raise_any_failure(failure)
+                self._partial_dir = temporary_folder(checkpoint)
+                self._write_checkpoint(model, trial, self._partial_dir / checkpoint.name)
         except (OSError, SafetensorError) as error:
             say(
                 Text(
                     f"No checkpoint of step {self.state.global_step}: it could not be written ({first_line(error)}). "
-                    "Training goes on, and earlier checkpoints stay.",
+                    "Training continues, and earlier checkpoints stay.",
                     style="yellow",
                 )
             )
@@ -135,13 +113,13 @@ class CheckpointingMixin(BaseTrainer):
             if distributed.is_main_process():
                 rotate_checkpoints(self.args.output_dir, self.args.save_total_limit)
         finally:
-            self._aside = None
+            self._partial_dir = None
 
     def _write_checkpoint(self, model: Any, trial: Any, folder: Path) -> None:
-        """This process's part.
+        """Write the files of this process.
 
         Raises:
-            OSError: any of the processes could not write its own.
+            OSError: this process or another could not write its files.
         """
         failure = None
         try:
@@ -150,43 +128,85 @@ class CheckpointingMixin(BaseTrainer):
             if distributed.is_main_process():
                 save_snapshot(RunDir(self.recorder.out), folder)
         except (OSError, SafetensorError, RuntimeError) as error:
-            # What torch.save raises when a disk is full has no type of its own.
+            # On a full disk torch.save raises a plain RuntimeError.
             if isinstance(error, RuntimeError) and not re.search("inline_container|PytorchStreamWriter", str(error)):
                 raise
             failure = error
-        all_succeed(failure)
+        raise_any_failure(failure)
 
     def _run_state(self) -> dict[str, Any]:
-        under_way = self._step % (self.args.steps_per_generation * self.num_iterations)
+        """The state that transformers does not save: the current rollout, metrics not yet logged, the recorder."""
+        in_rollout = self._step % (self.args.steps_per_generation * self.num_iterations)
         return {
             "global_step": self.state.global_step,
             "step": self._step,
-            "inputs": self._buffered_inputs if under_way else None,
-            "unscored": self._unscored,
+            "inputs": self._buffered_inputs if in_rollout else None,
+            "unscored": self._has_nonfinite_score,
             "metrics": dict(self._metrics["train"]),
-            "logs": {name: kept for name, kept in _plain(self._logs).items() if name != "prompt"},  # nobody reads it
+            "logs": {name: content for name, content in _to_plain(self._logs).items() if name != "prompt"},  # unused
             "loss": self._tr_loss,
             "last_logged": self._globalstep_last_logged,
             "recorder": self.recorder.state(),
         }
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self._step, self._buffered_inputs, self._unscored = state["step"], state["inputs"], state["unscored"]
+    # Resuming
+
+    def _restore_run_state(self, state: dict[str, Any]) -> None:
+        self._step, self._buffered_inputs = state["step"], state["inputs"]
+        self._has_nonfinite_score = state["unscored"]
         self._metrics["train"].update(state["metrics"])
         logs: dict[str, Any] = self._logs
-        for name, kept in state["logs"].items():
-            if isinstance(kept, dict):
-                for column, values in kept.items():
+        for name, content in state["logs"].items():
+            if isinstance(content, dict):
+                for column, values in content.items():
                     logs[name][column].extend(values)
             else:
-                logs[name].extend(kept)
+                logs[name].extend(content)
         self._tr_loss = state["loss"].to(self.args.device)
         self._globalstep_last_logged = state["last_logged"]
         self.recorder.restore(state["recorder"])
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        weights = [path for name in WEIGHT_FILES for path in sorted(folder.glob(name))]
+        with naming_damaged_files(*weights or [folder / WEIGHT_FILES[0]]):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-class Shuffled(IndexSampler):
-    """TRL's sampler with an order that hangs on the seed and the epoch alone, not on the epochs drawn before."""
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """
+        Raises:
+            ValueError: the checkpoint has other weights than this policy.
+        """
+        tensors = dict(self.model.state_dict(keep_vars=True))
+        loaded = {id(tensor) for name, tensor in tensors.items() if name not in load_result.missing_keys}
+        # Tied weights are saved under one of their names.
+        missing = [name for name in load_result.missing_keys if id(tensors.get(name)) not in loaded]
+        if missing or load_result.unexpected_keys:
+            raise ValueError(f"not the weights of this policy: {[*missing, *load_result.unexpected_keys][0]}")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        folder = Path(checkpoint or "")
+        if (schedule := folder / "scheduler.pt").is_file() and not self.is_deepspeed_enabled:
+            with naming_damaged_files(schedule):  # loaded here first, so that a failure below is the optimizer's
+                self.lr_scheduler.load_state_dict(torch.load(schedule, weights_only=True))
+        with naming_damaged_files(folder / "optimizer.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with naming_damaged_files(Path(checkpoint or "") / "scaler.pt"):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        suffix = f"_{distributed.rank()}" if distributed.world_size() > 1 else ""
+        with naming_damaged_files(Path(checkpoint or "") / f"rng_state{suffix}.pth"):
+            super()._load_rng_state(checkpoint)
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> IndexSampler:
+        return EpochSeededSampler(super()._get_train_sampler(dataset))
+
+
+class EpochSeededSampler(IndexSampler):
+    """TRL's `RepeatSampler`, seeded again for each epoch, so that a resumed epoch has the order it had before."""
 
     def __init__(self, sampler: Any) -> None:
         self.sampler, self.epoch = sampler, 0
@@ -203,13 +223,13 @@ class Shuffled(IndexSampler):
 
 
 @contextmanager
-def reading(*files: Path) -> Iterator[None]:
-    """Turn what a loader raises into a message that names the file of the checkpoint.
+def naming_damaged_files(*files: Path) -> Iterator[None]:
+    """Turn any error of a loader into a message that names `files`.
 
-    The manifest is verified before, so only a file that was changed together with it fails here.
+    The manifest is verified before, so this happens only if a file was changed together with the manifest.
 
     Raises:
-        UserError: one of `files` does not hold what it should.
+        UserError: one of `files` is damaged or does not belong to this run.
     """
     try:
         yield
@@ -227,17 +247,18 @@ def reading(*files: Path) -> Iterator[None]:
         ) from error
 
 
-def all_succeed(failure: Exception | None) -> None:
-    """
+def raise_any_failure(failure: Exception | None) -> None:
+    """Let all processes agree whether a write succeeded; `failure` is that of this process.
+
     Raises:
-        OSError: this process failed, or another did.
+        OSError: this process failed, or another one did.
     """
     if failures := [each for each in distributed.gather_objects(failure and first_line(failure)) if each]:
         raise OSError(failures[0]) from failure
 
 
-def _plain(content: Any) -> Any:
-    """Dictionaries and deques as what torch.load takes from a file without trusting it."""
+def _to_plain(content: Any) -> Any:
+    """`content` with dicts and lists in place of subclasses and deques, which torch.load refuses to read safely."""
     if isinstance(content, dict):
-        return {name: _plain(value) for name, value in content.items()}
+        return {name: _to_plain(value) for name, value in content.items()}
     return list(content) if isinstance(content, deque) else content

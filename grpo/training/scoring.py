@@ -1,7 +1,8 @@
-"""Rewards inside TRL's trainer: our rewards as TRL calls them, and the parts of the advantages as metrics.
+"""Scoring inside TRL's trainer: our rewards as TRL calls them, and what each contributes to the advantages.
 
-Replaces, in TRL 1.16: `GRPOTrainer._calculate_rewards`, wrapped, to log what each reward adds to the advantages and to
-keep scores that are not finite away from the loss.
+Wraps one method of `GRPOTrainer` (TRL 1.16): `_calculate_rewards` gathers the scores of all processes. Ours also logs
+how the advantages split among the rewards (`grpo.rewards.advantages`), and rejects a rollout with a score that is not
+finite, of which TRL would use the other rewards.
 """
 
 import math
@@ -17,16 +18,15 @@ from grpo.training.nonfinite import NonFiniteGuard
 
 
 class RewardFunction:
-    """Our reward `name` as TRL calls it, by the rule `answer_match`; with `log_columns` it also hands question and gold
-    to TRL's table.
+    """The reward `name` as TRL calls it: (completions, columns of the dataset) -> one score for each completion.
 
-    Scores that are not finite are nan throughout, so that all processes come to know of them where TRL gathers them;
-    `trouble` says what was wrong with them.
+    If a score is not finite, all scores are nan, so that every process sees it where TRL gathers them, and `fault` says
+    which score was wrong. With `log_columns`, TRL's log of completions receives question and gold.
     """
 
     def __init__(self, name: str, answer_match: str, log_columns: bool) -> None:
         self.__name__, self.answer_match, self.log_columns = name, answer_match, log_columns
-        self.trouble = ""
+        self.fault = ""
 
     def __call__(
         self, completions: list[Any], gold: list[str], question: list[str], log_extra: Any, **_: Any
@@ -35,11 +35,11 @@ class RewardFunction:
             log_extra("question", question)
             log_extra("gold", gold)
         try:
-            self.trouble = ""
+            self.fault = ""
             texts = [messages[0]["content"] for messages in completions]
             return score(self.__name__, texts, gold, question, self.answer_match)
         except NotFinite as error:
-            self.trouble = str(error)
+            self.fault = str(error)
             return [math.nan] * len(completions)
 
 
@@ -47,27 +47,30 @@ class ScoringMixin(NonFiniteGuard):
     """The part of `Trainer` that scores completions."""
 
     def _calculate_rewards(self, *args: Any) -> Tensor:
-        """The raw scores (N, R) of all ranks' completions; logs what their advantages are made of."""
+        """The raw scores (N, R) of the N completions of all processes; nan throughout if one is not finite."""
         self.recorder.progress.show_phase("scoring")
         scores: Tensor = super()._calculate_rewards(*args)
-        troubles = [function.trouble for function in self.reward_funcs if function.trouble]
-        self._unscored = bool(scores.isnan().any())
-        if self._unscored:
+        faults = [function.fault for function in self.reward_funcs if function.fault]
+        self._has_nonfinite_score = bool(scores.isnan().any())
+        if self._has_nonfinite_score:
             _, prompts, completions, *_ = args
-            first, *_ = (each for of_rank in distributed.gather_objects(troubles) for each in of_rank)
-            self._not_finite(first.rstrip("."), [], {"prompt": prompts, "completion": completions})
-            return torch.full_like(scores, math.nan)  # TRL would take the others for the whole
+            first, *_ = (fault for of_process in distributed.gather_objects(faults) for fault in of_process)
+            self._skip_or_stop(first.rstrip("."), [], {"prompt": prompts, "completion": completions})
+            return torch.full_like(scores, math.nan)
         if self.model.training:
-            raw = scores.cpu().double().numpy()
-            split = attribute(
-                raw,
-                self.reward_weights.double().cpu().numpy(),
-                self.num_generations,
-                self.scale_rewards,
-                self.multi_objective_aggregation,
-            )
-            correct = raw[:, self.reward_func_names.index("correctness")] > 0
-            figures = measure(split, self.reward_func_names, correct, self.num_generations)
-            for name, value in figures.items():
-                self._metrics["train"][name].append(value)
+            self._log_attribution(scores)
         return scores
+
+    def _log_attribution(self, scores: Tensor) -> None:
+        """Add the metrics of the advantages that `scores` (N, R) lead to; TRL logs their means over a step."""
+        raw = scores.cpu().double().numpy()
+        attribution = attribute(
+            raw,
+            self.reward_weights.double().cpu().numpy(),
+            self.num_generations,
+            self.scale_rewards,
+            self.multi_objective_aggregation,
+        )
+        correct = raw[:, self.reward_func_names.index("correctness")] > 0
+        for name, value in measure(attribution, self.reward_func_names, correct, self.num_generations).items():
+            self._metrics["train"][name].append(value)

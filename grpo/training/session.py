@@ -224,14 +224,16 @@ class Session:
             try:
                 with self.signals.noted("finishing the step, then saving"):
                     if self.checkpoint:
-                        self.trainer.go_on(self.checkpoint, optimizer_steps(self.config, len(self.train_rows)))
+                        self.trainer.resume_from(self.checkpoint, optimizer_steps(self.config, len(self.train_rows)))
                     else:
                         self.trainer.train()
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 step = self.trainer.state.global_step + 1
-                raise UserError(out_of_memory_advice(self.config, self.batch, step, self.trainer.sampling)) from error
+                raise UserError(
+                    out_of_memory_advice(self.config, self.batch, step, self.trainer.is_sampling)
+                ) from error
         self._mark("trained")
         self.train_seconds = round(self.recorder.elapsed_seconds() - self.recorder.evaluation_seconds, 2)
         if self.signals.received:
@@ -267,7 +269,7 @@ class Session:
                 self.out,
             )
         self.trainer.before_sampling = self.evaluator.refresh
-        training.callback(self.trainer.dismiss_engine)
+        training.callback(self.trainer.close_engine)
         self.trainer.add_callback(EvaluateCallback(self._between_steps))
         self.trainer.add_callback(StopOnSignal(self.signals))
         if logged := self.recorder.metrics_file.read():
@@ -314,7 +316,7 @@ class Session:
             if number := int(distributed.max_over_processes(self.signals.received or 0)):
                 raise StoppedBySignal(number)
         except StoppedBySignal:
-            self.trainer.save()
+            self.trainer.save_checkpoint()
             raise
         self._mark("evaluated_after")
 

@@ -1,10 +1,14 @@
-"""Log-probabilities of the training step on shared prompts: each distinct prompt is computed once, not K times.
+"""Log-probabilities of the training step with shared prompts: each distinct prompt is computed once, not K times.
 
-Replaces, in TRL 1.16:
-- `GRPOTrainer._get_per_token_logps_and_entropies`: it forwards padded rows, each with its own copy of the prompt.
-- `GRPOTrainer._prepare_inputs`: it shuffles the completions of a generation batch, which scatters groups over
-  micro-batches.
-- `GRPOTrainer._compute_loss`: only wrapped, to know the advantages while log-probabilities are computed.
+Replaces three methods of `GRPOTrainer` (TRL 1.16):
+
+- `_get_per_token_logps_and_entropies` forwards padded rows, each with a copy of its prompt. Ours packs the real tokens
+  and forwards each distinct prompt and each distinct completion once (`grpo.policy.prefix_sharing`).
+- `_prepare_inputs` shuffles the completions of a generation batch, which scatters a group over the micro-batches. Ours
+  leaves groups together.
+- `_compute_loss` is wrapped: its log-probabilities need to know which rows have an advantage.
+
+TRL's own methods run where a policy cannot share prompts (`PrefixSharingUnsupported`).
 """
 
 from typing import Any
@@ -28,32 +32,36 @@ from grpo.training.base import BaseTrainer
 
 
 class PrefixSharingMixin(BaseTrainer):
-    """The part of `Trainer` that computes log-probabilities."""
+    """The part of `Trainer` that computes log-probabilities.
+
+    Attributes:
+        shared: whether the training step shares prompts.
+    """
 
     def __init__(self, share_prompts: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.shared = share_prompts and self._can_share()
-        self._advantages: Tensor | None = None
+        self.shared = share_prompts and self._can_share_prompts()
+        self._advantages: Tensor | None = None  # (B,) of the rows whose loss is computed; None: all rows need gradients
 
-    def _can_share(self) -> bool:
+    def _can_share_prompts(self) -> bool:
         try:
             if self.aux_loss_enabled:
                 raise PrefixSharingUnsupported("its load-balancing loss counts every prompt K times")
             if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in self.model.modules()):
-                raise PrefixSharingUnsupported("dropout is drawn for every completion anew")
+                raise PrefixSharingUnsupported("dropout is drawn separately for every completion")
             for model in (self.model, self.ref_model):
                 if model is not None:
                     enable_prefix_sharing(self.accelerator.unwrap_model(model))
         except PrefixSharingUnsupported as reason:
-            self._say_fallback(reason)
+            self._say_not_shared(reason)
             return False
         return True
 
-    def _say_fallback(self, reason: PrefixSharingUnsupported) -> None:
-        say(f"share_prompts=true does not go with this policy: {reason}. The training step is TRL's own.")
+    def _say_not_shared(self, reason: PrefixSharingUnsupported) -> None:
+        say(f"share_prompts=true does not work with this policy: {reason}. The training step is TRL's own.")
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        """As TRL's in training, but the completions of a prompt stay together instead of being shuffled."""
+        """The inputs of one micro-batch, as in TRL, except that the completions of a prompt stay together."""
         if not self.shared or not self.model.training:
             return super()._prepare_inputs(generation_batch)
         steps = self.args.steps_per_generation
@@ -63,9 +71,9 @@ class PrefixSharingMixin(BaseTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         self.recorder.progress.show_phase("updating")
-        # Rows of zero advantage get no gradient from the policy loss, so without other terms they need none at all.
-        policy_loss_alone = self.beta == 0 and not self._entropy_bonus_enabled
-        self._advantages = inputs["advantages"] if policy_loss_alone else None
+        # The policy loss has no gradient in rows of advantage zero. KL term and entropy bonus have one in every row.
+        only_policy_loss = self.beta == 0 and not self._entropy_bonus_enabled
+        self._advantages = inputs["advantages"] if only_policy_loss else None
         try:
             return super()._compute_loss(model, inputs)
         finally:
@@ -82,21 +90,22 @@ class PrefixSharingMixin(BaseTrainer):
         compute_aux_loss: bool = False,
         **multimodal: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Log-probabilities and entropies (B, C) of the completions, in (B, P + C) ids of padded rows.
+        """Log-probabilities and entropies (B, C) of the completions in padded rows `input_ids` (B, P + C).
 
-        Every forward is of `batch_size` rows, or of all of them.
+        `logits_to_keep` is C. Each forward takes `batch_size` rows, or all of them. The third value, the loss of a
+        mixture of experts, is None: such a policy does not share prompts.
         """
         size = batch_size or len(input_ids)
         if self.shared and attention_mask[:, -logits_to_keep].any():
             try:
                 pieces = [
-                    self._shared(model, input_ids[i : i + size], attention_mask[i : i + size], logits_to_keep)
+                    self._shared_log_probs(model, input_ids[i : i + size], attention_mask[i : i + size], logits_to_keep)
                     for i in range(0, len(input_ids), size)
                 ]
                 logps, entropies = (torch.cat(parts) for parts in zip(*pieces, strict=True))
                 return logps, entropies if compute_entropy else None, None
             except PrefixSharingUnsupported as reason:
-                self._say_fallback(reason)
+                self._say_not_shared(reason)
                 self.shared = False
         return super()._get_per_token_logps_and_entropies(
             model,
@@ -109,40 +118,53 @@ class PrefixSharingMixin(BaseTrainer):
             **multimodal,
         )
 
-    def _shared(self, model: Any, ids: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies (B, C) by way of shared prompts; completions that came out alike, once."""
+    def _shared_log_probs(self, model: Any, ids: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies (B, C) of rows (B, P + C), with C = `width`, each distinct row once.
+
+        Rows are compared here, by their tokens, because TRL hands over rows in any order and equal completions of a
+        group are found nowhere else. Prompts are numbered from the same tokens and handed on to `PackedCompletions`.
+        """
         tokens = ids.where(mask.bool(), -1).cpu().numpy()
-        first, alike = distinct([row.tobytes() for row in tokens])
-        prompts = distinct([row.tobytes() for row in tokens[first, :-width]])[1]
+        first, row_numbers = distinct([row.tobytes() for row in tokens])
+        prompt_numbers = torch.tensor(distinct([row.tobytes() for row in tokens[first, :-width]])[1])
         ids, mask = ids[first], mask[first]
         logps = entropies = ids.new_zeros(len(ids), width, dtype=torch.float32)
-        for rows, with_gradient in self._parts(
-            torch.tensor(prompts), torch.tensor(alike), mask[:, -width].bool().cpu()
-        ):
-            rows = rows.to(ids.device)
-            packed = PackedCompletions(ids[rows], mask[rows], width)
+        has_tokens = mask[:, -width].bool().cpu()
+        for rows, with_gradient in self._forward_parts(prompt_numbers, torch.tensor(row_numbers), has_tokens):
+            packed_rows = rows.to(ids.device)
+            packed = PackedCompletions(ids[packed_rows], mask[packed_rows], width, prompt_numbers[rows].tolist())
             with torch.set_grad_enabled(with_gradient), self.accelerator.autocast():
-                of_logps, of_entropies = self._head(model, packed)
-            logps = logps.to(of_logps.dtype).index_copy(0, rows, packed.unpack(of_logps))
-            entropies = entropies.index_copy(0, rows, packed.unpack(of_entropies.float()))
-        return logps[alike], entropies[alike]
+                part_logps, part_entropies = self._head(model, packed)
+            logps = logps.to(part_logps.dtype).index_copy(0, packed_rows, packed.unpack(part_logps))
+            entropies = entropies.index_copy(0, packed_rows, packed.unpack(part_entropies.float()))
+        return logps[row_numbers], entropies[row_numbers]
 
-    def _parts(self, prompts: Tensor, alike: Tensor, real: Tensor) -> list[tuple[Tensor, bool]]:
-        """Which of the distinct rows to forward together, and whether with a gradient; rows without tokens in none."""
-        gradient = torch.full_like(real, torch.is_grad_enabled())
+    def _forward_parts(
+        self, prompt_numbers: Tensor, row_numbers: Tensor, has_tokens: Tensor
+    ) -> list[tuple[Tensor, bool]]:
+        """The forwards over the D distinct rows: (indices of rows, whether with a gradient).
+
+        Groups in which no row has an advantage are forwarded without a gradient, rows without tokens not at all.
+
+        Args:
+            prompt_numbers: (D,) the number of each row's prompt.
+            row_numbers: (B,) which distinct row each row of the batch is.
+            has_tokens: (D,) whether a completion has any tokens.
+        """
+        gradient = torch.full_like(has_tokens, torch.is_grad_enabled())
         if distributed.weights_are_sharded():  # each forward gathers weights, so all make the same number of them
-            return [(real.nonzero()[:, 0], torch.is_grad_enabled())]
+            return [(has_tokens.nonzero()[:, 0], torch.is_grad_enabled())]
         if torch.is_grad_enabled() and self._advantages is not None:
-            moved = alike[self._advantages.cpu() != 0]
-            gradient = torch.isin(prompts, prompts[moved][real[moved]])
+            moved = row_numbers[self._advantages.cpu() != 0]
+            gradient = torch.isin(prompt_numbers, prompt_numbers[moved][has_tokens[moved]])
             if not gradient.any():
-                # One prompt keeps its gradient of zero: without any, the optimizer would take the step for none.
-                gradient = prompts == prompts[real][0]
-        parts = [(((gradient == needs) & real).nonzero()[:, 0], needs) for needs in (True, False)]
+                # One group has a gradient of zero all the same: without gradients the optimizer would skip the step.
+                gradient = prompt_numbers == prompt_numbers[has_tokens][0]
+        parts = [(((gradient == needs) & has_tokens).nonzero()[:, 0], needs) for needs in (True, False)]
         return [(rows, needs) for rows, needs in parts if len(rows)]
 
     def _head(self, model: Any, packed: PackedCompletions) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies (M,) of the predicted tokens."""
+        """Log-probabilities and entropies (M,) of the M predicted tokens."""
         predicting, vocabulary = packed.predicting, self.model.config.get_text_config().vocab_size
         small = packed.ids.device.type == "cpu" and len(predicting) * vocabulary <= PLAIN_HEAD_LOGITS
         if small and not self._entropy_bonus_enabled:
@@ -151,5 +173,5 @@ class PrefixSharingMixin(BaseTrainer):
             return logps, entropies
         outputs = forward_packed(model, packed, shift_labels=packed.labels[None], fused_lm_head=True)
         logps = outputs.log_probs[0, predicting]
-        # The reference policy's head gives no entropy.
+        # The reference policy's head returns no entropy.
         return logps, logps.detach() if outputs.entropy is None else outputs.entropy[0, predicting]

@@ -1,6 +1,7 @@
-"""`Trainer`: TRL's `GRPOTrainer` (TRL 1.16) composed of our parts, and the function that builds it for a run.
+"""`Trainer`, composed of its parts, and `build_trainer`, which builds one for a run.
 
-`grpo.training.session` calls `build_trainer`. What each part replaces, and why, stands at the head of its file.
+`grpo.training.session` calls `build_trainer`. Each part is in a file that opens with the methods of TRL's `GRPOTrainer`
+(TRL 1.16) that it replaces, and why.
 """
 
 from pathlib import Path
@@ -24,9 +25,9 @@ from grpo.training.shared_log_probs import PrefixSharingMixin
 
 
 class Trainer(PrefixSharingMixin, SamplingMixin, ScoringMixin, CheckpointingMixin):
-    """TRL's trainer with our samplers, prompts shared within a group, and checkpoints that resume bit by bit.
+    """TRL's trainer with shared prompts, our samplers, attributed advantages, a guard and exact checkpoints.
 
-    The overrides compute what TRL 1.16 computes; tests/training/test_trl.py compares each with its method.
+    It computes what TRL computes: tests/training/test_trainer.py compares losses, log-probabilities and gradients.
     """
 
 
@@ -37,21 +38,21 @@ def build_trainer(
     tokenizer: PreTrainedTokenizerBase,
     train_rows: list[dict[str, Any]],
     rewards: RewardStack,
-    rollout: Sampler,
+    sampler: Sampler,
     recorder: Recorder,
     out: Path,
 ) -> Trainer:
+    """The trainer of a run in the directory `out`; `train_rows` are the rows of TRL's dataset."""
     if config.model.init == "random" and (config.algorithm.beta > 0 or config.rollout.name == "vllm"):
-        # TRL loads the reference policy, and vLLM its copy, from where the policy came from; random weights must first
-        # be there.
+        # TRL loads the reference policy, and vLLM its copy, from the policy's folder, so random weights need one.
         policy.save_pretrained(out / "reference")
         tokenizer.save_pretrained(out / "reference")
         policy.config._name_or_path = policy.name_or_path = str(out / "reference")
     args = build_args(config, batch, rewards, out)
-    if config.rollout.name in VLLM_ENGINES:  # vLLM itself reads end tokens only from the policy's folder
-        args.generation_kwargs = {"stop_token_ids": rollout.eos_token_ids}
+    if config.rollout.name in VLLM_ENGINES:  # vLLM reads end tokens only from the policy's folder
+        args.generation_kwargs = {"stop_token_ids": sampler.eos_token_ids}
     trainer = Trainer(
-        rollout=None if config.rollout.name in ENGINES else rollout,
+        sampler=None if config.rollout.name in ENGINES else sampler,
         share_prompts=config.share_prompts,
         recorder=recorder,
         model=policy,

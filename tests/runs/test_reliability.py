@@ -146,7 +146,7 @@ def test_no_space_left_stops_the_save_and_not_the_run(start, tmp_path: Path) -> 
     assert run.ended() == 0, run.complained()
     for step in (4, 6):
         assert f"No checkpoint of step {step}: it could not be written" in run.said()
-    assert "Training goes on, and earlier checkpoints stay." in run.said()
+    assert "Training continues, and earlier checkpoints stay." in run.said()
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
         "checkpoint-2",
         "checkpoint-7",

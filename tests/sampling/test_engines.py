@@ -615,7 +615,7 @@ def test_continuous_batching_in_bfloat16_leaves_the_policy_as_it_was(
             assert each.dtype == torch.float32
             torch.testing.assert_close(each.detach(), kept[name], atol=0, rtol=0)
         assert self.args.bf16 and inner.config._attn_implementation == (
-            ATTENTION_NAME if built.rollout is None and fast else "sdpa"
+            ATTENTION_NAME if built.sampler is None and fast else "sdpa"
         )
         return answer
 

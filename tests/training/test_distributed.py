@@ -139,7 +139,7 @@ def gradients(out: Path) -> dict[str, Any]:
             dtype="float64",
         )
         assert built.shared
-        built.rollout.complete = scripted  # type: ignore[method-assign]
+        built.sampler.complete = scripted  # type: ignore[method-assign]
         clip = built._clip_grad_norm
 
         def keep(model: Any, clip: Any = clip, built: Any = built, name: str = name) -> Any:

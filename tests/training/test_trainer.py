@@ -198,19 +198,19 @@ def test_a_policy_that_cannot_share_prompts_trains_as_in_trl(trainer, monkeypatc
     monkeypatch.setattr("grpo.training.shared_log_probs.say", said.append)
     monkeypatch.setattr("grpo.sampling.build.say", said.append)
     built = trainer("max_steps=2", attention="eager")
-    assert not isinstance(built.rollout, PrefixSharingSampler)
+    assert not isinstance(built.sampler, PrefixSharingSampler)
     built.train()
     assert said == [
         "rollout=fast does not go with this policy: its attention is fixed to eager. "
         "Sampling goes on as with rollout=generate.",
-        "share_prompts=true does not go with this policy: its attention is fixed to eager. "
+        "share_prompts=true does not work with this policy: its attention is fixed to eager. "
         "The training step is TRL's own.",
     ]
 
 
 def test_dropout_is_not_shared(trainer) -> None:
     built = trainer("model.lora_rank=4", "model.lora_dropout=0.1")
-    assert not built.shared and isinstance(built.rollout, PrefixSharingSampler)
+    assert not built.shared and isinstance(built.sampler, PrefixSharingSampler)
 
 
 def test_a_checkpoint_holds_the_samplers_state(trainer) -> None:

@@ -120,7 +120,7 @@ def test_the_methods_that_are_overridden() -> None:
     loop = inspect.getsource(transformers.Trainer._run_epoch)
     assert loop.index("self._clip_grad_norm(model)") < loop.index("self.optimizer.step()"), installed
     assert "run_dir = self._get_output_dir(trial=trial)" in inspect.getsource(transformers.Trainer._save_checkpoint)
-    # What `Trainer._run_state` keeps and `_restore` sets, after transformers has set it and before the first step.
+    # What `Trainer._run_state` keeps and `_restore_run_state` sets, after transformers has set it and before the first step.
     begin = inspect.getsource(transformers.Trainer._inner_training_loop)
     for used in ("self._tr_loss =", "self._globalstep_last_logged ="):
         assert begin.index(used) < begin.index("self.callback_handler.on_train_begin("), f"{used} {installed}"
@@ -152,12 +152,12 @@ def test_what_is_relied_on_around_engines() -> None:
     start = inspect.getsource(VLLMGeneration._init_vllm)
     assert "model=model.name_or_path" in start, installed
     assert "seed=accelerator.process_index // self.tensor_parallel_size" in start, installed
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # `Trainer.dismiss_engine` takes them away
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # `Trainer.close_engine` takes them away
         assert f'os.environ["{name}"]' in start, installed
     assert '/server_info", params={"config_format": "json"}' in inspect.getsource(VLLMClient.get_server_info), installed
     assert "Request failed: " in inspect.getsource(VLLMClient._post) and VLLMClient.close_communicator, installed
     assert 'Version("0.22.0") <= _vllm_base_version <= Version("0.31.0")' in inspect.getsource(import_utils), installed
-    # It gives back what it has when it fails: `Trainer._require_whole` looks at that.
+    # It gives back what it has when it fails: `Trainer._check_complete` looks at that.
     assert "except Exception as e:" in inspect.getsource(ContinuousMixin.generate_batch), installed
     ContinuousBatchingConfig(page_size=256, num_blocks=9, max_memory_percent=0.9, auto_switch_to_flash=False)
 
