@@ -5,8 +5,8 @@ Replaces methods that `GRPOTrainer` (TRL 1.16) inherits from `transformers.Train
 - `_save_checkpoint` and `_get_output_dir`: transformers writes into the final folder, so an interrupted write leaves a
   damaged checkpoint. Ours is written into a temporary folder, with the state in the middle of a rollout and copies of
   the run's records, then renamed. A full disk costs a warning.
-- `_load_from_checkpoint`, `_load_optimizer_and_scheduler`, `_load_scaler`, `_load_rng_state`: wrapped, so that the error
-  about a damaged file is one line that names it.
+- `_load_from_checkpoint`, `_load_optimizer_and_scheduler`, `_load_scaler`, `_load_rng_state`: wrapped, so that a
+  damaged file ends in one line that names it.
 - `_issue_warnings_after_load`: transformers warns about weights of another policy. Ours refuses them.
 
 and one of `GRPOTrainer`:
