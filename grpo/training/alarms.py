@@ -1,4 +1,8 @@
-"""Alarms: what a person should look at while a run trains, in plain words, each once."""
+"""Alarms: what goes wrong while a run trains, found in its metrics and said once each, with the setting to change.
+
+The recorder passes the metrics of each logged step to `Alarms.check`, and shows, records and sends what it returns. An
+alarm knows metrics and settings only: no policy, no completions and no tracker.
+"""
 
 import math
 from collections.abc import Iterable
@@ -27,17 +31,18 @@ from grpo.rewards.stack import RewardStack
 Metrics = dict[str, float]
 
 NO_SIGNAL_STEPS = 5
-# The least rollouts on record that a mean of the window is taken over.
-LEAST_ROWS = 4
-# How many standard errors two windows must lie apart: each step looks anew, so two would cry wolf.
-SURE = 3.0
+# A mean over the window takes at least so many logged rollouts.
+MIN_ROLLOUTS = 4
+# How many standard errors the means of two windows must differ by. Every step tests again, so two standard errors, 95%
+# for a single test, would give false alarms.
+STANDARD_ERRORS = 3.0
 
 
 @dataclass(frozen=True)
 class Alarm:
     name: str  # one of grpo.config.rules.ALARM_NAMES
     message: str
-    reward: str = ""  # which one it is about
+    reward: str = ""  # the reward it is about
 
     @property
     def title(self) -> str:
@@ -45,53 +50,62 @@ class Alarm:
 
 
 class Alarms:
-    """Sees the metrics of every logged step, and says what is wrong with them."""
+    """Checks the metrics of every logged step; raises an alarm of the same title once.
+
+    Attributes:
+        window: steps over which means are taken.
+        history: (step, metrics) of the last two windows.
+        first_window: metrics of the rollouts in the first window.
+        raised: titles of the alarms so far.
+    """
 
     def __init__(self, config: Config, rewards: RewardStack, framing: TemplateFraming = UNKNOWN_FRAMING) -> None:
         self.config, self.weights, self.framing = config, rewards.weights, framing
         algorithm = config.algorithm
-        rollout = algorithm.num_iterations * algorithm.steps_per_generation  # steps to each
-        self.window = max(config.alarm_window, LEAST_ROWS * config.logging_steps * rollout)
-        self.rows: list[tuple[int, Metrics]] = []
-        self.first: list[Metrics] = []  # what the first window logged
-        self.said: set[str] = set()
+        steps_per_rollout = algorithm.num_iterations * algorithm.steps_per_generation
+        self.window = max(config.alarm_window, MIN_ROLLOUTS * config.logging_steps * steps_per_rollout)
+        self.history: list[tuple[int, Metrics]] = []
+        self.first_window: list[Metrics] = []
+        self.raised: set[str] = set()
 
     def state(self) -> dict[str, Any]:
-        return {"rows": self.rows, "first": self.first, "said": sorted(self.said)}
+        """What a checkpoint stores."""
+        return {"rows": self.history, "first": self.first_window, "said": sorted(self.raised)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.rows, self.first, self.said = state["rows"], state["first"], set(state["said"])
+        self.history, self.first_window, self.raised = state["rows"], state["first"], set(state["said"])
 
     def check(self, metrics: Metrics, step: int) -> list[Alarm]:
-        """What is to be said after `step`, given what it logged; nothing twice."""
+        """The alarms that `metrics`, logged at `step`, raise for the first time."""
         if step <= self.window and ZERO_STD in metrics:
-            self.first.append(metrics)
-        self.rows = [row for row in self.rows if row[0] > step - 2 * self.window] + [(step, metrics)]
-        new = [alarm for alarm in self._found(metrics, step) if alarm.title not in self.said]
-        self.said |= {alarm.title for alarm in new}
+            self.first_window.append(metrics)
+        self.history = [row for row in self.history if row[0] > step - 2 * self.window] + [(step, metrics)]
+        new = [alarm for alarm in self._found(metrics, step) if alarm.title not in self.raised]
+        self.raised |= {alarm.title for alarm in new}
         return new
 
     def _found(self, metrics: Metrics, step: int) -> Iterable[Alarm]:
         found = [self._not_finite(metrics, step), self._truncated(metrics, step), self._no_signal(step)]
-        if step >= self.window and self.first and self._since(step - self.window, step):
+        if step >= self.window and self.first_window and self._rollouts(step - self.window, step):
             found += [self._constant(reward, step) for reward, weight in self.weights.items() if weight]
             found += [self._hacking(step), self._length(step), self._entropy(step)]
         return filter(None, found)
 
-    def _since(self, start: int, end: int) -> list[Metrics]:
-        """What the rollouts of the steps after `start` and up to `end` logged; those without rewards left out."""
-        return [metrics for step, metrics in self.rows if start < step <= end and ZERO_STD in metrics]
+    def _rollouts(self, start: int, end: int) -> list[Metrics]:
+        """The metrics of steps with a rollout, after step `start` and up to step `end`."""
+        return [metrics for step, metrics in self.history if start < step <= end and ZERO_STD in metrics]
 
     def _mean(self, key: str, step: int) -> float:
-        return fmean(metrics[key] for metrics in self._since(step - self.window, step))
+        """The mean over the window that ends at `step`."""
+        return fmean(metrics[key] for metrics in self._rollouts(step - self.window, step))
 
     def _not_finite(self, metrics: Metrics, step: int) -> Alarm | None:
         for name in (LOSS, GRAD_NORM, KL, REWARD):
             if not math.isfinite(metrics.get(name, 0.0)):
                 where = "algorithm.beta or optimizer.lr" if name == KL else "optimizer.lr or optimizer.max_grad_norm"
-                then = "the policy can be lost from here on"
+                then = "the policy may be damaged from here on"
                 if self.config.on_nonfinite == "skip" and name != KL:
-                    then = "such steps are left out (on_nonfinite=skip)"
+                    then = "such steps are skipped (on_nonfinite=skip)"
                 return Alarm("not_finite", f"{name} is {metrics[name]} at step {step}: {then}. Lower {where}.")
         return None
 
@@ -112,25 +126,27 @@ class Alarms:
         return Alarm("truncated", f"{message} {advice}")
 
     def _no_signal(self, step: int) -> Alarm | None:
+        """Whether no group has had any difference in its total reward."""
         span = min(self.window, max(NO_SIGNAL_STEPS, self.config.logging_steps))
-        rows = self._since(step - span, step)
+        rows = self._rollouts(step - span, step)
         if step < span or not rows or any(metrics[ZERO_STD] < 1 for metrics in rows):
             return None
         right = fmean(metrics[ALL_CORRECT] for metrics in rows)
         wrong = fmean(metrics[NONE_CORRECT] for metrics in rows)
         advice = "Raise num_generations or temperature."
         if right > 0.9:
-            advice = "All is right already: take harder problems (data), or fewer steps (max_steps)."
+            advice = "All answers are right already: use harder problems (data), or fewer steps (max_steps)."
         elif wrong > 0.9:
-            advice = "Nothing is right: take easier problems (data), a stronger model, or more num_generations."
+            advice = "No answer is right: use easier problems (data), a stronger model, or more num_generations."
         return Alarm(
             "no_signal",
-            f"no group had a difference in its rewards for {span} steps up to step {step}: they taught nothing. "
+            f"for {span} steps up to step {step}, the rewards of every group were all equal, so nothing was learnt. "
             f"{advice}",
         )
 
     def _constant(self, reward: str, step: int) -> Alarm | None:
-        rows = self._since(step - self.window, step)
+        """Whether `reward` has not varied within any group of the window."""
+        rows = self._rollouts(step - self.window, step)
         if any(metrics[reward_zero_std(reward)] < 1 for metrics in rows):
             return None
         paid, tag = rows[-1][reward_mean(reward)], self.framing.opened
@@ -138,36 +154,29 @@ class Alarms:
         if tag:  # an audit does not show this: its probes contain the tag
             advice = (
                 f"The policy's chat template opens {tag} in the prompt, so no completion contains it: a reward that "
-                f"looks for {tag} cannot be earned. Take {tag} out of the end of the template (chat_template.jinja in "
+                f"looks for {tag} cannot be earned. Remove {tag} from the end of the template (chat_template.jinja in "
                 f"the policy's folder), or change the reward so that it needs no {tag}; rewards.{reward}=0 only "
                 "measures it."
             )
         return Alarm(
             "constant_reward",
-            f"{reward} told no two completions of a group apart for {self.window} steps up to step {step} (it gave "
+            f"{reward} was equal for all completions of every group for {self.window} steps up to step {step} (it gave "
             f"{paid:g}), so it teaches nothing. Is it learnt, or can it not be earned? {advice}",
             reward,
         )
 
     def _hacking(self, step: int) -> Alarm | None:
-        """Whether a reward is paid more while fewer answers are right, both beyond chance."""
-        before, after = self._since(step - 2 * self.window, step - self.window), self._since(step - self.window, step)
+        """Whether a reward has risen and right answers have become fewer from one window to the next, beyond chance."""
+        before = self._rollouts(step - 2 * self.window, step - self.window)
+        after = self._rollouts(step - self.window, step)
         if step < 2 * self.window or min(len(before), len(after)) < 2:
             return None
-
-        def change(name: str) -> tuple[float, float, float]:
-            """Mean before, mean after, and their difference in standard errors."""
-            columns = [[metrics[reward_mean(name)] for metrics in rows] for rows in (before, after)]
-            old, new = map(fmean, columns)
-            error = math.sqrt(sum(variance(column) / len(column) for column in columns))
-            return old, new, (new - old) / error if error else math.copysign(math.inf, new - old) * (new != old)
-
-        old_correct, new_correct, fall = change("correctness")
-        if math.isnan(fall) or fall > -SURE:
+        old_correct, new_correct, fall = change("correctness", before, after)
+        if math.isnan(fall) or fall > -STANDARD_ERRORS:
             return None
         for name, weight in self.weights.items():
-            old, new, rise = change(name)
-            if weight and not name.endswith("correctness") and math.copysign(1, weight) * rise >= SURE:
+            old, new, rise = change(name, before, after)
+            if weight and not name.endswith("correctness") and math.copysign(1, weight) * rise >= STANDARD_ERRORS:
                 return Alarm(
                     "reward_hacking",
                     f"{name} rose from {old:.2f} to {new:.2f} while right answers fell from {old_correct / 2:.0%} to "
@@ -177,8 +186,9 @@ class Alarms:
         return None
 
     def _length(self, step: int) -> Alarm | None:
+        """Whether completions have grown to the limit, or shrunk to less than half of their length at the start."""
         length, limit = self._mean(MEAN_LENGTH, step), self.config.max_completion_length
-        start = fmean(metrics[MEAN_LENGTH] for metrics in self.first)
+        start = fmean(metrics[MEAN_LENGTH] for metrics in self.first_window)
         if length > 0.9 * limit:
             return Alarm(
                 "length_limit",
@@ -195,15 +205,23 @@ class Alarms:
 
     def _entropy(self, step: int) -> Alarm | None:
         """Whether exploration has ended before the problems were learnt."""
-        if ENTROPY not in self.first[0]:
+        if ENTROPY not in self.first_window[0]:
             return None
-        entropy, start = self._mean(ENTROPY, step), fmean(metrics[ENTROPY] for metrics in self.first)
+        entropy, start = self._mean(ENTROPY, step), fmean(metrics[ENTROPY] for metrics in self.first_window)
         right = self._mean(reward_mean("correctness"), step) / 2
         if entropy >= 0.1 * start or right >= 0.9:
             return None
         return Alarm(
             "entropy_collapse",
-            f"entropy has fallen from {start:.3g} to {entropy:.3g} nats a token with {right:.0%} right (means of "
-            f"{self.window} steps, at step {step}): little is tried any more. Lower optimizer.lr, raise temperature or "
-            "algorithm.epsilon_high, or keep the policy near its start with algorithm.beta.",
+            f"entropy has fallen from {start:.3g} to {entropy:.3g} nats per token with {right:.0%} right (means of "
+            f"{self.window} steps, at step {step}): the policy hardly explores. Lower optimizer.lr, raise temperature "
+            "or algorithm.epsilon_high, or keep the policy near its start with algorithm.beta.",
         )
+
+
+def change(reward: str, before: list[Metrics], after: list[Metrics]) -> tuple[float, float, float]:
+    """Mean score of `reward` before and after, and their difference in standard errors (Welch)."""
+    columns = [[metrics[reward_mean(reward)] for metrics in rows] for rows in (before, after)]
+    old, new = map(fmean, columns)
+    error = math.sqrt(sum(variance(column) / len(column) for column in columns))
+    return old, new, (new - old) / error if error else math.copysign(math.inf, new - old) * (new != old)

@@ -284,7 +284,7 @@ def test_a_loss_that_is_not_finite_skips_the_step(train, tmp_path: Path, broken_
     assert any(not torch.equal(weights[1][name], weights[2][name]) for name in weights[1])
     alarms = [line["message"] for line in lines(out) if line.get("alarm") == "not_finite"]
     assert alarms == [
-        "loss is nan at step 2: such steps are left out (on_nonfinite=skip). Lower optimizer.lr or optimizer.max_grad_norm."
+        "loss is nan at step 2: such steps are skipped (on_nonfinite=skip). Lower optimizer.lr or optimizer.max_grad_norm."
     ]
 
 

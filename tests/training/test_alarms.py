@@ -61,7 +61,12 @@ def wobble(step: int) -> float:
             "truncated",
             "51% .* truncated at 64 .*max_completion_",
         ),
-        (lambda i: {"groups/zero_std/strict_format": 1.0}, 10, "constant_reward", r"strict_format told .*for 10 steps"),
+        (
+            lambda i: {"groups/zero_std/strict_format": 1.0},
+            10,
+            "constant_reward",
+            r"strict_format was equal .*for 10 steps",
+        ),
         (lambda i: {"groups/zero_std": float(i > 7)}, 12, "no_signal", "5 steps up to step 12.*num_generations"),
         (lambda i: {"groups/zero_std": 1.0, "groups/all_correct": 1.0}, 5, "no_signal", "harder problems"),
         (lambda i: {"groups/zero_std": 1.0, "groups/none_correct": 1.0}, 5, "no_signal", "easier problems"),
