@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from grpo.config.composition import compose
 from grpo.core.errors import UserError, first_line
-from grpo.training.trackers.wandb_tracker import logged_in, use_environment, wandb_project
+from grpo.training.trackers.wandb_tracker import logged_in, normalize_environment, wandb_project
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
@@ -135,7 +135,7 @@ def save(target: str) -> str:
         raise UserError(
             "the package wandb-workspaces is not installed: pip install 'wandb-workspaces>=0.4'."
         ) from error
-    use_environment()
+    normalize_environment()
     if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
         raise UserError(f"WANDB_MODE={mode}: panels are laid out online alone; unset it and run this again.")
     limits = wandb.Settings(

@@ -17,7 +17,7 @@ from grpo.training.trackers.background import BackgroundTracker
 from grpo.training.trackers.interface import NoTracker, Service, Tracker, import_package
 from grpo.training.trackers.tensorboard_tracker import TensorBoardTracker
 from grpo.training.trackers.trackio_tracker import TrackioTracker, check_trackio
-from grpo.training.trackers.wandb_tracker import WandbTracker, check_wandb, use_environment
+from grpo.training.trackers.wandb_tracker import WandbTracker, check_wandb, normalize_environment
 
 TRACKERS: dict[str, Callable[..., Service]] = {
     "wandb": WandbTracker,
@@ -36,7 +36,7 @@ def check_tracking(config: TrackingConfig) -> None:
         return
     import_package(config.name)
     if config.name == "wandb":
-        use_environment()
+        normalize_environment()
         check_wandb(config)
     if config.name == "trackio":
         check_trackio(config)

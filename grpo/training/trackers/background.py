@@ -15,23 +15,21 @@ from grpo.core.errors import first_line
 from grpo.training.trackers.interface import Service
 
 FINISH_SECONDS = 10  # what an unreachable service may cost a run at its end
-# So many failures in a row, and a tracker is left alone.
-FAILURES = 3
+MAX_FAILURES = 3
 
 
 class BackgroundTracker:
-    """A tracker that training neither waits for nor hangs on.
+    """Calls a tracker in order from a thread of its own, because a service that cannot be reached blocks for long.
 
-    Its calls are made in order by a thread of their own: a service that cannot be reached is waited for at length. The
-    first failure is said, and after several in a row it is left alone.
+    The first failure prints a message. After `MAX_FAILURES` in a row the tracker is not called again.
     """
 
     def __init__(self, name: str, tracker: Service) -> None:
         self.name, self.tracker = name, tracker
-        self.said, self.failures = False, 0
+        self.warned, self.failures = False, 0
         self.calls: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]] | None] = SimpleQueue()
-        # In this context, because trackio keeps its run there.
-        self.thread = Thread(target=copy_context().run, args=(self._work,), daemon=True)
+        # With a copy of this context, because trackio stores its run in a context variable.
+        self.thread = Thread(target=copy_context().run, args=(self._run_calls,), daemon=True)
         self.thread.start()
 
     @property
@@ -58,29 +56,29 @@ class BackgroundTracker:
         self.calls.put(None)
         self.thread.join(FINISH_SECONDS)
         if self.thread.is_alive():
-            self._failed(f"it did not close within {FINISH_SECONDS} s")
+            self._record_failure(f"it did not close within {FINISH_SECONDS} s")
         if self.failures:
-            letting_go = Thread(target=self._abandon, daemon=True)
-            letting_go.start()
-            letting_go.join(1)
+            release = Thread(target=self._abandon, daemon=True)
+            release.start()
+            release.join(1)
 
-    def _work(self) -> None:
+    def _run_calls(self) -> None:
         while (item := self.calls.get()) is not None:
             call, arguments = item
-            if self.failures >= FAILURES:
+            if self.failures >= MAX_FAILURES:
                 continue
             try:
                 call(*arguments)
                 self.failures = 0
             except Exception as error:  # a tracker can raise anything
-                self._failed(f"{type(error).__name__}: {first_line(error)}")
+                self._record_failure(f"{type(error).__name__}: {first_line(error)}")
 
-    def _failed(self, why: str) -> None:
+    def _record_failure(self, why: str) -> None:
         self.failures += 1
-        if not self.said:
-            say(f"Tracking with {self.name} has failed ({why}). Training goes on; metrics.jsonl holds everything.")
-        self.said = True
+        if not self.warned:
+            say(f"Tracking with {self.name} has failed ({why}). Training continues; metrics.jsonl holds everything.")
+        self.warned = True
 
     def _abandon(self) -> None:
-        with suppress(Exception):  # it has failed already, which is said
+        with suppress(Exception):  # its failure has been printed already
             self.tracker.abandon()

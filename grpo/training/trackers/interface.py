@@ -12,34 +12,41 @@ DEFAULT_PROJECT = "grpo"  # if neither tracking.project nor WANDB_PROJECT is set
 
 
 class Tracker(Protocol):
-    """Where curves and tables go besides the run's folder."""
+    """Where curves and tables go besides the run directory."""
 
     @property
     def id(self) -> str | None:
-        """By which a run that goes on finds its curves again."""
+        """The tracker's id of this run, with which a resumed run continues its curves."""
 
     def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None:
-        """What is on record of a run that goes on, (metrics, step); log what is missing there."""
+        """Log those of `rows`, (metrics, step) of metrics.jsonl of a resumed run, that the tracker does not have."""
 
-    def log(self, metrics: dict[str, float], step: int) -> None: ...
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Add a point to each curve."""
 
-    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None: ...
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """Show a table."""
 
-    def alert(self, title: str, message: str, step: int) -> None: ...
+    def alert(self, title: str, message: str, step: int) -> None:
+        """Notify the user."""
 
-    def summarize(self, figures: dict[str, float]) -> None: ...
+    def summarize(self, figures: dict[str, float]) -> None:
+        """Store the final figures of the run."""
 
-    def finish(self, exit_code: int) -> None: ...
+    def finish(self, exit_code: int) -> None:
+        """Close the run."""
 
 
 class Service(Tracker, Protocol):
-    """A tracker that can fail."""
+    """A tracker that talks to a service and can fail."""
 
     def abandon(self) -> None:
-        """Let go of it once it has failed."""
+        """Release the service after it has failed, without waiting for it."""
 
 
 class NoTracker:
+    """The tracker of `tracking=none`, and of every process but the main one."""
+
     id: str | None = None
 
     def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None: ...
@@ -56,9 +63,10 @@ class NoTracker:
 
 
 def import_package(package: str) -> Any:
-    """
+    """The module of a tracker's package.
+
     Raises:
-        UserError: the tracker's package is not installed.
+        UserError: the package is not installed.
     """
     try:
         return __import__(package)

@@ -14,6 +14,8 @@ from grpo.training.trackers.interface import import_package
 
 
 class TensorBoardTracker:
+    """Event files in the folder `tensorboard` of the run directory."""
+
     id: str | None = None
 
     def __init__(
@@ -28,7 +30,7 @@ class TensorBoardTracker:
 
     def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None:
         self.writer.close()
-        self.writer = self.new_writer(purge_step=0)  # what was shown before is shown anew
+        self.writer = self.new_writer(purge_step=0)  # hide the points of before, which follow again
         for metrics, step in rows:
             self.log(metrics, step)
 

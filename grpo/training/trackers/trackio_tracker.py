@@ -14,12 +14,14 @@ from grpo.training.trackers.interface import DEFAULT_PROJECT, import_package
 
 
 class TrackioTracker:
+    """A run of its own in trackio's project, on this machine."""
+
     def __init__(
         self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: Label, id: str | None
     ) -> None:
         self.trackio = import_package("trackio")
-        vars(self.trackio.run)["print"] = lambda *_: None  # it would print every alarm a second time
-        # The jobs of a sweep share a run_name, and each is a run of its own.
+        vars(self.trackio.run)["print"] = lambda *_: None  # it would print each alarm a second time
+        # The jobs of a sweep have one run_name, and each job is a run of its own.
         own_name = f"{config.run_name or ''} {label.name}".strip() if label.group else config.run_name or label.name
         self.id: str | None = id or own_name
         self.run = self.trackio.init(
@@ -31,7 +33,7 @@ class TrackioTracker:
         )
 
     def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None:
-        pass  # it writes every row to the disk as it comes
+        pass  # trackio writes every row to disk at once
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         self.trackio.log(metrics, step=step)
@@ -56,7 +58,8 @@ class TrackioTracker:
 
 
 def check_trackio(config: TrackingConfig) -> None:
-    """
+    """Let trackio check our settings.
+
     Raises:
         UserError: trackio refuses the project's name.
     """

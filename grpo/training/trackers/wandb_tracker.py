@@ -20,68 +20,49 @@ from grpo.core.redact import mask_overrides
 from grpo.runs.labels import Label
 from grpo.training.trackers.interface import DEFAULT_PROJECT
 
-# What an unreachable service may cost a run at its start, starting W&B's own process apart.
+# What an unreachable service may cost a run at its start, without the start of W&B's own process.
 INIT_SECONDS = 6
-OWN_FINISH_SECONDS = 8  # what W&B gives itself of trackers.background.FINISH_SECONDS
-TAG = 64  # the most characters of a tag
+OWN_FINISH_SECONDS = 8  # of grpo.training.trackers.background.FINISH_SECONDS, for W&B itself
+MAX_TAG_LENGTH = 64  # characters
 # Synonyms of W&B's modes. A shared run ignores the step of each metric, and a run here has only one writer.
 MODES = {"run": "online", "shared": "online", "dryrun": "offline"}
 
 
 class WandbTracker:
-    """A W&B run of its own, online when logged in, else offline. Training steps are its steps."""
+    """A W&B run: online if logged in, else offline. Its step is the training step."""
 
     def __init__(
         self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: Label, id: str | None
     ) -> None:
         import wandb
 
-        use_environment()
-        given = os.environ.get
-        name, own_id = config.run_name or given("WANDB_NAME"), given("WANDB_RUN_ID")
-        if label.group:  # the jobs of a sweep share the environment, and each is a run of its own
-            name, own_id = f"{name or ''} {label.name}".strip(), token_hex(4)
-        tags = (*label.tags, *given("WANDB_TAGS", "").split(","))
-
-        def init(mode: Any) -> Any:
-            return wandb.init(
-                id=id or own_id,
-                resume="allow" if id and mode == "online" else None,
-                entity=config.entity or given("WANDB_ENTITY"),
-                project=wandb_project(config),
-                name=name or label.name,
-                group=config.group or given("WANDB_RUN_GROUP") or label.group,
-                tags=[tag[:TAG] for tag in dict.fromkeys(tags) if tag],
-                notes=given("WANDB_NOTES"),
-                dir=out,
-                config=settings,
-                mode=mode,
-                reinit="finish_previous",
-                settings=wandb.Settings(
-                    init_timeout=INIT_SECONDS, finish_timeout=OWN_FINISH_SECONDS, silent=True, console="off"
-                ),
-            )
-
-        # W&B sends the command line.
-        sys.argv[1:] = mask_overrides(sys.argv[1:])
-        self.table = wandb.Table
-        # Tables are staged here before they are copied; the default is a folder of the user's.
+        normalize_environment()
+        sys.argv[1:] = mask_overrides(sys.argv[1:])  # W&B uploads the command line
+        # W&B prepares tables in a folder of the user's, unless told otherwise.
         os.environ["WANDB_DATA_DIR"] = str(out / "wandb")
-        if not _has_cache():
+        if not _cache_is_writable():
             os.environ["WANDB_CACHE_DIR"] = str(out / "wandb")
-        why = ""
-        if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
-            self.run, why = init(mode), f"WANDB_MODE={mode}"
-        else:
-            try:
-                if logged_in():
-                    self.run = init("online")
-                else:
-                    self.run, why = init("offline"), "not logged in"
-            except Exception as error:  # the service can raise anything
-                self.run, why = init("offline"), f"could not be used online ({first_line(error)})"
+        self.table = wandb.Table
+
+        variable = os.environ.get
+        name, own_id = config.run_name or variable("WANDB_NAME"), variable("WANDB_RUN_ID")
+        if label.group:  # the jobs of a sweep have one environment, and each job is a run of its own
+            name, own_id = f"{name or ''} {label.name}".strip(), token_hex(4)
+        tags = (*label.tags, *variable("WANDB_TAGS", "").split(","))
+        arguments = {
+            "id": id or own_id,
+            "entity": config.entity or variable("WANDB_ENTITY"),
+            "project": wandb_project(config),
+            "name": name or label.name,
+            "group": config.group or variable("WANDB_RUN_GROUP") or label.group,
+            "tags": [tag[:MAX_TAG_LENGTH] for tag in dict.fromkeys(tags) if tag],
+            "notes": variable("WANDB_NOTES"),
+            "dir": out,
+            "config": settings,
+        }
+        self.run, reason = init_run(arguments, resumes=bool(id))
         if self.run.offline:
-            say(f"W&B: {why}, so tracked offline. To upload: wandb sync {display_path(Path(self.run.dir).parent)}")
+            say(f"W&B: {reason}, so tracked offline. To upload: wandb sync {display_path(Path(self.run.dir).parent)}")
         elif self.run.url:
             say(f"W&B: {self.run.url}")
 
@@ -90,7 +71,7 @@ class WandbTracker:
         return str(self.run.id)
 
     def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None:
-        # An offline run is a folder of its own each time, which must hold the whole: nothing tells what reached others.
+        # An offline run is a new folder after each resume, and must hold all steps: W&B does not know of the others.
         first = self.run.starting_step if self.run.resumed else 0
         for metrics, step in rows:
             if step >= first:
@@ -114,14 +95,34 @@ class WandbTracker:
     def abandon(self) -> None:
         import wandb
 
-        # Else the next job would speak to the same service, and the interpreter would wait for it at its exit.
+        # Otherwise the next job would use the same service process, and the interpreter would wait for it at exit.
         wandb.teardown()
 
 
-def use_environment() -> None:
-    """Normalize W&B's environment variables; one that it cannot read makes it refuse all of them.
+def init_run(arguments: dict[str, Any], resumes: bool) -> tuple[Any, str]:
+    """A W&B run, online if possible, and the reason if it is offline."""
+    import wandb
 
-    A blank variable counts as not set, except the key: there it means that nobody is logged in.
+    def init(mode: Any, resume: Any = None) -> Any:
+        settings = wandb.Settings(
+            init_timeout=INIT_SECONDS, finish_timeout=OWN_FINISH_SECONDS, silent=True, console="off"
+        )
+        return wandb.init(mode=mode, resume=resume, reinit="finish_previous", settings=settings, **arguments)
+
+    if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
+        return init(mode), f"WANDB_MODE={mode}"
+    try:
+        if logged_in():
+            return init("online", "allow" if resumes else None), ""
+        return init("offline"), "not logged in"
+    except Exception as error:  # the service can raise anything
+        return init("offline"), f"could not be used online ({first_line(error)})"
+
+
+def normalize_environment() -> None:
+    """Normalize W&B's environment variables: it refuses all of them if it cannot read one.
+
+    A blank variable counts as not set, except the key, where it means that nobody is logged in.
     """
     for name, value in os.environ.items():
         if name.startswith("WANDB_") and name != "WANDB_API_KEY" and not value.strip():
@@ -129,13 +130,13 @@ def use_environment() -> None:
     if mode := os.environ.get("WANDB_MODE", "").strip().lower():
         os.environ["WANDB_MODE"] = MODES.get(mode, mode)
     if tags := os.environ.get("WANDB_TAGS"):
-        os.environ["WANDB_TAGS"] = ",".join(tag.strip()[:TAG] for tag in tags.split(",") if tag.strip())
+        os.environ["WANDB_TAGS"] = ",".join(tag.strip()[:MAX_TAG_LENGTH] for tag in tags.split(",") if tag.strip())
     if key := os.environ.get("WANDB_API_KEY"):
-        os.environ["WANDB_API_KEY"] = key.strip()  # one that comes from a file may end in a newline
+        os.environ["WANDB_API_KEY"] = key.strip()  # a key read from a file may end in a newline
 
 
-def _has_cache() -> bool:
-    """Whether W&B's own process can write its log into the user's cache; it would log to the terminal instead."""
+def _cache_is_writable() -> bool:
+    """Whether W&B's own process can write its log to the user's cache; if not, it would log to the terminal."""
     home = os.environ.get("HOME")
     cache = os.environ.get("WANDB_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or (home and f"{home}/.cache")
     if not cache:
@@ -148,7 +149,7 @@ def _has_cache() -> bool:
 
 
 def check_wandb(config: TrackingConfig) -> None:
-    """Let W&B check its environment variables and our settings of it.
+    """Let W&B check its environment variables and our settings.
 
     Raises:
         UserError: it refuses one of them.
@@ -186,10 +187,10 @@ def wandb_project(config: TrackingConfig) -> str:
 
 
 def logged_in() -> bool:
-    """Whether W&B has a key, of which the service is not asked.
+    """Whether W&B has an API key; the service is not contacted.
 
     Raises:
-        wandb.Error: it has one that cannot be a key.
+        wandb.Error: the key has a format that no key has.
     """
     import wandb
 
