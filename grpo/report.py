@@ -21,7 +21,7 @@ from grpo.reports.sweep_report import write_sweep_report
 from grpo.reports.sweep_results import choose_baseline, read_sweep
 from grpo.reports.sweep_tables import sweep_table
 from grpo.runs.record import read
-from grpo.runs.run_dir import refuse_used, resolve_link
+from grpo.runs.run_dir import RunDir, refuse_used, resolve_link
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
         check_process()
         if out.resolve() != folder.resolve():
             refuse_used(out, "--out FOLDER")
-        if not (folder / ".hydra" / "config.yaml").is_file() and holds_runs(folder):
+        if not RunDir(folder).is_run() and holds_runs(folder):
             if arguments.out is None and (other := first_foreign_folder(folder)):
                 raise UserError(
                     f"{folder} holds other things than runs, such as {other.name}, so nothing is written there. "
@@ -60,7 +60,7 @@ def main() -> None:
             baseline = choose_baseline(sweep, arguments.baseline) if arguments.baseline is not None else None
             say(sweep_table(sweep, baseline))
             say(verdict(sweep, baseline))
-        elif not (folder / ".hydra" / "config.yaml").is_file():
+        elif not RunDir(folder).is_run():
             raise UserError(
                 f"{folder} is not the folder of a run or a sweep, and holds none; give outputs/DATE/TIME of a run, "
                 "outputs/sweeps/DATE/TIME of a sweep."

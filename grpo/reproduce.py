@@ -67,7 +67,7 @@ def run(folder: Path, out: Path, trusted: bool) -> list[str]:
     refuse_used(out, "--out FOLDER")
     refuse_links(out)
     line = "[%(asctime)s][%(levelname)s] %(message)s"
-    logging.basicConfig(handlers=[RunLog(str(out / "train.log"))], level=logging.INFO, format=line)
+    logging.basicConfig(handlers=[RunLog(str(RunDir(out).train_log))], level=logging.INFO, format=line)
     with removed_if_unused(out):
         out.mkdir(parents=True, exist_ok=True)
         with RunDir(out).locked():

@@ -15,6 +15,7 @@ from grpo.reports.figures import save_png, smoothing_window
 from grpo.reports.page import write_page
 from grpo.reports.run_figures import reward_colours, run_charts
 from grpo.runs.record import Record, read
+from grpo.runs.run_dir import RunDir
 
 PHASES = {
     "start": "start: libraries, policy, data",
@@ -42,7 +43,7 @@ def write_run_report(folder: Path, figures: Path | None = None, out: Path | None
         save_png(drawn, figures)
     (out or folder).mkdir(parents=True, exist_ok=True)
     return write_page(
-        (out or folder) / "report.html",
+        RunDir(out or folder).report_html,
         "report.html",
         name=folder.resolve().name,
         record=record,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from math import inf
 from pathlib import Path, PurePath
 
-from grpo.runs.run_dir import SweepDir
+from grpo.runs.run_dir import RunDir, SweepDir
 
 # Folders of this project beside runs, which hold no runs.
 OTHER_FOLDERS = {"audits", "evaluations", "figures", "plans", "sweeps"}
@@ -36,7 +36,7 @@ def first_foreign_folder(folder: Path) -> Path | None:
 
 
 def _belongs_to_project(folder: Path) -> bool:
-    return _is_run(folder) or SweepDir(folder).sweep_json.is_file() or (folder / "train.log").is_file()
+    return _is_run(folder) or SweepDir(folder).sweep_json.is_file() or RunDir(folder).train_log.is_file()
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -57,12 +57,12 @@ def find_runs(folder: Path) -> Iterator[Path]:
 def _is_run(folder: Path) -> bool:
     """Whether it holds a training run of this project: other programs have a `.hydra/` as well."""
     try:
-        with (folder / ".hydra" / "config.yaml").open(encoding="utf-8", errors="replace") as settings:
+        with RunDir(folder).settings_yaml.open(encoding="utf-8", errors="replace") as settings:
             text = settings.read(100_000)
     except OSError:
         return False
     ours = all(re.search(rf"^{key}:", text, re.M) for key in ("rewards", "prompts_per_step"))
-    return ours or (folder / "completions").is_dir()
+    return ours or RunDir(folder).completions.is_dir()
 
 
 def natural_key(path: str) -> list[tuple[float, str]]:

@@ -32,6 +32,7 @@ from grpo.reports.sweep_statistics import (
     search_trials,
 )
 from grpo.reports.sweep_tables import best_arms, best_trials
+from grpo.runs.run_dir import SweepDir
 
 Problems = Mapping[str, Mapping[str, Interval]]  # setting -> figure -> interval
 MOST_ON_PAGE = 60  # rows of a table
@@ -84,7 +85,7 @@ def write_sweep_report(
     with atomic_write(folder / "sweep.csv") as partial:
         results_table(sweep, base, found, problems).to_csv(partial, index=False)
     page = write_page(
-        folder / "report.html",
+        SweepDir(folder).report_html,
         "sweep.html",
         name=sweep.folder.resolve().name,
         sweep=sweep,

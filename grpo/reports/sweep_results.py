@@ -112,7 +112,7 @@ def read_sweep(folder: Path) -> Sweep:
         raise UserError(f"{folder} holds no runs; give the folder of a sweep, outputs/sweeps/DATE/TIME.")
     plan = _read_sweep_file(SweepDir(folder).sweep_json)
     found = {str(path.relative_to(folder)) for path in find_runs(folder)}
-    found |= {name for name in plan.jobs if (folder / name / ".hydra" / "config.yaml").is_file()}
+    found |= {name for name in plan.jobs if RunDir(folder / name).is_run()}
     records: dict[str, Record] = {}
     wrong: dict[str, tuple[str, str] | None] = {}
     for name in [*plan.jobs, *sorted(found - plan.jobs.keys(), key=natural_key)]:
@@ -140,7 +140,7 @@ def read_sweep(folder: Path) -> Sweep:
             if not wrong[name]:
                 by_seed[record.settings["seed"]].append(name)
         for seed in sorted(by_seed):
-            *older, newest = sorted(by_seed[seed], key=lambda name: (folder / name / "results.json").stat().st_mtime)
+            *older, newest = sorted(by_seed[seed], key=lambda name: RunDir(folder / name).results_json.stat().st_mtime)
             setting.runs[seed] = records[newest]
             repeated += [(name, newest) for name in older]
         settings.append((min(map(list(wrong).index, group)), setting))

@@ -25,6 +25,7 @@ from grpo.core.statistics import (
 from grpo.reports.arms import PRIMARY_METRIC, Arm, final_value
 from grpo.reports.sweep_results import Sweep
 from grpo.runs.record import Record
+from grpo.runs.run_dir import RunDir
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,7 @@ def intervals_over_problems(sweep: Sweep, baseline: Arm) -> dict[str, dict[str, 
 def _metrics_by_problem(record: Record) -> pd.DataFrame | None:
     """The figures of each held-out problem after training; None where they are gone."""
     try:
-        table = pd.read_parquet(record.folder / "evaluations" / "after.parquet")
+        table = pd.read_parquet(RunDir(record.folder).evaluation_table("after"))
         table = table.set_index(["problem", "question", "gold"]).sort_index()
     except (OSError, ValueError, KeyError):
         return None

@@ -14,6 +14,7 @@ from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, read_json_lines
 from grpo.runs.labels import command_to_resume
 from grpo.runs.results import results_of
+from grpo.runs.run_dir import RunDir
 from grpo.runs.settings import overrides_of, settings_of
 
 # The keys of a line of metrics.jsonl that are times.
@@ -81,16 +82,16 @@ def finished_results(folder: Path) -> dict[str, Any]:
 
 
 def _weight_checksums(folder: Path) -> dict[str, str]:
-    checksums = {path.name: file_sha256(path) for path in (folder / "policy").glob("*.safetensors")}
+    checksums = {path.name: file_sha256(path) for path in RunDir(folder).policy.glob("*.safetensors")}
     if not checksums:
         raise UserError(f"{folder}/policy holds no weights; {command_to_resume(folder)} writes them again.")
     return checksums
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
-    if not (folder / "metrics.jsonl").is_file():
+    if not RunDir(folder).metrics_jsonl.is_file():
         raise UserError(f"{folder}/metrics.jsonl is missing.")
-    return read_json_lines(folder / "metrics.jsonl", {"step"})
+    return read_json_lines(RunDir(folder).metrics_jsonl, {"step"})
 
 
 def _first_metric_difference(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[str]:

@@ -84,7 +84,7 @@ def missing_files(run: RunDir) -> list[str]:
     """The files of the policy and the evaluations of a finished run that are missing."""
     files = [run.policy / "config.json"]
     for when in ("before", "after"):
-        files += [run.evaluation(when), run.evaluation(when).with_suffix(".parquet")]
+        files += [run.evaluation(when), run.evaluation_table(when)]
     missing = [str(path.relative_to(run.path)) for path in files if not path.is_file()]
     weights = any(run.policy.glob("*.safetensors"))
     return missing if weights else [f"{run.policy.name}/*.safetensors", *missing]
@@ -120,8 +120,7 @@ def cut_back(found: Resumption) -> None:
             run.delete_previous()  # it is older than these results
     except UserError as error:
         say(f"{error} It is written again.")
-    after = run.evaluation("after")
-    for path in (run.results_json, run.report_html, after, after.with_suffix(".parquet")):
+    for path in (run.results_json, run.report_html, run.evaluation("after"), run.evaluation_table("after")):
         run.move_to_previous(path)
     run.error_txt.unlink(missing_ok=True)
     for each, wrong in found.damaged.items():

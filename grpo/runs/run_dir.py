@@ -55,16 +55,14 @@ class RunDir:
         """The figures of an evaluation; `name` is `before`, `after` or `step_NNNNNN`."""
         return self.evaluations / f"{name}.json"
 
+    def evaluation_table(self, name: str) -> Path:
+        """The completions of an evaluation, with their scores."""
+        return self.evaluations / f"{name}.parquet"
+
     def snapshot_files(self) -> list[Path]:
         """The files that a run writes while it trains, of which each checkpoint holds copies."""
-        before = self.evaluation("before")
-        return [
-            self.metrics_jsonl,
-            self.transcripts_jsonl,
-            self.provenance_json,
-            before,
-            before.with_suffix(".parquet"),
-        ]
+        evaluation = [self.evaluation("before"), self.evaluation_table("before")]
+        return [self.metrics_jsonl, self.transcripts_jsonl, self.provenance_json, *evaluation]
 
     def completion_files(self) -> list[Path]:
         return sorted(self.completions.glob("step_*.parquet"))
@@ -128,6 +126,7 @@ class SweepDir:
         self.path = path
         self.sweep_json = path / "sweep.json"  # the command and the jobs
         self.multirun_yaml = path / "multirun.yaml"  # the settings, written by Hydra or by us
+        self.report_html = path / "report.html"
         self.lock_file = path / ".lock"
 
     def is_used(self) -> bool:

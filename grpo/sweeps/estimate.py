@@ -11,6 +11,7 @@ from grpo.core.errors import UserError
 from grpo.core.paths import display_path
 from grpo.core.text import format_duration
 from grpo.runs.results import results_of
+from grpo.runs.run_dir import RunDir
 from grpo.sweeps.jobs import Job
 
 EARLIER = 100  # runs that are looked through for how long a step takes
@@ -39,16 +40,17 @@ def how_long(jobs: Sequence[Job], parallel: int, stated: float | None) -> str | 
 
 def earlier_run(job: Job) -> tuple[Path, dict[str, Any]] | None:
     """The newest finished run of the same policy on the same data, here or below outputs/."""
-    places = [*job.folder.parent.glob("*/results.json"), *Path("outputs").glob("*/*/results.json")]
-    places += Path("outputs").glob("sweeps/*/*/*/results.json")
-    for path in sorted(places, key=lambda path: -path.stat().st_mtime)[:EARLIER]:
+    outputs = Path("outputs")
+    folders = [*job.folder.parent.glob("*"), *outputs.glob("*/*"), *outputs.glob("sweeps/*/*/*")]
+    finished = [folder for folder in folders if RunDir(folder).results_json.exists()]
+    for folder in sorted(finished, key=lambda folder: -RunDir(folder).results_json.stat().st_mtime)[:EARLIER]:
         try:
-            results = results_of(path.parent) or {}
+            results = results_of(folder) or {}
             settings = results["provenance"]["settings"]
             same = all(settings[key] == getattr(job.config, key) for key in ("device", "max_completion_length", "bf16"))
             same = same and settings["model"]["path"] == job.config.model.path
             if same and settings["data"]["name"] == job.config.data.name and results["steps"]:
-                return path.parent, results
+                return folder, results
         except (OSError, UserError, KeyError, TypeError):  # of another version, or damaged
             continue
     return None

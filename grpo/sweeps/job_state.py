@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo.core.metric_format import format_metric
 from grpo.core.metric_names import REWARD
+from grpo.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
     from grpo.sweeps.jobs import Job
@@ -38,7 +39,7 @@ def last_step(folder: Path) -> int:
 def last_metrics(folder: Path) -> list[dict[str, Any]]:
     """The last lines of the metrics of a run; empty before its first step."""
     try:
-        with (folder / "metrics.jsonl").open("rb") as file:
+        with RunDir(folder).metrics_jsonl.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 10_000))
             lines = file.read().splitlines()
     except OSError:
@@ -53,7 +54,7 @@ def last_metrics(folder: Path) -> list[dict[str, Any]]:
 def last_written(folder: Path) -> float | None:
     """When a run last wrote to its log."""
     try:
-        return (folder / "train.log").stat().st_mtime
+        return RunDir(folder).train_log.stat().st_mtime
     except OSError:
         return None
 
@@ -62,7 +63,7 @@ def state(job: "Job") -> str:
     """The phase of a job, read from its files."""
     lines, steps = last_metrics(job.folder), job.steps()
     if not lines:
-        evaluated = (job.folder / "evaluations" / "before.json").exists()
+        evaluated = RunDir(job.folder).evaluation("before").exists()
         return "at its first step" if evaluated else "loading and evaluating the policy"
     step = max(line["step"] for line in lines)
     if step == steps:

@@ -105,7 +105,7 @@ class Sweep:
             entered.enter_context(SignalHandler())
             self._refuse_folder()
             link_latest(self.folder)
-            with atomic_write(self.folder / "multirun.yaml") as partial:
+            with atomic_write(SweepDir(self.folder).multirun_yaml) as partial:
                 OmegaConf.save(OmegaConf.create(unresolved(self.master)), partial)
             self.write()
             self._entered = entered.pop_all()
@@ -161,7 +161,7 @@ class Sweep:
     def _refuse_another(self) -> None:
         path = SweepDir(self.folder).sweep_json
         if not path.is_file():
-            runs = {each.parent.parent for each in self.folder.glob("**/.hydra/config.yaml")}
+            runs = {each for each in self.folder.glob("**") if RunDir(each).is_run()}
             if others := sorted(runs - {job.folder for job in self.jobs}):
                 raise UserError(
                     f"{display_path(self.folder)} holds other runs, {display_path(others[0])} among them; give the "

@@ -11,13 +11,14 @@ from grpo.config.batch import BatchSplit
 from grpo.config.schema import Config
 from grpo.policy.loading import from_pretrained_options
 from grpo.rewards.stack import RewardStack
+from grpo.runs.run_dir import RunDir
 from grpo.sampling.engines import arguments
 
 
 def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Path) -> GRPOConfig:
     """TRL's arguments. Those that have no setting of ours are set here for the reason beside them."""
     return GRPOConfig(
-        output_dir=str(out / "checkpoints"),
+        output_dir=str(RunDir(out).checkpoints),
         seed=config.seed,
         use_cpu=config.device == "cpu",
         num_generations=batch.num_generations,

@@ -20,6 +20,7 @@ from grpo.evaluation.generation import generate_completions, generate_greedily
 from grpo.evaluation.protocol import evaluation_protocol
 from grpo.evaluation.storage import save_evaluation
 from grpo.rewards.stack import RewardStack
+from grpo.runs.run_dir import RunDir
 from grpo.tasks.example import Example
 
 TRANSCRIPTS = "transcripts.jsonl"
@@ -79,7 +80,7 @@ class Evaluator:
                 "stop": self.end_tokens
             }
             if distributed.is_main_process():
-                save_evaluation(evaluation, self.out / "evaluations" / f"{name}.json", how)
+                save_evaluation(evaluation, RunDir(self.out).evaluation(name), how)
 
     def ask_examples(self, step: int) -> None:
         """Answer the example questions greedily and write them to `transcripts.jsonl`."""

@@ -19,6 +19,7 @@ from grpo.core.console import say
 from grpo.core.errors import UserError
 from grpo.core.files import write_json
 from grpo.core.paths import display_path
+from grpo.runs.run_dir import RunDir
 from grpo.training.base import BaseTrainer
 
 
@@ -57,7 +58,7 @@ class NonFiniteGuard(BaseTrainer):
             UserError: on_nonfinite=stop.
         """
         step = self.state.global_step + 1
-        folder = self.recorder.out / "nonfinite" / f"step_{step:06d}"
+        folder = RunDir(self.recorder.out).nonfinite / f"step_{step:06d}"
         folder.mkdir(parents=True, exist_ok=True)
         suffix = f"_{distributed.rank()}" if distributed.world_size() > 1 else ""
         torch.save({"inputs": inputs, **more}, folder / f"batch{suffix}.pt")

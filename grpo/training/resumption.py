@@ -13,6 +13,7 @@ from grpo.runs.checkpoints import step_of
 from grpo.runs.provenance import NAME as PROVENANCE
 from grpo.runs.provenance import changes, save_diff
 from grpo.runs.provenance_file import read_provenance
+from grpo.runs.run_dir import RunDir
 
 
 def record_provenance(
@@ -22,7 +23,7 @@ def record_provenance(
     now, settings = to_interpolations(now), redacted(asdict(config))
     if not (out / PROVENANCE).is_file():
         if distributed.is_main_process() and now["code"] and not now["code"]["clean"]:
-            save_diff(out / "git.diff")
+            save_diff(RunDir(out).git_diff)
         return {"command": command} | now | {"settings": settings, "tracking": None, "resumed": []}
     began = read_provenance(out / PROVENANCE)
     differences = changes(began, now)
