@@ -19,10 +19,10 @@ from grpo.config.schema import AuditConfig
 from grpo.core.console import error_message, say
 from grpo.core.errors import UserError
 from grpo.rewards.audit_report import print_completions, print_findings, print_probes
-from grpo.rewards.completion_scores import Scored, score_completions
+from grpo.rewards.completion_scores import CompletionScores, score_completions
 from grpo.rewards.findings import Finding
-from grpo.rewards.probe_findings import judge
-from grpo.rewards.probe_scores import measure
+from grpo.rewards.probe_findings import judge_probes
+from grpo.rewards.probe_scores import score_probes
 from grpo.rewards.probes import PROBES
 from grpo.rewards.stack import RewardStack, build_rewards
 from grpo.runs.run_dir import removed_if_unused
@@ -37,8 +37,8 @@ def run(config: AuditConfig) -> list[Finding]:
     stack = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
     weights = ", ".join(f"{name} {weight:g}" for name, weight in stack.weights.items() if weight)
     if config.completions is None:
-        measured = measure(stack)
-        found = judge(measured)
+        measured = score_probes(stack)
+        found = judge_probes(measured)
         what = f"{len(PROBES)} probes"
         print_probes(weights, measured, found)
     else:
@@ -56,7 +56,7 @@ def run(config: AuditConfig) -> list[Finding]:
     return found
 
 
-def score_file(stack: RewardStack, path: Path) -> Scored:
+def score_file(stack: RewardStack, path: Path) -> CompletionScores:
     """Score the completions of a file.
 
     Raises:

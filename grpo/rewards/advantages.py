@@ -16,8 +16,7 @@ from grpo.core.metric_names import (
     advantage_share,
     reward_zero_std,
 )
-
-Floats = NDArray[np.float64]
+from grpo.core.statistics import Floats
 
 # TRL's guard against a standard deviation of zero.
 EPSILON = 1e-4
@@ -88,7 +87,7 @@ def attribute(
     return Attribution(parts.sum(axis=-1), parts, np.column_stack([constant, flat]))
 
 
-def measure(
+def attribution_metrics(
     attribution: Attribution, names: Sequence[str], correct: NDArray[np.bool_], num_generations: int
 ) -> dict[str, float]:
     """What is logged of a step's attribution, with `correct` (N,) by completion; groups as shares of all groups."""

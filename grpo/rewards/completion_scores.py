@@ -10,16 +10,17 @@ from itertools import combinations
 
 import numpy as np
 
-from grpo.rewards.advantages import ROUNDING, Attribution, Floats, attribute
-from grpo.rewards.findings import Finding, listing, number
+from grpo.core.statistics import Floats
+from grpo.rewards.advantages import ROUNDING, Attribution, attribute
+from grpo.rewards.findings import Finding, format_score, join_with_and
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.example import Example
 
-ALIKE = 0.95  # two rewards that correlate above this teach the same
+SAME_SIGNAL = 0.95  # two rewards that correlate above this teach the same
 
 
 @dataclass(frozen=True)
-class Scored:
+class CompletionScores:
     """Completions of a file under a stack.
 
     Attributes:
@@ -71,17 +72,19 @@ class Scored:
         """What is found, warnings first."""
         names, correlations, shares = self.names, self.correlations(), self.attribution.shares()
         paid = [k for k in range(len(names)) if self.weights[k]]
-        if constant := [f"{names[k]} ({number(self.scores[0, k])})" for k in paid if np.isnan(correlations[k, k])]:
-            yield Finding("warning", f"The same score for every completion: {listing(constant)}.")
+        if constant := [
+            f"{names[k]} ({format_score(self.scores[0, k])})" for k in paid if np.isnan(correlations[k, k])
+        ]:
+            yield Finding("warning", f"The same score for every completion: {join_with_and(constant)}.")
         alone = all(len(group) == 1 for group in self.groups)
         if shares is not None:
             if against := [f"{names[k]} ({shares[k]:.1%})" for k in paid if shares[k] <= -0.0005]:
-                text = f"Pulling against the total, with a negative share of its variance: {listing(against)}."
+                text = f"Pulling against the total, with a negative share of its variance: {join_with_and(against)}."
                 yield Finding("warning", text)
         elif not alone:
             yield Finding("warning", "The total does not vary within any group: no completion has an advantage.")
         for i, j in combinations(paid, 2):
-            if correlations[i, j] > ALIKE:
+            if correlations[i, j] > SAME_SIGNAL:
                 yield Finding(
                     "note", f"{names[i]} and {names[j]} pay for the same: they correlate by {correlations[i, j]:.3f}."
                 )
@@ -93,7 +96,9 @@ class Scored:
             )
 
 
-def score_completions(stack: RewardStack, examples: Sequence[Example], batch: Mapping[tuple[int, int], str]) -> Scored:
+def score_completions(
+    stack: RewardStack, examples: Sequence[Example], batch: Mapping[tuple[int, int], str]
+) -> CompletionScores:
     """Score the completions (problem, sample) -> text of `examples`.
 
     Raises:
@@ -106,4 +111,4 @@ def score_completions(stack: RewardStack, examples: Sequence[Example], batch: Ma
     texts = [batch[place] for place in places]
     asked = [examples[problem] for problem, _ in places]
     scores = stack.score(texts, [example.gold for example in asked], [example.question for example in asked])
-    return Scored(texts, stack, np.array(list(scores.values())).T, groups)
+    return CompletionScores(texts, stack, np.array(list(scores.values())).T, groups)

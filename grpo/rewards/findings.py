@@ -18,17 +18,17 @@ class Finding:
     example: str | None = None  # the probe worth reading
 
 
-def number(value: float) -> str:
+def format_score(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:z.4g}"
 
 
-def listing(items: Iterable[str]) -> str:
+def join_with_and(items: Iterable[str]) -> str:
     *most, last = items
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def by(parts: dict[str, float]) -> str:
+def caused_by(parts: dict[str, float]) -> str:
     """The rewards that made a difference, in brackets."""
     if len(parts) == 1:
         return f" ({next(iter(parts))})"
-    return f" ({', '.join(f'{name} {number(part)}' for name, part in parts.items())})" if parts else ""
+    return f" ({', '.join(f'{name} {format_score(part)}' for name, part in parts.items())})" if parts else ""

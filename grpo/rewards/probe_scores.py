@@ -8,13 +8,14 @@ from functools import cached_property
 
 import numpy as np
 
-from grpo.rewards.advantages import ROUNDING, Floats
-from grpo.rewards.probes import PLACES, PROBES, Probe
+from grpo.core.statistics import Floats
+from grpo.rewards.advantages import ROUNDING
+from grpo.rewards.probes import PROBE_INDEX, PROBES, Probe
 from grpo.rewards.stack import RewardStack
 
 
 @dataclass(frozen=True)
-class Measured:
+class ProbeScores:
     """The battery's scores under a stack.
 
     Attributes:
@@ -42,18 +43,18 @@ class Measured:
         return PROBES[int(np.argmax(self.totals >= self.totals.max() - self.rounding))]
 
     def total(self, probe: str) -> float:
-        return float(self.totals[PLACES[probe]])
+        return float(self.totals[PROBE_INDEX[probe]])
 
     def change(self, before: str, after: str) -> tuple[float, dict[str, float]]:
         """By how much the total differs between two probes, and the rewards that made the difference."""
-        parts = self.parts[PLACES[after]] - self.parts[PLACES[before]]
+        parts = self.parts[PROBE_INDEX[after]] - self.parts[PROBE_INDEX[before]]
         return float(parts.sum()), self.made_of(parts)
 
     def made_of(self, parts: Floats) -> dict[str, float]:
         return {name: float(part) for name, part in zip(self.names, parts, strict=True) if abs(part) > self.rounding}
 
 
-def measure(stack: RewardStack) -> Measured:
+def score_probes(stack: RewardStack) -> ProbeScores:
     """Score the battery.
 
     Raises:
@@ -63,4 +64,4 @@ def measure(stack: RewardStack) -> Measured:
     scores = stack.score(*map(list, columns))
     names = [name for name, weight in stack.weights.items() if weight]
     raw = np.array([scores[name] for name in names]).T
-    return Measured(names, raw, raw * [stack.weights[name] for name in names])
+    return ProbeScores(names, raw, raw * [stack.weights[name] for name in names])

@@ -6,12 +6,12 @@ whether it has the format that grpo/tasks/answers.py asks for. It knows no rewar
 
 from dataclasses import dataclass
 
-ASKED = "right, as asked"
-LOOSE = "right, format off"
-LAZY = "right, no work shown"
+AS_REQUESTED = "right, as asked"
+FORMAT_OFF = "right, format off"
+NO_WORK = "right, no work shown"
 REPEATED = "given more than once"
 WRONG = "wrong"
-NUMBERS = "numbers for answers"
+NUMBER_FORMS = "numbers for answers"
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Probe:
     question: str = "Tom has 3 boxes of 6 pens. How many pens does he have?"
 
 
-def _asked(reasoning: str, answer: str) -> str:
+def _as_requested(reasoning: str, answer: str) -> str:
     return f"<reasoning>\n{reasoning}\n</reasoning>\n<answer>\n{answer}\n</answer>\n"
 
 
@@ -37,66 +37,69 @@ CHATTER = " ".join(16 * ["Let me know if you have any other question."])
 BLOCK = "<answer>\n18\n</answer>\n"
 WORK = f"<reasoning>\n{LINE}\n</reasoning>\n"
 REASONING = {"one line": LINE, "three lines": LINES, "long line": LONG_LINE, "many lines": MANY_LINES}
-UNBROKEN = ", no break"  # at the end of a name: without the last line break
+NO_LAST_BREAK = ", no break"  # at the end of a name: without the last line break
 
 
-def _number(name: str, answer: str, gold: str, question: str = Probe.question) -> Probe:
-    return Probe(name, NUMBERS, _asked("I work it out step by step.", answer), gold, question)
+def _number_probe(name: str, answer: str, gold: str, question: str = Probe.question) -> Probe:
+    return Probe(name, NUMBER_FORMS, _as_requested("I work it out step by step.", answer), gold, question)
 
 
 # Those with the same question stand next to each other, as completions do in training.
 PROBES = (
-    *(Probe(name, ASKED, _asked(reasoning, "18")) for name, reasoning in REASONING.items()),
-    *(Probe(name + UNBROKEN, ASKED, _asked(reasoning, "18")[:-1]) for name, reasoning in REASONING.items()),
-    Probe("preamble before", LOOSE, f"Sure, let us see.\n{_asked(LINE, '18')}"),
-    Probe("short text after", LOOSE, _asked(LINE, "18") + "I hope this helps!\n"),
-    Probe("long text after", LOOSE, _asked(LINE, "18") + CHATTER),
-    Probe("blank lines between", LOOSE, f"{WORK}\n\n{BLOCK}"),
-    Probe("tags inline", LOOSE, f"<reasoning>{LINE}</reasoning> <answer>18</answer>\n"),
-    Probe("bare number", LAZY, "18"),
-    Probe("bare sentence", LAZY, "The answer is 18."),
-    Probe("answer tags alone", LAZY, BLOCK),
-    Probe("empty reasoning", LAZY, _asked("", "18")),
-    Probe("filler reasoning", LAZY, _asked("...", "18")),
-    Probe("everything twice", REPEATED, 2 * _asked(LINE, "18")),
+    *(Probe(name, AS_REQUESTED, _as_requested(reasoning, "18")) for name, reasoning in REASONING.items()),
+    *(
+        Probe(name + NO_LAST_BREAK, AS_REQUESTED, _as_requested(reasoning, "18")[:-1])
+        for name, reasoning in REASONING.items()
+    ),
+    Probe("preamble before", FORMAT_OFF, f"Sure, let us see.\n{_as_requested(LINE, '18')}"),
+    Probe("short text after", FORMAT_OFF, _as_requested(LINE, "18") + "I hope this helps!\n"),
+    Probe("long text after", FORMAT_OFF, _as_requested(LINE, "18") + CHATTER),
+    Probe("blank lines between", FORMAT_OFF, f"{WORK}\n\n{BLOCK}"),
+    Probe("tags inline", FORMAT_OFF, f"<reasoning>{LINE}</reasoning> <answer>18</answer>\n"),
+    Probe("bare number", NO_WORK, "18"),
+    Probe("bare sentence", NO_WORK, "The answer is 18."),
+    Probe("answer tags alone", NO_WORK, BLOCK),
+    Probe("empty reasoning", NO_WORK, _as_requested("", "18")),
+    Probe("filler reasoning", NO_WORK, _as_requested("...", "18")),
+    Probe("everything twice", REPEATED, 2 * _as_requested(LINE, "18")),
     Probe("reasoning twice", REPEATED, 2 * WORK + BLOCK),
     Probe("answer twice", REPEATED, WORK + 2 * BLOCK),
     Probe("inline, then in lines", REPEATED, f"<reasoning>{LINE}</reasoning><answer>18</answer>\n" + WORK + BLOCK),
     Probe("last of 3 right", REPEATED, WORK + BLOCK.replace("18", "16") + BLOCK.replace("18", "17") + BLOCK),
     Probe("first of 3 right", REPEATED, WORK + BLOCK + BLOCK.replace("18", "17") + BLOCK.replace("18", "16")),
-    Probe("3 answers in one", REPEATED, _asked(LINE, "16\n17\n18")),
-    Probe("wrong as asked", WRONG, _asked("3 boxes of 6 pens are 3 * 6 = 17 pens.", "17")),
-    Probe("right work, wrong end", WRONG, _asked(LINE, "17")),
-    Probe("wrong, then long text", WRONG, _asked("I cannot tell.", "none") + CHATTER),
-    Probe("a word for an answer", WRONG, _asked("I work it out step by step.", "no")),
-    Probe("no answer in the tags", WRONG, _asked(LINE, "")),
-    Probe("template copied", WRONG, _asked("...", "...")),
+    Probe("3 answers in one", REPEATED, _as_requested(LINE, "16\n17\n18")),
+    Probe("wrong as asked", WRONG, _as_requested("3 boxes of 6 pens are 3 * 6 = 17 pens.", "17")),
+    Probe("right work, wrong end", WRONG, _as_requested(LINE, "17")),
+    Probe("wrong, then long text", WRONG, _as_requested("I cannot tell.", "none") + CHATTER),
+    Probe("a word for an answer", WRONG, _as_requested("I work it out step by step.", "no")),
+    Probe("no answer in the tags", WRONG, _as_requested(LINE, "")),
+    Probe("template copied", WRONG, _as_requested("...", "...")),
     Probe("bare wrong number", WRONG, "17"),
     Probe("empty text", WRONG, ""),
-    _number("18", "18", "18"),
-    _number("18.0", "18.0", "18"),
-    _number("$18", "$18", "18"),
-    _number("18 pens", "18 pens", "18"),
-    _number("eighteen", "eighteen", "18"),
-    _number("１８ (full-width)", "１８", "18"),
-    _number("-5", "-5", "-5", "It is 3 degrees and gets 8 degrees colder. How many degrees is it then?"),
-    _number("1,080 for gold 1080", "1,080", "1080", "How many pens are in 90 boxes of 12 pens?"),
-    _number("1,080 for gold 1,080", "1,080", "1,080", "How many pens are in 90 boxes of 12 pens?"),
-    _number("1080 for gold 1,080", "1080", "1,080", "How many pens are in 90 boxes of 12 pens?"),
-    _number("² (superscript)", "²", "2", "Tom has 1 pen and finds another one. How many pens does he have?"),
-    _number("٣ (Arabic-Indic)", "٣", "3", "Tom has 1 pen and finds 2 others. How many pens does he have?"),
+    _number_probe("18", "18", "18"),
+    _number_probe("18.0", "18.0", "18"),
+    _number_probe("$18", "$18", "18"),
+    _number_probe("18 pens", "18 pens", "18"),
+    _number_probe("eighteen", "eighteen", "18"),
+    _number_probe("１８ (full-width)", "１８", "18"),
+    _number_probe("-5", "-5", "-5", "It is 3 degrees and gets 8 degrees colder. How many degrees is it then?"),
+    _number_probe("1,080 for gold 1080", "1,080", "1080", "How many pens are in 90 boxes of 12 pens?"),
+    _number_probe("1,080 for gold 1,080", "1,080", "1,080", "How many pens are in 90 boxes of 12 pens?"),
+    _number_probe("1080 for gold 1,080", "1080", "1,080", "How many pens are in 90 boxes of 12 pens?"),
+    _number_probe("² (superscript)", "²", "2", "Tom has 1 pen and finds another one. How many pens does he have?"),
+    _number_probe("٣ (Arabic-Indic)", "٣", "3", "Tom has 1 pen and finds 2 others. How many pens does he have?"),
 )
 REFERENCE = "one line"
-COMMAS = ("1,080 for gold 1080", "1,080 for gold 1,080")
-FOREIGN = ("² (superscript)", "٣ (Arabic-Indic)", "１８ (full-width)")
-PLACES = {probe.name: place for place, probe in enumerate(PROBES)}
+COMMA_NUMBERS = ("1,080 for gold 1080", "1,080 for gold 1,080")
+NON_ASCII_DIGITS = ("² (superscript)", "٣ (Arabic-Indic)", "１８ (full-width)")
+PROBE_INDEX = {probe.name: place for place, probe in enumerate(PROBES)}
 # What is changed -> the probes without and with the change, and nothing else between them.
 CHANGES = {
-    "no last line break": (REFERENCE, REFERENCE + UNBROKEN),
-    "the same in a long completion": ("many lines", "many lines" + UNBROKEN),
+    "no last line break": (REFERENCE, REFERENCE + NO_LAST_BREAK),
+    "the same in a long completion": ("many lines", "many lines" + NO_LAST_BREAK),
     "reasoning over three lines": (REFERENCE, "three lines"),
     "longer reasoning": (REFERENCE, "long line"),
-    "the same, no last line break": (REFERENCE + UNBROKEN, "long line" + UNBROKEN),
+    "the same, no last line break": (REFERENCE + NO_LAST_BREAK, "long line" + NO_LAST_BREAK),
     "a preamble before": (REFERENCE, "preamble before"),
     "a short text after": (REFERENCE, "short text after"),
     "a long text after": (REFERENCE, "long text after"),
@@ -113,5 +116,5 @@ CHANGES = {
 }
 
 
-def probe(name: str) -> Probe:
-    return PROBES[PLACES[name]]
+def probe_named(name: str) -> Probe:
+    return PROBES[PROBE_INDEX[name]]

@@ -19,7 +19,7 @@ from grpo.core.signals import HANDLED_SIGNALS
 
 
 @contextmanager
-def unchanged(seed: int) -> Iterator[None]:
+def restored_process_state(seed: int) -> Iterator[None]:
     """Inside, user code may change this process; afterwards what training depends on is as it was.
 
     That is: the working directory, the file mode mask, the recursion limit, the standard streams, the handlers of
@@ -30,19 +30,19 @@ def unchanged(seed: int) -> Iterator[None]:
         for restore in _restorers():
             stack.callback(restore)
         random.seed(seed)
-        stack.enter_context(_streams())
-        if numpy := _imported("numpy"):
+        stack.enter_context(_protected_streams())
+        if numpy := _imported_module("numpy"):
             stack.callback(numpy.random.set_state, numpy.random.get_state())
             stack.enter_context(numpy.errstate())
             numpy.random.seed(seed)
-        if torch := _imported("torch"):
-            stack.enter_context(_torch(torch, seed))
+        if torch := _imported_module("torch"):
+            stack.enter_context(_restored_torch(torch, seed))
         else:
-            stack.callback(_torch_defaults)
+            stack.callback(_reset_torch_defaults)
         yield
 
 
-def _imported(name: str) -> Any:
+def _imported_module(name: str) -> Any:
     return sys.modules.get(name)
 
 
@@ -65,10 +65,10 @@ def _restorers() -> Iterator[Callable[[], object]]:
     if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
         handlers = {number: signal.getsignal(number) for number in (*HANDLED_SIGNALS, signal.SIGALRM)}
         timer = signal.getitimer(signal.ITIMER_REAL)
-        yield lambda: _signals(handlers, timer)
+        yield lambda: _restore_signals(handlers, timer)
 
 
-def _signals(handlers: dict[signal.Signals, Any], timer: tuple[float, float]) -> None:
+def _restore_signals(handlers: dict[signal.Signals, Any], timer: tuple[float, float]) -> None:
     if not timer[0]:  # an alarm that is left behind would end the process later
         signal.setitimer(signal.ITIMER_REAL, 0)
     for number, handler in handlers.items():
@@ -76,7 +76,7 @@ def _signals(handlers: dict[signal.Signals, Any], timer: tuple[float, float]) ->
             signal.signal(number, handler)
 
 
-class Unclosable:
+class UnclosableStream:
     """A stream, or its buffer, whose `close` does nothing."""
 
     def __init__(self, stream: Any) -> None:
@@ -84,9 +84,10 @@ class Unclosable:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._stream, name)
-        return Unclosable(value) if name == "buffer" else value  # a wrapper closes its buffer when it is collected
+        # A wrapper closes its buffer when it is garbage-collected.
+        return UnclosableStream(value) if name == "buffer" else value
 
-    def __enter__(self) -> "Unclosable":
+    def __enter__(self) -> "UnclosableStream":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,11 +101,11 @@ class Unclosable:
 
 
 @contextmanager
-def _streams() -> Iterator[None]:
+def _protected_streams() -> Iterator[None]:
     before = {name: getattr(sys, name) for name in ("stdout", "stderr")}
     for name, stream in before.items():
         if stream is not None:
-            setattr(sys, name, Unclosable(stream))
+            setattr(sys, name, UnclosableStream(stream))
     try:
         yield
     finally:
@@ -113,7 +114,7 @@ def _streams() -> Iterator[None]:
 
 
 @contextmanager
-def _torch(torch: Any, seed: int) -> Iterator[None]:
+def _restored_torch(torch: Any, seed: int) -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     plain = [
         (torch.are_deterministic_algorithms_enabled, partial(torch.use_deterministic_algorithms, warn_only=warn_only)),
@@ -143,9 +144,9 @@ def _torch(torch: Any, seed: int) -> Iterator[None]:
                 torch.set_default_device(None if device.type == "cpu" else device)
 
 
-def _torch_defaults() -> None:
+def _reset_torch_defaults() -> None:
     """Reset torch's defaults after code that was the first to import it."""
-    if torch := _imported("torch"):
+    if torch := _imported_module("torch"):
         torch.set_grad_enabled(True)
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)

@@ -13,13 +13,13 @@ from typing import Any
 
 from grpo.core.errors import UserError
 
-Function = Callable[..., Any]
-REWARDS: dict[str, Function] = {}
+RewardFunction = Callable[..., Any]
+REWARDS: dict[str, RewardFunction] = {}
 ARGUMENTS = ("completion", "gold", "question")
-RULE = "answer_match"  # the argument that tells a reward how answers are compared
+ANSWER_MATCH_ARGUMENT = "answer_match"  # the argument that tells a reward how answers are compared
 
 
-def reward(function: Function) -> Function:
+def reward(function: RewardFunction) -> RewardFunction:
     """Enter `function` into the table of rewards under its own name, a trailing underscore aside (`int_`).
 
     It takes any of `completion`, `gold`, `question` and returns a number; or, to see a whole batch at once, any of
@@ -31,7 +31,7 @@ def reward(function: Function) -> Function:
         raise UserError(f"reward '{name}' is defined twice; the name is taken. Give the function another name.")
     names = inspect.signature(function).parameters
     single, batched = set(ARGUMENTS), {f"{argument}s" for argument in ARGUMENTS}
-    read = names.keys() - {RULE}
+    read = names.keys() - {ANSWER_MATCH_ARGUMENT}
     if not read or not (read <= single or read <= batched):
         raise UserError(
             f"reward '{name}' takes ({', '.join(names)}); a reward takes any of ({', '.join(ARGUMENTS)}), "

@@ -10,13 +10,13 @@ from pathlib import Path
 from grpo.core.errors import UserError
 from grpo.core.signals import StoppedBySignal
 from grpo.rewards import built_in, verbatim  # noqa: F401  (importing them registers their rewards)
-from grpo.rewards.process_state import unchanged
+from grpo.rewards.process_state import restored_process_state
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.user_file import UserFile, describe_error
 
-BUILT_IN = dict(REWARDS)
+SHIPPED_REWARDS = dict(REWARDS)
 # reward -> the file that defines it, except built-in ones
-SOURCES: dict[str, UserFile] = {}
+REWARD_SOURCES: dict[str, UserFile] = {}
 
 
 def load_reward_files(files: Sequence[str]) -> None:
@@ -26,8 +26,8 @@ def load_reward_files(files: Sequence[str]) -> None:
         UserError: there is no such file, it fails, or it defines no reward.
     """
     REWARDS.clear()
-    REWARDS.update(BUILT_IN)
-    SOURCES.clear()
+    REWARDS.update(SHIPPED_REWARDS)
+    REWARD_SOURCES.clear()
     for name in files:
         path = Path(name).expanduser().resolve()
         if not path.is_file():
@@ -36,7 +36,7 @@ def load_reward_files(files: Sequence[str]) -> None:
             raise UserError(f"reward_files: {path} is not a Python file (its name must end in .py).")
         file, known = UserFile(path), set(REWARDS)
         try:
-            with unchanged(seed=0):
+            with restored_process_state(seed=0):
                 file.load()
         except (KeyboardInterrupt, StoppedBySignal):
             raise
@@ -50,4 +50,4 @@ def load_reward_files(files: Sequence[str]) -> None:
                 f"reward_files: {path} defines no reward; write @reward, which is imported by 'from grpo.rewards "
                 f"import reward', on the line above {' or '.join(own) or 'a function'}."
             )
-        SOURCES.update(dict.fromkeys(REWARDS.keys() - known, file))
+        REWARD_SOURCES.update(dict.fromkeys(REWARDS.keys() - known, file))

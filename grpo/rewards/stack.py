@@ -8,10 +8,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from grpo.core.errors import UserError, suggest_name
+from grpo.core.errors import UserError, nearest
 from grpo.rewards.registry import REWARDS
-from grpo.rewards.reward_files import SOURCES, load_reward_files
-from grpo.rewards.scoring import MOST_WEIGHT, score
+from grpo.rewards.reward_files import REWARD_SOURCES, load_reward_files
+from grpo.rewards.scoring import MAX_WEIGHT, score_reward
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class RewardStack:
     weights: dict[str, float]
     answer_match: str = "number"
 
-    def score(
+    def score_reward(
         self, completions: Sequence[str], golds: Sequence[str], questions: Sequence[str]
     ) -> dict[str, list[float]]:
         """The raw scores of every reward, unweighted: `{name: [score of each completion]}`."""
-        return {name: score(name, completions, golds, questions, self.answer_match) for name in self.weights}
+        return {name: score_reward(name, completions, golds, questions, self.answer_match) for name in self.weights}
 
     def total(self, scores: dict[str, list[float]]) -> list[float]:
         """The weighted sum of `scores` for each completion."""
@@ -47,13 +47,13 @@ def build_rewards(weights: dict[str, float], files: Sequence[str] = (), answer_m
     load_reward_files(files)
     for name, weight in weights.items():
         if name not in REWARDS:
-            for file in SOURCES.values():
+            for file in REWARD_SOURCES.values():
                 if name in file.functions():
                     raise UserError(f"rewards.{name}: in {file.path}, {name} has no decorator; write @reward above it.")
-            raise UserError(f"rewards.{name}: there is no reward '{name}'.{suggest_name(name, REWARDS)}")
-        if not abs(weight) <= MOST_WEIGHT:
+            raise UserError(f"rewards.{name}: there is no reward '{name}'.{nearest(name, REWARDS)}")
+        if not abs(weight) <= MAX_WEIGHT:
             raise UserError(
-                f"rewards.{name}={weight}: a weight is a finite number within -{MOST_WEIGHT:g} and {MOST_WEIGHT:g}."
+                f"rewards.{name}={weight}: a weight is a finite number within -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}."
             )
     if not any(weights.values()):
         raise UserError("rewards: every weight is 0, so nothing would be trained; give one reward a weight.")

@@ -86,14 +86,14 @@ def single_number(text: str) -> Decimal | float | None:
     for match in _TOKEN.finditer(_SUBTRACTION.sub(";", plain)):
         if match[3] is None:
             continue  # a word
-        value = _value(*match.groups(default=""))
+        value = _number_value(*match.groups(default=""))
         if value is None or found not in (None, value):
             return None
         found = value
     return found
 
 
-def _value(sign: str, mixed: str, numerator: str, exponent: str, denominator: str) -> Decimal | float | None:
+def _number_value(sign: str, mixed: str, numerator: str, exponent: str, denominator: str) -> Decimal | float | None:
     """The number of a token; None if it is divided by zero, or not whole and too large for a float."""
     numerator, denominator = (part.translate(_NO_SEPARATORS) for part in (numerator, denominator))
     whole, _, decimals = numerator.partition(".")

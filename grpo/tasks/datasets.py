@@ -12,16 +12,16 @@ from typing import Any
 from grpo.config.schema import DataConfig
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path
-from grpo.policy.hub import hub_error, prepare_hub
+from grpo.policy.hub import prepare_hub, unreachable
 from grpo.tasks import arithmetic
 from grpo.tasks.answers import parse_number, single_number
 from grpo.tasks.example import Example
 from grpo.tasks.jsonl import read_jsonl, text_column
 
-TRAIN_FILE = "train.jsonl"  # the default in conf/data/jsonl.yaml
+DEFAULT_TRAIN_FILE = "train.jsonl"  # the default in conf/data/jsonl.yaml
 
 
-def _arithmetic(config: DataConfig, split: str) -> list[Example]:
+def load_arithmetic(config: DataConfig, split: str) -> list[Example]:
     assert config.seed is not None and config.max_number is not None
     assert config.min_steps is not None and config.max_steps is not None
     assert config.eval_problems is not None and config.validation_problems is not None
@@ -41,9 +41,9 @@ def _arithmetic(config: DataConfig, split: str) -> list[Example]:
     return [Example(problem.question, str(problem.answer)) for problem in islice(source, *ranges[split])]
 
 
-def _gsm8k(config: DataConfig, split: str) -> list[Example] | None:
+def load_gsm8k(config: DataConfig, split: str) -> list[Example] | None:
     if config.path is not None:
-        return _jsonl(config, split)
+        return load_jsonl(config, split)
     if split == "validation":
         return None
     prepare_hub()
@@ -52,16 +52,16 @@ def _gsm8k(config: DataConfig, split: str) -> list[Example] | None:
     try:
         dataset = load_dataset("openai/gsm8k", "main", split=split)
     except (OSError, ValueError) as error:
-        raise hub_error("The dataset openai/gsm8k", "data.path", error) from error
-    return [_example(row, config) for row in dataset]
+        raise unreachable("The dataset openai/gsm8k", "data.path", error) from error
+    return [_example_from_row(row, config) for row in dataset]
 
 
-def _jsonl(config: DataConfig, split: str) -> list[Example] | None:
+def load_jsonl(config: DataConfig, split: str) -> list[Example] | None:
     assert config.path is not None
     folder = Path(display_path(Path(config.path).expanduser()))  # settings have it absolute; messages name it as typed
     files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
     if folder.is_file() or (folder.suffix == ".jsonl" and not folder.is_dir()):
-        if config.train_file not in (TRAIN_FILE, folder.name):
+        if config.train_file not in (DEFAULT_TRAIN_FILE, folder.name):
             raise UserError(
                 f"data.train_file={config.train_file}: data.path={folder} names the training file already; leave "
                 f"one out, or type the folder, data.path={folder.parent}."
@@ -75,10 +75,10 @@ def _jsonl(config: DataConfig, split: str) -> list[Example] | None:
             f"data.path: there is no file {folder / name}; the folder has {', '.join(others[:9])}: set "
             f"data.{split}_file=NAME."
         )
-    return list(read_jsonl(folder / name, lambda row: _example(row, config)))
+    return list(read_jsonl(folder / name, lambda row: _example_from_row(row, config)))
 
 
-def _example(row: dict[str, Any], config: DataConfig) -> Example:
+def _example_from_row(row: dict[str, Any], config: DataConfig) -> Example:
     """The question of a row, and the gold answer: what follows `####` in the answer column, else all of it."""
     assert config.question_column is not None and config.answer_column is not None
     question, answer = (text_column(row, key).strip() for key in (config.question_column, config.answer_column))
@@ -93,7 +93,7 @@ def _example(row: dict[str, Any], config: DataConfig) -> Example:
 
 # The problems of a split, `train`, `validation` or `test`; None where the dataset has no such split.
 LOADERS: dict[str, Callable[[DataConfig, str], list[Example] | None]] = {
-    "arithmetic": _arithmetic,
-    "gsm8k": _gsm8k,
-    "jsonl": _jsonl,
+    "arithmetic": load_arithmetic,
+    "gsm8k": load_gsm8k,
+    "jsonl": load_jsonl,
 }

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from grpo.core.errors import UserError, json_type_name
 
-Made = TypeVar("Made")
+Record = TypeVar("Record")
 
 
-def read_jsonl(path: Path, make: Callable[[dict[str, Any]], Made], setting: str = "data.path") -> Iterator[Made]:
+def read_jsonl(path: Path, make: Callable[[dict[str, Any]], Record], setting: str = "data.path") -> Iterator[Record]:
     """What `make` makes of each line of a file of one JSON object a line; blank lines are skipped.
 
     Raises:

@@ -11,7 +11,7 @@ from grpo.core.errors import UserError
 from grpo.tasks.datasets import LOADERS
 from grpo.tasks.example import SHOWCASE, Example
 
-MOST_BY_DEFAULT = 200  # problems taken out of the training split if no file has them; a fifth of a small split
+MAX_HELD_OUT_BY_DEFAULT = 200  # problems taken out of the training split if no file has them; a fifth of a small split
 
 
 @dataclass
@@ -39,24 +39,24 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
     train, held_out = read(config, "train"), read(config, "test")
     assert train is not None
     if held_out is None:
-        held_out, train = _cut(train, "eval_problems", config, notes)
-    splits.held_out = _some(_part(held_out, config.eval_problems, config), "held-out", config)
+        held_out, train = _hold_out(train, "eval_problems", config, notes)
+    splits.held_out = _require_problems(_draw(held_out, config.eval_problems, config), "held-out", config)
     without_joy = [example for example in train if example.key != SHOWCASE.key]
     if len(without_joy) < len(train):
         notes.append(
             f"Joy's question is taken out of the training set, to be asked before and after: {len(without_joy):,} "
             "problems remain."
         )
-    train = _without(without_joy, held_out, ("training", "held-out"), config, notes)
+    train = _exclude_shared(without_joy, held_out, ("training", "held-out"), config, notes)
     if validation:
         found = read(config, "validation")
         if found is None:
-            found, train = _cut(train, "validation_problems", config, notes)
+            found, train = _hold_out(train, "validation_problems", config, notes)
         else:
-            found = _without(found, held_out, ("validation", "held-out"), config, notes)
-        splits.validation = _some(_part(found, config.validation_problems, config), "validation", config)
-        train = _without(train, found, ("training", "validation"), config, notes)
-    splits.train = _some(_part(train, config.train_problems, config), "train", config)
+            found = _exclude_shared(found, held_out, ("validation", "held-out"), config, notes)
+        splits.validation = _require_problems(_draw(found, config.validation_problems, config), "validation", config)
+        train = _exclude_shared(train, found, ("training", "validation"), config, notes)
+    splits.train = _require_problems(_draw(train, config.train_problems, config), "train", config)
     return splits
 
 
@@ -65,10 +65,10 @@ def load_held_out(config: DataConfig) -> list[Example]:
     held_out = LOADERS[config.name](config, "test")
     if held_out is None:
         return load_splits(config).held_out
-    return _some(_part(held_out, config.eval_problems, config), "held-out", config)
+    return _require_problems(_draw(held_out, config.eval_problems, config), "held-out", config)
 
 
-def _without(
+def _exclude_shared(
     examples: list[Example], others: list[Example], splits: tuple[str, str], config: DataConfig, notes: list[str]
 ) -> list[Example]:
     """The examples of the first of two splits that are not also in the second.
@@ -91,18 +91,18 @@ def _without(
     return kept
 
 
-def _some(examples: list[Example], split: str, config: DataConfig) -> list[Example]:
+def _require_problems(examples: list[Example], split: str, config: DataConfig) -> list[Example]:
     if not examples:
         raise UserError(f"data={config.name}: the {split} split has no problems.")
     return examples
 
 
-def _part(examples: list[Example], count: int | None, config: DataConfig) -> list[Example]:
+def _draw(examples: list[Example], count: int | None, config: DataConfig) -> list[Example]:
     """`count` of the examples, or all where it is None or they are fewer."""
-    return examples if count is None or count >= len(examples) else _divide(examples, count, config)[0]
+    return examples if count is None or count >= len(examples) else _draw_and_rest(examples, count, config)[0]
 
 
-def _divide(examples: list[Example], count: int, config: DataConfig) -> tuple[list[Example], list[Example]]:
+def _draw_and_rest(examples: list[Example], count: int, config: DataConfig) -> tuple[list[Example], list[Example]]:
     """`count` examples, drawn since a file may be sorted, and the others, both in their order.
 
     With the same seed, a smaller part is contained in a larger one.
@@ -113,7 +113,7 @@ def _divide(examples: list[Example], count: int, config: DataConfig) -> tuple[li
     return [examples[i] for i in drawn[0]], [examples[i] for i in drawn[1]]
 
 
-def _cut(
+def _hold_out(
     train: list[Example], setting: str, config: DataConfig, notes: list[str]
 ) -> tuple[list[Example], list[Example]]:
     """Problems drawn from the training split because there is no file of them, and the others.
@@ -122,7 +122,7 @@ def _cut(
         UserError: the split is too small for the number that is set.
     """
     file = {"eval_problems": "test_file"}.get(setting, "validation_file")
-    given, a_fifth = getattr(config, setting), max(1, min(MOST_BY_DEFAULT, len(train) // 5))
+    given, a_fifth = getattr(config, setting), max(1, min(MAX_HELD_OUT_BY_DEFAULT, len(train) // 5))
     count = a_fifth if given is None else given
     if len(train) < 2:
         raise UserError(
@@ -139,4 +139,4 @@ def _cut(
         f"No data.{file}: {count:,} of the {len(train):,} training problems, drawn with data.seed={config.seed}, are "
         f"held out of training{why}."
     )
-    return _divide(train, count, config)
+    return _draw_and_rest(train, count, config)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo.rewards.advantages import attribute, measure
+from grpo.rewards.advantages import attribute, attribution_metrics
 from tests.training.test_trainer import micro_batches, trainer  # noqa: F401
 
 MODES = [(scale, "sum_then_normalize") for scale in ("group", "batch", "none")] + [("group", "normalize_then_sum")]
@@ -72,7 +72,7 @@ def test_what_is_logged() -> None:
     scores = np.array([[2, 0.1], [0, 0.3], [2, 0.1], [2, 0.4], [0, 0.2], [0, 0.2]])
     split = attribute(scores, np.array([1.0, 1.0]), 2, "none")
     assert split.advantages == pytest.approx([0.9, -0.9, -0.15, 0.15, 0, 0])
-    figures = measure(split, ["correctness", "length"], scores[:, 0] > 0, 2)
+    figures = attribution_metrics(split, ["correctness", "length"], scores[:, 0] > 0, 2)
     power = 2 * 0.9**2 + 2 * 0.15**2
     assert figures == pytest.approx(
         {
@@ -90,7 +90,9 @@ def test_what_is_logged() -> None:
         }
     )
     still = attribute(scores[4:], np.array([1.0, 1.0]), 2, "none")
-    assert not [name for name in measure(still, ["correctness", "length"], scores[4:, 0] > 0, 2) if "share" in name]
+    assert not [
+        name for name in attribution_metrics(still, ["correctness", "length"], scores[4:, 0] > 0, 2) if "share" in name
+    ]
 
 
 @pytest.mark.parametrize(("scale", "aggregation"), MODES)

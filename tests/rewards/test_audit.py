@@ -18,12 +18,12 @@ from grpo.config.groups import CONF, option_names
 from grpo.config.messages import translate_errors
 from grpo.config.schema import AuditConfig
 from grpo.core.errors import UserError
-from grpo.rewards.completion_scores import Scored
+from grpo.rewards.completion_scores import CompletionScores
 from grpo.rewards.findings import Finding
-from grpo.rewards.probe_findings import judge
-from grpo.rewards.probe_scores import measure
-from grpo.rewards.probes import ASKED, CHANGES, PROBES, WRONG
-from grpo.rewards.scoring import score
+from grpo.rewards.probe_findings import judge_probes
+from grpo.rewards.probe_scores import score_probes
+from grpo.rewards.probes import AS_REQUESTED, CHANGES, PROBES, WRONG
+from grpo.rewards.scoring import score_reward
 from grpo.rewards.stack import build_rewards
 from tests.config.test_config import imported
 
@@ -78,7 +78,11 @@ def run(*overrides: str) -> list[Finding]:
 
 
 def found(level: str, **weights: float) -> list[str]:
-    return [finding.text for finding in judge(measure(build_rewards(weights, ["mine.py"]))) if finding.level == level]
+    return [
+        finding.text
+        for finding in judge_probes(score_probes(build_rewards(weights, ["mine.py"])))
+        if finding.level == level
+    ]
 
 
 def lines(path: Path, rows: list) -> None:
@@ -88,11 +92,11 @@ def lines(path: Path, rows: list) -> None:
 def test_the_probes_are_what_their_kind_says() -> None:
     assert len({probe.name for probe in PROBES}) == len(PROBES)
     columns = [
-        [getattr(probe, name) for probe in PROBES if probe.kind in (ASKED, WRONG)]
+        [getattr(probe, name) for probe in PROBES if probe.kind in (AS_REQUESTED, WRONG)]
         for name in ("completion", "gold", "question")
     ]
-    right, strict = score("correctness", *columns), score("strict_format", *columns)
-    honest = sum(probe.kind == ASKED for probe in PROBES)
+    right, strict = score_reward("correctness", *columns), score_reward("strict_format", *columns)
+    honest = sum(probe.kind == AS_REQUESTED for probe in PROBES)
     assert right[:honest] == [2.0] * honest and strict[:honest] == [0.5] * honest and not any(right[honest:])
     # Batches hold equal questions next to each other.
     questions = [probe.question for probe in PROBES]
@@ -248,7 +252,7 @@ ROWS = [
 CROSSES = ["reward_files=[mine.py]", "rewards=correctness_only", "+rewards.crosses=1"]
 
 
-def scored(folder: Path, rows: list, **weights: float) -> Scored:
+def scored(folder: Path, rows: list, **weights: float) -> CompletionScores:
     lines(folder / "made.jsonl", rows)
     return audit.score_file(build_rewards(weights, ["mine.py"]), folder / "made.jsonl")
 

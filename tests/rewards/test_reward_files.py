@@ -9,7 +9,7 @@ import torch
 
 from grpo.core.errors import UserError
 from grpo.rewards.reward_files import load_reward_files
-from grpo.rewards.scoring import NotFinite, score
+from grpo.rewards.scoring import NonFiniteReward, score_reward
 from grpo.rewards.stack import build_rewards
 
 HEAD = "from grpo.rewards import reward\n"
@@ -22,7 +22,7 @@ def write(folder: Path, text: str, name: str = "mine.py") -> str:
 
 
 def scored(*completions: str, name: str = "mine") -> list[float]:
-    return score(name, completions, ["1"] * len(completions), ["?"] * len(completions))
+    return score_reward(name, completions, ["1"] * len(completions), ["?"] * len(completions))
 
 
 def returning(folder: Path, value: str, argument: str = "completion") -> None:
@@ -71,21 +71,21 @@ TOO_LARGE = r"a reward lies within -1e\+12 and 1e\+12, or float32 overflows"
 @pytest.mark.parametrize(
     ("value", "kind", "message"),
     [
-        ("np.float32('inf')", NotFinite, FINITE),
-        ("np.float16('-inf')", NotFinite, FINITE),
-        ("np.array(np.inf)", NotFinite, FINITE),
-        ("torch.tensor(float('inf'))", NotFinite, FINITE),
-        ("torch.tensor(float('nan'))", NotFinite, FINITE),
-        ("decimal.Decimal('Infinity')", NotFinite, FINITE),
-        ("decimal.Decimal('NaN')", NotFinite, FINITE),
-        ("fractions.Fraction(10**400)", NotFinite, FINITE),
-        ("10**5000", NotFinite, "returned a value of type int; a reward is a finite number"),
-        ("Plain('nan')", NotFinite, "returned nan"),
-        ("Negative('inf')", NotFinite, "returned inf"),
-        ("1e39", NotFinite, TOO_LARGE),
-        ("np.float64(1e300)", NotFinite, TOO_LARGE),
-        ("decimal.Decimal('1e20')", NotFinite, TOO_LARGE),  # its square is infinite in float32
-        ("Mute('inf')", NotFinite, "returned a value of type Mute"),
+        ("np.float32('inf')", NonFiniteReward, FINITE),
+        ("np.float16('-inf')", NonFiniteReward, FINITE),
+        ("np.array(np.inf)", NonFiniteReward, FINITE),
+        ("torch.tensor(float('inf'))", NonFiniteReward, FINITE),
+        ("torch.tensor(float('nan'))", NonFiniteReward, FINITE),
+        ("decimal.Decimal('Infinity')", NonFiniteReward, FINITE),
+        ("decimal.Decimal('NaN')", NonFiniteReward, FINITE),
+        ("fractions.Fraction(10**400)", NonFiniteReward, FINITE),
+        ("10**5000", NonFiniteReward, "returned a value of type int; a reward is a finite number"),
+        ("Plain('nan')", NonFiniteReward, "returned nan"),
+        ("Negative('inf')", NonFiniteReward, "returned inf"),
+        ("1e39", NonFiniteReward, TOO_LARGE),
+        ("np.float64(1e300)", NonFiniteReward, TOO_LARGE),
+        ("decimal.Decimal('1e20')", NonFiniteReward, TOO_LARGE),  # its square is infinite in float32
+        ("Mute('inf')", NonFiniteReward, "returned a value of type Mute"),
         ("1j", UserError, r"returned 1j; a reward is a finite number"),
         ("np.complex64(1)", UserError, r"returned np.complex64\(1\+0j\)"),
         ("np.array([1.0])", UserError, r"returned array\(\[1.\]\)"),

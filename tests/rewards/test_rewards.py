@@ -9,7 +9,7 @@ from grpo.config.groups import option_names
 from grpo.config.rules import ANSWER_MATCHES
 from grpo.core.errors import UserError
 from grpo.rewards.registry import REWARDS
-from grpo.rewards.scoring import score
+from grpo.rewards.scoring import score_reward
 from grpo.rewards.stack import build_rewards
 from grpo.tasks.answers import TAGS
 
@@ -17,7 +17,7 @@ PERFECT = "<reasoning>\n8*3=24 pages.\n</reasoning>\n<answer>\n18\n</answer>\n"
 
 
 def one(name: str, completion: str, gold: str = "18") -> float:
-    return score(name, [completion], [gold], ["How many?"])[0]
+    return score_reward(name, [completion], [gold], ["How many?"])[0]
 
 
 def answered(answer: str) -> str:
@@ -231,7 +231,7 @@ def test_completions_of_200_000_characters_are_scored() -> None:
         for name in REWARDS:
             one(name, text)
         for answer_match in ANSWER_MATCHES:
-            score("correctness", [answered(text)], ["18"], [""], answer_match)
+            score_reward("correctness", [answered(text)], ["18"], [""], answer_match)
     assert one("correctness", answered("$" + " " * 200_000 + "- x")) == 0.0
 
 
@@ -273,7 +273,7 @@ def test_a_reward_may_see_the_batch(tmp_path) -> None:
         tmp_path, "def shortest(completions):\n    return [len(c) == min(map(len, completions)) for c in completions]\n"
     )
     build_rewards({"shortest": 1.0}, [file])
-    assert score("shortest", ["aa", "a"], ["", ""], ["", ""]) == [0.0, 1.0]
+    assert score_reward("shortest", ["aa", "a"], ["", ""], ["", ""]) == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
