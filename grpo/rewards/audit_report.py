@@ -15,7 +15,7 @@ from rich.text import Text
 
 from grpo.core.console import console, say
 from grpo.core.statistics import Floats
-from grpo.core.tables import facts
+from grpo.core.tables import key_value_table
 from grpo.core.text import printable
 from grpo.rewards.completion_scores import CompletionScores
 from grpo.rewards.findings import Finding, format_score
@@ -29,7 +29,7 @@ def print_probes(weights: str, measured: ProbeScores, found: Sequence[Finding]) 
     score = (
         f"{format_score(measured.total(best.name))}{reached}, attained by '{best.name}':\n{one_line(best.completion)}"
     )
-    say(facts({"weights": weights, "best": score}))
+    say(key_value_table({"weights": weights, "best": score}))
     say(_probes_table(measured, found))
     say(_changes_table(measured))
 
@@ -142,7 +142,7 @@ def print_completions(weights: str, scored: CompletionScores) -> None:
     totals = scored.totals
     for title, place in (("best", int(np.argmax(totals))), ("worst", int(np.argmin(totals)))):
         lines[title] = f"{format_score(totals[place])}: {one_line(scored.completions[place])}"
-    say(facts(lines))
+    say(key_value_table(lines))
     say(_distribution_table(scored))
     say(_variance_table(scored))
 

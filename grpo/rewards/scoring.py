@@ -16,7 +16,7 @@ from numbers import Real
 from typing import Any
 
 from grpo.core.errors import UserError
-from grpo.core.signals import Stopped
+from grpo.core.signals import StoppedBySignal
 from grpo.rewards.process_state import restored_process_state
 from grpo.rewards.registry import ANSWER_MATCH_ARGUMENT, ARGUMENTS, REWARDS
 from grpo.rewards.reward_files import REWARD_SOURCES, SHIPPED_REWARDS
@@ -120,7 +120,7 @@ def _errors_named(name: str, completions: Sequence[str], done: list[Any], which:
     """Name the reward, the line and the completion in what user code raises, after so many completions were `done`."""
     try:
         yield
-    except (KeyboardInterrupt, Stopped):
+    except (KeyboardInterrupt, StoppedBySignal):
         raise
     except BaseException as error:  # timeouts of some libraries are not an `Exception`
         completion = completions[len(done)]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from grpo.core.errors import UserError, nearest
+from grpo.core.errors import UserError, suggest_name
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.reward_files import REWARD_SOURCES, load_reward_files
 from grpo.rewards.scoring import MAX_WEIGHT, score_reward
@@ -26,7 +26,7 @@ class RewardStack:
     weights: dict[str, float]
     answer_match: str = "number"
 
-    def score_reward(
+    def score(
         self, completions: Sequence[str], golds: Sequence[str], questions: Sequence[str]
     ) -> dict[str, list[float]]:
         """The raw scores of every reward, unweighted: `{name: [score of each completion]}`."""
@@ -50,7 +50,7 @@ def build_rewards(weights: dict[str, float], files: Sequence[str] = (), answer_m
             for file in REWARD_SOURCES.values():
                 if name in file.functions():
                     raise UserError(f"rewards.{name}: in {file.path}, {name} has no decorator; write @reward above it.")
-            raise UserError(f"rewards.{name}: there is no reward '{name}'.{nearest(name, REWARDS)}")
+            raise UserError(f"rewards.{name}: there is no reward '{name}'.{suggest_name(name, REWARDS)}")
         if not abs(weight) <= MAX_WEIGHT:
             raise UserError(
                 f"rewards.{name}={weight}: a weight is a finite number within -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}."
