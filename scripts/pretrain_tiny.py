@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM,
 from grpo.config.composition import compose
 from grpo.core.process import guard_streams
 from grpo.policy.chat_template import build_messages
-from grpo.rewards.scoring import score
+from grpo.rewards.scoring import score_reward
 from grpo.tasks.answers import answers_match, last_number
 from grpo.tasks.arithmetic import Problem, generate_problems, make_problem
 from grpo.tasks.arithmetic_templates import OPERATIONS
@@ -248,8 +248,10 @@ def probe(
     questions, golds = [p.question for p in asked], [str(p.answer) for p in asked]
     numbers = [last_number(text) or "" for text in texts]
     return {
-        "strict_format": sum(value > 0 for value in score("strict_format", texts, golds, questions)) / len(asked),
-        "accuracy_strict": sum(value > 0 for value in score("correctness", texts, golds, questions)) / len(asked),
+        "strict_format": sum(score > 0 for score in score_reward("strict_format", texts, golds, questions))
+        / len(asked),
+        "accuracy_strict": sum(score > 0 for score in score_reward("correctness", texts, golds, questions))
+        / len(asked),
         "accuracy_flexible": sum(map(answers_match, numbers, golds)) / len(asked),
     }
 

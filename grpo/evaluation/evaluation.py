@@ -16,7 +16,7 @@ from grpo.core.metric_names import REWARD, evaluated_score
 from grpo.core.progress import progress
 from grpo.core.statistics import MAX_SAMPLES, Interval, bootstrap_intervals, maj_at_k, pass_at_k, wilson_interval
 from grpo.evaluation.completion import Completion, CompletionBatch
-from grpo.rewards.scoring import score
+from grpo.rewards.scoring import score_reward
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.answers import answers_match, extract_answer, last_number, voting_key
 from grpo.tasks.example import Example
@@ -49,7 +49,7 @@ def _scores_of(name: str, rows: Sequence[tuple[str, Example]], rewards: RewardSt
     if not rows:
         return []
     golds, questions = [of.gold for _, of in rows], [of.question for _, of in rows]
-    return score(name, [text for text, _ in rows], golds, questions, rewards.answer_match)
+    return score_reward(name, [text for text, _ in rows], golds, questions, rewards.answer_match)
 
 
 class Evaluation:

@@ -12,7 +12,7 @@ from typing import Any
 from grpo.config.schema import DataConfig
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path
-from grpo.policy.hub import prepare_hub, unreachable
+from grpo.policy.hub import hub_error, prepare_hub
 from grpo.tasks import arithmetic
 from grpo.tasks.answers import parse_number, single_number
 from grpo.tasks.example import Example
@@ -52,7 +52,7 @@ def load_gsm8k(config: DataConfig, split: str) -> list[Example] | None:
     try:
         dataset = load_dataset("openai/gsm8k", "main", split=split)
     except (OSError, ValueError) as error:
-        raise unreachable("The dataset openai/gsm8k", "data.path", error) from error
+        raise hub_error("The dataset openai/gsm8k", "data.path", error) from error
     return [_example_from_row(row, config) for row in dataset]
 
 
