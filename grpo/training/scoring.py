@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from grpo.core import distributed
-from grpo.rewards.advantages import attribute, measure
-from grpo.rewards.scoring import NotFinite, score
+from grpo.rewards.advantages import attribute, attribution_metrics
+from grpo.rewards.scoring import NonFiniteReward, score_reward
 from grpo.training.nonfinite import NonFiniteGuard
 
 
@@ -37,8 +37,8 @@ class RewardFunction:
         try:
             self.fault = ""
             texts = [messages[0]["content"] for messages in completions]
-            return score(self.__name__, texts, gold, question, self.answer_match)
-        except NotFinite as error:
+            return score_reward(self.__name__, texts, gold, question, self.answer_match)
+        except NonFiniteReward as error:
             self.fault = str(error)
             return [math.nan] * len(completions)
 
@@ -72,5 +72,5 @@ class ScoringMixin(NonFiniteGuard):
             self.multi_objective_aggregation,
         )
         correct = raw[:, self.reward_func_names.index("correctness")] > 0
-        for name, value in measure(attribution, self.reward_func_names, correct, self.num_generations).items():
+        for name, value in attribution_metrics(attribution, self.reward_func_names, correct, self.num_generations).items():
             self._metrics["train"][name].append(value)
