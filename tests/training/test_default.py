@@ -1,4 +1,4 @@
-"""The shipped embedded default, trained to its end: what the README promises must hold."""
+"""The shipped embedded default, trained to its end, reaches what the README states."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.conftest import read_wandb
 
 
 def learned(command, tmp_path: Path, *overrides: str) -> tuple[Path, dict[str, Any]]:
-    """The folder and the results of a whole run, which must have reached what the README promises."""
+    """The directory and the results of a complete run that reached what the README states."""
     done = command("grpo.train", *overrides)
     assert done.returncode == 0, done.stderr
     (out,) = [file.parent for file in tmp_path.rglob("results.json")]
@@ -26,10 +26,8 @@ def learned(command, tmp_path: Path, *overrides: str) -> tuple[Path, dict[str, A
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("rollout", "seed"), [("fast", 1), ("fast", 2), ("generate", 0), ("generate", 1), ("generate", 2)]
-)
-def test_both_samplers_teach_it(command, tmp_path, rollout: str, seed: int) -> None:
+@pytest.mark.parametrize(("rollout", "seed"), [("fast", 1), ("fast", 2), ("generate", 0)])
+def test_it_learns_with_other_seeds_and_with_trls_step(command, tmp_path, rollout: str, seed: int) -> None:
     shared = "true" if rollout == "fast" else "false"
     learned(command, tmp_path, f"rollout={rollout}", f"share_prompts={shared}", f"seed={seed}", "tracking=none")
 

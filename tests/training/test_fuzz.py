@@ -1,6 +1,6 @@
 """Settings at random: each trains two steps, or stops with one of our messages.
 
-More examples, each time others: GRPO_FUZZ_EXAMPLES=500 python -m pytest tests/test_fuzz.py -m slow
+More examples, different ones each time: GRPO_FUZZ_EXAMPLES=500 python -m pytest tests/training/test_fuzz.py -m slow
 """
 
 import os
@@ -122,7 +122,7 @@ def written(value: Any) -> str:
 
 
 @pytest.mark.slow
-def test_any_settings_train_or_are_refused_in_words(monkeypatch, tmp_path) -> None:
+def test_any_settings_train_or_end_in_a_message(monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     outcomes = {"trained": 0, "refused": 0}
 

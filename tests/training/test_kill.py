@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: what is resumed ends with the numbers of an unbroken run, each time."""
+"""SIGKILL at random moments: the resumed run ends with the numbers of an uninterrupted one, each time."""
 
 import random
 import shutil
@@ -27,11 +27,11 @@ POINTS = {"generation": 0.03, "backward": 0.03, "checkpoint": 0.08, "logging": 0
 
 @pytest.mark.slow
 def test_twenty_kills(start, tmp_path: Path) -> None:
-    assert start(*RUN, "hydra.run.dir=whole").ended() == 0
-    # How often each comes up; the first of generation answer the held-out problems.
+    assert start(*RUN, "hydra.run.dir=uninterrupted").ended() == 0
+    # Calls at each point; the first calls of generation answer the held-out problems.
     calls = {"generation": 12, "backward": 16, "checkpoint": 4, "logging": 12, "anywhere": 1}
     chance = random.Random(0)
-    begun_anew = gone_on = 0
+    restarted = resumed = 0
     for number in range(20):
         point = list(POINTS)[number % len(POINTS)]
         kill = (point, chance.randint(1, calls[point]), chance.uniform(0, POINTS[point]))
@@ -41,11 +41,11 @@ def test_twenty_kills(start, tmp_path: Path) -> None:
         if (tmp_path / "run" / ".hydra" / "config.yaml").exists():
             process = start("resume=run")
             assert process.ended() == 0, (kill, process.said(), process.complained())
-            begun_anew += "it starts at its first step" in process.said()
-            gone_on += "Resuming from step" in process.said()
+            restarted += "it starts at its first step" in process.said()
+            resumed += "Resuming from step" in process.said()
         else:  # killed before it had written anything
             assert start(*RUN, "hydra.run.dir=run").ended() == 0
-        assert_same(tmp_path / "run", tmp_path / "whole")
+        assert_same(tmp_path / "run", tmp_path / "uninterrupted")
         assert [line for line in lines(tmp_path / "run") if "reward" in line]
         shutil.rmtree(tmp_path / "run")
-    assert begun_anew and gone_on > 8
+    assert restarted and resumed > 8

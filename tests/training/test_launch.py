@@ -87,7 +87,7 @@ def unbroken(tmp_path_factory) -> tuple[Path, str]:
     return trained(2, tmp_path_factory.mktemp("two") / "here", "max_steps=4")
 
 
-def test_two_processes_share_a_folder_and_one_of_them_speaks(unbroken) -> None:
+def test_two_processes_share_a_directory_and_the_main_process_prints(unbroken) -> None:
     out, said = unbroken
     assert "batch   2 prompts x 4 completions = 8 a step, 1 x 4 on 2 processes" in said
     for once in ("model   embedded:tiny", "\ntraining 4/4", "held-out problems, answered greedily", "Report: "):
@@ -119,7 +119,7 @@ def test_the_same_batch_on_1_2_and_4_processes(unbroken, tmp_path) -> None:
     assert "Traceback" not in said.partition("torch/distributed")[0]
 
 
-def test_it_goes_on_as_it_would_have(unbroken, tmp_path) -> None:
+def test_a_resumed_run_has_the_same_numbers(unbroken, tmp_path) -> None:
     out, _ = trained(2, tmp_path / "a", "max_steps=2")
     again = f"resume={out}"
     code, said = run(1, tmp_path, again, "max_steps=4")
@@ -133,7 +133,7 @@ def test_it_goes_on_as_it_would_have(unbroken, tmp_path) -> None:
     assert lines(out) == lines(unbroken[0]) and results(out)["after"] == results(unbroken[0])["after"]
 
 
-def test_what_is_typed_wrong_ends_all(tmp_path) -> None:
+def test_a_mistake_ends_all_processes(tmp_path) -> None:
     for arguments, message in (
         (["max_stepz=4"], "error: max_stepz: there is no such setting"),
         (["-m", "seed=0,1", "tracking=none"], "error: a sweep starts its jobs itself; type it without a launcher"),
@@ -203,7 +203,7 @@ def when_there_are(process: subprocess.Popen[str], folder: Path, steps: int) -> 
 
 
 @pytest.mark.slow
-def test_the_launcher_is_told_to_end(tmp_path) -> None:
+def test_a_signal_to_the_launcher(tmp_path) -> None:
     settings = [*with_reward(tmp_path, SLOWLY), "max_steps=100"]
     with started(2, tmp_path, *settings) as process:
         out = when_there_are(process, tmp_path, 3)
@@ -216,7 +216,7 @@ def test_the_launcher_is_told_to_end(tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_all_are_told_at_once_and_the_launcher_is_killed(tmp_path, number: signal.Signals) -> None:
+def test_a_signal_to_all_processes_while_the_launcher_is_killed(tmp_path, number: signal.Signals) -> None:
     """As Slurm and systemd end a job; and as the system does where memory runs out."""
     settings = [*with_reward(tmp_path, SLOWLY), "max_steps=100", "save_steps=null"]
     with started(2, tmp_path, *settings) as process:
@@ -232,7 +232,7 @@ def test_all_are_told_at_once_and_the_launcher_is_killed(tmp_path, number: signa
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed_leaves_no_orphan_and_a_whole_checkpoint(tmp_path) -> None:
+def test_a_killed_process_leaves_no_orphan_and_a_complete_checkpoint(tmp_path) -> None:
     settings = [*with_reward(tmp_path, SLOWLY), "max_steps=100"]
     with started(2, tmp_path, *settings) as process:
         out = when_there_are(process, tmp_path, 5)

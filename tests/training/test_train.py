@@ -57,7 +57,7 @@ def test_what_a_run_leaves_behind(train) -> None:
     assert [folder.name for folder in (out / "checkpoints").iterdir()] == ["checkpoint-2"]
 
 
-def test_what_the_policy_says_as_it_trains(train) -> None:
+def test_transcripts_of_the_example_questions(train) -> None:
     out, results = train("max_steps=6", "optimizer.lr=0.01")
     said = [json.loads(line) for line in (out / "transcripts.jsonl").read_text().splitlines()]
     assert [row["step"] for row in said] == [0] * 3 + [2] * 3 + [4] * 3 + [6] * 3
@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_numbers(train, tmp_path) -> None:
     assert numeric_differences(tmp_path / "first", tmp_path / "second") == []
 
 
-def test_a_reward_cannot_end_a_run_as_if_all_were_well(train, tmp_path) -> None:
+def test_a_reward_that_exits_stops_the_run(train, tmp_path) -> None:
     (tmp_path / "ends.py").write_text(
         "from grpo.rewards import reward\n\n\n@reward\ndef ends(completion):\n    raise SystemExit(0)\n"
     )
