@@ -14,7 +14,7 @@ class RunLog(logging.FileHandler):
 
     def __init__(self, filename: str) -> None:
         super().__init__(filename, encoding="utf-8", delay=True)
-        self.held: list[logging.LogRecord] | None = []
+        self.pending: list[logging.LogRecord] | None = []
 
     def _open(self) -> TextIOWrapper:
         # A link in its place must not have another file written to.
@@ -24,22 +24,22 @@ class RunLog(logging.FileHandler):
         return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=opener)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.held is None:
+        if self.pending is None:
             super().emit(record)
         else:
-            self.held.append(record)
+            self.pending.append(record)
 
-    def begin(self) -> None:
-        """Open the file and write the records that were held.
+    def open_file(self) -> None:
+        """Open the file and write the records that were pending.
 
         Raises:
             OSError: it cannot be opened.
         """
-        if self.held is None:
+        if self.pending is None:
             return
         self.stream = self._open()
-        held, self.held = self.held, None
-        for record in held:
+        pending, self.pending = self.pending, None
+        for record in pending:
             super().emit(record)
 
 
@@ -47,7 +47,7 @@ def open_run_log() -> None:
     """Open `train.log`; later records are written to it at once."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, RunLog):
-            handler.begin()
+            handler.open_file()
 
 
 def quiet_libraries() -> None:

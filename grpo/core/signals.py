@@ -76,7 +76,7 @@ class SignalHandler:
             signal.signal(number, handler)
 
     @contextmanager
-    def noted(self, what: str) -> Iterator[None]:
+    def deferred(self, what: str) -> Iterator[None]:
         """Inside, the first signal is only noted in `received`; `what` says what is finished first."""
         self._waiting = what
         try:

@@ -18,8 +18,8 @@ Message = dict[str, str]
 class TemplateFraming:
     """What the policy's chat template puts before and after a completion."""
 
-    opened: str | None = None  # a tag that the prompt ends with
-    ends: tuple[str, ...] = ()  # the tokens that end it
+    opened_tag: str | None = None  # the tag that the prompt ends with, such as <think>
+    end_tokens: tuple[str, ...] = ()  # the tokens that end a completion
 
 
 UNKNOWN_FRAMING = TemplateFraming()

@@ -114,7 +114,7 @@ class Alarms:
         if share <= 0.5:
             return None
         limit = self.config.max_completion_length
-        ends = f" ({' or '.join(self.framing.ends)})" if self.framing.ends else ""
+        ends = f" ({' or '.join(self.framing.end_tokens)})" if self.framing.end_tokens else ""
         message = f"{share:.0%} of the completions of step {step} were truncated at {limit} tokens."
         advice = "Raise max_completion_length."
         if share == 1:
@@ -149,7 +149,7 @@ class Alarms:
         rows = self._rollouts(step - self.window, step)
         if any(metrics[reward_zero_std(reward)] < 1 for metrics in rows):
             return None
-        paid, tag = rows[-1][reward_mean(reward)], self.framing.opened
+        paid, tag = rows[-1][reward_mean(reward)], self.framing.opened_tag
         advice = f"python -m grpo.audit tests the stack; rewards.{reward}=0 only measures it."
         if tag:  # an audit does not show this: its probes contain the tag
             advice = (

@@ -222,7 +222,7 @@ class Session:
             self._build_trainer(training)
             self._mark("training")
             try:
-                with self.signals.noted("finishing the step, then saving"):
+                with self.signals.deferred("finishing the step, then saving"):
                     if self.checkpoint:
                         self.trainer.resume_from(self.checkpoint, optimizer_steps(self.config, len(self.train_rows)))
                     else:
@@ -309,7 +309,7 @@ class Session:
         """
         try:
             # Several processes must not be interrupted at different points.
-            with self.signals.noted("evaluating, then saving") if distributed.world_size() > 1 else nullcontext():
+            with self.signals.deferred("evaluating, then saving") if distributed.world_size() > 1 else nullcontext():
                 self.after = self.evaluator.evaluate(self.splits.held_out, "after training")
                 self.evaluator.save(self.after, "after", "held-out", str(self.out / "policy"))
                 self.evaluator.ask_examples(self.trainer.state.global_step)
@@ -326,7 +326,7 @@ class Session:
         from grpo.policy.prefix_sharing import unwrap_adapters
         from grpo.policy.sharding import build_unsharded, copy_full_weights
 
-        with self.signals.noted("writing the results"), spinner("saving the policy"):
+        with self.signals.deferred("writing the results"), spinner("saving the policy"):
             final = self.trainer.accelerator.unwrap_model(self.trainer.model)
             if self.sampled is not self.policy:
                 final = build_unsharded(lambda: build_policy(self.config.model, self.config.seed))

@@ -188,7 +188,7 @@ LONG_CALL = 5_000_000  # rounds that take seconds, within one call that Python c
 
 
 def test_a_signal_is_noted_at_once_in_a_long_call(caplog, capsys) -> None:
-    with SignalHandler() as signals, signals.noted("finishing the step"):
+    with SignalHandler() as signals, signals.deferred("finishing the step"):
         Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
         hashlib.pbkdf2_hmac("sha256", b"", b"", LONG_CALL)
         ended = time.time()
@@ -203,14 +203,14 @@ def test_a_second_signal_ends_a_long_call() -> None:
     code = (
         "import hashlib, os, signal, threading, time\nfrom grpo.core.signals import SignalHandler\n"
         "for wait in (0.2, 0.6): threading.Timer(wait, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
-        "with SignalHandler() as signals, signals.noted('finishing the step'):\n"
+        "with SignalHandler() as signals, signals.deferred('finishing the step'):\n"
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
     )
     assert python(code).returncode == 128 + signal.SIGTERM
 
 
 def test_a_signal_to_a_child_process_is_not_the_runs(caplog) -> None:
-    with SignalHandler() as signals, signals.noted("finishing the step"):
+    with SignalHandler() as signals, signals.deferred("finishing the step"):
         if not (child := os.fork()):
             signal.pause()
             os._exit(0)
@@ -224,7 +224,7 @@ def test_a_signal_to_a_child_process_is_not_the_runs(caplog) -> None:
 
 def test_signals_of_runs_within_each_other() -> None:
     with SignalHandler() as outer, pytest.raises(StoppedBySignal):
-        with SignalHandler() as inner, inner.noted("finishing the step"):
+        with SignalHandler() as inner, inner.deferred("finishing the step"):
             os.kill(os.getpid(), signal.SIGTERM)
         assert inner.received == signal.SIGTERM and outer.received is None
         os.kill(os.getpid(), signal.SIGTERM)

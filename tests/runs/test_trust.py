@@ -421,7 +421,7 @@ def test_training_writes_through_no_link(start, tmp_path) -> None:
     assert [content(folder) for folder in folders] == before
     handler = RunLog(str(tmp_path / "run" / "train.log"))
     with pytest.raises(OSError, match="symbolic links"):
-        handler.begin()
+        handler.open_file()
 
 
 def test_reproduce_prints_no_command_of_the_folder(here, capsys) -> None:
