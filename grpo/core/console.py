@@ -1,8 +1,8 @@
-"""The terminal: `say` prints text and tables to it, and to train.log without colours.
+"""The terminal: `say` prints text and tables to it, and writes them to train.log without colours.
 
-Commands and everything below them that has something to tell a person call it. Text of questions and completions is
-shown as it is, never as console markup. In a terminal, lines wrap at spaces; paths and commands stay in one piece, so
-that they can be copied. It does not know what the messages are about.
+Commands and the packages below them call it. Text is printed literally, never interpreted as console markup, because it
+may come from a model or a data set. Lines wrap at spaces; paths and commands are not broken, so that they can be
+copied. This module does not know what the messages are about.
 """
 
 import io
@@ -26,11 +26,13 @@ COMMAND_TO_COPY = re.compile(
     rf"(?:(?:python|torchrun|accelerate launch)(?: {ARGUMENT})*? -m [\w.]+|wandb sync|pip install \S+|ssh)"
     rf"(?: {ARGUMENT})*"
 )
-UNBREAKABLE_SPACE = "\ue000"  # stands for a space at which no line may break; printed text never contains it
+UNBREAKABLE_SPACE = (
+    "\ue000"  # replaces a space at which a line must not break; text that `printable` returns never contains it
+)
 
 
 def say(message: RenderableType) -> None:
-    """Print to the terminal, and without colours to the log."""
+    """Print a message to the terminal, and write it to the log without colours."""
     print_message(message, console)
     plain = io.StringIO()
     print_message(message, Console(file=plain, width=100, highlight=False))
@@ -38,7 +40,7 @@ def say(message: RenderableType) -> None:
 
 
 def print_message(message: RenderableType, to: Console) -> None:
-    """Print text, a table or facts; a path longer than a line is not cropped."""
+    """Print text or a table to a console; a path longer than a line is not cropped."""
     if isinstance(message, str | Text):
         style = message.style if isinstance(message, Text) else ""
         text = Text(printable(str(message)), style)
@@ -49,13 +51,13 @@ def print_message(message: RenderableType, to: Console) -> None:
 
 
 def wrap_lines(text: Text, width: int) -> list[Text]:
-    """Lines of at most `width` cells, broken at spaces only; the rest of an indented line is indented as well."""
+    """Lines of at most `width` cells, broken at spaces only; continuation lines keep the indentation of their line."""
     found = []
     for line in text.split("\n", allow_blank=True):
         indent = len(line.plain) - len(line.plain.lstrip(" "))
         body = line[indent:]
         body.plain = COMMAND_TO_COPY.sub(lambda command: command[0].replace(" ", UNBREAKABLE_SPACE), body.plain)
-        body.overflow = "ignore"  # what is longer than a line stays in one piece
+        body.overflow = "ignore"  # a word longer than a line is not broken
         for part in body.wrap(console, max(20, width - indent)):
             part.rstrip()
             part.plain = part.plain.replace(UNBREAKABLE_SPACE, " ")
@@ -64,7 +66,7 @@ def wrap_lines(text: Text, width: int) -> list[Text]:
 
 
 def error_message(error: object) -> str:
-    """A message for stderr: in a terminal it is wrapped as `say` wraps."""
+    """An error as text for stderr: escaped, and in a terminal wrapped at spaces."""
     terminal, text = Console(stderr=True), printable(str(error))
     if not terminal.is_terminal:
         return text
@@ -73,7 +75,7 @@ def error_message(error: object) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing is said on the terminal meanwhile; train.log has it."""
+    """Inside this context nothing is printed to the terminal; train.log still receives every message."""
     before, console.quiet = console.quiet, True
     try:
         yield

@@ -1,6 +1,6 @@
-"""What this machine has: cores, memory, instructions of the CPU.
+"""Cores, memory and CPU instructions of this machine, and the settings of torch that depend on them.
 
-Loading, sampling, training and the sweep's launchers call it. It does not know the settings of a run.
+Loading, evaluation, training and the launchers of sweeps call it. It does not know the config of a run.
 """
 
 import gc
@@ -9,33 +9,36 @@ import sys
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # the last is Arm's
+BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # bf16 is the name on Arm
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an exception, or the one it arose from, means."""
+    """Whether an exception, or the exception during whose handling it arose, means that memory ran out."""
     from accelerate.utils.memory import should_reduce_batch_size
 
-    chain = (error, error.__context__)  # a CUDA graph's capture fails of its own because memory ran out in it
+    chain = (
+        error,
+        error.__context__,
+    )  # if memory runs out during the capture of a CUDA graph, the end of the capture raises another error
     return any(isinstance(each, MemoryError) or (each is not None and should_reduce_batch_size(each)) for each in chain)
 
 
 def free_memory() -> None:
-    """Give back what nothing refers to but cycles, as a trainer and its policy are left."""
+    """Free the memory of objects that only reference cycles keep alive, such as a trainer with its policy."""
     gc.collect()
     if torch := sys.modules.get("torch"):
         torch.cuda.empty_cache()
 
 
 def usable_cores() -> int:
-    """That this process may use."""
+    """The number of cores that this process may use."""
     return min(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, container_cores()
     )
 
 
 def container_cores() -> int:
-    """The cores that a container lets this process use, which torch does not ask for; without a container, all."""
+    """The number of cores that the container grants, which torch does not read; all cores if there is no limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, round(int(quota) / int(period)))
@@ -44,7 +47,7 @@ def container_cores() -> int:
 
 
 def cpu_lacks_bfloat16() -> bool:
-    """Whether this CPU has no instructions for bfloat16; False if that cannot be found out, as on a Mac."""
+    """Whether this CPU has no instructions for bfloat16; False if the system does not tell."""
     try:
         known = set(CPUINFO.read_text().split())
     except (OSError, UnicodeDecodeError):  # not Linux

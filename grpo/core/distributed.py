@@ -1,7 +1,8 @@
-"""The processes of one run, as `accelerate launch` or `torchrun` starts them.
+"""The processes of one run, started by `accelerate launch` or `torchrun`: ranks, messages between them, their exit.
 
-Rank 0 leads: it reads the command line, owns the run's folder, prints, tracks and writes. The others follow: they wait
-until it announces the folder, and do the same run with the settings that lie there.
+The main process (rank 0) reads the command line, owns the run directory, prints, and writes files. The other processes
+(workers) wait until the main process broadcasts the run directory and the settings, then execute the same run. Commands
+and every package above `core` call this module. It does not know the settings or what a run computes.
 """
 
 import ctypes
@@ -27,24 +28,27 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def world_size() -> int:
+    """The number of processes of the run, on all machines."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
+    """The number of this process among all processes of the run, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def local_world_size() -> int:
-    """Processes of the run on this machine."""
+    """The number of processes of the run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
 def is_main_process() -> bool:
+    """Whether this process is rank 0, which prints and writes."""
     return rank() == 0
 
 
 def sharding_engine() -> str | None:
-    """What the launcher asks for beyond DistributedDataParallel: fsdp or deepspeed."""
+    """`fsdp` or `deepspeed` if the launcher enables one of them; None for DistributedDataParallel or one process."""
     for name in ("fsdp", "deepspeed"):
         if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true":
             return name
@@ -52,17 +56,18 @@ def sharding_engine() -> str | None:
 
 
 def strategy() -> str:
-    """How the processes share the policy: ddp, fsdp2, zero2 or zero3, as scripts/accelerate/ has them."""
+    """How the policy is distributed: ddp, fsdp2, zero2 or zero3, the names of the files in scripts/accelerate/."""
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
     return {None: "ddp", "fsdp": "fsdp2", "deepspeed": f"zero{stage}"}[sharding_engine()]
 
 
 def weights_are_sharded() -> bool:
-    """Whether training spreads the weights themselves over the processes."""
+    """Whether each process holds only a part of the weights during training (FSDP2, ZeRO-3)."""
     return strategy() in ("fsdp2", "zero3")
 
 
-@cache  # without a launcher's own store, rank 0's lives in its process, and as long as this object does
+# Cached, because without a store of the launcher the store lives in the process of rank 0, as long as this object does.
+@cache
 def _store() -> Any:
     from torch.distributed import rendezvous
 
@@ -74,7 +79,7 @@ _broadcast_done = False
 
 
 def init_process() -> None:
-    """As one of several processes, end with the launcher, whatever ends that.
+    """Check the variables that the launcher sets, and make this process end when the launcher ends.
 
     Raises:
         UserError: an environment variable of the launcher is missing, not a number, or out of range.
@@ -83,31 +88,31 @@ def init_process() -> None:
         value = os.environ.get(name, str(least))
         if not re.fullmatch(r"-?[0-9]+", value) or int(value) < least:
             raise UserError(
-                f"{name}={value}: must be a whole number, at least {least}, as a launcher sets it; without one, unset "
+                f"{name}={value}: must be a whole number, at least {least}. A launcher sets it; if you use none, unset "
                 f"{name}."
             )
     if rank() >= world_size():
         raise UserError(
-            f"RANK={rank()}: WORLD_SIZE={world_size()} is the number of processes, and their ranks count from 0. For "
-            "one process, unset RANK; several are started by a launcher, accelerate launch or torchrun."
+            f"RANK={rank()}: must be less than WORLD_SIZE={world_size()}, the number of processes; ranks count from 0. "
+            "For one process, unset RANK; for several, use a launcher: accelerate launch or torchrun."
         )
     if world_size() == 1:
         return
     needed = {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
     if missing := sorted(needed - os.environ.keys()):
         raise UserError(
-            f"WORLD_SIZE={world_size()}: {', '.join(missing)} missing beside it. Several processes are started by a "
-            f"launcher: {launch_command()}; for one, unset WORLD_SIZE."
+            f"WORLD_SIZE={world_size()}: {', '.join(missing)} must be set, too. For several processes, use a launcher: "
+            f"{launch_command()}; for one, unset WORLD_SIZE."
         )
-    _launcher_arguments()  # which may have ended when it is asked for
+    _launcher_arguments()  # cached here, because the launcher may have ended when a message needs its arguments
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def broadcast_run_dir(out: Path | None, checkpoint: Path | None = None, settings: dict[str, Any] | None = None) -> None:
-    """Tell the others where the run is, from which checkpoint it resumes, and its settings; None: nothing to do.
+    """Send the workers the run directory, the checkpoint to resume from, and the settings.
 
-    Whatever is said after the first time is not heard.
+    `out=None` means that there is no run, and workers exit. Only the first call sends anything.
     """
     global _broadcast_done
     if world_size() > 1 and not _broadcast_done:
@@ -117,23 +122,23 @@ def broadcast_run_dir(out: Path | None, checkpoint: Path | None = None, settings
 
 
 def receive_run_dir() -> tuple[Path | None, Path | None, dict[str, Any]]:
-    """What rank 0 announces, once it does.
+    """Wait for the main process, then return the run directory, the checkpoint and the settings that it sends.
 
     Raises:
-        UserError: its folder is not to be seen from here.
+        UserError: the run directory does not exist on this machine.
     """
     *places, settings = json.loads(_store().get(STORE_KEY))
     out, checkpoint = (each and Path(each) for each in places)
     if out and not out.is_dir():
         raise UserError(
-            f"{out}: rank 0 writes there, and on this machine there is no such folder. The machines of a run share "
-            "a file system; give a folder on it, hydra.run.dir=FOLDER."
+            f"{out}: this run directory of rank 0 does not exist on this machine. All machines of a run must share a "
+            "file system; choose a folder on it: hydra.run.dir=FOLDER."
         )
     return out, checkpoint, settings
 
 
 def init_process_group(device: str) -> None:
-    """Connect the processes, and give each its own device."""
+    """Connect the processes, and assign each its own device. With one process, do nothing."""
     if world_size() > 1:
         from accelerate.state import PartialState
 
@@ -141,7 +146,7 @@ def init_process_group(device: str) -> None:
 
 
 def gather_objects(mine: T) -> list[T]:
-    """What each of the processes has, in the order of their ranks."""
+    """The object of every process, in the order of ranks. All processes must call it together."""
     if world_size() == 1:
         return [mine]
     from torch.distributed import all_gather_object
@@ -152,7 +157,7 @@ def gather_objects(mine: T) -> list[T]:
 
 
 def max_over_processes(value: float) -> float:
-    """Among the processes; a number is quicker than `gather_objects`."""
+    """The maximum of a number over all processes; faster than `gather_objects`. All processes must call it together."""
     if world_size() == 1:
         return value
     import torch
@@ -165,10 +170,10 @@ def max_over_processes(value: float) -> float:
 
 @contextmanager
 def exit_without_teardown() -> Iterator[None]:
-    """Around all that one of several processes does: it ends here, not by way of the interpreter's own end.
+    """End the process at the end of this context with `os._exit`, if the run has several processes.
 
-    There a model in DistributedDataParallel is freed, which holds the GIL while it waits for gloo's thread, and that
-    may be waiting for the GIL.
+    The interpreter's own shutdown can deadlock: freeing a model in DistributedDataParallel holds the GIL while it waits
+    for a thread of gloo, and that thread may wait for the GIL.
     """
     if world_size() == 1:
         yield
@@ -189,17 +194,17 @@ def exit_without_teardown() -> Iterator[None]:
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Whether an exception means that another process has ended."""
+    """Whether an exception means that another process of the run has ended."""
     from torch.distributed import DistError
 
     peer = "closed by peer" in str(error) or "reset by peer" in str(error) or "Broken pipe" in str(error)
     return world_size() > 1 and (isinstance(error, DistError) or (isinstance(error, RuntimeError) and peer))
 
 
-def launch_command(processes: int | None = None, way: str | None = None) -> str:
-    """What is typed before the settings to start a run of as many processes, sharing the policy in that way.
+def launch_command(processes: int | None = None, strategy_name: str | None = None) -> str:
+    """The command, without settings, that starts a run with `processes` processes and a strategy (see `strategy`).
 
-    None: as this one was started.
+    None: the number or strategy of this run.
     """
     words = _launcher_arguments() if processes is None and world_size() > 1 else ()
     if "launch" in words:
@@ -208,14 +213,14 @@ def launch_command(processes: int | None = None, way: str | None = None) -> str:
     processes = processes or world_size()
     if processes == 1:
         return "python -m grpo.train"
-    file = ACCELERATE_CONFIGS / f"{way or strategy()}.yaml"
+    file = ACCELERATE_CONFIGS / f"{strategy_name or strategy()}.yaml"
     settings = f"--config_file {shlex.quote(str(file))} " if file.is_file() else "--multi_gpu "
     return f"accelerate launch {settings}--num_processes {processes} -m grpo.train"
 
 
 @cache
 def _launcher_arguments() -> tuple[str, ...]:
-    """The command line of the process that started this one, where it can be read and names this program."""
+    """The command line of the parent process, if it can be read and contains `grpo.train`; else nothing."""
     try:
         words = Path(f"/proc/{os.getppid()}/cmdline").read_text(encoding="utf-8").split("\0")
     except (OSError, ValueError):

@@ -1,4 +1,7 @@
-"""The one exception that means "the user can mend this": its message is all that a person sees."""
+"""`UserError`, the exception for mistakes that the user can correct, and the parts of its messages.
+
+Every package raises it; commands print its message without a traceback. This module imports nothing of the package.
+"""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,16 +9,16 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: what it is, the value, the rule, and what would work."""
+    """A mistake of the user. The message states what is wrong, the value, the rule, and what to type instead."""
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says, in one line."""
+    """The first line of an error message that is not blank, without its final full stop."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
 
 
 def json_type_name(content: Any) -> str:
-    """What JSON calls the type of `content`, as a message names it."""
+    """The JSON name of the type of `content`, with an article, for messages."""
     if content is None:
         return "null"
     if isinstance(content, bool):
@@ -25,7 +28,7 @@ def json_type_name(content: Any) -> str:
 
 
 def shorten(value: Any, longest: int = 200) -> str:
-    """A value as a message shows it, truncated if it is longer than `longest` characters."""
+    """A value for a message, truncated to about `longest` characters."""
     try:
         text = str(value)
     except ValueError:  # Python does not print integers of more than 4,300 digits
@@ -36,7 +39,7 @@ def shorten(value: Any, longest: int = 200) -> str:
 
 
 def suggest_name(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` where a known name is close, then the known names."""
+    """` Did you mean 'x'?` if a known name is similar to `name`, then the list of known names."""
     known = sorted(known)
     close = get_close_matches(name, known, n=1)
     return (f" Did you mean '{close[0]}'?" if close else "") + f" Known: {', '.join(known)}."

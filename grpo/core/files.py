@@ -1,4 +1,7 @@
-"""Atomic writing of files, and reading with messages that name a damaged file."""
+"""Atomic writing of files and folders, and reading of JSON, JSON Lines and YAML with messages that name a damaged file.
+
+Every package that stores results calls it. It does not know which files a run directory has.
+"""
 
 import json
 import os
@@ -20,11 +23,11 @@ T = TypeVar("T")
 
 
 def parse_file(path: Path, parse: Callable[[str], T]) -> T:
-    """The text of a file, parsed.
+    """The result of `parse` on the text of a file.
 
     Raises:
-        FileNotFoundError: there is no file.
-        UserError: it cannot be read, or `parse` refuses its text.
+        FileNotFoundError: the file does not exist.
+        UserError: the file cannot be read, or `parse` raises an error for its text.
     """
     try:
         return parse(path.read_text(encoding="utf-8"))
@@ -48,10 +51,10 @@ def _why_unreadable(error: Exception) -> str:
 
 
 def parse_yaml(text: str) -> Any:
-    """YAML as OmegaConf reads it.
+    """The OmegaConf config in YAML text.
 
     Raises:
-        ValueError: it holds neither a mapping nor a list.
+        ValueError: the text holds neither a mapping nor a list.
     """
     try:
         return OmegaConf.create(text)
@@ -63,7 +66,7 @@ def parse_json_object(text: str) -> dict[str, Any]:
     """The JSON object in `text`.
 
     Raises:
-        ValueError: it is not JSON, or JSON of another type.
+        ValueError: the text is not JSON, or its value is not an object.
     """
     content = json.loads(text)
     if not isinstance(content, dict):
@@ -72,10 +75,12 @@ def parse_json_object(text: str) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
-    """The lines of a JSON Lines file, each with the `needed` keys; the last one may still be being written.
+    """The objects of a JSON Lines file; an empty list if the file does not exist.
+
+    A last line without a line break is left out, because a process may be writing it.
 
     Raises:
-        UserError: one of the others is damaged.
+        UserError: a line is not a JSON object, or lacks one of the `needed` keys.
     """
     if not path.is_file():
         return []
@@ -92,9 +97,12 @@ def read_json_lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; at the end it replaces `path`, after an exception it is deleted."""
+    """Write a file atomically: the context gives a temporary path, which replaces `path` at the end.
+
+    After an exception the temporary file is deleted and `path` is unchanged.
+    """
     partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)  # it may be a link to another file
+    partial.unlink(missing_ok=True)  # it could be a link, and writing would change the file it points to
     try:
         yield partial
         os.replace(partial, path)
@@ -105,7 +113,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path, make_room: Callable[[], None]) -> Iterator[Path]:
-    """As `atomic_write`, for a folder; `make_room` moves an old folder at `path` away."""
+    """Write a folder atomically: the context gives a temporary path, which is renamed to `path` at the end.
+
+    `make_room` is called before the renaming, and must move away a folder that exists at `path`.
+    """
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -117,12 +128,13 @@ def atomic_folder(path: Path, make_room: Callable[[], None]) -> Iterator[Path]:
 
 
 def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as content:
         return file_digest(content, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON atomically; texts from the environment are stored as their interpolations."""
+    """Write JSON atomically; texts that came from environment variables are written as interpolations (`redact`)."""
     with atomic_write(path) as partial:
         partial.write_text(to_json(content), encoding="utf-8")
 

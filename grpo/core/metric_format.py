@@ -1,4 +1,4 @@
-"""The label of each metric of an evaluation, and how its values are written.
+"""The label of each metric of an evaluation, and the format of its values.
 
 Tables, reports and progress lines call it. It does not know how a metric is computed.
 """
@@ -7,47 +7,50 @@ from collections.abc import Callable, Iterable
 
 from grpo.core.metric_names import SCORE_PREFIX
 
-# figure -> what a person reads
+# metric -> label; tables list the metrics in this order
 METRIC_LABELS = {
     "strict_format": "exact format",
     "soft_format": "reasoning, then answer",
     "accuracy_strict": "correct inside <answer>",
     "accuracy_flexible": "correct as last number",
     "mean_completion_tokens": "mean completion tokens",
-    "truncated": "cut at the limit",
+    "truncated": "truncated at the limit",
     "reward": "mean total reward",
     "train_seconds": "seconds of training",
 }
-# How those are written that are no share.
+# The formats of metrics that are not a fraction; fractions are written in percent.
 NON_PERCENT_FORMATS = {"reward": "{:z.2f}", "mean_completion_tokens": "{:z.1f}", "train_seconds": "{:z.1f}"}
 
 
-def label_and_formatter(figure: str) -> tuple[str, Callable[[float], str]]:
-    """What a person reads for `figure`, and how its value is written."""
-    if figure.startswith(SCORE_PREFIX):
-        return f"reward {figure.removeprefix(SCORE_PREFIX)}", "{:z.3f}".format
-    if figure in NON_PERCENT_FORMATS:
-        return METRIC_LABELS[figure], NON_PERCENT_FORMATS[figure].format
-    return METRIC_LABELS.get(figure, figure), lambda value: f"{value * 100:z.1f}"
+def label_and_formatter(metric: str) -> tuple[str, Callable[[float], str]]:
+    """The label of a metric, and the function that formats its values, without a percent sign."""
+    if metric.startswith(SCORE_PREFIX):
+        return f"reward {metric.removeprefix(SCORE_PREFIX)}", "{:z.3f}".format
+    if metric in NON_PERCENT_FORMATS:
+        return METRIC_LABELS[metric], NON_PERCENT_FORMATS[metric].format
+    return METRIC_LABELS.get(metric, metric), lambda value: f"{value * 100:z.1f}"
 
 
-def format_metric(figure: str, value: float) -> str:
-    share = "@" in figure or figure in METRIC_LABELS.keys() - NON_PERCENT_FORMATS.keys()
-    return label_and_formatter(figure)[1](value) + "%" * share
+def format_metric(metric: str, value: float) -> str:
+    """A value of a metric; fractions with a percent sign."""
+    is_fraction = "@" in metric or metric in METRIC_LABELS.keys() - NON_PERCENT_FORMATS.keys()
+    return label_and_formatter(metric)[1](value) + "%" * is_fraction
 
 
-def format_interval(figure: str, low: float, high: float) -> str:
-    number = label_and_formatter(figure)[1]
-    return f"{number(low)} to {number(high)}"
+def format_interval(metric: str, low: float, high: float) -> str:
+    """An interval of a metric: `60.1 to 64.2`."""
+    formatted = label_and_formatter(metric)[1]
+    return f"{formatted(low)} to {formatted(high)}"
 
 
-def ordered_metrics(figures: Iterable[str], rewards: bool = True) -> list[str]:
-    """The figures that make a table, in its order."""
-    figures = list(figures)
-    return [name for name in METRIC_LABELS if name in figures] + [
-        name for name in figures if rewards and name.startswith(SCORE_PREFIX)
+def ordered_metrics(metrics: Iterable[str], rewards: bool = True) -> list[str]:
+    """The metrics that a table shows, in its order; `rewards=False` leaves out the scores of single rewards."""
+    metrics = list(metrics)
+    return [name for name in METRIC_LABELS if name in metrics] + [
+        name for name in metrics if rewards and name.startswith(SCORE_PREFIX)
     ]
 
 
 def is_at_k(name: str, prefix: str, suffix: str) -> bool:
+    """Whether a metric is `<prefix><k><suffix>`; pass@8 and pass@8/flexible differ in the suffix."""
     return name.startswith(prefix) and name.endswith(suffix) and ("/" in name) == bool(suffix)

@@ -1,6 +1,6 @@
-"""Paths as a person types and reads them: arguments of commands, the longest names, relative paths in messages.
+"""Paths in command lines, settings and messages: their form, their length limits, their shortest spelling.
 
-Commands and the checks of settings call it. It does not know what lies at a path.
+Commands and the validation of settings call it. It does not know what a file or folder contains.
 """
 
 import os
@@ -11,27 +11,31 @@ from grpo.core.errors import shorten
 
 
 def display_path(path: Path) -> str:
-    """A path as one would type it here."""
+    """A path for a message: relative if it is below the working directory."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-MAX_PATH_BYTES, MAX_NAME_BYTES = 2_000, 255  # bytes; Linux allows 4,096, some of which the files of a run need
+MAX_PATH_BYTES, MAX_NAME_BYTES = 2_000, 255  # bytes; Linux allows 4,096, and the files of a run need some of them
 
 
 def path_argument(text: str) -> Path:
-    """A path of a command line, for argparse."""
+    """argparse type: a path.
+
+    Raises:
+        ArgumentTypeError: no file can have this path.
+    """
     if fault := path_fault(text):
         raise ArgumentTypeError(f"{shorten(text)}: {fault}")
     return Path(text)
 
 
 def run_argument(text: str) -> Path:
-    """A run directory of a command line, for argparse; `run=FOLDER`, as `grpo.evaluate` takes it, is accepted."""
+    """argparse type: a run directory; also accepts `run=FOLDER`, the form of `grpo.evaluate`."""
     return path_argument(text if os.path.exists(text) else text.removeprefix("run="))
 
 
 def path_fault(path: str) -> str | None:
-    """Why no file can have this path on any machine; None where one can."""
+    """The reason why no file can have this path; None if a file can."""
     encoded = path.encode("utf-8", "surrogateescape")
     if len(encoded) > MAX_PATH_BYTES:
         return f"a path has at most {MAX_PATH_BYTES:,} bytes"

@@ -1,6 +1,6 @@
-"""The process of a command: its standard streams, its working directory, its command line.
+"""The process of a command: its standard streams, working directory and command line.
 
-Every command calls `guard_streams` first, then `check_process`. Nothing here knows about runs.
+Every command calls `guard_streams`, then `check_process`, before anything else. It does not know what a run is.
 """
 
 import errno
@@ -17,7 +17,7 @@ log = logging.getLogger("grpo")
 
 
 class DiscardingWriter(io.RawIOBase):
-    """Writes to `file` until that fails, for example because a pipe is closed or a device is full; then discards."""
+    """A raw stream that writes to `file` until a write fails (closed pipe, full disk), and then discards all data."""
 
     def __init__(self, file: Any, label: str) -> None:
         self.file, self.label, self.name, self.lost = file, label, file.name, False
@@ -27,12 +27,12 @@ class DiscardingWriter(io.RawIOBase):
         try:
             while left and not self.lost:
                 written = self.file.write(left)
-                if written is None:  # the stream does not block, and is full
+                if written is None:  # the stream is non-blocking, and its buffer is full
                     select.select([], [self.file], [])
                 left = left[written or 0 :]
         except OSError as error:
-            self.lost = True  # before the note, which may be written here
-            # A reader that stops early, as in `| head`, is normal.
+            self.lost = True  # set first, because the log message below may be written to this stream
+            # A closed pipe is normal: `| head` stops reading early.
             level = logging.INFO if error.errno == errno.EPIPE else logging.WARNING
             log.log(level, "%s cannot be written (%s): the rest of it is dropped.", self.label, error.strerror)
         return len(data)
@@ -48,7 +48,7 @@ class DiscardingWriter(io.RawIOBase):
 
 
 def guard_stream(stream: io.TextIOWrapper, label: str) -> io.TextIOWrapper:
-    """A stream that writes where `stream` does and drops what cannot be written.
+    """A text stream that writes to the file of `stream` and discards data that cannot be written.
 
     Characters that its encoding lacks become question marks.
     """
@@ -63,14 +63,14 @@ def guard_stream(stream: io.TextIOWrapper, label: str) -> io.TextIOWrapper:
 
 
 def guard_streams() -> None:
-    """Guard standard output and error: a closed terminal or a full disk does not end the command."""
+    """Replace stdout and stderr by guarded streams: a closed terminal or a full disk does not end the command."""
     for name, label in (("stdout", "Standard output"), ("stderr", "Standard error")):
         stream = getattr(sys, name)
         if not isinstance(stream, io.TextIOWrapper):
             continue
         if stream is getattr(sys, f"__{name}__"):
             setattr(sys, name, guard_stream(stream, label))
-        else:  # replaced by a test or a notebook
+        else:  # a test or a notebook has replaced it
             stream.reconfigure(errors="replace")
 
 
@@ -78,7 +78,7 @@ def check_process() -> None:
     """Check the working directory and the command line.
 
     Raises:
-        UserError: the working directory is gone, or the command line is not text.
+        UserError: the working directory was deleted, or an argument cannot be decoded.
     """
     try:
         os.getcwd()
@@ -88,10 +88,10 @@ def check_process() -> None:
         if argument.isascii() or not any("\udc80" <= character <= "\udcff" for character in argument):
             continue
         encoding = sys.getfilesystemencoding()
-        shown = os.fsencode(argument).decode("utf-8", "replace")
+        decoded = os.fsencode(argument).decode("utf-8", "replace")
         if encoding == "utf-8":
-            raise UserError(f"argument {number}, {shown}: it is not UTF-8; type it again in UTF-8.")
+            raise UserError(f"argument {number}, {decoded}: it is not UTF-8; type it again in UTF-8.")
         raise UserError(
-            f"argument {number}, {shown}: the locale's encoding is {encoding}, which lacks some of its characters; "
+            f"argument {number}, {decoded}: the locale's encoding is {encoding}, which lacks some of its characters; "
             "set LC_ALL=C.UTF-8 (or PYTHONUTF8=1) and type it again."
         )

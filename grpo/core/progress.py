@@ -1,6 +1,7 @@
-"""Progress of work: a bar where steps can be counted, a spinner where they cannot; without a terminal, plain lines.
+"""Progress of work: a bar for steps that can be counted, a spinner for other work; plain lines without a terminal.
 
-Everything that takes longer than a second or two calls it. It does not know what the work is.
+Commands, training and evaluation call it around work that takes longer than a second or two. It does not know what the
+work is.
 """
 
 import threading
@@ -21,16 +22,16 @@ from rich.text import Text
 
 from grpo.core.console import console
 
-FIRST_LINE_SECONDS = 2.0  # without a terminal, work without steps is reported after this time
-LINE_INTERVAL_SECONDS = 10.0  # without a terminal, a line is printed after this much silence
+FIRST_LINE_SECONDS = 2.0  # without a terminal, `spinner` prints its first line after this time
+LINE_INTERVAL_SECONDS = 10.0  # without a terminal, the longest time between two lines
 
 
 @contextmanager
 def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[[int, str], None]]:
-    """A bar over `total`, advanced by calling it with (how many, what stands beside).
+    """A progress bar with `total` steps. The context gives a function: (steps done since the last call, text beside).
 
-    A bar that is not `lasting` is removed at the end. Without a terminal: a line at each tenth if it is `lasting`, and
-    one every ten seconds.
+    With `lasting=False` the bar is removed at the end. Without a terminal, a line is printed every ten seconds, and
+    with `lasting` also after each tenth of the steps.
     """
     if console.quiet:
         yield lambda count, beside: None
@@ -49,10 +50,10 @@ def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[
             task = bars.add_task(title, total=total, beside="")
             yield lambda count, beside: bars.update(task, advance=count, beside=beside)
     else:
-        began, done, tenth, latest = time.monotonic(), 0, 0, ""
+        started, done, tenth, latest = time.monotonic(), 0, 0, ""
 
         def line() -> str:
-            return f"{title} {done}/{total}  {time.monotonic() - began:.0f} s  {latest}".rstrip()
+            return f"{title} {done}/{total}  {time.monotonic() - started:.0f} s  {latest}".rstrip()
 
         with print_repeatedly(line, LINE_INTERVAL_SECONDS) as now:
 
@@ -68,9 +69,9 @@ def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[
 
 @contextmanager
 def spinner(what: str) -> Iterator[None]:
-    """Show that work without countable steps is under way: a spinner with the seconds, removed at the end.
+    """A spinner with the name of the work and its seconds, removed at the end.
 
-    Without a terminal: a line after two seconds, then every ten.
+    Without a terminal, a line is printed after two seconds, then every ten seconds.
     """
     if console.quiet:
         yield
@@ -80,15 +81,18 @@ def spinner(what: str) -> Iterator[None]:
             bars.add_task(what, total=None)
             yield
     else:
-        began = time.monotonic()
-        with print_repeatedly(lambda: f"{what}: {time.monotonic() - began:.0f} s", FIRST_LINE_SECONDS):
+        started = time.monotonic()
+        with print_repeatedly(lambda: f"{what}: {time.monotonic() - started:.0f} s", FIRST_LINE_SECONDS):
             yield
 
 
 @contextmanager
 def print_repeatedly(line: Callable[[], str], first: float) -> Iterator[Callable[[], None]]:
-    """Print `line()` when called, after `first` seconds of silence, and after every ten more."""
-    called, over = threading.Event(), threading.Event()
+    """Print `line()` from a thread after `first` seconds, then every ten seconds.
+
+    The context gives a function that prints `line()` immediately and restarts the ten seconds.
+    """
+    called, ended = threading.Event(), threading.Event()
     printing = threading.Lock()
 
     def now() -> None:
@@ -97,7 +101,7 @@ def print_repeatedly(line: Callable[[], str], first: float) -> Iterator[Callable
 
     def watch() -> None:
         wait = first
-        while not over.is_set():
+        while not ended.is_set():
             if called.wait(wait):
                 called.clear()
             else:
@@ -108,11 +112,11 @@ def print_repeatedly(line: Callable[[], str], first: float) -> Iterator[Callable
         now()
         called.set()
 
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         yield call
     finally:
-        over.set()
+        ended.set()
         called.set()
-        watching.join()
+        watcher.join()

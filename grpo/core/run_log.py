@@ -1,6 +1,7 @@
-"""The log of a run, `train.log`, and what libraries write to it.
+"""The log of a run, `train.log`, and the messages that libraries write to it.
 
-Hydra builds `RunLog` from conf/config.yaml, and `grpo.train` opens it. It does not know what a run does.
+Hydra builds `RunLog` from conf/config.yaml; `grpo.train` and `grpo.reproduce` open it. This module does not know what
+a run does.
 """
 
 import logging
@@ -10,14 +11,18 @@ from io import TextIOWrapper
 
 
 class RunLog(logging.FileHandler):
-    """`train.log`: holds its records until the run directory belongs to the run, then writes them and what follows."""
+    """The log handler of `train.log`.
+
+    It collects records until `open_file` is called, because the run directory may belong to another run until then.
+    After that it writes every record at once.
+    """
 
     def __init__(self, filename: str) -> None:
         super().__init__(filename, encoding="utf-8", delay=True)
         self.pending: list[logging.LogRecord] | None = []
 
     def _open(self) -> TextIOWrapper:
-        # A link in its place must not have another file written to.
+        # If train.log is a symbolic link, writing to it would change another file, so opening fails.
         def opener(path: str, flags: int) -> int:
             return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
@@ -30,10 +35,10 @@ class RunLog(logging.FileHandler):
             self.pending.append(record)
 
     def open_file(self) -> None:
-        """Open the file and write the records that were pending.
+        """Open the file and write the records collected so far.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: the file cannot be opened, or is a symbolic link.
         """
         if self.pending is None:
             return
@@ -44,25 +49,25 @@ class RunLog(logging.FileHandler):
 
 
 def open_run_log() -> None:
-    """Open `train.log`; later records are written to it at once."""
+    """Open `train.log`, if the root logger writes to one."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, RunLog):
             handler.open_file()
 
 
 def quiet_libraries() -> None:
-    """Send what libraries warn of to train.log, and keep their own progress bars off the terminal."""
+    """Send the warnings of libraries to train.log, and disable their progress bars."""
     import transformers.utils.logging as transformers_logging
     from transformers.generation.continuous_batching.utils import logger as batching
 
     logging.captureWarnings(True)
-    # On some CPUs it warns of a kernel that it does without; where there is no log, that would go to the terminal.
+    # On some CPUs bitsandbytes warns of a missing kernel. Without a log file, the warning would reach the terminal.
     logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())
-    # TRL 1.16 asks for it by its old name, at every step.
+    # TRL 1.16 reads this deprecated attribute at every step.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     transformers_logging.disable_progress_bar()
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
-    batching.handlers.clear()  # its own, which tells the terminal a dozen things a rollout
+    batching.handlers.clear()  # its own handler prints a dozen lines per rollout
     batching.propagate = True
     batching.setLevel(logging.WARNING)

@@ -1,4 +1,8 @@
-"""Signals that end a run without losing it: SIGTERM, Ctrl-C, a closed terminal, and Slurm's SIGUSR1 and SIGUSR2."""
+"""Signals that stop a run after it has saved its state: SIGTERM, Ctrl-C, SIGHUP, and Slurm's SIGUSR1 and SIGUSR2.
+
+Training, sweeps and rewards use it. This module does not know what has to be saved: callers say which work must finish
+first.
+"""
 
 import logging
 import os
@@ -16,35 +20,39 @@ from grpo.core import distributed
 log = logging.getLogger("grpo")
 
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
-# Seconds in which a process of several may get a signal twice, from whoever sent it and from the launcher.
+# With several processes, a process may receive one signal twice within this many seconds: from the sender and from the
+# launcher, which forwards it.
 REPEAT_SECONDS = 5.0
 
 
 class StoppedBySignal(BaseException):
-    """A signal ended the run; like KeyboardInterrupt, no `except Exception` may take it for a failure."""
+    """A signal stopped the run. A BaseException like KeyboardInterrupt, so that no `except Exception` catches it."""
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
         self.number, self.exit_code = number, 128 + number
 
     def __reduce__(self) -> tuple[type["StoppedBySignal"], tuple[int, str]]:
-        return StoppedBySignal, (self.number, str(self))  # it comes from the process of a job, too
+        return StoppedBySignal, (self.number, str(self))  # the process of a sweep job sends it, pickled
 
     @property
     def name(self) -> str:
         return signal.Signals(self.number).name
 
 
-WAKEUP_END = b"\0"  # no signal has this number
-# A child process must not report its signals to the thread of its parent.
+WAKEUP_END = b"\0"  # not the number of any signal
+# A forked child inherits the wake-up descriptor, and would report its signals to the thread of its parent.
 os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 class SignalHandler:
-    """While it is entered, the first signal raises `StoppedBySignal`, and a second one ends the process at once.
+    """A context manager: the first signal raises `StoppedBySignal`, a second signal ends the process immediately.
 
-    Python calls a handler only between its own instructions, so a long call into a library delays it for minutes. A
-    thread therefore reads each signal at once: it writes the notice, and ends the process at a second signal.
+    Python runs a signal handler between two bytecode instructions, so a long call into a library delays it for minutes.
+    Therefore a thread reads every signal from a pipe: it prints the notice, and ends the process at a second signal.
+
+    Attributes:
+        received: the first signal, or None.
     """
 
     def __init__(self) -> None:
@@ -55,9 +63,9 @@ class SignalHandler:
         self._to_thread = self._wakeup_before = -1
 
     def __enter__(self) -> "SignalHandler":
-        if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
+        if threading.current_thread() is threading.main_thread():  # Python allows no other thread to set handlers
             for number in HANDLED_SIGNALS:
-                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup
                     self._before[number] = signal.signal(number, self._catch)
             reading, self._to_thread = os.pipe()
             os.set_blocking(self._to_thread, False)
@@ -77,7 +85,10 @@ class SignalHandler:
 
     @contextmanager
     def deferred(self, what: str) -> Iterator[None]:
-        """Inside, the first signal is only noted in `received`; `what` says what is finished first."""
+        """Inside this context the first signal is only stored in `received`.
+
+        `what` names the work that finishes first, for the notice: "finishing the step, then saving".
+        """
         self._waiting = what
         try:
             yield
@@ -94,10 +105,10 @@ class SignalHandler:
             raise StoppedBySignal(number)
 
     def _watch(self, reading: int) -> None:
-        """In a thread: write a notice of the first signal, and end the process at a second one."""
+        """The thread: print a notice at the first signal, end the process at the second."""
         first, at = 0, 0.0
-        while (told := os.read(reading, 1)) not in (b"", WAKEUP_END):
-            number = told[0]
+        while (byte := os.read(reading, 1)) not in (b"", WAKEUP_END):
+            number = byte[0]
             if number not in HANDLED_SIGNALS or (first and _is_repeat(number, first, at)):
                 continue
             if first:
@@ -111,12 +122,12 @@ class SignalHandler:
 
 
 def _is_repeat(number: int, first: int, at: float) -> bool:
-    """Whether a signal repeats the `first` one, received `at` that time: launchers forward a signal a second time."""
+    """Whether a signal is the `first` one again, received at time `at` and forwarded by the launcher."""
     return distributed.world_size() > 1 and number == first and time.monotonic() < at + REPEAT_SECONDS
 
 
 def call_previous_handler(number: int) -> None:
-    """Give a signal that was caught to whoever waited for it before: submitit queues the job again."""
+    """Call the handler that was set before `SignalHandler`: submitit's handler queues the job again."""
     handler = signal.getsignal(number)
     if callable(handler) and handler is not signal.default_int_handler:
         handler(number, None)

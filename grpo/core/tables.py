@@ -1,4 +1,4 @@
-"""Tables for the terminal and for train.log: facts by name, metrics, comparisons, answers side by side.
+"""Tables for the terminal and train.log: names with values, metrics, comparisons, answers side by side.
 
 Commands call it and print the result with `grpo.core.console.say`. It does not know where the values come from.
 """
@@ -21,19 +21,19 @@ FORMAT_TAG = re.compile(r"</?(?:reasoning|answer)>")
 
 
 def key_value_table(lines: dict[str, str]) -> RenderableType:
-    """Names and what is to be said of each, the latter wrapped in a column of its own."""
+    """Names with their values; the values are wrapped in a column of their own."""
     return _KeyValues(lines)
 
 
 def run_header(lines: dict[str, str]) -> RenderableType:
-    """The header of a run or a sweep: as `key_value_table`, but without a terminal each fact is one line."""
+    """The header of a run or a sweep: a `key_value_table` whose values are not wrapped outside a terminal."""
     return _KeyValues(lines, column=8, wrapped_in_terminal_only=True)
 
 
 @dataclass(frozen=True)
 class _KeyValues:
     lines: dict[str, str]
-    column: int | None = None  # where values begin; else two cells after the longest name
+    column: int | None = None  # the column of the values; None: two cells after the longest name
     wrapped_in_terminal_only: bool = False
 
     def __rich_console__(self, to: Console, options: ConsoleOptions) -> RenderResult:
@@ -50,7 +50,7 @@ class _KeyValues:
 
 
 def empty_table(*columns: str) -> Table:
-    """An empty table: a first column without a title, that is folded where it is too wide, then these."""
+    """A table without rows: a first column without a title, which wraps, then right-aligned columns."""
     table = Table("", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.columns[0].overflow = "fold"
     for column in columns:
@@ -59,7 +59,7 @@ def empty_table(*columns: str) -> Table:
 
 
 def metrics_table(figures: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
-    """Every figure with its interval; pass@k and maj@k stand apart, see `at_k_table`."""
+    """Every metric with its 95% interval, except pass@k and maj@k (see `at_k_table`)."""
     table = empty_table("", "95% interval")
     for name in ordered_metrics(figures):
         table.add_row(
@@ -71,7 +71,7 @@ def metrics_table(figures: dict[str, float], intervals: dict[str, tuple[float, f
 
 
 def at_k_table(figures: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
-    """pass@k and maj@k, a row for each k."""
+    """pass@k and maj@k with their 95% intervals, one row for each k, first strict, then flexible extraction."""
     table = empty_table("pass@k", "95% interval", "maj@k", "95% interval")
     table.columns[0].header = Text("k: samples of a problem")
     for suffix, title in (("", "correct inside <answer>"), ("/flexible", "correct as last number")):
@@ -91,7 +91,7 @@ def at_k_table(figures: dict[str, float], intervals: dict[str, tuple[float, floa
 def comparison_table(
     names: tuple[str, str], first: dict[str, float], second: dict[str, float], differences: dict[str, Any]
 ) -> Table:
-    """Two evaluations of the same problems, and what the second has over the first, as returned by `compare`."""
+    """Two evaluations of the same problems, and their differences (second minus first) as `compare` returns them."""
     tested = any(difference.p is not None for difference in differences.values())
     table = empty_table(*names, "difference", "95% interval", *(["p"] if tested else []))
     table.columns[2].style = "bold"
@@ -111,7 +111,7 @@ def comparison_table(
 
 
 def answers_table(question: str, columns: dict[str, str]) -> Table:
-    """One question with the answers of two policies side by side, or of one."""
+    """A question and the answers to it, one column for each policy."""
     title = Text(printable(question), style="bold")
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", expand=True)
     for name in columns:
@@ -121,7 +121,7 @@ def answers_table(question: str, columns: dict[str, str]) -> Table:
 
 
 def highlight_tags(completion: str) -> Text:
-    """A completion with its tags in colour."""
+    """A completion with its <reasoning> and <answer> tags in colour."""
     text = Text(printable(completion).strip("\n"))
     text.highlight_regex(FORMAT_TAG, style="cyan")
     return text

@@ -1,18 +1,19 @@
-"""Numbers, durations and values as text, and text from outside made safe to print.
+"""Formatting of numbers, durations and settings, and escaping of invisible characters.
 
-Every package that prints or writes pages calls it. It knows neither the terminal nor any file.
+Every package that prints text or writes pages calls it. It knows neither the terminal nor files.
 """
 
 import re
 from typing import Any
 from unicodedata import category
 
-# Characters that may have to be escaped, and the Unicode categories that are.
+# `printable` looks up the Unicode category of these characters only, and escapes those of the categories below.
 ESCAPE_CANDIDATES = re.compile(r"[^\n\t -~]+")
 INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def format_duration(seconds: float) -> str:
+    """A duration in the largest unit of which it has at least two: `90 seconds`, `45 minutes`."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -20,27 +21,30 @@ def format_duration(seconds: float) -> str:
 
 
 def with_sign(number: str) -> str:
+    """A formatted number with a plus sign if it is not negative."""
     return number if number.startswith("-") else f"+{number}"
 
 
 def plural(count: int, noun: str) -> str:
+    """The noun, with an s unless `count` is 1."""
     return noun if count == 1 else f"{noun}s"
 
 
 def format_setting(value: Any) -> str:
-    """The value of a setting, as a person reads it."""
+    """The value of a setting for a message: `true`, `0.5`, or `not set` for None."""
     return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def format_p_value(p: float) -> str:
+    """A p value with three decimals, or `<.001`."""
     return f"{p:.3f}" if p >= 0.001 else "<.001"
 
 
 def printable(text: str) -> str:
-    """`text` with invisible characters, which a terminal or a browser may obey, escaped as `\\x1b` or `\\u202e`.
+    """`text` with its invisible characters escaped, as `\\x1b` or `\\u202e`: a terminal or browser may act on them.
 
-    These are control characters except line break and tab, format characters (bidirectional or of zero width), line and
-    paragraph separators, and lone surrogates.
+    Escaped are control characters except line break and tab, format characters (bidirectional or of zero width), line
+    and paragraph separators, and lone surrogates.
     """
     return ESCAPE_CANDIDATES.sub(lambda found: "".join(map(_escaped, found[0])), text)
 
@@ -53,5 +57,5 @@ def _escaped(character: str) -> str:
 
 
 def replace_surrogates(text: str) -> str:
-    """`text` as UTF-8 can carry it: lone surrogates become question marks."""
+    """`text` with question marks in place of lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")

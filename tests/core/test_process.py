@@ -142,8 +142,8 @@ def test_a_working_directory_that_was_deleted(tmp_path, monkeypatch, capsys, mai
         ({"RANK": "x"}, "RANK=x: must be a whole number, at least 0"),
         ({"LOCAL_RANK": "1.5"}, "LOCAL_RANK=1.5: must be a whole number"),
         ({"LOCAL_WORLD_SIZE": "two"}, "LOCAL_WORLD_SIZE=two: must be a whole number"),
-        ({"RANK": "3"}, "RANK=3: WORLD_SIZE=1 is the number of processes"),
-        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2: WORLD_SIZE=2 is the number of processes"),
+        ({"RANK": "3"}, "RANK=3: must be less than WORLD_SIZE=1"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2: must be less than WORLD_SIZE=2"),
     ],
     ids=str,
 )
