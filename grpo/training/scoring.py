@@ -72,5 +72,6 @@ class ScoringMixin(NonFiniteGuard):
             self.multi_objective_aggregation,
         )
         correct = raw[:, self.reward_func_names.index("correctness")] > 0
-        for name, value in attribution_metrics(attribution, self.reward_func_names, correct, self.num_generations).items():
+        metrics = attribution_metrics(attribution, self.reward_func_names, correct, self.num_generations)
+        for name, value in metrics.items():
             self._metrics["train"][name].append(value)
