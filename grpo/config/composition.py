@@ -15,9 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grpo.config.groups import CONF
 from grpo.config.keys import list_settings, schema_keys
-from grpo.config.messages import no_such_setting, translate_errors, type_rule
+from grpo.config.messages import translate_errors, type_rule
 from grpo.config.rules import SWEEPER_RULES
 from grpo.config.schema import AnyConfig, CommonConfig, Config, SweeperConfig
+from grpo.config.suggestions import no_such_setting
 from grpo.config.validation import check_config, check_lists_and_paths, check_value
 from grpo.core.errors import UserError, first_line, shorten
 from grpo.core.redact import absolute_with_source, mark_environment_values, unset_variables

@@ -1,105 +1,82 @@
-"""Readable messages for what Hydra and OmegaConf refuse: the key, the value, the rule and what to type instead."""
+"""Readable messages for what Hydra and OmegaConf refuse: the key, the value, the rule and what to type instead.
+
+Called wherever settings are composed. The table `EXPLANATIONS` matches the texts of hydra-core 1.3 and omegaconf 2.3.
+"""
 
 import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
-from itertools import pairwise
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
-from grpo.config.groups import option_names
-from grpo.config.hints import find_hint
 from grpo.config.keys import list_settings, schema_keys
 from grpo.config.overrides import BROKEN_INTERPOLATION, explain_unparsable, shell_argument
 from grpo.config.schema import Config
-from grpo.core.errors import UserError, shorten, suggest_name
+from grpo.config.suggestions import no_such_option, no_such_setting
+from grpo.core.errors import UserError, shorten
 from grpo.core.redact import hide_environment_values
 
 
 @contextmanager
 def translate_errors(schema: type[Any] = Config) -> Iterator[None]:
-    """Turn what Hydra and OmegaConf refuse into a `UserError` that says what would work."""
+    """Turn an error of Hydra or OmegaConf about settings into a `UserError` that says what to type instead.
+
+    Args:
+        schema: the dataclass of the command, whose names are suggested.
+    """
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, schema)) from error
     except (ValueError, RuntimeError, OverflowError) as error:
-        ours = ("Config group override", "too large to convert", "Unable to configure")
-        # A log that cannot be opened is no mistake in the settings of logging.
-        if not any(text in str(error) for text in ours) or isinstance(error.__cause__, OSError):
+        about_settings = ("Config group override", "too large to convert", "Unable to configure")
+        # A log file that cannot be opened is not a mistake in the settings of logging.
+        if not any(text in str(error) for text in about_settings) or isinstance(error.__cause__, OSError):
             raise
         raise UserError(explain(error, schema)) from error
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """An error of Hydra or OmegaConf; `text` and `cause` show values from the environment as interpolations."""
+
+    error: Exception
+    schema: type[Any]
+    text: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The message for errors whose text contains `pattern`.
+
+    Args:
+        message: a template for the groups of the match, as `re.Match.expand` takes it, or a function, which may return
+            None: then the next explanation that matches is used.
+        search_cause: search in the text of the error's cause, too.
+    """
+
+    pattern: str
+    message: str | Callable[[re.Match[str], Refusal], str | None]
+    search_cause: bool = False
+
+
 def explain(error: Exception, schema: type[Any]) -> str:
-    """What Hydra or OmegaConf refused, in one line: the key, the value, the rule, the known names."""
-    text, cause = hide_environment_values(str(error)), hide_environment_values(str(error.__cause__ or ""))
+    """One line about what Hydra or OmegaConf refused: the key, the value, the rule, the known names."""
     if isinstance(error, OverrideParseException):
         return explain_unparsable(error.override)
-    if isinstance(error, MissingConfigException) and (match := re.search(r"primary config '([^']+)'", text)):
-        return f"--config-name {match[1]}: there is no file {match[1]}.yaml in conf/ or in the folder of --config-dir."
-    if match := re.search(r"Could not override '([^']+)'(?:.*\+([^\n]*))?", text, re.DOTALL):
-        return no_such_setting(match[1], schema)
-    if match := re.search(r"Could not (?:find|load) '((?:hydra/)?[^'/]+)/([^']*?)(?:\.yaml)?'", text):
-        return _no_such_option(match[1], match[2], getattr(error, "options", None))
-    if match := re.search(r"Key '([^']+)' not in '\w+'\s*full_key: (\S+)", text + cause):
-        return no_such_setting(match[2], schema)
-    if match := re.search(r"Interpolation key '([^']+)' not found\s*full_key: (\S+)", text):
-        return f"{match[2]}=${{{match[1]}}}: there is no setting {match[1]} to take a value from."
-    if match := re.search(r"Unsupported interpolation type (\S+)\s*full_key: (\S+)", text):
-        return f"{match[2]}=${{{match[1]}:...}}: there is no resolver {match[1]}."
-    if match := re.search(r"Environment variable '(\w+)' not found.*full_key: (\S+)", text, re.DOTALL):
-        return (
-            f"{match[2]}: the environment variable {match[1]} is not set; set it, or give a default, "
-            f"${{oc.env:{match[1]},DEFAULT}}."
-        )
-    if match := re.search(
-        r"raised while resolving interpolation:.*positional argument.*full_key: (\S+)", text, re.DOTALL
-    ):
-        return f"{match[1]}: a resolver in ${{...}} has too few or too many arguments."
-    if match := re.search(r"missing \d+ required positional arguments?: ([^\n]+)", text):
-        return f"{match[1]}: removed or missing; every setting needs a value, null where that is possible."
-    if match := re.search(r"raised while resolving interpolation: (.*)\n\s*full_key: (\S+)", text):
-        return f"{match[2]}: {match[1]}."
-    if match := re.search(r"too large to convert to float\s*full_key: (\S+)", text):
-        return f"{match[1]}: a number of hundreds of digits is too large for any setting."
-    if match := re.search(r"Error merging override (.+)", text, re.DOTALL):
-        given = shorten(match[1])
-        if "is not a ListConfig" in cause:
-            key, _, value = match[1].partition("=")
-            return f"{given}: a list is written in brackets, {key}=[{shorten(value)}]."
-        if "is not Optional" in cause:
-            return f"{given}: it needs a value."
-        if rule := type_rule(cause):
-            return f"{given}: {rule}."
-        if isinstance(error.__cause__, GrammarParseError):
-            return f"{given}: {BROKEN_INTERPOLATION}."
-        return f"{given}: {shorten(cause.splitlines()[0]).rstrip('.')}."
-    if (rule := type_rule(text)) and (
-        match := re.search(r"(?:Value|to string:) '(.*)'.*full_key: (\S+)", text, re.DOTALL)
-    ):
-        value = re.sub(r"' (?:of type|is not a valid|to string).*", "", match[1], flags=re.DOTALL)
-        return f"{match[2]}={shorten(value)}: {rule}."
-    if match := re.search(r"Multiple values for (\w+)", text):
-        return f"+{match[1]}=...: {match[1]} has a place in the defaults already; leave out the plus."
-    if match := re.search(r"Ambiguous value for argument '(.+)'\n1\.", text, re.DOTALL):
-        return _several_values(match[1], schema)
-    if match := re.search(r"Sweep parameters '(.+)' requires --multirun", text, re.DOTALL):
-        return _several_values(match[1], schema)
-    if "Unable to configure" in text:
-        why = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
-        return f"hydra/job_logging, hydra/hydra_logging: logging cannot be set up so{why}; leave these settings out."
-    if "Config group override" in text:
-        return f"{text.rstrip('.')}; a group takes the name of one of its files, as in model=tiny."
-    if match := re.search(r"Could not (?:delete from config|append to config)[^']*'?([\w.@/]+)", text):
-        return f"{match[1]}: {text.splitlines()[0]}"
-    return " ".join(text.split())
+    refusal = Refusal(
+        error, schema, hide_environment_values(str(error)), hide_environment_values(str(error.__cause__ or ""))
+    )
+    for each in EXPLANATIONS:
+        if match := re.search(each.pattern, refusal.text + refusal.cause * each.search_cause):
+            found = match.expand(each.message) if isinstance(each.message, str) else each.message(match, refusal)
+            if found is not None:
+                return found
+    return " ".join(refusal.text.split())
 
 
 TYPE_RULES = {
@@ -112,77 +89,117 @@ TYPE_RULES = {
 
 
 def type_rule(refusal: str) -> str | None:
-    """What OmegaConf's `refusal` of a value's type means; None where it says something else."""
+    """The rule that a value breaks, from OmegaConf's message about its type; None if it is not about a type."""
     return next((rule for part, rule in TYPE_RULES.items() if part in refusal), None)
 
 
-def _no_such_option(group: str, name: str, known: Sequence[str] | None) -> str:
-    """`known`: the options that Hydra finds in conf/, in its own package and in the user's folders."""
-    other = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
-    names = option_names(group) if known is None else known
-    return f"{group}={name}: {group} has no option '{name}'.{suggest_name(name, names)}{other}"
+def _no_config_file(match: re.Match[str], refusal: Refusal) -> str | None:
+    if not isinstance(refusal.error, MissingConfigException):
+        return None
+    return f"--config-name {match[1]}: there is no file {match[1]}.yaml in conf/ or in the folder of --config-dir."
 
 
-def _several_values(override: str, schema: type[Any]) -> str:
-    """The message for several values of a setting outside a sweep; it depends on the type of the setting."""
+def _refused_override(match: re.Match[str], refusal: Refusal) -> str:
+    """The message for an override that cannot be merged; the reason is the error's cause."""
+    given = shorten(match[1])
+    if "is not a ListConfig" in refusal.cause:
+        key, _, value = match[1].partition("=")
+        return f"{given}: a list is written in brackets, {key}=[{shorten(value)}]."
+    if "is not Optional" in refusal.cause:
+        return f"{given}: it needs a value."
+    if rule := type_rule(refusal.cause):
+        return f"{given}: {rule}."
+    if isinstance(refusal.error.__cause__, GrammarParseError):
+        return f"{given}: {BROKEN_INTERPOLATION}."
+    return f"{given}: {shorten(refusal.cause.splitlines()[0]).rstrip('.')}."
+
+
+def _value_of_another_type(match: re.Match[str], refusal: Refusal) -> str | None:
+    if (rule := type_rule(refusal.text)) is None:
+        return None
+    value = re.sub(r"' (?:of type|is not a valid|to string).*", "", match[1], flags=re.DOTALL)
+    return f"{match[2]}={shorten(value)}: {rule}."
+
+
+def _broken_logging(_: re.Match[str], refusal: Refusal) -> str:
+    cause = refusal.error.__cause__
+    reason = f" ({str(cause).splitlines()[0]})" if cause else ""
+    return (
+        f"hydra/job_logging, hydra/hydra_logging: logging cannot be set up this way{reason}; leave these settings out."
+    )
+
+
+def _several_values(match: re.Match[str], refusal: Refusal) -> str:
+    """The message for several values of a setting without -m; it depends on the type of the setting."""
+    override = match[1]
     key, _, value = override.lstrip("+").partition("=")
-    kind = schema_keys(schema).get(key)
+    kind = schema_keys(refusal.schema).get(key)
     given = shorten(override)
     if kind in (str, str | None) and not re.match(r"\w+\(", value):
         return (
             f"{given}: a text with a comma needs quotes within quotes, {shell_argument(key, value)}; a sweep needs -m."
         )
-    if key in list_settings(schema):
+    if key in list_settings(refusal.schema):
         return f"{given}: a list is written in brackets, {key}=[{shorten(value)}]; a sweep needs -m."
     return f"{given}: several values are a sweep, which needs -m."
 
 
-def no_such_setting(key: str, schema: type[Any]) -> str:
-    """The message for an unknown `key`, with the names that it may mean."""
-    if "@" in key or key.partition(".")[0] == "experiment":
-        own = _experiment_typed() or key
-        return f"{own}: a file of the group experiment starts with the line `# @package _global_`; add it."
-    if key.startswith("rewards."):
-        return f"{key}: the composed stack has no such reward; add one with +{key}=WEIGHT."
-    if is_dataclass(group := {item.name: item.type for item in fields(schema)}.get(key)):
-        own = ", ".join(f"{key}.{item.name}" for item in fields(group))
-        return f"{key}: this command has no group {key}, only {own}."
-    return f"{key}: there is no such setting.{suggestion(key, schema)}"
-
-
-def _experiment_typed() -> Path | None:
-    """The file of `experiment=NAME` in the folder of --config-dir, as this process was started."""
-    folders = [after for before, after in pairwise(sys.argv) if before in ("--config-dir", "-cd")]
-    folders += [word.partition("=")[2] for word in sys.argv if word.startswith("--config-dir=")]
-    names = [word.partition("=")[2] for word in sys.argv if word.lstrip("+").startswith("experiment=")]
-    files = (Path(folder) / "experiment" / f"{name}.yaml" for folder in folders for name in names)
-    return next((file for file in files if file.is_file()), None)
-
-
-def suggestion(key: str, schema: type[Any]) -> str:
-    """The end of a message about an unknown setting: similar names, or all names of its level if none is similar."""
-    settings = schema_keys(schema)
-    leaf = key.rpartition(".")[2]
-    same = [name for name in settings if name.rpartition(".")[2] == leaf]
-    if 0 < len(same) <= 3:
-        return f" Did you mean {_either(same)}?"
-    # A command that does not train suggests only settings that it has.
-    if (known := find_hint(key)) and (issubclass(schema, Config) or known.ours.partition("=")[0] in settings):
-        if known.ours:
-            return f" Here it is {known.ours}{f' ({known.note})' if known.note else ''}."
-        return f" It has no counterpart here: {known.note}."
-    if key.startswith("hydra."):
-        return " Those of Hydra, its sweeper and its launcher stand in conf/hydra/."
-    close = get_close_matches(key, settings, n=1, cutoff=0.7) or [
-        name for name in settings if get_close_matches(leaf, [name.rpartition(".")[2]], cutoff=0.8)
-    ]
-    if 0 < len(close) <= 3:
-        return f" Did you mean {_either(close)}?"
-    group = key.partition(".")[0] + "."
-    level = [name.removeprefix(group) for name in settings if "." in key and name.startswith(group)]
-    top = [name for name in settings if "." not in name] + ["experiment"] * issubclass(schema, Config)
-    return f" Known: {', '.join(sorted(level or top))}."
-
-
-def _either(names: Sequence[str]) -> str:
-    return " or ".join(f"'{name}'" for name in names)
+# The first one that matches is used, so a special case precedes the general one.
+EXPLANATIONS = (
+    Explanation(r"primary config '([^']+)'", _no_config_file),
+    Explanation(
+        r"(?s)Could not override '([^']+)'(?:.*\+([^\n]*))?",
+        lambda match, refusal: no_such_setting(match[1], refusal.schema),
+    ),
+    Explanation(
+        r"Could not (?:find|load) '((?:hydra/)?[^'/]+)/([^']*?)(?:\.yaml)?'",
+        lambda match, refusal: no_such_option(match[1], match[2], getattr(refusal.error, "options", None)),
+    ),
+    Explanation(
+        r"Key '([^']+)' not in '\w+'\s*full_key: (\S+)",
+        lambda match, refusal: no_such_setting(match[2], refusal.schema),
+        search_cause=True,
+    ),
+    Explanation(
+        r"Interpolation key '([^']+)' not found\s*full_key: (\S+)",
+        r"\2=${\1}: there is no setting \1 to take a value from.",
+    ),
+    Explanation(
+        r"Unsupported interpolation type (\S+)\s*full_key: (\S+)",
+        r"\2=${\1:...}: there is no resolver \1.",
+    ),
+    Explanation(
+        r"(?s)Environment variable '(\w+)' not found.*full_key: (\S+)",
+        r"\2: the environment variable \1 is not set; set it, or give a default, ${oc.env:\1,DEFAULT}.",
+    ),
+    Explanation(
+        r"(?s)raised while resolving interpolation:.*positional argument.*full_key: (\S+)",
+        r"\1: a resolver in ${...} has too few or too many arguments.",
+    ),
+    Explanation(
+        r"missing \d+ required positional arguments?: ([^\n]+)",
+        r"\1: removed or missing; every setting needs a value, null where that is possible.",
+    ),
+    Explanation(r"raised while resolving interpolation: (.*)\n\s*full_key: (\S+)", r"\2: \1."),
+    Explanation(
+        r"too large to convert to float\s*full_key: (\S+)",
+        r"\1: a number of hundreds of digits is too large for any setting.",
+    ),
+    Explanation(r"(?s)Error merging override (.+)", _refused_override),
+    Explanation(r"(?s)(?:Value|to string:) '(.*)'.*full_key: (\S+)", _value_of_another_type),
+    Explanation(
+        r"Multiple values for (\w+)",
+        r"+\1=...: the defaults have \1 already; leave out the plus.",
+    ),
+    Explanation(r"(?s)Ambiguous value for argument '(.+)'\n1\.", _several_values),
+    Explanation(r"(?s)Sweep parameters '(.+)' requires --multirun", _several_values),
+    Explanation(r"Unable to configure", _broken_logging),
+    Explanation(
+        r"Config group override",
+        lambda _, refusal: f"{refusal.text.rstrip('.')}; a group takes the name of one of its files, as in model=tiny.",
+    ),
+    Explanation(
+        r"Could not (?:delete from config|append to config)[^']*'?([\w.@/]+)",
+        lambda match, refusal: f"{match[1]}: {refusal.text.splitlines()[0]}",
+    ),
+)
