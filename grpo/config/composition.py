@@ -20,8 +20,8 @@ from grpo.config.rules import SWEEPER_RULES
 from grpo.config.schema import AnyConfig, CommonConfig, Config, SweeperConfig
 from grpo.config.suggestions import no_such_setting
 from grpo.config.validation import check_config, check_lists_and_paths, check_value
+from grpo.core.environment_values import absolute_with_source, mark_environment_values, unset_variables
 from grpo.core.errors import UserError, first_line, shorten
-from grpo.core.redact import absolute_with_source, mark_environment_values, unset_variables
 
 Schema = TypeVar("Schema", bound=AnyConfig)
 

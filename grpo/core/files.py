@@ -16,8 +16,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
+from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError, first_line, json_type_name
-from grpo.core.redact import to_interpolations
 
 T = TypeVar("T")
 

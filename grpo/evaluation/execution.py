@@ -13,11 +13,11 @@ from typing import Any
 
 from grpo.core.console import say
 from grpo.core.device import set_threads
+from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, parse_file, parse_json_object
 from grpo.core.paths import display_path
 from grpo.core.progress import progress, spinner
-from grpo.core.redact import to_interpolations
 from grpo.core.run_log import quiet_libraries
 from grpo.evaluation.completions import CompletionJournal, read_completions
 from grpo.evaluation.description import protocol_differences

@@ -18,9 +18,9 @@ from grpo.config.composition import load_config
 from grpo.config.schema import CommonConfig, DataConfig, EvaluateConfig
 from grpo.config.validation import check_config
 from grpo.core.console import say
+from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError
 from grpo.core.files import parse_file, parse_json_object
-from grpo.core.redact import to_interpolations
 from grpo.evaluation.completion import CompletionBatch
 from grpo.evaluation.completions import COMPLETION_SUFFIXES, read_completions
 from grpo.runs.provenance import problems_of

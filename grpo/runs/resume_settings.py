@@ -11,9 +11,9 @@ from typing import Any
 from grpo.config.keys import flatten
 from grpo.config.schema import Config
 from grpo.config.validation import check_config
+from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path
-from grpo.core.redact import to_interpolations
 from grpo.core.text import format_setting
 from grpo.runs.settings import key_of, overrides_of, settings_of
 

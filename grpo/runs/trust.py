@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from grpo.core.console import say
+from grpo.core.environment_values import ENV_INTERPOLATION
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, write_json
 from grpo.core.paths import display_path
-from grpo.core.redact import VARIABLE
 from grpo.core.text import format_setting, printable
 from grpo.runs.run_dir import LATEST, RunDir
 
@@ -175,7 +175,7 @@ def _described(folder: Path, settings: dict[str, Any], policy: bool) -> Iterator
         elif key == "rollout.server":
             yield key, f"rollout.server={value}: weights and prompts are sent there, pickled objects come back"
         elif isinstance(value, str) and "${" in value:
-            names = ", ".join(VARIABLE.findall(value))
+            names = ", ".join(ENV_INTERPOLATION.findall(value))
             yield key, f"{key}={value}: " + (f"the environment variable {names}" if names else "another setting")
 
 

@@ -10,9 +10,9 @@ from grpo.config.batch import BatchSplit, smaller_micro_batch
 from grpo.config.samplers import ENGINES
 from grpo.config.schema import Config
 from grpo.core.console import say
+from grpo.core.environment_values import to_interpolations
 from grpo.core.metric_format import ordered_metrics
 from grpo.core.paths import display_path
-from grpo.core.redact import to_interpolations
 from grpo.core.tables import answers_table, comparison_table, run_header
 from grpo.core.text import plural
 from grpo.evaluation.difference import PairedDifference

@@ -8,7 +8,8 @@ from grpo.config.keys import flatten
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
-from grpo.core.redact import redacted, to_interpolations
+from grpo.core.environment_values import to_interpolations
+from grpo.core.redact import redacted
 from grpo.runs.checkpoints import step_of
 from grpo.runs.provenance import NAME as PROVENANCE
 from grpo.runs.provenance import changes, save_diff

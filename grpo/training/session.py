@@ -17,10 +17,11 @@ from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
 from grpo.core.device import is_out_of_memory, set_determinism, set_threads
+from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError
 from grpo.core.files import atomic_folder, write_json
 from grpo.core.progress import progress, spinner
-from grpo.core.redact import redacted, to_interpolations
+from grpo.core.redact import redacted
 from grpo.core.run_log import quiet_libraries
 from grpo.core.signals import SignalHandler, StoppedBySignal
 from grpo.evaluation.difference import PairedDifference, paired_differences

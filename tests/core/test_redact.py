@@ -13,7 +13,8 @@ import yaml
 
 from grpo.config.composition import compose, config_from_saved
 from grpo.config.schema import Config
-from grpo.core.redact import FromEnvironment, mask_message, mask_override, redacted, to_interpolations
+from grpo.core.environment_values import FromEnvironment, to_interpolations
+from grpo.core.redact import mask_message, mask_override, redacted
 from grpo.policy.hub import ASSETS
 from grpo.runs import provenance
 from tests.conftest import SMALL
