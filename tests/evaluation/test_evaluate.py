@@ -25,8 +25,8 @@ from grpo.tasks.splits import load_splits
 from tests.config.test_config import imported
 from tests.conftest import SMALL
 from tests.evaluation.test_evaluation import tagged
+from tests.helpers.gsm8k import GSM8K, needs_gsm8k
 from tests.policy.test_loading import QWEN, needs_qwen
-from tests.tasks.test_datasets import GSM8K, needs_gsm8k
 
 PROBLEMS = 12
 

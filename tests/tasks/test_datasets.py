@@ -1,7 +1,6 @@
 """Datasets: what is read, what is held out, what is left out, and what is refused with file and line."""
 
 import json
-import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,9 +14,7 @@ from grpo.policy.loading import build_tokenizer
 from grpo.tasks.example import SHOWCASE
 from grpo.tasks.splits import load_held_out, load_splits
 from grpo.tasks.train_set import build_train_set
-
-GSM8K = os.environ.get("GRPO_GSM8K_DIR")
-needs_gsm8k = pytest.mark.skipif(GSM8K is None, reason="GRPO_GSM8K_DIR does not name a folder with GSM8K")
+from tests.helpers.gsm8k import GSM8K, needs_gsm8k
 
 
 def jsonl(folder: Path, *rows, name: str = "train.jsonl") -> list[str]:

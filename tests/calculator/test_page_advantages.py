@@ -1,0 +1,76 @@
+"""The page computes advantages and shares as TRL and `grpo/rewards/advantages.py` do."""
+
+import inspect
+import textwrap
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grpo.rewards.advantages import attribute
+from tests.helpers.calculator import (
+    ask,
+)
+
+
+@pytest.fixture(scope="module")
+def trl_s_lines() -> Any:
+    """What TRL computes of scores (trl 1.16.0, trl/trainer/grpo_trainer.py, from line 2759 on), as code to run."""
+    trl = pytest.importorskip("trl")
+    source = inspect.getsource(inspect.unwrap(trl.GRPOTrainer._generate_and_score_completions))
+    lines = source[
+        source.index("        unscorable_mask =") : source.index("        # Slice to keep only the local part")
+    ]
+    return compile(textwrap.dedent(lines), "trl/trainer/grpo_trainer.py", "exec")
+
+
+def by_trl(lines: Any, scores: np.ndarray, weights: np.ndarray, k: int, scale: str) -> np.ndarray:
+    """Those lines in float64."""
+    import torch
+    from trl.trainer.utils import nanstd
+
+    of = SimpleNamespace(
+        multi_objective_aggregation="sum_then_normalize",
+        reward_weights=torch.tensor(weights, dtype=torch.float64),
+        scale_rewards=scale,
+    )
+    names = {"torch": torch, "nanstd": nanstd, "self": of, "device": "cpu", "num_generations": k}
+    names["rewards_per_func"] = torch.tensor(scores, dtype=torch.float64)
+    exec(lines, names)
+    return names["advantages"].numpy()
+
+
+BY_PAGE = """cases => cases.map(([groups, weights, scale]) => {
+  const of = attribute(groups, weights, scale), totals = groups.map((group) => group.map((scores) => total(scores, weights)));
+  return {
+    advantages: of.flatMap((group) => group.advantages), parts: of.flatMap((group) => group.parts), shares: shares(of),
+    zero: of.map(({ constant, flat }) => [...constant, flat]), means: totals.map(mean), stds: totals.map(std),
+  };
+})"""
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_advantages_and_shares(open_page, trl_s_lines, scale: str) -> None:
+    rng, cases = np.random.default_rng(0), []
+    for _ in range(300):
+        k, groups = int(rng.integers(2, 17)), int(rng.integers(1, 6))
+        scores = rng.choice([0.0, 0.125, 0.389, 0.5, 2.0, -1.271], size=(groups, k, 5))
+        if rng.random() < 0.3:
+            scores[0] = scores[0, 0]  # a group without signal
+        cases.append((scores, rng.choice([-1.0, 0.0, 0.1, 1.0, 3.0], size=5)))
+    found = ask(open_page(), BY_PAGE, [[scores.tolist(), weights.tolist(), scale] for scores, weights in cases])
+    varied = 0
+    for (scores, weights), page in zip(cases, found, strict=True):
+        k, flat = scores.shape[1], scores.reshape(-1, 5)
+        split = attribute(flat, weights, k, scale)
+        assert page["advantages"] == pytest.approx(by_trl(trl_s_lines, flat, weights, k, scale), abs=1e-5)
+        assert page["advantages"] == pytest.approx(split.advantages, abs=1e-9)
+        assert np.array(page["parts"]) == pytest.approx(split.parts, abs=1e-9)
+        assert page["zero"] == split.zero_std.tolist()
+        ours = split.shares()
+        assert page["shares"] == (None if ours is None else pytest.approx(ours, abs=1e-9))
+        assert page["means"] == pytest.approx((scores @ weights).mean(axis=1), abs=1e-9)
+        assert page["stds"] == pytest.approx((scores @ weights).std(axis=1, ddof=1), abs=1e-9)
+        varied += ours is not None
+    assert varied > 200

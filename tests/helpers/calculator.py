@@ -1,0 +1,114 @@
+"""The reward calculator in a browser: what a person does on the page, what it shows, and the same scores by Python."""
+
+import inspect
+import json
+import time
+from typing import Any
+
+from grpo.rewards.registry import REWARDS
+
+KINDS = ["correctness", "int", "strict_format", "soft_format", "xmlcount"]
+NAMES = KINDS + [f"verbatim_{kind}" for kind in KINDS]
+Case = tuple[str, str]  # completion and gold
+
+
+def by_python(cases: list[Case]) -> list[list[float]]:
+    """What grpo/rewards gives each case, in the order of NAMES."""
+    takes_gold = ["gold" in inspect.signature(REWARDS[name]).parameters for name in NAMES]
+    return [
+        [
+            REWARDS[name](text, gold) if both else REWARDS[name](text)
+            for name, both in zip(NAMES, takes_gold, strict=True)
+        ]
+        for text, gold in cases
+    ]
+
+
+def by_page(page, cases: list[Case]) -> list[list[float]]:
+    return ask(
+        page, "(cases) => cases.map((each) => names.map((name) => REWARDS[name][0](...each).value))", cases, names=NAMES
+    )
+
+
+def ask(page, function: str, of: Any, **constants: Any) -> Any:
+    """What a function of the page's makes of something; as JSON, which carries every text and every float as it is."""
+    named = "".join(f"const {name} = {json.dumps(value)};" for name, value in constants.items())
+    return json.loads(
+        page.evaluate(f"(text) => {{ {named} return JSON.stringify(({function})(JSON.parse(text))); }}", json.dumps(of))
+    )
+
+
+def differences(cases: list[Case], expected: list[list[float]], found: list[list[float]]) -> list[str]:
+    """The first few; floats are compared by the digits that tell every one from its neighbours."""
+    assert len(cases) == len(expected) == len(found)
+    return [
+        f"{name}: {ours!r} here, {theirs!r} on the page, of {case!r}"
+        for case, row, other in zip(cases, expected, found, strict=True)
+        for name, ours, theirs in zip(NAMES, row, other, strict=True)
+        if repr(float(ours)) != repr(float(theirs))
+    ][:5]
+
+
+def typed(page, selector: str, text: str) -> None:
+    """Type as a person does, key by key."""
+    page.locator(selector).fill("")
+    page.locator(selector).press_sequentially(text)
+
+
+def fill(page, selector: str, text: str) -> None:
+    """As `Locator.fill`, with lone surrogates, which its way to the browser does not carry."""
+    script = """([selector, text]) => {
+      const field = document.querySelector(selector);
+      field.value = JSON.parse(text);
+      field.dispatchEvent(new Event("input"));
+    }"""
+    page.evaluate(script, [selector, json.dumps(text)])
+
+
+def totals(page) -> list[float]:
+    return [float(cell.get_attribute("data-value")) for cell in page.locator("#scores tfoot b").all()]
+
+
+def reasons(page, kind: str) -> list[str]:
+    return page.locator(f"#scores .{kind} td small").all_inner_texts()
+
+
+def advantages(page) -> list[float]:
+    return [float(cell.get_attribute("data-value")) for cell in page.locator("#panels .panel td:last-child").all()]
+
+
+def verdicts(page) -> list[str]:
+    return page.locator("#panels .verdict").all_inner_texts()
+
+
+def paused(page) -> None:
+    """Typing pauses, and the address bar follows."""
+    page.evaluate("write_link()")
+
+
+def until(page, holds: str) -> None:
+    """Wait for an expression of the page's (Playwright's own way evaluates text, which the page forbids)."""
+    end = time.monotonic() + 10
+    while not page.evaluate(holds):
+        assert time.monotonic() < end, holds
+        time.sleep(0.02)
+
+
+# What each example shows: the totals of both stacks, and the gold.
+EXAMPLES = {
+    "bare": (0.0, 2.5, "18"),
+    "perfect": (4.0, 3.5, "18"),
+    "unbroken": (4.0, 2.5 + 0.389, "18"),
+    "two": (2.0 + 0.5 + 0.5, None, "18"),
+    "chinese": (4.0, 3.0, "18"),
+    "chatter": (3.5 - 0.063, None, "18"),
+    "comma": (4.0, 1.5, "1,080"),
+}
+
+
+# Drops a file with a name and a text onto the page.
+DROP = """([name, text]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([text], name));
+  for (const type of ["dragover", "drop"]) document.body.dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
+}"""
