@@ -23,7 +23,7 @@ from grpo.evaluation.description import describe_protocol
 from grpo.evaluation.difference import match_problems
 from grpo.evaluation.display import is_requested, print_comparison, print_examples
 from grpo.evaluation.execution import prepare
-from grpo.evaluation.subjects import EVALUATIONS_FOLDER, POLICY_SETTINGS, choose_baseline, choose_subject, override_keys
+from grpo.evaluation.subjects import EVALUATIONS_FOLDER, POLICY_SETTINGS, baseline_subject, main_subject, override_keys
 from grpo.runs.run_dir import removed_if_unused
 
 
@@ -34,9 +34,9 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
         UserError: anything that the user can mend.
     """
     config = with_absolute_paths(to_dataclass(composed, EvaluateConfig))
-    subjects = [choose_subject(config, composed, overrides)]
+    subjects = [main_subject(config, composed, overrides)]
     if config.baseline is not None:
-        subjects.insert(0, choose_baseline(config.baseline, subjects[0], config, composed, overrides))
+        subjects.insert(0, baseline_subject(config.baseline, subjects[0], config, composed, overrides))
         match_problems(subjects[1].examples, subjects[0].examples)
     for key in override_keys(overrides) if all(subject.made for subject in subjects) else ():
         if key.partition(".")[0] in POLICY_SETTINGS and key != "data.answer_match":

@@ -20,8 +20,8 @@ from grpo.reports.sweep_folders import first_foreign_folder, holds_runs
 from grpo.reports.sweep_report import write_sweep_report
 from grpo.reports.sweep_results import choose_baseline, read_sweep
 from grpo.reports.sweep_tables import sweep_table
-from grpo.runs.record import read
 from grpo.runs.run_dir import RunDir, refuse_used, resolve_link
+from grpo.runs.saved_run import read_run
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
                 "outputs/sweeps/DATE/TIME of a sweep."
             )
         elif arguments.baseline is not None:
-            read(folder)
+            read_run(folder)
             raise UserError(f"--baseline {arguments.baseline!r}: {folder} is a run; it is a sweep that has a baseline.")
         else:
             with spinner("drawing the report"):

@@ -20,7 +20,7 @@ from grpo.core.run_log import RunLog, open_run_log
 from grpo.core.signals import StoppedBySignal
 from grpo.runs.reproduction import numeric_differences, reproducible_settings
 from grpo.runs.run_dir import RunDir, link_latest, refuse_used, removed_if_unused, resolve_link
-from grpo.runs.settings import save_settings, saved_settings
+from grpo.runs.settings import read_settings, save_settings
 from grpo.runs.trust import refuse_links, require_trust
 
 
@@ -49,11 +49,11 @@ def reproduce(folder: Path, out: Path) -> list[str]:
         open_run_log()
         link_latest(out)
 
-    from grpo.runs.provenance import NAME, changes
+    from grpo.runs.provenance import provenance_changes
     from grpo.training.session import train_run
 
     train_run(config, out, command=shlex.join(["python", "-m", "grpo.reproduce", str(folder)]), begin=begin)
-    for change in changes(provenance, parse_file(out / NAME, parse_json_object)):
+    for change in provenance_changes(provenance, parse_file(RunDir(out).provenance_json, parse_json_object)):
         say(f"Changed since that run: {change}")
     return numeric_differences(folder, out)
 
@@ -63,7 +63,7 @@ def run(folder: Path, out: Path, trusted: bool) -> list[str]:
     check_process()
     distributed.init_process()
     again = "If you trust whoever made it, add --trust-run."
-    require_trust(folder, saved_settings(folder), again=again, trusted=trusted)
+    require_trust(folder, read_settings(folder), again=again, trusted=trusted)
     refuse_used(out, "--out FOLDER")
     refuse_links(out)
     line = "[%(asctime)s][%(levelname)s] %(message)s"

@@ -17,7 +17,7 @@ from grpo.core.run_log import quiet_libraries
 from grpo.core.tables import answers_table
 from grpo.policy.hub import is_on_hub, prepare_hub
 from grpo.runs.run_dir import resolve_link
-from grpo.runs.settings import load_run, saved_settings, trained
+from grpo.runs.settings import read_finished_run_config, read_settings, trained_model
 from grpo.runs.trust import require_trust
 from grpo.tasks.example import SHOWCASE
 
@@ -29,13 +29,13 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
     folder = resolve_link(folder)
     require_trust(
         folder,
-        saved_settings(folder),
+        read_settings(folder),
         again="If you trust whoever made it, add --trust-run.",
         obeyed=OBEYED,
         trusted=trusted,
         policy=True,
     )
-    config = load_run(folder)
+    config = read_finished_run_config(folder)
     if is_on_hub(config.model.path):
         prepare_hub()
     with spinner("importing PyTorch and Transformers"):
@@ -50,7 +50,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
     if max_tokens is not None:
         config.max_completion_length = max_tokens
     answered = []
-    for when, model in (("before", config.model), ("after", trained(config.model, folder))):
+    for when, model in (("before", config.model), ("after", trained_model(config.model, folder))):
         with spinner(f"loading the policy as it was {when} training"):
             policy, tokenizer = build_policy(model, config.seed), build_tokenizer(model)
             notes = check_policy(policy, tokenizer, questions, replace(config, model=model))

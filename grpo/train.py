@@ -23,7 +23,7 @@ from grpo.core.console import error_message, quiet
 from grpo.core.device import free_memory
 from grpo.core.errors import UserError
 from grpo.core.process import guard_streams
-from grpo.runs.resume_arguments import going_on
+from grpo.runs.resume_arguments import expand_resume_arguments
 from grpo.runs.run_dir import removed_if_unused
 from grpo.sweeps.launchers import leave_if_orphaned
 from grpo.sweeps.study import pruning
@@ -74,7 +74,7 @@ def run_main_process() -> None:
     """Compose the run or the sweep from the arguments of this process, and run it."""
     Command.current.typed = sys.argv[1:]
     try:
-        sys.argv[1:] = going_on(Command.current.typed)
+        sys.argv[1:] = expand_resume_arguments(Command.current.typed)
         run_hydra_app(app, Config)
     finally:
         distributed.broadcast_run_dir(None)  # without a run: --help, or a mistake

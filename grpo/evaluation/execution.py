@@ -29,7 +29,7 @@ from grpo.evaluation.subjects import Subject
 from grpo.policy.hub import is_on_hub, prepare_hub
 from grpo.policy.requirements import check_cuda, check_packages, slow_bfloat16_warning
 from grpo.rewards.stack import RewardStack, build_rewards
-from grpo.runs.provenance import problems_of
+from grpo.runs.provenance import problems_digest
 
 
 @dataclass
@@ -46,7 +46,7 @@ def prepare(subject: Subject) -> Callable[[], StoredEvaluation]:
     if subject.made is not None:
         file, completions = subject.made
         made = {"path": str(file), "sha256": file_sha256(file), "n": len(completions)}
-        how = {"completions": made, "problems": problems_of(subject.examples)}
+        how = {"completions": made, "problems": problems_digest(subject.examples)}
         how |= {"extraction": describe_extraction(config.data.answer_match), "rewards": config.rewards}
         sampling = ""
     else:

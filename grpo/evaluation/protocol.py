@@ -11,7 +11,7 @@ from typing import Any
 from grpo.config.samplers import NEUTRAL_SAMPLING, non_neutral_sampling
 from grpo.config.schema import CommonConfig
 from grpo.core.files import file_sha256
-from grpo.runs.provenance import problems_of
+from grpo.runs.provenance import problems_digest
 from grpo.tasks.example import Example
 
 MATCHES = {
@@ -48,7 +48,7 @@ def evaluation_protocol(
         "policy": policy,
         "split": split,
         "data": {name: value for name, value in settings if value is not None and not name.startswith(unused)},
-        "problems": problems_of(examples),
+        "problems": problems_digest(examples),
         "system_prompt": config.system_prompt,
         "decoding": decoding,
         "max_completion_length": config.max_completion_length,

@@ -13,7 +13,7 @@ from grpo.core.files import atomic_write, file_sha256, to_json
 from grpo.evaluation.completion import Completion
 from grpo.evaluation.evaluation import Evaluation, score_completions
 from grpo.rewards.stack import RewardStack
-from grpo.runs.provenance import VERSIONS
+from grpo.runs.provenance import RECORDED_PACKAGES
 from grpo.tasks.example import Example
 
 
@@ -32,7 +32,7 @@ def new_origin(identity: str | None = None) -> dict[str, Any]:
     return {
         "identity": identity,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {package: version(package) for package in VERSIONS},
+        "versions": {package: version(package) for package in RECORDED_PACKAGES},
     }
 
 

@@ -23,9 +23,9 @@ from grpo.core.errors import UserError
 from grpo.core.files import parse_file, parse_json_object
 from grpo.evaluation.completion import CompletionBatch
 from grpo.evaluation.completions import COMPLETION_SUFFIXES, read_completions
-from grpo.runs.provenance import problems_of
+from grpo.runs.provenance import problems_digest
 from grpo.runs.run_dir import resolve_link
-from grpo.runs.settings import load_run, saved_settings, trained
+from grpo.runs.settings import read_finished_run_config, read_settings, trained_model
 from grpo.runs.trust import refuse_links, require_trust
 from grpo.tasks.example import Example
 from grpo.tasks.splits import load_held_out, load_splits
@@ -48,7 +48,7 @@ class Subject:
     made: tuple[Path, CompletionBatch] | None = None  # completions of a file; None: they are the policy's
 
 
-def choose_subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]) -> Subject:
+def main_subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]) -> Subject:
     if config.completions is not None and config.run is not None:
         raise UserError(
             f"run={config.run} completions={config.completions}: evaluate one of them; the other can be the baseline=."
@@ -62,7 +62,7 @@ def choose_subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequ
     return Subject("policy", config, EVALUATIONS_FOLDER, stem, load_held_out(config.data), config.seed)
 
 
-def choose_baseline(
+def baseline_subject(
     given: str, other: Subject, config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]
 ) -> Subject:
     # The policy and the name on the command line are the other side's.
@@ -101,7 +101,7 @@ def _from_run(
     title: str, folder: Path, composed: DictConfig, overrides: Sequence[str], before: bool = False
 ) -> Subject:
     """A run's policy under the run's own settings, but for those that the command line sets."""
-    settings = saved_settings(folder)
+    settings = read_settings(folder)
     obeyed = {item.name for item in fields(CommonConfig)} - {"rollout"}
     if title == "baseline":  # it is scored with the rewards of run=
         obeyed -= {"rewards", "reward_files"}
@@ -116,10 +116,10 @@ def _from_run(
         trusted=bool(composed.trust_run),
         policy=not before,
     )
-    saved = load_run(folder)
+    saved = read_finished_run_config(folder)
     data, seed = saved.data, saved.seed
     if not before:
-        saved.model = trained(saved.model, folder)
+        saved.model = trained_model(saved.model, folder)
     merged = composed.copy()
     OmegaConf.set_struct(merged, False)
     names = [item.name for item in fields(CommonConfig)]
@@ -155,7 +155,7 @@ def _held_out(data: DataConfig, of_run: DataConfig, folder: Path) -> list[Exampl
             return examples  # no held-out problem shares its numbers with a training problem
         protocol = _read_if_intact(folder / "evaluations" / "after.json").get("protocol")
         known = protocol.get("problems") if isinstance(protocol, dict) else None
-        if data == of_run and known not in (None, problems_of(examples)):
+        if data == of_run and known not in (None, problems_digest(examples)):
             raise UserError("data: the files are not those of the run any more: its held-out problems are others now.")
     if data == of_run:
         return examples  # training excluded them

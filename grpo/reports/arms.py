@@ -10,7 +10,7 @@ from typing import Any
 
 from grpo.config.keys import flatten
 from grpo.core.text import format_setting
-from grpo.runs.record import Record
+from grpo.runs.saved_run import SavedRun
 
 PRIMARY_METRIC = "accuracy_strict"
 # What of a run's settings tells nothing of its numbers, but for the seed, whose runs are one setting's.
@@ -22,7 +22,7 @@ class Arm:
     """The runs that are alike in all but their seed."""
 
     levels: dict[str, str]  # factor -> its level here, as it was typed
-    runs: dict[int, Record]  # seed -> its run, of those that are whole
+    runs: dict[int, SavedRun]  # seed -> its run, of those that are whole
 
     @property
     def name(self) -> str:
@@ -52,13 +52,13 @@ def truncate_text(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def final_value(record: Record, figure: str) -> float | None:
+def final_value(record: SavedRun, figure: str) -> float | None:
     """A figure after training, or `train_seconds`; None where there is none."""
     found = (record.results if figure == "train_seconds" else record.results["after"]).get(figure)
     return float(found) if isinstance(found, int | float) and isfinite(found) else None
 
 
-def settings_with_effect(record: Record) -> dict[str, Any]:
+def settings_with_effect(record: SavedRun) -> dict[str, Any]:
     """The settings that tell of a run's numbers, by their full keys."""
     return {key: of for key, of in flatten(record.settings).items() if affects_results(key)}
 
@@ -67,7 +67,7 @@ def affects_results(key: str) -> bool:
     return key.partition(".")[0] not in APART
 
 
-def factor_levels(records: Sequence[Record]) -> list[dict[str, str]]:
+def factor_levels(records: Sequence[SavedRun]) -> list[dict[str, str]]:
     """For a run of each setting, what tells it from the others: of what was typed, else of all settings."""
     if len(records) < 2:
         return [{} for _ in records]
@@ -93,7 +93,7 @@ def factor_levels(records: Sequence[Record]) -> list[dict[str, str]]:
     return [{key: words[key][i] for key in factors} for i in range(len(records))]
 
 
-def _typed_settings(record: Record) -> dict[str, str]:
+def _typed_settings(record: SavedRun) -> dict[str, str]:
     """key -> value, of what was typed for a run."""
     typed = {}
     for override in record.overrides:

@@ -14,8 +14,8 @@ from grpo.core.text import format_setting, plural, with_sign
 from grpo.reports.figures import save_png, smoothing_window
 from grpo.reports.page import write_page
 from grpo.reports.run_figures import reward_colours, run_charts
-from grpo.runs.record import Record, read
 from grpo.runs.run_dir import RunDir
+from grpo.runs.saved_run import SavedRun, read_run
 
 PHASES = {
     "start": "start: libraries, policy, data",
@@ -33,9 +33,9 @@ def write_run_report(folder: Path, figures: Path | None = None, out: Path | None
         figures: where to write the figures as PNG, too.
 
     Raises:
-        UserError: as `read` does.
+        UserError: as `read_run` does.
     """
-    record = read(folder)
+    record = read_run(folder)
     drawn = []
     if not record.history.empty:
         drawn = run_charts(record.history, record.evaluations, record.weights, record.settings["max_completion_length"])
@@ -61,7 +61,7 @@ def write_run_report(folder: Path, figures: Path | None = None, out: Path | None
     )
 
 
-def headline(record: Record) -> str:
+def headline(record: SavedRun) -> str:
     """What changed, in a sentence: as sure as the figures are."""
     results = record.results
     if not results:
@@ -93,7 +93,7 @@ def _points(difference: dict[str, Any]) -> str:
     return f"{difference['low'] * 100:+z.1f} to {difference['high'] * 100:+z.1f}"
 
 
-def attribution_rows(record: Record) -> list[dict[str, Any]]:
+def attribution_rows(record: SavedRun) -> list[dict[str, Any]]:
     """For each reward what it made of the advantages, on average over the logged steps, the largest share first."""
     history, hues, rows = record.history, reward_colours(list(record.weights)), []
     tenth = max(1, len(history) // 10)
@@ -116,7 +116,7 @@ def attribution_rows(record: Record) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -(row["share"] or 0))
 
 
-def change_rows(record: Record) -> list[dict[str, Any]]:
+def change_rows(record: SavedRun) -> list[dict[str, Any]]:
     """The rows of the table before and after."""
     if not (results := record.results):
         return []
@@ -142,7 +142,7 @@ def change_rows(record: Record) -> list[dict[str, Any]]:
     return rows
 
 
-def transcripts_by_question(record: Record) -> list[dict[str, Any]]:
+def transcripts_by_question(record: SavedRun) -> list[dict[str, Any]]:
     """Each question with what the policy said to it, by step."""
     questions: dict[str, dict[str, Any]] = {}
     for line in record.transcripts:
@@ -162,7 +162,7 @@ def changed_settings(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def run_facts(record: Record) -> dict[str, str]:
+def run_facts(record: SavedRun) -> dict[str, str]:
     settings, results = record.settings, record.results
     found = {
         "policy": settings["model"]["path"],

@@ -29,7 +29,7 @@ from grpo.core.text import printable
 from grpo.reports.arms import PRIMARY_METRIC, Arm, parse_number, truncate_text
 from grpo.reports.figures import HUES, STYLE, WIDTH, Chart, finish_chart, light_colour, new_axes, smoothing_window
 from grpo.reports.sweep_statistics import Effect, Trial
-from grpo.runs.record import Record
+from grpo.runs.saved_run import SavedRun
 
 # metric -> title; all of them mean over the completions of a step
 CURVES = {
@@ -171,7 +171,7 @@ def training_curves(settings: Sequence[Arm], hues: Mapping[str, str], baseline: 
     return [chart for chart in found if chart]
 
 
-def any_run(setting: Arm) -> Record:
+def any_run(setting: Arm) -> SavedRun:
     return next(iter(setting.runs.values()))
 
 

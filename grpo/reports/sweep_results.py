@@ -27,9 +27,9 @@ from grpo.reports.arms import (
     settings_with_effect,
 )
 from grpo.reports.sweep_folders import find_runs, holds_runs, natural_key
-from grpo.runs.record import Record, read
-from grpo.runs.results import PRUNING
+from grpo.runs.results import STOPPED_BY_PRUNING
 from grpo.runs.run_dir import RunDir, SweepDir
+from grpo.runs.saved_run import SavedRun, read_run
 
 
 class UnfinishedJob(NamedTuple):
@@ -64,7 +64,7 @@ class Sweep:
     settings: list[Arm]
     undone: list[UnfinishedJob]
     repeated: list[tuple[str, str]]
-    trials: list[tuple[str, Record]]
+    trials: list[tuple[str, SavedRun]]
     maximize: dict[str, bool]
 
     @property
@@ -113,19 +113,19 @@ def read_sweep(folder: Path) -> Sweep:
     plan = _read_sweep_file(SweepDir(folder).sweep_json)
     found = {str(path.relative_to(folder)) for path in find_runs(folder)}
     found |= {name for name in plan.jobs if RunDir(folder / name).is_run()}
-    records: dict[str, Record] = {}
+    records: dict[str, SavedRun] = {}
     wrong: dict[str, tuple[str, str] | None] = {}
     for name in [*plan.jobs, *sorted(found - plan.jobs.keys(), key=natural_key)]:
         if name not in found:
             wrong[name] = _job_state(folder / name, None)
             continue
         try:
-            records[name] = read(folder / name)
+            records[name] = read_run(folder / name)
             wrong[name] = _job_state(folder / name, records[name])
         except UserError as error:
             wrong[name] = "damaged", str(error)
 
-    groups: dict[str, dict[str, Record]] = defaultdict(dict)
+    groups: dict[str, dict[str, SavedRun]] = defaultdict(dict)
     for name, record in records.items():
         groups[json.dumps(settings_with_effect(record), sort_keys=True, default=str)][name] = record
     levels = factor_levels([next(iter(of.values())) for of in groups.values()])
@@ -158,7 +158,7 @@ def read_sweep(folder: Path) -> Sweep:
     )
 
 
-def _arms_without_runs(plan: _Plan, records: Mapping[str, Record]) -> list[tuple[int, Arm]]:
+def _arms_without_runs(plan: _Plan, records: Mapping[str, SavedRun]) -> list[tuple[int, Arm]]:
     """The settings of which no job has left a record, each with the place of its first job."""
     found: dict[str, tuple[int, Arm]] = {}
     recorded = set()
@@ -193,10 +193,10 @@ def _relative_folder(name: str) -> str:
     return str(path)
 
 
-def _job_state(folder: Path, record: Record | None) -> tuple[str, str] | None:
+def _job_state(folder: Path, record: SavedRun | None) -> tuple[str, str] | None:
     """The state and the reason of a job that has no figures to be compared."""
     if record and record.results:
-        if record.results.get("stopped_by") == PRUNING:
+        if record.results.get("stopped_by") == STOPPED_BY_PRUNING:
             return "pruned", f"at step {record.results['steps']:,}"
         primary = final_value(record, PRIMARY_METRIC)
         return None if primary is not None else ("damaged", f"results.json holds no {PRIMARY_METRIC}")

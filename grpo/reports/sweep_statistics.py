@@ -24,8 +24,8 @@ from grpo.core.statistics import (
 )
 from grpo.reports.arms import PRIMARY_METRIC, Arm, final_value
 from grpo.reports.sweep_results import Sweep
-from grpo.runs.record import Record
 from grpo.runs.run_dir import RunDir
+from grpo.runs.saved_run import SavedRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def intervals_over_problems(sweep: Sweep, baseline: Arm) -> dict[str, dict[str, 
     return found
 
 
-def _metrics_by_problem(record: Record) -> pd.DataFrame | None:
+def _metrics_by_problem(record: SavedRun) -> pd.DataFrame | None:
     """The figures of each held-out problem after training; None where they are gone."""
     try:
         table = pd.read_parquet(RunDir(record.folder).evaluation_table("after"))

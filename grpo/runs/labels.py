@@ -19,7 +19,7 @@ from grpo.runs.run_dir import SweepDir, quoted_path
 
 
 @dataclass(frozen=True)
-class Label:
+class RunLabel:
     """What a run is called in a tracker."""
 
     name: str
@@ -27,7 +27,7 @@ class Label:
     tags: tuple[str, ...] = ()  # its experiments
 
 
-def sweep_of(folder: Path) -> dict[str, Any]:
+def read_sweep_entry(folder: Path) -> dict[str, Any]:
     """What is on record of the sweep that a run is a job of; empty where there is none."""
     try:
         sweep = parse_file(SweepDir(folder.parent).sweep_json, parse_json_object)
@@ -36,9 +36,9 @@ def sweep_of(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def command_of(folder: Path) -> str | None:
+def sweep_command(folder: Path) -> str | None:
     """What was typed for the sweep that a run is a job of."""
-    return sweep_of(folder).get("command")
+    return read_sweep_entry(folder).get("command")
 
 
 def run_name(folder: Path) -> str:
@@ -46,16 +46,16 @@ def run_name(folder: Path) -> str:
     return "-".join(folder.absolute().parts[-2:])
 
 
-def label_of(folder: Path, overrides: Sequence[str]) -> Label:
+def run_label(folder: Path, overrides: Sequence[str]) -> RunLabel:
     """What a run is called in a tracker: a job of a sweep by its overrides, any other by its folder."""
     experiments: Any = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.key_or_group == "experiment":
             experiments = override.value() or []
     tags = tuple(map(str, [experiments] if isinstance(experiments, str) else experiments))
-    sweep = sweep_of(folder)
-    return Label(sweep["name"], run_name(folder.parent), tags) if sweep else Label(run_name(folder), None, tags)
+    sweep = read_sweep_entry(folder)
+    return RunLabel(sweep["name"], run_name(folder.parent), tags) if sweep else RunLabel(run_name(folder), None, tags)
 
 
-def command_to_resume(folder: Path) -> str:
+def resume_command(folder: Path) -> str:
     return f"{distributed.launch_command()} {shlex.quote(f'resume={quoted_path(Path(display_path(folder)))}')}"

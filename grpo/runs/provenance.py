@@ -18,8 +18,7 @@ from grpo.sampling.engines import packages
 from grpo.tasks.example import Example
 
 PACKAGE = Path(__file__).parents[1]
-NAME = "provenance.json"
-VERSIONS = (
+RECORDED_PACKAGES = (
     "grpo",
     "torch",
     "transformers",
@@ -33,12 +32,12 @@ VERSIONS = (
     "pyarrow",
 )
 # Of git.diff: the untracked files in it, the names that are left out of it, and its size.
-SOURCE = (".py", ".yaml")
-SECRETS = (".env", ".env.*", "*.pem", "*.key", ".netrc", "id_rsa*", "*secret*", "*credential*", "*password*")
-MOST = 2**20
+SOURCE_SUFFIXES = (".py", ".yaml")
+SECRET_NAMES = (".env", ".env.*", "*.pem", "*.key", ".netrc", "id_rsa*", "*secret*", "*credential*", "*password*")
+MAX_DIFF_CHARACTERS = 2**20
 
 
-def provenance(config: Config, train: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
+def collect_provenance(config: Config, train: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
     """What can be told before a run, but for its settings.
 
     Raises:
@@ -50,59 +49,63 @@ def provenance(config: Config, train: Sequence[Example], held_out: Sequence[Exam
 
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": code(),
+        "code": code_revision(),
         "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in (*VERSIONS, *packages(config))},
-        "hardware": hardware() | {"threads": torch.get_num_threads()},
-        "data": {"train": problems_of(train), "held_out": problems_of(held_out)},
+        | {package: version(package) for package in (*RECORDED_PACKAGES, *packages(config))},
+        "hardware": describe_hardware() | {"threads": torch.get_num_threads()},
+        "data": {"train": problems_digest(train), "held_out": problems_digest(held_out)},
         "model": policy_identity(config.model, config.seed),
         "reward_files": {name: file_sha256(Path(name).expanduser()) for name in config.reward_files},
     }
 
 
-def code() -> dict[str, Any] | None:
+def code_revision() -> dict[str, Any] | None:
     """The revision of the checkout that runs, and a digest of `diff()`; None where it is none or git is missing."""
     try:
         _git("ls-files", "--error-unmatch", "__init__.py")  # it may be installed inside another repository
-        changed = diff()
-        clean = not changed and not _git("diff", "HEAD", "--name-only")  # which also lists what `diff` leaves out
+        changed = code_diff()
+        clean = not changed and not _git("diff", "HEAD", "--name-only")  # which also lists what `code_diff` leaves out
         digest = None if clean else sha256(changed.encode("utf-8", "replace")).hexdigest()
         return {"revision": _git("rev-parse", "HEAD").strip(), "clean": clean, "diff_sha256": digest}
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def diff() -> str:
-    """The changes over the revision: of tracked files, and new `SOURCE` files beside the code and its settings.
+def code_diff() -> str:
+    """The changes since the revision: of tracked files, and new source files beside the code and its settings.
 
     Left out are files that .gitignore excludes and those named like secrets.
     """
     top = _git("rev-parse", "--show-toplevel").strip()
     ignored = _git("ls-files", "-z", "--cached", "--ignored", "--exclude-standard", "--full-name", f"{top}/")
-    left_out = [f":(top,exclude,icase,glob)**/{pattern}" for pattern in SECRETS]
+    left_out = [f":(top,exclude,icase,glob)**/{pattern}" for pattern in SECRET_NAMES]
     left_out += [f":(top,exclude,literal){name}" for name in ignored.split("\0") if name]
     places = (f"{top}/grpo", f"{top}/conf")
     new = _git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", *places).split("\0")
-    new = [name for name in new if name.endswith(SOURCE) and not _named_like_a_secret(name)]
+    new = [name for name in new if name.endswith(SOURCE_SUFFIXES) and not _named_like_a_secret(name)]
     plain = ("diff", "--no-color", "--no-ext-diff", "--no-textconv")
     tracked = _git(*plain, "HEAD", "--", ":/", *left_out)
     return tracked + "".join(_git(*plain, "--no-index", "/dev/null", f"{top}/{name}") for name in new)
 
 
 def _named_like_a_secret(path: str) -> bool:
-    return any(fnmatch(part.lower(), pattern) for part in path.split("/") for pattern in SECRETS)
+    return any(fnmatch(part.lower(), pattern) for part in path.split("/") for pattern in SECRET_NAMES)
 
 
-def problems_of(examples: Sequence[Example]) -> dict[str, Any]:
+def problems_digest(examples: Sequence[Example]) -> dict[str, Any]:
     text = json.dumps([[example.question, example.gold] for example in examples])
     return {"n": len(examples), "sha256": sha256(text.encode()).hexdigest()}
 
 
-def save_diff(path: Path) -> None:
-    """Write `diff()`, up to `MOST` characters."""
-    changed = diff()
-    cut = f"\n[truncated: {MOST:,} of {len(changed):,} characters]\n" if len(changed) > MOST else ""
-    path.write_text(changed[:MOST] + cut, encoding="utf-8")
+def save_code_diff(path: Path) -> None:
+    """Write `code_diff()`, up to `MAX_DIFF_CHARACTERS` characters."""
+    changed = code_diff()
+    cut = (
+        f"\n[truncated: {MAX_DIFF_CHARACTERS:,} of {len(changed):,} characters]\n"
+        if len(changed) > MAX_DIFF_CHARACTERS
+        else ""
+    )
+    path.write_text(changed[:MAX_DIFF_CHARACTERS] + cut, encoding="utf-8")
 
 
 def _git(*arguments: str) -> str:
@@ -112,7 +115,7 @@ def _git(*arguments: str) -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
-def hardware() -> dict[str, Any]:
+def describe_hardware() -> dict[str, Any]:
     import torch
 
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
@@ -134,7 +137,7 @@ def _cpu() -> str:
         return platform.processor() or "unknown"
 
 
-def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def provenance_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What a run's numbers can hang on that is not as it was, each in a line."""
     found = []
     for part in ("code", "versions", "hardware", "data", "model", "reward_files"):

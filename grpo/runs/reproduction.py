@@ -12,10 +12,10 @@ from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, read_json_lines
-from grpo.runs.labels import command_to_resume
-from grpo.runs.results import results_of
+from grpo.runs.labels import resume_command
+from grpo.runs.results import read_results
 from grpo.runs.run_dir import RunDir
-from grpo.runs.settings import overrides_of, settings_of
+from grpo.runs.settings import read_config, read_overrides
 
 # The keys of a line of metrics.jsonl that are times.
 TIMINGS = {"step_time"}
@@ -27,7 +27,7 @@ def reproducible_settings(folder: Path) -> tuple[Config, list[str], dict[str, An
     Raises:
         UserError: the run is not finished, or one process cannot run it again from its settings.
     """
-    overrides, config = overrides_of(folder), settings_of(folder)
+    overrides, config = read_overrides(folder), read_config(folder)
     results = finished_results(folder)
     provenance = results.get("provenance") or {}
     if "resumed" not in provenance:
@@ -75,8 +75,8 @@ def finished_results(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: the run is not finished, or its metrics are missing.
     """
-    if (results := results_of(folder)) is None:
-        raise UserError(f"{folder} holds a run that was not finished; {command_to_resume(folder)} resumes it.")
+    if (results := read_results(folder)) is None:
+        raise UserError(f"{folder} holds a run that was not finished; {resume_command(folder)} resumes it.")
     _metrics(folder)
     return results
 
@@ -84,7 +84,7 @@ def finished_results(folder: Path) -> dict[str, Any]:
 def _weight_checksums(folder: Path) -> dict[str, str]:
     checksums = {path.name: file_sha256(path) for path in RunDir(folder).policy.glob("*.safetensors")}
     if not checksums:
-        raise UserError(f"{folder}/policy holds no weights; {command_to_resume(folder)} writes them again.")
+        raise UserError(f"{folder}/policy holds no weights; {resume_command(folder)} writes them again.")
     return checksums
 
 

@@ -12,9 +12,9 @@ from grpo.core.files import parse_file, parse_json_object
 from grpo.runs.provenance_file import provenance_fault
 from grpo.runs.run_dir import RunDir
 
-PRUNING = "pruning"  # what ended a trial of a search, as results.json says it
+STOPPED_BY_PRUNING = "pruning"  # what ended a trial of a search, as results.json says it
 # What `results.json` holds at least.
-RESULTS: dict[str, type] = {
+RESULT_TYPES: dict[str, type] = {
     "before": dict,
     "after": dict,
     "difference": dict,
@@ -30,7 +30,7 @@ RESULTS: dict[str, type] = {
 }
 
 
-def results_of(folder: Path) -> dict[str, Any] | None:
+def read_results(folder: Path) -> dict[str, Any] | None:
     """The content of `results.json`; None if the run has not finished.
 
     Raises:
@@ -40,11 +40,11 @@ def results_of(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     results = parse_file(path, parse_json_object)
-    if missing := sorted(RESULTS.keys() - results.keys()):
+    if missing := sorted(RESULT_TYPES.keys() - results.keys()):
         raise UserError(
             f"{path} is damaged, or was written by another version of this project: it has no {', '.join(missing)}."
         )
-    for key, kind in RESULTS.items():
+    for key, kind in RESULT_TYPES.items():
         if not isinstance(results[key], kind) or isinstance(results[key], bool):
             raise UserError(f"{path} is damaged: {key} is {str(results[key])[:50]!r}.")
     if not isinstance(results["after"].get("n"), int):
@@ -54,10 +54,10 @@ def results_of(folder: Path) -> dict[str, Any] | None:
     return results
 
 
-def outcome(folder: Path) -> dict[str, Any] | str | None:
+def read_job_outcome(folder: Path) -> dict[str, Any] | str | None:
     """The results of a job of a sweep, or why it has none; None if it has not ended."""
     with suppress(UserError):  # damaged results are written again
-        if results := results_of(folder):
+        if results := read_results(folder):
             return results
     try:
         return RunDir(folder).error_txt.read_text(encoding="utf-8", errors="replace")
@@ -65,6 +65,6 @@ def outcome(folder: Path) -> dict[str, Any] | str | None:
         return None
 
 
-def forget(folder: Path) -> None:
+def clear_job_error(folder: Path) -> None:
     """How a job of a sweep failed, before it is tried again."""
     RunDir(folder).error_txt.unlink(missing_ok=True)

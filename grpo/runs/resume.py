@@ -13,24 +13,24 @@ from grpo.core.console import say
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path
 from grpo.runs.checkpoints import newest_complete_checkpoint, processes_of, restore_snapshot, step_of, strategy_of
-from grpo.runs.results import results_of
+from grpo.runs.results import read_results
 from grpo.runs.run_dir import RunDir, quoted_path
-from grpo.runs.settings import settings_of
+from grpo.runs.settings import read_config
 
 
-def is_done(folder: Path, config: Config) -> bool:
+def has_all_steps(folder: Path, config: Config) -> bool:
     """Whether the run has its results, and all the steps that `config` asks for.
 
     Raises:
         UserError: it has more than that.
     """
     try:
-        results = results_of(folder)
+        results = read_results(folder)
     except UserError:
         return False  # it was damaged since, and is written again
     if results is None:
         return False
-    saved = settings_of(folder)
+    saved = read_config(folder)
     if (config.max_steps, config.num_train_epochs) == (saved.max_steps, saved.num_train_epochs):
         return True
     if config.max_steps is not None and config.max_steps < results["steps"]:
@@ -44,7 +44,7 @@ def is_done(folder: Path, config: Config) -> bool:
 
 
 @dataclass(frozen=True)
-class Resumption:
+class ResumePoint:
     """Where a run resumes."""
 
     folder: Path
@@ -56,14 +56,14 @@ class Resumption:
         return -1 if self.checkpoint is None else step_of(self.checkpoint)
 
 
-def find_checkpoint(folder: Path, config: Config) -> Resumption:
+def find_checkpoint(folder: Path, config: Config) -> ResumePoint:
     """The newest complete checkpoint of the run in `folder`; changes nothing.
 
     Raises:
         UserError: the checkpoint is past the last step that `config` asks for, or of another number of processes.
     """
     checkpoint, damaged = newest_complete_checkpoint(RunDir(folder).checkpoints)
-    found = Resumption(folder, checkpoint, damaged)
+    found = ResumePoint(folder, checkpoint, damaged)
     if checkpoint:
         before, now = (
             (processes_of(checkpoint), strategy_of(checkpoint)),
@@ -90,7 +90,7 @@ def missing_files(run: RunDir) -> list[str]:
     return missing if weights else [f"{run.policy.name}/*.safetensors", *missing]
 
 
-def to_complete(folder: Path, config: Config) -> Resumption | None:
+def find_checkpoint_to_repair(folder: Path, config: Config) -> ResumePoint | None:
     """Where a finished run resumes to write missing files again; None if none is missing.
 
     Raises:
@@ -98,7 +98,7 @@ def to_complete(folder: Path, config: Config) -> Resumption | None:
     """
     if not (gone := missing_files(RunDir(folder))):
         return None
-    results, found = results_of(folder), find_checkpoint(folder, config)
+    results, found = read_results(folder), find_checkpoint(folder, config)
     assert results is not None
     if found.step != results["steps"]:
         raise UserError(
@@ -109,14 +109,14 @@ def to_complete(folder: Path, config: Config) -> Resumption | None:
     return found
 
 
-def cut_back(found: Resumption) -> None:
+def truncate_to_checkpoint(found: ResumePoint) -> None:
     """Move the files that the run wrote after its checkpoint to `previous/`, and restore those of the checkpoint.
 
     Results are moved first: a process that is killed in between leaves an unfinished run, which can be resumed.
     """
     folder, run = found.folder, RunDir(found.folder)
     try:
-        if results_of(folder) is not None:
+        if read_results(folder) is not None:
             run.delete_previous()  # it is older than these results
     except UserError as error:
         say(f"{error} It is written again.")

@@ -11,13 +11,13 @@ from typing import Any
 from grpo.config import overrides as typed_overrides
 from grpo.core.errors import UserError, shorten
 from grpo.core.paths import path_fault
-from grpo.runs.resume_settings import is_free
+from grpo.runs.resume_settings import is_resumable_setting
 from grpo.runs.run_dir import quoted_path, resolve_link
-from grpo.runs.settings import key_of, overrides_of, saved_settings
+from grpo.runs.settings import override_key, read_overrides, read_settings
 from grpo.runs.trust import require_trust
 
 
-def going_on(arguments: Sequence[str]) -> list[str]:
+def expand_resume_arguments(arguments: Sequence[str]) -> list[str]:
     """The arguments of a command; with `resume=FOLDER` among them, those that resume that run.
 
     Raises:
@@ -39,15 +39,15 @@ def going_on(arguments: Sequence[str]) -> list[str]:
     if fault := path_fault(value):
         raise UserError(f"resume={shorten(value)}: {fault}.")
     folder = resolve_link(Path(value).expanduser())
-    saved = overrides_of(folder)
+    saved = read_overrides(folder)
     require_trust(
         folder,
-        saved_settings(folder),
+        read_settings(folder),
         trusted=_typed(arguments, "trust_run") is True,
         again="If you trust whoever made it, add trust_run=true.",
     )
     # Overrides that the run was started with are saved in it, and the files that they name may be gone.
-    left = [each for each in arguments if each not in saved or is_free(key_of(each))]
+    left = [each for each in arguments if each not in saved or is_resumable_setting(override_key(each))]
     return [*left, f"hydra.run.dir={quoted_path(folder)}", "hydra.mode=RUN"]
 
 

@@ -15,20 +15,20 @@ from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path
 from grpo.core.text import format_setting
-from grpo.runs.settings import key_of, overrides_of, settings_of
+from grpo.runs.settings import override_key, read_config, read_overrides
 
 # The settings, and the group of settings, that can be changed when a run is resumed.
-FREE = ("max_steps.", "num_train_epochs.", "tracking.")
-OF_COMMAND = ("resume", "trust_run")  # about one command alone: not among the overrides that a run saves
+RESUMABLE_SETTINGS = ("max_steps.", "num_train_epochs.", "tracking.")
+COMMAND_ONLY_SETTINGS = ("resume", "trust_run")  # about one command alone: not among the overrides that a run saves
 
 
-def is_free(key: str) -> bool:
+def is_resumable_setting(key: str) -> bool:
     """Whether a setting, or a group of them, can be changed when a run is resumed."""
-    return f"{key}.".startswith(FREE)
+    return f"{key}.".startswith(RESUMABLE_SETTINGS)
 
 
-def resume(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
-    """The settings that the run in `folder` resumes with: its own, and those of `FREE` that were typed.
+def resumed_config(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
+    """The settings that the run in `folder` resumes with: its own, and those of `RESUMABLE_SETTINGS` that were typed.
 
     Args:
         composed: the defaults with `overrides`, which were typed.
@@ -36,19 +36,19 @@ def resume(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
     Raises:
         UserError: anything else was typed, or its settings cannot be read.
     """
-    config = settings_of(folder)
+    config = read_config(folder)
     here, saved = flatten(asdict(composed)), flatten(asdict(config))
     scalars: dict[str, Any] = {}
     tracking: dict[str, Any] = {}
     for override in overrides:
-        key = key_of(override)
+        key = override_key(override)
         below = [each for each in here | saved if f"{each}.".startswith(f"{key}.")]
-        if is_free(key):
+        if is_resumable_setting(key):
             scalars |= {each: here[each] for each in below if "." not in each}
             tracking |= {each.partition(".")[2]: here[each] for each in below if "." in each}
             continue
         changed = next((each for each in below if here.get(each) != saved.get(each)), None)
-        if key not in OF_COMMAND and (changed or not below):
+        if key not in COMMAND_ONLY_SETTINGS and (changed or not below):
             name = "" if changed == key else f"{changed}="
             kept = f" (here {name}{format_setting(to_interpolations(saved[changed]))})" if changed in saved else ""
             raise UserError(
@@ -64,20 +64,20 @@ def resume(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
     return config
 
 
-def overrides_with(folder: Path, overrides: Sequence[str]) -> list[str]:
+def resumed_overrides(folder: Path, overrides: Sequence[str]) -> list[str]:
     """The overrides of the run in `folder`, with those that are typed to resume it."""
-    typed = [each for each in overrides if key_of(each) not in OF_COMMAND]
-    keys = tuple(f"{key_of(each)}." for each in typed)
-    return [each for each in overrides_of(folder) if not f"{key_of(each)}.".startswith(keys)] + typed
+    typed = [each for each in overrides if override_key(each) not in COMMAND_ONLY_SETTINGS]
+    keys = tuple(f"{override_key(each)}." for each in typed)
+    return [each for each in read_overrides(folder) if not f"{override_key(each)}.".startswith(keys)] + typed
 
 
-def same_job(folder: Path, composed: Config) -> Config:
+def require_same_job(folder: Path, composed: Config) -> Config:
     """The settings of a job of a sweep that is typed again, and has been here before.
 
     Raises:
         UserError: it was another one.
     """
-    saved, here = (flatten(asdict(each)) for each in (settings_of(folder), composed))
+    saved, here = (flatten(asdict(each)) for each in (read_config(folder), composed))
     for key in here.keys() | saved.keys():
         if saved.get(key) != here.get(key):
             raise UserError(

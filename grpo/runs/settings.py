@@ -31,7 +31,7 @@ def save_settings(folder: Path, config: Config, overrides: Sequence[str], hydra:
     settings = redacted(asdict(config))
     sign(folder, settings)
     for path, content in (
-        (run.hydra_yaml, unresolved(hydra)),
+        (run.hydra_yaml, hydra_settings_to_store(hydra)),
         (run.overrides_yaml, mask_overrides(overrides)),
         (run.settings_yaml, settings),
     ):
@@ -40,12 +40,12 @@ def save_settings(folder: Path, config: Config, overrides: Sequence[str], hydra:
                 OmegaConf.save(OmegaConf.create(content), partial)
 
 
-def unresolved(hydra: DictConfig | None) -> Any:
+def hydra_settings_to_store(hydra: DictConfig | None) -> Any:
     """Hydra's own settings as they are stored: with their interpolations, and without secrets."""
     return None if hydra is None else redacted(OmegaConf.to_container(hydra, resolve=False))
 
 
-def overrides_of(folder: Path) -> list[str]:
+def read_overrides(folder: Path) -> list[str]:
     """What was typed for the run.
 
     Raises:
@@ -75,16 +75,16 @@ def overrides_of(folder: Path) -> list[str]:
     return typed
 
 
-def key_of(override: str) -> str:
+def override_key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def settings_of(folder: Path) -> Config:
+def read_config(folder: Path) -> Config:
     """
     Raises:
         UserError: they are missing, damaged, or of another version.
     """
-    settings = saved_settings(folder)
+    settings = read_settings(folder)
     try:
         return config_from_saved(settings, Config)
     except UnsetVariable as error:
@@ -95,13 +95,13 @@ def settings_of(folder: Path) -> Config:
         ) from error
 
 
-def load_run(folder: Path) -> CommonConfig:
+def read_finished_run_config(folder: Path) -> CommonConfig:
     """What a finished run shares with other commands: `model` is what it was trained from, `rollout` undistorted.
 
     Raises:
         UserError: the folder does not hold a finished run, or one whose settings are not those of this version.
     """
-    settings, run = saved_settings(folder), RunDir(folder)
+    settings, run = read_settings(folder), RunDir(folder)
     if not (run.policy / "config.json").is_file() or not run.results_json.is_file():
         saved = sorted(run.checkpoints.glob("checkpoint-*"))
         policy = f" The policy that it saved can be used as well, model.path={saved[-1]}." if saved else ""
@@ -122,7 +122,7 @@ def load_run(folder: Path) -> CommonConfig:
     return config
 
 
-def saved_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, Any]:
     """The settings that a run was started with.
 
     Raises:
@@ -137,7 +137,7 @@ def saved_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def trained(model: ModelConfig, run: Path) -> ModelConfig:
+def trained_model(model: ModelConfig, run: Path) -> ModelConfig:
     """The final policy of a run that was trained from `model`."""
     # Saved plain, whatever it was trained in.
     path = os.path.abspath(RunDir(run).policy)

@@ -10,7 +10,7 @@ from typing import Any
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path
 from grpo.core.text import format_duration
-from grpo.runs.results import results_of
+from grpo.runs.results import read_results
 from grpo.runs.run_dir import RunDir
 from grpo.sweeps.jobs import Job
 
@@ -45,7 +45,7 @@ def earlier_run(job: Job) -> tuple[Path, dict[str, Any]] | None:
     finished = [folder for folder in folders if RunDir(folder).results_json.exists()]
     for folder in sorted(finished, key=lambda folder: -RunDir(folder).results_json.stat().st_mtime)[:EARLIER]:
         try:
-            results = results_of(folder) or {}
+            results = read_results(folder) or {}
             settings = results["provenance"]["settings"]
             same = all(settings[key] == getattr(job.config, key) for key in ("device", "max_completion_length", "bf16"))
             same = same and settings["model"]["path"] == job.config.model.path

@@ -17,8 +17,8 @@ from rich.text import Text
 from grpo.core.console import print_message
 from grpo.core.progress import FIRST_LINE_SECONDS, LINE_INTERVAL_SECONDS
 from grpo.core.text import format_duration, printable
-from grpo.runs.results import forget, outcome
-from grpo.runs.resume import is_done
+from grpo.runs.results import clear_job_error, read_job_outcome
+from grpo.runs.resume import has_all_steps
 from grpo.sweeps.job_state import LOOK, in_words, last_step, last_written, state
 from grpo.sweeps.jobs import Job
 
@@ -47,10 +47,10 @@ class Account:
     def kept(self, jobs: Sequence[Job]) -> Iterator[None]:
         """Of these, while they run."""
         self.trouble = ""
-        self.ended |= {job.folder for job in self.jobs if is_done(job.folder, job.config)}
+        self.ended |= {job.folder for job in self.jobs if has_all_steps(job.folder, job.config)}
         for job in jobs:
             if job.folder not in self.ended:
-                forget(job.folder)
+                clear_job_error(job.folder)
         if self.at_first is None:
             self.at_first = self._share()
         over = threading.Event()
@@ -83,7 +83,7 @@ class Account:
             while not last:
                 last = over.wait(LOOK)  # what was written until then is looked at once more
                 for job in jobs:
-                    if job.folder not in self.ended and (end := outcome(job.folder)) is not None:
+                    if job.folder not in self.ended and (end := read_job_outcome(job.folder)) is not None:
                         self.ended.add(job.folder)
                         self._line(job, in_words(end))
                 share, running = self._share(), self._running(jobs, before)

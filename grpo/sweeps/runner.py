@@ -30,11 +30,11 @@ from grpo.core.redact import mask_overrides
 from grpo.core.signals import SignalHandler, StoppedBySignal
 from grpo.core.tables import run_header
 from grpo.core.text import plural
-from grpo.runs.results import outcome
-from grpo.runs.resume import is_done
-from grpo.runs.resume_settings import same_job
+from grpo.runs.results import read_job_outcome
+from grpo.runs.resume import has_all_steps
+from grpo.runs.resume_settings import require_same_job
 from grpo.runs.run_dir import RunDir, SweepDir, link_latest, quoted_path
-from grpo.runs.settings import unresolved
+from grpo.runs.settings import hydra_settings_to_store
 from grpo.runs.trust import refuse_links
 from grpo.sweeps.estimate import how_long
 from grpo.sweeps.job_state import LOOK
@@ -52,7 +52,7 @@ def run_grid(context: HydraContext, master: DictConfig, launcher: Launcher, argu
     jobs = compose_jobs(context, master, chosen, varied, here=on_this_machine(launcher))
     refuse_twins(jobs)
     with Sweep(master, launcher, settings, varied, jobs, jobs[0], len(jobs)) as sweep:
-        done = [job for job in jobs if is_done(job.folder, job.config)]
+        done = [job for job in jobs if has_all_steps(job.folder, job.config)]
         factors = [f"{key.lstrip('+')} ({len(listed[key])})" for key in varied]
         sweep.announce("job", len(done), [job for job in jobs if job not in done], " x ".join(factors))
         sweep.launch(jobs)
@@ -106,7 +106,7 @@ class Sweep:
             self._refuse_folder()
             link_latest(self.folder)
             with atomic_write(SweepDir(self.folder).multirun_yaml) as partial:
-                OmegaConf.save(OmegaConf.create(unresolved(self.master)), partial)
+                OmegaConf.save(OmegaConf.create(hydra_settings_to_store(self.master)), partial)
             self.write()
             self._entered = entered.pop_all()
         return self
@@ -149,7 +149,7 @@ class Sweep:
                 "'hydra.sweep.subdir=${hydra.job.num}' gives it one."
             )
         if RunDir(job.folder).is_used():
-            same_job(job.folder, job.config)
+            require_same_job(job.folder, job.config)
 
     def _refuse_folder(self) -> None:
         if RunDir(self.folder).is_used():
@@ -203,7 +203,7 @@ class Sweep:
         """
         with self.account.kept(jobs):
             for _ in range(2):
-                left = [job for job in jobs if outcome(job.folder) is None]
+                left = [job for job in jobs if read_job_outcome(job.folder) is None]
                 # Jobs of an earlier start of this sweep may have outlived it.
                 elsewhere = [job for job in left if RunDir(job.folder).is_locked()]
                 self._start([job for job in left if job not in elsewhere])
@@ -244,7 +244,7 @@ class Sweep:
             self.account.say(
                 f"W&B: tracked offline. To upload: wandb sync {display_path(self.folder)}/*/wandb/offline-run-*"
             )
-        missing = [job for job in self.jobs if not is_done(job.folder, job.config)]
+        missing = [job for job in self.jobs if not has_all_steps(job.folder, job.config)]
         if missing:
             again = f"hydra.sweep.dir={quoted_path(Path(display_path(self.folder)))}"
             raise UserError(

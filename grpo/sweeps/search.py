@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from grpo.config.composition import load_sweeper
 from grpo.config.schema import SearchConfig
 from grpo.core.errors import UserError
-from grpo.runs.results import outcome
+from grpo.runs.results import read_job_outcome
 from grpo.sweeps.jobs import Job, compose_jobs
 from grpo.sweeps.launchers import on_this_machine
 from grpo.sweeps.runner import Sweep
@@ -66,7 +66,7 @@ def run_search(context: HydraContext, master: DictConfig, launcher: Launcher, ar
             running = earlier.state == optuna.trial.TrialState.RUNNING
             if earlier.params.keys() >= space.keys():
                 add(earlier)
-                if running and outcome(known[earlier.number].folder) is None:
+                if running and read_job_outcome(known[earlier.number].folder) is None:
                     going_on.append(earlier.number)
                 elif running:  # it ended, and the search before that could be told
                     tell(study, earlier.number, known[earlier.number], settings)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from grpo.config.schema import SearchConfig
 from grpo.core.errors import UserError, first_line
-from grpo.runs.results import PRUNING, outcome
+from grpo.runs.results import STOPPED_BY_PRUNING, read_job_outcome
 from grpo.training.session import Pruning
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ def tell(study: "optuna.Study", number: int, job: "Job", settings: SearchConfig)
     """The study how a trial ended. One without an end stays open: it goes on when the search is started again."""
     from optuna.trial import TrialState
 
-    end = outcome(job.folder)
+    end = read_job_outcome(job.folder)
     if isinstance(end, str):
         study.tell(number, state=TrialState.FAIL)
-    elif end and end["stopped_by"] == PRUNING:
+    elif end and end["stopped_by"] == STOPPED_BY_PRUNING:
         study.tell(number, state=TrialState.PRUNED)
     elif end:
         figures = end["after"] | {TRAIN_SECONDS: end["train_seconds"]}

@@ -30,9 +30,15 @@ from grpo.core.redact import mask_message, mask_overrides
 from grpo.core.run_log import open_run_log
 from grpo.core.signals import SignalHandler, StoppedBySignal, call_previous_handler
 from grpo.core.text import printable, replace_surrogates
-from grpo.runs.labels import command_of, command_to_resume, label_of
-from grpo.runs.resume import Resumption, cut_back, find_checkpoint, is_done, to_complete
-from grpo.runs.resume_settings import overrides_with, resume, same_job
+from grpo.runs.labels import resume_command, run_label, sweep_command
+from grpo.runs.resume import (
+    ResumePoint,
+    find_checkpoint,
+    find_checkpoint_to_repair,
+    has_all_steps,
+    truncate_to_checkpoint,
+)
+from grpo.runs.resume_settings import require_same_job, resumed_config, resumed_overrides
 from grpo.runs.run_dir import RunDir, link_latest, refuse_used
 from grpo.runs.settings import save_settings
 from grpo.runs.trust import refuse_links
@@ -79,7 +85,7 @@ def run_in_directory(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
             raise
         setting = "hydra.sweep.dir" if is_multirun() else "hydra.run.dir"
         advice = (
-            f"To resume once it can be written: {command_to_resume(out)}"
+            f"To resume once it can be written: {resume_command(out)}"
             if RunDir(out).is_used()
             else f"Give another directory, {setting}=FOLDER."
         )
@@ -88,7 +94,7 @@ def run_in_directory(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
         ) from error
     except StoppedBySignal as stopped:
         call_previous_handler(stopped.number)
-        advice = f"To resume: {command_to_resume(out)}" if RunDir(out).is_used() else "Nothing was written."
+        advice = f"To resume: {resume_command(out)}" if RunDir(out).is_used() else "Nothing was written."
         raise StoppedBySignal(stopped.number, f"Stopped by {stopped.name}{stopped}. {advice}") from stopped
 
 
@@ -96,10 +102,10 @@ def _start_or_resume(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
     overrides = job_overrides()
     resumption = None
     if composed.get("resume") is not None:
-        config = resume(out, with_absolute_paths(to_dataclass(composed, Config)), overrides)
-        overrides = overrides_with(out, overrides)
+        config = resumed_config(out, with_absolute_paths(to_dataclass(composed, Config)), overrides)
+        overrides = resumed_overrides(out, overrides)
     elif is_multirun() and RunDir(out).is_used():
-        config = same_job(out, load_config(composed, Config))
+        config = require_same_job(out, load_config(composed, Config))
     else:
         config = _settings_of_new_run(composed, out)
     if RunDir(out).is_used():
@@ -111,16 +117,16 @@ def _start_or_resume(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
     def begin() -> None:
         open_run_log()
         if resumption:
-            cut_back(resumption)
+            truncate_to_checkpoint(resumption)
         save_settings(out, config, overrides, None if resumption else hydra)
         if not is_multirun():
             link_latest(out)
 
     arguments = shlex.join(mask_overrides(Command.current.typed))
-    command = command_of(out) or f"{distributed.launch_command()} {arguments}".rstrip()
+    command = sweep_command(out) or f"{distributed.launch_command()} {arguments}".rstrip()
     checkpoint = resumption.checkpoint if resumption else None
     distributed.broadcast_run_dir(out, checkpoint, asdict(config))
-    train_run(config, out, label_of(out, overrides), command, checkpoint, find_pruning(hydra), begin)
+    train_run(config, out, run_label(out, overrides), command, checkpoint, find_pruning(hydra), begin)
     if not is_multirun():
         write_report(out)
     RunDir(out).delete_previous()
@@ -133,23 +139,23 @@ def _settings_of_new_run(composed: DictConfig, out: Path) -> Config:
     """
     if RunDir(out).is_used():
         raise UserError(
-            f"{display_path(out)} holds a run already. To resume it: {command_to_resume(out)}. For another: "
+            f"{display_path(out)} holds a run already. To resume it: {resume_command(out)}. For another: "
             "hydra.run.dir=FOLDER."
         )
     refuse_used(out, "hydra.run.dir=FOLDER")
     return load_config(composed, Config)
 
 
-def _find_resumption(out: Path, config: Config) -> Resumption | None:
+def _find_resumption(out: Path, config: Config) -> ResumePoint | None:
     """Where the run in `out` resumes; None if it is finished and complete."""
-    return to_complete(out, config) if is_done(out, config) else find_checkpoint(out, config)
+    return find_checkpoint_to_repair(out, config) if has_all_steps(out, config) else find_checkpoint(out, config)
 
 
 def _report_finished_run(out: Path) -> None:
     if not (is_multirun() or (out / "report.html").is_file()):
         write_report(out)
     RunDir(out).delete_previous()
-    say(f"{display_path(out)} has all its steps already. For more: {command_to_resume(out)} max_steps=N")
+    say(f"{display_path(out)} has all its steps already. For more: {resume_command(out)} max_steps=N")
 
 
 def write_report(out: Path) -> None:

@@ -11,8 +11,7 @@ from grpo.core.console import say
 from grpo.core.environment_values import to_interpolations
 from grpo.core.redact import redacted
 from grpo.runs.checkpoints import step_of
-from grpo.runs.provenance import NAME as PROVENANCE
-from grpo.runs.provenance import changes, save_diff
+from grpo.runs.provenance import provenance_changes, save_code_diff
 from grpo.runs.provenance_file import read_provenance
 from grpo.runs.run_dir import RunDir
 
@@ -22,12 +21,12 @@ def record_provenance(
 ) -> dict[str, Any]:
     """Where this run comes from, as `results.json` is to hold it; says what is not as it was when the run began."""
     now, settings = to_interpolations(now), redacted(asdict(config))
-    if not (out / PROVENANCE).is_file():
+    if not RunDir(out).provenance_json.is_file():
         if distributed.is_main_process() and now["code"] and not now["code"]["clean"]:
-            save_diff(RunDir(out).git_diff)
+            save_code_diff(RunDir(out).git_diff)
         return {"command": command} | now | {"settings": settings, "tracking": None, "resumed": []}
-    began = read_provenance(out / PROVENANCE)
-    differences = changes(began, now)
+    began = read_provenance(RunDir(out).provenance_json)
+    differences = provenance_changes(began, now)
     for difference in differences:
         say(f"Not as when the run began, so its numbers may differ from an unbroken run's: {difference}")
     step = step_of(checkpoint) if checkpoint else 0

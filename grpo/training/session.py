@@ -31,10 +31,9 @@ from grpo.policy.chat_template import TemplateFraming, find_opened_tag
 from grpo.policy.hub import is_on_hub, prepare_hub
 from grpo.policy.requirements import slow_bfloat16_warning
 from grpo.rewards.stack import build_rewards
-from grpo.runs.labels import Label
-from grpo.runs.provenance import NAME as PROVENANCE
-from grpo.runs.provenance import provenance
-from grpo.runs.results import PRUNING
+from grpo.runs.labels import RunLabel
+from grpo.runs.provenance import collect_provenance
+from grpo.runs.results import STOPPED_BY_PRUNING
 from grpo.runs.run_dir import RunDir
 from grpo.runs.trust import sign
 from grpo.tasks.example import SHOWCASE
@@ -58,7 +57,7 @@ Pruning = Callable[[dict[str, float], int], bool]
 def train_run(
     config: Config,
     out: Path,
-    label: Label | None = None,
+    label: RunLabel | None = None,
     command: str = "",
     checkpoint: Path | None = None,
     prune: Pruning | None = None,
@@ -144,7 +143,7 @@ class Session:
         for note in notes:
             say(note)
         with spinner("recording versions and checksums"):
-            self.provenance = provenance(config, self.splits.train, self.splits.held_out)
+            self.provenance = collect_provenance(config, self.splits.train, self.splits.held_out)
 
     def _load_policy(self) -> list[str]:
         """Load policy and tokenizer and tokenize the training set; returns notes for the user."""
@@ -170,7 +169,7 @@ class Session:
         self.policy, self.sampled = policy, sampled
         return notes
 
-    def start_tracker(self, label: Label | None, command: str) -> None:
+    def start_tracker(self, label: RunLabel | None, command: str) -> None:
         """Start the tracker and write `provenance.json`; from here on the run directory is written to."""
         config, out = self.config, self.out
         origin = record_provenance(config, out, self.provenance, command, self.checkpoint)
@@ -196,7 +195,7 @@ class Session:
             )
         self.provenance = origin | {"tracking": self.tracker.id}
         if distributed.is_main_process():
-            write_json(out / PROVENANCE, self.provenance)
+            write_json(RunDir(out).provenance_json, self.provenance)
 
     def evaluate_before(self) -> None:
         """Evaluate the policy on the held-out problems, or read the evaluation of a run that is resumed."""
@@ -300,7 +299,7 @@ class Session:
         say(f"step {step}: {right:.1%} of {len(validation)} validation problems right ({low:.1%} to {high:.1%})")
         # Only the main process knows of the search.
         if distributed.max_over_processes(bool(self.prune and step and self.prune(evaluation.figures, step))):
-            self.recorder.stopped_by = PRUNING
+            self.recorder.stopped_by = STOPPED_BY_PRUNING
 
     def evaluate_after(self) -> None:
         """Evaluate the trained policy on the held-out problems.

@@ -12,7 +12,7 @@ from typing import Any
 from grpo.config.schema import TrackingConfig
 from grpo.core.console import say
 from grpo.core.errors import UserError, first_line
-from grpo.runs.labels import Label, run_name
+from grpo.runs.labels import RunLabel, run_name
 from grpo.training.trackers.background import BackgroundTracker
 from grpo.training.trackers.interface import NoTracker, Service, Tracker, import_package
 from grpo.training.trackers.tensorboard_tracker import TensorBoardTracker
@@ -43,7 +43,7 @@ def check_tracking(config: TrackingConfig) -> None:
 
 
 def build_tracker(
-    config: TrackingConfig, settings: dict[str, Any], out: Path, label: Label | None = None, id: str | None = None
+    config: TrackingConfig, settings: dict[str, Any], out: Path, label: RunLabel | None = None, id: str | None = None
 ) -> Tracker:
     """The tracker of a run; `settings` is its resolved config, `id` what the tracker of the same run had before it was
     interrupted. One that cannot start costs a warning.
@@ -54,7 +54,7 @@ def build_tracker(
     if config.name == "none":
         return NoTracker()
     try:
-        tracker = TRACKERS[config.name](config, settings, out, label or Label(run_name(out)), id)
+        tracker = TRACKERS[config.name](config, settings, out, label or RunLabel(run_name(out)), id)
     except UserError:
         raise
     except Exception as error:  # a tracker can raise anything

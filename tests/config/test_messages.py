@@ -18,9 +18,9 @@ from grpo.config.rules import COMMON_RULES, RULES, SWEEPER_RULES, WEIGHT_RULE
 from grpo.config.schema import AuditConfig, CommonConfig, Config, EvaluateConfig, PlanConfig, SearchConfig
 from grpo.core.errors import UserError
 from grpo.core.files import parse_json_object
-from grpo.runs.labels import command_to_resume
-from grpo.runs.resume_arguments import going_on
-from grpo.runs.settings import overrides_of, saved_settings
+from grpo.runs.labels import resume_command
+from grpo.runs.resume_arguments import expand_resume_arguments
+from grpo.runs.settings import read_overrides, read_settings
 from grpo.training.tracking import check_tracking
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ def test_damaged_settings_of_a_run(text: str, message: str, tmp_path: Path) -> N
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
-        saved_settings(tmp_path)
+        read_settings(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_damaged_overrides_of_a_run(text: str, message: str, tmp_path: Path) -> 
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
-        overrides_of(tmp_path)
+        read_overrides(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -401,9 +401,9 @@ def test_a_sweep_is_counted_before_it_is_listed(overrides: list[str], message: s
 @pytest.mark.parametrize("name", ["1e5", "true", "null", "007", "a\\b", "a\\", "it's", "a b", "a=b", "[a]", "é"])
 def test_the_command_to_resume_names_the_folder(name: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    *_, argument = shlex.split(command_to_resume(tmp_path / name))
+    *_, argument = shlex.split(resume_command(tmp_path / name))
     with pytest.raises(UserError) as error:
-        going_on([argument])
+        expand_resume_arguments([argument])
     assert str(error.value).startswith(f"{name} is not the folder of a run")
 
 

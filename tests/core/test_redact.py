@@ -195,11 +195,11 @@ def test_the_diff_of_a_checkout_holds_source_and_no_secrets(tmp_path, monkeypatc
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"content of {name}\n")
     monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "grpo")
-    changed = provenance.diff()
+    changed = provenance.code_diff()
     held = {name for name in (*tracked, *new) if f"+content of {name}\n" in changed}
     assert held == {"grpo/code.py", "mine.py", "notes.txt", "grpo/new.py", "conf/new.yaml"}
 
     (tmp_path / "mine.py").write_text("x" * 80 + "\n" + "y" * provenance.MOST)
-    provenance.save_diff(tmp_path / "git.diff")
+    provenance.save_code_diff(tmp_path / "git.diff")
     text = (tmp_path / "git.diff").read_text()
     assert len(text) < provenance.MOST + 100 and text.endswith(" characters]\n")

@@ -20,7 +20,7 @@ from grpo.config.samplers import non_neutral_sampling
 from grpo.config.schema import EvaluateConfig
 from grpo.core.errors import UserError
 from grpo.core.statistics import wilson_interval
-from grpo.runs.settings import load_run
+from grpo.runs.settings import read_finished_run_config
 from grpo.tasks.splits import load_splits
 from tests.config.test_config import imported
 from tests.conftest import SMALL
@@ -206,7 +206,7 @@ def test_a_finished_run_is_asked_undistorted(folder) -> None:
     saved = folder / "A" / ".hydra" / "config.yaml"
     text = saved.read_text().replace("  name: fast\n  native: true", "  name: generate\n  native: null")
     saved.write_text(text.replace("  repetition_penalty: null", "  repetition_penalty: 5.0"))
-    assert non_neutral_sampling(load_run(folder / "A").rollout) == {}
+    assert non_neutral_sampling(read_finished_run_config(folder / "A").rollout) == {}
 
 
 def test_two_runs_on_their_own_problems_or_on_the_same(folder, capsys) -> None:

@@ -16,7 +16,7 @@ from grpo.report import main
 from grpo.reports.figures import COLOURS, HUES, spread_labels
 from grpo.reports.run_figures import reward_colours
 from grpo.reports.run_report import headline, write_run_report
-from grpo.runs.record import read
+from grpo.runs.saved_run import read_run
 from tests.conftest import SMALL, seen
 
 FIGURES = {
@@ -138,18 +138,18 @@ def test_a_single_step_is_seen(run, browser) -> None:
 
 def test_what_is_no_run_is_refused(run, tmp_path) -> None:
     with pytest.raises(UserError, match="is not the folder of a run; give the one that a run named at its end"):
-        read(tmp_path)
+        read_run(tmp_path)
     whole = (run / "results.json").read_text()
     (run / "results.json").write_text(whole[:50])
     with pytest.raises(UserError, match=r"results\.json is damaged"):
-        read(run)
+        read_run(run)
     (run / "results.json").write_text(whole)
     (run / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl is damaged in line 2"):
-        read(run)
+        read_run(run)
     (run / ".hydra" / "config.yaml").write_text("rewards: 3\n")
     with pytest.raises(UserError, match="settings name no rewards"):
-        read(run)
+        read_run(run)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_what_is_no_run_is_refused(run, tmp_path) -> None:
 def test_damage_is_named(run, file: str, content: str) -> None:
     (run / file).write_text(content, errors="surrogateescape")
     with pytest.raises(UserError, match=rf"{file} is damaged"):
-        read(run)
+        read_run(run)
 
 
 def test_the_command_refuses_in_a_line(command, tmp_path) -> None:
@@ -191,7 +191,7 @@ def test_the_headline_is_as_sure_as_the_figures(run, value, low, high, p, words:
     results["before"]["accuracy_strict"], results["after"]["accuracy_strict"] = first, last
     results["difference"]["accuracy_strict"] |= {"value": value, "low": low, "high": high, "p": p}
     (run / "results.json").write_text(json.dumps(results))
-    assert words in headline(read(run))
+    assert words in headline(read_run(run))
 
 
 def test_a_reward_keeps_its_colour() -> None:

@@ -22,10 +22,10 @@ from grpo.core.signals import StoppedBySignal
 from grpo.policy.hub import ASSETS
 from grpo.runs.checkpoints import checkpoint_fault, newest_complete_checkpoint
 from grpo.runs.reproduction import numeric_differences
-from grpo.runs.resume import cut_back, find_checkpoint, is_done
-from grpo.runs.resume_settings import resume
+from grpo.runs.resume import find_checkpoint, has_all_steps, truncate_to_checkpoint
+from grpo.runs.resume_settings import resumed_config
 from grpo.runs.run_dir import RunDir
-from grpo.runs.settings import overrides_of, save_settings, saved_settings, settings_of
+from grpo.runs.settings import read_config, read_overrides, read_settings, save_settings
 from grpo.runs.trust import sign
 from grpo.training.recorder import Recorder
 from grpo.training.session import train_run
@@ -49,9 +49,9 @@ def runs(tmp_path, monkeypatch):
     def call(name: str, *overrides: str, stop: int | None = None) -> Path:
         out = tmp_path / name
         if RunDir(out).is_used():
-            config = resume(out, compose(overrides), overrides)
+            config = resumed_config(out, compose(overrides), overrides)
             found = find_checkpoint(out, config)
-            checkpoint, begin = found.checkpoint, partial(cut_back, found)
+            checkpoint, begin = found.checkpoint, partial(truncate_to_checkpoint, found)
         else:
             out.mkdir()
             typed = [*SMALL, "tracking=none", "save_steps=null", *overrides]
@@ -180,10 +180,10 @@ def test_damaged_records_are_put_back(unbroken, tmp_path, monkeypatch, record: s
         path.unlink()
     else:
         path.write_bytes(content[: len(content) // 2] if harm == "cut" else b"\xff\xfe\x00garbage")
-    config = resume(out, compose(), [])
-    assert not is_done(out, config)
+    config = resumed_config(out, compose(), [])
+    assert not has_all_steps(out, config)
     found = find_checkpoint(out, config)
-    train_run(config, out, checkpoint=found.checkpoint, begin=partial(cut_back, found))
+    train_run(config, out, checkpoint=found.checkpoint, begin=partial(truncate_to_checkpoint, found))
     assert_same(out, unbroken)
     assert json.loads((out / "provenance.json").read_text())["resumed"]
 
@@ -202,7 +202,7 @@ def test_completions_that_are_gone_are_named(unbroken, tmp_path, capsys) -> None
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
     (out / "completions" / "step_000001.parquet").unlink()
-    cut_back(find_checkpoint(out, compose(overrides_of(out))))
+    truncate_to_checkpoint(find_checkpoint(out, compose(read_overrides(out))))
     assert "1 files of completions/ are gone, step_000001.parquet the first" in capsys.readouterr().out
 
 
@@ -302,7 +302,7 @@ def moved(finished: Path, folder: Path) -> None:
     shutil.copytree(finished, folder, dirs_exist_ok=True)
     settings = folder / "run" / ".hydra" / "config.yaml"
     settings.write_text(settings.read_text().replace(str(finished), str(folder)))
-    sign(folder / "run", saved_settings(folder / "run"))
+    sign(folder / "run", read_settings(folder / "run"))
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -315,7 +315,7 @@ def saved(folder: Path, name: str, value: str) -> None:
     text = path.read_text()
     assert len(re.findall(rf"(?m)^( *){name}: .*$", text)) == 1
     path.write_text(re.sub(rf"(?m)^( *){name}: .*$", rf"\1{name}: {value}", text))
-    sign(folder / "run", saved_settings(folder / "run"))
+    sign(folder / "run", read_settings(folder / "run"))
 
 
 # What is wrong by the time that a finished run is given more steps -> what is done, what is typed besides, the message.
@@ -374,7 +374,7 @@ def test_a_run_resumes_without_the_configs_of_the_users_own(start, tmp_path: Pat
     assert printed
     resumed = start(printed[1], "max_steps=3")
     assert resumed.ended() == 0, resumed.complained()
-    settings = settings_of(tmp_path / "run")
+    settings = read_config(tmp_path / "run")
     assert (settings.rewards, settings.seed, settings.max_steps) == ({"correctness": 1.0, "int": 0.5}, 5, 3)
 
 
@@ -382,7 +382,7 @@ def test_a_run_resumes_from_any_directory(finished, start, tmp_path: Path) -> No
     moved(finished, tmp_path / "deep")
     resumed = start("resume=deep/run", "max_steps=3")
     assert resumed.ended() == 0, resumed.complained()
-    assert settings_of(tmp_path / "deep" / "run").reward_files == [str(tmp_path / "deep" / "mine.py")]
+    assert read_config(tmp_path / "deep" / "run").reward_files == [str(tmp_path / "deep" / "mine.py")]
 
 
 @pytest.mark.parametrize(

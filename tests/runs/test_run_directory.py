@@ -13,14 +13,14 @@ import pytest
 from grpo import reproduce
 from grpo.core.errors import UserError
 from grpo.reports.sweep_results import read_sweep
-from grpo.runs import record
 from grpo.runs.checkpoints import checkpoint_fault
-from grpo.runs.labels import sweep_of
-from grpo.runs.results import outcome, results_of
-from grpo.runs.resume import Resumption, cut_back, is_done
-from grpo.runs.resume_arguments import going_on
+from grpo.runs.labels import read_sweep_entry
+from grpo.runs.results import read_job_outcome, read_results
+from grpo.runs.resume import ResumePoint, has_all_steps, truncate_to_checkpoint
+from grpo.runs.resume_arguments import expand_resume_arguments
 from grpo.runs.run_dir import link_latest, resolve_link
-from grpo.runs.settings import load_run, overrides_of, settings_of
+from grpo.runs.saved_run import read_run
+from grpo.runs.settings import read_config, read_finished_run_config, read_overrides
 from tests.conftest import SMALL
 from tests.helpers.made_up import made_up
 
@@ -97,11 +97,11 @@ NO_RESULTS = {
 def test_damaged_results_are_named(tmp_path: Path, content: str) -> None:
     run, other = made_up(tmp_path / "sweep" / "run"), made_up(tmp_path / "other")
     (run / "results.json").write_text(content, encoding="utf-8", errors="surrogateescape")
-    for reads in (results_of, record.read, lambda folder: reproduce.differences(folder, other)):
+    for reads in (read_results, read_run, lambda folder: reproduce.differences(folder, other)):
         with pytest.raises(UserError, match="run/results.json is damaged") as error:
             reads(run)
         assert NO_RESULTS[content] in str(error.value)
-    assert outcome(run) is None and not is_done(run, settings_of(run))  # it is written again
+    assert read_job_outcome(run) is None and not has_all_steps(run, read_config(run))  # it is written again
     assert [(job.folder, job.state) for job in read_sweep(tmp_path / "sweep").undone] == [("run", "damaged")]
 
 
@@ -112,7 +112,7 @@ def test_other_damaged_files_are_named(tmp_path: Path, content: str) -> None:
         (tmp_path / name).write_text(content, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(UserError, match=r"sweep.json is damaged: "):
         read_sweep(tmp_path)
-    assert sweep_of(run) == {}
+    assert read_sweep_entry(run) == {}
     assert re.match("manifest.json (is damaged|does not list)", str(checkpoint_fault(tmp_path)))
 
 
@@ -123,7 +123,7 @@ def test_other_damaged_files_are_named(tmp_path: Path, content: str) -> None:
 def test_results_of_other_types_are_named(tmp_path: Path, key: str, value: object) -> None:
     run = made_up(tmp_path / "run", **{key: value})
     with pytest.raises(UserError, match=f"run/results.json is damaged: {key}.* is '"):
-        results_of(run)
+        read_results(run)
 
 
 @pytest.mark.parametrize("name", ["config", "overrides"])
@@ -131,7 +131,10 @@ def test_results_of_other_types_are_named(tmp_path: Path, key: str, value: objec
 def test_damaged_settings_are_named(tmp_path: Path, name: str, content: str) -> None:
     run = made_up(tmp_path / "run")
     (run / ".hydra" / f"{name}.yaml").write_text(content)
-    readers = {"config": (settings_of, load_run, record.read), "overrides": (overrides_of, record.read)}
+    readers = {
+        "config": (read_config, read_finished_run_config, read_run),
+        "overrides": (read_overrides, read_run),
+    }
     for reads in readers[name]:
         with pytest.raises(UserError, match=rf"run/.hydra/{name}.yaml is damaged"):
             reads(run)
@@ -141,7 +144,7 @@ def test_damaged_settings_are_named(tmp_path: Path, name: str, content: str) -> 
 def test_damaged_metrics_are_named(tmp_path: Path, line: str) -> None:
     run, other = made_up(tmp_path / "run"), made_up(tmp_path / "other")
     (run / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
-    for reads in (record.read, lambda folder: reproduce.differences(folder, other)):
+    for reads in (read_run, lambda folder: reproduce.differences(folder, other)):
         with pytest.raises(UserError, match="run/metrics.jsonl is damaged in line 2: "):
             reads(run)
 
@@ -153,7 +156,7 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     foreign += ["completions/notes.txt", "evaluations/step_x.json", "evaluations/step_.json"]
     for name in [*foreign, "completions/step_000001.parquet", "evaluations/step_000001.json"]:
         (run / name).touch()
-    cut_back(Resumption(run, None, {}))
+    truncate_to_checkpoint(ResumePoint(run, None, {}))
     left = {str(path.relative_to(run)) for part in ("completions", "evaluations") for path in (run / part).iterdir()}
     assert left == set(foreign)
 
@@ -180,9 +183,11 @@ def test_latest_is_the_newest(tmp_path: Path, monkeypatch) -> None:
     assert os.readlink("outputs/latest") == "sweeps/day/two"
     assert os.listdir("outputs") == ["latest"] or sorted(os.listdir("outputs")) == ["day", "latest", "sweeps"]
     assert resolve_link(Path("outputs/latest")) == Path("outputs/sweeps/day/two")
-    resumed = going_on(["resume=outputs/latest", "max_steps=300"])
+    resumed = expand_resume_arguments(["resume=outputs/latest", "max_steps=300"])
     assert resumed[1:] == ["max_steps=300", "hydra.run.dir=outputs/sweeps/day/two", "hydra.mode=RUN"]
-    assert going_on(["hydra.sweep.dir=outputs/latest", "-m"])[0] == "hydra.sweep.dir=outputs/sweeps/day/two"
+    assert (
+        expand_resume_arguments(["hydra.sweep.dir=outputs/latest", "-m"])[0] == "hydra.sweep.dir=outputs/sweeps/day/two"
+    )
 
 
 def test_a_file_system_without_links(tmp_path: Path, monkeypatch) -> None:

@@ -21,7 +21,7 @@ from grpo.core.errors import UserError
 from grpo.core.run_log import RunLog
 from grpo.policy.hub import ASSETS
 from grpo.runs.provenance_file import read_provenance
-from grpo.runs.settings import overrides_of
+from grpo.runs.settings import read_overrides
 from grpo.runs.trust import key_path, refuse_links, require_trust, sign
 from tests.conftest import SMALL
 from tests.evaluation.test_evaluate import run as evaluated
@@ -237,7 +237,7 @@ def test_hydras_settings_are_not_taken_from_a_folder(here, capsys, override) -> 
     folder = finished(here.parent / "theirs")
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([override]))
     with pytest.raises(UserError, match="is a setting of Hydra's"):
-        overrides_of(folder)
+        read_overrides(folder)
     refused("resume", folder, capsys)
 
 

@@ -23,8 +23,8 @@ from grpo.evaluation.completions import read_completions
 from grpo.policy.hub import ASSETS
 from grpo.reports.run_report import write_run_report
 from grpo.runs.checkpoints import MANIFEST, checkpoint_fault
-from grpo.runs.resume import cut_back, find_checkpoint
-from grpo.runs.resume_settings import resume
+from grpo.runs.resume import find_checkpoint, truncate_to_checkpoint
+from grpo.runs.resume_settings import resumed_config
 from grpo.runs.settings import save_settings
 from grpo.training.session import train_run
 from tests.conftest import SMALL, read_wandb
@@ -105,9 +105,9 @@ def stopped(tmp_path_factory) -> Path:
 
 
 def resumed(out: Path) -> None:
-    config = resume(out, compose(["max_steps=3"]), ["max_steps=3"])
+    config = resumed_config(out, compose(["max_steps=3"]), ["max_steps=3"])
     found = find_checkpoint(out, config)
-    train_run(config, out, checkpoint=found.checkpoint, begin=partial(cut_back, found))
+    train_run(config, out, checkpoint=found.checkpoint, begin=partial(truncate_to_checkpoint, found))
 
 
 class Code:

@@ -29,7 +29,7 @@ from grpo.core.errors import UserError
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.prefix_sharing import ATTENTION_NAME
 from grpo.rewards.stack import RewardStack
-from grpo.runs.resume import cut_back, find_checkpoint
+from grpo.runs.resume import find_checkpoint, truncate_to_checkpoint
 from grpo.runs.settings import save_settings
 from grpo.sampling import engines
 from grpo.sampling.engines import INSTALL, check_engine_package, check_engine_processes, check_engine_server
@@ -230,7 +230,7 @@ def test_a_run_that_goes_on(vllm, tmp_path: Path, rollout: list[str]) -> None:
     config.device = "cpu"
     found = find_checkpoint(out, config)
     assert found.step == 2
-    train_run(config, out, checkpoint=found.checkpoint, begin=partial(cut_back, found))
+    train_run(config, out, checkpoint=found.checkpoint, begin=partial(truncate_to_checkpoint, found))
     rows = metrics(out)
     assert rows[:2] == half and [row["step"] for row in rows] == [1, 2, 3, 4]
     if rollout == VLLM:  # the weights that were saved were sent

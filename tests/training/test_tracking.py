@@ -10,7 +10,7 @@ import pytest
 
 from grpo.config.composition import compose
 from grpo.core.errors import UserError
-from grpo.runs.labels import Label, run_name
+from grpo.runs.labels import RunLabel, run_name
 from grpo.training.tracking import build_tracker, check_tracking
 from tests.conftest import read_wandb
 from tests.helpers import fake_wandb
@@ -162,8 +162,8 @@ def test_wandb_gets_what_the_environment_names_where_the_setting_does_not(tmp_pa
         for settings, label, expected in (
             ([], None, sent),
             (["entity=me", "project=q", "run_name=m", "group=h"], None, {"entity": "me", "project": "q"}),
-            ([], Label("seed=0", "day-time", ("b", "c")), {"displayName": "n seed=0", "tags": ["b", "c", "a"]}),
-            ([], Label("seed=1", "day-time"), {"displayName": "n seed=1", "groupName": "g"}),
+            ([], RunLabel("seed=0", "day-time", ("b", "c")), {"displayName": "n seed=0", "tags": ["b", "c", "a"]}),
+            ([], RunLabel("seed=1", "day-time"), {"displayName": "n seed=1", "groupName": "g"}),
         ):
             service.started.clear()
             config = compose(["tracking=wandb", *(f"tracking.{each}" for each in settings)]).tracking

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.schema import TrackingConfig
-from grpo.runs.labels import Label
+from grpo.runs.labels import RunLabel
 from grpo.training.trackers.interface import import_package
 
 
@@ -19,7 +19,7 @@ class TensorBoardTracker:
     id: str | None = None
 
     def __init__(
-        self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: Label, id: str | None
+        self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: RunLabel, id: str | None
     ) -> None:
         import_package("tensorboard")
         from torch.utils.tensorboard import SummaryWriter

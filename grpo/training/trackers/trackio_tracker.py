@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo.config.schema import TrackingConfig
 from grpo.core.errors import UserError, first_line
-from grpo.runs.labels import Label
+from grpo.runs.labels import RunLabel
 from grpo.training.trackers.interface import DEFAULT_PROJECT, import_package
 
 
@@ -17,7 +17,7 @@ class TrackioTracker:
     """A run of its own in trackio's project, on this machine."""
 
     def __init__(
-        self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: Label, id: str | None
+        self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: RunLabel, id: str | None
     ) -> None:
         self.trackio = import_package("trackio")
         vars(self.trackio.run)["print"] = lambda *_: None  # it would print each alarm a second time

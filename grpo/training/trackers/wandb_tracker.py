@@ -17,7 +17,7 @@ from grpo.core.console import say
 from grpo.core.errors import UserError, first_line
 from grpo.core.paths import display_path
 from grpo.core.redact import mask_overrides
-from grpo.runs.labels import Label
+from grpo.runs.labels import RunLabel
 from grpo.training.trackers.interface import DEFAULT_PROJECT
 
 # What an unreachable service may cost a run at its start, without the start of W&B's own process.
@@ -32,7 +32,7 @@ class WandbTracker:
     """A W&B run: online if logged in, else offline. Its step is the training step."""
 
     def __init__(
-        self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: Label, id: str | None
+        self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: RunLabel, id: str | None
     ) -> None:
         import wandb
 

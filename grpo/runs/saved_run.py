@@ -11,12 +11,12 @@ from grpo.core import files
 from grpo.core.errors import UserError, first_line, json_type_name
 from grpo.core.files import read_json_lines
 from grpo.core.metric_names import REWARD, VALIDATION_ACCURACY
-from grpo.runs.results import results_of
+from grpo.runs.results import read_results
 from grpo.runs.run_dir import RunDir
 
 
 @dataclass(frozen=True)
-class Record:
+class SavedRun:
     """What a run has written down; `results` is empty where it did not end."""
 
     folder: Path
@@ -34,7 +34,7 @@ class Record:
         return self.settings["rewards"]
 
 
-def read(folder: Path) -> Record:
+def read_run(folder: Path) -> SavedRun:
     """The record of a run, finished or not.
 
     Raises:
@@ -42,12 +42,12 @@ def read(folder: Path) -> Record:
     """
     run = RunDir(folder)
     run.require_run()
-    settings = _there(run.settings_yaml, dict)
+    settings = _read_yaml(run.settings_yaml, dict)
     if not isinstance(settings.get("rewards"), dict):
         raise UserError(f"{folder} is not the folder of a training run: its settings name no rewards.")
     if not settings.keys() >= {"prompts_per_step", "max_completion_length", "model", "data", "seed"}:
         raise UserError(f"{folder} is not the folder of a training run, which is all that a report is about.")
-    results = results_of(folder)
+    results = read_results(folder)
     lines = read_json_lines(run.metrics_jsonl, {"step"})
     logged = [line for line in lines if "alarm" not in line]
     metrics = pd.DataFrame(logged, columns=None if logged else ["step"])
@@ -55,11 +55,11 @@ def read(folder: Path) -> Record:
         metrics = metrics.set_index("step").astype(float)
     except (ValueError, TypeError) as error:
         raise UserError(f"{run.metrics_jsonl} is damaged: {first_line(error)}.") from error
-    return Record(
+    return SavedRun(
         folder,
         settings,
-        [str(each) for each in _there(run.overrides_yaml, list) or []],
-        _choices(_there(run.hydra_yaml, dict)),
+        [str(each) for each in _read_yaml(run.overrides_yaml, list) or []],
+        _config_choices(_read_yaml(run.hydra_yaml, dict)),
         results or {},
         metrics[metrics[REWARD].notna()] if REWARD in metrics else metrics[:0],
         metrics[metrics[VALIDATION_ACCURACY].notna()] if VALIDATION_ACCURACY in metrics else metrics[:0],
@@ -68,14 +68,14 @@ def read(folder: Path) -> Record:
     )
 
 
-def _choices(hydra: Any) -> dict[str, str]:
+def _config_choices(hydra: Any) -> dict[str, str]:
     try:
         return {group: str(name) for group, name in hydra["hydra"]["runtime"]["choices"].items() if name is not None}
     except (TypeError, KeyError, AttributeError):
         return {}
 
 
-def _there(path: Path, kind: type) -> Any:
+def _read_yaml(path: Path, kind: type) -> Any:
     """The YAML of a file, which holds a `kind`; None if there is no file."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, if it is installed, is ten times as fast
 
