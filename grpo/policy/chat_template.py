@@ -1,6 +1,6 @@
-"""The policy's chat template: prompts as token ids, the token that ends a turn, the tag that a template opens.
+"""The policy's chat template: prompts as token ids, the token that ends a turn, the tag that a prompt ends with.
 
-The loader, the samplers and the datasets call it; it knows nothing of answers or rewards.
+The loader, the samplers and the data sets call it. It does not know about answers or rewards.
 """
 
 import re
@@ -16,7 +16,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class TemplateFraming:
-    """What the policy's chat template puts before and after a completion."""
+    """What the policy's chat template writes before and after a completion."""
 
     opened_tag: str | None = None  # the tag that the prompt ends with, such as <think>
     end_tokens: tuple[str, ...] = ()  # the tokens that end a completion
@@ -26,13 +26,17 @@ UNKNOWN_FRAMING = TemplateFraming()
 
 
 def build_messages(question: str, system_prompt: str) -> list[Message]:
-    """The conversation that asks `question`; an empty system prompt is left out."""
+    """The chat messages that ask `question`; an empty system prompt is left out."""
     user = {"role": "user", "content": question}
     return [{"role": "system", "content": system_prompt}, user] if system_prompt else [user]
 
 
 def prompt_ids(tokenizer: Any, questions: Sequence[str], system_prompt: str) -> list[list[int]]:
-    """The token ids of each question's prompt, the opening of the assistant's turn included, without padding."""
+    """The token ids of each question's prompt with the start of the assistant's turn, without padding.
+
+    Raises:
+        UserError: the chat template refuses the prompt.
+    """
     if not questions:
         return []
     chats = [build_messages(question, system_prompt) for question in questions]
@@ -43,7 +47,7 @@ def prompt_ids(tokenizer: Any, questions: Sequence[str], system_prompt: str) -> 
 
 @contextmanager
 def _template_errors() -> Iterator[None]:
-    """Turn what a chat template, a program of the policy's author, raises into a message."""
+    """Convert the errors that a chat template, a program by the policy's author, can raise to a `UserError`."""
     import jinja2
 
     try:
@@ -56,19 +60,19 @@ def _template_errors() -> Iterator[None]:
 
 
 def find_end_of_turn_id(tokenizer: Any) -> int | None:
-    """The id of the token that follows the assistant's text in the chat template; None if no single token does.
+    """The id of the special token that follows the assistant's text in the chat template; None if there is none.
 
-    If a conversation ends without one, as in GLM-4's template, the first token of the next turn ends this one.
+    If a conversation ends without such a token, as in GLM-4's template, the first token of the next turn ends the turn.
     """
-    said = "42 pens"
-    turns = [*build_messages("How many?", ""), {"role": "assistant", "content": said}, *build_messages("Why?", "")]
+    reply = "42 pens"
+    turns = [*build_messages("How many?", ""), {"role": "assistant", "content": reply}, *build_messages("Why?", "")]
     for conversation in (turns[:2], turns):
         try:
             with _template_errors():
                 text = tokenizer.apply_chat_template(conversation, tokenize=False)
         except UserError:  # the template refuses it
             return None
-        after = text.rpartition(said)[2].lstrip() if said in text else ""
+        after = text.rpartition(reply)[2].lstrip() if reply in text else ""
         for token in tokenizer(after, add_special_tokens=False)["input_ids"][:1]:
             if token in tokenizer.added_tokens_decoder or token in tokenizer.all_special_ids:
                 return int(token)
@@ -76,7 +80,7 @@ def find_end_of_turn_id(tokenizer: Any) -> int | None:
 
 
 def find_opened_tag(tokenizer: Any, system_prompt: str) -> str | None:
-    """The tag, `<think>`, that the chat template opens at the end of a prompt, so that no completion contains it."""
+    """The tag that the chat template writes at the end of a prompt, such as `<think>`; completions lack it."""
     with _template_errors():
         text = tokenizer.apply_chat_template(
             build_messages("?", system_prompt), add_generation_prompt=True, tokenize=False

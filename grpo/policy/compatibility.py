@@ -1,7 +1,7 @@
-"""Whether a policy, its tokenizer, its chat template and the lengths of a run fit together.
+"""Checks that a policy, its tokenizer, its chat template and the lengths of a run fit together.
 
-Every command that builds a policy calls `check_policy` before the first forward pass, where a mismatch would be an
-index out of range. Nothing here knows about training.
+Every command that builds a policy calls `check_policy` before the first forward pass, where a mismatch would raise an
+index error. This module does not know about training.
 """
 
 import re
@@ -14,17 +14,22 @@ from grpo.core.errors import UserError
 from grpo.policy.chat_template import find_end_of_turn_id, prompt_ids
 from grpo.policy.prefix_sharing import unwrap_adapters
 
-# A table with a row for each position, learned or computed: GPT-2, OPT, GPT-J, CTRL, BERT. Rotary policies have none.
+# Names of tables with one row for each position, learned or computed: GPT-2, OPT, GPT-J, CTRL, BERT. Policies with
+# rotary positions have no such table.
 POSITION_TABLE = re.compile(r"(^|\.)(wpe|embed_positions|pos_\w+|position_embeddings?)(\.|$)")
 
 
 def check_policy(policy: Any, tokenizer: Any, questions: Iterable[str], config: CommonConfig) -> list[str]:
-    """Check the policy against its tokenizer and the prompts of `questions`, and have completions end where the chat
-    template ends a turn; gives notes for a person to read.
+    """Check the policy against its tokenizer and the prompts of `questions`.
+
+    Also adds the token that ends a turn in the chat template to the policy's end-of-sequence tokens.
+
+    Returns:
+        Notes and warnings for the user.
 
     Raises:
-        UserError: a token without a row in the embeddings, no token that can end a completion, or a text that is longer
-            than the policy's table of positions.
+        UserError: a token of a prompt has no row in the embeddings, no token can end a completion, or a prompt with its
+            completion is longer than the policy's table of positions.
     """
     model, path = unwrap_adapters(policy), config.model.path
     rows = model.get_input_embeddings().num_embeddings
@@ -37,7 +42,7 @@ def check_policy(policy: Any, tokenizer: Any, questions: Iterable[str], config: 
 
 
 def find_eos_token_ids(policy: Any, tokenizer: Any) -> list[int]:
-    """The ids that end a completion: the tokenizer's and those that the policy's generation config declares."""
+    """The ids of the tokens that end a completion, from the tokenizer and the policy's generation config."""
     model = unwrap_adapters(policy)
     rows = model.get_input_embeddings().num_embeddings
     return sorted(each for each in {tokenizer.eos_token_id, *_declared_eos_token_ids(model)} - {None} if each < rows)
@@ -49,14 +54,14 @@ def _declared_eos_token_ids(model: Any) -> list[int]:
 
 
 def _add_end_of_turn(model: Any, tokenizer: Any, path: str, rows: int) -> list[str]:
-    """Add the token that ends a turn in the chat template to those of the generation config, which TRL reads, too."""
+    """Add the token that ends a turn in the chat template to the generation config, from which TRL reads it, too."""
     end = find_end_of_turn_id(tokenizer)
     if end is None or end >= rows or end in find_eos_token_ids(model, tokenizer):
         return []
     model.generation_config.eos_token_id = [*_declared_eos_token_ids(model), end]
     return [
         f"The chat template of {path} ends a turn with {tokenizer.convert_ids_to_tokens(end)!r}, which its "
-        "generation_config.json does not list (eos_token_id): completions end there, too."
+        "generation_config.json does not list (eos_token_id): this token ends completions, too."
     ]
 
 
@@ -82,7 +87,10 @@ def _advice(largest: int) -> str:
 
 
 def _check_prompts(tokenizer: Any, questions: list[str], config: CommonConfig, rows: int, largest: int) -> None:
-    """A token of the vocabulary without a row is allowed if no prompt contains it, as in Gemma 3's text models."""
+    """Check that every token of the prompts has a row in the embeddings.
+
+    Other tokens of the vocabulary may lack one, as in Gemma 3's text models.
+    """
     for ids in prompt_ids(tokenizer, questions, config.system_prompt):
         if (highest := max(ids)) >= rows:
             token = tokenizer.convert_ids_to_tokens(highest)
@@ -93,18 +101,18 @@ def _check_prompts(tokenizer: Any, questions: list[str], config: CommonConfig, r
 
 
 def position_limit(model: Any) -> tuple[int | None, bool]:
-    """The number of positions a policy is made for, and whether it fails beyond them.
+    """The number of positions that a policy supports, and whether longer texts fail instead of degrading.
 
-    None: there is no limit, as in state space models and most with ALiBi.
+    None: there is no limit, as in state space models and most models with ALiBi.
     """
     settings = model.config.get_text_config()
     limit = getattr(settings, "max_position_embeddings", None) or getattr(settings, "max_seq_len", None)
     if limit is None:
         return None, False
     named = (*model.named_parameters(), *model.named_buffers())
-    # Some tables begin with two rows of padding.
+    # Some tables have up to two extra rows, for padding.
     table = any(each.ndim == 2 and 0 <= len(each) - limit <= 2 and POSITION_TABLE.search(name) for name, each in named)
-    return limit, table or settings.model_type == "mpt"  # whose ALiBi is a tensor of that length
+    return limit, table or settings.model_type == "mpt"  # MPT's ALiBi tensor has that length
 
 
 def _check_lengths(model: Any, tokenizer: Any, questions: list[str], config: CommonConfig) -> list[str]:
@@ -112,9 +120,9 @@ def _check_lengths(model: Any, tokenizer: Any, questions: list[str], config: Com
     if limit is None:
         return []
     completion = config.max_completion_length
-    around = len(prompt_ids(tokenizer, ["?"], config.system_prompt)[0])
-    # A token is at least one byte long, so most questions need not be tokenized.
-    long = [each for each in questions if around + len(each.encode("utf-8", "replace")) + completion > limit]
+    template_length = len(prompt_ids(tokenizer, ["?"], config.system_prompt)[0])
+    # A token has at least one byte, so only questions with many bytes need to be tokenized.
+    long = [each for each in questions if template_length + len(each.encode("utf-8", "replace")) + completion > limit]
     prompt = max(map(len, prompt_ids(tokenizer, long, config.system_prompt)), default=0)
     if prompt + completion <= limit:
         return []
@@ -125,5 +133,5 @@ def _check_lengths(model: Any, tokenizer: Any, questions: list[str], config: Com
         advice = f"Set max_completion_length={limit - prompt} or less."
     if fixed or config.rollout.name in VLLM_ENGINES:
         raise UserError(f"max_completion_length={completion}: {sizes}, and {of}. {advice}")
-    # Rotary positions can be computed at any length.
+    # Rotary positions can be computed for any length.
     return [f"Warning: {sizes}, and {of}: beyond them its completions are unreliable. {advice}"]

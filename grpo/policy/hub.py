@@ -1,4 +1,8 @@
-"""Where a policy comes from: shipped, a folder, or the model hub, which is reached or said not to be, quickly."""
+"""The source of a policy: embedded in the package, a local folder, or the model hub.
+
+Loading, data sets and commands call it. If the hub does not answer within seconds, its libraries are set to use their
+cache. This module does not import torch or transformers.
+"""
 
 import functools
 import http.client
@@ -18,10 +22,10 @@ EMBEDDED_PREFIX = "embedded:"
 
 
 def resolve_model_path(path: str) -> str:
-    """`model.path` as transformers takes it.
+    """`model.path` as a folder or hub id, the forms that transformers accepts.
 
     Raises:
-        UserError: an unknown embedded policy, or a folder that does not exist.
+        UserError: the embedded policy or the folder does not exist, or the folder holds no model.
     """
     if path.startswith(EMBEDDED_PREFIX):
         name = path.removeprefix(EMBEDDED_PREFIX)
@@ -45,19 +49,20 @@ def is_hub_id(path: str) -> bool:
 
 
 def is_on_hub(path: str) -> bool:
-    """Whether `path` means a repository of the hub: a hub id that is not a folder here."""
+    """Whether `path` names a repository of the hub: it has the form of a hub id, and there is no such local path."""
     return is_hub_id(path) and not Path(path).exists()
 
 
 @functools.cache
 def prepare_hub() -> None:
-    """Find out once whether the hub answers; where it does not, have its libraries use their cache alone.
+    """Test once whether the hub answers; if it does not, set `HF_HUB_OFFLINE`, so that libraries use only their cache.
 
-    Call it before transformers or datasets is imported: they read `HF_HUB_OFFLINE` then, and wait far longer.
+    Call it before transformers or datasets is imported: they read the variable at import, and without it they wait far
+    longer for the hub.
     """
     if "HF_HUB_OFFLINE" not in os.environ and not _hub_answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
         os.environ["HF_HUB_OFFLINE"] = "1"
-        # An earlier job of this process may have imported them already.
+        # An earlier job of this process may have imported the libraries already.
         for module in ("huggingface_hub.constants", "datasets.config"):
             if module in sys.modules:
                 vars(sys.modules[module])["HF_HUB_OFFLINE"] = True
@@ -75,7 +80,7 @@ def _hub_answers(url: str) -> bool:
             return
         answered.append(True)
 
-    # In a thread, because looking up the host's name obeys no timeout.
+    # In a thread, because the look-up of the host's name has no timeout.
     asking = Thread(target=ask, daemon=True)
     asking.start()
     asking.join(HUB_TIMEOUT_SECONDS)
@@ -83,7 +88,7 @@ def _hub_answers(url: str) -> bool:
 
 
 def hub_error(what: str, key: str, error: Exception) -> UserError:
-    """The error for something that is neither cached nor to be had from the hub."""
+    """The error for a model or data set that is not cached and cannot be loaded from the hub."""
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         why = "is not on this machine, and the hub cannot be reached"
     else:

@@ -1,4 +1,8 @@
-"""The policy and its tokenizer: from the hub, a local folder, the embedded assets, or an architecture alone."""
+"""Loading and saving of the policy and its tokenizer.
+
+The weights come from the hub, a local folder or the embedded assets, or are random (`model.init=random`). Commands and
+the training session call this module. It does not know how the policy is trained or sampled.
+"""
 
 import copy
 import errno
@@ -28,11 +32,10 @@ SAFETENSORS_FILES, PICKLED_FILES = "*.safetensors", "pytorch_model*.bin"
 
 
 def policy_identity(config: ModelConfig, seed: int) -> dict[str, Any]:
-    """What tells this policy from any other: a digest of its files, or the commit of the hub, and the seed of random
-    weights.
+    """What identifies the policy: a digest of its files or a commit of the hub, and the seed of random weights.
 
     Raises:
-        UserError: it is not to be had.
+        UserError: the policy cannot be found.
     """
     path = resolve_model_path(config.path)
     known: dict[str, Any] = {"path": config.path}
@@ -65,7 +68,7 @@ def _loading_error(path: str, error: Exception) -> UserError:
         )
     if "trust_remote_code" in str(error):
         return UserError(
-            f"model.path={path}: the model comes with Python code of its own, which is not run unless you say "
+            f"model.path={path}: the model needs its own Python code, which runs only with "
             "model.trust_remote_code=true. Read it first."
         )
     if is_on_hub(path):
@@ -75,7 +78,7 @@ def _loading_error(path: str, error: Exception) -> UserError:
 
 
 def from_pretrained_options(config: ModelConfig) -> dict[str, Any]:
-    """What `from_pretrained` is told of where the weights come from, and how far that is trusted."""
+    """Arguments of `from_pretrained` for the revision of the weights and for trust in code and pickles."""
     return {
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
@@ -87,7 +90,7 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of the policy, padding on the left.
 
     Raises:
-        UserError: it cannot be had, or has no chat template.
+        UserError: the tokenizer cannot be loaded, has no chat template or no eos_token, or is damaged.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -98,11 +101,11 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         )
     except UserError:
         raise
-    except Exception as error:  # the tokenizers library raises nothing narrower
+    except Exception as error:  # the tokenizers library raises plain Exception
         raise _loading_error(config.path, error) from error
     if tokenizer.chat_template is None:
         raise UserError(
-            f"model.path={config.path}: its tokenizer has no chat template, so no prompt can be made for it; take an "
+            f"model.path={config.path}: its tokenizer has no chat template, so no prompt can be built; use an "
             "instruction-tuned model, or put a chat_template.jinja into its folder."
         )
     if tokenizer.eos_token_id is None:
@@ -155,7 +158,7 @@ def _check_architecture(architecture: Any, config: ModelConfig) -> None:
     """Check the architecture before its weights are loaded.
 
     Raises:
-        UserError: it is not a decoder, or a setting exceeds its size.
+        UserError: the model is not a decoder, or a setting exceeds its size.
     """
     if architecture.is_encoder_decoder:
         raise UserError(
@@ -182,7 +185,7 @@ def _check_architecture(architecture: Any, config: ModelConfig) -> None:
 
 
 def _quantization_options(config: ModelConfig) -> dict[str, Any]:
-    """QLoRA's NF4 with double quantization, computing in bfloat16 (Dettmers et al. 2023)."""
+    """Arguments for QLoRA's NF4 with double quantization, computing in bfloat16 (Dettmers et al. 2023)."""
     if not config.load_in_4bit:
         return {}
     nf4 = BitsAndBytesConfig(
@@ -199,8 +202,8 @@ def _require_weights(config: ModelConfig, folder: Path) -> None:
         return
     if any(folder.glob(PICKLED_FILES)):
         raise UserError(
-            f"model.path={config.path}: its weights are pickled (*.bin), and loading them can run code of their "
-            "maker's. Take a model with *.safetensors, or say model.trust_pickle=true if you trust it."
+            f"model.path={config.path}: its weights are pickled (*.bin), and loading them can run their "
+            "author's code. Use a model with *.safetensors, or model.trust_pickle=true if you trust it."
         )
     raise UserError(
         f"model.path={config.path}: the folder has no weights (*.safetensors). To build its architecture with random "
@@ -213,7 +216,7 @@ def _add_adapters(policy: PreTrainedModel, config: ModelConfig) -> Any:
 
     module: Any
     for module in policy.modules():
-        # On some CPUs bitsandbytes would repack them for sampling, which training cannot read.
+        # On some CPUs bitsandbytes repacks the weights for sampling into a format that training cannot read.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     adapters = LoraConfig(
@@ -227,10 +230,10 @@ def _add_adapters(policy: PreTrainedModel, config: ModelConfig) -> Any:
 
 
 def save_policy(policy: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a folder that plain `AutoModelForCausalLM` and `AutoTokenizer` load; adapters are merged into it.
+    """Save a folder that `AutoModelForCausalLM` and `AutoTokenizer` load; adapters are merged into the weights.
 
     Raises:
-        OSError: it could not be written.
+        OSError: the folder cannot be written.
     """
     if getattr(policy, "is_loaded_in_4bit", False):
         policy = _dequantized(policy)
@@ -238,15 +241,17 @@ def save_policy(policy: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -
         policy = policy.merge_and_unload()
     try:
         policy.save_pretrained(folder)
-    except SafetensorError as error:  # raised for whatever keeps it from writing
+    except SafetensorError as error:  # safetensors raises it for every failure to write
         raise OSError(errno.EIO, first_line(error), str(folder)) from error
     tokenizer.save_pretrained(folder)
 
 
 @torch.no_grad()
 def _dequantized(policy: Any) -> PreTrainedModel:
-    """A plain policy with the weights of one of 4 bits, as they are, and of its adapters: merged into 4 bits again they
-    would be rounded once more."""
+    """The policy with 4-bit weights dequantized and its adapters merged.
+
+    Merging into 4-bit weights would round them a second time.
+    """
     from bitsandbytes.functional import dequantize_4bit
 
     quantized = policy.get_base_model()
@@ -254,12 +259,12 @@ def _dequantized(policy: Any) -> PreTrainedModel:
     del config.quantization_config
     plain: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=quantized.dtype)
     for name, module in plain.named_modules():
-        its = quantized.get_submodule(name)
-        base = its.get_base_layer() if hasattr(its, "get_base_layer") else its
-        for which, parameter in module.named_parameters(recurse=False):
-            value = getattr(base, which)
+        adapted = quantized.get_submodule(name)
+        base = adapted.get_base_layer() if hasattr(adapted, "get_base_layer") else adapted
+        for attribute, parameter in module.named_parameters(recurse=False):
+            value = getattr(base, attribute)
             if state := getattr(value, "quant_state", None):
-                value = dequantize_4bit(value.data, state).float() + its.get_delta_weight("default").float()
+                value = dequantize_4bit(value.data, state).float() + adapted.get_delta_weight("default").float()
             parameter.copy_(value)
     plain.generation_config = quantized.generation_config
     return plain

@@ -1,6 +1,6 @@
 """Whether this machine has what the settings need: packages, CUDA devices, one process for each device.
 
-Commands call it before they load a policy. It does not know what the devices are used for.
+Training, sweeps and evaluation call it before they load a policy. It does not know what the devices compute.
 """
 
 from importlib.util import find_spec
@@ -13,14 +13,14 @@ from grpo.core.device import cpu_lacks_bfloat16
 from grpo.core.errors import UserError
 from grpo.core.text import format_duration
 
-# What a few CPU cores reach, for saying what a GPU's run would cost on them.
+# Assumed speed of a few CPU cores, for the estimate in the message about a missing GPU.
 CPU_FLOP_PER_SECOND = 1e11
 
 
 def slow_bfloat16_warning(config: CommonConfig) -> str | None:
-    """A warning if the CPU computes in bfloat16 without instructions for it, several times slower than in float32.
+    """A warning if a CPU without bfloat16 instructions is to compute in bfloat16, several times slower than float32.
 
-    The setting stays as it is: the numbers of a run must not depend on the CPU.
+    The setting is not changed, because the numbers of a run must not depend on the CPU.
     """
     if config.device != "cpu" or not config.bf16 or not cpu_lacks_bfloat16():
         return None
@@ -31,9 +31,10 @@ def slow_bfloat16_warning(config: CommonConfig) -> str | None:
 
 
 def check_packages(config: CommonConfig) -> None:
-    """
+    """Check that the packages that settings need are installed.
+
     Raises:
-        UserError: a setting needs a package that is not installed.
+        UserError: a package is not installed.
     """
     needed = []
     if config.model.load_in_4bit:
@@ -48,7 +49,8 @@ def check_packages(config: CommonConfig) -> None:
 
 
 def check_cuda(config: CommonConfig) -> None:
-    """
+    """Check that there is a CUDA device if the settings ask for one.
+
     Raises:
         UserError: `device=cuda`, and there is no CUDA device.
     """
@@ -61,58 +63,73 @@ def check_cuda(config: CommonConfig) -> None:
 
 
 def check_device(config: Config, batch: BatchSplit) -> None:
-    """Nothing is chosen by hardware: a GPU that is missing stops the run, and so does one too many.
+    """Check packages, the distributed strategy and the number of CUDA devices before training.
+
+    The device is never chosen by the hardware: a missing GPU stops the run, and so does a GPU without a process.
 
     Raises:
-        UserError: CUDA is asked for and absent, or a package that a setting needs, or there are not as many devices as
-            processes.
+        UserError: a package is not installed, a setting does not work with the strategy, or the number of CUDA devices
+            does not fit the number of processes.
     """
     check_packages(config)
     if engine := distributed.sharding_engine():
-        if config.device == "cpu":
-            raise UserError(f"device=cpu: {engine} is for GPUs. Processes on a CPU take scripts/accelerate/ddp.yaml.")
-        if engine == "deepspeed" and find_spec("deepspeed") is None:
-            raise UserError('DeepSpeed is not installed: pip install "grpo[deepspeed]"')
-        if engine == "deepspeed" and config.on_nonfinite == "skip":
-            raise UserError("on_nonfinite=skip: DeepSpeed steps before its gradient can be looked at; take stop.")
-        if distributed.weights_are_sharded() and config.model.load_in_4bit:
-            raise UserError(
-                "model.load_in_4bit=true: weights of 4 bits are not spread; take scripts/accelerate/ddp.yaml."
-            )
-        if distributed.weights_are_sharded() and config.rollout.name in ("generate", "continuous_batching"):
-            raise UserError(
-                f"rollout={config.rollout.name}: where the weights are spread over the processes, sampling is from a "
-                "whole copy of them; take rollout=fast."
-            )
+        _check_sharding(config, engine)
     if config.device == "cpu":
         return
     import torch
 
     count, processes = torch.cuda.device_count(), distributed.local_world_size()
+    if count == 0:
+        plain = " bf16=false" * config.bf16
+        raise UserError(
+            f"device=cuda: no CUDA device is found.{_cpu_estimate(config, batch)} To train on the CPU anyway: "
+            f"device=cpu{plain}. The embedded default needs no GPU: python -m grpo.train"
+        )
     if count > 1 and batch.world_size == 1:
         raise UserError(
-            f"device=cuda: {count} devices are visible, and one process takes one: set CUDA_VISIBLE_DEVICES=0, or "
-            f"start a process for each: accelerate launch --config_file scripts/accelerate/ddp.yaml --num_processes "
+            f"device=cuda: {count} devices are visible, and one process uses one: set CUDA_VISIBLE_DEVICES=0, or "
+            f"start one process for each: accelerate launch --config_file scripts/accelerate/ddp.yaml --num_processes "
             f"{count} -m grpo.train"
         )
-    if 0 < count < processes:
-        raise UserError(f"device=cuda: {processes} processes on this machine, and {count} CUDA devices; start {count}.")
-    if count:
+    if count < processes:
+        raise UserError(
+            f"device=cuda: {processes} processes on this machine, and {count} CUDA devices; start {count} processes."
+        )
+
+
+def _check_sharding(config: Config, engine: str) -> None:
+    if config.device == "cpu":
+        raise UserError(f"device=cpu: {engine} is for GPUs. For processes on a CPU use scripts/accelerate/ddp.yaml.")
+    if engine == "deepspeed" and find_spec("deepspeed") is None:
+        raise UserError('DeepSpeed is not installed: pip install "grpo[deepspeed]"')
+    if engine == "deepspeed" and config.on_nonfinite == "skip":
+        raise UserError(
+            "on_nonfinite=skip: DeepSpeed updates the weights before the gradient can be checked; use stop."
+        )
+    if not distributed.weights_are_sharded():
         return
-    message = "device=cuda: no CUDA device is found."
-    if config.model.parameters is not None:
-        # A forward pass to generate, a forward and a backward pass to train: 2 + 2 + 4 FLOP a parameter and token.
-        tokens = batch.completions * ((config.max_prompt_length or 0) + config.max_completion_length)
-        steps = None
-        seconds = 8 * config.model.parameters * tokens / CPU_FLOP_PER_SECOND
-        size = f"{config.model.parameters / 1e6:,.0f} M parameters (model.parameters)"
-        speed = f"{CPU_FLOP_PER_SECOND / 1e12} TFLOP/s"
-        message += f" On a CPU, at {speed}, a step with {size} would take about {format_duration(seconds)}"
-        if config.max_steps is not None or config.data.name == "gsm8k":
-            steps = optimizer_steps(config, min(GSM8K_PROBLEMS, config.data.train_problems or GSM8K_PROBLEMS))
-        message += f", all {steps:,} steps about {format_duration(steps * seconds)}." if steps else "."
-    plain = " bf16=false" * config.bf16
-    raise UserError(
-        f"{message} To train on the CPU anyway: device=cpu{plain}. The embedded default needs no GPU: python -m "
-        "grpo.train"
-    )
+    if config.model.load_in_4bit:
+        raise UserError("model.load_in_4bit=true: 4-bit weights cannot be sharded; use scripts/accelerate/ddp.yaml.")
+    if config.rollout.name in ("generate", "continuous_batching"):
+        raise UserError(
+            f"rollout={config.rollout.name}: with sharded weights, completions are sampled from a complete copy of the "
+            "policy; use rollout=fast."
+        )
+
+
+def _cpu_estimate(config: Config, batch: BatchSplit) -> str:
+    """How long training would take on a CPU, if the number of parameters is known: 8 FLOP per parameter and token.
+
+    A forward pass to generate (2), a forward pass (2) and a backward pass (4) to train.
+    """
+    if config.model.parameters is None:
+        return ""
+    tokens = batch.completions * ((config.max_prompt_length or 0) + config.max_completion_length)
+    seconds = 8 * config.model.parameters * tokens / CPU_FLOP_PER_SECOND
+    size = f"{config.model.parameters / 1e6:,.0f} M parameters (model.parameters)"
+    speed = f"{CPU_FLOP_PER_SECOND / 1e12} TFLOP/s"
+    estimate = f" On a CPU, at {speed}, a step with {size} would take about {format_duration(seconds)}"
+    if config.max_steps is None and config.data.name != "gsm8k":
+        return f"{estimate}."
+    steps = optimizer_steps(config, min(GSM8K_PROBLEMS, config.data.train_problems or GSM8K_PROBLEMS))
+    return f"{estimate}, all {steps:,} steps about {format_duration(steps * seconds)}." if steps else f"{estimate}."

@@ -1,7 +1,9 @@
-"""Policies whose weights are spread over the processes of a run, by FSDP or by DeepSpeed's ZeRO-3.
+"""Policies whose weights are sharded over the processes of a run, by FSDP2 or by DeepSpeed's ZeRO-3.
 
-A sampler would have to gather every layer for every token, on all processes at the same time. It is given a whole copy
-of the policy instead, which is gathered once for a batch of completions, parameter by parameter.
+To sample from a sharded policy, all processes would have to gather every layer for every token, in step. Therefore
+each process samples from a complete copy of the policy. Its weights are gathered once for each batch of completions,
+one parameter at a time. The training session and the trainer call this module; it does not know how completions are
+sampled.
 """
 
 import copy
@@ -17,12 +19,12 @@ from grpo.core import distributed
 
 
 def full_copy(policy: Any, dtype: torch.dtype, device: str) -> Any:
-    """One to sample from, before `policy` is spread."""
+    """A complete copy of `policy` to sample from; call it before the weights are sharded."""
     return copy.deepcopy(policy).to(dtype).to(device).requires_grad_(False).eval()
 
 
 def build_unsharded(build: Callable[[], Any]) -> Any:
-    """A policy as it is built where no engine asks for parts of it: DeepSpeed has told transformers to make them."""
+    """The result of `build` with complete weights: without this, transformers shards new models under DeepSpeed."""
     if distributed.sharding_engine() == "deepspeed":
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -31,7 +33,7 @@ def build_unsharded(build: Callable[[], Any]) -> Any:
 
 
 def gather_full_weights(policy: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter by name, whole, one at a time; all processes must go through them together."""
+    """Names and complete weights of all parameters, gathered one at a time. All processes must iterate together."""
     for name, parameter in policy.named_parameters():
         gather: Any = nullcontext()
         if hasattr(parameter, "ds_id"):
@@ -48,7 +50,7 @@ def gather_full_weights(policy: Any) -> Iterator[tuple[str, Tensor]]:
 
 @torch.no_grad()
 def copy_full_weights(policy: Any, target: Any) -> None:
-    """Make the weights of `target`, a whole policy of the same architecture, those of `policy`."""
+    """Copy the weights of a sharded policy to `target`, a complete policy of the same architecture."""
     own = dict(target.named_parameters())
     for name, weight in gather_full_weights(policy):
         own[name].copy_(weight)

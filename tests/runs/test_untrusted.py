@@ -84,7 +84,7 @@ def test_code_beside_the_weights_is_not_run_unless_trusted(command, tmp_path) ->
     settings = [*SMALL, "tracking=none", "model.path=custom"]
     done = command("grpo.train", *settings, HF_MODULES_CACHE=str(tmp_path / "modules"))
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "which is not run unless you say model.trust_remote_code=true" in done.stderr
+    assert "which runs only with model.trust_remote_code=true" in done.stderr
     assert not (tmp_path / "ran").exists()
     trusted = [*settings, "model.trust_remote_code=true"]
     done = command("grpo.train", *trusted, HF_MODULES_CACHE=str(tmp_path / "modules"))
