@@ -1,6 +1,14 @@
-"""What an update is made of: the advantages of a step, split exactly among the rewards that made them."""
+"""Advantages of a step, and the exact part of each reward in them: pure functions of scores, weights and group size.
 
-from collections.abc import Sequence
+Called by the trainer on every step, and by `grpo.audit` before anything is trained; therefore it is in grpo/rewards and
+not in grpo/training. It knows nothing of models, tokens and losses.
+
+One function per estimator maps the scores of groups to the parts a_ik of the advantages: A_i = sum_k a_ik for
+completion i and reward k. A new estimator is one such function and one row in `estimator`. TRL computes the advantages
+that train; these are the same numbers in float64.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +26,15 @@ from grpo.core.metric_names import (
 )
 from grpo.core.statistics import Floats
 
-# TRL's guard against a standard deviation of zero.
+# TRL adds this to a standard deviation, which may be zero.
 EPSILON = 1e-4
-# Rewards reach TRL in float32: a spread below this share of the largest one is rounding, not a difference.
+# Rewards reach TRL in float32: a spread below this share of the largest one is a rounding error, not a difference.
 ROUNDING = 1e-6
+
+Bools = NDArray[np.bool_]
+# Scores (G, K, R) of G groups of K completions and the weights (R,) -> the parts (G, K, R) of the advantages, and
+# whether the total is constant inside each group (G,). A group with a constant total has no advantage: its parts are 0.
+Estimator = Callable[[Floats, Floats], tuple[Floats, Bools]]
 
 
 @dataclass(frozen=True)
@@ -30,26 +43,64 @@ class Attribution:
 
     Attributes:
         advantages: (N,) A_i.
-        parts: (N, R) a_ik; those of a completion sum to its advantage.
-        zero_std: (G, R + 1) whether a reward does not vary inside a group; the last column is the total.
+        parts: (N, R) a_ik; the parts of a completion sum to its advantage.
+        zero_std: (G, R + 1) whether a reward is constant inside a group; the last column is the total.
     """
 
     advantages: Floats
     parts: Floats
-    zero_std: NDArray[np.bool_]
+    zero_std: Bools
 
     def shares(self) -> Floats | None:
-        """Each reward's share (R,) of the squared advantages: sum_i a_ik A_i / sum_i A_i^2, which sum to 1.
+        """Each reward's share (R,) of the squared advantages: sum_i a_ik A_i / sum_i A_i^2. The shares sum to 1.
 
-        None where no completion has an advantage. A negative share: the reward pulled against the total.
+        None if no completion has an advantage. A negative share: the reward acts against the total.
         """
         power = float(self.advantages @ self.advantages)
         return self.advantages @ self.parts / power if power else None
 
     def flips(self) -> Floats:
-        """The share of completions (R,) whose advantage would change sign without the reward."""
+        """The fraction of completions (R,) whose advantage would change its sign without the reward."""
         without = self.advantages[:, None] - self.parts
         return (self.advantages[:, None] * without < 0).mean(axis=0)
+
+
+def no_scaling(groups: Floats, weights: Floats) -> tuple[Floats, Bools]:
+    """Dr. GRPO (Liu et al. 2025, arXiv 2503.20783): a_ik = w_k (r_ik - mean of r_k in the group)."""
+    return _zero_constant_groups(weights * _centered(groups), weights * groups)
+
+
+def group_std(groups: Floats, weights: Floats) -> tuple[Floats, Bools]:
+    """GRPO (Shao et al. 2024, arXiv 2402.03300): `no_scaling`, divided by the std of the total in the group + 1e-4."""
+    parts, constant = no_scaling(groups, weights)
+    std = parts.sum(axis=-1).std(axis=1, ddof=1)
+    return parts / (std[:, None, None] + EPSILON), constant
+
+
+def batch_std(groups: Floats, weights: Floats) -> tuple[Floats, Bools]:
+    """`no_scaling`, divided by the std of the total in the batch + 1e-4 (Liu et al. 2025, arXiv 2508.08221)."""
+    parts, constant = no_scaling(groups, weights)
+    return parts / ((groups @ weights).std(ddof=1) + EPSILON), constant
+
+
+def gdpo(groups: Floats, weights: Floats) -> tuple[Floats, Bools]:
+    """GDPO (arXiv 2601.05242): a_ik = w_k z_ik / (d + 1e-4).
+
+    z_ik is the reward, standardized in its group; d is the std of sum_k w_k z_ik in the batch.
+    """
+    centered = _centered(groups)
+    standardized = centered / (centered.std(axis=1, ddof=1, keepdims=True) + EPSILON)
+    parts = weights * np.where(_constant_rewards(groups)[:, None], 0.0, standardized)
+    std = parts.sum(axis=-1).std(ddof=1)
+    parts, constant = _zero_constant_groups(parts, parts)
+    return parts / (std + EPSILON), constant
+
+
+def estimator(scale_rewards: str, aggregation: str) -> Estimator:
+    """The estimator of `algorithm.scale_rewards` and TRL's `multi_objective_aggregation`."""
+    if aggregation == "normalize_then_sum":
+        return gdpo
+    return {"group": group_std, "batch": batch_std, "none": no_scaling}[scale_rewards]
 
 
 def attribute(
@@ -59,50 +110,60 @@ def attribute(
     scale_rewards: str = "group",
     aggregation: str = "sum_then_normalize",
 ) -> Attribution:
-    """Split the advantages of raw `scores` (N, R), groups of `num_generations` next to each other, in float64.
+    """Compute the advantages of raw scores and their parts, in float64.
 
-    `sum_then_normalize`: a_ik = w_k (r_ik - mean_gk) / d, with d the standard deviation of the total in the group
-    (GRPO, Shao et al. 2024) or in the batch, plus 1e-4, or 1 (Dr. GRPO, Liu et al. 2025). `normalize_then_sum` (GDPO,
-    arXiv 2601.05242): a_ik = w_k z_ik / d, with z_ik the reward standardised in its group and d the batch's standard
-    deviation of their sum, plus 1e-4. A group whose total does not vary has no advantage and no parts.
+    Args:
+        scores: (N, R) raw scores; the completions of a group, `num_generations` of them, are adjacent.
+        weights: (R,) the weight of each reward.
     """
     groups = scores.astype(np.float64).reshape(-1, num_generations, scores.shape[1])
-    centred = groups - groups.mean(axis=1, keepdims=True)
-    constant = np.abs(centred).max(axis=1) <= ROUNDING * np.abs(groups).max(axis=1)
-    if aggregation == "sum_then_normalize":
-        parts, terms = weights * centred, weights * groups
-    else:
-        standardised = centred / (centred.std(axis=1, ddof=1, keepdims=True) + EPSILON)
-        parts = terms = weights * np.where(constant[:, None], 0.0, standardised)
-    total = parts.sum(axis=-1)
-    flat = np.abs(total).max(axis=1) <= ROUNDING * np.abs(terms).max(axis=(1, 2))
-    parts = np.where(flat[:, None, None], 0.0, parts)
-    if aggregation == "normalize_then_sum":
-        parts /= total.std(ddof=1) + EPSILON
-    elif scale_rewards == "group":
-        parts /= total.std(axis=1, ddof=1)[:, None, None] + EPSILON
-    elif scale_rewards == "batch":
-        parts /= (groups @ weights).std(ddof=1) + EPSILON
+    parts, constant = estimator(scale_rewards, aggregation)(groups, weights)
     parts = parts.reshape(scores.shape)
-    return Attribution(parts.sum(axis=-1), parts, np.column_stack([constant, flat]))
+    return Attribution(parts.sum(axis=-1), parts, np.column_stack([_constant_rewards(groups), constant]))
+
+
+def _centered(groups: Floats) -> Floats:
+    return groups - groups.mean(axis=1, keepdims=True)
+
+
+def _constant_rewards(groups: Floats) -> Bools:
+    """Whether each reward is constant inside each group (G, R), up to rounding."""
+    return np.abs(_centered(groups)).max(axis=1) <= ROUNDING * np.abs(groups).max(axis=1)
+
+
+def _zero_constant_groups(parts: Floats, terms: Floats) -> tuple[Floats, Bools]:
+    """The parts, set to 0 in groups whose total is constant, and which groups these are (G,).
+
+    `terms` (G, K, R) are what the total is a sum of; their size says how large a rounding error is.
+    """
+    total = parts.sum(axis=-1)
+    constant = np.abs(total).max(axis=1) <= ROUNDING * np.abs(terms).max(axis=(1, 2))
+    return np.where(constant[:, None, None], 0.0, parts), constant
 
 
 def attribution_metrics(
     attribution: Attribution, names: Sequence[str], correct: NDArray[np.bool_], num_generations: int
 ) -> dict[str, float]:
-    """What is logged of a step's attribution, with `correct` (N,) by completion; groups as shares of all groups."""
-    figures: dict[str, float] = {}
+    """The logged metrics of a step's attribution.
+
+    Args:
+        names: the R rewards.
+        correct: (N,) whether each completion is correct. Counts of groups are fractions of all groups.
+    """
+    metrics: dict[str, float] = {}
     if (shares := attribution.shares()) is not None:
-        figures |= {advantage_share(name): float(share) for name, share in zip(names, shares, strict=True)}
+        metrics |= {advantage_share(name): float(share) for name, share in zip(names, shares, strict=True)}
     flips = attribution.flips()
-    figures |= {advantage_flips(name): float(flip) for name, flip in zip(names, flips, strict=True)}
-    right = correct.reshape(-1, num_generations).mean(axis=1)
-    *constant, flat = attribution.zero_std.T
-    figures |= {
-        ALL_CORRECT: float((right == 1).mean()),
-        NONE_CORRECT: float((right == 0).mean()),
-        MIXED: float(((right > 0) & (right < 1)).mean()),
-        CORRECTNESS_CONSTANT: float((~flat & ((right == 0) | (right == 1))).mean()),
-        ZERO_STD: float(flat.mean()),
+    metrics |= {advantage_flips(name): float(flip) for name, flip in zip(names, flips, strict=True)}
+    fraction_correct = correct.reshape(-1, num_generations).mean(axis=1)
+    *constant_rewards, constant_total = attribution.zero_std.T
+    metrics |= {
+        ALL_CORRECT: float((fraction_correct == 1).mean()),
+        NONE_CORRECT: float((fraction_correct == 0).mean()),
+        MIXED: float(((fraction_correct > 0) & (fraction_correct < 1)).mean()),
+        CORRECTNESS_CONSTANT: float((~constant_total & ((fraction_correct == 0) | (fraction_correct == 1))).mean()),
+        ZERO_STD: float(constant_total.mean()),
     }
-    return figures | {reward_zero_std(name): float(of.mean()) for name, of in zip(names, constant, strict=True)}
+    return metrics | {
+        reward_zero_std(name): float(constant.mean()) for name, constant in zip(names, constant_rewards, strict=True)
+    }
