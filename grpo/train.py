@@ -25,8 +25,8 @@ from grpo.core.errors import UserError
 from grpo.core.process import guard_streams
 from grpo.runs.resume_arguments import expand_resume_arguments
 from grpo.runs.run_dir import removed_if_unused
-from grpo.sweeps.launchers import leave_if_orphaned
-from grpo.sweeps.study import pruning
+from grpo.sweeps.launchers import exit_if_orphaned
+from grpo.sweeps.study import trial_pruning
 from grpo.training.launch import DISK_FULL, run_in_directory, run_worker, save_error_of_job
 
 # The launchers in conf/hydra/launcher/ differ only in values from those of their packages.
@@ -41,13 +41,13 @@ def app(composed: DictConfig) -> None:
     with hydra_job():
         if not is_multirun():
             with removed_if_unused(out):
-                run_in_directory(composed, out, settings, pruning)
+                run_in_directory(composed, out, settings, trial_pruning)
             return
         with quiet(), save_error_of_job(out):
-            run_in_directory(composed, out, settings, pruning)
+            run_in_directory(composed, out, settings, trial_pruning)
         distributed.broadcast_run_dir(None)  # the job may have failed before it was a run
         free_memory()
-        leave_if_orphaned()
+        exit_if_orphaned()
 
 
 def main() -> None:

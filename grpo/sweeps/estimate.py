@@ -1,4 +1,4 @@
-"""How long a sweep will take, by the time of a step that was stated or that an earlier run needed.
+"""How long a sweep will take, from a given time per step or from the time per step of an earlier run.
 
 Used by `runner` before the first job starts.
 """
@@ -14,36 +14,43 @@ from grpo.runs.results import read_results
 from grpo.runs.run_dir import RunDir
 from grpo.sweeps.jobs import Job
 
-EARLIER = 100  # runs that are looked through for how long a step takes
+MAX_EARLIER_RUNS = 100  # that are searched for the time of a step
 
 
-def how_long(jobs: Sequence[Job], parallel: int, stated: float | None) -> str | None:
-    """What all of `jobs` will take, by a `stated` time a step or by a run that has ended; None where neither tells."""
+def estimate_duration(jobs: Sequence[Job], parallel: int, step_seconds: float | None) -> str | None:
+    """How long `jobs` will take, in words with the source of the estimate; None if there is no source.
+
+    Args:
+        parallel: how many of them run at the same time.
+        step_seconds: the time of a step; None: take it from an earlier run.
+    """
     seconds, source = [], ""
-    if stated:
-        start, seconds = 0.0, [stated * (job.steps() or 0) for job in jobs]
-        source = f"{stated:g} s a step, as hydra.sweeper.step_seconds says"
-    elif earlier := earlier_run(jobs[0]):
+    if step_seconds:
+        start, seconds = 0.0, [step_seconds * (job.steps() or 0) for job in jobs]
+        source = f"{step_seconds:g} s per step, the value of hydra.sweeper.step_seconds"
+    elif earlier := find_earlier_run(jobs[0]):
         folder, results = earlier
         phases, batch = results["seconds"], results["batch"]
         completions = batch["num_generations"] * batch["prompts_per_step"]
         step = results["train_seconds"] / max(1, results["steps"])
-        apart = sum(phases.values()) - phases["train"] - phases["start"]
+        other_phases = sum(phases.values()) - phases["train"] - phases["start"]
         start, problems = phases["start"], results["problems"]["train"]
-        seconds = [apart + (job.steps(problems) or 0) * step * job.completions / completions for job in jobs]
-        source = f"{step:.2g} s a step of {completions} completions, as in {display_path(folder)}"
+        seconds = [
+            other_phases + (job.steps(problems) or 0) * step * job.completions_per_step / completions for job in jobs
+        ]
+        source = f"{step:.2g} s per step of {completions} completions, as in {display_path(folder)}"
     if not seconds or not all(seconds):
         return None
-    whole = start + max(sum(seconds) / parallel, *seconds)
-    return f"about {format_duration(whole)}, by {source}"
+    total = start + max(sum(seconds) / parallel, *seconds)
+    return f"about {format_duration(total)}, by {source}"
 
 
-def earlier_run(job: Job) -> tuple[Path, dict[str, Any]] | None:
+def find_earlier_run(job: Job) -> tuple[Path, dict[str, Any]] | None:
     """The newest finished run of the same policy on the same data, here or below outputs/."""
     outputs = Path("outputs")
     folders = [*job.folder.parent.glob("*"), *outputs.glob("*/*"), *outputs.glob("sweeps/*/*/*")]
     finished = [folder for folder in folders if RunDir(folder).results_json.exists()]
-    for folder in sorted(finished, key=lambda folder: -RunDir(folder).results_json.stat().st_mtime)[:EARLIER]:
+    for folder in sorted(finished, key=lambda folder: -RunDir(folder).results_json.stat().st_mtime)[:MAX_EARLIER_RUNS]:
         try:
             results = read_results(folder) or {}
             settings = results["provenance"]["settings"]
@@ -51,6 +58,6 @@ def earlier_run(job: Job) -> tuple[Path, dict[str, Any]] | None:
             same = same and settings["model"]["path"] == job.config.model.path
             if same and settings["data"]["name"] == job.config.data.name and results["steps"]:
                 return folder, results
-        except (OSError, UserError, KeyError, TypeError):  # of another version, or damaged
+        except (OSError, UserError, KeyError, TypeError):  # written by another version, or damaged
             continue
     return None

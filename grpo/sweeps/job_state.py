@@ -17,26 +17,26 @@ from grpo.runs.run_dir import RunDir
 if TYPE_CHECKING:
     from grpo.sweeps.jobs import Job
 
-LOOK = 0.5  # seconds between two looks at what the jobs have written
+POLL_SECONDS = 0.5  # between two readings of the jobs' files
 
 
-def in_words(end: dict[str, Any] | str) -> str:
-    """How a job ended."""
-    if isinstance(end, str):
-        return f"failed: {shorten(end, 300, placeholder=' ...')}"
-    after = end["after"]
+def describe_outcome(results: dict[str, Any] | str) -> str:
+    """How a job ended, in a few words, from its results or from the message of its error."""
+    if isinstance(results, str):
+        return f"failed: {shorten(results, 300, placeholder=' ...')}"
+    after = results["after"]
     right, form = (format_metric(name, after[name]) for name in ("accuracy_strict", "strict_format"))
-    seconds = sum(end["seconds"].values())
-    early = f"; ended by {end['stopped_by']} after step {end['steps']}" if end["stopped_by"] else ""
+    seconds = sum(results["seconds"].values())
+    early = f"; ended by {results['stopped_by']} after step {results['steps']}" if results["stopped_by"] else ""
     return f"{right} right, exact format {form}, {seconds:.0f} s{early}"
 
 
 def last_step(folder: Path) -> int:
     """The last step in the metrics of a run."""
-    return max((int(line["step"]) for line in last_metrics(folder)), default=0)
+    return max((int(line["step"]) for line in read_last_metrics(folder)), default=0)
 
 
-def last_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_last_metrics(folder: Path) -> list[dict[str, Any]]:
     """The last lines of the metrics of a run; empty before its first step."""
     try:
         with RunDir(folder).metrics_jsonl.open("rb") as file:
@@ -44,24 +44,24 @@ def last_metrics(folder: Path) -> list[dict[str, Any]]:
             lines = file.read().splitlines()
     except OSError:
         return []
-    found = []
+    parsed = []
     for line in lines:
         with suppress(ValueError, RecursionError):  # the first and the last line may be incomplete
-            found.append(json.loads(line))
-    return [line for line in found if isinstance(line, dict) and isinstance(line.get("step"), int)]
+            parsed.append(json.loads(line))
+    return [line for line in parsed if isinstance(line, dict) and isinstance(line.get("step"), int)]
 
 
-def last_written(folder: Path) -> float | None:
-    """When a run last wrote to its log."""
+def log_modified_at(folder: Path) -> float | None:
+    """The time of the last write to a run's log, in seconds since the epoch; None if there is no log."""
     try:
         return RunDir(folder).train_log.stat().st_mtime
     except OSError:
         return None
 
 
-def state(job: "Job") -> str:
-    """The phase of a job, read from its files."""
-    lines, steps = last_metrics(job.folder), job.steps()
+def describe_state(job: "Job") -> str:
+    """The phase of a running job, in a few words."""
+    lines, steps = read_last_metrics(job.folder), job.steps()
     if not lines:
         evaluated = RunDir(job.folder).evaluation("before").exists()
         return "at its first step" if evaluated else "loading and evaluating the policy"

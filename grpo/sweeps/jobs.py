@@ -1,4 +1,7 @@
-"""The jobs of a sweep: chosen by what was typed, composed and checked before the first one starts."""
+"""The jobs of a sweep: composed from the typed overrides, and checked before the first one starts.
+
+Used by `runner` and `search`. It starts nothing.
+"""
 
 import re
 from collections.abc import Sequence
@@ -31,12 +34,16 @@ class Job:
 
     number: int
     overrides: tuple[str, ...]
-    name: str  # the overrides that tell it from the others
+    name: str  # the overrides that distinguish it from the others
     folder: Path
     config: Config
 
     def steps(self, problems: int | None = None) -> int | None:
-        """Its optimizer steps; None where that hangs on how many training problems there are, and nothing tells."""
+        """Its optimizer steps; None if they depend on the number of training problems and that is unknown.
+
+        Args:
+            problems: the number of training problems, if known.
+        """
         if self.config.max_steps is None and problems is None:
             problems = self.config.data.train_problems or (GSM8K_PROBLEMS if self.config.data.name == "gsm8k" else None)
             if problems is None:
@@ -44,13 +51,12 @@ class Job:
         return optimizer_steps(self.config, problems or 0)
 
     @property
-    def completions(self) -> int:
-        """A step."""
+    def completions_per_step(self) -> int:
         return self.config.num_generations * self.config.prompts_per_step
 
 
-def values_listed(context: HydraContext, arguments: Sequence[str]) -> dict[str, list[str]]:
-    """key -> an override for each of its values.
+def expand_overrides(context: HydraContext, arguments: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each override: key -> one override for each value.
 
     Raises:
         UserError: a list without values, a range without an end, or more jobs than are possible.
@@ -74,52 +80,62 @@ def values_listed(context: HydraContext, arguments: Sequence[str]) -> dict[str, 
 def compose_jobs(
     context: HydraContext,
     master: DictConfig,
-    chosen: Sequence[Sequence[str]],
+    combinations: Sequence[Sequence[str]],
     varied: Sequence[str],
     first: int = 0,
-    here: bool = False,
+    on_this_machine: bool = False,
 ) -> list[Job]:
-    """The jobs, numbered from `first`, each composed and checked as it will be when it starts.
+    """Compose the jobs and make the checks that each makes when it starts.
 
-    Those that run `here`, on this machine, are also checked for its devices and files.
+    Args:
+        combinations: the overrides of each job.
+        varied: the keys that differ between jobs, which name them.
+        first: the number of the first job.
+        on_this_machine: also check the devices and files of this machine.
 
     Raises:
-        UserError: some would not start; all that is wrong is said at once.
+        UserError: some jobs would not start; the message names all reasons.
     """
     jobs: list[Job] = []
-    wrong: dict[str, list[str]] = {}
-    seen: set[str] = set()
-    with progress("checking", len(chosen), lasting=False) as advance:
-        for number, overrides in enumerate(chosen, first):
-            name = " ".join(short(each) for each in overrides if each.partition("=")[0] in varied)
+    errors: dict[str, list[str]] = {}  # message -> the names of the jobs
+    checked: set[str] = set()
+    with progress("checking", len(combinations), lasting=False) as advance:
+        for number, overrides in enumerate(combinations, first):
+            name = " ".join(short_override(each) for each in overrides if each.partition("=")[0] in varied)
             try:
                 job = _compose_job(context, master, overrides, name or f"job {number}", number)
-                if here and (place := repr((job.config.model.path, job.config.data, job.config.rollout))) not in seen:
+                files = repr((job.config.model.path, job.config.data, job.config.rollout))
+                if on_this_machine and files not in checked:
                     _check_files(job.config)
-                    seen.add(place)
+                    checked.add(files)
                 jobs.append(job)
             except UserError as error:
-                wrong.setdefault(str(error), []).append(name)
+                errors.setdefault(str(error), []).append(name)
             advance(1, "")
-    if wrong:
-        raise UserError(_what_is_wrong(wrong, len(chosen)))
-    if here and (asking := [job.config for job in jobs if job.config.device != "cpu"]):
-        check_device(asking[0], check_settings(asking[0]))
+    if errors:
+        raise UserError(_error_message(errors, len(combinations)))
+    on_device = next((job.config for job in jobs if job.config.device != "cpu"), None)
+    if on_this_machine and on_device:
+        check_device(on_device, check_settings(on_device))
     return jobs
 
 
-def short(override: str) -> str:
-    """An override as a part of a name."""
+def short_override(override: str) -> str:
+    """An override as a part of a job's name: numbers have four significant digits."""
     key, _, value = override.lstrip("+").partition("=")
     return f"{key}={float(value):.4g}" if re.fullmatch(r"-?\d+\.\d{5,}(e-?\d+)?", value) else f"{key}={value}"
 
 
-def refuse_twins(jobs: Sequence[Job]) -> None:
-    same: dict[str, Job] = {}
+def refuse_duplicates(jobs: Sequence[Job]) -> None:
+    """
+    Raises:
+        UserError: two jobs have the same settings.
+    """
+    by_settings: dict[str, Job] = {}
     for job in jobs:
-        if (twin := same.setdefault(repr(job.config), job)) is not job:
-            stack = " To have one around the other, stack them: experiment=[a,b]." * ("experiment=" in job.name)
-            raise UserError(f"Two jobs would be the same, {twin.name} and {job.name}: list each value once.{stack}")
+        if (other := by_settings.setdefault(repr(job.config), job)) is not job:
+            stack = " To combine experiments, stack them: experiment=[a,b]." * ("experiment=" in job.name)
+            raise UserError(f"Two jobs would be the same, {other.name} and {job.name}: list each value once.{stack}")
 
 
 def _compose_job(context: HydraContext, master: DictConfig, overrides: Sequence[str], name: str, number: int) -> Job:
@@ -143,12 +159,12 @@ def _check_files(config: Config) -> None:
     check_engine_server(config)
 
 
-def _what_is_wrong(wrong: dict[str, list[str]], jobs: int) -> str:
-    bad = sum(map(len, wrong.values()))
-    if bad == jobs and len(wrong) == 1:
-        return next(iter(wrong))
-    lines = [f"{bad} of {jobs} jobs cannot run, so none was started."]
-    for message, names in wrong.items():
+def _error_message(errors: dict[str, list[str]], jobs: int) -> str:
+    failing = sum(map(len, errors.values()))
+    if failing == jobs and len(errors) == 1:
+        return next(iter(errors))
+    lines = [f"{failing} of {jobs} jobs cannot run, so none was started."]
+    for message, names in errors.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         which = "" if names == [message.partition(":")[0]] else f"{', '.join(names[:3])}{more}: "
         lines.append(f"  {which}{message}")

@@ -1,4 +1,4 @@
-"""Hydra's launchers: which one is used, how many jobs it runs at once, and how it is called.
+"""Hydra's launchers: which one is used, how many jobs it runs in parallel, and how it is called.
 
 Used by `runner`, and by `grpo.train` at the end of a job. It knows nothing of what a job computes.
 """
@@ -17,20 +17,21 @@ from omegaconf import DictConfig
 from grpo.config.schema import Config
 from grpo.core.device import usable_cores
 from grpo.core.errors import UserError
-from grpo.sweeps.job_state import LOOK
-from grpo.sweeps.submitit_jobs import Call, submissions, submit_locally
+from grpo.sweeps.job_state import POLL_SECONDS
+from grpo.sweeps.submitit_jobs import JobCall, collect_submissions, submit_locally
 
-# What brings each.
-PACKAGES = {
+# launcher -> the package that provides it
+LAUNCHER_PACKAGES = {
     "joblib": "hydra-joblib-launcher",
     "submitit_local": "hydra-submitit-launcher",
     "submitit_slurm": "hydra-submitit-launcher",
 }
-SWEEP_PROCESS = "GRPO_SWEEP_PROCESS"  # tells the workers of joblib whose they are
+SWEEP_PID_VARIABLE = "GRPO_SWEEP_PROCESS"  # the process id of the sweep, for joblib's workers
 
 
 def build_launcher(context: HydraContext, task: TaskFunction, master: DictConfig) -> Launcher:
-    """
+    """The launcher that the settings name.
+
     Raises:
         UserError: its package is not installed.
     """
@@ -38,73 +39,85 @@ def build_launcher(context: HydraContext, task: TaskFunction, master: DictConfig
     try:
         return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=master)
     except (RuntimeError, ImportError) as error:
-        if name not in PACKAGES:
+        if name not in LAUNCHER_PACKAGES:
             raise
-        raise UserError(f"hydra/launcher={name}: it is not installed: pip install {PACKAGES[name]}") from error
+        raise UserError(f"hydra/launcher={name}: it is not installed: pip install {LAUNCHER_PACKAGES[name]}") from error
 
 
-def kind(launcher: Launcher) -> str:
+def launcher_name(launcher: Launcher) -> str:
+    """The name of its class: BasicLauncher, JoblibLauncher, LocalLauncher, SlurmLauncher or one of your own."""
     return type(launcher).__name__
 
 
-def on_this_machine(launcher: Launcher) -> bool:
-    """Whether a job has the devices and files that this process has; submitit chooses them for each."""
-    return kind(launcher) in ("BasicLauncher", "JoblibLauncher")
+def runs_on_this_machine(launcher: Launcher) -> bool:
+    """Whether jobs have the devices and files of this process; submitit chooses a machine for each job."""
+    return launcher_name(launcher) in ("BasicLauncher", "JoblibLauncher")
 
 
-def at_once(launcher: Launcher, wanted: int | None, jobs: int, config: Config) -> int:
-    """How many of the jobs run at once, where `wanted` does not say it; `config` is that of one of them.
+def parallel_jobs(launcher: Launcher, wanted: int | None, jobs: int, config: Config) -> int:
+    """How many jobs run in parallel: `wanted`, or if that is None, as many as the cores or Slurm allow.
+
+    Args:
+        wanted: hydra.sweeper.parallel.
+        jobs: how many there are.
+        config: the settings of one of them.
 
     Raises:
-        UserError: this launcher cannot.
+        UserError: the launcher or the server of the rollouts cannot run that many.
     """
-    if kind(launcher) == "BasicLauncher":
+    if launcher_name(launcher) == "BasicLauncher":
         if (wanted or 1) > 1:
             raise UserError(
-                f"hydra.sweeper.parallel={wanted}: the basic launcher runs a job at a time; add hydra/launcher=joblib."
+                f"hydra.sweeper.parallel={wanted}: the basic launcher runs one job at a time; add "
+                "hydra/launcher=joblib."
             )
         return 1
-    if wanted is None and kind(launcher) == "SlurmLauncher":
+    if wanted is None and launcher_name(launcher) == "SlurmLauncher":
         wanted = min(jobs, launcher.params["array_parallelism"])  # type: ignore[attr-defined]
     if wanted is None:
         wanted = 1 if config.device == "cuda" else max(1, min(jobs, usable_cores() // (config.threads or 1)))
     if wanted > 1 and config.rollout.name == "vllm_server":
         raise UserError(
-            f"rollout=vllm_server: {wanted} jobs at once would send their weights to one server, which holds those of "
-            "one; add hydra.sweeper.parallel=1, or take rollout=vllm."
+            f"rollout=vllm_server: {wanted} parallel jobs would send their weights to one server, which holds the "
+            "weights of one policy; add hydra.sweeper.parallel=1, or use rollout=vllm."
         )
     return wanted
 
 
-def launch(launcher: Any, calls: Sequence[Call], parallel: int, cuda: bool) -> None:
-    """Run the jobs; returns when none runs any more, and raises what the launcher does, not what jobs do."""
+def launch_jobs(launcher: Any, calls: Sequence[JobCall], parallel: int, cuda: bool) -> None:
+    """Run the jobs; returns when all have ended. Raises the errors of the launcher, not those of the jobs.
+
+    Args:
+        calls: the overrides and the number of each job.
+        cuda: whether a job needs a GPU.
+    """
     overrides = [each for each, _ in calls]
-    if kind(launcher) in ("LocalLauncher", "SlurmLauncher") and launcher.params.get("gpus_per_node") is None:
+    if launcher_name(launcher) in ("LocalLauncher", "SlurmLauncher") and launcher.params.get("gpus_per_node") is None:
         launcher.params["gpus_per_node"] = launcher.params["tasks_per_node"] if cuda else None
-    with shared_cores(parallel):
-        match kind(launcher):
+    with share_cores(parallel):
+        match launcher_name(launcher):
             case "BasicLauncher":
                 for each, number in calls:
                     launcher.launch([each], number)
             case "JoblibLauncher":
                 launcher.joblib["n_jobs"] = parallel
-                os.environ[SWEEP_PROCESS] = str(os.getpid())
+                os.environ[SWEEP_PID_VARIABLE] = str(os.getpid())
                 launcher.launch(overrides, calls[0][1])
             case "LocalLauncher":
                 submit_locally(launcher, calls, parallel)
             case "SlurmLauncher":
                 launcher.params["array_parallelism"] = parallel
-                with submissions() as submitted:
+                with collect_submissions() as submitted:
                     launcher.launch(overrides, calls[0][1])
                     while not all(job.done() for job in submitted):
-                        time.sleep(LOOK)
+                        time.sleep(POLL_SECONDS)
             case _:
                 launcher.launch(overrides, calls[0][1])
 
 
 @contextmanager
-def shared_cores(parallel: int) -> Iterator[None]:
-    """Processes that are started meanwhile take an equal part of the cores each, where `threads` says nothing."""
+def share_cores(parallel: int) -> Iterator[None]:
+    """Give each process that starts while the context lasts an equal part of the cores, unless `threads` is set."""
     given = os.environ.get("OMP_NUM_THREADS")
     if parallel > 1 and given is None:
         os.environ["OMP_NUM_THREADS"] = str(max(1, usable_cores() // parallel))
@@ -115,8 +128,8 @@ def shared_cores(parallel: int) -> Iterator[None]:
             os.environ.pop("OMP_NUM_THREADS", None)
 
 
-def leave_if_orphaned() -> None:
-    """After a job: a worker of joblib's whose sweep was killed would wait for it for ever."""
-    sweep = int(os.environ.get(SWEEP_PROCESS, "0"))
+def exit_if_orphaned() -> None:
+    """End this process after a job if it is a joblib worker whose sweep was killed; it would wait forever."""
+    sweep = int(os.environ.get(SWEEP_PID_VARIABLE, "0"))
     if sweep and sweep not in (os.getpid(), os.getppid()):
         os._exit(1)

@@ -1,6 +1,6 @@
 """The terminal output of a sweep while it runs: a bar, the jobs that run, and a line for each job that ends.
 
-Used by `runner`. It knows of a job only what the files in the job's folder say.
+Used by `runner`. It knows a job only by the files in the job's folder.
 """
 
 import threading
@@ -19,117 +19,142 @@ from grpo.core.progress import FIRST_LINE_SECONDS, LINE_INTERVAL_SECONDS
 from grpo.core.text import format_duration, printable
 from grpo.runs.results import clear_job_error, read_job_outcome
 from grpo.runs.resume import has_all_steps
-from grpo.sweeps.job_state import LOOK, in_words, last_step, last_written, state
+from grpo.sweeps.job_state import POLL_SECONDS, describe_outcome, describe_state, last_step, log_modified_at
 from grpo.sweeps.jobs import Job
 
-FIRST = 2  # seconds of steps that tell how long the others take
-SHOWN = 4  # jobs that are shown while they run
+MIN_MEASURED_SECONDS = 2  # of training, before the remaining time is estimated from it
+MAX_SHOWN_JOBS = 4  # running jobs below the bar
 
 
-class Account:
-    """What becomes of jobs, read from what they write: a line for each that ends, and a bar over the steps of all."""
+class SweepProgress:
+    """The progress of a sweep, read from its jobs' files.
+
+    Args:
+        jobs: the list of the sweep's jobs, which a search appends to.
+        total: how many jobs there will be.
+    """
 
     def __init__(self, jobs: Sequence[Job], total: int) -> None:
-        self.jobs, self.total = jobs, total  # of a search they are fewer at first
+        self.jobs, self.total = jobs, total
         self.terminal = Console(highlight=False)
-        self.untold = False  # whether it is still to be said how long it will take
-        self.trouble = ""  # what the launcher said when it gave up
-        self.ended: set[Path] = set()
-        self.latest = time.monotonic()  # when the latest line was printed
-        self.at_first: float | None = None  # the share of the work that was done before
-        self.since: tuple[float, float] | None = None  # when the first step was seen, and the share then
+        self.estimate_pending = False  # print the remaining time after the first steps
+        self.launcher_error = ""  # why the launcher stopped
+        self._ended: set[Path] = set()
+        self._last_line_at = time.monotonic()
+        self._initial_share: float | None = None  # of the work, done before this process started
+        self._first_progress: tuple[float, float] | None = None  # when the first step was seen, and the share then
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         print_message(text, self.terminal)
-        self.latest = time.monotonic()
+        self._last_line_at = time.monotonic()
 
     @contextmanager
-    def kept(self, jobs: Sequence[Job]) -> Iterator[None]:
-        """Of these, while they run."""
-        self.trouble = ""
-        self.ended |= {job.folder for job in self.jobs if has_all_steps(job.folder, job.config)}
+    def watch(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """Show these jobs while the context lasts; at its end, print a line for each that ended without a result."""
+        self.launcher_error = ""
+        self._ended |= {job.folder for job in self.jobs if has_all_steps(job.folder, job.config)}
         for job in jobs:
-            if job.folder not in self.ended:
+            if job.folder not in self._ended:
                 clear_job_error(job.folder)
-        if self.at_first is None:
-            self.at_first = self._share()
-        over = threading.Event()
-        watching = threading.Thread(target=self._watch, args=(jobs, over), daemon=True)
-        watching.start()
+        if self._initial_share is None:
+            self._initial_share = self._share_done()
+        stop = threading.Event()
+        thread = threading.Thread(target=self._poll, args=(jobs, stop), daemon=True)
+        thread.start()
         try:
             yield
         finally:
-            over.set()
-            watching.join()
+            stop.set()
+            thread.join()
         for job in jobs:
-            if job.folder not in self.ended:
-                self._line(job, f"no result: its process was ended from outside. {self.trouble}".rstrip())
+            if job.folder not in self._ended:
+                result = f"no result: its process was ended from outside. {self.launcher_error}"
+                self._print_result(job, result.rstrip())
 
-    def _watch(self, jobs: Sequence[Job], over: threading.Event) -> None:
+    def _poll(self, jobs: Sequence[Job], stop: threading.Event) -> None:
+        """Update the bar and print the results until `stop` is set, and once after that."""
         columns = TextColumn("{task.description}"), BarColumn(bar_width=None), TimeRemainingColumn(compact=True)
         bar = Progress(*columns, SpinnerColumn("line"), console=self.terminal, expand=True)
-        task = bar.add_task(f"{len(self.ended)} of {self.total} jobs done", total=1)
-        before = {job.folder: last_written(job.folder) for job in jobs}
-        running = self._running(jobs, before)
+        task = bar.add_task(self._count_done(), total=1)
+        before = {job.folder: log_modified_at(job.folder) for job in jobs}
+        running = self._running_jobs(jobs, before)
 
-        def picture() -> Group:
-            more = [f"and {len(running) - SHOWN} more"] if len(running) > SHOWN else []
-            lines = [printable(each) for each in (*running[:SHOWN], *more)]
+        def render() -> Group:
+            more = [f"and {len(running) - MAX_SHOWN_JOBS} more"] if len(running) > MAX_SHOWN_JOBS else []
+            lines = [printable(each) for each in (*running[:MAX_SHOWN_JOBS], *more)]
             return Group(bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
-        live = Live(get_renderable=picture, console=self.terminal, transient=True)
+        live = Live(get_renderable=render, console=self.terminal, transient=True)
         with live if self.terminal.is_terminal else nullcontext():
-            last, pause = False, FIRST_LINE_SECONDS
-            while not last:
-                last = over.wait(LOOK)  # what was written until then is looked at once more
-                for job in jobs:
-                    if job.folder not in self.ended and (end := read_job_outcome(job.folder)) is not None:
-                        self.ended.add(job.folder)
-                        self._line(job, in_words(end))
-                share, running = self._share(), self._running(jobs, before)
-                seconds = self._left(share)
-                if self.untold and seconds and not last:
-                    self.untold = False
-                    self.say(f"time    about {format_duration(seconds)}, by the first steps")
-                done = f"{len(self.ended)} of {self.total} jobs done"
-                bar.update(task, completed=share, description=done)
-                silent = time.monotonic() - self.latest
-                if running and not last and not self.terminal.is_terminal and silent >= pause:
-                    pause, more = LINE_INTERVAL_SECONDS, f"; and {len(running) - 1} more" if len(running) > 1 else ""
-                    self.say(f"{done}; {running[0]}{more}")
+            stopped, silence = False, FIRST_LINE_SECONDS
+            while not stopped:
+                stopped = stop.wait(POLL_SECONDS)
+                self._print_ended(jobs)
+                share, running = self._share_done(), self._running_jobs(jobs, before)
+                if not stopped:
+                    self._print_estimate(share)
+                bar.update(task, completed=share, description=self._count_done())
+                silent = time.monotonic() - self._last_line_at
+                if running and not stopped and not self.terminal.is_terminal and silent >= silence:
+                    silence = LINE_INTERVAL_SECONDS
+                    more = f"; and {len(running) - 1} more" if len(running) > 1 else ""
+                    self.print_line(f"{self._count_done()}; {running[0]}{more}")
 
-    def _running(self, jobs: Sequence[Job], before: Mapping[Path, float | None]) -> list[str]:
-        """A line for each job that has written to its log since `before`; if none has, one for the first."""
-        left = [job for job in jobs if job.folder not in self.ended]
-        started = [job for job in left if last_written(job.folder) != before[job.folder]]
-        doing = {job.folder: state(job) for job in started} or {job.folder: "starting" for job in left[:1]}
+    def _count_done(self) -> str:
+        return f"{len(self._ended)} of {self.total} jobs done"
+
+    def _print_ended(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if job.folder not in self._ended and (result := read_job_outcome(job.folder)) is not None:
+                self._ended.add(job.folder)
+                self._print_result(job, describe_outcome(result))
+
+    def _print_estimate(self, share: float) -> None:
+        seconds = self._seconds_left(share)
+        if self.estimate_pending and seconds:
+            self.estimate_pending = False
+            self.print_line(f"time    about {format_duration(seconds)}, by the first steps")
+
+    def _running_jobs(self, jobs: Sequence[Job], before: Mapping[Path, float | None]) -> list[str]:
+        """A line for each job whose log changed since `before`; if there is none, one for the first job."""
+        remaining = [job for job in jobs if job.folder not in self._ended]
+        started = [job for job in remaining if log_modified_at(job.folder) != before[job.folder]]
+        states = {job.folder: describe_state(job) for job in started}
+        states = states or {job.folder: "starting" for job in remaining[:1]}
         return [
-            f"job {self.jobs.index(job) + 1}, {doing[job.folder]}: {job.name}" for job in left if job.folder in doing
+            f"job {self.jobs.index(job) + 1}, {states[job.folder]}: {job.name}"
+            for job in remaining
+            if job.folder in states
         ]
 
-    def _line(self, job: Job, result: str) -> None:
-        seconds = self._left(self._share())
-        left = f"; about {format_duration(seconds)} left" if seconds else ""
-        self.say(f"[{self.jobs.index(job) + 1}/{self.total}] {job.name}: {result}{left}")
+    def _print_result(self, job: Job, result: str) -> None:
+        seconds = self._seconds_left(self._share_done())
+        remaining = f"; about {format_duration(seconds)} left" if seconds else ""
+        self.print_line(f"[{self.jobs.index(job) + 1}/{self.total}] {job.name}: {result}{remaining}")
 
-    def _left(self, share: float) -> float | None:
-        """Seconds, by the pace since the first step; None before there is one, and in the last second."""
+    def _seconds_left(self, share: float) -> float | None:
+        """The remaining seconds by the pace since the first step; None before it can be measured, and if below 1."""
         now = time.monotonic()
-        if self.since is None and share > (self.at_first or 0):
-            self.since = now, share
-        if self.since is None or now - self.since[0] < FIRST or share == self.since[1]:
+        if self._first_progress is None and share > (self._initial_share or 0):
+            self._first_progress = now, share
+        if self._first_progress is None:
             return None
-        seconds = (now - self.since[0]) * (1 - share) / (share - self.since[1])
+        start, start_share = self._first_progress
+        if now - start < MIN_MEASURED_SECONDS or share == start_share:
+            return None
+        seconds = (now - start) * (1 - share) / (share - start_share)
         return seconds if seconds >= 1 else None
 
-    def _share(self) -> float:
-        """How much of the work is done, by completions trained on; jobs not known yet count as those that are."""
+    def _share_done(self) -> float:
+        """The share of the work that is done, in completions; jobs not known yet count as the mean of the others."""
         if not self.jobs:
             return 0.0
         steps = [job.steps() for job in self.jobs]
-        sizes = [1 if each is None else each * job.completions for each, job in zip(steps, self.jobs, strict=True)]
+        sizes = [
+            1 if each is None else each * job.completions_per_step for each, job in zip(steps, self.jobs, strict=True)
+        ]
         done = [
-            size * (1.0 if job.folder in self.ended else min(1.0, last_step(job.folder) / each) if each else 0.0)
+            size * (1.0 if job.folder in self._ended else min(1.0, last_step(job.folder) / each) if each else 0.0)
             for size, each, job in zip(sizes, steps, self.jobs, strict=True)
         ]
         return sum(done) / (sum(sizes) * self.total / len(self.jobs))

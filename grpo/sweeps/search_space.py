@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def search_space(
     context: HydraContext, arguments: Sequence[str]
 ) -> tuple[dict[str, "optuna.distributions.BaseDistribution"], list[str]]:
-    """What is searched, and the overrides that are the same in all trials.
+    """The distribution of each setting that is searched, and the overrides that all trials share.
 
     Raises:
         UserError: there is nothing to search.
@@ -51,7 +51,7 @@ def _distribution(override: Override) -> "optuna.distributions.BaseDistribution"
         low = values.start
         if isinstance(values, RangeSweep):
             step = values.step
-            low, high = low or 0, _last(values, count_values(override))
+            low, high = low or 0, _last_value(values, count_values(override))
         if low is None or high is None or low > high or (step or 0) < 0 or (log and low <= 0):
             rule = "with tag(log,...) it starts above 0" if log else "it goes from the lower to the higher value"
             raise UserError(f"{override.input_line}: the range is empty; {rule}.")
@@ -64,7 +64,7 @@ def _distribution(override: Override) -> "optuna.distributions.BaseDistribution"
     return CategoricalDistribution(choices)
 
 
-def _last(values: RangeSweep, count: int) -> float:
+def _last_value(values: RangeSweep, count: int) -> float:
     """The last of the `count` values of a range; below its start if there are none."""
     start, step = values.start or 0, values.step
     if not count:
@@ -74,8 +74,11 @@ def _last(values: RangeSweep, count: int) -> float:
     return last if isinstance(last, int) else round(last, 9)
 
 
-def at_the_edges(space: dict[str, "optuna.distributions.BaseDistribution"], fixed: Sequence[str]) -> list[list[str]]:
-    """Settings that show whether all of the space can run: each setting at each of its edges, the others at one."""
+def edge_overrides(space: dict[str, "optuna.distributions.BaseDistribution"], fixed: Sequence[str]) -> list[list[str]]:
+    """The overrides of jobs that show whether all of the space can run.
+
+    Each setting takes each of its extreme values, while the others have their first.
+    """
     edges: dict[str, list[Any]] = {
         key: list(each.choices) if hasattr(each, "choices") else sorted({each.low, each.high})  # type: ignore[attr-defined]
         for key, each in space.items()
@@ -85,14 +88,18 @@ def at_the_edges(space: dict[str, "optuna.distributions.BaseDistribution"], fixe
     return [[*fixed, *(f"{key}={value}" for key, value in each.items())] for each in chosen]
 
 
-def check(settings: SearchConfig, config: Config) -> None:
+def check_objectives(settings: SearchConfig, config: Config) -> None:
+    """
+    Raises:
+        UserError: there is no objective, or one that is no metric of a run.
+    """
     objectives = [*settings.maximize, *settings.minimize]
     if not objectives or len(set(objectives)) < len(objectives):
         raise UserError(
-            f"hydra.sweeper.maximize={settings.maximize}, minimize={settings.minimize}: give one figure or several, "
+            f"hydra.sweeper.maximize={settings.maximize}, minimize={settings.minimize}: name one metric or several, "
             "each once."
         )
     known = [*METRIC_LABELS, *(evaluated_score(name) for name in config.rewards)]
     for name in objectives:
         if name not in known:
-            raise UserError(f"hydra.sweeper: there is no figure {name}.{suggest_name(name, known)}")
+            raise UserError(f"hydra.sweeper: there is no metric {name}.{suggest_name(name, known)}")

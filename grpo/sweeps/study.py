@@ -1,4 +1,4 @@
-"""The Optuna study of a search: opened or resumed, told the result of each trial, asked which trials to prune.
+"""The Optuna study of a search: opening it, storing the result of each trial, and deciding which trials to prune.
 
 Used by `search`, and by `grpo.train` in a run that is a trial. Optuna is imported only where it is used, because
 `grpo.train` imports this module at every start.
@@ -25,14 +25,18 @@ TRAIN_SECONDS = "train_seconds"
 
 
 def open_study(settings: SearchConfig, folder: Path) -> "optuna.Study":
-    """The study of a search, a new one or that of an earlier start."""
+    """The study of a search: a new one, or the stored one of an earlier process.
+
+    Raises:
+        UserError: the storage cannot be opened, or has another study of that name.
+    """
     import optuna
 
     journal = folder / JOURNAL
     if settings.storage is None and journal.exists():
-        whole = journal.read_bytes()
-        if not whole.endswith(b"\n"):  # a process was killed while it wrote; what is written next must not join it
-            journal.write_bytes(whole[: whole.rfind(b"\n") + 1])
+        content = journal.read_bytes()
+        if not content.endswith(b"\n"):  # a process was killed while it wrote; drop its incomplete line
+            journal.write_bytes(content[: content.rfind(b"\n") + 1])
     directions: Any = ["maximize" for _ in settings.maximize] + ["minimize" for _ in settings.minimize]
     try:
         study = optuna.create_study(
@@ -41,7 +45,7 @@ def open_study(settings: SearchConfig, folder: Path) -> "optuna.Study":
             directions=directions,
             load_if_exists=True,
         )
-    except Exception as error:  # whatever its storage raises
+    except Exception as error:  # each storage raises its own errors
         raise UserError(
             f"hydra.sweeper.storage={settings.storage}: the study cannot be opened: {first_line(error)}."
         ) from error
@@ -50,7 +54,7 @@ def open_study(settings: SearchConfig, folder: Path) -> "optuna.Study":
             f"hydra.sweeper.study_name={settings.study_name}: the storage has a study of that name with other "
             "objectives; give this one another name."
         )
-    # Seeded anew at each start: from the same seed it would propose once more what it did at the first.
+    # Another seed after each resume: with the same seed the sampler would repeat its first proposals.
     seed = settings.seed + len(study.trials)
     study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=(settings.parallel or 1) > 1)
     return study
@@ -63,22 +67,25 @@ def _storage(url: str | None, folder: Path) -> Any:
     return url or JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
 
 
-def tell(study: "optuna.Study", number: int, job: "Job", settings: SearchConfig) -> None:
-    """The study how a trial ended. One without an end stays open: it goes on when the search is started again."""
+def report_trial(study: "optuna.Study", number: int, job: "Job", settings: SearchConfig) -> None:
+    """Store how a trial ended. A trial without a result stays open: it is resumed with the search."""
     from optuna.trial import TrialState
 
-    end = read_job_outcome(job.folder)
-    if isinstance(end, str):
+    results = read_job_outcome(job.folder)
+    if isinstance(results, str):
         study.tell(number, state=TrialState.FAIL)
-    elif end and end["stopped_by"] == STOPPED_BY_PRUNING:
+    elif results and results["stopped_by"] == STOPPED_BY_PRUNING:
         study.tell(number, state=TrialState.PRUNED)
-    elif end:
-        figures = end["after"] | {TRAIN_SECONDS: end["train_seconds"]}
-        study.tell(number, [figures[name] for name in (*settings.maximize, *settings.minimize)])
+    elif results:
+        metrics = results["after"] | {TRAIN_SECONDS: results["train_seconds"]}
+        study.tell(number, [metrics[name] for name in (*settings.maximize, *settings.minimize)])
 
 
-def pruning(settings: DictConfig) -> Pruning | None:
-    """What tells whether this run, a trial of a search, is to end early; None where it is not, or never."""
+def trial_pruning(settings: DictConfig) -> Pruning | None:
+    """The function that decides whether this run, a trial of a search, ends early.
+
+    None if the run is no trial, pruning is off, or there are several objectives.
+    """
     sweeper = settings.sweeper
     if sweeper.get("trial") is None or not sweeper.pruning or len([*sweeper.maximize, *sweeper.minimize]) > 1:
         return None
@@ -89,10 +96,10 @@ def pruning(settings: DictConfig) -> Pruning | None:
     study = optuna.load_study(storage=storage, study_name=sweeper.study_name, pruner=optuna.pruners.MedianPruner())
     trial = optuna.Trial(study, study.trials[sweeper.trial]._trial_id)
 
-    def prune(figures: dict[str, float], step: int) -> bool:
-        if objective not in figures:
+    def prune(metrics: dict[str, float], step: int) -> bool:
+        if objective not in metrics:
             return False
-        trial.report(figures[objective], step)
+        trial.report(metrics[objective], step)
         return trial.should_prune()
 
     return prune

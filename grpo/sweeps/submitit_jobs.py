@@ -1,6 +1,6 @@
-"""Submitit's jobs: started a few at a time, one process for each task, saved before the sweep stops.
+"""Jobs under submitit: a limited number in parallel, a process for each task, and a checkpoint before the sweep stops.
 
-Used by `launchers`. Submitit pickles `OfTasks` by its name in this module.
+Used by `launchers`. Submitit pickles `DistributedJob` by its name in this module.
 """
 
 import os
@@ -16,69 +16,82 @@ from typing import Any
 
 from grpo.core import distributed
 from grpo.core.text import plural
-from grpo.sweeps.job_state import LOOK
+from grpo.sweeps.job_state import POLL_SECONDS
 
-GRACE = 10  # seconds that jobs have to save themselves when the sweep is stopped
+SAVE_SECONDS = 10  # that jobs have to save a checkpoint when the sweep is stopped
 
-Call = tuple[list[str], int]  # the overrides of a job, and its number
+JobCall = tuple[list[str], int]  # the overrides of a job, and its number
 
 
-def submit_locally(launcher: Any, calls: Sequence[Call], parallel: int) -> None:
-    """submitit would start all at once, and leave them running when the sweep is stopped."""
+def submit_locally(launcher: Any, calls: Sequence[JobCall], parallel: int) -> None:
+    """Run jobs on this machine, `parallel` at the same time, and stop them when the sweep is stopped.
+
+    Submitit alone would start all of them at once, and would leave them running when the sweep is stopped.
+    """
     waiting = list(calls)
-    with submissions() as submitted:
+    with collect_submissions() as submitted:
         try:
             while waiting or not all(job.done() for job in submitted):
                 while waiting and sum(not job.done() for job in submitted) < parallel:
                     overrides, number = waiting.pop(0)
                     launcher.launch([overrides], number)
-                time.sleep(LOOK)
+                time.sleep(POLL_SECONDS)
         except BaseException:
-            running = [int(job.job_id) for job in submitted if not job.done()]
-            print(f"Waiting for {len(running)} {plural(len(running), 'job')} to save.", file=sys.stderr)
-            for controller in running:
-                with suppress(ProcessLookupError):
-                    os.kill(controller, signal.SIGTERM)  # which it hands on
-            end = time.monotonic() + GRACE
-            while time.monotonic() < end and not all(job.done() for job in submitted):
-                time.sleep(LOOK / 5)
-            for job in submitted:
-                if not job.done():
-                    with suppress(ProcessLookupError):
-                        os.killpg(int(job.job_id), signal.SIGKILL)
+            _stop_jobs(submitted)
             raise
 
 
-@contextmanager
-def submissions() -> Iterator[list[Any]]:
-    """The jobs that submitit's launchers submit meanwhile; they are not waited for.
+def _stop_jobs(submitted: Sequence[Any]) -> None:
+    """Let running jobs save a checkpoint, and kill those that have not ended after `SAVE_SECONDS`."""
+    controllers = [int(job.job_id) for job in submitted if not job.done()]
+    print(f"Waiting for {len(controllers)} {plural(len(controllers), 'job')} to save.", file=sys.stderr)
+    for controller in controllers:
+        with suppress(ProcessLookupError):
+            os.kill(controller, signal.SIGTERM)  # the controller forwards it to its tasks
+    end = time.monotonic() + SAVE_SECONDS
+    while time.monotonic() < end and not all(job.done() for job in submitted):
+        time.sleep(POLL_SECONDS / 5)
+    for job in submitted:
+        if not job.done():
+            with suppress(ProcessLookupError):
+                os.killpg(int(job.job_id), signal.SIGKILL)
 
-    hydra-submitit-launcher 1.2 would wait in its `launch`, the last line, and give up all over the first job whose
-    process was killed. submitit 1.5's `submitit.local.local.start_controller` would start its processes where Ctrl-C
-    reaches them before the jobs have saved themselves.
+
+@contextmanager
+def collect_submissions() -> Iterator[list[Any]]:
+    """Collect the jobs that submitit's launchers submit while the context lasts; the launchers do not wait for them.
+
+    The last line of `launch` in hydra-submitit-launcher 1.2 waits for the results, and raises at the first job whose
+    process was killed, which would end the sweep. `submitit.local.local.start_controller` in submitit 1.5 starts its
+    processes in the group of this process, so that Ctrl-C would end them before the jobs have saved a checkpoint.
     """
     from submitit import AutoExecutor
     from submitit.local import local
 
     submitted: list[Any] = []
-    map_array, whole = AutoExecutor.map_array, local.subprocess
+    map_array, local_subprocess = AutoExecutor.map_array, local.subprocess
 
-    def collecting(executor: Any, job: Any, *arguments: Any) -> list[Any]:
-        jobs = map_array(executor, OfTasks(job), *arguments)
+    def collect(executor: Any, job: Any, *arguments: Any) -> list[Any]:
+        jobs = map_array(executor, DistributedJob(job), *arguments)
         submitted.extend(jobs)
-        return [NotWaitedFor() for _ in jobs]
+        return [SubmittedJob() for _ in jobs]
 
-    apart: Any = SimpleNamespace(Popen=partial(subprocess.Popen, start_new_session=True, stderr=subprocess.DEVNULL))
-    AutoExecutor.map_array = collecting  # type: ignore[method-assign,assignment]
-    local.subprocess = apart
+    own_session: Any = SimpleNamespace(
+        Popen=partial(subprocess.Popen, start_new_session=True, stderr=subprocess.DEVNULL)
+    )
+    AutoExecutor.map_array = collect  # type: ignore[method-assign,assignment]
+    local.subprocess = own_session
     try:
         yield submitted
     finally:
-        AutoExecutor.map_array, local.subprocess = map_array, whole  # type: ignore[method-assign]
+        AutoExecutor.map_array, local.subprocess = map_array, local_subprocess  # type: ignore[method-assign]
 
 
-class OfTasks:
-    """A job in each of its tasks (hydra.launcher.tasks_per_node, nodes): the processes of one run."""
+class DistributedJob:
+    """A job that runs in each of its tasks (hydra.launcher.tasks_per_node, nodes), the processes of one run.
+
+    The first task is the main process and runs the job; the others are its workers.
+    """
 
     def __init__(self, job: Any) -> None:
         self.job = job
@@ -91,17 +104,19 @@ class OfTasks:
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
         if distributed.is_main_process():
             return self.job(*arguments)
-        from grpo.training.launch import run_worker
+        from grpo.training.launch import run_worker  # here, because the main process has no use for it
 
         return run_worker()
 
     def checkpoint(self, *arguments: Any) -> Any:
-        """What submitit queues again when it preempts the job."""
+        """The call that submitit queues again when it preempts the job."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, *arguments)
 
 
-class NotWaitedFor:
+class SubmittedJob:
+    """Returned to the launcher in place of a job, so that it does not wait for the result."""
+
     def results(self) -> list[None]:
         return [None]

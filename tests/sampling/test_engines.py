@@ -35,7 +35,7 @@ from grpo.sampling import engines
 from grpo.sampling.engines import INSTALL, check_engine_package, check_engine_processes, check_engine_server
 from grpo.sampling.generate_sampler import GenerateSampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
-from grpo.sweeps.launchers import at_once
+from grpo.sweeps.launchers import parallel_jobs
 from grpo.training.arguments import build_args
 from grpo.training.session import train_run
 from grpo.training.trainer import Trainer
@@ -547,10 +547,10 @@ def test_jobs_at_once_do_not_share_a_server() -> None:
     class JoblibLauncher:
         pass
 
-    assert at_once(JoblibLauncher(), None, 4, config) == 1  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="rollout=vllm_server: 2 jobs at once would send their weights to one server"):
-        at_once(JoblibLauncher(), 2, 4, config)  # type: ignore[arg-type]
-    assert at_once(JoblibLauncher(), 2, 4, compose(VLLM)) == 2  # type: ignore[arg-type]
+    assert parallel_jobs(JoblibLauncher(), None, 4, config) == 1  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="rollout=vllm_server: 2 parallel jobs would send their weights to one server"):
+        parallel_jobs(JoblibLauncher(), 2, 4, config)  # type: ignore[arg-type]
+    assert parallel_jobs(JoblibLauncher(), 2, 4, compose(VLLM)) == 2  # type: ignore[arg-type]
 
 
 def test_what_trl_is_told(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from grpo.reports.sweep_findings import verdict
 from grpo.reports.sweep_results import read_sweep
 from grpo.reports.sweep_statistics import search_trials
-from grpo.sweeps.study import JOURNAL, pruning
+from grpo.sweeps.study import JOURNAL, trial_pruning
 from grpo.training.session import Pruning
 from tests.sweeps.test_sweep import FEW, lines, results
 
@@ -108,7 +108,7 @@ def told(tmp_path: Path, values: list[float]) -> Pruning | None:
         "storage": None,
         "study_name": "grpo",
     }
-    return pruning(OmegaConf.create({"sweeper": sweeper, "sweep": {"dir": str(tmp_path)}}))
+    return trial_pruning(OmegaConf.create({"sweeper": sweeper, "sweep": {"dir": str(tmp_path)}}))
 
 
 @pytest.mark.parametrize(("others", "steps"), [(1000.0, 2), (0.0, 6)])

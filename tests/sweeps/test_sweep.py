@@ -21,7 +21,7 @@ from hydra.types import HydraContext
 
 from grpo.config.composition import config_search_path
 from grpo.core.errors import UserError
-from grpo.sweeps.jobs import Job, compose_jobs, values_listed
+from grpo.sweeps.jobs import Job, compose_jobs, expand_overrides
 from grpo.sweeps.launchers import build_launcher
 from grpo.sweeps.search import run_search
 from tests.config.test_config import imported
@@ -39,7 +39,7 @@ def jobs_of(*arguments: str) -> list[Job]:
         plain = [each for each in arguments if each.startswith("experiment=")]
         master = compose("config", plain, return_hydra_config=True)
         params = [f"{key}={value}" for key, value in master.hydra.sweeper.params.items()]
-        listed = values_listed(context, [*params, *arguments])
+        listed = expand_overrides(context, [*params, *arguments])
         return compose_jobs(context, master, [list(each) for each in product(*listed.values())], list(listed))
 
 
@@ -59,7 +59,7 @@ def test_a_line_a_job_then_the_table_and_the_report(start, tmp_path: Path) -> No
     assert said.startswith(
         "sweep   4 jobs: num_generations (2) x seed (2)\n"
         "folder  sweep\n"
-        "time    about 16 seconds, by 2 s a step, as hydra.sweeper.step_seconds says\n"
+        "time    about 16 seconds, by 2 s per step, the value of hydra.sweeper.step_seconds\n"
     )
     expected = []
     for number, (k, seed) in enumerate([(2, 0), (2, 1), (4, 0), (4, 1)]):
@@ -75,7 +75,7 @@ def test_a_line_a_job_then_the_table_and_the_report(start, tmp_path: Path) -> No
     # How long another one takes is now known from this one.
     again = start("-m", "num_generations=2,4", *FEW, "max_steps=3", "hydra.sweep.dir=other")
     assert again.ended() == 0
-    assert "told after the first steps" in again.said()
+    assert "estimated after the first steps" in again.said()
     again = start("-m", "num_generations=2,4", "seed=0,1", *FEW, "hydra.sweep.dir=sweep")
     assert again.ended() == 0 and not lines(again.said())
     assert again.said().startswith("sweep   4 jobs, 4 of them done: num_generations (2) x seed (2)\nfolder  sweep\n\n")
@@ -86,7 +86,7 @@ def test_an_earlier_run_tells_how_long_it_takes(start) -> None:
     run = start("-m", "num_generations=2,4", *FEW)
     assert run.ended() == 0
     assert re.search(
-        r"^time    about \d+ seconds?, by [\d.]+ s a step of 4 completions, as in outputs/day/time$", run.said(), re.M
+        r"^time    about \d+ seconds?, by [\d.]+ s per step of 4 completions, as in outputs/day/time$", run.said(), re.M
     )
 
 
@@ -158,7 +158,7 @@ def test_a_signal_ends_a_sweep_which_goes_on_where_it_was(start, slow, tmp_path:
     os.kill(run.pid, signal.SIGUSR1)
     assert run.ended() == 128 + signal.SIGUSR1
     assert run.complained().endswith(
-        "The sweep was stopped by SIGUSR1. To go on, type the sweep's command again with hydra.sweep.dir=sweep\n"
+        "The sweep was stopped by SIGUSR1. To resume it, type its command again with hydra.sweep.dir=sweep\n"
     )
     assert not (tmp_path / "sweep" / "1").exists()
     run = start(*sweep)
@@ -205,7 +205,10 @@ def test_killed_and_started_again(start, slow, tmp_path: Path) -> None:
             "num_generations=5 seed=1, num_generations=5 seed=2: prompts_per_step: 64 cannot be divided by 5.",
         ),
         (["num_generations=1", "seed=0,1"], "num_generations=1: must be between 2 and"),
-        (["seed=0,1", "hydra.sweeper.parallel=2"], "hydra.sweeper.parallel=2: the basic launcher runs a job at a time"),
+        (
+            ["seed=0,1", "hydra.sweeper.parallel=2"],
+            "hydra.sweeper.parallel=2: the basic launcher runs one job at a time",
+        ),
         (["seed=0,1", "hydra/launcher=joblib", "hydra.sweeper.parallel=0"], "parallel=0: must be between 1 and 1,000."),
         (["seed=0,1", "hydra.sweeper.parallel=foo"], "hydra.sweeper.parallel=foo: must be a whole number."),
         (["seed=0,1", "hydra.sweeper.step_seconds=-1"], "hydra.sweeper.step_seconds=-1.0: must be between 0.001 and"),
@@ -226,7 +229,7 @@ def test_killed_and_started_again(start, slow, tmp_path: Path) -> None:
             ["model.path=/nowhere,embedded:tiny"],
             "1 of 2 jobs cannot run, so none was started.\n  model.path=/nowhere: there",
         ),
-        (["experiment=sweep_k,sweep_lr"], "To have one around the other, stack them: experiment=[a,b]."),
+        (["experiment=sweep_k,sweep_lr"], "To combine experiments, stack them: experiment=[a,b]."),
         (["seed=0,1", "hydra/launcher=submitit_slurm"], 'Could not detect "srun"'),
         (["hydra/sweeper=optuna", "seed=3"], "hydra/sweeper=optuna: there is nothing to search"),
         (["hydra/sweeper=optuna", "optimizer.lr=interval(1,0)"], "interval(1,0): the range is empty"),
@@ -239,10 +242,10 @@ def test_killed_and_started_again(start, slow, tmp_path: Path) -> None:
         ),
         (["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.storage=foo://bar"], "the study cannot be opened: "),
         (["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.maximize=foo"], "hydra.sweeper.maximize=foo: "),
-        (["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.maximize=[]"], "give one figure or several, each once."),
+        (["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.maximize=[]"], "name one metric or several, each once."),
         (
             ["hydra/sweeper=optuna", "seed=0,1", "hydra.sweeper.maximize=[accuracy]"],
-            "there is no figure accuracy. Did you mean 'accuracy_strict'?",
+            "there is no metric accuracy. Did you mean 'accuracy_strict'?",
         ),
     ],
 )
@@ -290,18 +293,16 @@ def test_folders_of_others(start, tmp_path: Path) -> None:
         (
             ["-m", "seed=0,1,2", "num_generations=2"],
             "sweep",
-            "sweep holds another sweep, of 2 jobs, which goes on with",
+            "sweep holds another sweep, of 2 jobs; its own command",
         ),
-        (["-m", "seed=0,1", "num_generations=4"], "sweep", "sweep holds another sweep, of 2 jobs, which goes on with"),
+        (["-m", "seed=0,1", "num_generations=4"], "sweep", "sweep holds another sweep, of 2 jobs; its own command"),
         (["-m", "seed=0,1", "num_generations=2"], "sweep/0", "sweep/0 holds a run; give the sweep another"),
     ):
         run = start(*arguments, *FEW, f"hydra.sweep.dir={folder}")
         assert run.ended() == 1 and run.complained().startswith(f"error: {message}")
     run = start("-m", "seed=0,1", *FEW, "hydra.sweep.dir=.")
     assert run.ended() == 1
-    assert run.complained().startswith(
-        "error: . holds other runs, sweep/0 among them; give the sweep a folder of its own"
-    )
+    assert run.complained().startswith("error: . holds other runs, such as sweep/0; give the sweep a folder of its own")
     page = (tmp_path / "sweep" / "report.html").read_bytes()
     run = start(*FEW, "hydra.run.dir=sweep")
     assert run.ended() == 1 and run.complained().startswith("error: sweep holds a sweep, which is not overwritten")
@@ -357,7 +358,7 @@ def test_shipped_sweeps(name: str) -> None:
         seeds = [job.config.seed for job in jobs]
         assert set(seeds) == {0, 1, 2} and len(jobs) == 3 * len(jobs[0::3]) and seeds[:3] == [0, 1, 2]
         assert {job.config.data.name for job in jobs} == {"gsm8k" if "gsm8k" in experiment else "arithmetic"}
-        budgets = {job.completions for job in jobs}
+        budgets = {job.completions_per_step for job in jobs}
         assert budgets == ({16, 32, 64} if name == "sweep_k" else {64})
     if name == "ablate_rewards":
         stacks = [job.config.rewards for job in jobs[::3]]
@@ -385,7 +386,7 @@ def test_joblib_killed_and_started_again(slow, tmp_path: Path) -> None:
     one.kill()
     done = subprocess.run(line, cwd=tmp_path, env=surroundings("OMP_NUM_THREADS"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "sweep   3 jobs: seed (3); 2 at once" in done.stdout
+    assert "sweep   3 jobs: seed (3); 2 in parallel" in done.stdout
     assert not psutil.wait_procs(workers, timeout=10)[1]  # once their jobs have ended
     assert {line.partition(":")[0] for line in lines(done.stdout)} == {"[1/3] seed=0", "[2/3] seed=1", "[3/3] seed=2"}
     resumed = [json.loads((tmp_path / "sweep" / job / "provenance.json").read_text())["resumed"] for job in "012"]
@@ -439,7 +440,7 @@ def test_submitit_stopped(slow, tmp_path: Path, name: str) -> None:
     _, complained = parent.communicate(timeout=60)
     assert parent.returncode == 128 + signal.Signals[name]
     assert complained == (
-        f"Waiting for 1 job to save.\nThe sweep was stopped by {name}. To go on, type the sweep's command again with "
+        f"Waiting for 1 job to save.\nThe sweep was stopped by {name}. To resume it, type its command again with "
         "hydra.sweep.dir=sweep\n"
     )
     assert not psutil.wait_procs(jobs, timeout=1)[1]
