@@ -18,7 +18,7 @@ from grpo.core.redact import mask_message, mask_override, redacted
 from grpo.policy.hub import ASSETS
 from grpo.runs import provenance
 from tests.conftest import SMALL
-from tests.evaluation.test_evaluate import run as evaluated
+from tests.helpers.evaluation import evaluated
 
 REWARD = "from grpo.rewards import reward\n\n\n@reward\ndef own(completion):\n    return 0.0\n"
 ENVIRONMENT = {

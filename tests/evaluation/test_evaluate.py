@@ -11,20 +11,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hydra import compose as hydra_compose
 
-from grpo import evaluate
-from grpo.config.composition import compose, config_search_path
-from grpo.config.messages import translate_errors
+from grpo.config.composition import compose
 from grpo.config.samplers import non_neutral_sampling
-from grpo.config.schema import EvaluateConfig
 from grpo.core.errors import UserError
 from grpo.core.statistics import wilson_interval
 from grpo.runs.settings import read_finished_run_config
 from grpo.tasks.splits import load_splits
 from tests.config.test_config import imported
 from tests.conftest import SMALL
-from tests.evaluation.test_evaluation import tagged
+from tests.helpers.evaluation import evaluated, tagged
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
 from tests.policy.test_loading import QWEN, needs_qwen
 
@@ -50,12 +46,6 @@ def folder(trained, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def run(*overrides: str) -> None:
-    """What the command does, in this process."""
-    with config_search_path(), translate_errors(EvaluateConfig):
-        evaluate.run(hydra_compose("evaluate", list(overrides)), list(overrides))
-
-
 def kept(folder: Path, name: str = "x") -> dict:
     return json.loads((folder / f"{name}.json").read_text())
 
@@ -65,7 +55,7 @@ def results(folder: Path) -> dict:
 
 
 def test_a_runs_own_figures_again(folder, capsys) -> None:
-    run("run=A", "baseline=before", "name=x", "show=2")
+    evaluated("run=A", "baseline=before", "name=x", "show=2")
     before, after = results(folder)["before"], results(folder)["after"]
     assert before != after
     evaluations = folder / "A" / "evaluations"
@@ -91,41 +81,41 @@ def test_a_runs_own_figures_again(folder, capsys) -> None:
     assert said.count("gold: ") == 2 and "run: " in said
     assert max(map(len, said.splitlines())) <= 80
 
-    run("model=tiny", f"data.eval_problems={PROBLEMS}", "max_completion_length=16", "name=y")
+    evaluated("model=tiny", f"data.eval_problems={PROBLEMS}", "max_completion_length=16", "name=y")
     assert kept(folder / "outputs" / "evaluations", "y")["figures"] == before
 
 
 def test_it_is_answered_once(folder, capsys) -> None:
-    run("run=A")
+    evaluated("run=A")
     (report,) = (folder / "A" / "evaluations").glob("arithmetic-greedy-*.json")
     first = report.read_text()
     capsys.readouterr()
-    run(f"run={folder / 'A'}")
+    evaluated(f"run={folder / 'A'}")
     assert "run: answered before, 20" in (said := capsys.readouterr().out) and "correct inside <answer>" in said
     assert report.read_text() == first
     # Other protocols are other evaluations.
-    run("run=A", "max_completion_length=8")
-    run("run=A", "rewards=correctness_only", "samples=2", "temperature=1")
+    evaluated("run=A", "max_completion_length=8")
+    evaluated("run=A", "rewards=correctness_only", "samples=2", "temperature=1")
     assert len(list((folder / "A" / "evaluations").glob("arithmetic-*.json"))) == 3
-    run("run=A", "name=mine")
+    evaluated("run=A", "name=mine")
     with pytest.raises(
         UserError, match=r"name=mine: A/evaluations/mine.json holds another evaluation \(length: at most 16 tokens"
     ):
-        run("run=A", "name=mine", "max_completion_length=8")
+        evaluated("run=A", "name=mine", "max_completion_length=8")
     (folder / "A" / "evaluations" / "mine.json").write_text("{")
     with pytest.raises(UserError, match=r"mine.json is damaged; delete it to answer anew"):
-        run("run=A", "name=mine")
+        evaluated("run=A", "name=mine")
     table = report.with_suffix(".parquet")
     pd.read_parquet(table).assign(completion=tagged("1")).to_parquet(table)
     with pytest.raises(
         UserError, match=r"arithmetic-greedy-\w+.parquet is not what was kept. Delete it to answer anew"
     ):
-        run("run=A")
+        evaluated("run=A")
     table.write_bytes(b"PAR1 but not much more")
     with pytest.raises(UserError, match=r"arithmetic-greedy-\w+.parquet is damaged.* Delete it to answer anew"):
-        run("run=A")
+        evaluated("run=A")
     report.with_suffix(".parquet").unlink()
-    run("run=A")
+    evaluated("run=A")
     assert json.loads(report.read_text())["figures"] == json.loads(first)["figures"]
 
 
@@ -133,7 +123,7 @@ def test_it_is_answered_once(folder, capsys) -> None:
 def test_an_interrupted_evaluation_goes_on(folder, monkeypatch, capsys, sampling: list[str]) -> None:
     from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 
-    run("run=A", "name=whole", *sampling)
+    evaluated("run=A", "name=whole", *sampling)
     complete, calls = PrefixSharingSampler.complete, []
 
     def interrupted(self, prompts, *args):
@@ -144,12 +134,12 @@ def test_an_interrupted_evaluation_goes_on(folder, monkeypatch, capsys, sampling
 
     monkeypatch.setattr(PrefixSharingSampler, "complete", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run("run=A", "name=x", "eval_batch_size=4", *sampling)
+        evaluated("run=A", "name=x", "eval_batch_size=4", *sampling)
     partial = folder / "A" / "evaluations" / "x.partial.jsonl"
     assert len(partial.read_text().splitlines()) == 1 + 8 and not partial.with_name("x.json").exists()
     with partial.open("a") as file:
         file.write('[11, 0, "half a li')  # as a process leaves that is killed
-    run("run=A", "name=x", "eval_batch_size=4", *sampling)
+    evaluated("run=A", "name=x", "eval_batch_size=4", *sampling)
     total = PROBLEMS * (3 if sampling else 1)
     assert f"run: going on after 8 of {total} completions." in capsys.readouterr().out
     assert sum(calls[3:]) == total - 8
@@ -160,7 +150,7 @@ def test_an_interrupted_evaluation_goes_on(folder, monkeypatch, capsys, sampling
 
 
 def test_several_samples(folder, capsys) -> None:
-    run("run=A", "samples=4", "temperature=1.0", "name=x")
+    evaluated("run=A", "samples=4", "temperature=1.0", "name=x")
     said = capsys.readouterr().out
     assert "samples 4, temperature 1.0, top_p 1.0, top_k 0, min_p none" in said and "maj@k" in said
     first = kept(folder / "A" / "evaluations")
@@ -171,7 +161,7 @@ def test_several_samples(folder, capsys) -> None:
     assert figures["pass@4/flexible"] == table.groupby("problem")["accuracy_flexible"].any().mean()
     assert max(map(len, said.splitlines())) <= 80
     # Another k of the same completions needs no policy; a comparison has them too.
-    run("run=A", "baseline=before", "samples=4", "temperature=1.0", "name=x", "k=[3]")
+    evaluated("run=A", "baseline=before", "samples=4", "temperature=1.0", "name=x", "k=[3]")
     said = capsys.readouterr().out
     assert "run: answered before" in said and "pass@3" in said and "pass@4" not in said
     again = kept(folder / "A" / "evaluations")
@@ -185,18 +175,22 @@ def test_what_the_command_line_does_not_set_is_the_runs(folder) -> None:
     saved = folder / "A" / ".hydra" / "config.yaml"
     text = saved.read_text().replace("  name: fast\n  native: true", "  name: generate\n  native: null")
     saved.write_text(text.replace("  top_p: null", "  top_p: 0.5").replace("  xmlcount: 1.0", "  xmlcount: 0.25"))
-    run("run=A", "name=x", "system_prompt=Hello", "rewards.int=0", "~rewards.soft_format", "+rewards.verbatim_int=2")
+    evaluated(
+        "run=A", "name=x", "system_prompt=Hello", "rewards.int=0", "~rewards.soft_format", "+rewards.verbatim_int=2"
+    )
     protocol = kept(folder / "A" / "evaluations")["protocol"]
     weights = {"correctness": 1, "int": 0, "strict_format": 1, "xmlcount": 0.25, "verbatim_int": 2}
     assert protocol["rewards"] == weights
     assert protocol["system_prompt"] == "Hello" and protocol["max_completion_length"] == 16
     assert protocol["computing"]["rollout"] == "generate"
-    run("run=A", "name=y", "samples=2", "temperature=0.5", "rollout.top_k=9", "data.eval_problems=3", "seed=4")
+    evaluated("run=A", "name=y", "samples=2", "temperature=0.5", "rollout.top_k=9", "data.eval_problems=3", "seed=4")
     protocol = kept(folder / "A" / "evaluations", "y")["protocol"]
     neutral = {"top_p": 1.0, "min_p": None, "repetition_penalty": 1.0}  # however the run was trained
     assert protocol["decoding"] == {"samples": 2, "temperature": 0.5, "top_k": 9, "seed": 4} | neutral
     assert protocol["problems"]["n"] == 3
-    run("run=A", "name=z", "rewards=verbatim", "rollout=fast", "data=arithmetic", "data.eval_problems=3", "data.seed=5")
+    evaluated(
+        "run=A", "name=z", "rewards=verbatim", "rollout=fast", "data=arithmetic", "data.eval_problems=3", "data.seed=5"
+    )
     protocol = kept(folder / "A" / "evaluations", "z")["protocol"]
     assert (protocol["data"]["seed"], protocol["computing"]["rollout"]) == (5, "fast")
     assert set(protocol["rewards"]) == set(compose(["rewards=verbatim"]).rewards)
@@ -218,8 +212,8 @@ def test_two_runs_on_their_own_problems_or_on_the_same(folder, capsys) -> None:
         UserError,
         match=r"needs the same problems; 0 of 12 are among the baseline's 12. Two runs are evaluated on the same with data=",
     ):
-        run("run=A", "baseline=B")
-    run("run=A", "baseline=B", "data=arithmetic", "data.eval_problems=5")
+        evaluated("run=A", "baseline=B")
+    evaluated("run=A", "baseline=B", "data=arithmetic", "data.eval_problems=5")
     said = capsys.readouterr().out
     assert "The comparison: A/evaluations/arithmetic-greedy-" in said
     assert "baseline, where it differs:" in said and "at most 8 tokens, ended by <|im_end|>" in said
@@ -227,7 +221,7 @@ def test_two_runs_on_their_own_problems_or_on_the_same(folder, capsys) -> None:
     (report,) = (folder / "B" / "evaluations").glob("arithmetic-greedy-*.json")
     assert kept(report.parent, report.stem)["protocol"]["rewards"]["correctness"] == 1.0
     # A checkpoint, or any other policy, of the run.
-    run("run=A", "baseline=A", "model.path=embedded:tiny", "name=x", "rollout.native=false")
+    evaluated("run=A", "baseline=A", "model.path=embedded:tiny", "name=x", "rollout.native=false")
     assert kept(folder / "A" / "evaluations")["protocol"]["policy"]["path"] == "embedded:tiny"
     assert kept(folder / "A" / "evaluations")["figures"] == results(folder)["before"]
 
@@ -243,10 +237,10 @@ def test_problems_that_the_run_trained_on_are_never_held_out(folder, capsys) -> 
     saved.write_text(f"{head}\ndata:\n{settings}rollout:\n{tail}")
     after = folder / "A" / "evaluations" / "after.json"
     with pytest.raises(UserError, match="data: the files are not those of the run any more"):
-        run("run=A")
+        evaluated("run=A")
     after.unlink()
-    run("run=A", "name=x")
-    run("run=A", "name=y", "data.eval_problems=2")
+    evaluated("run=A", "name=x")
+    evaluated("run=A", "name=y", "data.eval_problems=2")
     held_out = load_splits(data).held_out
     for name, count in (("x", 4), ("y", 2)):
         table = pd.read_parquet(folder / "A" / "evaluations" / f"{name}.parquet")
@@ -259,12 +253,12 @@ def test_problems_that_the_run_trained_on_are_never_held_out(folder, capsys) -> 
         (["data.test_file=train.jsonl", "data.eval_problems=null"], 5),
     ):
         with pytest.raises(UserError, match=f"data: {shared} of these . problems are among those the run was trained"):
-            run("run=A", *overrides)
+            evaluated("run=A", *overrides)
     # Others are welcome.
     lines(folder / "other.jsonl", [{"question": f"How much is {i} and 2?", "answer": str(i + 2)} for i in range(3)])
-    run("run=A", "name=z", "data.test_file=other.jsonl")
+    evaluated("run=A", "name=z", "data.test_file=other.jsonl")
     (folder / "train.jsonl").rename(folder / "away.jsonl")
-    run("run=A", "name=v", "data.test_file=other.jsonl")
+    evaluated("run=A", "name=v", "data.test_file=other.jsonl")
     assert "The training problems of A are not here: whether" in capsys.readouterr().out
 
 
@@ -273,9 +267,9 @@ def test_problems_that_the_run_trained_on_are_never_held_out(folder, capsys) -> 
 )
 def test_what_completions_hang_on_makes_another_evaluation(folder, override: str) -> None:
     sampled = ["run=A", "samples=2", "temperature=1", "data.eval_problems=2"]
-    run(*sampled)
-    run(*sampled, override)
-    run(*sampled, "threads=1", "eval_batch_size=3", "show=1")
+    evaluated(*sampled)
+    evaluated(*sampled, override)
+    evaluated(*sampled, "threads=1", "eval_batch_size=3", "show=1")
     assert len(list((folder / "A" / "evaluations").glob("arithmetic-*.json"))) == 2
 
 
@@ -331,7 +325,7 @@ def test_shown_texts_are_labelled(tmp_path, monkeypatch, capsys) -> None:
     for name, completions in texts.items():
         rows = [{"question": f"{i} + 1?", "gold": "3", "completion": text} for i, text in enumerate(completions)]
         lines(tmp_path / f"{name}.jsonl", rows)
-    run("completions=a.jsonl", "baseline=b.jsonl", "name=x", "show=4")
+    evaluated("completions=a.jsonl", "baseline=b.jsonl", "name=x", "show=4")
     labels = re.findall(r"(baseline|file): (right, but not in <answer>|right|wrong)", capsys.readouterr().out)
     partly = "right, but not in <answer>"
     # Those that divide the two come first.
@@ -348,7 +342,7 @@ def test_the_rule_for_completions_of_a_file(tmp_path, monkeypatch) -> None:
         lines(tmp_path / f"{name}.jsonl", [row | {"completion": f"<answer>{answer}</answer>"}])
     for rule, first, second in (("number", 1, 1), ("text", 0, 1), ("strict", 1, 0)):
         # One rule scores both sides.
-        run("completions=a.jsonl", "baseline=b.jsonl", f"data.answer_match={rule}", f"name={rule}")
+        evaluated("completions=a.jsonl", "baseline=b.jsonl", f"data.answer_match={rule}", f"name={rule}")
         report = kept(tmp_path / "outputs" / "evaluations", rule)
         assert report["figures"]["accuracy_strict"] == first
         (difference,) = (tmp_path / "outputs" / "evaluations").glob(f"{rule}-vs-*.json")
@@ -356,16 +350,16 @@ def test_the_rule_for_completions_of_a_file(tmp_path, monkeypatch) -> None:
 
 
 def test_completions_of_a_run_against_others(folder, capsys) -> None:
-    run("completions=A/completions/step_000002.parquet", "k=[1]")
+    evaluated("completions=A/completions/step_000002.parquet", "k=[1]")
     assert "problems     2 of that file" in capsys.readouterr().out
     # An evaluation's Parquet is a file of completions too.
-    run("run=A", "name=x")
-    run("completions=A/evaluations/x.parquet", "baseline=A/evaluations/before.parquet", "name=y")
+    evaluated("run=A", "name=x")
+    evaluated("completions=A/evaluations/x.parquet", "baseline=A/evaluations/before.parquet", "name=y")
     report = kept(folder / "outputs" / "evaluations", "y")
     assert report["figures"] == results(folder)["after"]
     (comparison,) = (folder / "outputs" / "evaluations").glob("y-vs-before-*.json")
     assert json.loads(comparison.read_text())["difference"] == results(folder)["difference"]
-    run("run=A", "baseline=A/evaluations/x.parquet")
+    evaluated("run=A", "baseline=A/evaluations/x.parquet")
     assert "Right under run alone: 0 of 12; under baseline alone: 0." in capsys.readouterr().out
 
 
@@ -391,7 +385,7 @@ def test_bad_files_of_completions(tmp_path, monkeypatch, rows: list, message: st
     monkeypatch.chdir(tmp_path)
     lines(tmp_path / "made.jsonl", rows)
     with pytest.raises(UserError) as error:
-        run("completions=made.jsonl")
+        evaluated("completions=made.jsonl")
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -455,7 +449,7 @@ def test_mistakes(folder, overrides: list[str], message: str) -> None:
     (folder / "A" / "evaluations" / "half.partial.jsonl").write_text('{"identity": "12345678"}\n[0, 0, "", 1, false]\n')
     (folder / "A" / "evaluations" / "hurt.partial.jsonl").write_text('{"identity": "12345678"}\n[0, 0, "]\n\n')
     with pytest.raises(UserError) as error:
-        run(*overrides)
+        evaluated(*overrides)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -476,7 +470,7 @@ def test_runs_that_cannot_be_read(folder, old: str, new: str, message: str) -> N
     saved = folder / "A" / ".hydra" / "config.yaml"
     saved.write_text(saved.read_text().replace(old, new))
     with pytest.raises(UserError) as error:
-        run("run=A")
+        evaluated("run=A")
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -484,14 +478,14 @@ def test_runs_without_a_policy(folder) -> None:
     tokenizer = folder / "A" / "policy" / "tokenizer.json"
     tokenizer.rename(folder / "tokenizer.json")
     with pytest.raises(UserError, match=r"model.path=.*A/policy: "):
-        run("run=A")
+        evaluated("run=A")
     (folder / "tokenizer.json").rename(tokenizer)
     (folder / "A" / "policy" / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"model.path=.*A/policy: cannot be loaded; a file is missing or damaged"):
-        run("run=A")
+        evaluated("run=A")
     shutil.rmtree(folder / "A" / "policy")
     with pytest.raises(UserError, match="A holds a run that was not finished"):
-        run("run=A")
+        evaluated("run=A")
 
 
 @pytest.mark.parametrize("arguments", [["run=nowhere"], ["samples=4"], ["modle=tiny"]])

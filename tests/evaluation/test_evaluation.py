@@ -24,6 +24,7 @@ from grpo.rewards.stack import build_rewards
 from grpo.sampling.build import build_sampler
 from grpo.tasks.arithmetic import generate_problems
 from grpo.tasks.example import Example
+from tests.helpers.evaluation import tagged
 
 CONFIG = compose(["max_completion_length=24"])
 EXAMPLES = [Example(p.question, str(p.answer)) for p in islice(generate_problems(True, seed=1), 128)]
@@ -194,20 +195,16 @@ def test_lengths_and_truncation(rollout, tokenizer) -> None:
         assert each.tokens == len(tokenizer(each.text)["input_ids"]) + 1
 
 
-def tagged(answer: str) -> str:
-    return f"<reasoning>\nhm\n</reasoning>\n<answer>\n{answer}\n</answer>\n"
-
-
 def made(
-    *generate_problems: list[str],
+    *problems: list[str],
     golds: list[str] | None = None,
     k: list[int] | None = None,
     answer_match: str = "number",
 ) -> Evaluation:
     """The evaluation of texts, some for each problem, whose gold is 5."""
-    golds = golds or ["5"] * len(generate_problems)
+    golds = golds or ["5"] * len(problems)
     examples = [Example(f"question {i}", gold) for i, gold in enumerate(golds)]
-    completions = [[Completion(text, None, None) for text in texts] for texts in generate_problems]
+    completions = [[Completion(text, None, None) for text in texts] for texts in problems]
     return Evaluation(examples, completions, build_rewards({"correctness": 1.0}, answer_match=answer_match), k)
 
 

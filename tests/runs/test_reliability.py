@@ -17,7 +17,7 @@ from grpo.core.errors import UserError
 from grpo.runs.reproduction import numeric_differences
 from tests.conftest import LONG, SMALL, surroundings, wandb_records
 from tests.helpers import fake_wandb
-from tests.runs.test_resume import assert_same, lines
+from tests.helpers.runs import assert_same, lines
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])

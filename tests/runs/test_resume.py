@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from grpo.config.composition import compose
@@ -30,6 +29,7 @@ from grpo.runs.trust import sign
 from grpo.training.recorder import Recorder
 from grpo.training.session import train_run
 from tests.conftest import SMALL, Process
+from tests.helpers.runs import assert_same, lines
 
 
 @pytest.fixture
@@ -67,20 +67,6 @@ def runs(tmp_path, monkeypatch):
         return out
 
     return call
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def assert_same(first: Path, second: Path) -> None:
-    assert numeric_differences(first, second) == []
-    said = [(out / "transcripts.jsonl").read_text() for out in (first, second)]
-    assert said[0] == said[1]
-    tables = [sorted((out / "completions").iterdir()) for out in (first, second)]
-    assert [path.name for path in tables[0]] == [path.name for path in tables[1]]
-    for paths in zip(*tables, strict=True):
-        pd.testing.assert_frame_equal(*map(pd.read_parquet, paths))
 
 
 # What is set, and after which steps the run is stopped.

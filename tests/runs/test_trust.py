@@ -24,9 +24,9 @@ from grpo.runs.provenance_file import read_provenance
 from grpo.runs.settings import read_overrides
 from grpo.runs.trust import key_path, refuse_links, require_trust, sign
 from tests.conftest import SMALL
-from tests.evaluation.test_evaluate import run as evaluated
+from tests.helpers.evaluation import evaluated
 from tests.helpers.made_up import made_up
-from tests.runs.test_untrusted import pickled, with_code
+from tests.helpers.untrusted_policies import pickled, with_code
 
 REWARD = (
     "from pathlib import Path\nfrom grpo.rewards import reward\n\n\n@reward\ndef own(completion):\n    return 0.0\n"

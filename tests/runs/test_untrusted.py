@@ -20,7 +20,6 @@ from grpo.config.composition import compose
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, write_json
 from grpo.evaluation.completions import read_completions
-from grpo.policy.hub import ASSETS
 from grpo.reports.run_report import write_run_report
 from grpo.runs.checkpoints import MANIFEST, checkpoint_fault
 from grpo.runs.resume import find_checkpoint, truncate_to_checkpoint
@@ -28,6 +27,7 @@ from grpo.runs.resume_settings import resumed_config
 from grpo.runs.settings import save_settings
 from grpo.training.session import train_run
 from tests.conftest import SMALL, read_wandb
+from tests.helpers.untrusted_policies import pickled, with_code
 
 HOSTILE = [
     "<script>alert(1)</script><img src=x onerror=alert(1)>",
@@ -40,14 +40,6 @@ HOSTILE = [
 ]
 
 
-def pickled(folder: Path) -> Path:
-    """The embedded policy with its weights pickled."""
-    shutil.copytree(ASSETS / "tiny", folder)
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    return folder
-
-
 def test_pickled_weights_are_not_loaded_unless_trusted(train, tmp_path, capsys) -> None:
     folder = pickled(tmp_path / "pickled")
     with pytest.raises(UserError, match=r"its weights are pickled \(\*.bin\).*model.trust_pickle=true"):
@@ -55,28 +47,6 @@ def test_pickled_weights_are_not_loaded_unless_trusted(train, tmp_path, capsys) 
     (tmp_path / "run").rename(tmp_path / "refused")
     train(f"model.path={folder}", "model.trust_pickle=true", "algorithm=grpo_kl")
     assert "model.trust_pickle=true: code that comes with pickled can run here." in capsys.readouterr().out
-
-
-def with_code(folder: Path) -> Path:
-    """The embedded policy with Python code beside its weights, which leaves a file `ran` beside the folder."""
-    shutil.copytree(ASSETS / "tiny", folder)
-    (folder / "code_of_its_own.py").write_text(
-        "from pathlib import Path\nfrom transformers import Qwen2Config, Qwen2ForCausalLM\n\n"
-        f"Path({str(folder.parent / 'ran')!r}).touch()\n\n\n"
-        "class OwnConfig(Qwen2Config):\n    model_type = 'own'\n\n\n"
-        "class OwnForCausalLM(Qwen2ForCausalLM):\n    config_class = OwnConfig\n"
-    )
-    config = json.loads((folder / "config.json").read_text())
-    config |= {
-        "model_type": "own",
-        "architectures": ["OwnForCausalLM"],
-        "auto_map": {
-            "AutoConfig": "code_of_its_own.OwnConfig",
-            "AutoModelForCausalLM": "code_of_its_own.OwnForCausalLM",
-        },
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def test_code_beside_the_weights_is_not_run_unless_trusted(command, tmp_path) -> None:

@@ -26,7 +26,7 @@ from grpo.sweeps.launchers import build_launcher
 from grpo.sweeps.search import run_search
 from tests.config.test_config import imported
 from tests.conftest import LONG, SMALL, surroundings, wandb_records
-from tests.runs.test_resume import assert_same
+from tests.helpers.runs import assert_same
 from tests.training.test_train import metrics
 
 FEW = [each for each in SMALL if not each.startswith("num_generations")] + ["tracking=none", "threads=1"]

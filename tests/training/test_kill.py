@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SMALL
-from tests.runs.test_resume import assert_same, lines
+from tests.helpers.runs import assert_same, lines
 
 RUN = [
     *SMALL[1:],

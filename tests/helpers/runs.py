@@ -1,0 +1,26 @@
+"""What a run directory holds, read and compared.
+
+Called by the tests that train, resume and repeat runs.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from grpo.runs.reproduction import numeric_differences
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same(first: Path, second: Path) -> None:
+    assert numeric_differences(first, second) == []
+    said = [(out / "transcripts.jsonl").read_text() for out in (first, second)]
+    assert said[0] == said[1]
+    tables = [sorted((out / "completions").iterdir()) for out in (first, second)]
+    assert [path.name for path in tables[0]] == [path.name for path in tables[1]]
+    for paths in zip(*tables, strict=True):
+        pd.testing.assert_frame_equal(*map(pd.read_parquet, paths))
