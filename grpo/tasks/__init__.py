@@ -1,0 +1,1 @@
+"""Tasks: datasets and their splits, the answer format, and what counts as a correct answer."""

@@ -1,4 +1,8 @@
-"""The answer format: how a question asks for it, and how an answer is read back out of a completion."""
+"""Answers: extracting one from a completion, and comparing it with the gold answer.
+
+Called by the rewards and by the evaluation, which therefore agree on what is correct. The calculator page
+(grpo/assets/calculator.html) has the same patterns; tests compare both. It knows nothing of rewards.
+"""
 
 import math
 import re
@@ -9,40 +13,40 @@ TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 INTEGER = re.compile(rf"[+-]?{_DIGITS}")
-# White space only after a `$` or a sign: three runs of it side by side would take cubic time to refuse a long one.
+# White space is allowed only after a `$` or a sign: three adjacent runs of it would take cubic time on a long text.
 NUMBER = re.compile(rf"(?:\$\s*)?(?:([+-])\s*)?(?:\$\s*)?(?:({_DIGITS})(\.[0-9]*)?|(\.[0-9]+))\s*\$?")
-# A sign belongs to the number unless it stands between two operands, as in `10-5`.
+# A sign belongs to the number unless it is between two operands, as in `10-5`.
 LAST_NUMBER = re.compile(
     r"(?:(?<![\w.)])[+-])?\$?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<!\w)\.[0-9]+)"
 )
 
-TOLERANCE = 1e-6  # relative, between two numbers of which one is not whole
+TOLERANCE = 1e-6  # relative, between two numbers of which at least one is not whole
 
-# What `single_number` reads. Every pattern takes linear time, and grpo/assets/calculator.html has the same ones.
+# The patterns of `single_number`. Each takes linear time, and grpo/assets/calculator.html has the same ones.
 _SEPARATORS = ",'\u2019\u00a0\u2009\u202f"  # of thousands: comma, apostrophes, spaces that do not break a line
 _UNSIGNED = rf"(?:[0-9]{{1,3}}(?:[{_SEPARATORS}][0-9]{{3}})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![A-Za-z0-9_.])\.[0-9]+"
 _TOKEN = re.compile(
-    # A LaTeX command; a word with the digits in it (`x1`, `H2O`) and the exponent of a unit (`cm^2`).
+    # A LaTeX command; a word with its digits (`x1`, `H2O`) and the exponent of a unit (`cm^2`).
     r"\\[A-Za-z]+|[A-Za-z][A-Za-z0-9_]*(?:[)}]*\^\{?[+-]?[0-9]+\}?)?"
-    # A number: sign, the whole part of a mixed number, numerator or all of it, exponent, denominator.
+    # A number: sign, whole part of a mixed number, numerator or decimal number, exponent, denominator.
     rf"|(?:([+-])\s*)?(?:([0-9]+)\s+(?=[0-9]+\s*[/\u2044]\s*[0-9]))?({_UNSIGNED})"
     rf"([eE][+-]?[0-9]{{1,3}}(?![A-Za-z0-9]))?(?:\s*[/\u2044]\s*({_UNSIGNED}))?"
 )
-# Arithmetic is not a number, even where both operands are the same one, as in `3 x 3`.
+# Arithmetic is not a number, even if both operands are equal, as in `3 x 3`.
 _ARITHMETIC = re.compile(
     r"[0-9]\s*(?:[-+*^xX\u00d7\u00b7\u00f7]|\\(?:times|cdot|div))\s*[({]?\.?[0-9]"
     r"|[0-9][\u00b2\u00b3\u00b9\u2070\u2074-\u2079]|[\u221a\u03c0]|\\(?:sqrt|pi)"
 )
-# A sign after an operand subtracts and is not part of the next number; the one in `1e-3` is.
+# A sign after an operand is a subtraction and not part of the next number, except in `1e-3`.
 _SUBTRACTION = re.compile(r"(?<=[A-Za-z0-9_.)\]}%])(?<![0-9.][eE])(?:\s+[+-](?=\s)|[+-])")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|([0-9]))\s*(?:\{([^{}]*)\}|([0-9]))")
-_FRACTION_CHARACTER = re.compile(r"[\u00bc-\u00be\u2150-\u215e]")  # such as the one for 1/2
+_FRACTION_CHARACTER = re.compile(r"[\u00bc-\u00be\u2150-\u215e]")  # such as one half
 _NO_SEPARATORS = str.maketrans("", "", _SEPARATORS)
-# The minus sign and the en dash are `-`; a currency sign between sign and digits is white space.
+# The minus sign and the en dash count as `-`; a currency sign counts as white space.
 _SYMBOLS = str.maketrans({"\u2212": "-", "\u2013": "-", **dict.fromkeys("$\u20ac\u00a3\u00a5\u20b9", " ")})
 
-# What may surround an answer: white space, punctuation, quotes, brackets, Markdown, `$` of LaTeX. Not
-# `+-<>#%=`, which tell answers apart, and no point before a text, which may be a decimal point.
+# Characters that are stripped around an answer: white space, punctuation, quotes, brackets, Markdown, LaTeX's `$`.
+# Not `+-<>#%=`, which distinguish answers, and not a point before a text, which may be a decimal point.
 _AFTER = "".join(filter(str.isspace, map(chr, range(0x3001)))) + (
     ".,;:!?'\"`*_$\\()[]{}"
     "\u2018\u2019\u201c\u201d\u00ab\u00bb\u2026\u3002\uff0c\u3001\uff01\uff1f\uff1a\uff1b\uff08\uff09\u3010\u3011\u300c\u300d"
@@ -52,7 +56,7 @@ _LATEX_TEXT = re.compile(r"\\(?:boxed|text[a-z]*|math[a-z]*)(?=\s*\{)")
 
 
 def extract_answer(text: str) -> str | None:
-    """What stands inside the last closed `<answer>...</answer>`, stripped; None where no block is closed."""
+    """The text inside the last closed `<answer>...</answer>`, stripped; None if no block is closed."""
     start = text.rfind("<answer>", 0, max(0, text.rfind("</answer>")))
     if start == -1:
         return None
@@ -61,7 +65,7 @@ def extract_answer(text: str) -> str | None:
 
 
 def parse_number(text: str) -> Decimal | None:
-    """The number that `text` is, thousands commas, `$` and white space aside; None where it is not one."""
+    """The number that `text` consists of, ignoring thousands commas, `$` and white space; None if it is not one."""
     match = NUMBER.fullmatch(text.strip())
     if match is None:
         return None
@@ -70,12 +74,12 @@ def parse_number(text: str) -> Decimal | None:
 
 
 def single_number(text: str) -> Decimal | float | None:
-    """The one number in `text`: exact if it is whole, else the nearest float; None if there is not exactly one.
+    """The only number in `text`: exact if it is whole, else the nearest float; None if there is not exactly one.
 
-    Markup, words, units, currency signs and separators of thousands around and in it do not matter; a percent sign is a
-    unit, so that `20%` is 20. Fractions (`1/2`, `1 1/2`, LaTeX's) and `1e3` are numbers. The same number twice is one
-    number; arithmetic (`10-5`, `3 x 3`) is none. The result does not depend on the gold answer, so a text that lists
-    numbers cannot match several.
+    Markup, words, units, currency signs and thousands separators are ignored; a percent sign is a unit, so `20%` is 20.
+    Fractions (`1/2`, `1 1/2`, LaTeX's) and `1e3` are numbers. The same number twice counts as one number; arithmetic
+    (`10-5`, `3 x 3`) as none. The result does not depend on the gold answer, so a text that lists numbers cannot match
+    several.
     """
     plain = text.translate(_SYMBOLS).replace("\\!", "").replace("\\,", ",").replace("{,}", ",")
     plain = _FRACTION_CHARACTER.sub(lambda match: " " + unicodedata.normalize("NFKC", match[0]), plain)
@@ -94,7 +98,7 @@ def single_number(text: str) -> Decimal | float | None:
 
 
 def _number_value(sign: str, mixed: str, numerator: str, exponent: str, denominator: str) -> Decimal | float | None:
-    """The number of a token; None if it is divided by zero, or not whole and too large for a float."""
+    """The value of a number token; None if it divides by zero, or is not whole and too large for a float."""
     numerator, denominator = (part.translate(_NO_SEPARATORS) for part in (numerator, denominator))
     whole, _, decimals = numerator.partition(".")
     if not (mixed or exponent or denominator or decimals.strip("0")):
@@ -110,17 +114,17 @@ def _number_value(sign: str, mixed: str, numerator: str, exponent: str, denomina
 
 
 def normalized_text(text: str) -> str:
-    """`text` in lower case, without what surrounds it: punctuation, brackets, Markdown, LaTeX's \\boxed and \\text."""
+    """`text` in lower case, without surrounding punctuation, brackets and Markdown, and LaTeX's \\boxed and \\text."""
     return _LATEX_TEXT.sub("", text).replace("\u2212", "-").lstrip(_BEFORE).rstrip(_AFTER).lower()
 
 
 def answers_match(answer: str, gold: str, answer_match: str = "number") -> bool:
     """Whether two answers are equal under a rule of `ANSWER_MATCHES`, the value of data.answer_match.
 
-    - `number`: `answer` holds exactly one number (`single_number`), and it equals the one of `gold`: exactly if both
-      are whole, else within a relative `TOLERANCE`. A gold answer without exactly one number is compared as text.
-    - `text`: as text, apart from case and surrounding punctuation and brackets; never as numbers.
-    - `strict`: as numbers if each is nothing but a number (`parse_number`), exactly; else as stripped text.
+    - `number`: `answer` has exactly one number (`single_number`), and it equals that of `gold`: exactly if both are
+      whole, else within a relative `TOLERANCE`. If `gold` does not have exactly one number, they are compared as text.
+    - `text`: equal as text, ignoring case and surrounding punctuation and brackets; never compared as numbers.
+    - `strict`: if both consist of a number (`parse_number`), exactly equal as numbers; else equal as stripped text.
     """
     if answer_match == "strict":
         left, right = parse_number(answer), parse_number(gold)
@@ -139,7 +143,7 @@ def _same_number(left: Decimal | float, right: Decimal | float) -> bool:
 
 
 def voting_key(answer: str, answer_match: str = "number") -> Decimal | float | str:
-    """A key that equal answers share, for counting votes."""
+    """A key that is the same for equal answers, to count votes (majority of K completions)."""
     if answer_match == "strict":
         return answer.strip() if (number := parse_number(answer)) is None else number
     if answer_match == "number" and (found := single_number(answer)) is not None:
@@ -150,8 +154,8 @@ def voting_key(answer: str, answer_match: str = "number") -> Decimal | float | s
 def last_number(text: str) -> str | None:
     """The last number anywhere in `text`, or None.
 
-    This follows the `flexible-extract` filter of lm-evaluation-harness, but is not the same: of 1,393 real completions
-    the two differ in 7, where the amount has cents (`$18.00` for 18): right here, wrong there.
+    Similar to the `flexible-extract` filter of lm-evaluation-harness: on 1,393 real completions the two differ in 7,
+    where the amount has cents (`$18.00` for 18), which counts as correct here and as wrong there.
     """
     matches = LAST_NUMBER.findall(text)
     return matches[-1] if matches else None

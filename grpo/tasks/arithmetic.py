@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from grpo.tasks.arithmetic_templates import OPERATIONS, TEMPLATES, Draw, RejectedDraw
 
 HELD_OUT_ONE_IN = 8
-# The recipe's own showcase question: its numbers always belong to the held-out side.
+# The steps of the showcase question, which is always held out.
 SHOWCASE_STEPS = ((60, "/", 20), (8, "*", 3), (120, "/", 24))
 
 
@@ -33,7 +33,7 @@ class Problem:
 
 
 def make_problem(rng: random.Random, max_number: int, min_steps: int, max_steps: int) -> Problem:
-    """One problem of `min_steps` to `max_steps` steps, every template as likely as any other."""
+    """One problem with `min_steps` to `max_steps` steps; all templates are equally likely."""
     templates = [(n, make) for n in range(min_steps, max_steps + 1) for make in TEMPLATES[n]]
     steps, make = rng.choice(templates)
     while True:
@@ -54,7 +54,7 @@ def make_problem(rng: random.Random, max_number: int, min_steps: int, max_steps:
 def generate_problems(
     held_out: bool, *, seed: int, max_number: int = 150, min_steps: int = 2, max_steps: int = 4
 ) -> Iterator[Problem]:
-    """Endless distinct problems of one side of the split, the same for the same seed."""
+    """An endless sequence of distinct problems, held-out or training ones, the same for the same seed."""
     rng = random.Random(f"{seed} {held_out}")
     seen: set[str] = set()
     while True:

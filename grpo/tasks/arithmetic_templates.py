@@ -22,12 +22,12 @@ OPERATIONS: dict[str, Callable[[int, int], int]] = {
 
 
 class RejectedDraw(Exception):
-    """The numbers drawn do not work out within the limits."""
+    """The drawn numbers lead to a step that is not a whole number within the limits."""
 
 
 @dataclass
 class Draw:
-    """What one template draws from, and the working it writes down."""
+    """The random numbers and names of one problem, and the solution that its template writes."""
 
     rng: random.Random
     max_number: int
@@ -45,7 +45,11 @@ class Draw:
         return self.rng.randint(low, high)
 
     def step(self, left: int, operation: str, right: int, unit: str) -> int:
-        """Write the line `left operation right = result unit.` and return the result."""
+        """Write the line `left operation right = result unit.` and return the result.
+
+        Raises:
+            RejectedDraw: the result is not exact, or a number is outside 1..max_number.
+        """
         result = OPERATIONS[operation](left, right)
         exact = operation != "/" or left % right == 0
         if not exact or not all(1 <= number <= self.max_number for number in (left, right, result)):

@@ -1,7 +1,7 @@
 """The loaders of datasets: from the settings of conf/data to the problems of a split.
 
 Called by grpo/tasks/splits.py through `LOADERS`. A new dataset is one function here, one row in `LOADERS` and one file
-in conf/data. The loaders know nothing of prompts and tokens, nor of which problems are held out.
+in conf/data. The loaders know neither prompts and tokens nor which problems are held out.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def load_arithmetic(config: DataConfig, split: str) -> list[Example]:
     ranges = {
         "train": (0, config.train_problems),
         "test": (0, config.eval_problems),
-        # They follow the test problems, among the held-out numbers.
+        # Validation problems come after the test problems in the sequence of held-out problems.
         "validation": (config.eval_problems, config.eval_problems + config.validation_problems),
     }
     source = arithmetic.generate_problems(
@@ -58,13 +58,13 @@ def load_gsm8k(config: DataConfig, split: str) -> list[Example] | None:
 
 def load_jsonl(config: DataConfig, split: str) -> list[Example] | None:
     assert config.path is not None
-    folder = Path(display_path(Path(config.path).expanduser()))  # settings have it absolute; messages name it as typed
+    folder = Path(display_path(Path(config.path).expanduser()))  # the setting is absolute; messages show it as typed
     files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
     if folder.is_file() or (folder.suffix == ".jsonl" and not folder.is_dir()):
         if config.train_file not in (DEFAULT_TRAIN_FILE, folder.name):
             raise UserError(
-                f"data.train_file={config.train_file}: data.path={folder} names the training file already; leave "
-                f"one out, or type the folder, data.path={folder.parent}."
+                f"data.train_file={config.train_file}: data.path={folder} names the training file already; omit one of "
+                f"them, or type the folder, data.path={folder.parent}."
             )
         folder, files["train"] = folder.parent, folder.name
     if (name := files[split]) is None:
@@ -79,7 +79,11 @@ def load_jsonl(config: DataConfig, split: str) -> list[Example] | None:
 
 
 def _example_from_row(row: dict[str, Any], config: DataConfig) -> Example:
-    """The question of a row, and the gold answer: what follows `####` in the answer column, else all of it."""
+    """The question and the gold answer of a row: the text after `####` in the answer column, or all of it.
+
+    Raises:
+        UserError: a column is missing, or the gold answer is empty or not a number where data.gold demands one.
+    """
     assert config.question_column is not None and config.answer_column is not None
     question, answer = (text_column(row, key).strip() for key in (config.question_column, config.answer_column))
     gold = answer.rpartition("####")[2].strip()
@@ -91,7 +95,7 @@ def _example_from_row(row: dict[str, Any], config: DataConfig) -> Example:
     return Example(question, gold)
 
 
-# The problems of a split, `train`, `validation` or `test`; None where the dataset has no such split.
+# data.name -> the function that loads the split `train`, `validation` or `test`; it returns None if there is none.
 LOADERS: dict[str, Callable[[DataConfig, str], list[Example] | None]] = {
     "arithmetic": load_arithmetic,
     "gsm8k": load_gsm8k,

@@ -1,6 +1,6 @@
 """Reads files with one JSON object per line, with messages that name file, line and column.
 
-Called by the loaders of datasets and by readers of completions. It knows nothing of the columns' meaning.
+Called by the loaders of datasets and by the reader of completions. It does not know what the columns mean.
 """
 
 import json
@@ -15,10 +15,10 @@ Record = TypeVar("Record")
 
 
 def read_jsonl(path: Path, make: Callable[[dict[str, Any]], Record], setting: str = "data.path") -> Iterator[Record]:
-    """What `make` makes of each line of a file of one JSON object a line; blank lines are skipped.
+    """Yield `make(row)` for each line of a file with one JSON object per line; blank lines are skipped.
 
     Raises:
-        UserError: naming file and line, where a line is not an object or `make` refuses it.
+        UserError: the file cannot be read, a line is not a JSON object, or `make` raised. It names file and line.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -42,10 +42,10 @@ def read_jsonl(path: Path, make: Callable[[dict[str, Any]], Record], setting: st
 
 
 def text_column(row: dict[str, Any], key: str, blank: bool = False) -> str:
-    """The text or number under `key`, as text; `blank` says whether it may be empty.
+    """The text or number in the column `key`, as text, which may be empty only if `blank`.
 
     Raises:
-        UserError: it is neither, or not there.
+        UserError: the column is missing, or holds something else.
     """
     if key not in row:
         raise UserError(f"there is no column '{key}', only {', '.join(map(repr, row))}.")

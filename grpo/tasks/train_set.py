@@ -1,6 +1,6 @@
-"""The rows that TRL trains on, made from problems: prompts within the length limit.
+"""The rows that TRL trains on: the training problems whose prompts are within the length limit.
 
-Called by training before the trainer is built.
+Called before the trainer is built. It knows nothing of datasets and splits.
 """
 
 from collections.abc import Iterable
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
 def build_train_set(
     examples: Iterable[Example], tokenizer: "PreTrainedTokenizerBase", config: Config
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """TRL's training rows (`prompt`, `question`, `gold`) without prompts over `max_prompt_length`, and notes on them.
+    """TRL's training rows (`prompt`, `question`, `gold`) with prompts of at most `max_prompt_length` tokens, and notes.
 
     Raises:
-        UserError: fewer prompts are left than one optimizer step takes.
+        UserError: fewer prompts remain than one rollout needs.
     """
     examples, notes = list(examples), []
     if config.max_prompt_length is not None:
         ids = prompt_ids(tokenizer, [example.question for example in examples], config.system_prompt)
         lengths = [len(prompt) for prompt in ids]
-        kept = [
+        short_enough = [
             example for example, length in zip(examples, lengths, strict=True) if length <= config.max_prompt_length
         ]
-        if not kept:
+        if not short_enough:
             raise UserError(
                 f"max_prompt_length={config.max_prompt_length}: every training prompt is longer; the shortest has "
                 f"{min(lengths)} tokens, the longest {max(lengths)}."
             )
-        if len(kept) < len(examples):
+        if len(short_enough) < len(examples):
             notes.append(
-                f"{len(examples) - len(kept):,} of {len(examples):,} training prompts have more than "
-                f"{config.max_prompt_length} tokens (max_prompt_length) and are dropped; {len(kept):,} remain."
+                f"{len(examples) - len(short_enough):,} of {len(examples):,} training prompts have more than "
+                f"{config.max_prompt_length} tokens (max_prompt_length) and are dropped; {len(short_enough):,} remain."
             )
-        examples = kept
+        examples = short_enough
     steps = config.algorithm.steps_per_generation
     if len(examples) < config.prompts_per_step * steps:
         rollout = f" x algorithm.steps_per_generation={steps} = {config.prompts_per_step * steps}" if steps > 1 else ""
         raise UserError(
             f"prompts_per_step={config.prompts_per_step}{rollout}: there are only {len(examples)} training prompts; "
-            f"{'a rollout' if steps > 1 else 'an optimizer step'} takes that many at the most."
+            f"{'a rollout' if steps > 1 else 'an optimizer step'} takes at most that many."
         )
     rows = [
         {
