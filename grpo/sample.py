@@ -69,7 +69,9 @@ def main() -> None:
         prog="python -m grpo.sample", description="Ask the policy of a run, before and after its training."
     )
     parser.add_argument("run", type=run_argument, help="the folder of a finished run")
-    parser.add_argument("questions", nargs="*", metavar="question", default=[SHOWCASE.question], help="default: the showcase question")
+    parser.add_argument(
+        "questions", nargs="*", metavar="question", default=[SHOWCASE.question], help="default: the showcase question"
+    )
     parser.add_argument("--max-tokens", type=int, help="length of an answer at the most; default: the run's own")
     parser.add_argument("--trust-run", action="store_true", help="run the code of a folder that somebody else made")
     arguments = parser.parse_args()
