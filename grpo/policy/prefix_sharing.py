@@ -1,10 +1,13 @@
-"""Forward passes that compute each distinct prompt once for all of its completions.
+"""Prefix sharing: forward passes that compute each distinct prompt once for all of its completions.
 
-The K completions of a group share their prompt, and TRL forwards it K times. Here the real tokens of a batch are packed
-into one row: first every distinct prompt without its last token, then, for each completion, that last token and all of
-the completion but its own last. So each position of a completion's piece predicts one of its tokens, nothing is
-padding, and everything but attention is per token and needs no change. Attention goes through transformers' own
-interface for it, so every model that lets its attention be chosen can run this way, adapters and hooks included.
+The K completions of a group share their prompt, and TRL computes it K times. Here the tokens of a batch are packed into
+one row without padding: first every distinct prompt without its last token; then, for each completion, the last token
+of its prompt and the completion without its last token. Each position of this second part predicts one token of a
+completion. All layers except attention work per token and need no change. Attention is replaced through
+`transformers.AttentionInterface`, so every model that supports it can share prefixes, with adapters and hooks.
+
+The trainer and the prefix-sharing sampler call this module. It does not know how tokens are sampled or what the loss
+is.
 """
 
 from typing import Any, Protocol
@@ -22,21 +25,30 @@ ATTENTION_NAME = "shared_prompts"
 
 
 class PackedBatch(Protocol):
-    """Tokens of several sequences in one row, and how they attend to one another."""
+    """N tokens of several sequences in one row, and their attention."""
 
     ids: Tensor  # (N,)
-    positions: Tensor  # (N,)
+    positions: Tensor  # (N,) the position of each token in its sequence
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence."""
+        """The number of tokens of the longest sequence."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Queries (N, heads, D), keys and values (N, key heads, D) -> what the queries see (N, heads, D)."""
+        """Attention of one layer.
+
+        Args:
+            query: (N, heads, D).
+            key, value: (N, key heads, D).
+            scale: the factor of the dot products.
+
+        Returns:
+            (N, heads, D).
+        """
 
 
 class PrefixSharingUnsupported(Exception):
-    """What about a policy keeps it from running on shared prompts."""
+    """The reason why a policy cannot share prefixes; its text follows the name of the policy in messages."""
 
 
 def _attention(
@@ -49,7 +61,18 @@ def _attention(
     shared_prompts: PackedBatch | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The attention of a layer (`transformers.AttentionInterface`): that of the batch, else plain SDPA."""
+    """The attention function of a layer (`transformers.AttentionInterface`): `PackedBatch.attend`, or SDPA without one.
+
+    Args:
+        query: (1, heads, N, D) with a packed batch, else (B, heads, T, D).
+        key, value: (1, key heads, N, D), else (B, key heads, T, D).
+
+    Returns:
+        (1, N, heads, D), else (B, T, heads, D), and no attention weights.
+
+    Raises:
+        PrefixSharingUnsupported: the layer uses a feature of attention that `attend` does not compute.
+    """
     if shared_prompts is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     window = kwargs.get("sliding_window")
@@ -71,13 +94,13 @@ AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
 
 
 def unwrap_adapters(policy: Any) -> Any:
-    """The policy without what LoRA wraps around it; its adapted layers stay adapted."""
+    """The model inside a LoRA policy, with its adapted layers; any other policy as it is."""
     return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
 
 
 def forward_packed(model: Any, batch: PackedBatch, **kwargs: Any) -> Any:
-    """What `model`, a policy or its backbone, returns for the one row of packed tokens."""
-    # A mask of four dimensions is taken as ready made, so none is computed.
+    """The output of `model` for a packed batch: logits (1, N, V) of a policy, hidden states (1, N, H) of a backbone."""
+    # transformers uses a mask with four dimensions as it is, and computes no mask of its own.
     mask = batch.positions.new_zeros(1, 1, 1, 1)
     return model(
         input_ids=batch.ids[None],
@@ -90,18 +113,27 @@ def forward_packed(model: Any, batch: PackedBatch, **kwargs: Any) -> Any:
 
 
 class RaggedRows:
-    """`R` rows of unequal length, packed one after another (N, ...), or padded on the right (R, W, ...)."""
+    """R rows of unequal length: conversion between packed, (N, ...), and padded on the right, (R, W, ...).
+
+    Attributes:
+        lengths: (R,) the length of each row; they sum to N.
+        rows, width: R and W, the longest length.
+        columns: (W,) 0, 1, ..., W - 1.
+        mask: (R, W) whether a place of the padded grid holds a token.
+        real: (N,) the index of each packed token in the flat padded grid.
+        source: (R*W,) the index of the packed token that each place of the flat padded grid receives.
+    """
 
     def __init__(self, lengths: Tensor) -> None:
         self.lengths = lengths
         self.rows, self.width = len(lengths), int(lengths.max())
         self.columns = torch.arange(self.width, device=lengths.device)
-        self.mask = self.columns < lengths[:, None]  # (R, W)
-        self.real = self.mask.flatten().nonzero()[:, 0]  # (N,) where the packed tokens lie in the padded grid
-        self.source = (self.mask.flatten().cumsum(0) - 1).clamp(min=0)  # (R*W,) and the other way round
+        self.mask = self.columns < lengths[:, None]
+        self.real = self.mask.flatten().nonzero()[:, 0]
+        self.source = (self.mask.flatten().cumsum(0) - 1).clamp(min=0)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """(N, heads, D) -> (R, heads, W, D). What stands in the padding is real but arbitrary: mask it."""
+        """(N, heads, D) -> (R, heads, W, D). Padding holds copies of other tokens, so attention must mask it."""
         padded: Tensor = _PadRows.apply(packed, self.source, self.real)
         return padded.view(self.rows, self.width, *packed.shape[1:]).transpose(1, 2)
 
@@ -113,7 +145,8 @@ class RaggedRows:
 
 
 class _PadRows(torch.autograd.Function):
-    # Autograd would add up over `source`, in which padding repeats tokens; no gradient ever comes from padding.
+    # Autograd's backward of `index_select` adds up over `source`, which repeats tokens in padding. The gradient of
+    # padding is zero, so selecting the real tokens gives the same result faster.
     @staticmethod
     def forward(ctx: Any, packed: Tensor, source: Tensor, real: Tensor) -> Tensor:
         ctx.real = real
@@ -136,7 +169,7 @@ class _UnpadRows(torch.autograd.Function):
 
 
 def distinct(rows: list[Any]) -> tuple[list[int], list[int]]:
-    """Where each distinct row first stands, and for every row the number of its like."""
+    """The index at which each distinct row occurs first, and for every row the number of its distinct row."""
     number: dict[Any, int] = {}
     first: list[int] = []
     for i, row in enumerate(rows):
@@ -147,17 +180,21 @@ def distinct(rows: list[Any]) -> tuple[list[int], list[int]]:
 
 
 class PackedCompletions:
-    """B completions with their G distinct prompts, packed.
+    """B completions with their G distinct prompts, packed into one row of N tokens (a `PackedBatch`).
 
     Args:
         input_ids: (B, P + C), prompts padded on the left, completions on the right.
-        attention_mask: (B, P + C), 1 for real tokens. A completion without any is left out.
+        attention_mask: (B, P + C), 1 for real tokens. Completions without a token are left out.
         width: C.
-        prompt_numbers: for each of the B rows, a number that rows with equal prompts share; found here if None.
+        prompt_numbers: for each of the B rows, a number that rows with equal prompts share. None: rows are compared.
 
     Attributes:
-        ids, positions, labels: (N,); labels are the tokens that each position predicts, -100 in prompts.
-        predicting: (M,) the positions that predict a token, which are the last M.
+        ids, positions: (N,) the tokens, and their positions in their sequences.
+        labels: (N,) the token that each position predicts; -100 in prompts.
+        predicting: (M,) the indices of the positions that predict a token: the last M of N.
+        group: (rows,) the number of the prompt of each completion that has tokens.
+        mask: (rows, 1, C', P' + C') the keys that each query of a completion attends to: its complete prompt, and its
+            own tokens up to the query. P' and C' are the lengths of the longest packed prompt and completion.
     """
 
     def __init__(
@@ -165,23 +202,23 @@ class PackedCompletions:
     ) -> None:
         prompts, prompt_mask = input_ids[:, :-width], attention_mask[:, :-width].bool()
         completions, completion_mask = input_ids[:, -width:], attention_mask[:, -width:].bool()
-        kept = completion_mask[:, 0].nonzero()[:, 0]
-        prompts, prompt_mask = prompts[kept], prompt_mask[kept]
-        completions, completion_mask = completions[kept], completion_mask[kept]
+        nonempty = completion_mask[:, 0].nonzero()[:, 0]
+        prompts, prompt_mask = prompts[nonempty], prompt_mask[nonempty]
+        completions, completion_mask = completions[nonempty], completion_mask[nonempty]
 
         if prompt_numbers is None:
             first, group = distinct([row.tobytes() for row in prompts.where(prompt_mask, -1).cpu().numpy()])
         else:
-            first, group = distinct([prompt_numbers[i] for i in kept.tolist()])
-        self.group = torch.tensor(group, device=input_ids.device)  # (rows,) the prompt of each completion
+            first, group = distinct([prompt_numbers[i] for i in nonempty.tolist()])
+        self.group = torch.tensor(group, device=input_ids.device)
         prompt_lengths = prompt_mask[first].sum(1) - 1
         self.prompts, self.completions = RaggedRows(prompt_lengths), RaggedRows(completion_mask.sum(1))
         self.longest = int((prompt_lengths[self.group] + self.completions.lengths).max())
 
-        fed = torch.cat((prompts[:, -1:], completions[:, :-1]), 1)
-        body = prompt_mask[first]
-        body[:, -1] = False
-        self.ids = torch.cat((prompts[first][body], fed[completion_mask]))
+        inputs = torch.cat((prompts[:, -1:], completions[:, :-1]), 1)
+        without_last = prompt_mask[first]
+        without_last[:, -1] = False
+        self.ids = torch.cat((prompts[first][without_last], inputs[completion_mask]))
         offsets = prompt_lengths[self.group][:, None] + torch.arange(width, device=input_ids.device)
         self.positions = torch.cat(
             (self.prompts.columns.expand(len(first), -1)[self.prompts.mask], offsets[completion_mask])
@@ -189,44 +226,54 @@ class PackedCompletions:
         self.labels = torch.cat((self.ids.new_full((len(self.prompts.real),), -100), completions[completion_mask]))
 
         self.predicting = torch.arange(len(self.prompts.real), len(self.ids), device=input_ids.device)
-        # (rows, 1, C, P + C): a completion sees all of its prompt, and of itself what came before.
-        seen = self.prompts.mask[self.group][:, None, None].expand(-1, -1, self.completions.width, -1)
+        of_prompt = self.prompts.mask[self.group][:, None, None].expand(-1, -1, self.completions.width, -1)
         causal = self.completions.columns <= self.completions.columns[:, None]
-        self.mask = torch.cat((seen, causal.expand(len(group), 1, -1, -1)), -1)
-        self._places = (kept[:, None] * width + torch.arange(width, device=input_ids.device))[completion_mask]
+        self.mask = torch.cat((of_prompt, causal.expand(len(group), 1, -1, -1)), -1)
+        self._indices = (nonempty[:, None] * width + torch.arange(width, device=input_ids.device))[completion_mask]
         self._shape = (len(input_ids), width)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        cut = len(self.prompts.real)
-        prompt_query, prompt_key, prompt_value = (self.prompts.pad(states[:cut]) for states in (query, key, value))
-        of_prompts = query[:cut]
-        if cut:  # else every prompt is one token long
+        """See `PackedBatch.attend`. Causal in each prompt; each completion attends to its prompt and itself."""
+        split = len(self.prompts.real)
+        prompt_query, prompt_key, prompt_value = (self.prompts.pad(states[:split]) for states in (query, key, value))
+        of_prompts = query[:split]
+        if split:  # 0 if every prompt has only one token
             of_prompts = self.prompts.unpad(_sdpa(prompt_query, prompt_key, prompt_value, None, scale, is_causal=True))
-        own_query, own_key, own_value = (self.completions.pad(states[cut:]) for states in (query, key, value))
+        own_query, own_key, own_value = (self.completions.pad(states[split:]) for states in (query, key, value))
         keys = torch.cat((prompt_key[self.group], own_key), 2)
         values = torch.cat((prompt_value[self.group], own_value), 2)
         of_completions = self.completions.unpad(_sdpa(own_query, keys, values, self.mask, scale))
         return torch.cat((of_prompts, of_completions))
 
     def unpack(self, values: Tensor) -> Tensor:
-        """Values of the M predicted tokens -> (B, C), zero where there is no token."""
-        whole = values.new_zeros(self._shape[0] * self._shape[1])
-        return whole.index_copy(0, self._places, values).view(self._shape)
+        """Values (M,) of the predicted tokens -> (B, C), zero where there is no token."""
+        flat = values.new_zeros(self._shape[0] * self._shape[1])
+        return flat.index_copy(0, self._indices, values).view(self._shape)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, is_causal: bool = False) -> Tensor:
     grouped = q.shape[1] != k.shape[1]
     if grouped and mask is not None and q.device.type == "cuda":
-        # As in transformers: with a mask, CUDA's fast kernels want the heads spelled out.
+        # As in transformers: with a mask, the fast CUDA kernels need one key head for each query head.
         k, v = (states.repeat_interleave(q.shape[1] // k.shape[1], 1) for states in (k, v))
         grouped = False
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=grouped)
 
 
 class LogProbs(torch.autograd.Function):
-    """(M, V) logits, (M,) targets -> the targets' log-probabilities and the entropies, (M,); these without gradient.
+    """Log-probabilities of targets and entropies from logits; the entropies have no gradient.
 
-    For small vocabularies on a CPU: TRL's fused head does the same in many more passes over memory, which it saves.
+    With p = softmax(logits): log p[target], and H = -sum_v p[v] log p[v]. The gradient of log p[target] is
+    onehot(target) - p.
+
+    Args:
+        logits: (M, V).
+        targets: (M,).
+
+    Returns:
+        Log-probabilities (M,) and entropies (M,), in nats.
+
+    For small vocabularies on a CPU. TRL's fused head needs less memory, but many more passes over it.
     """
 
     @staticmethod
@@ -241,43 +288,43 @@ class LogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
         probabilities, targets = ctx.saved_tensors
-        whole = probabilities * -grad[:, None]
-        return whole.scatter_add_(-1, targets[:, None], grad[:, None]), None
+        logits_grad = probabilities * -grad[:, None]
+        return logits_grad.scatter_add_(-1, targets[:, None], grad[:, None]), None
 
 
 def enable_prefix_sharing(policy: Any) -> None:
-    """Make `policy` take packed batches; all else that it does stays as it was.
+    """Make `policy` accept packed batches (`forward_packed`); its other forward passes do not change.
 
-    A short batch is run both ways first, so that an architecture whose attention is not all there is between tokens
-    is found out, not trained wrong.
+    First a short batch is computed in both ways. This detects architectures in which tokens interact outside attention,
+    such as state space layers, whose log-probabilities would be wrong.
 
     Raises:
-        Unsupported: why it cannot.
+        PrefixSharingUnsupported: the policy cannot share prefixes.
     """
     model = unwrap_adapters(policy)
-    before = model.config._attn_implementation
-    if before == ATTENTION_NAME:
+    original = model.config._attn_implementation
+    if original == ATTENTION_NAME:
         return
-    if not getattr(model, "_supports_attention_backend", False) or before != "sdpa":
-        raise PrefixSharingUnsupported(f"its attention is fixed to {before}")
+    if not getattr(model, "_supports_attention_backend", False) or original != "sdpa":
+        raise PrefixSharingUnsupported(f"its attention is fixed to {original}")
     model.set_attn_implementation(ATTENTION_NAME)
     try:
         difference = _largest_difference(model)
     except PrefixSharingUnsupported:
-        model.set_attn_implementation(before)
+        model.set_attn_implementation(original)
         raise
-    except Exception as error:  # whatever an unknown architecture makes of it
-        model.set_attn_implementation(before)
+    except Exception as error:  # an unknown architecture can raise any exception
+        model.set_attn_implementation(original)
         raise PrefixSharingUnsupported(f"its forward does not take packed prompts: {first_line(error)}") from error
     if not difference < (1e-3 if model.dtype == torch.float32 else 0.2):
-        model.set_attn_implementation(before)
+        model.set_attn_implementation(original)
         raise PrefixSharingUnsupported(f"its log-probabilities differ by {difference:.2g} there")
 
 
 @torch.no_grad()
 def _largest_difference(model: Any) -> float:
-    """The largest difference between log-probabilities computed plainly and on shared prompts."""
-    width, rows = 4, [(3, 4), (3, 2), (6, 3)]  # lengths of prompt and completion; the first two share their prompt
+    """The largest difference between the log-probabilities of a plain and of a packed forward pass."""
+    width, rows = 4, [(3, 4), (3, 2), (6, 3)]  # lengths of prompt and completion; the first two rows share a prompt
     ids = torch.arange(len(rows) * 10).view(len(rows), 10) % model.config.get_text_config().vocab_size
     ids[1, :6] = ids[0, :6]
     mask = torch.tensor([[0] * (6 - p) + [1] * (p + c) + [0] * (width - c) for p, c in rows])

@@ -2,7 +2,7 @@
 
 To sample from a sharded policy, all processes would have to gather every layer for every token, in step. Therefore
 each process samples from a complete copy of the policy. Its weights are gathered once for each batch of completions,
-one parameter at a time. The training session and the trainer call this module; it does not know how completions are
+one parameter at a time. The training session and the evaluator call this module; it does not know how completions are
 sampled.
 """
 
