@@ -1,6 +1,7 @@
-"""Estimates, and how far they can be trusted: intervals are 95%.
+"""Estimators of accuracy and their uncertainty: 95% intervals, paired tests, pass@k, maj@k.
 
-Of one run, or of given runs, the problem is the unit of chance; of settings that are run with several seeds, the seed.
+Evaluation, reports and sweeps call it. The unit of resampling is the problem for one or two runs, and the seed for arms
+with several seeds. This module knows neither metrics nor runs, only arrays of numbers.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,11 @@ Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
 BOOTSTRAP_RESAMPLES = 9_999
-MAX_SAMPLES = 1_000  # with more, C(n, k) leaves the range of a float
+MAX_SAMPLES = 1_000  # with more samples, C(n, k) exceeds the range of a float
 
 
 def wilson_interval(successes: int, trials: int) -> Interval:
-    """Wilson's score interval of a proportion (Wilson 1927)."""
+    """Wilson's score interval (1927) of the proportion `successes / trials`."""
     from scipy.stats import binomtest
 
     low, high = binomtest(successes, trials).proportion_ci(method="wilson")
@@ -27,13 +28,13 @@ def wilson_interval(successes: int, trials: int) -> Interval:
 
 
 def bootstrap_intervals(values: Floats) -> list[Interval]:
-    """Percentile bootstrap intervals (Efron 1979) of the mean of each row of `values` (F, P) over its P problems.
+    """Percentile bootstrap intervals (Efron 1979) of the row means of `values` (F, P), over P problems.
 
-    All rows are resampled alike, with a fixed seed. A row that does not vary has an interval of no width.
+    All rows are resampled with the same indices and a fixed seed. A constant row has an interval of width zero.
     """
     from scipy.stats import bootstrap as resample
 
-    if values.shape[1] == 1:  # a lone problem says nothing of its spread
+    if values.shape[1] == 1:  # the spread of a single problem is unknown
         return [(float(value), float(value)) for value in values[:, 0]]
     interval = resample(
         (values,),
@@ -45,13 +46,17 @@ def bootstrap_intervals(values: Floats) -> list[Interval]:
         vectorized=True,
         rng=0,
     ).confidence_interval
-    # How numpy adds up hangs on where an array lies in memory; rounding makes equal data give equal intervals.
+    # numpy's order of summation depends on the memory address; rounding makes equal data give equal intervals.
     return [(round(float(low), 9), round(float(high), 9)) for low, high in zip(*interval, strict=True)]
 
 
 def mcnemar_p_value(gained: int, lost: int) -> float:
-    """The exact two-sided p value of McNemar's test (1947): of the problems on which two policies differ, `gained` are
-    right under the first alone and `lost` under the second alone."""
+    """The exact two-sided p value of McNemar's test (1947) for paired right and wrong answers.
+
+    Args:
+        gained: problems that only one policy solves.
+        lost: problems that only the other policy solves.
+    """
     from scipy.stats import binomtest
 
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
@@ -59,7 +64,7 @@ def mcnemar_p_value(gained: int, lost: int) -> float:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A mean of paired differences, with its 95% interval and p value; without those (nan) of a single pair."""
+    """A mean of paired differences with its 95% interval and p value; these are nan for a single pair."""
 
     difference: float
     low: float
@@ -69,11 +74,11 @@ class PairedDifference:
 
 
 def paired_t_test(values: Sequence[float], baseline: Sequence[float]) -> PairedDifference:
-    """The paired t test of `values` less `baseline`, which go together by their places (Student 1908).
+    """Student's paired t test (1908) of `values` minus `baseline`, paired by index.
 
-    Differences that are all alike have an interval of no width, and a p value of 0, or of 1 where they are nought.
+    If all differences are equal, the interval has width zero, and p is 1 for zero differences, else 0.
     """
-    # Differences that are alike but for rounding would make an interval of rounding errors.
+    # Without rounding, equal differences would get an interval of floating-point errors.
     differences = np.round(np.array(values, np.float64) - np.array(baseline, np.float64), 12)
     first, pairs = float(differences[0]), len(differences)
     if pairs == 1:
@@ -87,18 +92,18 @@ def paired_t_test(values: Sequence[float], baseline: Sequence[float]) -> PairedD
 
 
 def t_interval(values: Sequence[float] | Floats) -> Interval:
-    """Student's t interval (1908) of a mean; nan of a single value."""
+    """Student's t interval (1908) of the mean; nan for a single value."""
     from scipy.stats import sem, t
 
     if len(values) == 1:
         return nan, nan
-    reach = float(t.ppf(0.975, len(values) - 1) * sem(values))
+    half_width = float(t.ppf(0.975, len(values) - 1) * sem(values))
     mean = float(np.mean(values))
-    return mean - reach, mean + reach
+    return mean - half_width, mean + half_width
 
 
 def holm_adjusted(values: Sequence[float]) -> list[float]:
-    """p values adjusted for their number by the step-down method of Holm (1979); nan stays nan and does not count."""
+    """p values adjusted for multiple comparisons by Holm's step-down method (1979); nan values are ignored."""
     order = sorted((p, i) for i, p in enumerate(values) if not isnan(p))
     adjusted, largest = list(values), 0.0
     for rank, (p, i) in enumerate(order):
@@ -108,9 +113,10 @@ def holm_adjusted(values: Sequence[float]) -> list[float]:
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """The chance that one of `k` completions is right, without bias from `samples` >= k of which `right` are.
+    """The unbiased estimate of pass@k: the probability that at least one of `k` completions is right.
 
-    1 - C(n - c, k) / C(n, k), as a product (Chen et al. 2021, Evaluating Large Language Models Trained on Code).
+    From n = `samples` >= k completions of which c = `right` are right: 1 - C(n - c, k) / C(n, k), computed as a product
+    (Chen et al. 2021, Evaluating Large Language Models Trained on Code).
     """
     assert k <= samples
     return 1.0 - prod(1.0 - k / n for n in range(samples - right + 1, samples + 1)) if samples - right >= k else 1.0
@@ -118,25 +124,28 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 @cache
 def maj_at_k(samples: int, right: int, others: tuple[int, ...], k: int) -> float:
-    """The chance that the most frequent answer among `k` of the `samples` completions is the right one.
+    """The unbiased estimate of maj@k: the probability that the most frequent of `k` answers is right.
 
-    `right` completions give the right answer, `others` are the sizes of the groups that agree on a wrong one (sorted,
-    for the cache), and the rest give none, which does not vote. The mean over all C(n, k) choices is exact; where
-    answers are equally frequent, each of them is as likely (self-consistency, Wang et al. 2022). At most
-    `MAX_SAMPLES` samples.
+    The exact mean over all C(n, k) choices of k completions from n = `samples` <= `MAX_SAMPLES`. A tie is broken with
+    equal probabilities (self-consistency, Wang et al. 2022).
+
+    Args:
+        right: completions with the right answer.
+        others: for each wrong answer, the number of completions that give it, sorted for the cache. The remaining
+            completions give no answer and do not vote.
     """
     assert k <= samples <= MAX_SAMPLES and right + sum(others) <= samples
-    silent = samples - right - sum(others)
+    without_answer = samples - right - sum(others)
     chosen = 0.0
     for votes in range(1, min(right, k) + 1):
-        # ways[t, m]: how many ways there are to take m of the other completions with no wrong answer above `votes`
-        # and t of them level with it. Groups below `votes` cannot be level and are free.
+        # ways[t, m]: the number of ways to choose m of the other completions such that t wrong answers have exactly
+        # `votes` votes and none has more. Answers with fewer than `votes` completions cannot tie.
         rivals = [size for size in others if size >= votes]
         ways = np.zeros((1 + min(k // votes, len(rivals)), 1 + k - votes))
-        ways[0] = _ways(silent + sum(size for size in others if size < votes), k - votes)
+        ways[0] = _binomials(without_answer + sum(size for size in others if size < votes), k - votes)
         for size in rivals:
             taken = np.zeros_like(ways)
-            for m, count in enumerate(_ways(size, min(votes - 1, k - votes))):
+            for m, count in enumerate(_binomials(size, min(votes - 1, k - votes))):
                 taken[:, m:] += count * ways[:, : ways.shape[1] - m]
             taken[1:, votes:] += comb(size, votes) * ways[:-1, : max(0, ways.shape[1] - votes)]
             ways = taken
@@ -145,6 +154,6 @@ def maj_at_k(samples: int, right: int, others: tuple[int, ...], k: int) -> float
 
 
 @cache
-def _ways(size: int, most: int) -> Floats:
-    """How many ways there are to take 0, 1, ... `most` of `size`."""
+def _binomials(size: int, most: int) -> Floats:
+    """The binomial coefficients C(size, m) for m = 0, 1, ..., `most`."""
     return np.array([comb(size, m) for m in range(most + 1)], dtype=np.float64)
