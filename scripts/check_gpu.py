@@ -54,7 +54,7 @@ from grpo.policy.hub import ASSETS, resolve_model_path
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.stack import build_rewards
 from grpo.sampling.build import build_sampler
-from grpo.sampling.engines import INSTALL
+from grpo.sampling.engines import VLLM_INSTALL
 from grpo.sampling.generate_sampler import GenerateSampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from grpo.tasks.arithmetic import generate_problems
@@ -218,7 +218,7 @@ def near(steps: list[dict[str, Any]]) -> str:
 
 def check_vllm() -> str:
     if not find_spec("vllm"):
-        raise Skipped(f"vLLM is not installed: {INSTALL}")
+        raise Skipped(f"vLLM is not installed: {VLLM_INSTALL}")
     said = []
     for setting in ("bf16=false", "bf16=true", "rollout.sleep=true", "model.lora_rank=8"):
         with tempfile.TemporaryDirectory() as folder:
@@ -232,7 +232,7 @@ def check_vllm() -> str:
 
 def check_vllm_server() -> str:
     if not find_spec("vllm"):
-        raise Skipped(f"vLLM is not installed: {INSTALL}")
+        raise Skipped(f"vLLM is not installed: {VLLM_INSTALL}")
     if torch.cuda.device_count() < 2:
         raise Skipped("a server needs a GPU of its own, and there is one")
     serve = ["--weight-transfer-config", '{"backend": "nccl"}', "--logprobs-mode", "processed_logprobs"]

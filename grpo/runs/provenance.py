@@ -14,7 +14,7 @@ from typing import Any
 
 from grpo.config.schema import Config
 from grpo.core.files import file_sha256
-from grpo.sampling.engines import packages
+from grpo.sampling.engines import engine_packages
 from grpo.tasks.example import Example
 
 PACKAGE = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def collect_provenance(config: Config, train: Sequence[Example], held_out: Seque
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": code_revision(),
         "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in (*RECORDED_PACKAGES, *packages(config))},
+        | {package: version(package) for package in (*RECORDED_PACKAGES, *engine_packages(config))},
         "hardware": describe_hardware() | {"threads": torch.get_num_threads()},
         "data": {"train": problems_digest(train), "held_out": problems_digest(held_out)},
         "model": policy_identity(config.model, config.seed),

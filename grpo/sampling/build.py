@@ -1,6 +1,6 @@
-"""The choice of a sampler: the one that the configuration names, or transformers' own where the policy rules it out.
+"""The choice of a sampler: the one that the configuration names, or transformers' own if the policy needs it.
 
-Called once per command that samples. It knows both samplers, and nothing of training.
+Every command that samples calls this once. It knows both samplers, and nothing of training.
 """
 
 from typing import Any
@@ -17,10 +17,10 @@ from grpo.sampling.sampler import Sampler
 
 
 def build_sampler(policy: Any, tokenizer: PreTrainedTokenizerBase, config: CommonConfig) -> Sampler:
-    """The sampler that `config` names; where the policy rules it out, transformers' own, aloud."""
+    """The sampler that `config.rollout` names; prints a message if the policy needs `generate` instead."""
     if config.rollout.name == "fast":
         try:
-            return PrefixSharingSampler(policy, tokenizer, config.bf16, bool(config.rollout.native))
+            return PrefixSharingSampler(policy, tokenizer, config.bf16, fused=bool(config.rollout.native))
         except PrefixSharingUnsupported as reason:
             say(fallback_message(reason))
     return GenerateSampler(policy, tokenizer, config.bf16, **non_neutral_sampling(config.rollout))

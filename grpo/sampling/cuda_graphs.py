@@ -1,6 +1,8 @@
 """Decoding with CUDA graphs: one launch per token instead of hundreds.
 
-Called by the prefix-sharing sampler on a GPU with the fused decoder. Results are those of `trie_decode`.
+Called by the prefix-sharing sampler on a GPU with the fused decoder. It gives the tokens that `trie_decode` gives.
+
+Shapes: B completions of at most T tokens, in S slots of the cache.
 """
 
 import copy
@@ -11,156 +13,183 @@ import torch
 from torch import Tensor
 
 from grpo.policy.buffer_sizes import GRAPH_TOKEN_MULTIPLE
-from grpo.sampling.kv_cache import Cache, Prefill
+from grpo.sampling.kv_cache import KVCache, PromptPrefill
 from grpo.sampling.token_sampler import EOS_CHECK_INTERVAL, TokenSampler
 
 
 class CudaGraphs:
-    """Decodes with CUDA graphs: one launch for a token instead of hundreds.
+    """Captured decode steps and their storage.
 
-    Every completion has a slot of its own. A graph is captured for each number of prompts and slots, and each bucket
-    of prompt width and of tokens sampled so far, and replayed over the same storage from then on, in all rollouts.
+    Every completion has a slot of its own. A graph is captured for each number of prompts and slots and each multiple
+    of `GRAPH_TOKEN_MULTIPLE` of prompt width and completion length, and is replayed on the same storage in all later
+    rollouts.
     """
 
     def __init__(self) -> None:
-        self.held: dict[tuple[Any, ...], StaticSlots] = {}
+        self.storage: dict[tuple[Any, ...], StaticSlots] = {}
         self.graphs: dict[tuple[Any, ...], Any] = {}
-        self.pool: Any = None  # of memory: graphs never run at the same time, so they may share it
-        self.mode: tuple[int, bool] | None = None
+        self.memory_pool: Any = None  # shared by all graphs, because they never run at the same time
+        self.mode: tuple[int, bool] | None = None  # (T, greedy)
 
-    def run(
-        self, sampler: TokenSampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int
+    def decode(
+        self,
+        token_sampler: TokenSampler,
+        prefill: PromptPrefill,
+        prompt_of_row: list[int],
+        uniforms: Tensor | None,
+        max_new_tokens: int,
     ) -> list[list[int]]:
         """As `decode_trie`."""
-        if self.mode != (mode := (limit, uniforms is None)):
-            # What an evaluation held is not kept through training, nor the other way round.
-            self.forget()
+        if self.mode != (mode := (max_new_tokens, uniforms is None)):
+            # The storage of an evaluation is freed before training resumes, and the other way round.
+            self.clear()
             self.mode = mode
         try:
-            return self._run(sampler, prefill, group, uniforms, limit)
+            return self._decode(token_sampler, prefill, prompt_of_row, uniforms, max_new_tokens)
         except BaseException:
-            # Out of memory, maybe: what is held must not stand in the way of a smaller batch.
-            self.forget()
+            # After an out-of-memory error, the storage must not take memory from a smaller batch.
+            self.clear()
             raise
 
-    def forget(self) -> None:
-        self.held.clear()
+    def clear(self) -> None:
+        """Free all graphs and their storage."""
+        self.storage.clear()
         self.graphs.clear()
-        self.pool = None  # torch ends a pool with its last graph
+        self.memory_pool = None  # torch frees a pool with its last graph
 
-    def _run(
-        self, sampler: TokenSampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int
+    def _decode(
+        self,
+        token_sampler: TokenSampler,
+        prefill: PromptPrefill,
+        prompt_of_row: list[int],
+        uniforms: Tensor | None,
+        max_new_tokens: int,
     ) -> list[list[int]]:
-        rows = StaticSlots.start(prefill, group, uniforms, limit)
-        # One row more takes what idle slots sample.
-        picked = torch.full((len(group) + 1, limit), -1, device=prefill.last.device)
-        for done in range(0, limit, EOS_CHECK_INTERVAL):
-            shape = rows.shape
-            held = self.held.setdefault(shape, rows)
-            if held is not rows:
-                held.load(rows)
-                rows = held
-            until = min(done + EOS_CHECK_INTERVAL, limit)
-            rows.cache.width = min(-(-until // GRAPH_TOKEN_MULTIPLE) * GRAPH_TOKEN_MULTIPLE, limit)
-            key = (*shape, rows.cache.width, sampler.temperature)
+        slots = StaticSlots.create(prefill, prompt_of_row, uniforms, max_new_tokens)
+        # The extra row receives what idle slots sample.
+        completions = torch.full((len(prompt_of_row) + 1, max_new_tokens), -1, device=prefill.last_ids.device)
+        for length in range(0, max_new_tokens, EOS_CHECK_INTERVAL):
+            shape = slots.shape
+            stored = self.storage.setdefault(shape, slots)
+            if stored is not slots:
+                stored.copy_from(slots)
+                slots = stored
+            end = min(length + EOS_CHECK_INTERVAL, max_new_tokens)
+            slots.cache.read_width = min(-(-end // GRAPH_TOKEN_MULTIPLE) * GRAPH_TOKEN_MULTIPLE, max_new_tokens)
+            key = (*shape, slots.cache.read_width, token_sampler.temperature)
             if key not in self.graphs:
-                self.graphs[key] = self.capture(rows, sampler)
-            for _ in range(until - done):
+                self.graphs[key] = self.capture(slots, token_sampler)
+            for _ in range(end - length):
                 self.graphs[key].replay()
-            picked[rows.rows] = rows.picked
-            if not rows.alive.any():
+            completions[slots.row_of_slot] = slots.sampled_ids
+            if not slots.unfinished.any():
                 break
-            rows = rows.halved(until)
-        return [[token for token in row if token >= 0] for row in picked[:-1].tolist()]
+            slots = slots.compact(end)
+        return [[token for token in row if token >= 0] for row in completions[:-1].tolist()]
 
-    def capture(self, rows: "StaticSlots", sampler: TokenSampler) -> Any:
-        changing = (rows.cache.ids, rows.cache.positions, rows.cache.t, rows.cache.own_bias, rows.alive, rows.picked)
+    def capture(self, slots: "StaticSlots", token_sampler: TokenSampler) -> Any:
+        """A graph of one decode step on the storage of `slots`, whose values are the same afterwards."""
+        cache = slots.cache
+        changing = (
+            *(cache.ids, cache.positions, cache.length, cache.completion_bias),
+            *(slots.unfinished, slots.sampled_ids),
+        )
         saved = [tensor.clone() for tensor in changing]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(2):  # libraries set themselves up in the first steps, which a capture must not see
-                rows.step(sampler)
+            for _ in range(2):  # libraries initialize themselves in the first steps, which must not be captured
+                slots.step(token_sampler)
                 for tensor, value in zip(changing, saved, strict=True):
                     tensor.copy_(value)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        self.pool = self.pool or torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self.pool):
-            rows.step(sampler)
+        self.memory_pool = self.memory_pool or torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self.memory_pool):
+            slots.step(token_sampler)
         return graph
 
 
 @dataclass
 class StaticSlots:
-    """Completions with a slot each, in static storage."""
+    """Completions with a slot each, in tensors whose addresses never change.
 
-    cache: Cache
-    rows: Tensor  # (S,) which completion is in a slot; B in an idle one
-    alive: Tensor  # (S,) whether it goes on
-    picked: Tensor  # (S, limit) its tokens so far, -1 after the end
-    uniforms: Tensor | None  # (S, limit)
+    Attributes:
+        row_of_slot: (S,) the completion in each slot; B in an idle slot.
+        unfinished: (S,) whether the completion has not ended yet.
+        sampled_ids: (S, T) its tokens so far, -1 after its end.
+        uniforms: (S, T) in [0, 1), or None for greedy decoding.
+    """
+
+    cache: KVCache
+    row_of_slot: Tensor
+    unfinished: Tensor
+    sampled_ids: Tensor
+    uniforms: Tensor | None
 
     @classmethod
-    def start(cls, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int) -> "StaticSlots":
-        device = prefill.last.device
-        members: list[list[int]] = [[] for _ in prefill.last]
-        for row, prompt in enumerate(group):
+    def create(
+        cls, prefill: PromptPrefill, prompt_of_row: list[int], uniforms: Tensor | None, max_new_tokens: int
+    ) -> "StaticSlots":
+        """Slots for the B rows of `prompt_of_row`; each prompt gets as many as the prompt with the most rows."""
+        device, count = prefill.last_ids.device, len(prompt_of_row)
+        members: list[list[int]] = [[] for _ in prefill.last_ids]
+        for row, prompt in enumerate(prompt_of_row):
             members[prompt].append(row)
         slots = max(map(len, members))
-        rows = torch.tensor([of + [len(group)] * (slots - len(of)) for of in members], device=device).flatten()
+        rows = torch.tensor([of + [count] * (slots - len(of)) for of in members], device=device).flatten()
         if uniforms is not None:
-            uniforms = uniforms.to(device)[rows.clamp(max=len(group) - 1)]
-        picked = torch.full((len(rows), limit), -1, device=device)
-        return cls(Cache(prefill, slots, limit, GRAPH_TOKEN_MULTIPLE), rows, rows < len(group), picked, uniforms)
+            uniforms = uniforms.to(device)[rows.clamp(max=count - 1)]
+        sampled_ids = torch.full((len(rows), max_new_tokens), -1, device=device)
+        cache = KVCache(prefill, slots, max_new_tokens, GRAPH_TOKEN_MULTIPLE)
+        return cls(cache, rows, rows < count, sampled_ids, uniforms)
 
     def __post_init__(self) -> None:
-        self.slot = torch.arange(len(self.rows), device=self.rows.device)
+        self.slot = torch.arange(len(self.row_of_slot), device=self.row_of_slot.device)
 
     @property
     def shape(self) -> tuple[Any, ...]:
+        """Slots with equal shapes can use the same storage."""
         cache = self.cache
-        return cache.prompts, cache.slots, cache.prompt_bias.shape[-1], cache.limit, self.uniforms is None
+        width = cache.prompt_bias.shape[-1]
+        return cache.num_prompts, cache.slots, width, cache.max_new_tokens, self.uniforms is None
 
-    def step(self, sampler: TokenSampler) -> None:
-        """Sample the next token of every row; ended ones sample on, unrecorded."""
-        uniforms = None if self.uniforms is None else self.uniforms.index_select(1, self.cache.t)[:, 0]
-        tokens = sampler.next(self.cache, uniforms, self.slot)
-        self.picked.index_copy_(1, self.cache.t, tokens.where(self.alive, -1)[:, None])
-        self.alive &= ~sampler.is_eos[tokens]
+    def step(self, token_sampler: TokenSampler) -> None:
+        """Sample the next token of every slot; those of ended completions are not recorded."""
+        uniforms = None if self.uniforms is None else self.uniforms.index_select(1, self.cache.length)[:, 0]
+        tokens = token_sampler.next(self.cache, uniforms, self.slot)
+        self.sampled_ids.index_copy_(1, self.cache.length, tokens.where(self.unfinished, -1)[:, None])
+        self.unfinished &= ~token_sampler.is_eos[tokens]
         self.cache.append(tokens)
 
-    def halved(self, done: int) -> "StaticSlots":
-        """In half as many slots, or a quarter and so on, where those that go on fit into them."""
+    def compact(self, length: int) -> "StaticSlots":
+        """The unfinished completions in the fewest slots per prompt that repeated halving allows; self if none."""
         cache = copy.copy(self.cache)
-        alive = self.alive.view(cache.prompts, cache.slots)
-        most, fewer = int(alive.sum(1).max()), cache.slots
-        while fewer > 1 and (fewer + 1) // 2 >= most:
+        unfinished = self.unfinished.view(cache.num_prompts, cache.slots)
+        needed, fewer = int(unfinished.sum(1).max()), cache.slots
+        while fewer > 1 and (fewer + 1) // 2 >= needed:
             fewer = (fewer + 1) // 2
         if fewer == cache.slots:
             return self
-        order = alive.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :fewer]
-        prompts = torch.arange(cache.prompts, device=alive.device)
-        kept = (prompts[:, None] * cache.slots + order).flatten()
-        cache.own_keys, cache.own_values = dict(cache.own_keys), dict(cache.own_values)
-        cache.t, cache.own_bias = cache.t.clone(), cache.own_bias.clone()
-        cache.select(prompts, order, done)
-        uniforms = None if self.uniforms is None else self.uniforms[kept]
-        return StaticSlots(cache, self.rows[kept], self.alive[kept], self.picked[kept], uniforms)
+        order = unfinished.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :fewer]
+        prompts = torch.arange(cache.num_prompts, device=unfinished.device)
+        chosen = (prompts[:, None] * cache.slots + order).flatten()
+        cache.completion_keys, cache.completion_values = dict(cache.completion_keys), dict(cache.completion_values)
+        cache.length, cache.completion_bias = cache.length.clone(), cache.completion_bias.clone()
+        cache.select(prompts, order, length)
+        uniforms = None if self.uniforms is None else self.uniforms[chosen]
+        return StaticSlots(cache, self.row_of_slot[chosen], self.unfinished[chosen], self.sampled_ids[chosen], uniforms)
 
-    def load(self, other: "StaticSlots") -> None:
-        """Take over the values of another one of the same shape, into the same storage."""
+    def copy_from(self, other: "StaticSlots") -> None:
+        """Copy the values of other slots of the same shape into this storage."""
+        # Not strict: the keys and values of completions may not exist in `other` yet.
         for mine, its in zip(self._tensors(), other._tensors(), strict=False):
             mine.copy_(its)
 
     def _tensors(self) -> list[Tensor]:
         cache = self.cache
-        state = [self.rows, self.alive, self.picked, *([] if self.uniforms is None else [self.uniforms])]
-        state += [cache.ids, cache.positions, cache.t, cache.prompt_bias, cache.own_bias]
-        kept = (
-            cache.prompt_keys,
-            cache.prompt_values,
-            cache.own_keys,
-            cache.own_values,
-        )  # the last two may be empty yet
-        return state + [states[layer] for states in kept for layer in sorted(states)]
+        state = [self.row_of_slot, self.unfinished, self.sampled_ids]
+        state += [] if self.uniforms is None else [self.uniforms]
+        state += [cache.ids, cache.positions, cache.length, cache.prompt_bias, cache.completion_bias]
+        stored = (cache.prompt_keys, cache.prompt_values, cache.completion_keys, cache.completion_values)
+        return state + [states[layer] for states in stored for layer in sorted(states)]

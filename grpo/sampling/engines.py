@@ -1,6 +1,7 @@
-"""Rollout engines of other projects: what they need before a run starts, and what TRL is told of them.
+"""Rollout engines of other projects, vLLM and transformers' continuous batching: their checks, and TRL's arguments.
 
-Nothing here imports torch: what is missing is said at once.
+The checks run before a run starts, and before the first job of a sweep. Nothing here imports torch, so an error appears
+at once.
 """
 
 import json
@@ -20,13 +21,13 @@ from grpo.core import distributed
 from grpo.core.console import say
 from grpo.core.errors import UserError
 
-# Of those that TRL 1.16 supports, 0.22 to 0.31, the ones that go with torch 2.13 and transformers 5.23. As in
+# TRL 1.16 supports vLLM 0.22 to 0.31; these of them work with torch 2.13 and transformers 5.23. Equal to the extra in
 # pyproject.toml.
-OLDEST, BEFORE = "0.27", "0.31"
-INSTALL = f"pip install 'vllm>={OLDEST},<{BEFORE}'"
-PAGE = 256  # tokens in a page of transformers' cache
-ANSWER = 10.0  # seconds that one answer of a server may take
-SERVE = (
+VLLM_MINIMUM, VLLM_BELOW = "0.27", "0.31"
+VLLM_INSTALL = f"pip install 'vllm>={VLLM_MINIMUM},<{VLLM_BELOW}'"
+PAGE_TOKENS = 256  # tokens per page of transformers' cache
+SERVER_TIMEOUT = 10.0  # seconds per request to a server
+SERVE_COMMAND = (
     'VLLM_SERVER_DEV_MODE=1 vllm serve {model} --weight-transfer-config \'{{"backend": "nccl"}}\' '
     "--logprobs-mode processed_logprobs --max-logprobs -1"
 )
@@ -35,32 +36,32 @@ SERVE = (
 def check_engine_package(config: Config) -> None:
     """
     Raises:
-        UserError: the package of the engine is not installed, or not in a version that TRL knows.
+        UserError: vLLM is not installed, or in a version that is not supported.
     """
     name = config.rollout.name
     if name not in VLLM_ENGINES:
         return
     if find_spec("vllm") is None:
         raise UserError(
-            f"rollout={name}: vLLM is not installed: {INSTALL}. Without it, rollout=fast samples on this GPU."
+            f"rollout={name}: vLLM is not installed: {VLLM_INSTALL}. Without it, use rollout=fast on this GPU."
         )
-    if (known := _version()) is None:
+    if (declared := _vllm_version()) is None:
         return
-    installed = Version(Version(known).base_version)
-    if not Version(OLDEST) <= installed < Version(BEFORE):
+    installed = Version(Version(declared).base_version)
+    if not Version(VLLM_MINIMUM) <= installed < Version(VLLM_BELOW):
         raise UserError(
-            f"rollout={name}: vLLM {installed} is installed, and this project's TRL, torch and transformers go with "
-            f"{OLDEST} to {BEFORE}, the last not included: {INSTALL}."
+            f"rollout={name}: vLLM {installed} is installed, and this project supports {VLLM_MINIMUM} or later, before "
+            f"{VLLM_BELOW}: {VLLM_INSTALL}."
         )
 
 
-def packages(config: Config) -> tuple[str, ...]:
-    """Those that a run's numbers come from besides what every run needs."""
-    return ("vllm",) if config.rollout.name in VLLM_ENGINES and _version() else ()
+def engine_packages(config: Config) -> tuple[str, ...]:
+    """The packages of the engine, whose versions a run records in addition to those that every run needs."""
+    return ("vllm",) if config.rollout.name in VLLM_ENGINES and _vllm_version() else ()
 
 
-def _version() -> str | None:
-    """Of vLLM; None where it does not say, as when built from source."""
+def _vllm_version() -> str | None:
+    """None if the installation declares no version, as a build from source may not."""
     try:
         return version("vllm")
     except PackageNotFoundError:
@@ -70,81 +71,89 @@ def _version() -> str | None:
 def check_engine_processes(config: Config, world_size: int) -> None:
     """
     Raises:
-        UserError: this many processes cannot be parted into copies of the engine.
+        UserError: the processes cannot be divided into engines of `rollout.tensor_parallel` processes.
     """
     parallel = config.rollout.tensor_parallel
     if parallel is not None and world_size % parallel:
-        fitting = ", ".join(str(each) for each in range(1, world_size + 1) if world_size % each == 0)
+        divisors = ", ".join(str(each) for each in range(1, world_size + 1) if world_size % each == 0)
         raise UserError(
-            f"rollout.tensor_parallel={parallel}: must divide the number of processes, {world_size}: {fitting}."
+            f"rollout.tensor_parallel={parallel}: must divide the number of processes, {world_size}: {divisors}."
         )
 
 
 def check_engine_server(config: Config) -> None:
-    """Wait for the server, aloud; TRL would wait in silence, and then end in a traceback.
+    """Wait for the vLLM server, with a message, and check its settings. TRL would wait silently and end in a traceback.
 
     Raises:
-        UserError: it cannot be reached, or was not started as it must be.
+        UserError: the server cannot be reached, or was started with the wrong settings.
     """
     rollout = config.rollout
     if rollout.name != "vllm_server":
         return
     assert rollout.server is not None and rollout.server_timeout is not None
     server = rollout.server.rstrip("/")
-    serve = f"Start it with: {SERVE.format(model=config.model.path)}"
-    end, waiting = time.monotonic() + rollout.server_timeout, False
-    while (why := _asked(f"{server}/health")[1]) is not None:
-        if time.monotonic() >= end:
-            raise UserError(
-                f"rollout.server={server}: no vLLM server answers there after {rollout.server_timeout:g} s "
-                f"(rollout.server_timeout): {why}. {serve}"
-            )
-        if not waiting:
-            say(f"Waiting up to {rollout.server_timeout:g} s for the vLLM server at {server}: {why}.")
-            waiting = True
-        time.sleep(min(1.0, max(0.0, end - time.monotonic())))
-    info, why = _asked(f"{server}/server_info?config_format=json")
-    if why is not None:
+    serve = f"Start it with: {SERVE_COMMAND.format(model=config.model.path)}"
+    _wait_for_server(server, rollout.server_timeout, serve)
+    info, error = _get_json(f"{server}/server_info?config_format=json")
+    if error is not None:
         raise UserError(
-            f"rollout.server={server}: it does not say how it was started, and takes no weights: {why}. {serve}"
+            f"rollout.server={server}: the server reports no settings, so it takes no weights: {error}. {serve}"
         )
     settings: dict[str, Any] = info.get("vllm_config", {})
     if settings.get("weight_transfer_config") is None:
-        raise UserError(f"rollout.server={server}: it was started without a way to take weights. {serve}")
+        raise UserError(f"rollout.server={server}: the server was started without weight transfer. {serve}")
     model = settings.get("model_config") or {}
     mode = model.get("logprobs_mode")
     if rollout.correction is not None and mode != "processed_logprobs":
         raise UserError(
-            f"rollout.correction={rollout.correction}: the server at {server} gives log-probabilities before the "
+            f"rollout.correction={rollout.correction}: the server at {server} returns log-probabilities without the "
             f"temperature (logprobs_mode {mode}). {serve}"
         )
     longest, needed = model.get("max_model_len"), max_model_length(config)
     if longest is not None and needed is not None and longest < needed:
         raise UserError(
-            f"rollout.server={server}: it takes {longest} tokens a text, and max_prompt_length + max_completion_length "
-            f"are {needed}. {serve} --max-model-len {needed}"
+            f"rollout.server={server}: the server takes at most {longest} tokens per text, and max_prompt_length + "
+            f"max_completion_length is {needed}. {serve} --max-model-len {needed}"
         )
 
 
-def _asked(url: str) -> tuple[dict[str, Any], str | None]:
-    """What a server answers as JSON, and why there is no answer."""
+def _wait_for_server(server: str, timeout: float, serve: str) -> None:
+    """
+    Raises:
+        UserError: the server is not ready after `timeout` seconds.
+    """
+    end, waiting = time.monotonic() + timeout, False
+    while (error := _get_json(f"{server}/health")[1]) is not None:
+        if time.monotonic() >= end:
+            raise UserError(
+                f"rollout.server={server}: no vLLM server answers there after {timeout:g} s "
+                f"(rollout.server_timeout): {error}. {serve}"
+            )
+        if not waiting:
+            say(f"Waiting up to {timeout:g} s for the vLLM server at {server}: {error}.")
+            waiting = True
+        time.sleep(min(1.0, max(0.0, end - time.monotonic())))
+
+
+def _get_json(url: str) -> tuple[dict[str, Any], str | None]:
+    """The JSON answer of a server, and the error if there is none."""
     try:
-        with urlopen(url, timeout=ANSWER) as answer:
+        with urlopen(url, timeout=SERVER_TIMEOUT) as answer:
             content = answer.read()
             return (json.loads(content) if content.strip() else {}), None
     except HTTPError as error:
         return {}, f"{error.code} {error.reason}"
-    except (OSError, ValueError) as error:  # the first with its own reason inside where there is one
+    except (OSError, ValueError) as error:  # a URLError has the original error as its reason
         return {}, str(getattr(error, "reason", error))
 
 
 def max_model_length(config: Config) -> int | None:
-    """Tokens of the longest text; None where prompts may have any length."""
+    """Tokens of the longest text; None if prompts have no limit."""
     return config.max_prompt_length + config.max_completion_length if config.max_prompt_length else None
 
 
-def arguments(config: Config) -> dict[str, Any]:
-    """TRL's arguments for the engine; none where the run samples by itself."""
+def trl_engine_arguments(config: Config) -> dict[str, Any]:
+    """Arguments of TRL's `GRPOConfig` for the engine; empty if the run uses a sampler of this project."""
     rollout = config.rollout
     if rollout.name == "continuous_batching":
         return {
@@ -153,11 +162,11 @@ def arguments(config: Config) -> dict[str, Any]:
         }
     if rollout.name not in VLLM_ENGINES:
         return {}
-    corrected: dict[str, Any] = {"vllm_importance_sampling_correction": rollout.correction is not None}
+    correction: dict[str, Any] = {"vllm_importance_sampling_correction": rollout.correction is not None}
     if rollout.correction is not None:
-        corrected["vllm_importance_sampling_mode"] = rollout.correction
-        corrected["vllm_importance_sampling_clip_max"] = rollout.correction_max
-        corrected["vllm_importance_sampling_clip_min"] = rollout.correction_min
+        correction["vllm_importance_sampling_mode"] = rollout.correction
+        correction["vllm_importance_sampling_clip_max"] = rollout.correction_max
+        correction["vllm_importance_sampling_clip_min"] = rollout.correction_min
     if rollout.name == "vllm_server":
         return {
             "use_vllm": True,
@@ -165,7 +174,7 @@ def arguments(config: Config) -> dict[str, Any]:
             "vllm_server_base_url": rollout.server,
             "vllm_server_timeout": rollout.server_timeout,
             "vllm_group_port": rollout.group_port,
-            **corrected,
+            **correction,
         }
     return {
         "use_vllm": True,
@@ -174,18 +183,18 @@ def arguments(config: Config) -> dict[str, Any]:
         "vllm_enable_sleep_mode": rollout.sleep,
         "vllm_tensor_parallel_size": rollout.tensor_parallel,
         "vllm_max_model_length": max_model_length(config),
-        **corrected,
+        **correction,
     }
 
 
 def _continuous_batching(config: Config) -> dict[str, Any]:
-    # Flash attention, which it takes where that is installed, computes in no other precision.
+    # It uses flash attention if that is installed, which computes in 16 bits only.
     settings: dict[str, Any] = {"auto_switch_to_flash": config.bf16 or config.model.dtype == "bfloat16"}
     if longest := max_model_length(config):
-        # It would take half of the memory for its cache, on a CPU half of the machine's. This is what the completions
-        # need, and the fifth that it keeps free before it begins another one.
+        # By default its cache takes half of the GPU's memory, or of the machine's on a CPU. These pages hold all
+        # completions, and the fifth of the cache that the engine leaves free before it admits another one.
         completions = config.num_generations * config.prompts_per_step * config.algorithm.steps_per_generation
         completions = math.ceil(completions / distributed.world_size())
-        pages = completions * math.ceil(longest / PAGE)
-        settings |= {"page_size": PAGE, "num_blocks": math.ceil(pages / 0.8) + 1, "max_memory_percent": 0.9}
+        pages = completions * math.ceil(longest / PAGE_TOKENS)
+        settings |= {"page_size": PAGE_TOKENS, "num_blocks": math.ceil(pages / 0.8) + 1, "max_memory_percent": 0.9}
     return settings

@@ -18,15 +18,15 @@ from grpo.sampling.sampler import RowSeed
 
 
 class GenerateSampler:
-    """transformers' own `generate`, without what the policy's `generation_config` would add to it.
+    """A `Sampler` that calls `generate` with settings of its own instead of the policy's `generation_config`.
 
-    `seeds` make a batch repeatable, not its rows: they all draw from the first one's.
+    `seeds` make a batch reproducible as a whole, not each row: all rows draw from the first seed.
     """
 
-    def __init__(self, policy: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool, **distorting: float) -> None:
-        """`distorting`: any of `distorting`; left out, samples are from the policy's own distribution."""
+    def __init__(self, policy: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool, **parameters: float) -> None:
+        """`parameters`: top_p, top_k, min_p or repetition_penalty; without any, samples follow the policy."""
         self.policy, self.tokenizer, self.bf16 = policy, tokenizer, bf16
-        self.distorting = distorting
+        self.sampling_parameters = parameters
         self.eos_token_ids = find_eos_token_ids(policy, tokenizer)
 
     def complete(
@@ -36,37 +36,38 @@ class GenerateSampler:
         temperature: float | None = None,
         seeds: Sequence[RowSeed] | None = None,
     ) -> list[list[int]]:
+        """As `Sampler.complete`; the prompts are padded on the left to (B, P)."""
         encoded = self.tokenizer.pad(
             [{"input_ids": list(ids)} for ids in prompts], padding_side="left", return_tensors="pt"
         ).to(self.policy.device)
         with (
             sampling_mode(self.policy, self.bf16),
-            self._settings(temperature),
+            self._generation_config(temperature),
             torch.random.fork_rng(enabled=bool(seeds)),
         ):
             if seeds:
                 torch.manual_seed(int(np.random.SeedSequence(seeds[0]).generate_state(1)[0]))
-            generated = self.policy.generate(**encoded, max_new_tokens=max_new_tokens)
+            generated = self.policy.generate(**encoded, max_new_tokens=max_new_tokens)  # (B, P + T)
         rows = generated[:, encoded["input_ids"].shape[1] :].tolist()
         return [row[: next((n for n, token in enumerate(row, 1) if token in self.eos_token_ids), None)] for row in rows]
 
     def release_memory(self) -> None:
-        pass
+        """`generate` reserves no memory between calls."""
 
     @contextmanager
-    def _settings(self, temperature: float | None) -> Iterator[None]:
-        # `generate` fills every value that is left unset from the policy's own config, so that is set aside meanwhile.
-        holder = unwrap_adapters(self.policy)
-        own = holder.generation_config
+    def _generation_config(self, temperature: float | None) -> Iterator[None]:
+        # `generate` takes every unset value from the policy's own config, so that is replaced for the duration.
+        model = unwrap_adapters(self.policy)
+        original = model.generation_config
         sampled = {"do_sample": True, "temperature": temperature, "top_k": 0}
-        settings = (sampled if temperature else {"do_sample": False}) | self.distorting
-        holder.generation_config = GenerationConfig(
+        settings = (sampled if temperature else {"do_sample": False}) | self.sampling_parameters
+        model.generation_config = GenerationConfig(
             **settings,
             eos_token_id=self.eos_token_ids,
             pad_token_id=self.tokenizer.pad_token_id,
-            bos_token_id=own.bos_token_id,
+            bos_token_id=original.bos_token_id,
         )
         try:
             yield
         finally:
-            holder.generation_config = own
+            model.generation_config = original

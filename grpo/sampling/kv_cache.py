@@ -1,7 +1,10 @@
 """Keys and values of prompts, each stored once, and of the completions that grow from them.
 
-`Prefill` computes the prompts; `Cache` is the batch of every decode step after it. Both are attention batches of
-`grpo.policy.prefix_sharing`. Nothing here knows how tokens are chosen.
+`PromptPrefill` computes the prompts; `KVCache` is the batch of every decode step after it. Both are packed batches of
+`grpo.policy.prefix_sharing`, whose `attend` a forward pass calls in every layer. Nothing here chooses tokens.
+
+Shapes: G distinct prompts, A slots per prompt, S = G * A slots, P prompt tokens (padded), T completion tokens, H key
+heads, R query heads per key head, D head size.
 """
 
 import torch
@@ -11,123 +14,139 @@ from torch import Tensor
 from grpo.policy.prefix_sharing import RaggedRows
 
 
-class Prefill:
-    """G distinct prompts, packed, each without its last token; keeps every layer's keys and values.
+class PromptPrefill:
+    """G distinct prompts, packed, each without its last token; stores the keys and values of every layer.
 
-    The last token is left to the completions: it is the first that each of them feeds.
+    The last token of a prompt is the first that each of its completions feeds to the policy.
+
+    Attributes:
+        last_ids: (G,) the last token of each prompt.
+        ids, positions: (N,) the other tokens, one prompt after another.
+        keys, values: layer -> (G, H, P, D).
     """
 
     def __init__(self, prompts: list[list[int]], device: torch.device) -> None:
-        self.last = torch.tensor([ids[-1] for ids in prompts], device=device)
+        self.last_ids = torch.tensor([ids[-1] for ids in prompts], device=device)
         self.prompts = RaggedRows(torch.tensor([len(ids) - 1 for ids in prompts], device=device))
         self.ids = torch.tensor([token for ids in prompts for token in ids[:-1]], device=device)
         self.positions = self.prompts.columns.expand(len(prompts), -1)[self.prompts.mask]
         self.longest = self.prompts.width + 1
-        self.keys: dict[int, Tensor] = {}  # layer -> (G, key heads, P, D)
+        self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Queries (N, H * R, D), keys and values (N, H, D) -> causal attention within each prompt (N, H * R, D)."""
         query, key, value = (self.prompts.pad(states) for states in (query, key, value))
         self.keys[layer], self.values[layer] = key.to(value.dtype), value
         grouped = query.shape[1] != key.shape[1]
-        seen = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
-        return self.prompts.unpad(seen)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+        return self.prompts.unpad(attended)
 
 
-class Cache:
-    """The keys and values of G prompts, each once, and of `A` slots a prompt, texts in the making of equal length.
+class KVCache:
+    """The keys and values of G prompts, each once, and of A slots per prompt with completions of equal length.
 
-    A step changes tensors in place, and what it does hangs on no value in them, so that it can become a CUDA graph.
+    A decode step changes tensors in place and never reads a value on the host, so a CUDA graph can capture it.
 
     Attributes:
-        ids: (S,) the last token of each of the G * A slots; those of a prompt are adjacent.
-        positions: (S,) where it stands.
-        t: (1,) how many tokens of the completions are in the cache.
-        width: how many places for them a step reads; masked beyond `t`.
+        ids: (S,) the last token of each slot; the slots of a prompt are adjacent.
+        positions: (S,) the position of that token.
+        length: (1,) the number of completion tokens in the cache.
+        read_width: the number of completion tokens that a step reads; those beyond `length` are masked.
+        prompt_bias: (G, 1, P) and completion_bias: (T,): 0 where there is a token, else -inf.
+        prompt_keys, prompt_values: layer -> (G * H, P, D).
+        completion_keys, completion_values: layer -> (G * H * A, T, D).
     """
 
-    def __init__(self, prefill: Prefill, slots: int, limit: int, grain: int = 1) -> None:
-        """For completions of at most `limit` tokens; the width of prompts is brought to a multiple of `grain`."""
-        device = prefill.last.device
-        extra = -prefill.prompts.width % grain
-        mask = F.pad(prefill.prompts.mask, (0, extra))[:, None]
-        self.prompts, self.limit, self.width = len(prefill.last), limit, limit
-        self.ids = prefill.last.repeat_interleave(slots)
+    def __init__(self, prefill: PromptPrefill, slots: int, max_new_tokens: int, width_multiple: int = 1) -> None:
+        """Pads the prompts to a multiple of `width_multiple` tokens."""
+        device = prefill.last_ids.device
+        padding = -prefill.prompts.width % width_multiple
+        mask = F.pad(prefill.prompts.mask, (0, padding))[:, None]
+        self.num_prompts, self.max_new_tokens, self.read_width = len(prefill.last_ids), max_new_tokens, max_new_tokens
+        self.ids = prefill.last_ids.repeat_interleave(slots)
         self.positions = prefill.prompts.lengths.repeat_interleave(slots)
-        self.t = torch.zeros(1, dtype=torch.long, device=device)
-        # (G, 1, P) and (limit,): 0 where there is a token, else -inf
+        self.length = torch.zeros(1, dtype=torch.long, device=device)
         self.prompt_bias = torch.zeros(mask.shape, device=device).masked_fill_(~mask, -torch.inf)
-        self.own_bias = torch.full((limit,), -torch.inf, device=device)
+        self.completion_bias = torch.full((max_new_tokens,), -torch.inf, device=device)
 
-        def flat(states: dict[int, Tensor]) -> dict[int, Tensor]:
-            return {layer: F.pad(each, (0, 0, 0, extra)).flatten(0, 1).contiguous() for layer, each in states.items()}
+        def by_head(states: dict[int, Tensor]) -> dict[int, Tensor]:
+            return {layer: F.pad(each, (0, 0, 0, padding)).flatten(0, 1).contiguous() for layer, each in states.items()}
 
-        # layer -> (G * key heads, P, D), and (G * key heads * A, limit, D)
-        self.prompt_keys, self.prompt_values = flat(prefill.keys), flat(prefill.values)
-        self.own_keys: dict[int, Tensor] = {}
-        self.own_values: dict[int, Tensor] = {}
+        self.prompt_keys, self.prompt_values = by_head(prefill.keys), by_head(prefill.values)
+        self.completion_keys: dict[int, Tensor] = {}
+        self.completion_values: dict[int, Tensor] = {}
 
     @property
     def slots(self) -> int:
-        return len(self.ids) // self.prompts
+        """A, the slots of each prompt."""
+        return len(self.ids) // self.num_prompts
 
     @property
     def longest(self) -> int:
-        return self.prompt_bias.shape[-1] + self.limit
+        """Tokens of the longest text that can be in the cache."""
+        return self.prompt_bias.shape[-1] + self.max_new_tokens
 
     def append(self, ids: Tensor) -> None:
-        """What follows in each slot (S,)."""
+        """Add the next token (S,) of every slot."""
         self.ids.copy_(ids)
         self.positions.add_(1)
-        self.t.add_(1)
+        self.length.add_(1)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        slots, heads, dim = query.shape
-        g, a, kv, dtype = self.prompts, self.slots, key.shape[1], value.dtype
-        repeats, size = heads // kv, self.prompt_bias.shape[-1] if self.prompt_keys else 0
+        """Store the last tokens' keys and values (S, H, D); queries (S, H * R, D) -> attention (S, H * R, D).
 
-        def by_prompt(states: Tensor) -> Tensor:  # the heads of a prompt's slots side by side: (G * key heads * A, ...)
+        The slots of a prompt attend to its one copy of keys with one product per prompt and key head.
+        """
+        slots, heads, dim = query.shape
+        g, a, kv, dtype = self.num_prompts, self.slots, key.shape[1], value.dtype
+        repeats, width = heads // kv, self.prompt_bias.shape[-1] if self.prompt_keys else 0
+
+        def by_prompt(states: Tensor) -> Tensor:  # (S, heads, D) -> (G * H * A, heads / H, D)
             return states.to(dtype).view(g, a, kv, -1).transpose(1, 2).reshape(g * kv * a, -1, dim)
 
-        for kept, new in ((self.own_keys, key), (self.own_values, value)):
-            if layer not in kept:
-                kept[layer] = torch.zeros(slots * kv, self.limit, dim, dtype=dtype, device=query.device)
-            kept[layer].index_copy_(1, self.t, by_prompt(new))
-        own_key, own_value = self.own_keys[layer][:, : self.width], self.own_values[layer][:, : self.width]
+        for stored, new in ((self.completion_keys, key), (self.completion_values, value)):
+            if layer not in stored:
+                stored[layer] = torch.zeros(slots * kv, self.max_new_tokens, dim, dtype=dtype, device=query.device)
+            stored[layer].index_copy_(1, self.length, by_prompt(new))
+        completion_key = self.completion_keys[layer][:, : self.read_width]
+        completion_value = self.completion_values[layer][:, : self.read_width]
         query = by_prompt(query)
-        scores = _scores(query, own_key, self.own_bias[: self.width], scale)
-        if size:  # else every prompt is one token long
-            # All slots of a prompt against its one copy of keys: a product for each prompt and key head.
-            bias = self.prompt_bias.expand(g, kv, size).reshape(g * kv, 1, size)
-            of_prompt = _scores(query.view(g * kv, a * repeats, dim), self.prompt_keys[layer], bias, scale)
-            scores = torch.cat((of_prompt.view(-1, repeats, size), scores), -1)
-        weights = scores.softmax(-1).to(dtype)
-        seen = torch.bmm(weights[..., size:], own_value)
-        if size:
-            of_prompt = weights[..., :size].view(g * kv, a * repeats, size)
-            seen += torch.bmm(of_prompt, self.prompt_values[layer]).view(seen.shape)
-        return seen.view(g, kv, a, repeats * dim).transpose(1, 2).reshape(slots, heads, dim)
+        scores = _scores(query, completion_key, self.completion_bias[: self.read_width], scale)
+        if width:  # otherwise every prompt is one token long
+            bias = self.prompt_bias.expand(g, kv, width).reshape(g * kv, 1, width)
+            prompt_scores = _scores(query.view(g * kv, a * repeats, dim), self.prompt_keys[layer], bias, scale)
+            scores = torch.cat((prompt_scores.view(-1, repeats, width), scores), -1)
+        weights = scores.softmax(-1).to(dtype)  # (G * H * A, R, P + T)
+        attended = torch.bmm(weights[..., width:], completion_value)
+        if width:
+            prompt_weights = weights[..., :width].view(g * kv, a * repeats, width)
+            attended += torch.bmm(prompt_weights, self.prompt_values[layer]).view(attended.shape)
+        return attended.view(g, kv, a, repeats * dim).transpose(1, 2).reshape(slots, heads, dim)
 
-    def select(self, prompts: Tensor, parents: Tensor, done: int) -> None:
-        """Keep the prompts (G',) and, of each, copies of the slots `parents` (G', A'), numbered within the prompt."""
-        old, chosen = self.slots, prompts[:, None] * self.slots + parents
+    def select(self, prompts: Tensor, parents: Tensor, length: int) -> None:
+        """Retain the prompts (G',), each with A' slots that are copies of the slots `parents` (G', A') of that prompt.
+
+        `length`: the number of completion tokens to copy.
+        """
+        old_slots, chosen = self.slots, prompts[:, None] * self.slots + parents
         self.ids, self.positions = self.ids[chosen.flatten()], self.positions[chosen.flatten()]
-        if len(prompts) < self.prompts:
+        if len(prompts) < self.num_prompts:
             for states in (self.prompt_keys, self.prompt_values):
                 for layer, each in states.items():
-                    states[layer] = each.unflatten(0, (self.prompts, -1))[prompts].flatten(0, 1)
+                    states[layer] = each.unflatten(0, (self.num_prompts, -1))[prompts].flatten(0, 1)
             self.prompt_bias = self.prompt_bias[prompts]
-        for states in (self.own_keys, self.own_values):
+        for states in (self.completion_keys, self.completion_values):
             for layer, each in states.items():
-                by_head = each.unflatten(0, (self.prompts, -1, old))
+                by_head = each.unflatten(0, (self.num_prompts, -1, old_slots))  # (G, H, A, T, D)
                 heads = torch.arange(by_head.shape[1], device=each.device)[:, None]
-                copies = by_head[:, :, :, :done][prompts[:, None, None], heads, parents[:, None]].flatten(0, 2)
-                states[layer] = F.pad(copies, (0, 0, 0, self.limit - done))
-        self.prompts = len(prompts)
+                copies = by_head[:, :, :, :length][prompts[:, None, None], heads, parents[:, None]].flatten(0, 2)
+                states[layer] = F.pad(copies, (0, 0, 0, self.max_new_tokens - length))
+        self.num_prompts = len(prompts)
 
 
 def _scores(query: Tensor, key: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Scaled and masked attention scores, in float32 on CUDA whatever the dtype of computing."""
+    """(B, Q, D) x (B, K, D) + (B, 1, K) -> attention scores (B, Q, K), on CUDA in float32 for every input dtype."""
     if query.device.type == "cuda" and query.dtype != torch.float32:
         return torch.bmm(query, key.transpose(1, 2), out_dtype=torch.float32).mul_(scale).add_(bias)
     return torch.baddbmm(bias.to(query.dtype), query, key.transpose(1, 2), alpha=scale)

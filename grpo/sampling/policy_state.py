@@ -1,6 +1,7 @@
-"""States that a policy is put into while something samples from it, and that end with the `with` block.
+"""Temporary states of a policy: for sampling, for an engine of another project, and while adapters are merged.
 
-Used by the samplers here and by the trainer for the engines of other projects. Nothing here knows how to sample.
+Used by the samplers here and by the trainer. Each restores the policy at the end of its `with` block. Nothing here
+knows how to sample.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from grpo.policy.prefix_sharing import ATTENTION_NAME, unwrap_adapters
 
 @contextmanager
 def sampling_mode(policy: Any, bf16: bool) -> Iterator[None]:
-    """No gradients, no dropout, computing in the dtype of training."""
+    """No gradients, no dropout, and with `bf16` autocast to bfloat16, as in training."""
     training = policy.training
     policy.eval()
     try:
@@ -26,10 +27,10 @@ def sampling_mode(policy: Any, bf16: bool) -> Iterator[None]:
 
 @contextmanager
 def cast_for_engine(policy: Any, bf16: bool) -> Iterator[None]:
-    """The policy as transformers' engine takes it: with an attention that it knows and, with `bf16`, rounded weights.
+    """The policy as transformers' engine needs it: with SDPA attention and, with `bf16`, weights in bfloat16.
 
-    Afterwards the very weights are back. Buffers are left alone: rotary frequencies that are rounded too would change
-    the policy as much again.
+    Afterwards the original weight tensors are back. Buffers stay as they are: casting the rotary frequencies too would
+    double the change of the policy.
     """
     model = unwrap_adapters(policy)
     attention = model.config._attn_implementation
@@ -48,17 +49,17 @@ def cast_for_engine(policy: Any, bf16: bool) -> Iterator[None]:
 
 @contextmanager
 def preserve_frozen_weights(policy: Any) -> Iterator[None]:
-    """While adapters are merged into the weights and taken out again: what rounding would leave of them is undone.
+    """Restore the frozen 16-bit weights afterwards, because merging and unmerging adapters rounds them.
 
-    In float32 it is far less than a step changes, and a copy of the weights would be large.
+    In float32 the rounding is far smaller than an optimizer step, and a copy of the weights would be large.
     """
     frozen = [
         each for each in policy.parameters() if not each.requires_grad and each.dtype in (torch.bfloat16, torch.half)
     ]
-    kept = [each.detach().clone() for each in frozen]
+    copies = [each.detach().clone() for each in frozen]
     try:
         yield
     finally:
         with torch.no_grad():
-            for parameter, value in zip(frozen, kept, strict=True):
+            for parameter, value in zip(frozen, copies, strict=True):
                 parameter.copy_(value)

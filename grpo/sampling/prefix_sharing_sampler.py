@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grpo.core.console import say
@@ -22,7 +23,7 @@ from grpo.policy.prefix_sharing import (
 )
 from grpo.sampling.cuda_graphs import CudaGraphs
 from grpo.sampling.generate_sampler import GenerateSampler
-from grpo.sampling.kv_cache import Prefill
+from grpo.sampling.kv_cache import PromptPrefill
 from grpo.sampling.policy_state import sampling_mode
 from grpo.sampling.sampler import RowSeed
 from grpo.sampling.token_sampler import Decoder, TokenSampler, TransformersDecoder
@@ -30,29 +31,29 @@ from grpo.sampling.trie_decode import decode_trie
 
 
 def fallback_message(reason: PrefixSharingUnsupported) -> str:
-    return f"rollout=fast does not go with this policy: {reason}. Sampling goes on as with rollout=generate."
+    return f"rollout=fast does not work with this policy: {reason}. Sampling with rollout=generate instead."
 
 
 class PrefixSharingSampler:
-    """Computes each distinct prompt once, keeps its keys and values once for all of its completions, and computes
-    completions once for as long as they are alike. Those that have ended are dropped.
+    """A `Sampler` that computes and caches each distinct prompt once, and equal completions once until they diverge.
 
-    Sampling is by inverse CDF from one uniform number a token. The numbers come from torch's own CPU generator, whose
-    state is part of every checkpoint, and belong to the rows: what a row gets does not hang on the rows beside it.
+    Sampling is by inverse CDF from one uniform number per token. The numbers come from torch's CPU generator, whose
+    state is part of every checkpoint, and each row has its own: the tokens of a row do not depend on the other rows.
     """
 
     def __init__(self, policy: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool, fused: bool) -> None:
-        """
+        """`fused`: decode with a fused decoder if there is one for the policy's architecture.
+
         Raises:
-            Unsupported: the policy cannot run on shared prompts.
+            PrefixSharingUnsupported: the policy's attention does not support shared prompts.
         """
         enable_prefix_sharing(policy)
         self.policy, self.tokenizer, self.bf16 = policy, tokenizer, bf16
-        self.instead: GenerateSampler | None = None
+        self.fallback: GenerateSampler | None = None
         model = unwrap_adapters(policy)
         self.is_eos = torch.zeros(model.config.get_text_config().vocab_size, dtype=torch.bool, device=model.device)
         self.eos_token_ids = find_eos_token_ids(policy, tokenizer)
-        self.is_eos[self.eos_token_ids] = True
+        self.is_eos[self.eos_token_ids] = True  # (V,)
         self.decoder: Decoder = TransformersDecoder(policy)
         self.graphs: CudaGraphs | None = None
         if fused:
@@ -69,17 +70,22 @@ class PrefixSharingSampler:
         temperature: float | None = None,
         seeds: Sequence[RowSeed] | None = None,
     ) -> list[list[int]]:
-        if self.instead is None:
+        """As `Sampler.complete`.
+
+        Prints a message and uses `generate` from then on if the policy's attention window is shorter than a text.
+        """
+        if self.fallback is None:
             try:
                 return self._complete(prompts, max_new_tokens, temperature, seeds)
             except PrefixSharingUnsupported as reason:
                 say(fallback_message(reason))
-                self.instead = GenerateSampler(self.policy, self.tokenizer, self.bf16)
-        return self.instead.complete(prompts, max_new_tokens, temperature, seeds)
+                self.fallback = GenerateSampler(self.policy, self.tokenizer, self.bf16)
+        return self.fallback.complete(prompts, max_new_tokens, temperature, seeds)
 
     def release_memory(self) -> None:
+        """Free the CUDA graphs and their storage."""
         if self.graphs:
-            self.graphs.forget()
+            self.graphs.clear()
 
     def _complete(
         self,
@@ -89,20 +95,22 @@ class PrefixSharingSampler:
         seeds: Sequence[RowSeed] | None,
     ) -> list[list[int]]:
         model = unwrap_adapters(self.policy)
-        first, group = distinct([tuple(ids) for ids in prompts])
-        uniforms = None
-        if temperature is not None and seeds is None:
-            uniforms = torch.rand(len(prompts), max_new_tokens, dtype=torch.float64)
-        elif temperature is not None and seeds is not None:
-            drawn = [np.random.default_rng(seed).random(max_new_tokens) for seed in seeds]
-            uniforms = torch.from_numpy(np.stack(drawn))
+        first, prompt_of_row = distinct([tuple(ids) for ids in prompts])
+        uniforms = None if temperature is None else draw_uniforms(len(prompts), max_new_tokens, seeds)
         with sampling_mode(self.policy, self.bf16):
-            prefill = Prefill([list(prompts[i]) for i in first], model.device)
+            prefill = PromptPrefill([list(prompts[i]) for i in first], model.device)
             self.decoder.refresh()
             if len(prefill.ids):
                 forward_packed(model.base_model, prefill)
             if self.graphs:
-                torch.clear_autocast_cache()  # weights cast for the prefill, which the decoder has copies of
-            sampler = TokenSampler(self.decoder, temperature, self.is_eos)
-            run = self.graphs.run if self.graphs else decode_trie
-            return run(sampler, prefill, group, uniforms, max_new_tokens)
+                torch.clear_autocast_cache()  # weights cast for the prefill, of which the decoder has its own copies
+            token_sampler = TokenSampler(self.decoder, temperature, self.is_eos)
+            decode = self.graphs.decode if self.graphs else decode_trie
+            return decode(token_sampler, prefill, prompt_of_row, uniforms, max_new_tokens)
+
+
+def draw_uniforms(rows: int, max_new_tokens: int, seeds: Sequence[RowSeed] | None) -> Tensor:
+    """(B, T) float64 in [0, 1) on the CPU: one number for each token of each row."""
+    if seeds is None:
+        return torch.rand(rows, max_new_tokens, dtype=torch.float64)
+    return torch.from_numpy(np.stack([np.random.default_rng(seed).random(max_new_tokens) for seed in seeds]))

@@ -1,8 +1,10 @@
-"""The decode step of the Qwen2 family, for the sampler: transformers' modules fused into few, large operations.
+"""The fused decode step of Qwen2 policies: transformers' modules as few, large matrix products.
 
-The reference is transformers' `Qwen2ForCausalLM`, which `rollout.native=false` runs; the tests hold the two together.
-Here the projections of queries, keys and values are one product, so are the gate and the up projection, and the weights
-of the norms before them are multiplied into them.
+Used by the prefix-sharing sampler. The reference is transformers' `Qwen2ForCausalLM`, which `rollout.native=false`
+runs; tests compare the two. Queries, keys and values are one product, gate and up projection are another, and the
+weights of the norms before them are multiplied into both.
+
+Shapes: S slots, D head size, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from grpo.policy.prefix_sharing import PackedBatch, unwrap_adapters
 
 @dataclass
 class FusedLayer:
-    """Fused weights, (out, in), in the dtype of computing."""
+    """The fused weights (out, in) of one layer, in the dtype of matrix products."""
 
     qkv: Tensor
     qkv_bias: Tensor
@@ -27,10 +29,11 @@ class FusedLayer:
 
 
 class FusedQwen2Decoder:
-    """Computes next-token logits of a Qwen2 policy."""
+    """A `Decoder` for policies of the Qwen2 architecture."""
 
     @staticmethod
     def supports(policy: Any) -> bool:
+        """Whether the policy is a plain Qwen2: full attention, default RoPE, SiLU, projections without quantization."""
         model = unwrap_adapters(policy)
         config = model.config
         return (
@@ -47,21 +50,21 @@ class FusedQwen2Decoder:
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         device, width = self.model.device, config.hidden_size
-        self.eps = torch.tensor(config.rms_norm_eps, device=device)
-        self.mean = torch.full((width, 1), 1 / width, device=device)
+        self.epsilon = torch.tensor(config.rms_norm_eps, device=device)
+        self.mean_column = torch.full((width, 1), 1 / width, device=device)
         self.layers: list[FusedLayer] = []
         self.head = torch.empty(0)
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the policy's present weights, into the same storage as before."""
-        for number, layer in enumerate(self.model.model.layers):
+        """Read the policy's current weights into the same storage, which CUDA graphs refer to."""
+        for index, layer in enumerate(self.model.model.layers):
             fused = self._fuse(layer)
-            if number == len(self.layers):
+            if index == len(self.layers):
                 self.layers.append(fused)
             else:
                 for name, new in vars(fused).items():
-                    _overwrite(getattr(self.layers[number], name), new)
+                    _overwrite(getattr(self.layers[index], name), new)
         head = self.model.lm_head.weight.detach()
         if len(self.head):
             _overwrite(self.head, head)
@@ -81,41 +84,42 @@ class FusedQwen2Decoder:
         )
 
     def logits(self, batch: PackedBatch) -> Tensor:
-        """(rows, vocabulary) in float32: what follows each of the rows' last tokens, `batch.ids`."""
+        """(S, V) in float32: the logits after the last token of each of the S slots, `batch.ids`."""
         with torch.autocast(batch.ids.device.type, enabled=False):
             return self._logits(batch)
 
     def _logits(self, batch: PackedBatch) -> Tensor:
-        rows, rotated = len(batch.ids), self.heads + self.key_heads
+        slots, rotated = len(batch.ids), self.heads + self.key_heads
         angles = batch.positions[:, None, None] * self.model.model.rotary_emb.inv_freq
         cos, sin = angles.cos(), angles.sin()
-        # rotate_half(x) * sin is x with its halves exchanged, times sin with its first half negated.
+        # rotate_half(x) * sin equals x with its halves exchanged, times sin with its first half negated.
         cos, sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
         x = F.embedding(batch.ids, self.model.model.embed_tokens.weight)
-        for number, layer in enumerate(self.layers):
-            qkv = torch.addmm(layer.qkv_bias, self._norm(x), layer.qkv.T).view(rows, -1, self.head_dim)
+        for index, layer in enumerate(self.layers):
+            qkv = torch.addmm(layer.qkv_bias, self._norm(x), layer.qkv.T).view(slots, -1, self.head_dim)
             qk, value = qkv[:, :rotated], qkv[:, rotated:]
             qk = torch.addcmul(qk * cos, qk.roll(self.head_dim // 2, -1), sin)
-            seen = batch.attend(number, qk[:, : self.heads], qk[:, self.heads :], value, self.head_dim**-0.5)
-            x = _add_product(x, seen.view(rows, -1), layer.out)
+            attended = batch.attend(index, qk[:, : self.heads], qk[:, self.heads :], value, self.head_dim**-0.5)
+            x = _add_product(x, attended.view(slots, -1), layer.out)
             gate, up = (self._norm(x) @ layer.gate_up.T).chunk(2, -1)
             x = _add_product(x, F.silu(gate) * up, layer.down)
         final = self._norm(x) * self.model.model.norm.weight.to(self.dtype)
         return (final @ self.head.T).float()
 
     def _norm(self, x: Tensor) -> Tensor:
-        """RMSNorm without its weights, computed in float32."""
+        """RMSNorm of (S, hidden) without its weights, computed in float32."""
         x = x.float()
-        # A product with a column of 1 / width is the quickest mean over rows; it starts from epsilon.
-        return (x * torch.addmm(self.eps, x * x, self.mean).rsqrt_()).to(self.dtype)
+        # A product with a column of 1 / width is the fastest mean over the hidden dimension; epsilon is its bias.
+        return (x * torch.addmm(self.epsilon, x * x, self.mean_column).rsqrt_()).to(self.dtype)
 
 
-def _overwrite(mine: Tensor, new: Tensor) -> None:
-    if mine.data_ptr() != new.data_ptr():  # else it is the policy's own
-        mine.copy_(new)
+def _overwrite(target: Tensor, new: Tensor) -> None:
+    if target.data_ptr() != new.data_ptr():  # otherwise it is the policy's own tensor
+        target.copy_(new)
 
 
 def _add_product(x: Tensor, left: Tensor, weight: Tensor) -> Tensor:
+    """x + left @ weight.T, in one kernel if the dtypes are equal."""
     return torch.addmm(x, left, weight.T) if x.dtype == weight.dtype else x + left @ weight.T
 
 
@@ -133,7 +137,7 @@ def _base(linear: Any) -> Any:
 
 
 def _weight(linear: Any) -> Tensor:
-    """The weight of a projection, with the adapters that are active on it."""
+    """The weight (out, in) of a projection, including its active adapters."""
     weight: Tensor = _base(linear).weight.detach()
     for adapter in linear.active_adapters if hasattr(linear, "get_delta_weight") else ():
         weight = weight + linear.get_delta_weight(adapter).detach()

@@ -6,11 +6,11 @@ Training, evaluation and `grpo.sample` depend on this interface; `grpo.sampling.
 from collections.abc import Sequence
 from typing import Protocol
 
-RowSeed = tuple[int, ...]
+RowSeed = tuple[int, ...]  # the entropy of one row's random numbers, as numpy's SeedSequence takes it
 
 
 class Sampler(Protocol):
-    eos_token_ids: list[int]  # the ids that end a completion
+    eos_token_ids: list[int]  # the tokens that end a completion
 
     def complete(
         self,
@@ -19,10 +19,13 @@ class Sampler(Protocol):
         temperature: float | None = None,
         seeds: Sequence[RowSeed] | None = None,
     ) -> list[list[int]]:
-        """One completion for each prompt, up to and with its end token; greedy without a temperature.
+        """One completion for each of the B prompts, up to and including its end token.
 
-        With `seeds`, one for each prompt, sampling draws from them instead of torch's own generator.
+        Args:
+            prompts: B lists of token ids of any length.
+            temperature: None decodes greedily.
+            seeds: one for each prompt; sampling then draws from them instead of torch's global generator.
         """
 
     def release_memory(self) -> None:
-        """Give back the memory that is held from one call to the next."""
+        """Free the memory that is reserved between calls."""

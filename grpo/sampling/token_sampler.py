@@ -1,6 +1,6 @@
 """The next token of each completion: logits from a decoder, then greedy choice or inverse-CDF sampling.
 
-Called for every decode step by `trie_decode` and `cuda_graphs`. It knows nothing of how slots are arranged.
+Called for every decode step by `trie_decode` and `cuda_graphs`. It does not know how completions are assigned to slots.
 """
 
 from dataclasses import dataclass
@@ -10,55 +10,62 @@ import torch
 from torch import Tensor
 
 from grpo.policy.prefix_sharing import PackedBatch, forward_packed
-from grpo.sampling.kv_cache import Cache
+from grpo.sampling.kv_cache import KVCache
 
-# Tokens between two looks at which completions have ended.
+# Tokens between two checks for ended completions; a check waits for the device.
 EOS_CHECK_INTERVAL = 8
 
 
 class Decoder(Protocol):
     def refresh(self) -> None:
-        """Take over the policy's present weights."""
+        """Read the policy's current weights."""
 
     def logits(self, batch: PackedBatch) -> Tensor:
-        """(slots, vocabulary) in float32: what follows the last token of each slot, `batch.ids`."""
+        """(S, V) in float32: the logits after the last token of each of the S slots, `batch.ids`."""
 
 
 class TransformersDecoder:
-    """Computes next-token logits with transformers' modules, whatever the architecture."""
+    """A `Decoder` that runs transformers' modules, for any architecture."""
 
     def __init__(self, policy: Any) -> None:
         self.policy = policy
 
     def refresh(self) -> None:
-        pass  # the modules read the policy's weights as they are
+        """The modules always read the policy's own weights."""
 
     def logits(self, batch: PackedBatch) -> Tensor:
+        """(S, V) in float32."""
         logits: Tensor = forward_packed(self.policy, batch).logits[0]
         return logits.float()
 
 
 @dataclass
 class TokenSampler:
-    """How tokens follow from a policy's logits."""
+    """Chooses the next token from a decoder's logits.
+
+    Attributes:
+        temperature: None decodes greedily.
+        is_eos: (V,) whether a token ends a completion.
+    """
 
     decoder: Decoder
-    temperature: float | None  # None: greedy
-    is_eos: Tensor  # (V,)
+    temperature: float | None
+    is_eos: Tensor
 
-    def next(self, cache: Cache, uniforms: Tensor | None, slot: Tensor) -> Tensor:
-        """The next token (B,) of the completions in the slots (B,), from uniforms in [0, 1) (B,)."""
-        cache.own_bias.index_fill_(0, cache.t, 0.0)
+    def next(self, cache: KVCache, uniforms: Tensor | None, slot: Tensor) -> Tensor:
+        """The next tokens (B,) of the completions in the slots `slot` (B,), from uniforms in [0, 1) (B,)."""
+        cache.completion_bias.index_fill_(0, cache.length, 0.0)
         logits = self.decoder.logits(cache)
         if self.temperature is None or uniforms is None:
             return logits.argmax(-1)[slot]
         if self.temperature != 1:
             logits = logits / self.temperature
-        # Accumulated in float64: in float32 a large vocabulary's tail would be lost in rounding. Each slot's sums are
-        # lifted above those before it, so that one search through all of them serves the completions of any slot.
+        # Cumulative sums are in float64, because in float32 rounding would lose the tail of a large vocabulary. The
+        # sums of slot i are raised by 2 i, above those of the slots before it, so that one search over the flattened
+        # sums serves the completions of all slots.
         slots, vocabulary = logits.shape
         sums = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
-        lift = 2.0 * torch.arange(slots, device=logits.device)
-        sought = (uniforms * sums[:, -1][slot]).add_(lift[slot])
-        found = torch.searchsorted(sums.add_(lift[:, None]).view(-1), sought, right=True)
+        offsets = 2.0 * torch.arange(slots, device=logits.device)
+        targets = (uniforms * sums[:, -1][slot]).add_(offsets[slot])
+        found = torch.searchsorted(sums.add_(offsets[:, None]).view(-1), targets, right=True)
         return (found - slot * vocabulary).clamp_(0, vocabulary - 1)

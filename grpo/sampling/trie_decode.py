@@ -1,68 +1,79 @@
 """Decoding over a trie: completions of a prompt share a slot of the cache for as long as their tokens are equal.
 
-Called by the prefix-sharing sampler on a CPU, and on a GPU where there are no CUDA graphs.
+Called by the prefix-sharing sampler on a CPU, and on a GPU without CUDA graphs.
 """
 
 import torch
 from torch import Tensor
 
-from grpo.sampling.kv_cache import Cache, Prefill
+from grpo.sampling.kv_cache import KVCache, PromptPrefill
 from grpo.sampling.token_sampler import EOS_CHECK_INTERVAL, TokenSampler
 
 
 def decode_trie(
-    sampler: TokenSampler, prefill: Prefill, group: list[int], uniforms: Tensor | None, limit: int
+    token_sampler: TokenSampler,
+    prefill: PromptPrefill,
+    prompt_of_row: list[int],
+    uniforms: Tensor | None,
+    max_new_tokens: int,
 ) -> list[list[int]]:
-    """The completions of the prompts `group` (B,), with uniforms (B, limit).
+    """The completions of B rows, as lists of token ids.
 
-    Completions that are alike so far share a slot, which splits where they part; the slots of ended ones are dropped.
+    Rows with the same prompt and the same tokens so far share a slot, which splits when their tokens diverge. Slots in
+    which every completion has ended are dropped.
+
+    Args:
+        prompt_of_row: for each of the B rows, the index of its prompt in `prefill`.
+        uniforms: (B, T) in [0, 1), or None for greedy decoding.
     """
-    cache, device = Cache(prefill, 1, limit), prefill.last.device
-    completions: list[list[int]] = [[] for _ in group]
-    slot_of, alive = list(group), list(range(len(group)))
-    slot = torch.tensor(slot_of, device=device)
-    ends = set(sampler.is_eos.nonzero()[:, 0].tolist())
+    cache, device = KVCache(prefill, 1, max_new_tokens), prefill.last_ids.device
+    completions: list[list[int]] = [[] for _ in prompt_of_row]
+    slot_of_row, unfinished = list(prompt_of_row), list(range(len(prompt_of_row)))
+    slot = torch.tensor(slot_of_row, device=device)
+    eos_token_ids = set(token_sampler.is_eos.nonzero()[:, 0].tolist())
     if uniforms is not None:
-        uniforms = uniforms.T.contiguous().to(device)
-    for done in range(1, limit + 1):
-        cache.width = done
-        tokens = sampler.next(cache, None if uniforms is None else uniforms[done - 1], slot).tolist()
-        for row in alive:
+        uniforms = uniforms.T.contiguous().to(device)  # (T, B)
+    for length in range(1, max_new_tokens + 1):
+        cache.read_width = length
+        tokens = token_sampler.next(cache, None if uniforms is None else uniforms[length - 1], slot).tolist()
+        for row in unfinished:
             completions[row].append(tokens[row])
-        alive = [row for row in alive if tokens[row] not in ends]
-        if not alive:
+        unfinished = [row for row in unfinished if tokens[row] not in eos_token_ids]
+        if not unfinished:
             break
+        # The children of the trie's current leaves: (slot, token) -> rows.
         children: dict[tuple[int, int], list[int]] = {}
-        for row in alive:
-            children.setdefault((slot_of[row], tokens[row]), []).append(row)
-        parted = len(children) > len({parent for parent, _ in children})
-        if parted or (done % EOS_CHECK_INTERVAL == 0 and len(children) < len(cache.ids)):
-            places = _rearrange(cache, list(children), done)
-            slot_of = [0] * len(group)  # ended completions look on where they do no harm
-            for place, rows in zip(places, children.values(), strict=True):
+        for row in unfinished:
+            children.setdefault((slot_of_row[row], tokens[row]), []).append(row)
+        diverged = len(children) > len({parent for parent, _ in children})
+        if diverged or (length % EOS_CHECK_INTERVAL == 0 and len(children) < len(cache.ids)):
+            new_slots = _assign_slots(cache, list(children), length)
+            slot_of_row = [0] * len(prompt_of_row)  # ended rows read slot 0 and ignore the result
+            for new_slot, rows in zip(new_slots, children.values(), strict=True):
                 for row in rows:
-                    slot_of[row] = place
-            slot = torch.tensor(slot_of, device=device)
-        following = [0] * len(cache.ids)
-        for row in alive:
-            following[slot_of[row]] = tokens[row]
-        cache.append(torch.tensor(following, device=device))
+                    slot_of_row[row] = new_slot
+            slot = torch.tensor(slot_of_row, device=device)
+        next_ids = [0] * len(cache.ids)
+        for row in unfinished:
+            next_ids[slot_of_row[row]] = tokens[row]
+        cache.append(torch.tensor(next_ids, device=device))
     return completions
 
 
-def _rearrange(cache: Cache, children: list[tuple[int, int]], done: int) -> list[int]:
-    """Give each of the children (slot, token) a slot of its own; returns which."""
-    old = cache.slots
-    of_prompt: dict[int, list[int]] = {}
+def _assign_slots(cache: KVCache, children: list[tuple[int, int]], length: int) -> list[int]:
+    """Rearrange the cache so that each child (parent slot, token) has a slot of its own; returns these slots."""
+    old_slots = cache.slots
+    children_of_prompt: dict[int, list[int]] = {}
     for child, (parent, _) in enumerate(children):
-        of_prompt.setdefault(parent // old, []).append(child)
-    most = max(map(len, of_prompt.values()))
-    places, parents = [0] * len(children), []
-    for place, members in enumerate(of_prompt.values()):
+        children_of_prompt.setdefault(parent // old_slots, []).append(child)
+    slots = max(map(len, children_of_prompt.values()))
+    new_slots, parents = [0] * len(children), []
+    for place, members in enumerate(children_of_prompt.values()):
         for i, child in enumerate(members):
-            places[child] = place * most + i
-        # A prompt with fewer than the most has idle slots.
-        parents.append([children[child][0] % old for child in members] + [0] * (most - len(members)))
+            new_slots[child] = place * slots + i
+        # A prompt with fewer children than the largest one has idle slots.
+        parents.append([children[child][0] % old_slots for child in members] + [0] * (slots - len(members)))
     device = cache.ids.device
-    cache.select(torch.tensor(list(of_prompt), device=device), torch.tensor(parents, device=device), done)
-    return places
+    prompts = torch.tensor(list(children_of_prompt), device=device)
+    cache.select(prompts, torch.tensor(parents, device=device), length)
+    return new_slots

@@ -12,7 +12,7 @@ from grpo.config.schema import Config
 from grpo.policy.loading import from_pretrained_options
 from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
-from grpo.sampling.engines import arguments
+from grpo.sampling.engines import trl_engine_arguments
 
 
 def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Path) -> GRPOConfig:
@@ -31,7 +31,7 @@ def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Pat
         top_k=config.rollout.top_k or 0,
         min_p=config.rollout.min_p,
         repetition_penalty=config.rollout.repetition_penalty or 1.0,
-        **arguments(config),
+        **trl_engine_arguments(config),
         max_steps=-1 if config.max_steps is None else config.max_steps,
         num_train_epochs=config.num_train_epochs,
         bf16=config.bf16,

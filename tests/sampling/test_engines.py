@@ -32,7 +32,7 @@ from grpo.rewards.stack import RewardStack
 from grpo.runs.resume import find_checkpoint, truncate_to_checkpoint
 from grpo.runs.settings import save_settings
 from grpo.sampling import engines
-from grpo.sampling.engines import INSTALL, check_engine_package, check_engine_processes, check_engine_server
+from grpo.sampling.engines import VLLM_INSTALL, check_engine_package, check_engine_processes, check_engine_server
 from grpo.sampling.generate_sampler import GenerateSampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from grpo.sweeps.launchers import parallel_jobs
@@ -414,16 +414,16 @@ def test_a_server_is_waited_for_aloud(address: str, monkeypatch) -> None:
     [
         (
             None,
-            "it does not say how it was started, and takes no weights: 404 Not Found. Start it with: VLLM_SERVER_DEV",
+            "the server reports no settings, so it takes no weights: 404 Not Found. Start it with: VLLM_SERVER_DEV",
         ),
-        ({}, "it was started without a way to take weights."),
+        ({}, "the server was started without weight transfer."),
         (
             READY | {"model_config": {"logprobs_mode": "raw_logprobs"}},
-            "before the temperature (logprobs_mode raw_logprobs).",
+            "without the temperature (logprobs_mode raw_logprobs).",
         ),
         (
             READY | {"model_config": {"logprobs_mode": "processed_logprobs", "max_model_len": 300}},
-            "it takes 300 tokens a text, and max_prompt_length + max_completion_length are 320.",
+            "the server takes at most 300 tokens per text, and max_prompt_length + max_completion_length is 320.",
         ),
     ],
 )
@@ -449,7 +449,7 @@ def test_a_server_that_is_not_there() -> None:
 def test_vllm_is_asked_for_where_it_is_not_installed(monkeypatch) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     for rollout in (VLLM, SERVER):
-        message = f"{rollout[0]}: vLLM is not installed: {INSTALL}. Without it, rollout=fast samples on this GPU."
+        message = f"{rollout[0]}: vLLM is not installed: {VLLM_INSTALL}. Without it, use rollout=fast on this GPU."
         with pytest.raises(UserError) as error:
             check_engine_package(compose(rollout))
         assert str(error.value) == message
@@ -470,7 +470,7 @@ def test_versions_of_vllm(monkeypatch, installed: str, fits: bool) -> None:
         check_engine_package(compose(VLLM))
     else:
         with pytest.raises(
-            UserError, match=f"rollout=vllm: vLLM {installed} is installed, and .* go with 0.27 to 0.31"
+            UserError, match=f"rollout=vllm: vLLM {installed} is installed, and .* supports 0.27 or later, before 0.31"
         ):
             check_engine_package(compose(VLLM))
 
@@ -479,7 +479,7 @@ def test_the_extra_is_what_is_asked_for() -> None:
     import tomllib
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert project["optional-dependencies"]["vllm"] == [INSTALL.removeprefix("pip install '").removesuffix("'")]
+    assert project["optional-dependencies"]["vllm"] == [VLLM_INSTALL.removeprefix("pip install '").removesuffix("'")]
     assert "vllm" not in project["optional-dependencies"]["dev"][0]
 
 
@@ -529,8 +529,8 @@ def test_as_typed(command) -> None:
     refused = command("grpo.train", *VLLM, "tracking=none")
     assert refused.returncode == 1 and refused.stdout == ""
     assert refused.stderr == (
-        "error: rollout=vllm: vLLM is not installed: pip install 'vllm>=0.27,<0.31'. Without it, rollout=fast samples on "
-        "this GPU.\n"
+        "error: rollout=vllm: vLLM is not installed: pip install 'vllm>=0.27,<0.31'. Without it, use rollout=fast on this "
+        "GPU.\n"
     )
 
 

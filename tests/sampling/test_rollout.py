@@ -27,11 +27,11 @@ LIMIT = 48
 class EagerGraphs(CudaGraphs):
     """Runs what would be captured: all of the way on CUDA but the capture itself."""
 
-    def capture(self, rows: Any, sampler: TokenSampler) -> Any:
+    def capture(self, slots: Any, token_sampler: TokenSampler) -> Any:
         class Graph:
             @staticmethod
             def replay() -> None:
-                rows.step(sampler)
+                slots.step(token_sampler)
 
         return Graph
 
@@ -109,7 +109,7 @@ def test_sampled_tokens_have_the_probabilities_of_a_plain_forward(
     torch.manual_seed(0)
     rows = [prompts[0]] * 6 + [prompts[1]] * 6  # equal groups: the rows of static storage stand in order
     if kind == "graphs":
-        monkeypatch.setattr("grpo.sampling.cuda_graphs.StaticSlots.halved", lambda self, done: self)
+        monkeypatch.setattr("grpo.sampling.cuda_graphs.StaticSlots.compact", lambda self, done: self)
     completions = rollout.complete(rows, LIMIT, temperature)
     exact_policy = deepcopy(policy).double()
     errors, plain_errors = [], []
@@ -139,7 +139,7 @@ class Fixed:
 
 def chi_squared(sampled_at: float, expected_at: float) -> float:
     class Slots:
-        ids, own_bias, t = torch.zeros(3), torch.zeros(1), torch.zeros(1, dtype=torch.long)
+        ids, completion_bias, length = torch.zeros(3), torch.zeros(1), torch.zeros(1, dtype=torch.long)
 
     torch.manual_seed(0)
     draws = 20_000

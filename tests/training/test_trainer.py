@@ -201,8 +201,8 @@ def test_a_policy_that_cannot_share_prompts_trains_as_in_trl(trainer, monkeypatc
     assert not isinstance(built.sampler, PrefixSharingSampler)
     built.train()
     assert said == [
-        "rollout=fast does not go with this policy: its attention is fixed to eager. "
-        "Sampling goes on as with rollout=generate.",
+        "rollout=fast does not work with this policy: its attention is fixed to eager. "
+        "Sampling with rollout=generate instead.",
         "share_prompts=true does not work with this policy: its attention is fixed to eager. "
         "The training step is TRL's own.",
     ]
