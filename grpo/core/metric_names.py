@@ -1,6 +1,6 @@
-"""The keys of metrics, as they stand in metrics.jsonl, in results.json and on a tracker's curves.
+"""The keys of metrics in metrics.jsonl, in results.json and on the curves of trackers.
 
-Training writes them, and alarms, reports, comparisons and searches read them by these names. Keys of TRL 1.16 keep
+Training writes them; alarms, reports, comparisons and searches read them. Keys of TRL 1.16 keep
 TRL's spelling. This module formats and computes nothing.
 """
 
@@ -9,7 +9,7 @@ LOSS = "loss"
 GRAD_NORM = "grad_norm"
 KL = "kl"
 ENTROPY = "entropy"
-REWARD = "reward"  # the mean total reward; absent in a step without a rollout of its own
+REWARD = "reward"  # the mean total reward; absent in a step that reuses the rollout of an earlier one
 REWARD_STD = "reward_std"
 FRAC_REWARD_ZERO_STD = "frac_reward_zero_std"
 MEAN_LENGTH = "completions/mean_length"
@@ -24,7 +24,7 @@ MIXED = "groups/mixed"
 CORRECTNESS_CONSTANT = "groups/correctness_constant"
 ZERO_STD = "groups/zero_std"  # the total reward does not vary
 
-# Evaluations: `rewards/NAME` is the mean score of a reward; `eval/` precedes figures of an evaluation while training.
+# Evaluations: `rewards/NAME` is the mean score of a reward; `eval/` precedes metrics of evaluations during training.
 SCORE_PREFIX = "rewards/"
 EVALUATION_PREFIX = "eval/"
 VALIDATION_ACCURACY = f"{EVALUATION_PREFIX}accuracy_strict"

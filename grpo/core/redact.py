@@ -50,7 +50,7 @@ def _masked(node: Any, name: str = "") -> Any:
     if isinstance(node, dict):
         # Reward weights are numbers, even if a reward's name reads like a secret.
         if name == "env_set":
-            return {key: MASK if _has_value(value) else value for key, value in node.items()}
+            return {key: MASK if _is_set(value) else value for key, value in node.items()}
         return {key: value if key == "rewards" else _masked(value, str(key)) for key, value in node.items()}
     if isinstance(node, list):
         return [mask_override(each) if isinstance(each, str) else _masked(each, name) for each in node]
@@ -62,10 +62,10 @@ def _masked(node: Any, name: str = "") -> Any:
 def _is_secret(name: str, value: Any) -> bool:
     if HARMLESS_NAME.search(name) or (TOKEN_COUNT_NAME.search(name) and PLAIN_NUMBER.fullmatch(str(value))):
         return False
-    return bool(SECRET_NAME.search(name)) and _has_value(value)
+    return bool(SECRET_NAME.search(name)) and _is_set(value)
 
 
-def _has_value(value: Any) -> bool:
+def _is_set(value: Any) -> bool:
     return value not in (None, "", "null") and not isinstance(value, bool) and not re.fullmatch(r"\$\{.*\}", str(value))
 
 
@@ -82,7 +82,7 @@ def mask_override(text: str) -> str:
     if text.lstrip("+~-(`") in PLACEHOLDERS or setting.startswith("rewards."):
         return text
     if ENVIRONMENT_SETTING.search(setting):
-        value = MASK if _has_value(value) and value != "{}" else value
+        value = MASK if _is_set(value) and value != "{}" else value
     elif _is_secret(setting.rpartition(".")[2], value):
         value = MASK
     elif value.startswith("{") and key != "rewards":

@@ -63,7 +63,7 @@ def mcnemar_p_value(gained: int, lost: int) -> float:
 
 
 @dataclass(frozen=True)
-class PairedDifference:
+class PairedTTest:
     """A mean of paired differences with its 95% interval and p value; these are nan for a single pair."""
 
     difference: float
@@ -73,7 +73,7 @@ class PairedDifference:
     pairs: int
 
 
-def paired_t_test(values: Sequence[float], baseline: Sequence[float]) -> PairedDifference:
+def paired_t_test(values: Sequence[float], baseline: Sequence[float]) -> PairedTTest:
     """Student's paired t test (1908) of `values` minus `baseline`, paired by index.
 
     If all differences are equal, the interval has width zero, and p is 1 for zero differences, else 0.
@@ -82,13 +82,13 @@ def paired_t_test(values: Sequence[float], baseline: Sequence[float]) -> PairedD
     differences = np.round(np.array(values, np.float64) - np.array(baseline, np.float64), 12)
     first, pairs = float(differences[0]), len(differences)
     if pairs == 1:
-        return PairedDifference(first, nan, nan, nan, pairs)
+        return PairedTTest(first, nan, nan, nan, pairs)
     if not np.ptp(differences):
-        return PairedDifference(first, first, first, 0.0 if first else 1.0, pairs)
+        return PairedTTest(first, first, first, 0.0 if first else 1.0, pairs)
     from scipy.stats import ttest_1samp
 
     p = float(ttest_1samp(differences, 0.0).pvalue)
-    return PairedDifference(float(differences.mean()), *t_interval(differences), p, pairs)
+    return PairedTTest(float(differences.mean()), *t_interval(differences), p, pairs)
 
 
 def t_interval(values: Sequence[float] | Floats) -> Interval:

@@ -116,11 +116,11 @@ def answers_table(question: str, columns: dict[str, str]) -> Table:
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", expand=True)
     for name in columns:
         table.add_column(Text(name), ratio=1, overflow="fold")
-    table.add_row(*map(highlight_tags, columns.values()))
+    table.add_row(*map(colour_tags, columns.values()))
     return table
 
 
-def highlight_tags(completion: str) -> Text:
+def colour_tags(completion: str) -> Text:
     """A completion with its <reasoning> and <answer> tags in colour."""
     text = Text(printable(completion).strip("\n"))
     text.highlight_regex(FORMAT_TAG, style="cyan")

@@ -59,7 +59,7 @@ def check_cuda(config: CommonConfig) -> None:
 
         if not torch.cuda.is_available():
             plain = " bf16=false" if config.bf16 else ""
-            raise UserError(f"device=cuda: no CUDA device is found. To go on without one: device=cpu{plain}")
+            raise UserError(f"device=cuda: no CUDA device is found. To run on the CPU: device=cpu{plain}")
 
 
 def check_device(config: Config, batch: BatchSplit) -> None:

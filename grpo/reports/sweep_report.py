@@ -12,7 +12,7 @@ import pandas as pd
 from grpo.core.errors import UserError
 from grpo.core.files import atomic_write
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter
-from grpo.core.statistics import Interval, PairedDifference
+from grpo.core.statistics import Interval, PairedTTest
 from grpo.core.text import plural, replace_surrogates, with_sign
 from grpo.reports.arms import PRIMARY_METRIC, Arm, parse_number
 from grpo.reports.figures import HUES, Chart, save_png
@@ -192,7 +192,7 @@ def format_cell(figure: str, of: float | None) -> str:
     return "–" if of is None else format_metric(figure, of)
 
 
-def comparison_cells(figure: str, paired: PairedDifference, p_holm: float) -> dict[str, str]:
+def comparison_cells(figure: str, paired: PairedTTest, p_holm: float) -> dict[str, str]:
     """The cells of a comparison over seeds."""
     known = not isnan(paired.p)
     return {

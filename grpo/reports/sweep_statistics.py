@@ -16,7 +16,7 @@ from grpo.core.metric_format import METRIC_LABELS
 from grpo.core.metric_names import SCORE_PREFIX
 from grpo.core.statistics import (
     Interval,
-    PairedDifference,
+    PairedTTest,
     bootstrap_intervals,
     holm_adjusted,
     paired_t_test,
@@ -33,7 +33,7 @@ class Contrast:
     """A setting less the baseline, over the seeds that both have."""
 
     setting: Arm
-    paired: PairedDifference
+    paired: PairedTTest
     p_holm: float  # adjusted for the settings that are compared with the baseline in this figure
 
     @property
@@ -106,7 +106,7 @@ class Level:
 
     name: str
     by_seed: dict[int, float]  # the mean over the other factors' levels
-    paired: PairedDifference | None  # less the first level; None of the first
+    paired: PairedTTest | None  # less the first level; None of the first
     p_holm: float  # adjusted for the factor's levels
 
     @property

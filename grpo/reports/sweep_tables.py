@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter
-from grpo.core.statistics import PairedDifference
+from grpo.core.statistics import PairedTTest
 from grpo.core.tables import empty_table, key_value_table
 from grpo.core.text import format_p_value, printable, with_sign
 from grpo.reports.arms import PRIMARY_METRIC, Arm, truncate_text
@@ -90,7 +90,7 @@ def _left_out_note(all_of: int, shown_of: int, what: str) -> list[RenderableType
     return [Text(f"The best {shown_of} of {all_of} {what}; all are in sweep.csv.")] if shown_of < all_of else []
 
 
-def _interval_and_p_cells(paired: PairedDifference, p_holm: float) -> tuple[str, str]:
+def _interval_and_p_cells(paired: PairedTTest, p_holm: float) -> tuple[str, str]:
     return (
         ("unknown", "")
         if isnan(paired.p)

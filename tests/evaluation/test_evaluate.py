@@ -404,7 +404,7 @@ def a_protocol(folder: Path) -> dict:
         (["run=A", "rollout=generate", "rollout.top_p=0.9"], "greedy answers have no use for it; add temperature=1.0."),
         (["run=A", "rollout.top_p=0.9"], "rollout=fast samples from the policy's own distribution"),
         (["run=A", "name=a/b"], "name=a/b: must be a file name"),
-        (["run=A", "device=cuda"], "device=cuda: no CUDA device is found. To go on without one: device=cpu"),
+        (["run=A", "device=cuda"], "device=cuda: no CUDA device is found. To run on the CPU: device=cpu"),
         (["run=A", "data=jsonl", "data.path=."], "data.path: there is no file train.jsonl; the folder has empty.jsonl"),
         (["run=A", "k=5"], "k=5: a list is written in brackets, k=[5]."),
         (["completions=f/ünï.jsonl"], "completions=f/ünï.jsonl: this value needs quotes within quotes"),

@@ -63,7 +63,7 @@ def build(config) -> AutoModelForCausalLM:
 )
 def test_other_architectures_compute_the_same(config: AutoConfig) -> None:
     model = build(config)
-    # Two prompts of different lengths, shared in no order; a row that is masked whole.
+    # Two prompts of different lengths, in mixed order; one completion without tokens.
     ids = torch.randint(3, 50, (5, 9 + 6))
     ids[[2, 4], :9] = ids[0, :9]
     mask = torch.ones_like(ids)
