@@ -199,7 +199,7 @@ def test_the_diff_of_a_checkout_holds_source_and_no_secrets(tmp_path, monkeypatc
     held = {name for name in (*tracked, *new) if f"+content of {name}\n" in changed}
     assert held == {"grpo/code.py", "mine.py", "notes.txt", "grpo/new.py", "conf/new.yaml"}
 
-    (tmp_path / "mine.py").write_text("x" * 80 + "\n" + "y" * provenance.MOST)
+    (tmp_path / "mine.py").write_text("x" * 80 + "\n" + "y" * provenance.MAX_DIFF_CHARACTERS)
     provenance.save_code_diff(tmp_path / "git.diff")
     text = (tmp_path / "git.diff").read_text()
-    assert len(text) < provenance.MOST + 100 and text.endswith(" characters]\n")
+    assert len(text) < provenance.MAX_DIFF_CHARACTERS + 100 and text.endswith(" characters]\n")
