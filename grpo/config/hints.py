@@ -23,7 +23,7 @@ class Hint:
 
 
 STEP = "a step has prompts_per_step x num_generations completions"
-PROCESSES = "the launcher decides, torchrun or accelerate: docs/scaling.md"
+PROCESSES = "the launcher decides, torchrun or accelerate: docs/multi-gpu.md"
 
 # By section of the page.
 HINTS: dict[str, list[Hint]] = {

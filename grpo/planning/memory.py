@@ -1,7 +1,7 @@
 """The memory that a run needs on each device, part by part, at the peak of each phase.
 
 Called by `grpo.plan` and by the checks that compare it with measurements. Tensors are counted one by one as the code
-allocates them. docs/plan.md explains the formulas and compares them with measurements. It imports no torch.
+allocates them. docs/memory-planning.md explains the formulas and compares them with measurements. It imports no torch.
 """
 
 from grpo.planning.planned_run import PlannedRun

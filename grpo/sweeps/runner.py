@@ -81,7 +81,7 @@ class SweepRunner:
         **identity: Any,
     ) -> None:
         if distributed.world_size() > 1:
-            raise UserError("a sweep starts its jobs itself; type it without a launcher (docs/scaling.md).")
+            raise UserError("a sweep starts its jobs itself; type it without a launcher (docs/multi-gpu.md).")
         if not master.hydra.sweep.dir:
             raise UserError("hydra.sweep.dir=: give the sweep a folder, or leave it out.")
         self.master, self.launcher, self.settings, self.total = master, launcher, settings, total

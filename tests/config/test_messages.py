@@ -195,7 +195,7 @@ STEP = "a step has prompts_per_step x num_generations completions"
         ("top_p=0.9", "Did you mean 'rollout.top_p'?"),
         ("output_dir=out", "Here it is hydra.run.dir (hydra.sweep.dir for a sweep)."),
         ("hydra.launcher.n_jobs=4", "Here it is hydra.sweeper.parallel"),
-        ("n_gpus_per_node=8", "the launcher decides, torchrun or accelerate: docs/scaling.md."),
+        ("n_gpus_per_node=8", "the launcher decides, torchrun or accelerate: docs/multi-gpu.md."),
         ("zzz=1", "zzz: there is no such setting. Known: activation_checkpointing"),
     ],
 )

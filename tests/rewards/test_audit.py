@@ -372,7 +372,7 @@ def test_the_command_needs_nothing_heavy_and_leaves_nothing(folder, arguments: l
 
 
 def test_the_battery_is_as_documented() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "reward-audit.md").read_text(encoding="utf-8")
     assert (
         f"8 warnings, 3 notes from {len(PROBES)} probes." in text and f"that these {len(PROBES)} found nothing" in text
     )

@@ -1,4 +1,4 @@
-"""Signals, full disks, dead trackers, bad numbers, scarce memory: what a run does about each. docs/reliability.md."""
+"""Signals, full disks, dead trackers, bad numbers, scarce memory: what a run does about each. docs/resume.md."""
 
 import json
 import os
