@@ -1,6 +1,6 @@
-"""Rewards: the registry, the built-in functions, reward files, audit probes, and advantages."""
+"""Rewards: the registry, the built-in functions, reward files, scoring, advantages, and the probes of `grpo.audit`."""
 
-from grpo.rewards import reward_files  # noqa: F401  (first, so that the shipped rewards have their names before any other)
+from grpo.rewards import reward_files  # noqa: F401  (registers the built-in rewards before any file can use their names)
 from grpo.rewards.registry import reward
 
 __all__ = ["reward"]

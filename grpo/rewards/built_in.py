@@ -1,6 +1,6 @@
 """The five rewards of the default stack (conf/rewards/default.yaml), each a small function of one completion.
 
-Importing the module registers them. They know the answer format (grpo/tasks/answers.py), and nothing of weights.
+Importing this module registers them. They know the answer format of grpo/tasks/answers.py, and nothing of weights.
 """
 
 import re
@@ -11,21 +11,21 @@ from grpo.tasks.answers import INTEGER, TAGS, answers_match, extract_answer
 
 @reward
 def correctness(completion: str, gold: str, answer_match: str = "number") -> float:
-    """2.0 where the answer inside the last closed answer block equals the gold one by the rule `answer_match`."""
+    """2.0 if the answer in the last closed answer block equals the gold answer by the rule `answer_match`."""
     answer = extract_answer(completion)
     return 2.0 if answer is not None and answers_match(answer, gold, answer_match) else 0.0
 
 
 @reward
 def int_(completion: str) -> float:
-    """0.5 where that answer is an integer in ASCII digits, its commas, if any, at every third digit."""
+    """0.5 if that answer is an integer in ASCII digits, with or without commas at every third digit."""
     answer = extract_answer(completion)
     return 0.5 if answer is not None and INTEGER.fullmatch(answer) else 0.0
 
 
 @reward
 def strict_format(completion: str) -> float:
-    """0.5 where the completion is exactly the format: each tag once, alone on its line, neither block blank."""
+    """0.5 if the completion is exactly the format: each tag once, alone on its line, and no block is blank."""
     lines = completion.removesuffix("\n").split("\n")
     if lines[0] != "<reasoning>" or lines[-1] != "</answer>" or any(completion.count(tag) != 1 for tag in TAGS):
         return 0.0
@@ -40,7 +40,7 @@ def strict_format(completion: str) -> float:
 
 @reward
 def soft_format(completion: str) -> float:
-    """0.5 where anywhere a closed reasoning block is followed by a closed answer block, and neither is blank."""
+    """0.5 if a closed reasoning block is followed by a closed answer block anywhere, and neither is blank."""
     last_answer_close = completion.rfind("</answer>")
     last_end, end = last_answer_close + len("</answer>"), 0
     while (close := completion.find("</reasoning>", end, max(0, last_answer_close))) != -1:
@@ -54,7 +54,7 @@ def soft_format(completion: str) -> float:
 
 @reward
 def xmlcount(completion: str) -> float:
-    """0.125 for each tag that occurs once and alone on its line, less 0.001 a character after the last `</answer>`."""
+    """0.125 for each tag that occurs once and alone on its line, minus 0.001 per character after `</answer>`."""
     lines = completion.split("\n")
     tags = sum(completion.count(tag) == 1 and tag in lines for tag in TAGS)
     _, closed, tail = completion.rpartition("</answer>")

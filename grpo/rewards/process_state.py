@@ -1,7 +1,7 @@
-"""Restores the state of this process that code of the user may change, and that training depends on.
+"""Restores the state of this process that training depends on, after code of the user has run.
 
-Entered once when a reward file is loaded, and once for each batch that it scores. It knows nothing of rewards, and
-imports neither torch nor numpy: their state is restored if they are imported already.
+Entered when a reward file is loaded, and for each batch that its rewards score. It knows nothing of rewards, and
+imports neither torch nor numpy: it restores their state if they are already imported.
 """
 
 import decimal
@@ -20,11 +20,11 @@ from grpo.core.signals import HANDLED_SIGNALS
 
 @contextmanager
 def restored_process_state(seed: int) -> Iterator[None]:
-    """Inside, user code may change this process; afterwards what training depends on is as it was.
+    """A context for user code; afterwards the state of this process that training depends on is restored.
 
-    That is: the working directory, the file mode mask, the recursion limit, the standard streams, the handlers of
-    signals, the state of random numbers, the contexts of decimal and numpy, and torch's modes and defaults. Random
-    numbers inside are drawn from `seed`.
+    That is: the working directory, the umask, the recursion limit, the standard streams, signal handlers, the states of
+    random number generators, the contexts of decimal and numpy, and torch's modes and defaults. Inside, random number
+    generators are seeded with `seed`.
     """
     with ExitStack() as stack:
         for restore in _restorers():
@@ -47,14 +47,14 @@ def _imported_module(name: str) -> Any:
 
 
 def _restorers() -> Iterator[Callable[[], object]]:
-    """What sets each part of the state back to what it is when this is iterated."""
+    """Functions that restore the parts of the state to their values at the time of iteration."""
     try:
         folder = os.getcwd()
-    except FileNotFoundError:  # it is deleted
+    except FileNotFoundError:  # it was deleted
         pass
     else:
         yield lambda: os.chdir(folder)
-    mask = os.umask(0o077)  # there is no call that only reads it
+    mask = os.umask(0o077)  # there is no function that only reads it
     os.umask(mask)
     yield lambda: os.umask(mask)
     depth = sys.getrecursionlimit()
@@ -62,14 +62,14 @@ def _restorers() -> Iterator[Callable[[], object]]:
     numbers, context = random.getstate(), decimal.getcontext().copy()
     yield lambda: random.setstate(numbers)
     yield lambda: decimal.setcontext(context)
-    if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
+    if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
         handlers = {number: signal.getsignal(number) for number in (*HANDLED_SIGNALS, signal.SIGALRM)}
         timer = signal.getitimer(signal.ITIMER_REAL)
         yield lambda: _restore_signals(handlers, timer)
 
 
 def _restore_signals(handlers: dict[signal.Signals, Any], timer: tuple[float, float]) -> None:
-    if not timer[0]:  # an alarm that is left behind would end the process later
+    if not timer[0]:  # an alarm that is left running would end the process later
         signal.setitimer(signal.ITIMER_REAL, 0)
     for number, handler in handlers.items():
         if handler is not None and signal.getsignal(number) is not handler:
@@ -77,7 +77,7 @@ def _restore_signals(handlers: dict[signal.Signals, Any], timer: tuple[float, fl
 
 
 class UnclosableStream:
-    """A stream, or its buffer, whose `close` does nothing."""
+    """A wrapper of a stream, or of its buffer, whose `close` does nothing."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -145,7 +145,7 @@ def _restored_torch(torch: Any, seed: int) -> Iterator[None]:
 
 
 def _reset_torch_defaults() -> None:
-    """Reset torch's defaults after code that was the first to import it."""
+    """Reset torch's defaults, if user code was the first to import torch."""
     if torch := _imported_module("torch"):
         torch.set_grad_enabled(True)
         torch.set_default_dtype(torch.float32)

@@ -1,6 +1,6 @@
-"""The table of rewards, and the decorator that enters a function into it.
+"""The registry of rewards: `REWARDS`, and the decorator that adds a function to it.
 
-Called by grpo/rewards/built_in.py and verbatim.py, and by reward files, which import it as `from grpo.rewards import
+Used by grpo/rewards/built_in.py and verbatim.py, and by reward files, which import it as `from grpo.rewards import
 reward`. It knows nothing of weights, scores or files.
 
 Add a reward without touching this package: decorate a function in a Python file of your own with `@reward`, name the
@@ -16,26 +16,29 @@ from grpo.core.errors import UserError
 RewardFunction = Callable[..., Any]
 REWARDS: dict[str, RewardFunction] = {}
 ARGUMENTS = ("completion", "gold", "question")
-ANSWER_MATCH_ARGUMENT = "answer_match"  # the argument that tells a reward how answers are compared
+ANSWER_MATCH_ARGUMENT = "answer_match"  # the argument that gives a reward the rule by which answers are compared
 
 
 def reward(function: RewardFunction) -> RewardFunction:
-    """Enter `function` into the table of rewards under its own name, a trailing underscore aside (`int_`).
+    """Register `function` as a reward under its own name, without a trailing underscore (`int_` -> `int`).
 
-    It takes any of `completion`, `gold`, `question` and returns a number; or, to see a whole batch at once, any of
-    `completions`, `golds`, `questions` and returns as many numbers. Equal prompts stand next to each other in a batch.
-    Either may also take `answer_match`, the rule that `grpo.tasks.answers.answers_match` compares answers by.
+    It takes any of `completion`, `gold`, `question` and returns a number. Or it scores a batch: it takes any of
+    `completions`, `golds`, `questions` and returns a list with one number for each completion; the completions of the
+    same prompt are adjacent. Both kinds may also take `answer_match`, the rule of `grpo.tasks.answers.answers_match`.
+
+    Raises:
+        UserError: the name is taken, or the function takes other arguments.
     """
     name = function.__name__.removesuffix("_")
     if name in REWARDS:
         raise UserError(f"reward '{name}' is defined twice; the name is taken. Give the function another name.")
-    names = inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
     single, batched = set(ARGUMENTS), {f"{argument}s" for argument in ARGUMENTS}
-    read = names.keys() - {ANSWER_MATCH_ARGUMENT}
-    if not read or not (read <= single or read <= batched):
+    inputs = parameters.keys() - {ANSWER_MATCH_ARGUMENT}
+    if not inputs or not (inputs <= single or inputs <= batched):
         raise UserError(
-            f"reward '{name}' takes ({', '.join(names)}); a reward takes any of ({', '.join(ARGUMENTS)}), "
-            f"or any of ({', '.join(f'{argument}s' for argument in ARGUMENTS)}) for a whole batch."
+            f"reward '{name}' takes ({', '.join(parameters)}); a reward takes any of ({', '.join(ARGUMENTS)}), "
+            f"or any of ({', '.join(f'{argument}s' for argument in ARGUMENTS)}) for a batch."
         )
     REWARDS[name] = function
     return function

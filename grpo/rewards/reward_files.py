@@ -1,6 +1,6 @@
-"""Fills the table of rewards for a run: the shipped rewards, then those of the files in `reward_files`.
+"""Loads the rewards of a run into the registry: the shipped rewards, then those of the files in `reward_files`.
 
-Called by `build_rewards` (grpo/rewards/stack.py); the scoring reads from here which reward comes from which file. It
+Called by `build_rewards` (grpo/rewards/stack.py). grpo/rewards/scoring.py reads here which file a reward is from. It
 knows nothing of weights and scores.
 """
 
@@ -15,15 +15,15 @@ from grpo.rewards.registry import REWARDS
 from grpo.rewards.user_file import UserFile, describe_error
 
 SHIPPED_REWARDS = dict(REWARDS)
-# reward -> the file that defines it, except built-in ones
+# The file that defines each reward; shipped rewards have none.
 REWARD_SOURCES: dict[str, UserFile] = {}
 
 
 def load_reward_files(files: Sequence[str]) -> None:
-    """Fill the table with the shipped rewards and those of `files`, which are run again for each run.
+    """Reset the registry to the shipped rewards and add those of `files`, which are executed once per run.
 
     Raises:
-        UserError: there is no such file, it fails, or it defines no reward.
+        UserError: a file does not exist, raises, or defines no reward.
     """
     REWARDS.clear()
     REWARDS.update(SHIPPED_REWARDS)
@@ -34,7 +34,7 @@ def load_reward_files(files: Sequence[str]) -> None:
             raise UserError(f"reward_files: no file {path}; give the path of a Python file with @reward functions.")
         if path.suffix != ".py":
             raise UserError(f"reward_files: {path} is not a Python file (its name must end in .py).")
-        file, known = UserFile(path), set(REWARDS)
+        file, known_rewards = UserFile(path), set(REWARDS)
         try:
             with restored_process_state(seed=0):
                 file.load()
@@ -44,10 +44,10 @@ def load_reward_files(files: Sequence[str]) -> None:
             raise UserError(f"reward_files: {path}: {error}") from error
         except BaseException as error:
             raise UserError(f"reward_files: {path} failed with {describe_error(error)}") from error
-        if not REWARDS.keys() - known:
-            own = [name for name, function in file.functions().items() if function.__module__ == file.name]
+        if not REWARDS.keys() - known_rewards:
+            functions = [name for name, function in file.functions().items() if function.__module__ == file.name]
             raise UserError(
                 f"reward_files: {path} defines no reward; write @reward, which is imported by 'from grpo.rewards "
-                f"import reward', on the line above {' or '.join(own) or 'a function'}."
+                f"import reward', on the line above {' or '.join(functions) or 'a function'}."
             )
-        REWARD_SOURCES.update(dict.fromkeys(REWARDS.keys() - known, file))
+        REWARD_SOURCES.update(dict.fromkeys(REWARDS.keys() - known_rewards, file))

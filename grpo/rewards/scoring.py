@@ -1,8 +1,8 @@
 """Calls one reward on a batch of completions, and checks what it returns.
 
-Called by grpo/rewards/stack.py and the trainer. Rewards from files run inside the user's modules and leave this process
-unchanged; what they raise becomes a `UserError` that names the reward, the line and the completion. It knows nothing of
-weights and advantages.
+Called by grpo/rewards/stack.py, the trainer and the evaluation. While a reward from a file runs, the modules of its
+file are importable; afterwards the state of this process is restored. An exception of a reward becomes a `UserError` that
+names the reward, the line and the completion. It knows nothing of weights and advantages.
 """
 
 import inspect
@@ -18,18 +18,19 @@ from typing import Any
 from grpo.core.errors import UserError
 from grpo.core.signals import StoppedBySignal
 from grpo.rewards.process_state import restored_process_state
-from grpo.rewards.registry import ANSWER_MATCH_ARGUMENT, ARGUMENTS, REWARDS
+from grpo.rewards.registry import ANSWER_MATCH_ARGUMENT, ARGUMENTS, REWARDS, RewardFunction
 from grpo.rewards.reward_files import REWARD_SOURCES, SHIPPED_REWARDS
 from grpo.rewards.user_file import describe_error
 
 
 class NonFiniteReward(UserError):
-    """A reward is nan, infinite, or too large for float32."""
+    """A score is nan, infinite, or too large for float32."""
 
 
-# Collections that hold no scores, or hold them in no order.
+# Collections that cannot be a list of scores, or have no order.
 NOT_SCORE_LISTS = (Mapping, Set, str, bytes, bytearray, memoryview)
-# Advantages are computed in float32, which squares weighted scores: 1e12 * 1e4 leaves room for the sum of a batch.
+# Advantages are computed in float32, and a standard deviation squares weighted scores: (1e12 * 1e4)^2 leaves room for
+# the sum over a batch.
 MAX_SCORE, MAX_WEIGHT = 1e12, 1e4
 
 
@@ -40,13 +41,14 @@ def score_reward(
     questions: Sequence[str],
     answer_match: str = "number",
 ) -> list[float]:
-    """One reward's score of every completion.
+    """Score all completions with one reward.
 
-    A reward from a file leaves this process unchanged, and draws its random numbers from the completions:
-    a run that is repeated or resumed gets the same scores.
+    For a reward from a file, the state of this process is restored afterwards, and random numbers are seeded with the
+    completions: a repeated or resumed run gets the same scores.
 
     Raises:
-        UserError: the reward raised, or returned the wrong count, or something that is not a finite number.
+        UserError: the reward raised, or returned the wrong number of scores, or a value that is not a number.
+        NonFiniteReward: a score is nan, infinite or too large.
     """
     columns = {"completion": completions, "gold": golds, "question": questions}
     if name in SHIPPED_REWARDS:
@@ -60,28 +62,21 @@ def score_reward(
 
 
 def _call_reward(name: str, columns: dict[str, Sequence[str]], answer_match: str) -> list[float]:
+    """Call a reward with the `columns` that it takes: once per completion, or once for the batch."""
     function, completions = REWARDS[name], columns["completion"]
-    taken = inspect.signature(function).parameters
-    wanted = [argument for argument in taken if argument != ANSWER_MATCH_ARGUMENT]
-    if ANSWER_MATCH_ARGUMENT in taken:
+    parameters = inspect.signature(function).parameters
+    arguments = [argument for argument in parameters if argument != ANSWER_MATCH_ARGUMENT]
+    if ANSWER_MATCH_ARGUMENT in parameters:
         function = partial(function, answer_match=answer_match)
-    values: list[Any] = []
-    if any(argument in wanted for argument in ARGUMENTS):
+    if any(argument in arguments for argument in ARGUMENTS):
+        values: list[Any] = []
         with _errors_named(name, completions, values):
-            for row in zip(*(columns[argument] for argument in wanted), strict=True):
-                values.append(function(**dict(zip(wanted, row, strict=True))))
+            for row in zip(*(columns[argument] for argument in arguments), strict=True):
+                values.append(function(**dict(zip(arguments, row, strict=True))))
     else:
-        with _errors_named(name, completions, values, f"first of {len(completions)} "):
-            returned = function(**{argument: list(columns[argument[:-1]]) for argument in wanted})
-            shape = getattr(returned, "shape", (None,))
-            ordered = isinstance(returned, Sized) and not isinstance(returned, NOT_SCORE_LISTS)
-            listed = ordered and len(shape) == 1
-            values.extend(returned if listed else ())
-        if not listed or len(values) != len(completions):
-            got = f"{len(values)} scores" if listed else _short_repr(returned)
-            raise UserError(
-                f"reward '{name}' returned {got} for {len(completions)} completions; return a list with one for each."
-            )
+        values = _score_batch(
+            name, function, {argument: list(columns[argument[:-1]]) for argument in arguments}, completions
+        )
     numbers: list[float | None] = []
     with _errors_named(name, completions, numbers):
         for value in values:
@@ -89,10 +84,30 @@ def _call_reward(name: str, columns: dict[str, Sequence[str]], answer_match: str
     return [_check_score(name, *each) for each in zip(numbers, values, completions, strict=True)]
 
 
+def _score_batch(
+    name: str, function: RewardFunction, arguments: dict[str, list[str]], completions: Sequence[str]
+) -> list[Any]:
+    """What a reward returns for a batch, one value for each completion."""
+    values: list[Any] = []
+    with _errors_named(name, completions, values, f"first of {len(completions)} "):
+        returned = function(**arguments)
+        shape = getattr(returned, "shape", (None,))
+        ordered = isinstance(returned, Sized) and not isinstance(returned, NOT_SCORE_LISTS)
+        is_list = ordered and len(shape) == 1
+        values.extend(returned if is_list else ())
+    if not is_list or len(values) != len(completions):
+        result = f"{len(values)} scores" if is_list else _short_repr(returned)
+        raise UserError(
+            f"reward '{name}' returned {result} for {len(completions)} completions; return a list with one score for "
+            "each completion."
+        )
+    return values
+
+
 def _to_float(value: Any) -> float | None:
-    """A number of any type as a float, infinite if it is too large for one; None if `value` is not a number."""
+    """A number of any type as a float, infinite if it is too large for a float; None if `value` is not a number."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        value = None if getattr(value, "mask", False) else value.item()  # of numpy or torch; a masked one has no value
+        value = None if getattr(value, "mask", False) else value.item()  # a scalar of numpy or torch
     try:
         return float(value) if isinstance(value, Real | Decimal) else None
     except OverflowError:
@@ -100,29 +115,32 @@ def _to_float(value: Any) -> float | None:
 
 
 def _check_score(name: str, number: float | None, value: Any, completion: str) -> float:
-    """The score `number`, made from `value`.
+    """The score `number`, which is the returned `value` as a float.
 
     Raises:
-        UserError: it is not a number.
-        NotFinite: it is nan, infinite or too large.
+        UserError: `value` is not a number.
+        NonFiniteReward: it is nan, infinite or too large.
     """
     if number is not None and abs(number) <= MAX_SCORE:
         return number
     rule = "a reward is a finite number"
     if number is not None and math.isfinite(number):
-        rule = f"a reward lies within -{MAX_SCORE:g} and {MAX_SCORE:g}, or float32 overflows in training"
-    kind = UserError if number is None else NonFiniteReward
-    raise kind(f"reward '{name}' returned {_short_repr(value)}; {rule}. The completion: {completion!r}")
+        rule = f"a reward is between -{MAX_SCORE:g} and {MAX_SCORE:g}, otherwise float32 overflows in training"
+    error = UserError if number is None else NonFiniteReward
+    raise error(f"reward '{name}' returned {_short_repr(value)}; {rule}. The completion: {completion!r}")
 
 
 @contextmanager
 def _errors_named(name: str, completions: Sequence[str], done: list[Any], which: str = "") -> Iterator[None]:
-    """Name the reward, the line and the completion in what user code raises, after so many completions were `done`."""
+    """Turn an exception of user code into a `UserError` that names the reward, the line and the completion.
+
+    `done` are the results so far; the completion at fault is the next one.
+    """
     try:
         yield
     except (KeyboardInterrupt, StoppedBySignal):
         raise
-    except BaseException as error:  # timeouts of some libraries are not an `Exception`
+    except BaseException as error:  # the timeouts of some libraries are not an `Exception`
         completion = completions[len(done)]
         raise UserError(
             f"reward '{name}' raised {describe_error(error)}. The {which}completion: {completion!r}"
@@ -130,7 +148,7 @@ def _errors_named(name: str, completions: Sequence[str], done: list[Any], which:
 
 
 def _short_repr(value: Any) -> str:
-    """`repr(value)`, shortened; its type if `repr` fails, as for an integer of more than 4,300 digits."""
+    """`repr(value)`, truncated; its type if `repr` fails, as for an integer of more than 4,300 digits."""
     try:
         text = repr(value)
     except Exception:

@@ -16,11 +16,11 @@ from grpo.rewards.scoring import MAX_WEIGHT, score_reward
 
 @dataclass(frozen=True)
 class RewardStack:
-    """The rewards of a run by name, with the weight of each in the total; a weight of 0 only measures.
+    """The rewards of a run and their weights in the total; a reward with weight 0 is measured only.
 
     Attributes:
-        weights: name -> weight.
-        answer_match: the rule by which an answer is compared with its gold answer, data.answer_match.
+        weights: reward -> weight.
+        answer_match: the rule by which answers are compared with gold answers, data.answer_match.
     """
 
     weights: dict[str, float]
@@ -29,7 +29,7 @@ class RewardStack:
     def score(
         self, completions: Sequence[str], golds: Sequence[str], questions: Sequence[str]
     ) -> dict[str, list[float]]:
-        """The raw scores of every reward, unweighted: `{name: [score of each completion]}`."""
+        """The raw, unweighted scores: `{reward: [score of each completion]}`."""
         return {name: score_reward(name, completions, golds, questions, self.answer_match) for name in self.weights}
 
     def total(self, scores: dict[str, list[float]]) -> list[float]:
@@ -39,10 +39,10 @@ class RewardStack:
 
 
 def build_rewards(weights: dict[str, float], files: Sequence[str] = (), answer_match: str = "number") -> RewardStack:
-    """The stack of a run; `correctness` is always measured.
+    """The rewards of a run, after loading `files`. `correctness` is always measured.
 
     Raises:
-        UserError: an unknown reward, a weight that is not finite or too large, or a stack whose weights are all zero.
+        UserError: a reward is unknown, a weight is not finite or too large, or all weights are zero.
     """
     load_reward_files(files)
     for name, weight in weights.items():
@@ -53,8 +53,10 @@ def build_rewards(weights: dict[str, float], files: Sequence[str] = (), answer_m
             raise UserError(f"rewards.{name}: there is no reward '{name}'.{suggest_name(name, REWARDS)}")
         if not abs(weight) <= MAX_WEIGHT:
             raise UserError(
-                f"rewards.{name}={weight}: a weight is a finite number within -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}."
+                f"rewards.{name}={weight}: a weight is a finite number between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}."
             )
     if not any(weights.values()):
-        raise UserError("rewards: every weight is 0, so nothing would be trained; give one reward a weight.")
+        raise UserError(
+            "rewards: every weight is 0, so there is nothing to train on; give at least one reward a weight."
+        )
     return RewardStack({**weights, "correctness": weights.get("correctness", 0.0)}, answer_match)

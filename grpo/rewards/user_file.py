@@ -1,6 +1,7 @@
-"""A Python file of the user: loading it, and the modules that it imports from its own folder.
+"""A Python file of the user: executing it, and the modules that it imports from its own folder.
 
-Called by grpo/rewards/reward_files.py once per run, and by the scoring for each batch. It knows nothing of rewards.
+Called by grpo/rewards/reward_files.py once per run, and by grpo/rewards/scoring.py for each batch. It knows nothing of
+rewards.
 """
 
 import importlib.util
@@ -17,8 +18,8 @@ from typing import Any
 class UserFile:
     """A Python file of the user, and the modules that it imports from its own folder.
 
-    They have their plain names in `sys.modules`, so that functions and classes can be pickled by name, but only inside
-    `imports`: two files, or two runs in one process, may use the same names.
+    Inside `imports` they are in `sys.modules` under their plain names, so that functions and classes can be pickled by
+    name. Outside they are not: two files, or two runs in one process, may use the same names.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,24 +27,24 @@ class UserFile:
         taken = "." in path.stem or path.stem in sys.stdlib_module_names or path.stem in sys.modules
         self.name = f"reward_file_{path.stem}" if taken else path.stem
         self.modules: dict[str, ModuleType] = {}
-        self.search = [str(self.folder)]  # added to sys.path: the folder, and what the file adds itself
+        self.search = [str(self.folder)]  # added to sys.path: the folder, and what the file itself adds
 
     def load(self) -> None:
-        """Execute the file, whose name ends in .py; what it raises is not caught."""
+        """Execute the file, whose name ends in .py. Its exceptions are not caught."""
         spec = importlib.util.spec_from_file_location(self.name, self.path)
         assert spec and spec.loader
         self.modules = {self.name: importlib.util.module_from_spec(spec)}
-        importlib.invalidate_caches()  # a module beside it may be new
+        importlib.invalidate_caches()  # a module in its folder may be new
         with self.imports():
             spec.loader.exec_module(self.modules[self.name])
 
     def functions(self) -> dict[str, Callable[..., Any]]:
-        """The functions that the loaded file defines or imports, by name."""
+        """The functions that the file defines or imports, by name."""
         return {name: value for name, value in vars(self.modules[self.name]).items() if inspect.isfunction(value)}
 
     @contextmanager
     def imports(self) -> Iterator[None]:
-        """Inside, the file's modules are importable by name, as in a script that is run from its folder."""
+        """A context in which the file's modules are importable by name, as in a script that runs in its folder."""
         path, modules = list(sys.path), dict(sys.modules)
         sys.path[:0] = self.search
         sys.modules.update(self.modules)
@@ -54,14 +55,14 @@ class UserFile:
             self.search = [str(self.folder), *added]
             sys.path[:] = path
             new = [name for name in list(sys.modules) if name.partition(".")[0] not in modules]
-            self.modules |= {name: sys.modules[name] for name in new if self._has(name)}
+            self.modules |= {name: sys.modules[name] for name in new if self._is_in_folder(name)}
             for name in self.modules:
                 sys.modules.pop(name, None)
                 if name in modules:
                     sys.modules[name] = modules[name]
 
-    def _has(self, name: str) -> bool:
-        """Whether the top-level module of `name` lies in the file's folder."""
+    def _is_in_folder(self, name: str) -> bool:
+        """Whether the top-level module of `name` is in the file's folder."""
         spec = getattr(sys.modules.get(name.partition(".")[0]), "__spec__", None)
         if spec is None:
             return False
@@ -70,6 +71,7 @@ class UserFile:
 
 
 def describe_error(error: BaseException) -> str:
+    """The type, message, file and line of an exception that user code raised."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:

@@ -65,7 +65,7 @@ def test_numbers_of_any_type_are_scores(tmp_path, value: str, expected: float) -
 
 
 FINITE = "a reward is a finite number"
-TOO_LARGE = r"a reward lies within -1e\+12 and 1e\+12, or float32 overflows"
+TOO_LARGE = r"a reward is between -1e\+12 and 1e\+12, otherwise float32 overflows"
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,15 @@ def test_a_batch_is_scored_in_order(tmp_path, value: str) -> None:
 )
 def test_a_batch_without_an_order_is_refused(tmp_path, value: str) -> None:
     returning(tmp_path, value, "completions")
-    with pytest.raises(UserError, match=r"(?s)'mine' returned .* for 2 completions; return a list with one for each"):
+    with pytest.raises(
+        UserError, match=r"(?s)'mine' returned .* for 2 completions; return a list with one score for each"
+    ):
         scored("a", "b")
 
 
 @pytest.mark.parametrize("weight", [1e300, 1e39, -1e39, 10_001, float("nan"), float("-inf")])
 def test_weights_that_overflow_are_refused(weight: float) -> None:
-    with pytest.raises(UserError, match=r"rewards.int=.*: a weight is a finite number within -10000 and 10000"):
+    with pytest.raises(UserError, match=r"rewards.int=.*: a weight is a finite number between -10000 and 10000"):
         build_rewards({"int": weight})
 
 
