@@ -1,8 +1,8 @@
 """Calls one reward on a batch of completions, and checks what it returns.
 
 Called by grpo/rewards/stack.py, the trainer and the evaluation. While a reward from a file runs, the modules of its
-file are importable; afterwards the state of this process is restored. An exception of a reward becomes a `UserError` that
-names the reward, the line and the completion. It knows nothing of weights and advantages.
+file are importable; afterwards the state of this process is restored. An exception of a reward becomes a `UserError`
+that names the reward, the line and the completion. It knows nothing of weights and advantages.
 """
 
 import inspect
