@@ -26,9 +26,8 @@ COMMAND_TO_COPY = re.compile(
     rf"(?:(?:python|torchrun|accelerate launch)(?: {ARGUMENT})*? -m [\w.]+|wandb sync|pip install \S+|ssh)"
     rf"(?: {ARGUMENT})*"
 )
-UNBREAKABLE_SPACE = (
-    "\ue000"  # replaces a space at which a line must not break; text that `printable` returns never contains it
-)
+# Stands for a space at which a line must not break while text is wrapped; a private-use character.
+UNBREAKABLE_SPACE = "\ue000"
 
 
 def say(message: RenderableType) -> None:

@@ -1,4 +1,4 @@
-"""Output in a terminal of 80 columns, and text from outside, which cannot change the terminal."""
+"""Output in a terminal of 80 columns, progress, and escaping of text from a model or a data set."""
 
 import json
 import re
@@ -29,7 +29,7 @@ PATH = "outputs/a_folder_with_a_name_that_is_longer/than_one_line_of_the_termina
 
 
 def at_80(message) -> list[str]:
-    """The lines that a terminal of 80 columns is given."""
+    """The lines printed to a terminal of 80 columns."""
     to = Console(width=80, force_terminal=True, color_system=None, highlight=False)
     with to.capture() as capture:
         print_message(message, to)
@@ -49,7 +49,7 @@ def at_80(message) -> list[str]:
         ("  indented " + "first_message: there is no such reward " * 4, ["first_message:"]),
     ],
 )
-def test_lines_wrap_at_spaces_and_leave_paths_and_commands_whole(message: str, pieces: list[str]) -> None:
+def test_lines_wrap_at_spaces_and_paths_and_commands_are_not_broken(message: str, pieces: list[str]) -> None:
     for form in (message, Text(message, "bold"), key_value_table({"name": message}), run_header({"name": message})):
         lines = at_80(form)
         assert len(lines) > 1
@@ -72,20 +72,20 @@ def test_help_has_lines_of_80_columns_without_a_broken_word(command: str, monkey
     assert any("python -m grpo." in line for line in lines)
 
 
-def test_a_wrapped_line_keeps_its_indentation() -> None:
+def test_continuation_lines_are_indented() -> None:
     assert all(line.startswith("  ") for line in at_80("  " + "word " * 40))
     first, *others = at_80(run_header({"folder": "word " * 40}))
     assert first.startswith("folder  word") and all(line.startswith("        word") for line in others)
 
 
-def test_without_a_terminal_lines_stay_whole(capsys) -> None:
+def test_lines_are_not_wrapped_without_a_terminal(capsys) -> None:
     terminal.say("word " * 40)
     terminal.say(run_header({"folder": "word " * 40}))
     assert capsys.readouterr().out.count("\n") == 2
     assert error_message("word " * 40) == "word " * 40
 
 
-# Invisible characters, which a terminal or a browser may obey -> what is shown.
+# Invisible characters that a terminal or browser may act on -> their escapes.
 INVISIBLE = {
     "\x00": r"\x00",
     "\x1b[31m": r"\x1b[31m",
@@ -110,19 +110,19 @@ INVISIBLE = {
 
 
 @pytest.mark.parametrize("text,seen", INVISIBLE.items(), ids=lambda text: ascii(text))
-def test_what_cannot_be_seen_is_shown_as_an_escape(text: str, seen: str, tmp_path) -> None:
+def test_invisible_characters_are_escaped(text: str, seen: str, tmp_path) -> None:
     assert printable(f"a{text}b") == f"a{seen}b"
     assert "".join(at_80(f"a{text}b")).replace(" ", "") == f"a{seen}b".replace("\n", "").expandtabs().replace(" ", "")
     assert seen.strip() in highlight_tags(f"<answer>{text}</answer>")
 
 
 HOSTILE = "".join(INVISIBLE)
-TYPED = "".join(character for character in HOSTILE if character < "\ud800")  # what YAML can hold
+TYPED = "".join(character for character in HOSTILE if character < "\ud800")  # YAML cannot hold the others
 
 
 def page_of_a_run(folder: Path) -> Path:
     run = made_up(folder / "run")
-    (run / "results.json").unlink()  # what was asked while it trained is shown
+    (run / "results.json").unlink()  # the page of a run without results shows the samples taken during training
     told = {"step": 1, "question": HOSTILE, "gold": HOSTILE, "completion": HOSTILE}
     (run / "transcripts.jsonl").write_text(json.dumps(told) + "\n")
     (run / "metrics.jsonl").write_text(json.dumps({"step": 10, "alarm": HOSTILE, "message": HOSTILE}) + "\n")
@@ -142,14 +142,14 @@ def page_of_a_sweep(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("write", [page_of_a_run, page_of_a_sweep])
-def test_no_page_holds_them(write, tmp_path) -> None:
+def test_pages_contain_no_invisible_characters(write, tmp_path) -> None:
     page = write(tmp_path).read_text(encoding="utf-8")
     assert page.count(r"\x1b[31m") > 5 and page.count(r"\u202e") > 5
     assert [character for character in sorted(set(page)) if printable(character) != character] == []
 
 
-def heard(capsys, lines: int) -> list[str]:
-    """What is printed until there are so many lines, without the seconds."""
+def printed_lines(capsys, lines: int) -> list[str]:
+    """Wait for `lines` printed lines; seconds are replaced by `_`."""
     said, end = "", time.monotonic() + 10
     while said.count("\n") < lines and time.monotonic() < end:
         time.sleep(0.01)
@@ -157,17 +157,17 @@ def heard(capsys, lines: int) -> list[str]:
     return re.sub(r"\d+ s", "_ s", said).splitlines()
 
 
-def test_work_is_reported_without_a_terminal(capsys, monkeypatch) -> None:
+def test_progress_without_a_terminal_is_printed_as_lines(capsys, monkeypatch) -> None:
     monkeypatch.setattr("grpo.core.progress.FIRST_LINE_SECONDS", 0.05)
     monkeypatch.setattr("grpo.core.progress.LINE_INTERVAL_SECONDS", 0.1)
     threads = threading.active_count()
     with spinner("loading the policy"):
-        assert set(heard(capsys, 3)) == {"loading the policy: _ s"}
+        assert set(printed_lines(capsys, 3)) == {"loading the policy: _ s"}
     with progress("training", 4) as advance:
         advance(0, "sampling")
-        assert set(heard(capsys, 2)) == {"training 0/4  _ s  sampling"}
+        assert set(printed_lines(capsys, 2)) == {"training 0/4  _ s  sampling"}
         advance(4, "reward 0.50")
-        assert "training 4/4  _ s  reward 0.50" in heard(capsys, 1)
+        assert "training 4/4  _ s  reward 0.50" in printed_lines(capsys, 1)
     capsys.readouterr()
     with terminal.quiet(), spinner("loading"), progress("training", 4) as advance:
         advance(4, "")
@@ -175,7 +175,7 @@ def test_work_is_reported_without_a_terminal(capsys, monkeypatch) -> None:
     assert capsys.readouterr().out == "" and threading.active_count() == threads
 
 
-def test_work_in_a_terminal_is_seen_at_once(monkeypatch) -> None:
+def test_progress_in_a_terminal_is_shown_immediately(monkeypatch) -> None:
     to = Console(width=80, force_terminal=True, highlight=False)
     monkeypatch.setattr("grpo.core.progress.console", to)
     with to.capture() as capture:

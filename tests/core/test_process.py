@@ -1,4 +1,4 @@
-"""The process of a command: its output, its environment, its working directory, its signals."""
+"""The process of a command: output, environment variables, working directory, signals."""
 
 import hashlib
 import io
@@ -53,7 +53,9 @@ LOST: dict[str, tuple[Callable[[], int], str, str]] = {
 
 
 @pytest.mark.parametrize(("open_lost", "level", "reason"), LOST.values(), ids=LOST)
-def test_output_that_cannot_be_written_is_dropped_after_one_note(caplog, open_lost, level: str, reason: str) -> None:
+def test_output_that_cannot_be_written_is_discarded_after_one_log_message(
+    caplog, open_lost, level: str, reason: str
+) -> None:
     caplog.set_level("INFO")
     with open(open_lost(), "wb", buffering=0) as file:
         plain = io.TextIOWrapper(file)
@@ -65,10 +67,10 @@ def test_output_that_cannot_be_written_is_dropped_after_one_note(caplog, open_lo
     assert note.getMessage() == f"Standard output cannot be written ({reason}): the rest of it is dropped."
 
 
-def test_output_waits_for_a_slow_reader_and_replaces_what_the_encoding_lacks() -> None:
+def test_output_waits_for_a_slow_reader_and_replaces_characters_that_the_encoding_lacks() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    text = "\N{SNOWMAN}" + "x" * 300_000  # more than a pipe holds
+    text = "\N{SNOWMAN}" + "x" * 300_000  # more than the buffer of a pipe
     read: list[bytes] = []
     with open(reading, "rb") as reader, open(writing, "wb", buffering=0) as file:
         later = Timer(0.1, lambda: read.append(reader.read(300_001)))
@@ -80,7 +82,7 @@ def test_output_waits_for_a_slow_reader_and_replaces_what_the_encoding_lacks() -
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["a reader that leaves", "a full device"])
-def test_training_outlives_its_terminal(start, tmp_path: Path, full: bool) -> None:
+def test_training_continues_after_its_terminal_is_closed(start, tmp_path: Path, full: bool) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     output = {"stdout": "/dev/full", "stderr": "/dev/full"} if full else {"stdout": str(fifo)}
@@ -96,7 +98,7 @@ def test_training_outlives_its_terminal(start, tmp_path: Path, full: bool) -> No
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--shell-completion", "install=bash"]])
-def test_a_reader_that_leaves_ends_a_command_silently(start, tmp_path: Path, arguments: list[str]) -> None:
+def test_a_command_ends_without_a_message_when_its_reader_ends(start, tmp_path: Path, arguments: list[str]) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     run = start(*arguments, files={"stdout": str(fifo)})
@@ -126,7 +128,7 @@ def test_a_working_directory_that_was_deleted(tmp_path, monkeypatch, capsys, mai
     monkeypatch.chdir(gone)
     gone.rmdir()
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # which a command sets, here to be undone
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # commands set it; monkeypatch restores it
     with pytest.raises(SystemExit) as ended:
         main()
     error = ended.value.code if isinstance(ended.value.code, str) else capsys.readouterr().err.strip()
@@ -147,7 +149,7 @@ def test_a_working_directory_that_was_deleted(tmp_path, monkeypatch, capsys, mai
     ],
     ids=str,
 )
-def test_what_a_launcher_would_not_set(monkeypatch, variables: dict[str, str], message: str) -> None:
+def test_invalid_variables_of_a_launcher(monkeypatch, variables: dict[str, str], message: str) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError) as refused:
@@ -184,10 +186,10 @@ def test_a_backend_that_matplotlib_does_not_know() -> None:
     assert python("import grpo.reports.run_figures", MPLBACKEND="nope").returncode == 0
 
 
-LONG_CALL = 5_000_000  # rounds that take seconds, within one call that Python cannot interrupt
+LONG_CALL = 5_000_000  # iterations of one call that takes seconds and that Python cannot interrupt
 
 
-def test_a_signal_is_noted_at_once_in_a_long_call(caplog, capsys) -> None:
+def test_a_signal_during_a_long_call_is_reported_immediately(caplog, capsys) -> None:
     with SignalHandler() as signals, signals.deferred("finishing the step"):
         Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
         hashlib.pbkdf2_hmac("sha256", b"", b"", LONG_CALL)
@@ -209,7 +211,7 @@ def test_a_second_signal_ends_a_long_call() -> None:
     assert python(code).returncode == 128 + signal.SIGTERM
 
 
-def test_a_signal_to_a_child_process_is_not_the_runs(caplog) -> None:
+def test_a_signal_to_a_child_process_does_not_stop_the_run(caplog) -> None:
     with SignalHandler() as signals, signals.deferred("finishing the step"):
         if not (child := os.fork()):
             signal.pause()
@@ -222,7 +224,7 @@ def test_a_signal_to_a_child_process_is_not_the_runs(caplog) -> None:
     assert signals.received is None and not caplog.records
 
 
-def test_signals_of_runs_within_each_other() -> None:
+def test_nested_signal_handlers() -> None:
     with SignalHandler() as outer, pytest.raises(StoppedBySignal):
         with SignalHandler() as inner, inner.deferred("finishing the step"):
             os.kill(os.getpid(), signal.SIGTERM)

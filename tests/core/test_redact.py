@@ -1,4 +1,4 @@
-"""Secrets: what the environment holds, and what keys name, is neither stored nor printed nor sent."""
+"""Secrets: values of environment variables and of settings named like secrets are not stored, printed or sent."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ def leaks(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in found]
 
 
-def test_a_run_stores_where_texts_come_from_and_not_the_texts(start, tmp_path, monkeypatch) -> None:
+def test_a_run_stores_interpolations_instead_of_environment_values(start, tmp_path, monkeypatch) -> None:
     (tmp_path / "hunter2" / "data").mkdir(parents=True)
     rows = [json.dumps({"question": f"{i} and {i}?", "answer": f"{2 * i}"}) for i in range(30)]
     (tmp_path / "hunter2" / "data" / "train.jsonl").write_text("\n".join(rows))
@@ -115,12 +115,12 @@ def test_a_run_stores_where_texts_come_from_and_not_the_texts(start, tmp_path, m
         ("~tracking", "~tracking"),
     ],
 )
-def test_overrides_as_they_are_stored_and_printed(typed, expected) -> None:
+def test_secrets_in_overrides_are_masked(typed, expected) -> None:
     assert mask_override(typed) == expected
     assert mask_message(f"error: {typed}: there is no such setting") == f"error: {expected}: there is no such setting"
 
 
-def test_settings_as_they_are_stored() -> None:
+def test_secrets_in_settings_are_masked() -> None:
     given = {"env_set": {"HF_TOKEN": "abc", "LANG": "C"}, "overrides": ["x.secret=abc", "seed=1"], "key": None, "n": 1}
     given |= {"storage": "redis://:abc@host", "rewards": {"token": 0.5}, "password": 1234, "text": "a key is a key"}
     assert redacted(given) == given | {
@@ -132,7 +132,7 @@ def test_settings_as_they_are_stored() -> None:
     assert redacted(asdict(compose())) == asdict(compose())
 
 
-def test_a_text_from_the_environment_keeps_its_source_and_its_value(monkeypatch) -> None:
+def test_a_text_from_the_environment_has_its_value_and_its_source(monkeypatch) -> None:
     monkeypatch.setenv("A_PROMPT", "hunter2")
     monkeypatch.setenv("A_SEED", "7")
     config = compose(
@@ -166,7 +166,7 @@ def test_a_text_from_the_environment_keeps_its_source_and_its_value(monkeypatch)
         "${oc.env:A_${oc.env:KIND}}",
     ],
 )
-def test_a_variable_is_known_by_its_use(monkeypatch, text) -> None:
+def test_every_form_of_interpolation_of_a_variable_is_detected(monkeypatch, text) -> None:
     values = {"A_SECRET": "hunter2", "NAME_OF_IT": "A_SECRET", "RESOLVER": "env", "KIND": "SECRET"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
@@ -175,7 +175,7 @@ def test_a_variable_is_known_by_its_use(monkeypatch, text) -> None:
     assert redacted(settings)["system_prompt"] == "say ${oc.env:A_SECRET}"
 
 
-def test_the_diff_of_a_checkout_holds_source_and_no_secrets(tmp_path, monkeypatch) -> None:
+def test_the_diff_of_a_checkout_contains_source_files_and_no_secrets(tmp_path, monkeypatch) -> None:
     def git(*arguments: str) -> None:
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True)
 

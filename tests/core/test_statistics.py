@@ -1,4 +1,4 @@
-"""The estimators, against closed forms and against brute force."""
+"""The estimators, compared with closed forms and with brute force."""
 
 from itertools import combinations
 from math import comb, sqrt
@@ -12,25 +12,25 @@ from grpo.core.statistics import bootstrap_intervals, maj_at_k, mcnemar_p_value,
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (3, 10), (10, 10), (654, 1319)])
-def test_wilsons_interval_is_its_closed_form(right: int, n: int) -> None:
+def test_wilson_interval_equals_its_closed_form(right: int, n: int) -> None:
     z, p = 1.959963984540054, right / n
     centre, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     expected = [(centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)]
     assert wilson_interval(right, n) == pytest.approx(expected, abs=1e-12)
 
 
-def test_mcnemars_p_value_is_the_binomial_tail() -> None:
+def test_mcnemar_p_value_equals_the_binomial_tail() -> None:
     assert mcnemar_p_value(0, 0) == mcnemar_p_value(4, 4) == 1.0
     assert mcnemar_p_value(9, 1) == mcnemar_p_value(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
     assert mcnemar_p_value(240, 0) == pytest.approx(2 / 2**240)
 
 
 @pytest.mark.parametrize("true", [0.1, 0.5])
-def test_intervals_cover_the_truth_as_often_as_they_say(true: float) -> None:
+def test_intervals_cover_the_true_value_in_95_percent_of_samples(true: float) -> None:
     rng = np.random.default_rng(0)
     right = rng.random((2000, 200)) < true
     by_wilson = [wilson_interval(int(row.sum()), 200) for row in right[:500]]
-    # Eight completions a problem, and problems that differ in difficulty.
+    # Eight completions for each problem; problems differ in difficulty.
     shares = rng.binomial(8, rng.beta(true * 2, (1 - true) * 2, size=(2000, 200))) / 8
     by_bootstrap = [interval for rows in shares[:500].reshape(10, 50, 200) for interval in bootstrap_intervals(rows)]
     for intervals in (by_wilson, by_bootstrap):
@@ -38,7 +38,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(true: float) -> None:
         assert 0.92 <= covered <= 0.98  # three standard errors of 500 draws at 0.95
 
 
-def test_bootstrap_intervals_are_repeatable_and_as_wide_as_they_should_be() -> None:
+def test_bootstrap_intervals_are_reproducible_and_have_the_expected_width() -> None:
     values = np.random.default_rng(1).normal(3, 2, size=(1, 1000))
     (interval,) = bootstrap_intervals(values)
     half = 1.96 * values.std() / sqrt(1000)
@@ -48,7 +48,7 @@ def test_bootstrap_intervals_are_repeatable_and_as_wide_as_they_should_be() -> N
 
 
 def majority(answers: list[int]) -> float:
-    """The chance of answer 1, the right one, in a vote whose ties are drawn; 0 is no answer."""
+    """The probability that answer 1, the right one, wins a vote with random tie-breaking; 0 is no answer."""
     votes = [answer for answer in answers if answer]
     most = max((votes.count(answer) for answer in votes), default=0)
     leading = {answer for answer in votes if votes.count(answer) == most}
@@ -57,7 +57,7 @@ def majority(answers: list[int]) -> float:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=9), st.data())
-def test_pass_and_maj_at_k_are_means_over_all_choices(answers: list[int], data) -> None:
+def test_pass_and_maj_at_k_equal_the_mean_over_all_choices(answers: list[int], data) -> None:
     n, k = len(answers), data.draw(st.integers(1, len(answers)))
     choices = list(combinations(answers, k))
     passed = sum(1 in choice for choice in choices) / len(choices)
@@ -67,7 +67,7 @@ def test_pass_and_maj_at_k_are_means_over_all_choices(answers: list[int], data) 
     assert maj_at_k(n, answers.count(1), others, k) == pytest.approx(voted)
 
 
-def test_pass_at_k_is_its_closed_form_and_without_bias() -> None:
+def test_pass_at_k_equals_its_closed_form_and_is_unbiased() -> None:
     assert pass_at_k(16, 3, 4) == pytest.approx(1 - comb(13, 4) / comb(16, 4))
     assert (pass_at_k(16, 0, 8), pass_at_k(16, 9, 8), pass_at_k(16, 16, 1)) == (0.0, 1.0, 1.0)
     drawn = np.random.default_rng(0).binomial(16, 0.2, size=20_000)
@@ -75,7 +75,7 @@ def test_pass_at_k_is_its_closed_form_and_without_bias() -> None:
     assert np.mean(estimates) == pytest.approx(1 - 0.8**8, abs=4 * np.std(estimates) / sqrt(20_000))
 
 
-def test_votes_of_many_completions() -> None:
+def test_maj_at_k_of_many_completions() -> None:
     assert maj_at_k(64, 20, (1,) * 44, 64) == 1.0
     assert maj_at_k(64, 22, (20, 22), 64) == pytest.approx(0.5)
     assert maj_at_k(64, 30, (4, 5, 5, 6, 14), 1) == pytest.approx(30 / 64)

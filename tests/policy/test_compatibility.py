@@ -1,4 +1,4 @@
-"""Policies, tokenizers, chat templates and lengths that do not fit together: reported before the first forward pass."""
+"""Mismatches of policy, tokenizer, chat template and lengths are reported before the first forward pass."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ CHATML = (ASSETS / "tiny" / "chat_template.jinja").read_text()
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """The embedded policy, to be changed."""
+    """A copy of the embedded policy that a test may change."""
     return Path(shutil.copytree(ASSETS / "tiny", tmp_path / "policy"))
 
 
@@ -57,7 +57,7 @@ def checked(folder: Path, *overrides: str, question: str = "1 + 2?") -> list[str
 
 
 def save(config, folder: Path) -> None:
-    """Put random weights of another architecture beside the tokenizer."""
+    """Save random weights of another architecture in the folder of the tokenizer."""
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
@@ -67,7 +67,7 @@ def save(config, folder: Path) -> None:
     [
         (GPT2Config(**SIZE, n_positions=64), 64, True),
         (CTRLConfig(**SIZE, n_positions=64, dff=16), 64, True),
-        (GPTJConfig(**SIZE, n_positions=64, rotary_dim=4), 64, True),  # rotary, from a table
+        (GPTJConfig(**SIZE, n_positions=64, rotary_dim=4), 64, True),  # rotary positions, from a table
         (CodeGenConfig(**SIZE | {"n_head": 4}, n_positions=64, rotary_dim=4), 64, True),
         (
             OPTConfig(
@@ -100,7 +100,7 @@ def save(config, folder: Path) -> None:
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )
-def test_how_many_positions_a_policy_has(config: AutoConfig, limit: int | None, fixed: bool) -> None:
+def test_position_limit(config: AutoConfig, limit: int | None, fixed: bool) -> None:
     policy = AutoModelForCausalLM.from_config(config).eval()
     assert position_limit(policy) == (limit, fixed)
     policy(torch.zeros(1, limit or 80, dtype=torch.long))
@@ -125,11 +125,11 @@ def test_texts_longer_than_learned_positions(folder, train) -> None:
         checked(folder, question="1 + 2" * 200)
 
 
-def test_texts_longer_than_rotary_positions_are_warned_of(folder) -> None:
+def test_texts_longer_than_rotary_positions_give_a_warning(folder) -> None:
     assert checked(folder) == []
     (warning,) = checked(folder, "max_completion_length=1000")
     assert warning.startswith("Warning: the longest prompt has ") and "has 1,024 positions" in warning
-    with pytest.raises(UserError, match="has 1,024 positions"):  # vLLM takes no longer texts
+    with pytest.raises(UserError, match="has 1,024 positions"):  # vLLM does not accept longer texts
         checked(folder, "max_completion_length=1000", "rollout=vllm", "device=cuda")
 
 
@@ -143,7 +143,7 @@ ADD = "Use the tokenizer that belongs to the policy, or give the policy as many 
 
 
 def test_tokens_without_a_row_in_the_embeddings(folder) -> None:
-    resized(folder, 700)  # the vocabulary has 834 tokens, of which words are the last
+    resized(folder, 700)  # the vocabulary has 834 tokens; words have the last ids
     with pytest.raises(UserError) as error:
         checked(folder, question="How many pens are 12 boxes of 200?")
     assert "the prompts contain '" in str(error.value)
@@ -164,7 +164,7 @@ def test_tokens_without_a_row_in_the_embeddings(folder) -> None:
         checked(folder)
 
 
-def test_a_token_without_a_row_that_no_prompt_holds(folder) -> None:
+def test_a_token_without_a_row_is_allowed_if_no_prompt_contains_it(folder) -> None:
     tokenizer = build_tokenizer(model())
     tokenizer.add_tokens(["<image_soft_token>"])
     tokenizer.save_pretrained(folder)
@@ -173,7 +173,7 @@ def test_a_token_without_a_row_that_no_prompt_holds(folder) -> None:
         checked(folder, question="What is <image_soft_token>?")
 
 
-def test_a_declared_end_that_the_policy_cannot_sample(folder) -> None:
+def test_a_declared_eos_token_that_the_policy_cannot_sample(folder) -> None:
     change(folder, "generation_config.json", eos_token_id=[640, 32007])
     assert checked(folder) == []
     policy, tokenizer = build_policy(model(path=str(folder)), 0), build_tokenizer(model(path=str(folder)))
@@ -200,9 +200,9 @@ STRICT = "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endi
         (CHATML, [], "<|im_end|>"),
         (LLAMA3, ["<|eot_id|>", "<|start_header_id|>"], "<|eot_id|>"),
         (VICUNA, ["</s>"], "</s>"),
-        (GLM4, ["<|user|>", "<|assistant|>"], "<|user|>"),  # the next turn ends this one
-        (HARMONY, ["<|end|>", "<|return|>", "<|start|>"], "<|return|>"),  # <|end|> ends a part of a turn
-        (LLAMA3, [], None),  # a token of another policy: text to this one
+        (GLM4, ["<|user|>", "<|assistant|>"], "<|user|>"),  # the first token of the next turn ends this turn
+        (HARMONY, ["<|end|>", "<|return|>", "<|start|>"], "<|return|>"),  # <|end|> ends only a part of a turn
+        (LLAMA3, [], None),  # a special token of another policy is plain text for this one
         (ALPACA, ["</s>"], None),
         (STRICT, [], None),
     ],
@@ -223,7 +223,7 @@ def test_the_token_that_ends_a_turn_of_a_real_policy() -> None:
 
 
 def test_completions_end_where_the_template_ends_a_turn(folder, train, capsys) -> None:
-    # A base model with a ChatML template: its own end is another token.
+    # A base model with a ChatML template: its eos_token is another token.
     change(folder, "tokenizer_config.json", eos_token="<|endoftext|>")
     change(folder, "generation_config.json", eos_token_id=641)
     change(folder, "config.json", eos_token_id=641)
@@ -234,7 +234,7 @@ def test_completions_end_where_the_template_ends_a_turn(folder, train, capsys) -
     )
     assert results["after"]["truncated"] < 1
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert min(line["completions/clipped_ratio"] for line in metrics if "reward" in line) < 1  # TRL knows of it, too
+    assert min(line["completions/clipped_ratio"] for line in metrics if "reward" in line) < 1  # TRL stops there, too
     assert json.loads((out / "policy" / "generation_config.json").read_text())["eos_token_id"] == [641, 640]
     assert json.loads((out / "evaluations" / "after.json").read_text())["protocol"]["stop"] == [
         "<|im_end|>",
@@ -252,7 +252,7 @@ def test_completions_end_where_the_template_ends_a_turn(folder, train, capsys) -
         ("<|think|>", None),
     ],
 )
-def test_a_tag_that_the_template_opens(opening: str, tag: str | None) -> None:
+def test_a_tag_that_the_prompt_ends_with(opening: str, tag: str | None) -> None:
     tokenizer = build_tokenizer(model())
     tokenizer.chat_template = CHATML.replace("<|im_start|>assistant\n", f"<|im_start|>assistant\n{opening}")
     assert find_opened_tag(tokenizer, "Write <answer>") == tag
@@ -309,14 +309,14 @@ def test_damaged_files_of_a_policy(folder, file: str, content: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_pickle_that_is_damaged(folder) -> None:
+def test_damaged_pickled_weights(folder) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x02not a pickle")
     with pytest.raises(UserError, match="a file is missing or damaged"):
         build_policy(model(path=str(folder), trust_pickle=True), 0)
 
 
-def test_a_tokenizer_without_an_end(folder) -> None:
+def test_a_tokenizer_without_an_eos_token(folder) -> None:
     change(folder, "tokenizer_config.json", eos_token=None)
     with pytest.raises(UserError, match="its tokenizer has no eos_token, so no completion could end; set it in"):
         build_tokenizer(model(path=str(folder)))
@@ -325,7 +325,7 @@ def test_a_tokenizer_without_an_end(folder) -> None:
 @pytest.mark.parametrize(
     "template", ["{{ 1 + 'a' }}", "{{ messages[5]['content'] }}", "{{ raise_exception('no') }}", "{{ nosuch() }}"]
 )
-def test_a_template_that_fails(folder, template: str) -> None:
+def test_a_chat_template_that_raises_an_error(folder, template: str) -> None:
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(UserError, match="the policy's chat template refuses the prompt: "):
         checked(folder)

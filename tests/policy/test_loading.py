@@ -1,4 +1,4 @@
-"""Policies: the embedded one loads anywhere, and what cannot be loaded is said in one line."""
+"""Loading and saving of policies; errors are messages of one line."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def model(**changes) -> ModelConfig:
     return replace(compose().model, **changes)
 
 
-def test_the_embedded_policy_is_small_and_plainly_loadable(tmp_path) -> None:
+def test_the_embedded_policy_is_small_and_loads_with_transformers(tmp_path) -> None:
     assert sum(file.stat().st_size for file in (ASSETS / "tiny").iterdir()) < 5e6
     policy, tokenizer = build_policy(model(), seed=0), build_tokenizer(model())
     assert sum(parameter.numel() for parameter in policy.parameters()) <= 2e6
@@ -44,7 +44,7 @@ def test_the_embedded_policy_is_small_and_plainly_loadable(tmp_path) -> None:
         assert torch.equal(saved(ids).logits, policy(ids).logits)
 
 
-def test_numbers_are_single_tokens_in_it() -> None:
+def test_numbers_are_single_tokens_of_the_embedded_policy() -> None:
     tokenizer = build_tokenizer(model())
     assert [tokenizer.tokenize(str(number)) for number in (7, 10, 56, 150, 200)] == [
         ["7"],
@@ -56,7 +56,7 @@ def test_numbers_are_single_tokens_in_it() -> None:
 
 
 @needs_qwen
-def test_an_architecture_without_weights() -> None:
+def test_an_architecture_with_random_weights() -> None:
     config = model(path=QWEN, init="random", num_layers=2)
     policy = build_policy(config, seed=0)
     assert policy.config.num_hidden_layers == 2 and policy.config.hidden_size == 896
@@ -64,7 +64,7 @@ def test_an_architecture_without_weights() -> None:
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), again.parameters(), strict=True))
 
 
-def test_adapters_are_merged_into_what_is_saved(tmp_path) -> None:
+def test_adapters_are_merged_into_the_saved_policy(tmp_path) -> None:
     policy = build_policy(model(lora_rank=4), seed=0)
     trainable = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
     assert trainable and all("lora_" in name for name in trainable)
@@ -79,7 +79,7 @@ def test_adapters_are_merged_into_what_is_saved(tmp_path) -> None:
 
 
 @needs_bitsandbytes
-def test_a_policy_of_4_bits_is_saved_as_a_plain_one(tmp_path) -> None:
+def test_a_4_bit_policy_is_saved_dequantized(tmp_path) -> None:
     policy = build_policy(model(lora_rank=4, load_in_4bit=True), seed=0)
     assert {parameter.dtype for name, parameter in policy.named_parameters() if "proj.base_layer.weight" in name} == {
         torch.uint8
@@ -112,7 +112,7 @@ def refused(**changes) -> str:
     return str(error.value)
 
 
-def test_folders_that_hold_no_policy(copied, tmp_path) -> None:
+def test_folders_without_a_policy(copied, tmp_path) -> None:
     assert "there is no such folder" in refused(path=str(tmp_path / "nowhere"))
     assert "there is no such folder" in refused(path="./nowhere")
     assert "no embedded policy 'tinny'. Did you mean 'tiny'?" in refused(path="embedded:tinny")
@@ -127,10 +127,10 @@ def test_a_folder_without_weights(copied) -> None:
     assert build_policy(model(path=str(copied), init="random"), seed=0).config.model_type == "qwen2"
 
 
-@pytest.mark.parametrize("kept", [0, 100, 1_000_000])
-def test_truncated_weights(copied, kept: int) -> None:
+@pytest.mark.parametrize("size", [0, 100, 1_000_000])
+def test_truncated_weights(copied, size: int) -> None:
     weights = copied / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:kept])
+    weights.write_bytes(weights.read_bytes()[:size])
     assert "a file is missing or damaged" in refused(path=str(copied))
 
 

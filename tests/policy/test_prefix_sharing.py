@@ -1,4 +1,4 @@
-"""Policies of other architectures on shared prompts: equal to their own forward, or refused with the reason."""
+"""Prefix sharing with other architectures: equal to the plain forward pass, or refused with a reason."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ SIZE = {
 def build(config) -> AutoModelForCausalLM:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
-    for parameter in model.parameters():  # as trained ones are: no zeros, no symmetries
+    for parameter in model.parameters():  # like trained weights: no zeros, no symmetries
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model
 
@@ -61,7 +61,7 @@ def build(config) -> AutoModelForCausalLM:
     ],
     ids=lambda config: config.model_type,
 )
-def test_other_architectures_compute_the_same(config: AutoConfig) -> None:
+def test_other_architectures_give_equal_log_probabilities(config: AutoConfig) -> None:
     model = build(config)
     # Two prompts of different lengths, in mixed order; one completion without tokens.
     ids = torch.randint(3, 50, (5, 9 + 6))
@@ -79,7 +79,7 @@ def test_other_architectures_compute_the_same(config: AutoConfig) -> None:
     logits = forward_packed(model, packed, logits_to_keep=packed.predicting).logits[0]
     logps = packed.unpack(LogProbs.apply(logits, packed.labels[packed.predicting])[0])
     torch.testing.assert_close(logps, expected, atol=1e-5, rtol=1e-5)
-    # Everything else it does stays as it was.
+    # Plain forward passes do not change.
     again = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, 8:-1].log_softmax(-1)
     torch.testing.assert_close(again, plain)
 
@@ -94,7 +94,7 @@ def test_other_architectures_compute_the_same(config: AutoConfig) -> None:
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )
-def test_what_cannot_share_says_why(config: AutoConfig, reason: str) -> None:
+def test_architectures_that_cannot_share_prefixes_are_refused(config: AutoConfig, reason: str) -> None:
     model = build(config)
     before = model.config._attn_implementation
     with pytest.raises(PrefixSharingUnsupported, match=reason):
