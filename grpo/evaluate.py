@@ -28,10 +28,10 @@ from grpo.runs.run_dir import removed_if_unused
 
 
 def run(composed: DictConfig, overrides: Sequence[str]) -> None:
-    """Evaluate what the settings name; say and keep what was found.
+    """Evaluate what the settings name; print and save the figures.
 
     Raises:
-        UserError: anything that the user can mend.
+        UserError: a mistake that the user can fix.
     """
     config = with_absolute_paths(to_dataclass(composed, EvaluateConfig))
     subjects = [main_subject(config, composed, overrides)]
@@ -40,8 +40,8 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
         match_problems(subjects[1].examples, subjects[0].examples)
     for key in override_keys(overrides) if all(subject.made for subject in subjects) else ():
         if key.partition(".")[0] in POLICY_SETTINGS and key != "data.answer_match":
-            raise UserError(f"{key}: completions=FILE asks no policy and has no use for it; leave it out.")
-    # What can go wrong with either is found out before hours are spent on one.
+            raise UserError(f"{key}: completions=FILE uses no policy, so this has no effect; leave it out.")
+    # Mistakes in either are found before hours are spent on one.
     ready = [prepare(subject) for subject in subjects]
     done = {subject.title: evaluation() for subject, evaluation in zip(subjects, ready, strict=True)}
     *_, main = done.values()

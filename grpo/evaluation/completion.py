@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Completion:
+    """A completion of a problem."""
+
     text: str
-    tokens: int | None  # the end-of-sequence token included; None where it is not known
+    tokens: int | None  # the end-of-sequence token included; None if unknown
     truncated: bool | None
 
 

@@ -1,4 +1,7 @@
-"""Completions in files: those made elsewhere, those of an evaluation that is kept, and those of one under way."""
+"""Completions in files: from elsewhere, of a saved evaluation, and of one in progress.
+
+Called by `grpo.evaluate` and `grpo.audit`. It must not score completions or import torch.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -15,13 +18,13 @@ COMPLETION_SUFFIXES = (".jsonl", ".parquet")
 
 
 def read_completions(path: Path, setting: str) -> tuple[list[Example], CompletionBatch]:
-    """The problems of a file with `question`, `gold` and `completion` a row, and their completions.
+    """The problems and completions of a file with `question`, `gold` and `completion` in each row.
 
-    Rows of the same question and gold, and of the same `problem` where the file numbers them, are samples of one
-    problem. `tokens` and `truncated` are read where it has them.
+    Rows with the same question and gold are samples of one problem; if the file has a column `problem`, that must be
+    the same, too. `tokens` and `truncated` are read if the file has them.
 
     Raises:
-        UserError: the file is missing, damaged, empty, or a row lacks something.
+        UserError: the file is missing, damaged or empty, or a row lacks a value.
     """
     if path.suffix == ".parquet":
         rows = list(_parquet(path, setting))
@@ -69,7 +72,7 @@ def _parquet(path: Path, setting: str) -> Iterator[Row]:
 def _row(row: dict[str, Any]) -> Row:
     example = Example(text_column(row, "question").strip(), text_column(row, "gold").rpartition("####")[2].strip())
     tokens, truncated = row.get("tokens"), row.get("truncated")
-    if isinstance(tokens, float) and tokens.is_integer():  # as pandas keeps whole numbers beside missing ones
+    if isinstance(tokens, float) and tokens.is_integer():  # pandas stores integers beside missing values as floats
         tokens = int(tokens)
     if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0):
         raise UserError(f"'tokens' is {tokens!r}; it must be a whole number.")
@@ -80,13 +83,13 @@ def _row(row: dict[str, Any]) -> Row:
 
 
 class CompletionJournal:
-    """The completions of an evaluation under way, on disk batch by batch, so that an interrupted one goes on."""
+    """The completions of an evaluation in progress, saved batch by batch, so that it can be resumed."""
 
     def __init__(self, path: Path, identity: str) -> None:
-        """Takes up what `path` holds.
+        """Read the completions in `path`, if there is such a file.
 
         Raises:
-            UserError: it is damaged, or of another evaluation than `identity`.
+            UserError: it is damaged, or of an evaluation other than `identity`.
         """
         self.path, self.done = path, CompletionBatch()
         self.header = json.dumps({"identity": identity})
@@ -94,18 +97,18 @@ class CompletionJournal:
             return
         try:
             header, *lines = path.read_text(encoding="utf-8").split("\n")
-            for line in lines[:-1]:  # a process that is killed may leave half a line behind the last line break
+            for line in lines[:-1]:  # a killed process may leave half a line after the last line break
                 problem, sample, *completion = json.loads(line)
                 self.done[problem, sample] = Completion(*completion)
         except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{path} is damaged; delete it to begin anew.") from error
+            raise UserError(f"{path} is damaged; delete it to start again.") from error
         if header != self.header:
             raise UserError(
                 f"{path} holds another evaluation, which was interrupted; give this one another name=, or delete it."
             )
 
-    def through(self, batches: Iterable[CompletionBatch]) -> Iterator[CompletionBatch]:
-        """What was done before as the first batch, then `batches`, each written down before it is handed on."""
+    def record(self, batches: Iterable[CompletionBatch]) -> Iterator[CompletionBatch]:
+        """The saved completions as the first batch, then `batches`, each saved before it is passed on."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.path) as partial:
             partial.write_text("\n".join([self.header, *self._lines(self.done)]) + "\n", encoding="utf-8")

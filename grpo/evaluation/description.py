@@ -1,6 +1,6 @@
-"""A protocol in words, and in what two protocols differ.
+"""Protocols in words, and the differences between two of them.
 
-Called where an evaluation is printed, and where one is refused because another is stored. It prints nothing itself.
+Called when an evaluation is printed, and when its name belongs to another one. It prints nothing itself.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from grpo.core.paths import display_path
 
 
 def describe_protocol(how: dict[str, Any]) -> dict[str, str]:
-    """A protocol, for a person to read."""
+    """A protocol in words, by headings."""
     if "completions" in how:
         lines = {
             "completions": f"{how['completions']['n']:,} in {how['completions']['path']}",
@@ -40,6 +40,6 @@ def describe_protocol(how: dict[str, Any]) -> dict[str, str]:
 
 
 def protocol_differences(other: dict[str, Any], how: dict[str, Any]) -> dict[str, str]:
-    """The lines of a described protocol that are not those of another."""
+    """The lines that describe `other` and not `how`."""
     lines = describe_protocol(how)
     return {name: line for name, line in describe_protocol(other).items() if line != lines.get(name)}

@@ -18,22 +18,22 @@ from grpo.tasks.example import Example
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A figure of one evaluation less that of another, over the same problems."""
+    """A figure of one evaluation minus the same figure of another, over the same problems."""
 
     value: float
-    low: float  # the 95% interval, a bootstrap over the problems' differences
+    low: float  # the 95% interval, by bootstrap over the differences of the problems
     high: float
-    # Of a figure that is 0 or 1 for each problem, on how many problems it holds in the first alone, and in the second.
+    # Only for figures that are 0 or 1 for each problem: the problems where the first alone, or the second alone, is 1.
     gained: int | None = None
     lost: int | None = None
-    p: float | None = None  # McNemar's exact two-sided test
+    p: float | None = None  # of McNemar's exact two-sided test
 
 
 def paired_differences(evaluation: Evaluation, baseline: Evaluation) -> dict[str, PairedDifference]:
-    """The figures of `evaluation` less those of `baseline`.
+    """The figures of `evaluation` minus those of `baseline`.
 
     Raises:
-        UserError: they are not of the same problems.
+        UserError: the two are over different problems.
     """
     order = match_problems(evaluation.examples, baseline.examples)
     names = [name for name in evaluation.by_problem if name in baseline.by_problem]
@@ -51,10 +51,10 @@ def paired_differences(evaluation: Evaluation, baseline: Evaluation) -> dict[str
 
 
 def match_problems(examples: Sequence[Example], others: Sequence[Example]) -> list[int]:
-    """Where each of `examples` stands among `others`.
+    """The index among `others` of each of `examples`.
 
     Raises:
-        UserError: they are not the same problems.
+        UserError: they are different problems.
     """
     keys, other_keys = (
         [(each.question, parse_number(each.gold) or each.gold) for each in of] for of in (examples, others)

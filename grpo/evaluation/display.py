@@ -1,4 +1,4 @@
-"""What `grpo.evaluate` prints of two evaluations: their differences, and completions side by side.
+"""The output of `grpo.evaluate`: the differences of two evaluations, and completions side by side.
 
 Called by `grpo.evaluate`. It computes no figures.
 """
@@ -20,16 +20,17 @@ from grpo.evaluation.execution import StoredEvaluation
 
 
 def is_requested(figure: str, asked: Sequence[int] | None) -> bool:
-    """Whether a figure is shown: of pass@k and maj@k those that were asked for, or all."""
+    """Whether a figure is printed: of pass@k and maj@k only those that were asked for, if any were."""
     k = re.search(r"@(\d+)", figure)
     return k is None or asked is None or int(k[1]) in asked
 
 
 def print_comparison(done: dict[str, StoredEvaluation], k: Sequence[int] | None) -> None:
+    """Print how the second of two evaluations differs from the first, and save it beside the second."""
     (before, first), (after, second) = done.items()
     say(f"\n{before}, where it differs:")
     other = protocol_differences(first.protocol, second.protocol)
-    other.pop("problems", None)  # they are the same, wherever they come from
+    other.pop("problems", None)  # the same problems, from whatever source
     say(key_value_table(other or {"nothing": "the same policy under the same protocol"}))
     differences = paired_differences(second.evaluation, first.evaluation)
     for names in (
@@ -54,7 +55,7 @@ def _as_json(differences: dict[str, PairedDifference]) -> dict[str, Any]:
 
 
 def print_examples(count: int, evaluations: dict[str, Evaluation]) -> None:
-    """The first completions of some problems side by side, those first on which the two differ."""
+    """Print the first completion of `count` problems side by side, starting with those on which the two differ."""
     sides = list(evaluations.values())
     columns = [
         range(len(sides[0].examples)),

@@ -32,7 +32,7 @@ def score_completions(
     k: Sequence[int] | None = None,
     on_answered: Callable[[int, str], None] = lambda count, beside: None,
 ) -> "Evaluation":
-    """Score completions of `examples`; `on_answered` is told how many are new, and the accuracy so far in words."""
+    """Score completions of `examples`; `on_answered` gets the number of new ones, and the accuracy so far in words."""
     completions: list[dict[int, Completion]] = [{} for _ in examples]
     right = total = 0
     for batch in batches:
@@ -53,15 +53,15 @@ def _scores_of(name: str, rows: Sequence[tuple[str, Example]], rewards: RewardSt
 
 
 class Evaluation:
-    """The completions of every problem and what was measured of them.
+    """The completions of every problem, and their scores.
 
     Attributes:
-        values: what -> its value for each completion, those of a problem next to each other (N,).
-        by_problem: figure -> the mean of its value for each problem, or the estimate of it (P,).
+        values: name -> its value for each completion (N,), those of one problem next to each other.
+        by_problem: figure -> its mean for each problem, or its estimate (P,).
         figures: figure -> its mean over the problems: `accuracy_strict` (the answer inside `<answer>`, the
             `correctness` reward), `accuracy_flexible` (the last number anywhere), `strict_format`, `soft_format` and
             `truncated` as shares, `mean_completion_tokens`, `reward` (the weighted total) and `rewards/<name>` as raw
-            scores; with several completions a problem `pass@k` and `maj@k`, of the strict answer and `/flexible`.
+            scores; with several completions per problem also `pass@k` and `maj@k`, of strict answers, and `/flexible`.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Evaluation:
         self.starts = np.cumsum([0, *self.counts[:-1]])
         self.by_problem = {name: np.add.reduceat(of, self.starts) / self.counts for name, of in self.values.items()}
         self.single = max(self.counts) == 1
-        # Figures of which each problem gives one 0 or 1.
+        # Figures that are a single 0 or 1 for each problem.
         self.binary = [name for name in self.by_problem if self.single and name in BINARY_FIGURES]
         self._add_at_k(list(k or []))
         self.figures = {name: float(of.mean()) for name, of in self.by_problem.items()}
@@ -128,7 +128,7 @@ class Evaluation:
                     advance(1, "")
 
     def _votes(self, kind: str) -> tuple[list[int], list[tuple[int, ...]]]:
-        """How many completions of each problem are right, and how many agree on each wrong answer."""
+        """For each problem, the number of right completions, and the number that agree on each wrong answer."""
         right, wrong, rule = [], [], self.rewards.answer_match
         for example, start, count in zip(self.examples, self.starts, self.counts, strict=True):
             given = [each for each in self.answers[kind][start : start + count] if each is not None]
@@ -140,7 +140,7 @@ class Evaluation:
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
-        """95% intervals: Wilson's where each problem gives one 0 or 1, else a bootstrap over the problems."""
+        """95% intervals: Wilson's for figures that are 0 or 1 for each problem, else by bootstrap over the problems."""
         n = len(self.examples)
         by_wilson = {name: wilson_interval(round(float(self.by_problem[name].sum())), n) for name in self.binary}
         others = [name for name in self.by_problem if name not in by_wilson]
@@ -159,7 +159,7 @@ class Evaluation:
         return {f"{prefix}/{name}": value for name, value in self.figures.items()} | low | high
 
     def columns(self) -> dict[str, list[Any]]:
-        """A row for each completion."""
+        """The columns of a table with a row for each completion."""
         rows = [
             (i, s, example, each)
             for i, (example, of) in enumerate(zip(self.examples, self.completions, strict=True))

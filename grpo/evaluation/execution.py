@@ -1,4 +1,4 @@
-"""An evaluation from its subject to its files: generate and score, or score again what was stored before.
+"""An evaluation from its subject to its files: generate and score completions, or score stored ones again.
 
 Called by `grpo.evaluate`. It imports torch only when completions have to be generated.
 """
@@ -34,13 +34,15 @@ from grpo.runs.provenance import problems_digest
 
 @dataclass
 class StoredEvaluation:
+    """An evaluation with its protocol and the .json that it is saved in."""
+
     evaluation: Evaluation
     protocol: dict[str, Any]
     path: Path
 
 
 def prepare(subject: Subject) -> Callable[[], StoredEvaluation]:
-    """What evaluates the subject, after everything that is quickly checked."""
+    """Check everything that is quick to check; the function that is returned then evaluates the subject."""
     config = subject.config
     rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
     if subject.made is not None:
@@ -64,18 +66,18 @@ def prepare(subject: Subject) -> Callable[[], StoredEvaluation]:
     digest = _identity(how)
     path = subject.folder / f"{config.name or f'{subject.stem}{sampling}-{digest}'}.json"
     if subject.made and path.with_suffix(".parquet").absolute() == subject.made[0].absolute():
-        raise UserError(f"name={path.stem}: the evaluation would take the place of {subject.made[0]}; give it another.")
+        raise UserError(f"name={path.stem}: the evaluation would replace {subject.made[0]}; give another name.")
     kept = _stored_report(path, digest, how)
     if subject.made is not None:
         return lambda: _score_file(subject, how, path, new_origin(digest), rewards)
     if kept is None:
-        unfinished = CompletionJournal(path.with_suffix(".partial.jsonl"), digest)
-        return lambda: _generate_and_score(subject, how, path, unfinished, new_origin(digest), rewards)
+        journal = CompletionJournal(path.with_suffix(".partial.jsonl"), digest)
+        return lambda: _generate_and_score(subject, how, path, journal, new_origin(digest), rewards)
     return lambda: _score_stored(subject, path, kept, rewards)
 
 
 def _identity(how: dict[str, Any]) -> str:
-    """A digest of a protocol, in which a folder or a file is its content, wherever it lies."""
+    """A digest of a protocol, in which a policy or a file counts by its content and not by its path."""
     known = dict(how)
     for name in ("policy", "completions"):
         if "sha256" in known.get(name, {}):
@@ -84,10 +86,10 @@ def _identity(how: dict[str, Any]) -> str:
 
 
 def _stored_report(path: Path, identity: str, how: dict[str, Any]) -> dict[str, Any] | None:
-    """The report of an evaluation that was finished before, if there is one.
+    """The report of the same evaluation if it is saved already, else None.
 
     Raises:
-        UserError: what is there is damaged, or another evaluation.
+        UserError: the report is damaged, or of another evaluation.
     """
     if not path.is_file():
         return None
@@ -95,7 +97,7 @@ def _stored_report(path: Path, identity: str, how: dict[str, Any]) -> dict[str, 
         report = parse_file(path, parse_json_object)
         kept, other = report["identity"], report["protocol"] | {}
     except (UserError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged; delete it to answer anew.") from error
+        raise UserError(f"{path} is damaged; delete it to evaluate again.") from error
     if kept != identity:
         made = "other content" if kept else "made by a training run"
         lines = [
@@ -125,14 +127,15 @@ def _score_stored(subject: Subject, path: Path, report: dict[str, Any], rewards:
     try:
         examples, completions = read_completions(table, "evaluation")
     except UserError as error:
-        raise UserError(f"{error} Delete it to answer anew.") from error
+        raise UserError(f"{error} Delete it to evaluate again.") from error
     if examples != subject.examples or file_sha256(table) != report.get("parquet_sha256"):
-        raise UserError(f"evaluation: {table} is not what was kept. Delete it to answer anew.")
+        raise UserError(f"evaluation: {table} is not the file that was saved. Delete it to evaluate again.")
     say(
-        f"{subject.title}: answered before, {report['created']}. To answer anew, delete {display_path(path.absolute())}"
+        f"{subject.title}: saved {report['created']} and used again. To evaluate again, delete "
+        f"{display_path(path.absolute())}"
     )
     evaluation = score_completions(subject.examples, [completions], rewards, subject.config.k)
-    if evaluation.as_json() != report["figures"]:  # another k, or a reward of the user's own that has changed
+    if evaluation.as_json() != report["figures"]:  # k or a reward file has changed
         save_evaluation(evaluation, path, report["protocol"], report)
     return StoredEvaluation(evaluation, report["protocol"], path)
 
@@ -141,7 +144,7 @@ def _generate_and_score(
     subject: Subject,
     how: dict[str, Any],
     path: Path,
-    unfinished: CompletionJournal,
+    journal: CompletionJournal,
     origin: dict[str, Any],
     rewards: RewardStack,
 ) -> StoredEvaluation:
@@ -162,15 +165,15 @@ def _generate_and_score(
         say(note)
     how["stop"] = tokenizer.convert_ids_to_tokens(rollout.eos_token_ids)
     total = len(subject.examples) * config.samples
-    if unfinished.done:
-        say(f"{subject.title}: going on after {len(unfinished.done):,} of {total:,} completions.")
+    if journal.done:
+        say(f"{subject.title}: resuming after {len(journal.done):,} of {total:,} completions.")
     answered = generate_completions(
-        rollout, tokenizer, questions, config, config.samples, config.temperature, unfinished.done.keys()
+        rollout, tokenizer, questions, config, config.samples, config.temperature, journal.done.keys()
     )
     with progress(f"evaluating {subject.title}", total) as advance:
-        evaluation = score_completions(subject.examples, unfinished.through(answered), rewards, config.k, advance)
+        evaluation = score_completions(subject.examples, journal.record(answered), rewards, config.k, advance)
     with spinner("saving the evaluation"):
         save_evaluation(evaluation, path, how, origin)
-    unfinished.remove()
+    journal.remove()
     say(f"{total:,} completions, {time.perf_counter() - began:.1f} s\n")
     return StoredEvaluation(evaluation, how, path)

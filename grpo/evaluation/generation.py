@@ -29,13 +29,16 @@ def generate_completions(
     temperature: float = 0.0,
     skip: Set[SampleId] = frozenset(),
 ) -> Iterator[CompletionBatch]:
-    """Completions of every question, batch after batch, those with long prompts first; greedy at temperature 0.
+    """Completions of every question in batches, longest prompts first; greedy at temperature 0.
 
-    A sampled completion hangs on the seed, its question's place and its own number alone, so that neither an
-    interruption nor the batch size changes it. Batches are halved when memory runs out, aloud.
+    A sampled completion depends only on the seed, the index of its question and its own number, so that neither an
+    interruption nor the batch size changes it. When memory runs out, the batch is halved and a message printed.
+
+    Args:
+        skip: completions that exist already.
 
     Raises:
-        UserError: memory does not suffice for a single completion.
+        UserError: there is not enough memory for a single completion.
     """
     if not questions:
         return
@@ -51,7 +54,7 @@ def generate_completions(
                 [prompts[i] for i, _ in batch], config.max_completion_length, temperature or None, seeds
             )
         except (MemoryError, RuntimeError) as error:
-            size = _smaller(len(batch), error)
+            size = _halve_batch(len(batch), error)
             continue
         texts = map(replace_surrogates, tokenizer.batch_decode(completions, skip_special_tokens=True))
         yield {
@@ -61,7 +64,7 @@ def generate_completions(
         done += len(batch)
 
 
-def _smaller(size: int, error: Exception) -> int:
+def _halve_batch(size: int, error: Exception) -> int:
     from accelerate.utils.memory import clear_device_cache
 
     if not is_out_of_memory(error):
@@ -69,14 +72,14 @@ def _smaller(size: int, error: Exception) -> int:
     clear_device_cache(garbage_collection=True)
     if size == 1:
         raise UserError("out of memory with a single completion; lower max_completion_length.") from error
-    say(f"Out of memory with {size} completions at once: going on with eval_batch_size={size // 2}.")
+    say(f"Out of memory with {size} completions at once: continuing with eval_batch_size={size // 2}.")
     return size // 2
 
 
 def generate_greedily(
     rollout: "Sampler", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], config: CommonConfig
 ) -> list[str]:
-    """One greedy completion a question."""
+    """One greedy completion for each question."""
     texts = {
         i: each.text
         for batch in generate_completions(rollout, tokenizer, questions, config)

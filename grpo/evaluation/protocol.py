@@ -14,7 +14,7 @@ from grpo.core.files import file_sha256
 from grpo.runs.provenance import problems_digest
 from grpo.tasks.example import Example
 
-MATCHES = {
+ANSWER_MATCH_RULES = {
     "number": "holding one number, the one of the gold answer; golds without one are compared as text",
     "text": "equal to the gold answer as text, apart from case and surrounding punctuation",
     "strict": "equal to the gold answer as nothing but a number, else as text",
@@ -22,9 +22,9 @@ MATCHES = {
 
 
 def describe_extraction(answer_match: str) -> dict[str, str]:
-    """How answers are taken from completions and compared, for a person to read."""
+    """How answers are extracted from completions and compared, in words."""
     return {
-        "strict": f"the last closed <answer> block, {MATCHES[answer_match]}",
+        "strict": f"the last closed <answer> block, {ANSWER_MATCH_RULES[answer_match]}",
         "flexible": "the last number anywhere",
     }
 
@@ -37,7 +37,7 @@ def evaluation_protocol(
     samples: int = 1,
     temperature: float = 0.0,
 ) -> dict[str, Any]:
-    """How completions are had and judged: all that they and the figures hang on, but for the tokens that end them."""
+    """How completions are generated and scored: everything the figures depend on, except the end tokens."""
     decoding: dict[str, Any] = {"samples": samples, "temperature": temperature}
     decoding |= (NEUTRAL_SAMPLING if temperature else {}) | non_neutral_sampling(config.rollout)
     if temperature:

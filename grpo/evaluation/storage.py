@@ -18,7 +18,7 @@ from grpo.tasks.example import Example
 
 
 def load_evaluation(path: Path, examples: Sequence[Example], rewards: RewardStack) -> "Evaluation":
-    """An evaluation of `examples` that `save_evaluation` wrote to `path`, scored again."""
+    """The evaluation of `examples` that `save_evaluation` wrote to `path`, scored again."""
     from pyarrow import parquet
 
     rows = parquet.read_table(path.with_suffix(".parquet")).to_pylist()
@@ -29,6 +29,7 @@ def load_evaluation(path: Path, examples: Sequence[Example], rewards: RewardStac
 
 
 def new_origin(identity: str | None = None) -> dict[str, Any]:
+    """The time and the package versions of completions that are generated now; `identity` is their evaluation."""
     return {
         "identity": identity,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -39,10 +40,10 @@ def new_origin(identity: str | None = None) -> dict[str, Any]:
 def save_evaluation(
     evaluation: Evaluation, path: Path, protocol: dict[str, Any], origin: dict[str, Any] | None = None
 ) -> None:
-    """Write the protocol and the figures to `path`, and every completion with its scores to a .parquet beside.
+    """Write the protocol and the figures to `path`, and every completion with its scores to a .parquet beside it.
 
-    `origin` says when and by what the completions were made, and for which evaluation; here and now where it is
-    left out.
+    Args:
+        origin: when and with which versions the completions were generated; the default is `new_origin()`.
     """
     import pyarrow
     from pyarrow import parquet

@@ -24,31 +24,36 @@ from grpo.core.files import parse_file, parse_json_object
 from grpo.evaluation.completion import CompletionBatch
 from grpo.evaluation.completions import COMPLETION_SUFFIXES, read_completions
 from grpo.runs.provenance import problems_digest
-from grpo.runs.run_dir import resolve_link
+from grpo.runs.run_dir import RunDir, resolve_link
 from grpo.runs.settings import read_finished_run_config, read_settings, trained_model
 from grpo.runs.trust import refuse_links, require_trust
 from grpo.tasks.example import Example
 from grpo.tasks.splits import load_held_out, load_splits
 
-# Settings that cannot hold for completions made elsewhere.
+# Settings that have no effect on completions from a file.
 POLICY_SETTINGS = {"model", "data", "rollout", "system_prompt", "max_completion_length", "samples", "temperature"}
 EVALUATIONS_FOLDER = Path("outputs/evaluations")
 
 
 @dataclass
 class Subject:
-    """Whose completions are evaluated, on what, and where the evaluation is kept."""
+    """Whose completions are evaluated, on which problems, and where the evaluation is saved."""
 
     title: str
     config: EvaluateConfig
     folder: Path
     stem: str
     examples: list[Example]
-    seed: int = 0  # of random weights
-    made: tuple[Path, CompletionBatch] | None = None  # completions of a file; None: they are the policy's
+    seed: int = 0  # of the random weights of a policy without a checkpoint
+    made: tuple[Path, CompletionBatch] | None = None  # a file and its completions; None: the policy generates them
 
 
 def main_subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]) -> Subject:
+    """What `run=`, `completions=` or the model settings name.
+
+    Raises:
+        UserError: both are given, or what they name cannot be read.
+    """
     if config.completions is not None and config.run is not None:
         raise UserError(
             f"run={config.run} completions={config.completions}: evaluate one of them; the other can be the baseline=."
@@ -65,7 +70,12 @@ def main_subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequen
 def baseline_subject(
     given: str, other: Subject, config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]
 ) -> Subject:
-    # The policy and the name on the command line are the other side's.
+    """What `baseline=` names: `before`, a run, or a file of completions; scored with the rewards of `other`.
+
+    Raises:
+        UserError: there is no such thing, or it cannot be read.
+    """
+    # model= and name= on the command line belong to the other side.
     keys = zip(overrides, override_keys(overrides), strict=True)
     overrides = [override for override, key in keys if key.partition(".")[0] not in ("model", "name")]
     config, composed = replace(config, name=None), composed.copy()
@@ -84,7 +94,7 @@ def baseline_subject(
             f"baseline={given}: there is no such folder; give the folder of a run, a file of completions "
             f"({' or '.join(COMPLETION_SUFFIXES)}), or before."
         )
-    # One stack and one rule score both: totals of two stacks cannot be compared.
+    # The same rewards and the same rule score both: totals of different rewards cannot be compared.
     subject.config.rewards, subject.config.reward_files = other.config.rewards, other.config.reward_files
     subject.config.data = replace(subject.config.data, answer_match=other.config.data.answer_match)
     return subject
@@ -100,7 +110,7 @@ def _from_file(title: str, file: str, setting: str, config: EvaluateConfig) -> S
 def _from_run(
     title: str, folder: Path, composed: DictConfig, overrides: Sequence[str], before: bool = False
 ) -> Subject:
-    """A run's policy under the run's own settings, but for those that the command line sets."""
+    """A run's policy under the run's own settings, except for those on the command line."""
     settings = read_settings(folder)
     obeyed = {item.name for item in fields(CommonConfig)} - {"rollout"}
     if title == "baseline":  # it is scored with the rewards of run=
@@ -137,36 +147,36 @@ def _from_run(
     stem = f"before-{config.data.name}" if before else config.data.name
     if config.model.path != saved.model.path:
         title, stem = "policy", f"{_file_name(Path(config.model.path).name)}-{stem}"
-    keep = folder / "evaluations" if os.access(folder, os.W_OK) else EVALUATIONS_FOLDER
-    if keep != EVALUATIONS_FOLDER:
+    destination = RunDir(folder).evaluations if os.access(folder, os.W_OK) else EVALUATIONS_FOLDER
+    if destination != EVALUATIONS_FOLDER:
         refuse_links(folder, trusted=bool(composed.trust_run))
-    return Subject(title, config, keep, stem, _held_out(config.data, data, folder), seed)
+    return Subject(title, config, destination, stem, _held_out(config.data, data, folder), seed)
 
 
 def _held_out(data: DataConfig, of_run: DataConfig, folder: Path) -> list[Example]:
-    """The held-out problems of `data`, for the run in `folder`, which was trained on those of `of_run`.
+    """The held-out problems of `data`, for the run in `folder`, which was trained on `of_run`.
 
     Raises:
-        UserError: some are problems that the run was trained on, or the run's own are not what they were.
+        UserError: some are problems that the run was trained on, or the files of the run's own problems have changed.
     """
     with _naming_the_run(folder):
         examples = load_held_out(data)
         if of_run.name == "arithmetic":
             return examples  # no held-out problem shares its numbers with a training problem
-        protocol = _read_if_intact(folder / "evaluations" / "after.json").get("protocol")
+        protocol = _read_if_intact(RunDir(folder).evaluation("after")).get("protocol")
         known = protocol.get("problems") if isinstance(protocol, dict) else None
         if data == of_run and known not in (None, problems_digest(examples)):
-            raise UserError("data: the files are not those of the run any more: its held-out problems are others now.")
+            raise UserError("data: the files have changed since the run: its held-out problems are different.")
     if data == of_run:
         return examples  # training excluded them
     try:
         seen = {example.key for example in load_splits(of_run).train}
     except UserError:
-        say(f"The training problems of {folder} are not here: whether these are among them is not checked.")
+        say(f"The training problems of {folder} cannot be read: it is not checked whether these are among them.")
         seen = set()
     if shared := sum(example.key in seen for example in examples):
         raise UserError(
-            f"data: {shared:,} of these {len(examples):,} problems are among those the run was trained on; name "
+            f"data: {shared:,} of these {len(examples):,} problems are among those the run was trained on; give "
             "others, data.test_file=FILE."
         )
     return examples
@@ -177,7 +187,7 @@ def _naming_the_run(folder: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{error} (Of {folder}; its settings can be set anew on the command line.)") from error
+        raise UserError(f"{error} (Of {folder}; its settings can be overridden on the command line.)") from error
 
 
 def _read_if_intact(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from grpo.runs.run_dir import SweepDir, quoted_path
 
 @dataclass(frozen=True)
 class RunLabel:
-    """What a run is called in a tracker."""
+    """The names of a run in a tracker."""
 
     name: str
     group: str | None = None  # its sweep
@@ -28,7 +28,7 @@ class RunLabel:
 
 
 def read_sweep_entry(folder: Path) -> dict[str, Any]:
-    """What is on record of the sweep that a run is a job of; empty where there is none."""
+    """The content of `sweep.json`, with the `name` of this run among its jobs; empty if the run is in no sweep."""
     try:
         sweep = parse_file(SweepDir(folder.parent).sweep_json, parse_json_object)
         return {job["folder"]: sweep | {"name": job["name"]} for job in sweep["jobs"]}.get(folder.name, {})
@@ -37,17 +37,17 @@ def read_sweep_entry(folder: Path) -> dict[str, Any]:
 
 
 def sweep_command(folder: Path) -> str | None:
-    """What was typed for the sweep that a run is a job of."""
+    """The command that started the sweep that a run is a job of; None for any other run."""
     return read_sweep_entry(folder).get("command")
 
 
 def run_name(folder: Path) -> str:
-    """A run or a sweep is called by its folder: its date and time."""
+    """The name of a run or a sweep: its folder's date and time."""
     return "-".join(folder.absolute().parts[-2:])
 
 
 def run_label(folder: Path, overrides: Sequence[str]) -> RunLabel:
-    """What a run is called in a tracker: a job of a sweep by its overrides, any other by its folder."""
+    """The names of a run in a tracker: a job of a sweep is named by its overrides, any other run by its folder."""
     experiments: Any = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.key_or_group == "experiment":
@@ -58,4 +58,5 @@ def run_label(folder: Path, overrides: Sequence[str]) -> RunLabel:
 
 
 def resume_command(folder: Path) -> str:
+    """The command that resumes the run, as a person types it in a shell."""
     return f"{distributed.launch_command()} {shlex.quote(f'resume={quoted_path(Path(display_path(folder)))}')}"

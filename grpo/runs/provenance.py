@@ -1,4 +1,8 @@
-"""Where the numbers of a run come from: code, packages, machine, data, policy, settings, command."""
+"""What the numbers of a run depend on: code, packages, machine, data and policy.
+
+Called when a run starts or is resumed, and by `grpo.reproduce`. It does not read `provenance.json`; `provenance_file`
+does.
+"""
 
 import json
 import os
@@ -31,17 +35,17 @@ RECORDED_PACKAGES = (
     "scipy",
     "pyarrow",
 )
-# Of git.diff: the untracked files in it, the names that are left out of it, and its size.
+# What git.diff contains: untracked files with these suffixes, no files with these names, and at most this much text.
 SOURCE_SUFFIXES = (".py", ".yaml")
 SECRET_NAMES = (".env", ".env.*", "*.pem", "*.key", ".netrc", "id_rsa*", "*secret*", "*credential*", "*password*")
 MAX_DIFF_CHARACTERS = 2**20
 
 
 def collect_provenance(config: Config, train: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
-    """What can be told before a run, but for its settings.
+    """The provenance of a run before it starts, without its settings and its command.
 
     Raises:
-        UserError: the policy is not to be had.
+        UserError: the policy cannot be found.
     """
     import torch
 
@@ -60,9 +64,9 @@ def collect_provenance(config: Config, train: Sequence[Example], held_out: Seque
 
 
 def code_revision() -> dict[str, Any] | None:
-    """The revision of the checkout that runs, and a digest of `diff()`; None where it is none or git is missing."""
+    """The revision of this checkout and a digest of `code_diff()`; None if this is no checkout or there is no git."""
     try:
-        _git("ls-files", "--error-unmatch", "__init__.py")  # it may be installed inside another repository
+        _git("ls-files", "--error-unmatch", "__init__.py")  # fails if it is installed inside another repository
         changed = code_diff()
         clean = not changed and not _git("diff", "HEAD", "--name-only")  # which also lists what `code_diff` leaves out
         digest = None if clean else sha256(changed.encode("utf-8", "replace")).hexdigest()
@@ -74,7 +78,7 @@ def code_revision() -> dict[str, Any] | None:
 def code_diff() -> str:
     """The changes since the revision: of tracked files, and new source files beside the code and its settings.
 
-    Left out are files that .gitignore excludes and those named like secrets.
+    Without files that .gitignore excludes, and files whose names suggest secrets.
     """
     top = _git("rev-parse", "--show-toplevel").strip()
     ignored = _git("ls-files", "-z", "--cached", "--ignored", "--exclude-standard", "--full-name", f"{top}/")
@@ -82,17 +86,18 @@ def code_diff() -> str:
     left_out += [f":(top,exclude,literal){name}" for name in ignored.split("\0") if name]
     places = (f"{top}/grpo", f"{top}/conf")
     new = _git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", *places).split("\0")
-    new = [name for name in new if name.endswith(SOURCE_SUFFIXES) and not _named_like_a_secret(name)]
+    new = [name for name in new if name.endswith(SOURCE_SUFFIXES) and not _has_secret_name(name)]
     plain = ("diff", "--no-color", "--no-ext-diff", "--no-textconv")
     tracked = _git(*plain, "HEAD", "--", ":/", *left_out)
     return tracked + "".join(_git(*plain, "--no-index", "/dev/null", f"{top}/{name}") for name in new)
 
 
-def _named_like_a_secret(path: str) -> bool:
+def _has_secret_name(path: str) -> bool:
     return any(fnmatch(part.lower(), pattern) for part in path.split("/") for pattern in SECRET_NAMES)
 
 
 def problems_digest(examples: Sequence[Example]) -> dict[str, Any]:
+    """The number of problems, and a digest of their questions and gold answers."""
     text = json.dumps([[example.question, example.gold] for example in examples])
     return {"n": len(examples), "sha256": sha256(text.encode()).hexdigest()}
 
@@ -100,17 +105,17 @@ def problems_digest(examples: Sequence[Example]) -> dict[str, Any]:
 def save_code_diff(path: Path) -> None:
     """Write `code_diff()`, up to `MAX_DIFF_CHARACTERS` characters."""
     changed = code_diff()
-    cut = (
+    note = (
         f"\n[truncated: {MAX_DIFF_CHARACTERS:,} of {len(changed):,} characters]\n"
         if len(changed) > MAX_DIFF_CHARACTERS
         else ""
     )
-    path.write_text(changed[:MAX_DIFF_CHARACTERS] + cut, encoding="utf-8")
+    path.write_text(changed[:MAX_DIFF_CHARACTERS] + note, encoding="utf-8")
 
 
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True)
-    if done.returncode > ("--no-index" in arguments):  # which exits with 1 where there is a difference
+    if done.returncode > ("--no-index" in arguments):  # with --no-index, 1 means that there is a difference
         raise subprocess.CalledProcessError(done.returncode, done.args)
     return done.stdout.decode("utf-8", "replace")
 
@@ -138,7 +143,7 @@ def _cpu() -> str:
 
 
 def provenance_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What a run's numbers can hang on that is not as it was, each in a line."""
+    """The parts of a provenance that differ between two times, one line each."""
     found = []
     for part in ("code", "versions", "hardware", "data", "model", "reward_files"):
         before, after = ((each.get(part) or {}) for each in (then, now))

@@ -12,8 +12,8 @@ from grpo.core.files import parse_file, parse_json_object
 from grpo.runs.provenance_file import provenance_fault
 from grpo.runs.run_dir import RunDir
 
-STOPPED_BY_PRUNING = "pruning"  # what ended a trial of a search, as results.json says it
-# What `results.json` holds at least.
+STOPPED_BY_PRUNING = "pruning"  # the value of `stopped_by` in results.json of a trial that a search ended early
+# The required keys of `results.json`.
 RESULT_TYPES: dict[str, type] = {
     "before": dict,
     "after": dict,
@@ -55,8 +55,8 @@ def read_results(folder: Path) -> dict[str, Any] | None:
 
 
 def read_job_outcome(folder: Path) -> dict[str, Any] | str | None:
-    """The results of a job of a sweep, or why it has none; None if it has not ended."""
-    with suppress(UserError):  # damaged results are written again
+    """The results of a job of a sweep, or the reason why it has none; None if it has not ended."""
+    with suppress(UserError):  # the job is run again and replaces damaged results
         if results := read_results(folder):
             return results
     try:
@@ -66,5 +66,5 @@ def read_job_outcome(folder: Path) -> dict[str, Any] | str | None:
 
 
 def clear_job_error(folder: Path) -> None:
-    """How a job of a sweep failed, before it is tried again."""
+    """Delete the reason why a job of a sweep failed, before it is run again."""
     RunDir(folder).error_txt.unlink(missing_ok=True)

@@ -19,15 +19,15 @@ from grpo.runs.settings import read_config
 
 
 def has_all_steps(folder: Path, config: Config) -> bool:
-    """Whether the run has its results, and all the steps that `config` asks for.
+    """Whether the run has results, after all the steps that `config` asks for.
 
     Raises:
-        UserError: it has more than that.
+        UserError: it has more steps.
     """
     try:
         results = read_results(folder)
     except UserError:
-        return False  # it was damaged since, and is written again
+        return False  # damaged results are written again
     if results is None:
         return False
     saved = read_config(folder)
@@ -38,18 +38,18 @@ def has_all_steps(folder: Path, config: Config) -> bool:
     if not newest_complete_checkpoint(RunDir(folder).checkpoints)[0]:
         raise UserError(
             f"{folder} is finished and has no complete checkpoint to resume from; start a new run with more steps, and "
-            "save_steps=N for one that can go on."
+            "save_steps=N for one that can be resumed."
         )
     return config.max_steps == results["steps"]
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run resumes."""
+    """The checkpoint from which a run is resumed."""
 
     folder: Path
-    checkpoint: Path | None  # None: at its first step
-    damaged: dict[Path, str]  # newer checkpoints, and what is wrong with each
+    checkpoint: Path | None  # None: the run starts at its first step
+    damaged: dict[Path, str]  # each newer checkpoint, and what is wrong with it
 
     @property
     def step(self) -> int:
@@ -73,7 +73,7 @@ def find_checkpoint(folder: Path, config: Config) -> ResumePoint:
             again = f"{distributed.launch_command(*before)} resume={quoted_path(Path(display_path(folder)))}"
             raise UserError(
                 f"{display_path(folder)} was trained by {_processes(*before)}, each with random numbers of its own, "
-                f"and cannot go on with {_processes(*now)}: {again}"
+                f"and cannot be resumed by {_processes(*now)}: {again}"
             )
     if config.max_steps is not None and config.max_steps < found.step:
         raise UserError(f"max_steps={config.max_steps}: the run is at step {found.step} already.")
@@ -91,21 +91,22 @@ def missing_files(run: RunDir) -> list[str]:
 
 
 def find_checkpoint_to_repair(folder: Path, config: Config) -> ResumePoint | None:
-    """Where a finished run resumes to write missing files again; None if none is missing.
+    """The last checkpoint of a finished run, from which missing files are written again; None if none is missing.
 
     Raises:
-        UserError: no checkpoint of its last step is left.
+        UserError: there is no checkpoint of its last step.
     """
-    if not (gone := missing_files(RunDir(folder))):
+    if not (missing := missing_files(RunDir(folder))):
         return None
     results, found = read_results(folder), find_checkpoint(folder, config)
     assert results is not None
     if found.step != results["steps"]:
         raise UserError(
-            f"{display_path(folder)} is finished, but {', '.join(gone)} is missing, and there is no checkpoint of step "
-            f"{results['steps']} to write it from. To run it again: python -m grpo.reproduce {display_path(folder)}"
+            f"{display_path(folder)} is finished, but {', '.join(missing)} is missing, and there is no checkpoint of "
+            f"step {results['steps']} to write it from. To run it again: "
+            f"python -m grpo.reproduce {display_path(folder)}"
         )
-    say(f"Missing, and written again: {', '.join(gone)}.")
+    say(f"Missing, and written again: {', '.join(missing)}.")
     return found
 
 
@@ -117,7 +118,7 @@ def truncate_to_checkpoint(found: ResumePoint) -> None:
     folder, run = found.folder, RunDir(found.folder)
     try:
         if read_results(folder) is not None:
-            run.delete_previous()  # it is older than these results
+            run.delete_previous()  # what it holds is older than these results
     except UserError as error:
         say(f"{error} It is written again.")
     for path in (run.results_json, run.report_html, run.evaluation("after"), run.evaluation_table("after")):
@@ -125,7 +126,7 @@ def truncate_to_checkpoint(found: ResumePoint) -> None:
     run.error_txt.unlink(missing_ok=True)
     for each, wrong in found.damaged.items():
         renamed = each.rename(each.with_name(f"damaged-{each.name}"))
-        say(f"{each.name} is damaged ({wrong}); it is left out, as {display_path(renamed)}.")
+        say(f"{each.name} is damaged ({wrong}); it is renamed to {display_path(renamed)}.")
     for path in (*run.completion_files(), *run.evaluations.glob("step_*")):
         step = re.fullmatch(r"step_(\d+)", path.stem)
         if step and int(step[1]) > found.step:
@@ -133,13 +134,13 @@ def truncate_to_checkpoint(found: ResumePoint) -> None:
     for path in run.snapshot_files():
         if path != run.provenance_json:  # it also records later sessions
             run.move_to_previous(path)
-    if gone := restore_snapshot(found.checkpoint, run):
-        say(f"{len(gone)} files of completions/ are gone, {gone[0]} the first; they are not made again.")
+    if missing := restore_snapshot(found.checkpoint, run):
+        say(f"{len(missing)} files of completions/ are missing, {missing[0]} is the first; they are not written again.")
     if found.checkpoint:
         say(f"Resuming from step {found.step}.")
     else:
-        none = "No complete checkpoint is left" if found.damaged else "It has no checkpoint yet"
-        say(f"{none}: it starts at its first step.")
+        reason = "No complete checkpoint is left" if found.damaged else "It has no checkpoint yet"
+        say(f"{reason}: it starts at its first step.")
 
 
 def _processes(count: int, sharding: str) -> str:

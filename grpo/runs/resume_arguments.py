@@ -18,23 +18,23 @@ from grpo.runs.trust import require_trust
 
 
 def expand_resume_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command; with `resume=FOLDER` among them, those that resume that run.
+    """The arguments of a command, with `resume=FOLDER` expanded to those that resume the run.
 
     Raises:
-        UserError: there is no run to go on with.
+        UserError: there is no run to resume.
     """
-    arguments = [_without_link(each) for each in arguments]
+    arguments = [_resolve_folder_link(each) for each in arguments]
     if (value := _typed(arguments, "resume")) is None:
         return arguments
     if not isinstance(value, str | list | dict):  # the folder 1e5 or true, not the number or the boolean
         value = _typed_text(arguments, "resume")
     if elsewhere := [each for each in arguments if each.startswith("hydra.run.dir=")]:
-        raise UserError(f"{elsewhere[0]}: with resume=FOLDER a run goes on in FOLDER; leave it out.")
+        raise UserError(f"{elsewhere[0]}: with resume=FOLDER a run stays in FOLDER; leave this out.")
     if value == "":
         raise UserError("resume=: give the folder of a run, resume=outputs/DATE/TIME.")
     if "-m" in arguments or "--multirun" in arguments or not isinstance(value, str):
         raise UserError(
-            "resume: goes on with one run. A sweep goes on with its own command and hydra.sweep.dir=FOLDER, its folder."
+            "resume: resumes one run. To resume a sweep, type its command again with hydra.sweep.dir=FOLDER."
         )
     if fault := path_fault(value):
         raise UserError(f"resume={shorten(value)}: {fault}.")
@@ -46,19 +46,19 @@ def expand_resume_arguments(arguments: Sequence[str]) -> list[str]:
         trusted=_typed(arguments, "trust_run") is True,
         again="If you trust whoever made it, add trust_run=true.",
     )
-    # Overrides that the run was started with are saved in it, and the files that they name may be gone.
+    # Leave out overrides that are saved in the run: files that they name may be gone.
     left = [each for each in arguments if each not in saved or is_resumable_setting(override_key(each))]
     return [*left, f"hydra.run.dir={quoted_path(folder)}", "hydra.mode=RUN"]
 
 
-def _without_link(argument: str) -> str:
+def _resolve_folder_link(argument: str) -> str:
     key, _, value = argument.partition("=")
     is_link = key in ("hydra.run.dir", "hydra.sweep.dir") and os.path.islink(value)
     return f"{key}={quoted_path(resolve_link(Path(value)))}" if is_link else argument
 
 
 def _typed(arguments: Sequence[str], key: str) -> Any:
-    """The value of a setting among the arguments of a command; None if it is not there."""
+    """The value of a setting among the arguments of a command; None if it is not among them."""
     typed = _typed_text(arguments, key)
     return None if typed is None else typed_overrides.parse_overrides([f"{key}={typed}"])[0].value()
 

@@ -17,24 +17,25 @@ from grpo.core.paths import display_path
 from grpo.core.text import format_setting
 from grpo.runs.settings import override_key, read_config, read_overrides
 
-# The settings, and the group of settings, that can be changed when a run is resumed.
+# The settings and groups that can be changed when a run is resumed.
 RESUMABLE_SETTINGS = ("max_steps.", "num_train_epochs.", "tracking.")
-COMMAND_ONLY_SETTINGS = ("resume", "trust_run")  # about one command alone: not among the overrides that a run saves
+COMMAND_ONLY_SETTINGS = ("resume", "trust_run")  # belong to one command: a run does not save them
 
 
 def is_resumable_setting(key: str) -> bool:
-    """Whether a setting, or a group of them, can be changed when a run is resumed."""
+    """Whether a setting or a group can be changed when a run is resumed."""
     return f"{key}.".startswith(RESUMABLE_SETTINGS)
 
 
 def resumed_config(folder: Path, composed: Config, overrides: Sequence[str]) -> Config:
-    """The settings that the run in `folder` resumes with: its own, and those of `RESUMABLE_SETTINGS` that were typed.
+    """The settings of a resumed run: its saved ones, with those of `RESUMABLE_SETTINGS` that were typed.
 
     Args:
-        composed: the defaults with `overrides`, which were typed.
+        composed: the defaults with `overrides`.
+        overrides: what was typed.
 
     Raises:
-        UserError: anything else was typed, or its settings cannot be read.
+        UserError: another setting was typed, or the saved settings cannot be read.
     """
     config = read_config(folder)
     here, saved = flatten(asdict(composed)), flatten(asdict(config))
@@ -50,9 +51,10 @@ def resumed_config(folder: Path, composed: Config, overrides: Sequence[str]) -> 
         changed = next((each for each in below if here.get(each) != saved.get(each)), None)
         if key not in COMMAND_ONLY_SETTINGS and (changed or not below):
             name = "" if changed == key else f"{changed}="
-            kept = f" (here {name}{format_setting(to_interpolations(saved[changed]))})" if changed in saved else ""
+            value = f"{name}{format_setting(to_interpolations(saved[changed]))}" if changed in saved else None
+            saved_as = "" if value is None else f" (here {value})"
             raise UserError(
-                f"{override}: a run that is resumed keeps its settings{kept}; only max_steps, num_train_epochs and "
+                f"{override}: a run that is resumed keeps its settings{saved_as}; only max_steps, num_train_epochs and "
                 "tracking can be changed. For other settings, start a new run."
             )
     config = replace(config, tracking=replace(config.tracking, **tracking), **scalars, resume=None, trust_run=False)
@@ -65,17 +67,17 @@ def resumed_config(folder: Path, composed: Config, overrides: Sequence[str]) -> 
 
 
 def resumed_overrides(folder: Path, overrides: Sequence[str]) -> list[str]:
-    """The overrides of the run in `folder`, with those that are typed to resume it."""
+    """The saved overrides of the run in `folder`, with those that are typed to resume it."""
     typed = [each for each in overrides if override_key(each) not in COMMAND_ONLY_SETTINGS]
     keys = tuple(f"{override_key(each)}." for each in typed)
     return [each for each in read_overrides(folder) if not f"{override_key(each)}.".startswith(keys)] + typed
 
 
 def require_same_job(folder: Path, composed: Config) -> Config:
-    """The settings of a job of a sweep that is typed again, and has been here before.
+    """The settings `composed` of a job, in whose folder an earlier start of the same sweep ran the same job.
 
     Raises:
-        UserError: it was another one.
+        UserError: the folder holds another job.
     """
     saved, here = (flatten(asdict(each)) for each in (read_config(folder), composed))
     for key in here.keys() | saved.keys():

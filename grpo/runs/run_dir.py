@@ -28,14 +28,14 @@ class RunDir:
         self.settings_yaml = self.hydra / "config.yaml"  # the composed settings
         self.overrides_yaml = self.hydra / "overrides.yaml"  # the settings that were typed
         self.hydra_yaml = self.hydra / "hydra.yaml"  # Hydra's own settings
-        self.signature_json = self.hydra / "signature.json"  # of the settings that run code
+        self.signature_json = self.hydra / "signature.json"  # signs the settings that run code
         self.provenance_json = path / "provenance.json"  # code, packages, machine, data and policy
-        self.git_diff = path / "git.diff"  # what the code differed in from its commit
+        self.git_diff = path / "git.diff"  # the changes of the code since its commit
         # What was measured.
         self.metrics_jsonl = path / "metrics.jsonl"  # one line per logged step, validation or alarm
-        self.transcripts_jsonl = path / "transcripts.jsonl"  # the example questions and their answers
+        self.transcripts_jsonl = path / "transcripts.jsonl"  # the example questions with the completions of the policy
         self.completions = path / "completions"  # one table per logged step
-        self.evaluations = path / "evaluations"  # for each a .json with its figures and a .parquet with completions
+        self.evaluations = path / "evaluations"  # each is a .json with figures and a .parquet with completions
         self.nonfinite = path / "nonfinite"  # batches whose loss or gradient was not finite
         self.train_log = path / "train.log"
         # How it ended.
@@ -114,8 +114,7 @@ class RunDir:
             )
         missing = "" if self.path.exists() else ": it does not exist"
         raise UserError(
-            f"{self.path} is not the folder of a run{missing}; give the one that a run named at its end, "
-            "outputs/DATE/TIME."
+            f"{self.path} is not a run directory{missing}; give the one that a run named at its end, outputs/DATE/TIME."
         )
 
 

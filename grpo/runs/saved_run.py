@@ -1,4 +1,7 @@
-"""What a run has written down, read back; nothing here draws."""
+"""Everything that a run has saved, read for reports.
+
+Called by the reports of runs and sweeps. It must not draw or compute statistics.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +20,15 @@ from grpo.runs.run_dir import RunDir
 
 @dataclass(frozen=True)
 class SavedRun:
-    """What a run has written down; `results` is empty where it did not end."""
+    """What a run has saved; `results` is empty if the run has not finished."""
 
     folder: Path
     settings: dict[str, Any]
     overrides: list[str]
-    choices: dict[str, str]  # group -> the file chosen; empty where Hydra has not written it down
+    choices: dict[str, str]  # config group -> the chosen file; empty if `hydra.yaml` does not list them
     results: dict[str, Any]
-    history: pd.DataFrame  # the logged steps with a rollout, by step
-    evaluations: pd.DataFrame  # those made while training, by step
+    history: pd.DataFrame  # metrics of the logged steps with a rollout, by step
+    evaluations: pd.DataFrame  # metrics of the evaluations during training, by step
     alarms: list[dict[str, Any]]
     transcripts: list[dict[str, Any]]  # step, question, gold, completion
 
@@ -35,10 +38,10 @@ class SavedRun:
 
 
 def read_run(folder: Path) -> SavedRun:
-    """The record of a run, finished or not.
+    """What a run has saved, finished or not.
 
     Raises:
-        UserError: the folder is not that of a run, or a file in it is damaged.
+        UserError: the folder is not a run directory, or a file in it is damaged.
     """
     run = RunDir(folder)
     run.require_run()
@@ -46,7 +49,7 @@ def read_run(folder: Path) -> SavedRun:
     if not isinstance(settings.get("rewards"), dict):
         raise UserError(f"{folder} is not the folder of a training run: its settings name no rewards.")
     if not settings.keys() >= {"prompts_per_step", "max_completion_length", "model", "data", "seed"}:
-        raise UserError(f"{folder} is not the folder of a training run, which is all that a report is about.")
+        raise UserError(f"{folder} is not the folder of a training run, and a report is about one.")
     results = read_results(folder)
     lines = read_json_lines(run.metrics_jsonl, {"step"})
     logged = [line for line in lines if "alarm" not in line]
@@ -76,7 +79,7 @@ def _config_choices(hydra: Any) -> dict[str, str]:
 
 
 def _read_yaml(path: Path, kind: type) -> Any:
-    """The YAML of a file, which holds a `kind`; None if there is no file."""
+    """The content of a YAML file, of type `kind`; None if there is no such file."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, if it is installed, is ten times as fast
 
     def parse(text: str) -> Any:

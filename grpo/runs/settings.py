@@ -25,7 +25,7 @@ from grpo.runs.trust import sign
 
 
 def save_settings(folder: Path, config: Config, overrides: Sequence[str], hydra: DictConfig | None = None) -> None:
-    """Write `.hydra/`: the composed settings, what was typed, Hydra's own, and the signature of those that run code."""
+    """Write `.hydra/`: the settings, the overrides, Hydra's own settings, and a signature of settings that run code."""
     run = RunDir(folder)
     run.hydra.mkdir(exist_ok=True)
     settings = redacted(asdict(config))
@@ -41,15 +41,15 @@ def save_settings(folder: Path, config: Config, overrides: Sequence[str], hydra:
 
 
 def hydra_settings_to_store(hydra: DictConfig | None) -> Any:
-    """Hydra's own settings as they are stored: with their interpolations, and without secrets."""
+    """Hydra's own settings as they are stored: with interpolations unresolved, and without secrets."""
     return None if hydra is None else redacted(OmegaConf.to_container(hydra, resolve=False))
 
 
 def read_overrides(folder: Path) -> list[str]:
-    """What was typed for the run.
+    """The overrides that the run was started with.
 
     Raises:
-        UserError: the folder is not that of a run.
+        UserError: the folder is not a run directory, or they are damaged.
     """
     path = RunDir(folder).overrides_yaml
     try:
@@ -59,8 +59,8 @@ def read_overrides(folder: Path) -> list[str]:
     except OSError as error:
         if SweepDir(folder).is_used():
             raise UserError(
-                f"{folder} is the folder of a sweep: type the sweep's own command once more, with "
-                f"hydra.sweep.dir={folder}, and it does what is missing."
+                f"{folder} is the folder of a sweep: type the sweep's command again with "
+                f"hydra.sweep.dir={folder}; it runs the jobs that are missing."
             ) from error
         RunDir(folder).require_run()
         raise UserError(f"{path} is missing.") from error
@@ -69,18 +69,21 @@ def read_overrides(folder: Path) -> list[str]:
     except (TypeError, HydraException) as error:
         raise UserError(f"{path} is damaged: it holds no list of settings.") from error
     for override, each in zip(typed, parsed, strict=True):
-        # A run saves only its own settings; Hydra's choose launchers, log handlers and search paths, which run code.
+        # A run saves only settings of the project: those of Hydra choose launchers, log handlers and search paths,
+        # which run code.
         if any(re.match(r"hydra\b", place or "") for place in (each.key_or_group, each.package)):
-            raise UserError(f"{path} was changed: {override} is a setting of Hydra's, which no run saves there.")
+            raise UserError(f"{path} was changed: {override} is a setting of Hydra, which no run saves there.")
     return typed
 
 
 def override_key(override: str) -> str:
+    """The setting that an override changes, `optimizer.lr` of `optimizer.lr=1e-4`."""
     return override.lstrip("+~").partition("=")[0]
 
 
 def read_config(folder: Path) -> Config:
-    """
+    """The settings of a run, checked as those of a new run are.
+
     Raises:
         UserError: they are missing, damaged, or of another version.
     """
@@ -96,15 +99,17 @@ def read_config(folder: Path) -> Config:
 
 
 def read_finished_run_config(folder: Path) -> CommonConfig:
-    """What a finished run shares with other commands: `model` is what it was trained from, `rollout` undistorted.
+    """The settings that a finished run shares with other commands.
+
+    `model` is the policy that it was trained from; `rollout` samples without penalties or truncation.
 
     Raises:
-        UserError: the folder does not hold a finished run, or one whose settings are not those of this version.
+        UserError: the folder holds no finished run, or one whose settings this version cannot read.
     """
     settings, run = read_settings(folder), RunDir(folder)
     if not (run.policy / "config.json").is_file() or not run.results_json.is_file():
         saved = sorted(run.checkpoints.glob("checkpoint-*"))
-        policy = f" The policy that it saved can be used as well, model.path={saved[-1]}." if saved else ""
+        policy = f" The policy of its last checkpoint can be used, model.path={saved[-1]}." if saved else ""
         raise UserError(
             f"{folder} holds a run that was not finished; python -m grpo.train resume={folder} completes it.{policy}"
         )
@@ -115,9 +120,9 @@ def read_finished_run_config(folder: Path) -> CommonConfig:
     except UserError as error:
         raise UserError(
             f"{folder} was made by another version of this project, or its settings were changed: {error} Its policy "
-            f"can still be named, model.path={folder}/policy."
+            f"can still be used, model.path={folder}/policy."
         ) from error
-    config.model.lora_rank = 0  # an adapter that has not learnt adds nothing, and one that has is merged
+    config.model.lora_rank = 0  # an untrained adapter changes nothing, and a trained one is merged
     config.rollout = evaluation_rollout(config.rollout)  # however training sampled
     return config
 
@@ -126,7 +131,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """The settings that a run was started with.
 
     Raises:
-        UserError: the folder is not that of a run, or they are damaged.
+        UserError: the folder is not a run directory, or they are damaged.
     """
     run = RunDir(folder)
     run.require_run()
@@ -139,6 +144,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def trained_model(model: ModelConfig, run: Path) -> ModelConfig:
     """The final policy of a run that was trained from `model`."""
-    # Saved plain, whatever it was trained in.
+    # Saved complete and unquantized, however it was trained.
     path = os.path.abspath(RunDir(run).policy)
     return replace(model, path=path, revision=None, init="pretrained", num_layers=None, load_in_4bit=False)

@@ -1,7 +1,8 @@
-"""Which settings of a run directory may run code here: those that this user's own runs saved.
+"""Trust in run directories: whether their saved settings may run code here, which only this user's own runs may.
 
-A run directory can come from anybody. Commands that take one call `require_trust` before they obey a saved setting that
+A run directory can come from anybody. Commands that read one call `require_trust` before they use a saved setting that
 runs code; `save_settings` calls `sign`. The signature is an HMAC with a key in the user's configuration directory.
+Nothing here knows which command asks.
 """
 
 import hashlib
@@ -43,13 +44,13 @@ def require_trust(
     Args:
         settings: as they are saved, interpolations unresolved.
         again: what to type instead, printed at the end of the message.
-        obeyed: the settings and groups that the command takes from the folder; None takes all.
+        obeyed: the settings and groups that the command reads from the folder; None means all.
         typed: settings given on the command line, which replace the saved ones.
         trusted: the user has typed that the folder is trusted.
         policy: the command also loads `policy/` of the folder.
 
     Raises:
-        UserError: with a list of what would be executed. Nothing in the folder is changed.
+        UserError: it lists what would be executed. Nothing in the folder is changed.
     """
     executed = []
     for key, line in _described(folder, settings, policy):
@@ -58,8 +59,8 @@ def require_trust(
             executed.append(line)
     if trusted or not executed:
         return
-    if (reason := _distrusted(folder, settings, policy)) is None:
-        return _drop_bytecode(folder, settings)
+    if (reason := _reason_for_distrust(folder, settings, policy)) is None:
+        return _delete_bytecode(folder, settings)
     lines = "".join(f"\n  {printable(line).replace(chr(10), chr(92) + 'n')}" for line in executed)
     raise UserError(
         f"{display_path(folder)}: {reason}, "
@@ -68,13 +69,13 @@ def require_trust(
 
 
 def refuse_links(folder: Path, trusted: bool = False) -> None:
-    """Refuse a run directory, or the folder of a sweep, through whose links files elsewhere would be changed.
+    """Refuse a run directory or the folder of a sweep that contains links, through which files elsewhere would change.
 
-    Symbolic links anywhere in it, and hard links of files that are written in place. Links in `wandb/` are made by W&B,
-    and `latest` by ourselves.
+    Refused are symbolic links, and hard links of files that are written in place. Links in `wandb/` are made by W&B,
+    and the link `latest` by `link_latest`; these are allowed.
 
     Raises:
-        UserError: there is one, and the user has not typed that the folder is trusted.
+        UserError: there is a link, and the user has not typed that the folder is trusted.
     """
     if trusted:
         return
@@ -144,7 +145,7 @@ def _executed(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(settings: dict[str, Any], group: str, key: str) -> Any:
-    # By levels: a dotted key in a crafted file must not stand for the nested one that is obeyed.
+    # Level by level: a key with a dot in a crafted file must not pass for the nested key that is used.
     inner = settings.get(group)
     return inner.get(key) if isinstance(inner, dict) else None
 
@@ -188,7 +189,7 @@ def _absolute(name: Any) -> str:
         return str(name)
 
 
-def _distrusted(folder: Path, settings: dict[str, Any], policy: bool) -> str | None:
+def _reason_for_distrust(folder: Path, settings: dict[str, Any], policy: bool) -> str | None:
     """Why the folder does not count as made by this user; None if it does."""
     path = RunDir(folder).signature_json
     try:
@@ -205,8 +206,8 @@ def _distrusted(folder: Path, settings: dict[str, Any], policy: bool) -> str | N
     executed = _executed(settings)
     if not hmac.compare_digest(signature, _hmac(key, executed, files).encode()):
         return "this run directory was not made by you, or its settings were changed since"
-    # The user's own edit of a reward file elsewhere is trusted; one that comes with the folder must be as signed.
-    now = {name: digest for name, digest in _reward_files(settings).items() if _travels(folder, name)}
+    # A reward file elsewhere that the user has edited is trusted; one inside the folder must be as it was signed.
+    now = {name: digest for name, digest in _reward_files(settings).items() if _depends_on_folder(folder, name)}
     now |= _modules(folder, settings)
     if policy and _runs_policy(executed):
         now |= _policy_files(folder)
@@ -214,8 +215,8 @@ def _distrusted(folder: Path, settings: dict[str, Any], policy: bool) -> str | N
     return f"{changed[0]} was changed since you made this run directory" if changed else None
 
 
-def _travels(folder: Path, name: str) -> bool:
-    """Whether another folder or working directory can put another file under this name."""
+def _depends_on_folder(folder: Path, name: str) -> bool:
+    """Whether the name means another file in another working directory, or lies inside the run directory."""
     path = Path(name).expanduser()
     return not path.is_absolute() or path.resolve().is_relative_to(folder.resolve())
 
@@ -239,10 +240,10 @@ def _reward_files(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def _modules(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """What the reward files inside the run directory can import from beside them, with its digests."""
+    """The modules beside the reward files inside the run directory, which these can import, with digests."""
     found, run = {}, RunDir(folder.resolve())
     for place in _places(folder, settings):
-        written = {run.checkpoints, run.policy}  # by the run itself, later
+        written = {run.checkpoints, run.policy}  # written by the run itself, later
         for path in place.rglob("*"):
             if (
                 written.isdisjoint(path.parents)
@@ -255,12 +256,12 @@ def _modules(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
 
 
 def _places(folder: Path, settings: dict[str, Any]) -> set[Path]:
-    """The folders of the reward files that lie in the run directory."""
+    """The folders of the reward files inside the run directory."""
     files = [Path(name).expanduser().resolve() for name in _reward_files(settings)]
     return {file.parent for file in files if file.is_relative_to(folder.resolve())}
 
 
-def _drop_bytecode(folder: Path, settings: dict[str, Any]) -> None:
+def _delete_bytecode(folder: Path, settings: dict[str, Any]) -> None:
     """Delete the bytecode that Python would import instead of the signed modules; it is written again."""
     for place in _places(folder, settings):
         for path in place.rglob("__pycache__/*.pyc"):
@@ -271,7 +272,7 @@ def _drop_bytecode(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _policy_files(folder: Path) -> dict[str, str]:
-    """What can carry or name code in the saved policy: all of its files but the safe weights."""
+    """The files of the saved policy that can contain or name code, with digests: all except safetensors weights."""
     files = sorted(
         path for path in RunDir(folder).policy.rglob("*") if path.is_file() and path.suffix != ".safetensors"
     )
@@ -286,7 +287,7 @@ def _hmac(key: bytes, executed: dict[str, Any], files: dict[str, Any]) -> str:
 def _key(create: bool) -> bytes:
     """
     Raises:
-        OSError: there is none and it cannot be made, or the one that is there is not private.
+        OSError: there is no key and it cannot be created, or others can read it.
         RuntimeError: there is no home directory.
     """
     path = key_path()
@@ -312,6 +313,6 @@ def _make_key(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):
-            os.link(partial, path)  # unlike a rename, it keeps a key that another process has made meanwhile
+            os.link(partial, path)  # unlike a rename, this replaces no key that another process has created
     finally:
         partial.unlink(missing_ok=True)

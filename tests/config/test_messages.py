@@ -404,7 +404,7 @@ def test_the_command_to_resume_names_the_folder(name: str, tmp_path, monkeypatch
     *_, argument = shlex.split(resume_command(tmp_path / name))
     with pytest.raises(UserError) as error:
         expand_resume_arguments([argument])
-    assert str(error.value).startswith(f"{name} is not the folder of a run")
+    assert str(error.value).startswith(f"{name} is not a run directory")
 
 
 @pytest.mark.parametrize(

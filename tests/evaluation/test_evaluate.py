@@ -91,7 +91,7 @@ def test_it_is_answered_once(folder, capsys) -> None:
     first = report.read_text()
     capsys.readouterr()
     evaluated(f"run={folder / 'A'}")
-    assert "run: answered before, 20" in (said := capsys.readouterr().out) and "correct inside <answer>" in said
+    assert "run: saved 20" in (said := capsys.readouterr().out) and "correct inside <answer>" in said
     assert report.read_text() == first
     # Other protocols are other evaluations.
     evaluated("run=A", "max_completion_length=8")
@@ -103,16 +103,16 @@ def test_it_is_answered_once(folder, capsys) -> None:
     ):
         evaluated("run=A", "name=mine", "max_completion_length=8")
     (folder / "A" / "evaluations" / "mine.json").write_text("{")
-    with pytest.raises(UserError, match=r"mine.json is damaged; delete it to answer anew"):
+    with pytest.raises(UserError, match=r"mine.json is damaged; delete it to evaluate again"):
         evaluated("run=A", "name=mine")
     table = report.with_suffix(".parquet")
     pd.read_parquet(table).assign(completion=tagged("1")).to_parquet(table)
     with pytest.raises(
-        UserError, match=r"arithmetic-greedy-\w+.parquet is not what was kept. Delete it to answer anew"
+        UserError, match=r"arithmetic-greedy-\w+.parquet is not the file that was saved. Delete it to evaluate again"
     ):
         evaluated("run=A")
     table.write_bytes(b"PAR1 but not much more")
-    with pytest.raises(UserError, match=r"arithmetic-greedy-\w+.parquet is damaged.* Delete it to answer anew"):
+    with pytest.raises(UserError, match=r"arithmetic-greedy-\w+.parquet is damaged.* Delete it to evaluate again"):
         evaluated("run=A")
     report.with_suffix(".parquet").unlink()
     evaluated("run=A")
@@ -141,7 +141,7 @@ def test_an_interrupted_evaluation_goes_on(folder, monkeypatch, capsys, sampling
         file.write('[11, 0, "half a li')  # as a process leaves that is killed
     evaluated("run=A", "name=x", "eval_batch_size=4", *sampling)
     total = PROBLEMS * (3 if sampling else 1)
-    assert f"run: going on after 8 of {total} completions." in capsys.readouterr().out
+    assert f"run: resuming after 8 of {total} completions." in capsys.readouterr().out
     assert sum(calls[3:]) == total - 8
     assert not partial.exists()
     evaluations = folder / "A" / "evaluations"
@@ -163,7 +163,7 @@ def test_several_samples(folder, capsys) -> None:
     # Another k of the same completions needs no policy; a comparison has them too.
     evaluated("run=A", "baseline=before", "samples=4", "temperature=1.0", "name=x", "k=[3]")
     said = capsys.readouterr().out
-    assert "run: answered before" in said and "pass@3" in said and "pass@4" not in said
+    assert "run: saved 20" in said and "pass@3" in said and "pass@4" not in said
     again = kept(folder / "A" / "evaluations")
     assert {"pass@3", "pass@4"} <= again["figures"].keys() and again["created"] == first["created"]
     # Each problem either has a right one among all four or not; of fewer there is an estimate.
@@ -236,7 +236,7 @@ def test_problems_that_the_run_trained_on_are_never_held_out(folder, capsys) -> 
     settings = "".join(f"  {name}: {'null' if value is None else value}\n" for name, value in asdict(data).items())
     saved.write_text(f"{head}\ndata:\n{settings}rollout:\n{tail}")
     after = folder / "A" / "evaluations" / "after.json"
-    with pytest.raises(UserError, match="data: the files are not those of the run any more"):
+    with pytest.raises(UserError, match="data: the files have changed since the run"):
         evaluated("run=A")
     after.unlink()
     evaluated("run=A", "name=x")
@@ -259,7 +259,7 @@ def test_problems_that_the_run_trained_on_are_never_held_out(folder, capsys) -> 
     evaluated("run=A", "name=z", "data.test_file=other.jsonl")
     (folder / "train.jsonl").rename(folder / "away.jsonl")
     evaluated("run=A", "name=v", "data.test_file=other.jsonl")
-    assert "The training problems of A are not here: whether" in capsys.readouterr().out
+    assert "The training problems of A cannot be read: it is not checked" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def a_protocol(folder: Path) -> dict:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["run=nowhere"], "nowhere is not the folder of a run"),
+        (["run=nowhere"], "nowhere is not a run directory"),
         (["run=A", "samples=4"], "samples=4: greedy answers are all alike; add temperature=1.0."),
         (["run=A", "samples=0"], "samples=0: must be between 1 and 256."),
         (["run=A", "samples=4", "temperature=1", "k=[1,8]"], "k=[1, 8]: must not exceed samples=4."),
@@ -410,7 +410,7 @@ def a_protocol(folder: Path) -> dict:
         (["completions=f/ünï.jsonl"], "completions=f/ünï.jsonl: this value needs quotes within quotes"),
         (
             ["completions=outputs/evaluations/mine.parquet", "name=mine"],
-            "name=mine: the evaluation would take the place of outputs/evaluations/mine.parquet",
+            "name=mine: the evaluation would replace outputs/evaluations/mine.parquet",
         ),
         (["run=A", "data=jsonl", "data.path=.", "data.test_file=empty.jsonl"], "data=jsonl: the held-out split has no"),
         (["run=A", "rewards.corectness=1"], "rewards.corectness: the composed stack has no such reward"),
@@ -423,7 +423,7 @@ def a_protocol(folder: Path) -> dict:
         (["completions=B.parquet"], "completions: there is no file B.parquet."),
         (["completions=bad.parquet"], "completions: bad.parquet is damaged or not a Parquet file"),
         (["run=A", "completions=B.jsonl"], "evaluate one of them; the other can be the baseline="),
-        (["completions=made.jsonl", "data.eval_problems=3"], "data.eval_problems: completions=FILE asks no policy"),
+        (["completions=made.jsonl", "data.eval_problems=3"], "data.eval_problems: completions=FILE uses no policy"),
         (["completions=made.jsonl", "k=[4]"], "k=[4]: a problem has only 2 completions"),
         (["completions=single.jsonl", "k=[2]"], "k=[2]: a problem has only 1 completions"),
         (["completions=made.jsonl", "k=[]"], "k=[]: must be a list of whole numbers from 1 to 1,000,000"),
@@ -431,7 +431,7 @@ def a_protocol(folder: Path) -> dict:
         (["completions=made.jsonl", "name=here"], "name=here: outputs/evaluations/here.json holds another evaluation"),
         (["run=A", "name=after"], "A/evaluations/after.json holds another evaluation"),
         (["run=A", "name=half", "samples=1"], "half.partial.jsonl holds another evaluation, which was interrupted"),
-        (["run=A", "name=hurt"], "hurt.partial.jsonl is damaged; delete it to begin anew."),
+        (["run=A", "name=hurt"], "hurt.partial.jsonl is damaged; delete it to start again."),
         (["completions=blank.parquet"], "blank.parquet, row 2: 'gold' is None; it must hold text or a number."),
         (["run=A", "baseline=made.jsonl"], "baseline: a paired comparison needs the same problems; 0 of 12 are"),
     ],
@@ -460,7 +460,7 @@ def test_mistakes(folder, overrides: list[str], message: str) -> None:
         (
             "eval_batch_size: 128\n",
             "",
-            "were changed: there is no eval_batch_size. Its policy can still be named, model",
+            "were changed: there is no eval_batch_size. Its policy can still be used, model",
         ),
         ("device: cpu", "device: tpu", "device=tpu: must be one of cpu, cuda."),
         ("model:", "model: [", ".hydra/config.yaml is damaged: "),

@@ -151,8 +151,8 @@ def test_running_out_of_memory_halves_the_batch(rollout, tokenizer, capsys, erro
     assert small.sizes == [20, 10, 5, 5, 5, 5, 4]
     said = capsys.readouterr().out.splitlines()
     assert said == [
-        "Out of memory with 20 completions at once: going on with eval_batch_size=10.",
-        "Out of memory with 10 completions at once: going on with eval_batch_size=5.",
+        "Out of memory with 20 completions at once: continuing with eval_batch_size=10.",
+        "Out of memory with 10 completions at once: continuing with eval_batch_size=5.",
     ]
     with pytest.raises(UserError, match="out of memory with a single completion; lower max_completion_length"):
         generate_greedily(Small(rollout, 0, error), tokenizer, FEW, config)

@@ -20,7 +20,7 @@ def test_what_cannot_be_asked(command, tmp_path) -> None:
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "sweep.json").write_text("{}")
     for folder, message in (
-        ("nowhere", "nowhere is not the folder of a run: it does not exist"),
+        ("nowhere", "nowhere is not a run directory: it does not exist"),
         ("sweep", "sweep is the folder of a sweep; give that of one of its runs, such as sweep/0."),
         ("unfinished", "was not finished"),
     ):

@@ -137,7 +137,7 @@ def test_a_single_step_is_seen(run, browser) -> None:
 
 
 def test_what_is_no_run_is_refused(run, tmp_path) -> None:
-    with pytest.raises(UserError, match="is not the folder of a run; give the one that a run named at its end"):
+    with pytest.raises(UserError, match="is not a run directory; give the one that a run named at its end"):
         read_run(tmp_path)
     whole = (run / "results.json").read_text()
     (run / "results.json").write_text(whole[:50])

@@ -111,12 +111,12 @@ def test_two_runs_in_one_folder(start, slow, command, tmp_path: Path) -> None:
     [
         (
             ["resume=nowhere"],
-            "nowhere is not the folder of a run: it does not exist; give the one that a run named at its end",
+            "nowhere is not a run directory: it does not exist; give the one that a run named at its end",
         ),
-        (["-m", "resume=run", "seed=0,1"], "resume: goes on with one run. A sweep goes on with its own command"),
+        (["-m", "resume=run", "seed=0,1"], "resume: resumes one run. To resume a sweep, type its command again"),
         (["resume="], "resume=: give the folder of a run"),
-        (["resume=sweep", "hydra.run.dir=x"], "hydra.run.dir=x: with resume=FOLDER a run goes on in FOLDER"),
-        (["resume=sweep"], "sweep is the folder of a sweep: type the sweep's own command once more"),
+        (["resume=sweep", "hydra.run.dir=x"], "hydra.run.dir=x: with resume=FOLDER a run stays in FOLDER"),
+        (["resume=sweep"], "sweep is the folder of a sweep: type the sweep's command again"),
         (
             ["save_total_limit=1"],
             "save_total_limit=1: must be between 2 and 10,000,000: a damaged checkpoint must leave one",

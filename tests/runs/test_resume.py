@@ -189,7 +189,7 @@ def test_completions_that_are_gone_are_named(unbroken, tmp_path, capsys) -> None
     shutil.copytree(unbroken, out)
     (out / "completions" / "step_000001.parquet").unlink()
     truncate_to_checkpoint(find_checkpoint(out, compose(read_overrides(out))))
-    assert "1 files of completions/ are gone, step_000001.parquet the first" in capsys.readouterr().out
+    assert "1 files of completions/ are missing, step_000001.parquet is the first" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "missing", "manifest", "empty"])

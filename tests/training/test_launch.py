@@ -124,7 +124,8 @@ def test_a_resumed_run_has_the_same_numbers(unbroken, tmp_path) -> None:
     again = f"resume={out}"
     code, said = run(1, tmp_path, again, "max_steps=4")
     assert (
-        code == 1 and "was trained by 2 processes, each with random numbers of its own, and cannot go on with 1" in said
+        code == 1
+        and "was trained by 2 processes, each with random numbers of its own, and cannot be resumed by 1" in said
     )
     assert f"accelerate launch --config_file {DDP} --num_processes 2 -m grpo.train resume=" in said
     code, said = run(2, tmp_path, again, "max_steps=4")
