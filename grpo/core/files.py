@@ -46,7 +46,7 @@ def _why_unreadable(error: Exception) -> str:
         mark = error.problem_mark or error.context_mark
         return f"it is not YAML{f', line {mark.line + 1}' if mark else ''}: {error.problem}"
     if isinstance(error, GrammarParseError):
-        return "it holds a ${ that starts no name of a setting"
+        return "it contains a ${ without the name of a setting"
     return first_line(error)
 
 

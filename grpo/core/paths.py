@@ -9,13 +9,13 @@ from pathlib import Path
 
 from grpo.core.errors import shorten
 
+# Linux allows paths of 4,096 bytes; the files in a run directory need a part of them.
+MAX_PATH_BYTES, MAX_NAME_BYTES = 2_000, 255
+
 
 def display_path(path: Path) -> str:
     """A path for a message: relative if it is below the working directory."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-MAX_PATH_BYTES, MAX_NAME_BYTES = 2_000, 255  # bytes; Linux allows 4,096, and the files of a run need some of them
 
 
 def path_argument(text: str) -> Path:

@@ -27,15 +27,14 @@ HARMLESS_NAME = re.compile(
     r"|(?:bos|cls|end|eos|image|mask|pad|sep|special|stop|unk)_tokens?$",
     re.IGNORECASE,
 )
-ENVIRONMENT_SETTING = re.compile(r"(?:^|\.)env_set(?:\.|$)")  # hydra.job.env_set: any of its values may be a secret
-TOKEN_COUNT_NAME = re.compile(
-    r"(?<![a-z])tokens?$", re.IGNORECASE
-)  # not a secret if its value is a number: `max_tokens=50`
+# hydra.job.env_set sets environment variables, and any of its values may be a secret.
+ENVIRONMENT_SETTING = re.compile(r"(?:^|\.)env_set(?:\.|$)")
+# With a number as its value, `max_tokens=50`, such a name is no secret.
+TOKEN_COUNT_NAME = re.compile(r"(?<![a-z])tokens?$", re.IGNORECASE)
 PLAIN_NUMBER = re.compile(r"[+-]?\d{1,9}(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
 PLACEHOLDERS = {"key=value", "key=VALUE", "KEY=VALUE", "key=NAME"}  # in messages that tell the user what to type
-SECRET_ENTRY = re.compile(
-    rf"([\w.-]*{SECRET}[\w.-]*['\"]?\s*:\s*)[^,}}]+", re.IGNORECASE
-)  # in a value such as {HF_TOKEN: x}
+# In a value such as {HF_TOKEN: x}.
+SECRET_ENTRY = re.compile(rf"([\w.-]*{SECRET}[\w.-]*['\"]?\s*:\s*)[^,}}]+", re.IGNORECASE)
 URL_USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
 # An override in a message, without the punctuation that follows it.
 OVERRIDE_IN_MESSAGE = re.compile(r"[^\s'\"=]+=(?:'[^']*'|\"[^\"]*\"|\$?\{[^}]*\}|\S+?)(?=[:.,;)]*(?:\s|$))")
@@ -48,9 +47,9 @@ def redacted(settings: Any) -> Any:
 
 def _masked(node: Any, name: str = "") -> Any:
     if isinstance(node, dict):
-        # Reward weights are numbers, even if a reward's name reads like a secret.
         if name == "env_set":
             return {key: MASK if _is_set(value) else value for key, value in node.items()}
+        # Reward weights are numbers, even if a reward's name reads like a secret.
         return {key: value if key == "rewards" else _masked(value, str(key)) for key, value in node.items()}
     if isinstance(node, list):
         return [mask_override(each) if isinstance(each, str) else _masked(each, name) for each in node]
@@ -66,6 +65,7 @@ def _is_secret(name: str, value: Any) -> bool:
 
 
 def _is_set(value: Any) -> bool:
+    """Whether a value can be a secret: it is not empty, a boolean or an interpolation."""
     return value not in (None, "", "null") and not isinstance(value, bool) and not re.fullmatch(r"\$\{.*\}", str(value))
 
 

@@ -29,9 +29,9 @@ def resolve_model_path(path: str) -> str:
     """
     if path.startswith(EMBEDDED_PREFIX):
         name = path.removeprefix(EMBEDDED_PREFIX)
-        shipped = [folder.name for folder in ASSETS.iterdir() if folder.is_dir()]
-        if name not in shipped:
-            raise UserError(f"model.path={path}: there is no embedded policy '{name}'.{suggest_name(name, shipped)}")
+        embedded = [folder.name for folder in ASSETS.iterdir() if folder.is_dir()]
+        if name not in embedded:
+            raise UserError(f"model.path={path}: there is no embedded policy '{name}'.{suggest_name(name, embedded)}")
         return str(ASSETS / name)
     folder = Path(path).expanduser()
     if folder.exists():
@@ -81,9 +81,9 @@ def _hub_answers(url: str) -> bool:
         answered.append(True)
 
     # In a thread, because the look-up of the host's name has no timeout.
-    asking = Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(HUB_TIMEOUT_SECONDS)
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_TIMEOUT_SECONDS)
     return bool(answered)
 
 
@@ -94,6 +94,6 @@ def hub_error(what: str, key: str, error: Exception) -> UserError:
     else:
         why = f"cannot be loaded from the hub ({first_line(error)})"
     return UserError(
-        f"{what} {why}. Two ways out: give a local folder, {key}=FOLDER; or use the "
+        f"{what} {why}. Either give a local folder, {key}=FOLDER, or use the "
         "embedded default, which needs no hub: python -m grpo.train."
     )
