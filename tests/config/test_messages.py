@@ -115,7 +115,7 @@ def test_flags_may_stand_among_overrides(typed: str, arranged: str) -> None:
         ("[" * 3000, "nested too deeply"),
         ("a: b: c", "it is not YAML, line 1: mapping values are not allowed"),
         ("a:\n  - [1", "it is not YAML, line 2: "),
-        ("a: ${5.", "it holds a .{ that starts no name of a setting"),
+        ("a: ${5.", "it contains a .{ without the name of a setting"),
         ("1", "it holds neither a mapping nor a list"),
     ],
 )
@@ -130,7 +130,7 @@ def test_damaged_settings_of_a_run(text: str, message: str, tmp_path: Path) -> N
     ("text", "message"),
     [
         ("- seed=5. (", r"seed=5. \( is not a setting"),
-        ("- optimizer.lr=${5.", "it holds a .{ that starts no name"),
+        ("- optimizer.lr=${5.", "it contains a .{ without the name"),
         ("- 1", "1 is not a setting"),
         ("seed: 1", "seed is not a setting"),
     ],
