@@ -38,7 +38,7 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
     if config.baseline is not None:
         subjects.insert(0, baseline_subject(config.baseline, subjects[0], config, composed, overrides))
         match_problems(subjects[1].examples, subjects[0].examples)
-    for key in override_keys(overrides) if all(subject.made for subject in subjects) else ():
+    for key in override_keys(overrides) if all(subject.from_file for subject in subjects) else ():
         if key.partition(".")[0] in POLICY_SETTINGS and key != "data.answer_match":
             raise UserError(f"{key}: completions=FILE uses no policy, so this has no effect; leave it out.")
     # Mistakes in either are found before hours are spent on one.

@@ -9,37 +9,38 @@ from typing import Any
 from grpo.core.paths import display_path
 
 
-def describe_protocol(how: dict[str, Any]) -> dict[str, str]:
+def describe_protocol(protocol: dict[str, Any]) -> dict[str, str]:
     """A protocol in words, by headings."""
-    if "completions" in how:
+    if "completions" in protocol:
         lines = {
-            "completions": f"{how['completions']['n']:,} in {how['completions']['path']}",
-            "problems": f"{how['problems']['n']:,} of that file",
+            "completions": f"{protocol['completions']['n']:,} in {protocol['completions']['path']}",
+            "problems": f"{protocol['problems']['n']:,} of that file",
         }
     else:
-        policy, data, decoding, computing = (how[name] for name in ("policy", "data", "decoding", "computing"))
+        policy, data, decoding, computing = (protocol[name] for name in ("policy", "data", "decoding", "computing"))
         known = [f"{name} {policy[name][:8]}" for name in ("sha256", "commit") if policy.get(name)]
         known += [f"random weights of seed {policy['seed']}"] if "seed" in policy else []
         place = f" in {display_path(Path(data['path']))}" if "path" in data else ""
-        prompt = " ".join(how["system_prompt"].split())
+        prompt = " ".join(protocol["system_prompt"].split())
         settings = ", ".join(f"{name} {'none' if value is None else value}" for name, value in decoding.items())
         penalty = decoding.get("repetition_penalty")
+        end_tokens = " or ".join(protocol.get("stop", []))
         autocast = f", computing in {computing['autocast']}" if computing["autocast"] else ""
         lines = {
             "policy": display_path(Path(policy["path"])) + (f" ({', '.join(known)})" if known else ""),
-            "problems": f"{how['problems']['n']:,} {how['split']} problems of {data['name']}{place}",
+            "problems": f"{protocol['problems']['n']:,} {protocol['split']} problems of {data['name']}{place}",
             "prompt": f"{prompt!r}, then the question" if prompt else "the question alone",
             "sampling": settings
             if decoding["temperature"]
             else "greedy" + (f", repetition_penalty {penalty}" if penalty else ""),
-            "length": f"at most {how['max_completion_length']} tokens, ended by {' or '.join(how.get('stop', []))}",
+            "length": f"at most {protocol['max_completion_length']} tokens, ended by {end_tokens}",
             "weights": f"{computing['weights']}{autocast} on {computing['device']}, rollout={computing['rollout']}",
         }
-    rewards = ", ".join(f"{name} {weight:g}" for name, weight in how["rewards"].items())
-    return lines | how["extraction"] | {"rewards": rewards}
+    rewards = ", ".join(f"{name} {weight:g}" for name, weight in protocol["rewards"].items())
+    return lines | protocol["extraction"] | {"rewards": rewards}
 
 
-def protocol_differences(other: dict[str, Any], how: dict[str, Any]) -> dict[str, str]:
-    """The lines that describe `other` and not `how`."""
-    lines = describe_protocol(how)
+def protocol_differences(other: dict[str, Any], protocol: dict[str, Any]) -> dict[str, str]:
+    """The lines that describe `other` and not `protocol`."""
+    lines = describe_protocol(protocol)
     return {name: line for name, line in describe_protocol(other).items() if line != lines.get(name)}

@@ -45,11 +45,11 @@ def prepare(subject: Subject) -> Callable[[], StoredEvaluation]:
     """Check everything that is quick to check; the function that is returned then evaluates the subject."""
     config = subject.config
     rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
-    if subject.made is not None:
-        file, completions = subject.made
+    if subject.from_file is not None:
+        file, completions = subject.from_file
         made = {"path": str(file), "sha256": file_sha256(file), "n": len(completions)}
-        how = {"completions": made, "problems": problems_digest(subject.examples)}
-        how |= {"extraction": describe_extraction(config.data.answer_match), "rewards": config.rewards}
+        protocol = {"completions": made, "problems": problems_digest(subject.examples)}
+        protocol |= {"extraction": describe_extraction(config.data.answer_match), "rewards": config.rewards}
         sampling = ""
     else:
         check_packages(config)
@@ -61,31 +61,31 @@ def prepare(subject: Subject) -> Callable[[], StoredEvaluation]:
             from grpo.policy.loading import policy_identity
         with spinner("reading the policy"):
             policy = policy_identity(config.model, subject.seed)
-        how = evaluation_protocol(config, "held-out", subject.examples, policy, config.samples, config.temperature)
+        protocol = evaluation_protocol(config, "held-out", subject.examples, policy, config.samples, config.temperature)
         sampling = f"-{config.samples}-at-{config.temperature:g}" if config.temperature else "-greedy"
-    digest = _identity(how)
-    path = subject.folder / f"{config.name or f'{subject.stem}{sampling}-{digest}'}.json"
-    if subject.made and path.with_suffix(".parquet").absolute() == subject.made[0].absolute():
-        raise UserError(f"name={path.stem}: the evaluation would replace {subject.made[0]}; give another name.")
-    kept = _stored_report(path, digest, how)
-    if subject.made is not None:
-        return lambda: _score_file(subject, how, path, new_origin(digest), rewards)
-    if kept is None:
-        journal = CompletionJournal(path.with_suffix(".partial.jsonl"), digest)
-        return lambda: _generate_and_score(subject, how, path, journal, new_origin(digest), rewards)
-    return lambda: _score_stored(subject, path, kept, rewards)
+    identity = _protocol_identity(protocol)
+    path = subject.folder / f"{config.name or f'{subject.stem}{sampling}-{identity}'}.json"
+    if subject.from_file and path.with_suffix(".parquet").absolute() == subject.from_file[0].absolute():
+        raise UserError(f"name={path.stem}: the evaluation would replace {subject.from_file[0]}; give another name.")
+    stored = _stored_report(path, identity, protocol)
+    if subject.from_file is not None:
+        return lambda: _score_file(subject, protocol, path, new_origin(identity), rewards)
+    if stored is None:
+        journal = CompletionJournal(path.with_suffix(".partial.jsonl"), identity)
+        return lambda: _generate_and_score(subject, protocol, path, journal, new_origin(identity), rewards)
+    return lambda: _score_stored(subject, path, stored, rewards)
 
 
-def _identity(how: dict[str, Any]) -> str:
+def _protocol_identity(protocol: dict[str, Any]) -> str:
     """A digest of a protocol, in which a policy or a file counts by its content and not by its path."""
-    known = dict(how)
+    known = dict(protocol)
     for name in ("policy", "completions"):
         if "sha256" in known.get(name, {}):
             known[name] = {key: value for key, value in known[name].items() if key != "path"}
     return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _stored_report(path: Path, identity: str, how: dict[str, Any]) -> dict[str, Any] | None:
+def _stored_report(path: Path, identity: str, protocol: dict[str, Any]) -> dict[str, Any] | None:
     """The report of the same evaluation if it is saved already, else None.
 
     Raises:
@@ -95,15 +95,15 @@ def _stored_report(path: Path, identity: str, how: dict[str, Any]) -> dict[str, 
         return None
     try:
         report = parse_file(path, parse_json_object)
-        kept, other = report["identity"], report["protocol"] | {}
+        stored, other = report["identity"], report["protocol"] | {}
     except (UserError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; delete it to evaluate again.") from error
-    if kept != identity:
-        made = "other content" if kept else "made by a training run"
+    if stored != identity:
+        made = "other content" if stored else "made by a training run"
         lines = [
             f"{name}: {line}"
             for name, line in protocol_differences(
-                other, {"stop": other.get("stop", [])} | to_interpolations(how)
+                other, {"stop": other.get("stop", [])} | to_interpolations(protocol)
             ).items()
         ]
         raise UserError(
@@ -114,12 +114,12 @@ def _stored_report(path: Path, identity: str, how: dict[str, Any]) -> dict[str, 
 
 
 def _score_file(
-    subject: Subject, how: dict[str, Any], path: Path, origin: dict[str, Any], rewards: RewardStack
+    subject: Subject, protocol: dict[str, Any], path: Path, origin: dict[str, Any], rewards: RewardStack
 ) -> StoredEvaluation:
-    assert subject.made is not None
-    evaluation = score_completions(subject.examples, [subject.made[1]], rewards, subject.config.k)
-    save_evaluation(evaluation, path, how, origin)
-    return StoredEvaluation(evaluation, how, path)
+    assert subject.from_file is not None
+    evaluation = score_completions(subject.examples, [subject.from_file[1]], rewards, subject.config.k)
+    save_evaluation(evaluation, path, protocol, origin)
+    return StoredEvaluation(evaluation, protocol, path)
 
 
 def _score_stored(subject: Subject, path: Path, report: dict[str, Any], rewards: RewardStack) -> StoredEvaluation:
@@ -142,7 +142,7 @@ def _score_stored(subject: Subject, path: Path, report: dict[str, Any], rewards:
 
 def _generate_and_score(
     subject: Subject,
-    how: dict[str, Any],
+    protocol: dict[str, Any],
     path: Path,
     journal: CompletionJournal,
     origin: dict[str, Any],
@@ -160,20 +160,20 @@ def _generate_and_score(
         questions = [example.question for example in subject.examples]
         notes = (*check_policy(policy, tokenizer, questions, config), slow_bfloat16_warning(config))
         policy.to(config.device)
-        rollout = build_sampler(policy, tokenizer, config)
+        sampler = build_sampler(policy, tokenizer, config)
     for note in filter(None, notes):
         say(note)
-    how["stop"] = tokenizer.convert_ids_to_tokens(rollout.eos_token_ids)
+    protocol["stop"] = tokenizer.convert_ids_to_tokens(sampler.eos_token_ids)
     total = len(subject.examples) * config.samples
     if journal.done:
         say(f"{subject.title}: resuming after {len(journal.done):,} of {total:,} completions.")
     answered = generate_completions(
-        rollout, tokenizer, questions, config, config.samples, config.temperature, journal.done.keys()
+        sampler, tokenizer, questions, config, config.samples, config.temperature, journal.done.keys()
     )
     with progress(f"evaluating {subject.title}", total) as advance:
         evaluation = score_completions(subject.examples, journal.record(answered), rewards, config.k, advance)
     with spinner("saving the evaluation"):
-        save_evaluation(evaluation, path, how, origin)
+        save_evaluation(evaluation, path, protocol, origin)
     journal.remove()
     say(f"{total:,} completions, {time.perf_counter() - began:.1f} s\n")
-    return StoredEvaluation(evaluation, how, path)
+    return StoredEvaluation(evaluation, protocol, path)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def generate_completions(
-    rollout: "Sampler",
+    sampler: "Sampler",
     tokenizer: "PreTrainedTokenizerBase",
     questions: Sequence[str],
     config: CommonConfig,
@@ -50,7 +50,7 @@ def generate_completions(
         batch = places[done : done + size]
         seeds = [(config.seed, *place) for place in batch] if temperature else None
         try:
-            completions = rollout.complete(
+            completions = sampler.complete(
                 [prompts[i] for i, _ in batch], config.max_completion_length, temperature or None, seeds
             )
         except (MemoryError, RuntimeError) as error:
@@ -58,7 +58,7 @@ def generate_completions(
             continue
         texts = map(replace_surrogates, tokenizer.batch_decode(completions, skip_special_tokens=True))
         yield {
-            place: Completion(text, len(ids), truncated=ids[-1] not in rollout.eos_token_ids)
+            place: Completion(text, len(ids), truncated=ids[-1] not in sampler.eos_token_ids)
             for place, text, ids in zip(batch, texts, completions, strict=True)
         }
         done += len(batch)
@@ -77,12 +77,12 @@ def _halve_batch(size: int, error: Exception) -> int:
 
 
 def generate_greedily(
-    rollout: "Sampler", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], config: CommonConfig
+    sampler: "Sampler", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], config: CommonConfig
 ) -> list[str]:
     """One greedy completion for each question."""
     texts = {
         i: each.text
-        for batch in generate_completions(rollout, tokenizer, questions, config)
+        for batch in generate_completions(sampler, tokenizer, questions, config)
         for (i, _), each in batch.items()
     }
     return [texts[i] for i in range(len(questions))]

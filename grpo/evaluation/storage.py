@@ -52,5 +52,5 @@ def save_evaluation(
     # Both files are complete before either replaces an old one.
     with atomic_write(path) as report, atomic_write(path.with_suffix(".parquet")) as table:
         parquet.write_table(pyarrow.table(evaluation.columns()), table)
-        kept = {"protocol": protocol, "figures": evaluation.as_json(), "parquet_sha256": file_sha256(table)}
-        report.write_text(to_json((origin or new_origin()) | kept), encoding="utf-8")
+        stored = {"protocol": protocol, "figures": evaluation.as_json(), "parquet_sha256": file_sha256(table)}
+        report.write_text(to_json((origin or new_origin()) | stored), encoding="utf-8")

@@ -45,7 +45,7 @@ class Subject:
     stem: str
     examples: list[Example]
     seed: int = 0  # of the random weights of a policy without a checkpoint
-    made: tuple[Path, CompletionBatch] | None = None  # a file and its completions; None: the policy generates them
+    from_file: tuple[Path, CompletionBatch] | None = None  # a file and its completions; None: the policy generates them
 
 
 def main_subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]) -> Subject:
@@ -104,7 +104,7 @@ def _from_file(title: str, file: str, setting: str, config: EvaluateConfig) -> S
     check_config(config)
     path = Path(file).expanduser()
     examples, completions = read_completions(path, setting)
-    return Subject(title, config, EVALUATIONS_FOLDER, _file_name(path.stem), examples, made=(path, completions))
+    return Subject(title, config, EVALUATIONS_FOLDER, _file_name(path.stem), examples, from_file=(path, completions))
 
 
 def _from_run(
