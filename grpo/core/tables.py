@@ -58,31 +58,31 @@ def empty_table(*columns: str) -> Table:
     return table
 
 
-def metrics_table(figures: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
+def metrics_table(metrics: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
     """Every metric with its 95% interval, except pass@k and maj@k (see `at_k_table`)."""
     table = empty_table("", "95% interval")
-    for name in ordered_metrics(figures):
+    for name in ordered_metrics(metrics):
         table.add_row(
             Text(label_and_formatter(name)[0]),
-            format_metric(name, figures[name]),
+            format_metric(name, metrics[name]),
             format_interval(name, *intervals[name]),
         )
     return table
 
 
-def at_k_table(figures: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
+def at_k_table(metrics: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
     """pass@k and maj@k with their 95% intervals, one row for each k, first strict, then flexible extraction."""
     table = empty_table("pass@k", "95% interval", "maj@k", "95% interval")
     table.columns[0].header = Text("k: samples of a problem")
     for suffix, title in (("", "correct inside <answer>"), ("/flexible", "correct as last number")):
-        ks = [name.removeprefix("pass@").removesuffix(suffix) for name in figures if is_at_k(name, "pass@", suffix)]
+        ks = [name.removeprefix("pass@").removesuffix(suffix) for name in metrics if is_at_k(name, "pass@", suffix)]
         table.add_row(Text(title, style="bold"))
         for k in ks:
             names = [f"{kind}@{k}{suffix}" for kind in ("pass", "maj")]
             cells = [
                 cell
                 for name in names
-                for cell in (format_metric(name, figures[name]), format_interval(name, *intervals[name]))
+                for cell in (format_metric(name, metrics[name]), format_interval(name, *intervals[name]))
             ]
             table.add_row(k, *cells)
     return table
