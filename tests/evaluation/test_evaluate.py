@@ -22,7 +22,7 @@ from tests.config.test_config import imported
 from tests.conftest import SMALL
 from tests.helpers.evaluation import evaluated, tagged
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
-from tests.policy.test_loading import QWEN, needs_qwen
+from tests.helpers.models import QWEN, needs_qwen
 
 PROBLEMS = 12
 

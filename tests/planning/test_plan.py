@@ -31,7 +31,7 @@ from grpo.planning.roofline import DeviceRates, step_seconds
 from grpo.policy.loading import build_policy
 from scripts.check_gpu import at_the_limits
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
-from tests.policy.test_loading import QWEN, needs_bitsandbytes, needs_qwen
+from tests.helpers.models import QWEN, needs_bitsandbytes, needs_qwen
 
 RESIDENT = {getattr(resident_memory, name) for name in ("WEIGHTS", "ADAPTERS", "REFERENCE", "OPTIMIZER", "SAMPLER")}
 STEPS = ["max_steps=2", "save_steps=null", "tracking=none", "max_completion_length=16", "num_generations=4"]

@@ -33,7 +33,7 @@ from grpo.policy.hub import ASSETS
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.requirements import slow_bfloat16_warning
 from grpo.sampling.build import build_sampler
-from tests.policy.test_loading import QWEN, model, needs_qwen
+from tests.helpers.models import QWEN, model, needs_qwen
 
 SIZE = {"vocab_size": 50, "n_embd": 16, "n_layer": 1, "n_head": 2}
 CHATML = (ASSETS / "tiny" / "chat_template.jinja").read_text()

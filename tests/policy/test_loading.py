@@ -1,9 +1,6 @@
 """Loading and saving of policies; errors are messages of one line."""
 
-import os
 import shutil
-from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,19 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.config.composition import compose
-from grpo.config.schema import ModelConfig
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.hub import ASSETS
 from grpo.policy.loading import build_policy, build_tokenizer, save_policy
-
-QWEN = os.environ.get("GRPO_QWEN_DIR")
-needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-needs_qwen = pytest.mark.skipif(QWEN is None, reason="GRPO_QWEN_DIR does not name a folder with Qwen2.5's tokenizer")
-
-
-def model(**changes) -> ModelConfig:
-    return replace(compose().model, **changes)
+from tests.helpers.models import QWEN, model, needs_bitsandbytes, needs_qwen
 
 
 def test_the_embedded_policy_is_small_and_loads_with_transformers(tmp_path) -> None:

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from tests.conftest import read_wandb
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
-from tests.policy.test_loading import QWEN, needs_qwen
+from tests.helpers.models import QWEN, needs_qwen
 from tests.training.test_train import STACK, metrics
 
 CUT = [

@@ -15,7 +15,7 @@ from grpo.config.groups import option_names
 from grpo.core.errors import UserError
 from grpo.runs.reproduction import numeric_differences
 from tests.conftest import SMALL, read_wandb
-from tests.policy.test_loading import needs_bitsandbytes
+from tests.helpers.models import needs_bitsandbytes
 
 FIGURES = {"n", "accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "mean_completion_tokens"}
 STACK = ["correctness", "int", "strict_format", "soft_format", "xmlcount"]
