@@ -168,7 +168,7 @@ class _UnpadRows(torch.autograd.Function):
         return grad.index_select(0, ctx.source).mul_(ctx.mask.view(-1, 1, 1)), None, None, None
 
 
-def distinct(rows: list[Any]) -> tuple[list[int], list[int]]:
+def number_distinct(rows: list[Any]) -> tuple[list[int], list[int]]:
     """The index at which each distinct row occurs first, and for every row the number of its distinct row."""
     number: dict[Any, int] = {}
     first: list[int] = []
@@ -207,9 +207,9 @@ class PackedCompletions:
         completions, completion_mask = completions[nonempty], completion_mask[nonempty]
 
         if prompt_numbers is None:
-            first, group = distinct([row.tobytes() for row in prompts.where(prompt_mask, -1).cpu().numpy()])
+            first, group = number_distinct([row.tobytes() for row in prompts.where(prompt_mask, -1).cpu().numpy()])
         else:
-            first, group = distinct([prompt_numbers[i] for i in nonempty.tolist()])
+            first, group = number_distinct([prompt_numbers[i] for i in nonempty.tolist()])
         self.group = torch.tensor(group, device=input_ids.device)
         prompt_lengths = prompt_mask[first].sum(1) - 1
         self.prompts, self.completions = RaggedRows(prompt_lengths), RaggedRows(completion_mask.sum(1))

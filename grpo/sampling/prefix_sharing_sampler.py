@@ -16,9 +16,9 @@ from grpo.core.console import say
 from grpo.policy.compatibility import find_eos_token_ids
 from grpo.policy.prefix_sharing import (
     PrefixSharingUnsupported,
-    distinct,
     enable_prefix_sharing,
     forward_packed,
+    number_distinct,
     unwrap_adapters,
 )
 from grpo.sampling.cuda_graphs import CudaGraphs
@@ -95,7 +95,7 @@ class PrefixSharingSampler:
         seeds: Sequence[RowSeed] | None,
     ) -> list[list[int]]:
         model = unwrap_adapters(self.policy)
-        first, prompt_of_row = distinct([tuple(ids) for ids in prompts])
+        first, prompt_of_row = number_distinct([tuple(ids) for ids in prompts])
         uniforms = None if temperature is None else draw_uniforms(len(prompts), max_new_tokens, seeds)
         with sampling_mode(self.policy, self.bf16):
             prefill = PromptPrefill([list(prompts[i]) for i in first], model.device)

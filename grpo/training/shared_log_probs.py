@@ -24,9 +24,9 @@ from grpo.policy.prefix_sharing import (
     LogProbs,
     PackedCompletions,
     PrefixSharingUnsupported,
-    distinct,
     enable_prefix_sharing,
     forward_packed,
+    number_distinct,
 )
 from grpo.training.base import BaseTrainer
 
@@ -125,8 +125,8 @@ class PrefixSharingMixin(BaseTrainer):
         group are found nowhere else. Prompts are numbered from the same tokens and handed on to `PackedCompletions`.
         """
         tokens = ids.where(mask.bool(), -1).cpu().numpy()
-        first, row_numbers = distinct([row.tobytes() for row in tokens])
-        prompt_numbers = torch.tensor(distinct([row.tobytes() for row in tokens[first, :-width]])[1])
+        first, row_numbers = number_distinct([row.tobytes() for row in tokens])
+        prompt_numbers = torch.tensor(number_distinct([row.tobytes() for row in tokens[first, :-width]])[1])
         ids, mask = ids[first], mask[first]
         logps = entropies = ids.new_zeros(len(ids), width, dtype=torch.float32)
         has_tokens = mask[:, -width].bool().cpu()
