@@ -10,12 +10,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """What a designer of rewards should worry about (`warning`), or know (`note`), and the probes that show it."""
+    """A fault of a stack of rewards (`warning`) or a limit of it (`note`), in words, with the probes that show it."""
 
     level: Literal["warning", "note"]
     text: str
     probes: tuple[str, ...] = ()
-    example: str | None = None  # the probe worth reading
+    example: str | None = None  # the name of the probe that is printed with the finding
 
 
 def format_score(value: float) -> str:
@@ -28,7 +28,7 @@ def join_with_and(items: Iterable[str]) -> str:
 
 
 def caused_by(parts: dict[str, float]) -> str:
-    """The rewards that made a difference, in brackets."""
+    """The rewards that cause a difference, in brackets: `reward -> its part`."""
     if len(parts) == 1:
         return f" ({next(iter(parts))})"
     return f" ({', '.join(f'{name} {format_score(part)}' for name, part in parts.items())})" if parts else ""

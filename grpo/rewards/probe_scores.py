@@ -16,12 +16,12 @@ from grpo.rewards.stack import RewardStack
 
 @dataclass(frozen=True)
 class ProbeScores:
-    """The battery's scores under a stack.
+    """The scores of the N probes under a stack.
 
     Attributes:
         names: the R rewards with a weight.
-        raw: (N, R) their scores of each probe.
-        parts: (N, R) the same times their weights; those of a probe sum to its total.
+        raw: (N, R) the score of each probe by each reward.
+        parts: (N, R) the same times the weights; the parts of a probe sum to its total.
     """
 
     names: list[str]
@@ -30,11 +30,12 @@ class ProbeScores:
 
     @cached_property
     def totals(self) -> Floats:
+        """(N,) the weighted sum of each probe's scores."""
         return self.parts.sum(axis=1)
 
     @cached_property
     def rounding(self) -> float:
-        """A difference up to this is none."""
+        """The largest difference that counts as a rounding error."""
         return ROUNDING * float(np.abs(self.parts).max())
 
     @cached_property
@@ -46,19 +47,20 @@ class ProbeScores:
         return float(self.totals[PROBE_INDEX[probe]])
 
     def change(self, before: str, after: str) -> tuple[float, dict[str, float]]:
-        """By how much the total differs between two probes, and the rewards that made the difference."""
+        """The difference in total between two probes, and the rewards that cause it."""
         parts = self.parts[PROBE_INDEX[after]] - self.parts[PROBE_INDEX[before]]
-        return float(parts.sum()), self.made_of(parts)
+        return float(parts.sum()), self.nonzero_parts(parts)
 
-    def made_of(self, parts: Floats) -> dict[str, float]:
+    def nonzero_parts(self, parts: Floats) -> dict[str, float]:
+        """reward -> its part (R,), without those that are zero up to rounding."""
         return {name: float(part) for name, part in zip(self.names, parts, strict=True) if abs(part) > self.rounding}
 
 
 def score_probes(stack: RewardStack) -> ProbeScores:
-    """Score the battery.
+    """Score the probes.
 
     Raises:
-        UserError: a reward raised, or returned something else than a finite number for each completion.
+        UserError: a reward raised, or did not return a finite number for each completion.
     """
     columns = zip(*((probe.completion, probe.gold, probe.question) for probe in PROBES), strict=True)
     scores = stack.score(*map(list, columns))

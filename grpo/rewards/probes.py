@@ -9,9 +9,9 @@ from dataclasses import dataclass
 AS_REQUESTED = "right, as asked"
 FORMAT_OFF = "right, format off"
 NO_WORK = "right, no work shown"
-REPEATED = "given more than once"
+REPEATED = "repeated"
 WRONG = "wrong"
-NUMBER_FORMS = "numbers for answers"
+NUMBER_FORMS = "numbers as answers"
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ CHATTER = " ".join(16 * ["Let me know if you have any other question."])
 BLOCK = "<answer>\n18\n</answer>\n"
 WORK = f"<reasoning>\n{LINE}\n</reasoning>\n"
 REASONING = {"one line": LINE, "three lines": LINES, "long line": LONG_LINE, "many lines": MANY_LINES}
-NO_LAST_BREAK = ", no break"  # at the end of a name: without the last line break
+NO_LAST_BREAK = ", no break"  # the end of the names of probes without the last line break
 
 
 def _number_probe(name: str, answer: str, gold: str, question: str = Probe.question) -> Probe:
     return Probe(name, NUMBER_FORMS, _as_requested("I work it out step by step.", answer), gold, question)
 
 
-# Those with the same question stand next to each other, as completions do in training.
+# Probes with the same question are adjacent, as completions are in training.
 PROBES = (
     *(Probe(name, AS_REQUESTED, _as_requested(reasoning, "18")) for name, reasoning in REASONING.items()),
     *(
@@ -92,8 +92,8 @@ PROBES = (
 REFERENCE = "one line"
 COMMA_NUMBERS = ("1,080 for gold 1080", "1,080 for gold 1,080")
 NON_ASCII_DIGITS = ("² (superscript)", "٣ (Arabic-Indic)", "１８ (full-width)")
-PROBE_INDEX = {probe.name: place for place, probe in enumerate(PROBES)}
-# What is changed -> the probes without and with the change, and nothing else between them.
+PROBE_INDEX = {probe.name: index for index, probe in enumerate(PROBES)}
+# A change of format -> the probes without and with it, which differ in nothing else.
 CHANGES = {
     "no last line break": (REFERENCE, REFERENCE + NO_LAST_BREAK),
     "the same in a long completion": ("many lines", "many lines" + NO_LAST_BREAK),

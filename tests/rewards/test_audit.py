@@ -109,11 +109,11 @@ def test_verbatim(capsys) -> None:
     assert [finding.text for finding in findings if finding.level == "warning"] == [
         "verbatim_strict_format and verbatim_soft_format exclude each other: no probe is paid by both, so the best score "
         "found is 3.5; the best of each reward would sum to 4.",
-        "A missing last line break charges the whole completion, 0.001 a character (verbatim_xmlcount): a right answer of "
-        "86 characters falls from 3.5 to 2.916, one of 804 from 3 to 2.198.",
+        "A missing last line break is charged for the whole completion, 0.001 per character (verbatim_xmlcount): a right "
+        "answer of 86 characters falls from 3.5 to 2.916, one of 804 from 3 to 2.198.",
         "More reasoning lowers the score of the same answer: by 0.5 in 'three lines' (verbatim_strict_format) and by "
         "0.718 in 'many lines, no break' (verbatim_xmlcount).",
-        "An untagged bare answer earns 2.5 of 3.5 (verbatim_correctness 2, verbatim_int 0.5).",
+        "A bare answer without tags earns 2.5 of 3.5 (verbatim_correctness 2, verbatim_int 0.5).",
         "verbatim_correctness reads numbers, but refuses the right answers 1,080 for gold 1080 and 1080 for gold 1,080.",
         "verbatim_int reads numbers, but refuses the right answers -5 and 1,080, and pays for ² (superscript), "
         "٣ (Arabic-Indic) and １８ (full-width).",
@@ -136,7 +136,7 @@ def test_default_has_limits_and_no_faults(capsys) -> None:
         ("note", "No work pays as much as work, 4: filler reasoning."),
         (
             "note",
-            "Form pays without a right answer: 'wrong as asked' 2, 'no answer in the tags' 0.5 and 'template copied' 1.5, "
+            "Format pays without a right answer: 'wrong as asked' 2, 'no answer in the tags' 0.5 and 'template copied' 1.5, "
             "of 4.",
         ),
     ]
@@ -173,23 +173,26 @@ def test_measured_rewards_are_not_judged() -> None:
 @pytest.mark.parametrize(
     ("weights", "warnings"),
     [
-        ({"correctness": 1, "flat": 1}, ["flat gives every probe the same score, 0.25: it can tell none apart."]),
+        (
+            {"correctness": 1, "flat": 1},
+            ["flat gives every probe the same score, 0.25: it distinguishes none of them."],
+        ),
         (
             {"correctness": 1, "anywhere": 1},
             [
-                "An untagged bare answer earns 1 of 3 (anywhere).",
+                "A bare answer without tags earns 1 of 3 (anywhere).",
                 "anywhere reads numbers, but refuses the right answers 1,080 for gold 1080 and 1080 for gold 1,080.",
             ],
         ),
         (
             {"length": 1},
             [
-                "Padding pays: 704 characters that say nothing add 704 (length).",
-                "An untagged bare answer earns 17 of 86 (length).",
+                "Padding pays: 704 characters of filler add 704 (length).",
+                "A bare answer without tags earns 17 of 86 (length).",
                 "A right answer earns no more than a wrong one in the same format: 86 and 86.",
                 "Wrong outscores right: 'wrong, then long text' 767 over 'one line, no break' 85.",
-                "More than once pays more than once: 'everything twice' 172, 'inline, then in lines' 167, 'reasoning twice' "
-                "150, 'last of 3 right' 130, 'first of 3 right' 130, 'answer twice' 108 and '3 answers in one' 92, once 86.",
+                "Repetition pays: 'everything twice' 172, 'inline, then in lines' 167, 'reasoning twice' "
+                "150, 'last of 3 right' 130, 'first of 3 right' 130, 'answer twice' 108 and '3 answers in one' 92, against 86 without.",
             ],
         ),
         (
@@ -197,7 +200,7 @@ def test_measured_rewards_are_not_judged() -> None:
             [
                 "signed excludes each of correctness and strict_format: no probe is paid by both, so the best score found is "
                 "1.5; the best of each reward would sum to 3.5.",
-                "An untagged bare answer earns 1 of 1.5 (signed).",
+                "A bare answer without tags earns 1 of 1.5 (signed).",
                 "signed pays up to 1 and falls to -1; the lowest total is -1, of 'bare sentence'.",
             ],
         ),
@@ -213,8 +216,8 @@ def test_measured_rewards_are_not_judged() -> None:
         (
             {"correctness": 1, "floored": 1},
             [
-                "A missing last line break charges the whole completion, 0.001 a character (floored): a right answer of 86 "
-                "characters falls from 2.5 to 2.415, one of 804 from 2.5 to 2.",
+                "A missing last line break is charged for the whole completion, 0.001 per character (floored): a right answer of "
+                "86 characters falls from 2.5 to 2.415, one of 804 from 2.5 to 2.",
                 "More reasoning lowers the score of the same answer: by 0.415 in 'long line, no break' (floored).",
             ],
         ),
@@ -371,7 +374,7 @@ def test_the_command_needs_nothing_heavy_and_leaves_nothing(folder, arguments: l
     assert {path for path in folder.rglob("*") if "__pycache__" not in str(path)} == before
 
 
-def test_the_battery_is_as_documented() -> None:
+def test_the_probes_are_as_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "reward-audit.md").read_text(encoding="utf-8")
     assert (
         f"8 warnings, 3 notes from {len(PROBES)} probes." in text and f"that these {len(PROBES)} found nothing" in text
