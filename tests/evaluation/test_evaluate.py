@@ -1,4 +1,4 @@
-"""`python -m grpo.evaluate`: of runs, policies and files; kept, taken up again, and refused."""
+"""`python -m grpo.evaluate` for runs, policies and files: saving, resuming, comparing, and refusing."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def folder(trained, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def kept(folder: Path, name: str = "x") -> dict:
+def report_of(folder: Path, name: str = "x") -> dict:
     return json.loads((folder / f"{name}.json").read_text())
 
 
@@ -59,12 +59,12 @@ def test_a_runs_own_figures_again(folder, capsys) -> None:
     before, after = results(folder)["before"], results(folder)["after"]
     assert before != after
     evaluations = folder / "A" / "evaluations"
-    assert kept(evaluations)["figures"] == after == kept(evaluations, "after")["figures"]
+    assert report_of(evaluations)["figures"] == after == report_of(evaluations, "after")["figures"]
     (other,) = evaluations.glob("before-arithmetic-greedy-*.parquet")
-    assert kept(evaluations, other.stem)["figures"] == before
-    comparison = kept(evaluations, f"x-vs-{other.stem}")
+    assert report_of(evaluations, other.stem)["figures"] == before
+    comparison = report_of(evaluations, f"x-vs-{other.stem}")
     assert comparison["difference"] == results(folder)["difference"]
-    protocol = kept(evaluations)["protocol"]
+    protocol = report_of(evaluations)["protocol"]
     assert protocol["decoding"] == {"samples": 1, "temperature": 0.0} and protocol["stop"] == ["<|im_end|>"]
     assert protocol["max_completion_length"] == 16 and protocol["problems"]["n"] == PROBLEMS
 
@@ -82,10 +82,10 @@ def test_a_runs_own_figures_again(folder, capsys) -> None:
     assert max(map(len, said.splitlines())) <= 80
 
     evaluated("model=tiny", f"data.eval_problems={PROBLEMS}", "max_completion_length=16", "name=y")
-    assert kept(folder / "outputs" / "evaluations", "y")["figures"] == before
+    assert report_of(folder / "outputs" / "evaluations", "y")["figures"] == before
 
 
-def test_it_is_answered_once(folder, capsys) -> None:
+def test_a_saved_evaluation_is_used_again(folder, capsys) -> None:
     evaluated("run=A")
     (report,) = (folder / "A" / "evaluations").glob("arithmetic-greedy-*.json")
     first = report.read_text()
@@ -120,10 +120,10 @@ def test_it_is_answered_once(folder, capsys) -> None:
 
 
 @pytest.mark.parametrize("sampling", [[], ["samples=3", "temperature=1.0"]])
-def test_an_interrupted_evaluation_goes_on(folder, monkeypatch, capsys, sampling: list[str]) -> None:
+def test_an_interrupted_evaluation_is_resumed(folder, monkeypatch, capsys, sampling: list[str]) -> None:
     from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 
-    evaluated("run=A", "name=whole", *sampling)
+    evaluated("run=A", "name=uninterrupted", *sampling)
     complete, calls = PrefixSharingSampler.complete, []
 
     def interrupted(self, prompts, *args):
@@ -145,15 +145,17 @@ def test_an_interrupted_evaluation_goes_on(folder, monkeypatch, capsys, sampling
     assert sum(calls[3:]) == total - 8
     assert not partial.exists()
     evaluations = folder / "A" / "evaluations"
-    assert kept(evaluations)["figures"] == kept(evaluations, "whole")["figures"]
-    pd.testing.assert_frame_equal(*(pd.read_parquet(evaluations / f"{name}.parquet") for name in ("x", "whole")))
+    assert report_of(evaluations)["figures"] == report_of(evaluations, "uninterrupted")["figures"]
+    pd.testing.assert_frame_equal(
+        *(pd.read_parquet(evaluations / f"{name}.parquet") for name in ("x", "uninterrupted"))
+    )
 
 
 def test_several_samples(folder, capsys) -> None:
     evaluated("run=A", "samples=4", "temperature=1.0", "name=x")
     said = capsys.readouterr().out
     assert "samples 4, temperature 1.0, top_p 1.0, top_k 0, min_p none" in said and "maj@k" in said
-    first = kept(folder / "A" / "evaluations")
+    first = report_of(folder / "A" / "evaluations")
     figures = first["figures"]
     assert {"pass@1", "pass@4", "maj@2", "maj@2/flexible"} <= figures.keys() and "pass@3" not in figures
     assert figures["pass@1"] == pytest.approx(figures["accuracy_strict"])
@@ -164,7 +166,7 @@ def test_several_samples(folder, capsys) -> None:
     evaluated("run=A", "baseline=before", "samples=4", "temperature=1.0", "name=x", "k=[3]")
     said = capsys.readouterr().out
     assert "run: saved 20" in said and "pass@3" in said and "pass@4" not in said
-    again = kept(folder / "A" / "evaluations")
+    again = report_of(folder / "A" / "evaluations")
     assert {"pass@3", "pass@4"} <= again["figures"].keys() and again["created"] == first["created"]
     # Each problem either has a right one among all four or not; of fewer there is an estimate.
     right = table.groupby("problem")["accuracy_flexible"].any().sum()
@@ -178,25 +180,25 @@ def test_what_the_command_line_does_not_set_is_the_runs(folder) -> None:
     evaluated(
         "run=A", "name=x", "system_prompt=Hello", "rewards.int=0", "~rewards.soft_format", "+rewards.verbatim_int=2"
     )
-    protocol = kept(folder / "A" / "evaluations")["protocol"]
+    protocol = report_of(folder / "A" / "evaluations")["protocol"]
     weights = {"correctness": 1, "int": 0, "strict_format": 1, "xmlcount": 0.25, "verbatim_int": 2}
     assert protocol["rewards"] == weights
     assert protocol["system_prompt"] == "Hello" and protocol["max_completion_length"] == 16
     assert protocol["computing"]["rollout"] == "generate"
     evaluated("run=A", "name=y", "samples=2", "temperature=0.5", "rollout.top_k=9", "data.eval_problems=3", "seed=4")
-    protocol = kept(folder / "A" / "evaluations", "y")["protocol"]
+    protocol = report_of(folder / "A" / "evaluations", "y")["protocol"]
     neutral = {"top_p": 1.0, "min_p": None, "repetition_penalty": 1.0}  # however the run was trained
     assert protocol["decoding"] == {"samples": 2, "temperature": 0.5, "top_k": 9, "seed": 4} | neutral
     assert protocol["problems"]["n"] == 3
     evaluated(
         "run=A", "name=z", "rewards=verbatim", "rollout=fast", "data=arithmetic", "data.eval_problems=3", "data.seed=5"
     )
-    protocol = kept(folder / "A" / "evaluations", "z")["protocol"]
+    protocol = report_of(folder / "A" / "evaluations", "z")["protocol"]
     assert (protocol["data"]["seed"], protocol["computing"]["rollout"]) == (5, "fast")
     assert set(protocol["rewards"]) == set(compose(["rewards=verbatim"]).rewards)
 
 
-def test_a_finished_run_is_asked_undistorted(folder) -> None:
+def test_a_finished_run_is_evaluated_with_neutral_sampling(folder) -> None:
     saved = folder / "A" / ".hydra" / "config.yaml"
     text = saved.read_text().replace("  name: fast\n  native: true", "  name: generate\n  native: null")
     saved.write_text(text.replace("  repetition_penalty: null", "  repetition_penalty: 5.0"))
@@ -219,11 +221,11 @@ def test_two_runs_on_their_own_problems_or_on_the_same(folder, capsys) -> None:
     assert "baseline, where it differs:" in said and "at most 8 tokens, ended by <|im_end|>" in said
     # One stack of rewards scores both.
     (report,) = (folder / "B" / "evaluations").glob("arithmetic-greedy-*.json")
-    assert kept(report.parent, report.stem)["protocol"]["rewards"]["correctness"] == 1.0
+    assert report_of(report.parent, report.stem)["protocol"]["rewards"]["correctness"] == 1.0
     # A checkpoint, or any other policy, of the run.
     evaluated("run=A", "baseline=A", "model.path=embedded:tiny", "name=x", "rollout.native=false")
-    assert kept(folder / "A" / "evaluations")["protocol"]["policy"]["path"] == "embedded:tiny"
-    assert kept(folder / "A" / "evaluations")["figures"] == results(folder)["before"]
+    assert report_of(folder / "A" / "evaluations")["protocol"]["policy"]["path"] == "embedded:tiny"
+    assert report_of(folder / "A" / "evaluations")["figures"] == results(folder)["before"]
 
 
 def test_problems_that_the_run_trained_on_are_never_held_out(folder, capsys) -> None:
@@ -265,7 +267,7 @@ def test_problems_that_the_run_trained_on_are_never_held_out(folder, capsys) -> 
 @pytest.mark.parametrize(
     "override", ["seed=1", "bf16=true", "model.dtype=bfloat16", "rollout.native=false", "max_completion_length=9"]
 )
-def test_what_completions_hang_on_makes_another_evaluation(folder, override: str) -> None:
+def test_what_completions_depend_on_makes_another_evaluation(folder, override: str) -> None:
     sampled = ["run=A", "samples=2", "temperature=1", "data.eval_problems=2"]
     evaluated(*sampled)
     evaluated(*sampled, override)
@@ -285,7 +287,7 @@ def test_a_hub_policy_is_its_commit(tmp_path, monkeypatch, folder) -> None:
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "policy    someone/tiny (commit 01234567)" in done.stdout
-    assert kept(tmp_path / "outputs" / "evaluations")["protocol"]["policy"]["commit"] == commit
+    assert report_of(tmp_path / "outputs" / "evaluations")["protocol"]["policy"]["commit"] == commit
 
 
 ROWS = [
@@ -309,7 +311,7 @@ def test_completions_made_elsewhere(tmp_path) -> None:
     assert done.returncode == 0 and not imported(done, "torch") and not imported(done, "transformers")
     assert "problems     2 of that file" in done.stdout and "4 in made.jsonl" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
-    figures = kept(tmp_path / "outputs" / "evaluations")["figures"]
+    figures = report_of(tmp_path / "outputs" / "evaluations")["figures"]
     assert (figures["n"], figures["accuracy_strict"], figures["accuracy_flexible"]) == (2, 0.25, 0.75)
     assert (figures["pass@1"], figures["pass@2"], figures["maj@2/flexible"]) == (0.25, 0.5, 1.0)
     assert {file.name for file in tmp_path.iterdir()} == {"made.jsonl", "outputs"}
@@ -343,7 +345,7 @@ def test_the_rule_for_completions_of_a_file(tmp_path, monkeypatch) -> None:
     for rule, first, second in (("number", 1, 1), ("text", 0, 1), ("strict", 1, 0)):
         # One rule scores both sides.
         evaluated("completions=a.jsonl", "baseline=b.jsonl", f"data.answer_match={rule}", f"name={rule}")
-        report = kept(tmp_path / "outputs" / "evaluations", rule)
+        report = report_of(tmp_path / "outputs" / "evaluations", rule)
         assert report["figures"]["accuracy_strict"] == first
         (difference,) = (tmp_path / "outputs" / "evaluations").glob(f"{rule}-vs-*.json")
         assert json.loads(difference.read_text())["difference"]["accuracy_strict"]["value"] == first - second
@@ -355,7 +357,7 @@ def test_completions_of_a_run_against_others(folder, capsys) -> None:
     # An evaluation's Parquet is a file of completions too.
     evaluated("run=A", "name=x")
     evaluated("completions=A/evaluations/x.parquet", "baseline=A/evaluations/before.parquet", "name=y")
-    report = kept(folder / "outputs" / "evaluations", "y")
+    report = report_of(folder / "outputs" / "evaluations", "y")
     assert report["figures"] == results(folder)["after"]
     (comparison,) = (folder / "outputs" / "evaluations").glob("y-vs-before-*.json")
     assert json.loads(comparison.read_text())["difference"] == results(folder)["difference"]
@@ -390,7 +392,7 @@ def test_bad_files_of_completions(tmp_path, monkeypatch, rows: list, message: st
 
 
 def a_protocol(folder: Path) -> dict:
-    return kept(folder / "A" / "evaluations", "after")["protocol"]
+    return report_of(folder / "A" / "evaluations", "after")["protocol"]
 
 
 @pytest.mark.parametrize(
@@ -512,7 +514,7 @@ def test_any_policy_on_gsm8k(command, tmp_path) -> None:
     said = " ".join(done.stdout.split())
     assert "5 held-out problems of gsm8k" in said and "random weights of seed 0" in said
     assert "at most 12 tokens, ended by <|im_end|>" in said
-    report = kept(tmp_path / "outputs" / "evaluations")
+    report = report_of(tmp_path / "outputs" / "evaluations")
     assert report["figures"]["n"] == 5 and report["figures"]["truncated"] > 0
     table = pd.read_parquet(tmp_path / "outputs" / "evaluations" / "x.parquet")
     with open(os.path.join(GSM8K, "test.jsonl")) as file:

@@ -87,7 +87,7 @@ def test_greedy_answers_are_repeatable_whatever_the_batch(rollout, policy, token
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_sampled_answers_hang_on_the_seed_alone(rollout, tokenizer, size: int) -> None:
+def test_sampled_completions_depend_on_the_seed_alone(rollout, tokenizer, size: int) -> None:
     def ask(size: int, seed: int = 0, **kwargs) -> CompletionBatch:
         config = replace(CONFIG, eval_batch_size=size, seed=seed)
         return together(generate_completions(rollout, tokenizer, FEW[:8], config, samples=3, temperature=1.0, **kwargs))
@@ -158,7 +158,7 @@ def test_running_out_of_memory_halves_the_batch(rollout, tokenizer, capsys, erro
         generate_greedily(Small(rollout, 0, error), tokenizer, FEW, config)
 
 
-def test_other_errors_are_not_taken_for_want_of_memory(rollout, tokenizer) -> None:
+def test_other_errors_are_not_taken_for_out_of_memory(rollout, tokenizer) -> None:
     with pytest.raises(RuntimeError, match="shapes differ"):
         generate_greedily(Small(rollout, 1, RuntimeError("shapes differ")), tokenizer, FEW, CONFIG)
 
@@ -186,10 +186,10 @@ def test_the_figures_are_those_of_the_rewards(rollout, tokenizer) -> None:
 
 
 def test_lengths_and_truncation(rollout, tokenizer) -> None:
-    whole = together(generate_completions(rollout, tokenizer, FEW[:4], CONFIG)).values()
+    complete = together(generate_completions(rollout, tokenizer, FEW[:4], CONFIG)).values()
     cut = together(generate_completions(rollout, tokenizer, FEW[:4], replace(CONFIG, max_completion_length=2))).values()
     assert [each.tokens for each in cut] == [2] * 4 and all(each.truncated for each in cut)
-    for each in whole:
+    for each in complete:
         # The ending token counts, as it does in TRL's completions/mean_length.
         assert not each.truncated
         assert each.tokens == len(tokenizer(each.text)["input_ids"]) + 1
@@ -269,7 +269,7 @@ def test_a_comparison_is_of_the_same_problems_and_exact() -> None:
     assert paired_differences(made(right * 2), made(wrong * 2))["accuracy_strict"].p is None
 
 
-def test_what_is_kept_gives_the_figures_again(tmp_path) -> None:
+def test_a_saved_evaluation_gives_the_same_figures(tmp_path) -> None:
     evaluation = made([tagged("5"), "東京 \N{LINE SEPARATOR} 5"], [tagged("6"), tagged("5")])
     save_evaluation(evaluation, tmp_path / "of" / "some.json", {"by": "hand"})
     report = json.loads((tmp_path / "of" / "some.json").read_text())

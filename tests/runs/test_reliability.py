@@ -44,8 +44,8 @@ def test_a_signal_ends_a_run_after_its_step_and_saves_it(start, slow, tmp_path: 
 
     if name == "SIGTERM":
         assert start("resume=run").ended() == 0
-        assert start(*LONG, "tracking=none", "hydra.run.dir=whole").ended() == 0
-        assert_same(tmp_path / "run", tmp_path / "whole")
+        assert start(*LONG, "tracking=none", "hydra.run.dir=unstopped").ended() == 0
+        assert_same(tmp_path / "run", tmp_path / "unstopped")
 
 
 def test_a_second_signal_ends_it_at_once(start, slow) -> None:
@@ -79,8 +79,8 @@ def test_a_signal_in_the_last_evaluation_loses_nothing(start, tmp_path: Path) ->
     assert run.ended() == 128 + signal.SIGTERM
     assert start("resume=run").ended() == 0
     assert [line["step"] for line in lines(tmp_path / "run") if "reward" in line] == [1, 2]
-    assert start(*settings, "hydra.run.dir=whole").ended() == 0
-    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert start(*settings, "hydra.run.dir=unstopped").ended() == 0
+    assert_same(tmp_path / "run", tmp_path / "unstopped")
 
 
 def test_two_runs_in_one_folder(start, slow, command, tmp_path: Path) -> None:
@@ -96,12 +96,12 @@ def test_two_runs_in_one_folder(start, slow, command, tmp_path: Path) -> None:
     other = command("grpo.train", *LONG, "hydra.run.dir=run", "seed=5")
     assert other.returncode == 1
     assert "run holds a run already. To resume it: python -m grpo.train resume=run." in other.stderr
-    kept = {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()}
+    before = {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()}
     run = start("resume=run")
     run.until("training")
     os.kill(run.pid, signal.SIGKILL)
     run.ended()
-    assert {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()} == kept
+    assert {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()} == before
     origin = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert [(each["command"], each["step"]) for each in origin["resumed"]] == [("python -m grpo.train resume=run", 0)]
 
@@ -226,8 +226,8 @@ def test_a_reward_that_is_not_finite_stops_the_run(train, tmp_path: Path, value:
     with pytest.raises(UserError, match=f"step 2: reward 'bad' returned {value}; a reward is a finite number") as error:
         train("max_steps=4", "save_steps=1", f"reward_files=[{tmp_path / 'bad.py'}]", "+rewards.bad=1")
     assert "run/nonfinite/step_000002" in str(error.value) and "on_nonfinite=skip" in str(error.value)
-    kept = torch.load(tmp_path / "run" / "nonfinite" / "step_000002" / "batch.pt", weights_only=True)
-    assert len(kept["completion"]) == 8
+    batch = torch.load(tmp_path / "run" / "nonfinite" / "step_000002" / "batch.pt", weights_only=True)
+    assert len(batch["completion"]) == 8
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-1"]
     assert not (tmp_path / "run" / "results.json").exists()
 
@@ -266,8 +266,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path: Path, broken_l
     gradient = found["gradient/model.layers.0.mlp.up_proj.weight"]
     assert gradient["not_finite"] == gradient["shape"][0] * gradient["shape"][1]
     assert found["weight/model.norm.weight"].keys() == {"shape", "dtype", "not_finite", "min", "mean", "max"}
-    kept = torch.load(folder / "batch.pt", weights_only=True)
-    assert kept["inputs"][0]["completion_ids"].shape[0] == 8
+    batch = torch.load(folder / "batch.pt", weights_only=True)
+    assert batch["inputs"][0]["completion_ids"].shape[0] == 8
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-1"]
 
 

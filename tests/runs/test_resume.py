@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and goes on gives the numbers of one that was never stopped, to the last bit."""
+"""A run that is stopped anywhere and resumed gives the numbers of one that was never stopped, to the last bit."""
 
 import json
 import os
@@ -34,7 +34,7 @@ from tests.helpers.runs import assert_same, lines
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    """Start a run in a folder of its own, stopped by a signal in step `stop`; or go on with it."""
+    """Start a run in its own folder, stopped by a signal in step `stop`; or resume it."""
     monkeypatch.chdir(tmp_path)
     at: list[int] = []
     on_step_end = Recorder.on_step_end
@@ -113,32 +113,32 @@ MORE: dict[str, tuple[list[str], list[int]]] = {
     ],
 )
 def test_stopped_and_resumed_equals_unbroken(runs, overrides: list[str], stops: list[int]) -> None:
-    whole = runs("whole", *overrides)
+    unstopped = runs("unstopped", *overrides)
     first, *others = stops
     runs("stopped", *overrides, stop=first)
     for stop in others:
         runs("stopped", stop=stop)
-    assert_same(runs("stopped"), whole)
-    assert len(lines(whole)) > 1
+    assert_same(runs("stopped"), unstopped)
+    assert len(lines(unstopped)) > 1
 
 
 def test_a_kill_loses_no_more_than_the_steps_since_the_checkpoint(runs) -> None:
-    whole = runs("whole", "max_steps=5", "save_steps=2")
+    unstopped = runs("unstopped", "max_steps=5", "save_steps=2")
     # As a kill leaves it while step 6 of more steps is written down.
     out = runs("killed", "max_steps=5", "save_steps=2")
     (out / "results.json").unlink()
     (out / "checkpoints" / "checkpoint-5").rename(out / "checkpoints" / "partial")
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "rew')
-    assert_same(runs("killed"), whole)
+    assert_same(runs("killed"), unstopped)
     assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["checkpoint-4", "checkpoint-5"]
 
 
-def test_a_run_without_a_checkpoint_starts_anew_in_its_folder(runs, capsys) -> None:
-    whole = runs("whole")
+def test_a_run_without_a_checkpoint_starts_at_its_first_step(runs, capsys) -> None:
+    unstopped = runs("unstopped")
     out = runs("killed")
     (out / "results.json").unlink()
-    assert_same(runs("killed"), whole)
+    assert_same(runs("killed"), unstopped)
     assert "It has no checkpoint yet: it starts at its first step." in capsys.readouterr().out
 
 
@@ -154,7 +154,9 @@ def test_a_run_without_a_checkpoint_starts_anew_in_its_folder(runs, capsys) -> N
     ],
 )
 @pytest.mark.parametrize("harm", ["gone", "cut", "garbage"])
-def test_damaged_records_are_put_back(unbroken, tmp_path, monkeypatch, record: str, harm: str) -> None:
+def test_damaged_files_are_restored_from_the_checkpoint(
+    unbroken, tmp_path, monkeypatch, record: str, harm: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
@@ -184,7 +186,7 @@ def unbroken(tmp_path_factory) -> Path:
     return out
 
 
-def test_completions_that_are_gone_are_named(unbroken, tmp_path, capsys) -> None:
+def test_missing_completions_are_named(unbroken, tmp_path, capsys) -> None:
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
     (out / "completions" / "step_000001.parquet").unlink()
@@ -195,7 +197,7 @@ def test_completions_that_are_gone_are_named(unbroken, tmp_path, capsys) -> None
 @pytest.mark.parametrize("harm", ["cut", "changed", "missing", "manifest", "empty"])
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(runs, capsys, harm: str) -> None:
     out = runs("run", "max_steps=4", "save_steps=1")
-    whole = lines(out)
+    unstopped = lines(out)
     newest = out / "checkpoints" / "checkpoint-4"
     assert checkpoint_fault(newest) is None
     weights = newest / "model.safetensors"
@@ -216,7 +218,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(runs, capsys, 
     runs("run")
     said = capsys.readouterr().out
     assert "checkpoint-4 is damaged (" in said and "Resuming from step 3." in said
-    assert [{**row, "step_time": 0} for row in lines(out)] == [{**row, "step_time": 0} for row in whole]
+    assert [{**row, "step_time": 0} for row in lines(out)] == [{**row, "step_time": 0} for row in unstopped]
     names = sorted(path.name for path in (out / "checkpoints").iterdir())
     assert names == ["checkpoint-3", "checkpoint-4", "damaged-checkpoint-4"]
 
@@ -248,8 +250,8 @@ def test_more_steps_and_another_tracker(runs) -> None:
     runs("run", "max_steps=6", "tracking=tensorboard")
     assert [row["step"] for row in lines(out) if "reward" in row] == [1, 2, 3, 4, 5, 6]
     assert json.loads((out / "results.json").read_text())["steps"] == 6
-    whole = runs("whole", "max_steps=6", "optimizer.schedule=constant", "optimizer.warmup=0", "save_steps=2")
-    assert numeric_differences(out, whole) == []
+    unstopped = runs("unstopped", "max_steps=6", "optimizer.schedule=constant", "optimizer.warmup=0", "save_steps=2")
+    assert numeric_differences(out, unstopped) == []
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -270,7 +272,7 @@ def bits(completion):
 
 @pytest.fixture(scope="module")
 def finished(server, tmp_path_factory) -> Path:
-    """A folder with a finished run, and all that the run needs, named by relative paths."""
+    """A folder with a finished run, and everything the run needs, named by relative paths."""
     folder = tmp_path_factory.mktemp("finished")
     shutil.copytree(ASSETS / "tiny", folder / "model")
     (folder / "data").mkdir()
@@ -284,7 +286,7 @@ def finished(server, tmp_path_factory) -> Path:
 
 
 def moved(finished: Path, folder: Path) -> None:
-    """Copy the run and all that it needs, as if it had been made in `folder`."""
+    """Copy the run and everything it needs, as if it had been trained in `folder`."""
     shutil.copytree(finished, folder, dirs_exist_ok=True)
     settings = folder / "run" / ".hydra" / "config.yaml"
     settings.write_text(settings.read_text().replace(str(finished), str(folder)))

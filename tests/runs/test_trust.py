@@ -155,7 +155,7 @@ def test_what_a_folder_of_somebody_else_would_run(here, capsys, crafted, command
     assert "hunter2" not in message and not (here.parent / "ran").exists()
 
 
-def test_going_without_what_a_folder_would_run(here, capsys) -> None:
+def test_evaluating_without_what_a_folder_would_run(here, capsys) -> None:
     folder = finished(here.parent / "theirs", reward_files=[str(here / "own.py")], rewards={"own": 1.0, "int": 1.0})
     few = ("data.eval_problems=2", "max_completion_length=2")
     COMMANDS["sample"](folder)
@@ -373,7 +373,7 @@ LINKS = {
     "completions": link("completions"),
     "evaluations": link("evaluations"),
     "an unfinished evaluation": link("evaluations/data.partial.jsonl"),
-    "what was moved aside": link("previous"),
+    "previous files": link("previous"),
     "the settings": link(".hydra/config.yaml.partial"),
     "the tracker": link("wandb"),
     "results": link("results.json"),
@@ -449,8 +449,8 @@ def test_damaged_provenance_is_named(here, capsys, part) -> None:
     with pytest.raises(UserError):
         COMMANDS["reproduce"](folder)
     assert "results.json is damaged: in provenance" in capsys.readouterr().err
-    whole = {"resumed": [], "settings": {}}
-    (folder / "provenance.json").write_text(json.dumps(whole | part if isinstance(part, dict) else part))
+    intact = {"resumed": [], "settings": {}}
+    (folder / "provenance.json").write_text(json.dumps(intact | part if isinstance(part, dict) else part))
     with pytest.raises(UserError, match=r"provenance.json is damaged: "):
         read_provenance(folder / "provenance.json")
 

@@ -131,7 +131,7 @@ def test_a_tampered_checkpoint_is_named_by_its_file(stopped, tmp_path, monkeypat
     out = Path(shutil.copytree(stopped, tmp_path / "run"))
     checkpoint = out / "checkpoints" / "checkpoint-2"
     tamper(checkpoint / name)
-    # The manifest is changed with it; otherwise the checkpoint is set aside as damaged.
+    # The manifest is changed with it; otherwise the checkpoint is skipped as damaged.
     files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST]
     manifest = {
         str(path.relative_to(checkpoint)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in files
