@@ -25,6 +25,8 @@ from grpo.core.errors import UserError
 # pyproject.toml.
 VLLM_MINIMUM, VLLM_BELOW = "0.27", "0.31"
 VLLM_INSTALL = f"pip install 'vllm>={VLLM_MINIMUM},<{VLLM_BELOW}'"
+# transformers 5.19 is the first with `page_size` and `auto_switch_to_flash` in ContinuousBatchingConfig.
+TRANSFORMERS_MINIMUM = "5.19"
 PAGE_TOKENS = 256  # tokens per page of transformers' cache
 SERVER_TIMEOUT = 10.0  # seconds per request to a server
 SERVE_COMMAND = (
@@ -36,9 +38,14 @@ SERVE_COMMAND = (
 def check_engine_package(config: Config) -> None:
     """
     Raises:
-        UserError: vLLM is not installed, or in a version that is not supported.
+        UserError: vLLM is not installed, or its version or that of transformers is not supported.
     """
     name = config.rollout.name
+    if name == "continuous_batching" and Version(found := version("transformers")) < Version(TRANSFORMERS_MINIMUM):
+        raise UserError(
+            f"rollout={name}: transformers {found} is installed, and {TRANSFORMERS_MINIMUM} or newer is needed: "
+            f"pip install 'transformers>={TRANSFORMERS_MINIMUM}'. rollout=generate works with {found}."
+        )
     if name not in VLLM_ENGINES:
         return
     if find_spec("vllm") is None:

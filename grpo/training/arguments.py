@@ -4,7 +4,9 @@
 """
 
 from pathlib import Path
+from typing import Any
 
+from transformers import TrainingArguments
 from trl import GRPOConfig
 
 from grpo.config.batch import BatchSplit
@@ -17,6 +19,11 @@ from grpo.sampling.engines import trl_engine_arguments
 
 def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Path) -> GRPOConfig:
     """TRL's arguments. Those that have no setting of ours are set here for the reason beside them."""
+    # transformers 5.23 renames `gradient_checkpointing`; TRL 1.16 takes the name that the installed version has.
+    renamed = hasattr(TrainingArguments, "activation_checkpointing")
+    checkpointing: dict[str, Any] = {
+        "activation_checkpointing" if renamed else "gradient_checkpointing": config.activation_checkpointing
+    }
     return GRPOConfig(
         output_dir=str(RunDir(out).checkpoints),
         seed=config.seed,
@@ -37,7 +44,7 @@ def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Pat
         bf16=config.bf16,
         ddp_find_unused_parameters=False,  # there are none
         ddp_broadcast_buffers=False,  # they never change, and the processes do not make the same number of forwards
-        activation_checkpointing=config.activation_checkpointing,
+        **checkpointing,
         optim=config.optimizer.name,
         learning_rate=config.optimizer.lr,
         weight_decay=config.optimizer.weight_decay,

@@ -475,6 +475,13 @@ def test_versions_of_vllm(monkeypatch, installed: str, fits: bool) -> None:
             check_engine_package(compose(VLLM))
 
 
+def test_continuous_batching_needs_a_newer_transformers(monkeypatch) -> None:
+    monkeypatch.setattr(engines, "version", lambda name: "5.18.0")
+    check_engine_package(compose(["rollout=generate"]))
+    with pytest.raises(UserError, match=r"transformers 5.18.0 is installed, and 5.19 or newer is needed: pip install"):
+        check_engine_package(compose(["rollout=continuous_batching"]))
+
+
 def test_the_extra_is_what_is_asked_for() -> None:
     import tomllib
 
