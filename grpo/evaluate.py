@@ -75,7 +75,7 @@ def main() -> None:
     try:
         with removed_if_unused(EVALUATIONS_FOLDER, "multirun.yaml"):
             run_command(app, EvaluateConfig, "Interrupted: the same command resumes it.")
-    except OSError as error:  # what Hydra itself writes for a multirun
+    except OSError as error:  # Hydra could not write multirun.yaml
         if Command.current.started:
             raise
         sys.exit(error_message(f"error: {error.filename or EVALUATIONS_FOLDER}: {error.strerror or error}."))

@@ -62,8 +62,8 @@ def run(folder: Path, out: Path, trusted: bool) -> list[str]:
     """Check the folders, then `reproduce` while this process holds the lock of `out`."""
     check_process()
     distributed.init_process()
-    again = "If you trust whoever made it, add --trust-run."
-    require_trust(folder, read_settings(folder), again=again, trusted=trusted)
+    advice = "If you trust whoever made it, add --trust-run."
+    require_trust(folder, read_settings(folder), advice=advice, trusted=trusted)
     refuse_used(out, "--out FOLDER")
     refuse_links(out)
     line = "[%(asctime)s][%(levelname)s] %(message)s"

@@ -21,17 +21,22 @@ from grpo.runs.settings import read_finished_run_config, read_settings, trained_
 from grpo.runs.trust import require_trust
 from grpo.tasks.example import SHOWCASE
 
-# What is taken from the settings of the run; rewards and data are not needed.
-OBEYED = {"model", "system_prompt", "max_completion_length", "seed", "eval_batch_size"}
+# The settings that are read from the run; rewards and data are not needed.
+USED_SETTINGS = {"model", "system_prompt", "max_completion_length", "seed", "eval_batch_size"}
 
 
 def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: bool = False) -> None:
+    """Print the greedy answers of the policy before and after training.
+
+    Raises:
+        UserError: the run is not finished, or its settings would run code and it is not trusted.
+    """
     folder = resolve_link(folder)
     require_trust(
         folder,
         read_settings(folder),
-        again="If you trust whoever made it, add --trust-run.",
-        obeyed=OBEYED,
+        advice="If you trust whoever made it, add --trust-run.",
+        used=USED_SETTINGS,
         trusted=trusted,
         policy=True,
     )
@@ -54,11 +59,11 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
         with spinner(f"loading the policy as it was {when} training"):
             policy, tokenizer = build_policy(model, config.seed), build_tokenizer(model)
             notes = check_policy(policy, tokenizer, questions, replace(config, model=model))
-            rollout = build_sampler(policy, tokenizer, config)
+            sampler = build_sampler(policy, tokenizer, config)
         for note in notes:
             print_message(note, console)
         with spinner(f"asking the policy as it was {when} training"):
-            answered.append(generate_greedily(rollout, tokenizer, questions, config))
+            answered.append(generate_greedily(sampler, tokenizer, questions, config))
     for question, first, last in zip(questions, *answered, strict=True):
         print_message(answers_table(question, {"before": first, "after": last}), console)
 
@@ -72,7 +77,7 @@ def main() -> None:
     parser.add_argument(
         "questions", nargs="*", metavar="question", default=[SHOWCASE.question], help="default: the showcase question"
     )
-    parser.add_argument("--max-tokens", type=int, help="length of an answer at the most; default: the run's own")
+    parser.add_argument("--max-tokens", type=int, help="the most tokens of an answer; default: as in the run")
     parser.add_argument("--trust-run", action="store_true", help="run the code of a folder that somebody else made")
     arguments = parser.parse_args()
     if arguments.max_tokens is not None and arguments.max_tokens < 1:

@@ -49,10 +49,10 @@ def read_completions(path: Path, setting: str) -> tuple[list[Example], Completio
     return examples, completions
 
 
-Row = tuple[Any, Example, Completion]
+CompletionRow = tuple[Any, Example, Completion]
 
 
-def _parquet(path: Path, setting: str) -> Iterator[Row]:
+def _parquet(path: Path, setting: str) -> Iterator[CompletionRow]:
     import pyarrow
     from pyarrow import parquet
 
@@ -69,7 +69,7 @@ def _parquet(path: Path, setting: str) -> Iterator[Row]:
             raise UserError(f"{path}, row {number}: {error}") from error
 
 
-def _row(row: dict[str, Any]) -> Row:
+def _row(row: dict[str, Any]) -> CompletionRow:
     example = Example(text_column(row, "question").strip(), text_column(row, "gold").rpartition("####")[2].strip())
     tokens, truncated = row.get("tokens"), row.get("truncated")
     if isinstance(tokens, float) and tokens.is_integer():  # pandas stores integers beside missing values as floats

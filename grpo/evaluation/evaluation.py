@@ -25,7 +25,7 @@ from grpo.tasks.example import Example
 BINARY_FIGURES = ("accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "truncated")
 
 
-def score_completions(
+def evaluate_completions(
     examples: Sequence[Example],
     batches: Iterable[CompletionBatch],
     rewards: RewardStack,

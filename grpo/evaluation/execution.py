@@ -21,7 +21,7 @@ from grpo.core.progress import progress, spinner
 from grpo.core.run_log import quiet_libraries
 from grpo.evaluation.completions import CompletionJournal, read_completions
 from grpo.evaluation.description import protocol_differences
-from grpo.evaluation.evaluation import Evaluation, score_completions
+from grpo.evaluation.evaluation import Evaluation, evaluate_completions
 from grpo.evaluation.generation import generate_completions
 from grpo.evaluation.protocol import describe_extraction, evaluation_protocol
 from grpo.evaluation.storage import new_origin, save_evaluation
@@ -117,7 +117,7 @@ def _score_file(
     subject: Subject, protocol: dict[str, Any], path: Path, origin: dict[str, Any], rewards: RewardStack
 ) -> StoredEvaluation:
     assert subject.from_file is not None
-    evaluation = score_completions(subject.examples, [subject.from_file[1]], rewards, subject.config.k)
+    evaluation = evaluate_completions(subject.examples, [subject.from_file[1]], rewards, subject.config.k)
     save_evaluation(evaluation, path, protocol, origin)
     return StoredEvaluation(evaluation, protocol, path)
 
@@ -134,7 +134,7 @@ def _score_stored(subject: Subject, path: Path, report: dict[str, Any], rewards:
         f"{subject.title}: saved {report['created']} and used again. To evaluate again, delete "
         f"{display_path(path.absolute())}"
     )
-    evaluation = score_completions(subject.examples, [completions], rewards, subject.config.k)
+    evaluation = evaluate_completions(subject.examples, [completions], rewards, subject.config.k)
     if evaluation.as_json() != report["figures"]:  # k or a reward file has changed
         save_evaluation(evaluation, path, report["protocol"], report)
     return StoredEvaluation(evaluation, report["protocol"], path)
@@ -171,7 +171,7 @@ def _generate_and_score(
         sampler, tokenizer, questions, config, config.samples, config.temperature, journal.done.keys()
     )
     with progress(f"evaluating {subject.title}", total) as advance:
-        evaluation = score_completions(subject.examples, journal.record(answered), rewards, config.k, advance)
+        evaluation = evaluate_completions(subject.examples, journal.record(answered), rewards, config.k, advance)
     with spinner("saving the evaluation"):
         save_evaluation(evaluation, path, protocol, origin)
     journal.remove()

@@ -11,7 +11,7 @@ from typing import Any
 
 from grpo.core.files import atomic_write, file_sha256, to_json
 from grpo.evaluation.completion import Completion
-from grpo.evaluation.evaluation import Evaluation, score_completions
+from grpo.evaluation.evaluation import Evaluation, evaluate_completions
 from grpo.rewards.stack import RewardStack
 from grpo.runs.provenance import RECORDED_PACKAGES
 from grpo.tasks.example import Example
@@ -25,7 +25,7 @@ def load_evaluation(path: Path, examples: Sequence[Example], rewards: RewardStac
     batch = {
         (row["problem"], row["sample"]): Completion(row["completion"], row["tokens"], row["truncated"]) for row in rows
     }
-    return score_completions(examples, [batch], rewards)
+    return evaluate_completions(examples, [batch], rewards)
 
 
 def new_origin(identity: str | None = None) -> dict[str, Any]:

@@ -112,16 +112,16 @@ def _from_run(
 ) -> Subject:
     """A run's policy under the run's own settings, except for those on the command line."""
     settings = read_settings(folder)
-    obeyed = {item.name for item in fields(CommonConfig)} - {"rollout"}
+    used = {item.name for item in fields(CommonConfig)} - {"rollout"}
     if title == "baseline":  # it is scored with the rewards of run=
-        obeyed -= {"rewards", "reward_files"}
-    scores = "reward_files" in obeyed and settings.get("reward_files")
+        used -= {"rewards", "reward_files"}
+    scores = "reward_files" in used and settings.get("reward_files")
     without = "To evaluate without its rewards, add reward_files=[] rewards=default. " if scores else ""
     require_trust(
         folder,
         settings,
-        again=f"{without}If you trust whoever made it, add trust_run=true.",
-        obeyed=obeyed,
+        advice=f"{without}If you trust whoever made it, add trust_run=true.",
+        used=used,
         typed=override_keys(overrides),
         trusted=bool(composed.trust_run),
         policy=not before,

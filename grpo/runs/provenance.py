@@ -53,7 +53,7 @@ def collect_provenance(config: Config, train: Sequence[Example], held_out: Seque
 
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": code_revision(),
+        "code": checkout_state(),
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in (*RECORDED_PACKAGES, *engine_packages(config))},
         "hardware": describe_hardware() | {"threads": torch.get_num_threads()},
@@ -63,7 +63,7 @@ def collect_provenance(config: Config, train: Sequence[Example], held_out: Seque
     }
 
 
-def code_revision() -> dict[str, Any] | None:
+def checkout_state() -> dict[str, Any] | None:
     """The revision of this checkout and a digest of `code_diff()`; None if this is no checkout or there is no git."""
     try:
         _git("ls-files", "--error-unmatch", "__init__.py")  # fails if it is installed inside another repository

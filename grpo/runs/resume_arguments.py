@@ -44,7 +44,7 @@ def expand_resume_arguments(arguments: Sequence[str]) -> list[str]:
         folder,
         read_settings(folder),
         trusted=_typed(arguments, "trust_run") is True,
-        again="If you trust whoever made it, add trust_run=true.",
+        advice="If you trust whoever made it, add trust_run=true.",
     )
     # Leave out overrides that are saved in the run: files that they name may be gone.
     left = [each for each in arguments if each not in saved or is_resumable_setting(override_key(each))]

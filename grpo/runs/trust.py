@@ -33,8 +33,8 @@ def require_trust(
     folder: Path,
     settings: dict[str, Any],
     *,
-    again: str,
-    obeyed: Collection[str] | None = None,
+    advice: str,
+    used: Collection[str] | None = None,
     typed: Collection[str] = (),
     trusted: bool = False,
     policy: bool = False,
@@ -43,8 +43,8 @@ def require_trust(
 
     Args:
         settings: as they are saved, interpolations unresolved.
-        again: what to type instead, printed at the end of the message.
-        obeyed: the settings and groups that the command reads from the folder; None means all.
+        advice: what to type instead, printed at the end of the message.
+        used: the settings and groups that the command reads from the folder; None means all.
         typed: settings given on the command line, which replace the saved ones.
         trusted: the user has typed that the folder is trusted.
         policy: the command also loads `policy/` of the folder.
@@ -55,7 +55,7 @@ def require_trust(
     executed = []
     for key, line in _described(folder, settings, policy):
         group = key.partition(".")[0]
-        if (obeyed is None or group in obeyed) and key not in typed and group not in typed:
+        if (used is None or group in used) and key not in typed and group not in typed:
             executed.append(line)
     if trusted or not executed:
         return
@@ -64,7 +64,7 @@ def require_trust(
     lines = "".join(f"\n  {printable(line).replace(chr(10), chr(92) + 'n')}" for line in executed)
     raise UserError(
         f"{display_path(folder)}: {reason}, "
-        f"and its settings would execute code or read your environment:{lines}\n{again}"
+        f"and its settings would execute code or read your environment:{lines}\n{advice}"
     )
 
 

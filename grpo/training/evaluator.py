@@ -15,7 +15,7 @@ from grpo.core import distributed
 from grpo.core.files import atomic_write, read_json_lines
 from grpo.core.progress import progress, spinner
 from grpo.evaluation.completion import CompletionBatch
-from grpo.evaluation.evaluation import Evaluation, score_completions
+from grpo.evaluation.evaluation import Evaluation, evaluate_completions
 from grpo.evaluation.generation import generate_completions, generate_greedily
 from grpo.evaluation.protocol import evaluation_protocol
 from grpo.evaluation.storage import save_evaluation
@@ -68,7 +68,7 @@ class Evaluator:
         own = range(distributed.rank(), len(examples), distributed.world_size())
         answers = generate_completions(self.sampler, self.tokenizer, [examples[i].question for i in own], self.config)
         with progress(f"evaluating {when}", len(examples), lasting) as advance:
-            evaluation = score_completions(examples, of_all_ranks(answers, own), self.rewards, on_answered=advance)
+            evaluation = evaluate_completions(examples, of_all_ranks(answers, own), self.rewards, on_answered=advance)
         if self.config.rollout.name in ENGINES:  # the engine needs the memory until the next evaluation
             self.sampler.release_memory()
         return evaluation

@@ -15,7 +15,7 @@ from grpo.core.errors import UserError
 from grpo.core.statistics import bootstrap_intervals, maj_at_k, pass_at_k, wilson_interval
 from grpo.evaluation.completion import Completion, CompletionBatch
 from grpo.evaluation.difference import paired_differences
-from grpo.evaluation.evaluation import BINARY_FIGURES, Evaluation, score_completions
+from grpo.evaluation.evaluation import BINARY_FIGURES, Evaluation, evaluate_completions
 from grpo.evaluation.generation import generate_completions, generate_greedily
 from grpo.evaluation.storage import save_evaluation
 from grpo.policy.chat_template import prompt_ids
@@ -167,7 +167,7 @@ def test_the_figures_are_those_of_the_rewards(rollout, tokenizer) -> None:
     rewards, told = build_rewards(CONFIG.rewards), []
     config = replace(CONFIG, eval_batch_size=50)
     answered = generate_completions(rollout, tokenizer, QUESTIONS, config)
-    evaluation = score_completions(EXAMPLES, answered, rewards, on_answered=lambda *what: told.append(what))
+    evaluation = evaluate_completions(EXAMPLES, answered, rewards, on_answered=lambda *what: told.append(what))
     figures, texts = evaluation.figures, [of[0].text for of in evaluation.completions]
     scores = rewards.score(texts, [example.gold for example in EXAMPLES], QUESTIONS)
     assert figures["accuracy_strict"] == sum(scores["correctness"]) / 2 / 128

@@ -245,7 +245,7 @@ def distrusted(folder: Path) -> str:
     """Why a folder is not trusted; empty if it is."""
     settings = yaml.safe_load((folder / SETTINGS).read_text())
     try:
-        require_trust(folder, settings, again="", policy=True)
+        require_trust(folder, settings, advice="", policy=True)
     except UserError as error:
         return str(error)
     return ""
