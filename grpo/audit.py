@@ -1,4 +1,4 @@
-"""What a stack of rewards pays for, before GPU time is spent on it.
+"""Tests a stack of rewards before GPU time is spent on it: what it pays for, on probes or on given completions.
 
 python -m grpo.audit rewards=verbatim
 python -m grpo.audit rewards=verbatim fail_on=warning
@@ -19,7 +19,7 @@ from grpo.config.schema import AuditConfig
 from grpo.core.console import error_message, say
 from grpo.core.errors import UserError
 from grpo.rewards.audit_report import print_completions, print_findings, print_probes
-from grpo.rewards.completion_scores import CompletionScores, score_completions
+from grpo.rewards.completion_scores import CompletionScores, judge_completions, score_completions
 from grpo.rewards.findings import Finding
 from grpo.rewards.probe_findings import judge_probes
 from grpo.rewards.probe_scores import score_probes
@@ -29,31 +29,30 @@ from grpo.runs.run_dir import removed_if_unused
 
 
 def run(config: AuditConfig) -> list[Finding]:
-    """Say what the stack pays for, on the battery or on the completions of a file.
+    """Print what the stack pays for, on the probes or on the completions of a file.
 
     Raises:
-        UserError: anything that the user can mend, and findings on which the command shall fail.
+        UserError: a mistake of the user, or findings of the level `fail_on`.
     """
     stack = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
     weights = ", ".join(f"{name} {weight:g}" for name, weight in stack.weights.items() if weight)
     if config.completions is None:
-        measured = score_probes(stack)
-        found = judge_probes(measured)
-        what = f"{len(PROBES)} probes"
-        print_probes(weights, measured, found)
+        probe_scores = score_probes(stack)
+        findings = judge_probes(probe_scores)
+        source = f"{len(PROBES)} probes"
+        print_probes(weights, probe_scores, findings)
     else:
-        scored = score_file(stack, Path(config.completions).expanduser())
-        found = list(scored.judge())
-        what = f"{len(scored.completions):,} completions"
-        print_completions(weights, scored)
-    print_findings(found)
-    warnings = sum(finding.level == "warning" for finding in found)
-    counted = f"{_count(warnings, 'warning')}, {_count(len(found) - warnings, 'note')}"
-    say(Text(f"{counted[0].upper()}{counted[1:]} from {what}.", style="bold yellow" if warnings else "bold"))
-    failing = {None: 0, "warning": warnings, "note": len(found)}[config.fail_on]
-    if failing:
-        raise UserError(f"fail_on={config.fail_on}: {counted}.")
-    return found
+        completion_scores = score_file(stack, Path(config.completions).expanduser())
+        findings = list(judge_completions(completion_scores))
+        source = f"{len(completion_scores.completions):,} completions"
+        print_completions(weights, completion_scores)
+    print_findings(findings)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    counts = f"{_count(warnings, 'warning')}, {_count(len(findings) - warnings, 'note')}"
+    say(Text(f"{counts[0].upper()}{counts[1:]} from {source}.", style="bold yellow" if warnings else "bold"))
+    if {None: 0, "warning": warnings, "note": len(findings)}[config.fail_on]:
+        raise UserError(f"fail_on={config.fail_on}: {counts}.")
+    return findings
 
 
 def score_file(stack: RewardStack, path: Path) -> CompletionScores:
@@ -65,11 +64,11 @@ def score_file(stack: RewardStack, path: Path) -> CompletionScores:
     from grpo.evaluation.completions import read_completions  # reads Parquet, which the probes do not need
 
     examples, completions = read_completions(path, "completions")
-    return score_completions(stack, examples, {place: each.text for place, each in completions.items()})
+    return score_completions(stack, examples, {place: completion.text for place, completion in completions.items()})
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count or 'no'} {what}{'' if count == 1 else 's'}"
+def _count(count: int, noun: str) -> str:
+    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="audit")
@@ -84,7 +83,7 @@ def main() -> None:
     try:
         with removed_if_unused(Path("outputs/audits"), "multirun.yaml"):
             run_command(app, AuditConfig, "Interrupted.")
-    except OSError as error:  # what Hydra itself writes for a multirun
+    except OSError as error:  # Hydra could not write its own files of a multirun
         if Command.current.started:
             raise
         sys.exit(error_message(f"error: {error.filename or 'outputs/audits'}: {error.strerror or error}."))

@@ -1,4 +1,4 @@
-"""Completions of a file under a stack of rewards: their scores, correlations, and shares of the variance in a group.
+"""Scores of given completions under a stack of rewards, and what they say about it: correlations and shares.
 
 Called by `grpo.audit completions=FILE`. It knows nothing of files; the caller reads them.
 """
@@ -16,18 +16,18 @@ from grpo.rewards.findings import Finding, format_score, join_with_and
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.example import Example
 
-SAME_SIGNAL = 0.95  # two rewards that correlate above this teach the same
+SAME_SIGNAL = 0.95  # two rewards that correlate more than this give the policy the same signal
 
 
 @dataclass(frozen=True)
 class CompletionScores:
-    """Completions of a file under a stack.
+    """The scores of N completions under a stack.
 
     Attributes:
-        completions: (N) texts.
-        stack: R rewards, those of weight 0 included.
-        scores: (N, R) raw.
-        groups: the places of the completions of each group.
+        completions: the N texts.
+        stack: the R rewards, including those with weight 0.
+        scores: (N, R) raw scores.
+        groups: the rows of the completions of each group.
     """
 
     completions: list[str]
@@ -49,51 +49,24 @@ class CompletionScores:
 
     @cached_property
     def attribution(self) -> Attribution:
-        """The advantages of groups of two and more under `scale_rewards: none`, and their parts."""
-        parts, spread = [np.zeros((0, len(self.names)))], [np.zeros((0, len(self.names) + 1), dtype=bool)]
+        """The advantages and their parts in groups of at least two, without scaling (`scale_rewards: none`)."""
+        parts, zero_std = [np.zeros((0, len(self.names)))], [np.zeros((0, len(self.names) + 1), dtype=bool)]
         for size in sorted({len(group) for group in self.groups} - {1}):
-            places = [place for group in self.groups if len(group) == size for place in group]
-            of_size = attribute(self.scores[places], self.weights, size, scale_rewards="none")
-            parts.append(of_size.parts)
-            spread.append(of_size.zero_std)
+            rows = [row for group in self.groups if len(group) == size for row in group]
+            attribution = attribute(self.scores[rows], self.weights, size, scale_rewards="none")
+            parts.append(attribution.parts)
+            zero_std.append(attribution.zero_std)
         joined = np.concatenate(parts)
-        return Attribution(joined.sum(axis=1), joined, np.concatenate(spread))
+        return Attribution(joined.sum(axis=1), joined, np.concatenate(zero_std))
 
     def correlations(self) -> Floats:
-        """Pearson's r (R + 1, R + 1) of the rewards and, last, the total; NaN where one does not vary."""
+        """Pearson correlations (R + 1, R + 1) of the rewards and, last, the total; NaN if one of a pair is constant."""
         columns = np.column_stack([self.scores, self.totals])
-        centred = columns - columns.mean(axis=0)
-        centred[:, np.abs(centred).max(axis=0) <= ROUNDING * np.abs(columns).max(axis=0)] = 0.0
-        norms = np.sqrt((centred**2).sum(axis=0))
+        centered = columns - columns.mean(axis=0)
+        centered[:, np.abs(centered).max(axis=0) <= ROUNDING * np.abs(columns).max(axis=0)] = 0.0
+        norms = np.sqrt((centered**2).sum(axis=0))
         products = np.outer(norms, norms)
-        return np.divide(centred.T @ centred, products, out=np.full_like(products, np.nan), where=products > 0)
-
-    def judge(self) -> Iterator[Finding]:
-        """What is found, warnings first."""
-        names, correlations, shares = self.names, self.correlations(), self.attribution.shares()
-        paid = [k for k in range(len(names)) if self.weights[k]]
-        if constant := [
-            f"{names[k]} ({format_score(self.scores[0, k])})" for k in paid if np.isnan(correlations[k, k])
-        ]:
-            yield Finding("warning", f"The same score for every completion: {join_with_and(constant)}.")
-        alone = all(len(group) == 1 for group in self.groups)
-        if shares is not None:
-            if against := [f"{names[k]} ({shares[k]:.1%})" for k in paid if shares[k] <= -0.0005]:
-                text = f"Pulling against the total, with a negative share of its variance: {join_with_and(against)}."
-                yield Finding("warning", text)
-        elif not alone:
-            yield Finding("warning", "The total does not vary within any group: no completion has an advantage.")
-        for i, j in combinations(paid, 2):
-            if correlations[i, j] > SAME_SIGNAL:
-                yield Finding(
-                    "note", f"{names[i]} and {names[j]} pay for the same: they correlate by {correlations[i, j]:.3f}."
-                )
-        if alone:
-            yield Finding(
-                "note",
-                "Every group is a single completion, so nothing can be said of what moves a policy; give several "
-                "completions of each question.",
-            )
+        return np.divide(centered.T @ centered, products, out=np.full_like(products, np.nan), where=products > 0)
 
 
 def score_completions(
@@ -105,10 +78,37 @@ def score_completions(
         UserError: a reward failed.
     """
     groups: list[list[int]] = [[] for _ in examples]
-    places = sorted(batch)  # completions of one question next to each other, as in training
+    places = sorted(batch)  # the completions of one question are adjacent, as in training
     for row, (problem, _) in enumerate(places):
         groups[problem].append(row)
     texts = [batch[place] for place in places]
-    asked = [examples[problem] for problem, _ in places]
-    scores = stack.score(texts, [example.gold for example in asked], [example.question for example in asked])
+    of_rows = [examples[problem] for problem, _ in places]
+    scores = stack.score(texts, [example.gold for example in of_rows], [example.question for example in of_rows])
     return CompletionScores(texts, stack, np.array(list(scores.values())).T, groups)
+
+
+def judge_completions(scores: CompletionScores) -> Iterator[Finding]:
+    """All findings, warnings first."""
+    names, correlations, shares = scores.names, scores.correlations(), scores.attribution.shares()
+    weighted = [k for k in range(len(names)) if scores.weights[k]]
+    constant = [k for k in weighted if np.isnan(correlations[k, k])]
+    if constant:
+        listing = join_with_and(f"{names[k]} ({format_score(scores.scores[0, k])})" for k in constant)
+        yield Finding("warning", f"The same score for every completion: {listing}.")
+    all_single = all(len(group) == 1 for group in scores.groups)
+    if shares is not None:
+        if negative := [f"{names[k]} ({shares[k]:.1%})" for k in weighted if shares[k] <= -0.0005]:
+            text = f"Acting against the total, with a negative share of its variance: {join_with_and(negative)}."
+            yield Finding("warning", text)
+    elif not all_single:
+        yield Finding("warning", "The total does not vary within any group: no completion has an advantage.")
+    for i, j in combinations(weighted, 2):
+        if correlations[i, j] > SAME_SIGNAL:
+            text = f"{names[i]} and {names[j]} pay for the same: their correlation is {correlations[i, j]:.3f}."
+            yield Finding("note", text)
+    if all_single:
+        yield Finding(
+            "note",
+            "Every group is a single completion, which has no advantage, so the shares of the rewards are unknown; "
+            "give several completions of each question.",
+        )

@@ -18,7 +18,7 @@ from grpo.config.groups import CONF, option_names
 from grpo.config.messages import translate_errors
 from grpo.config.schema import AuditConfig
 from grpo.core.errors import UserError
-from grpo.rewards.completion_scores import CompletionScores
+from grpo.rewards.completion_scores import CompletionScores, judge_completions
 from grpo.rewards.findings import Finding
 from grpo.rewards.probe_findings import judge_probes
 from grpo.rewards.probe_scores import score_probes
@@ -268,11 +268,11 @@ def test_shares_and_correlations_by_hand(folder) -> None:
     expected = -1.6 / (3.2 * 6.8) ** 0.5
     assert result.correlations()[0, 1] == pytest.approx(expected) and result.correlations()[1, 1] == pytest.approx(1)
     assert np.isnan(result.correlations()[2]).all()
-    assert list(result.judge()) == []
+    assert list(judge_completions(result)) == []
     alone = scored(folder, [ROWS[0], ROWS[3]], correctness=1, crosses=1)
     assert alone.attribution.shares() == pytest.approx([2, -1])
-    assert [finding.text for finding in alone.judge()] == [
-        "Pulling against the total, with a negative share of its variance: crosses (-100.0%)."
+    assert [finding.text for finding in judge_completions(alone)] == [
+        "Acting against the total, with a negative share of its variance: crosses (-100.0%)."
     ]
 
 
@@ -307,18 +307,18 @@ def test_a_file_of_completions(folder, capsys, suffix: str) -> None:
             [ROWS[0], ROWS[1]],
             {"correctness": 1},
             [
-                "Every group is a single completion, so nothing can be said of what moves a policy; give several completions"
+                "Every group is a single completion, which has no advantage, so the shares of the rewards are unknown; give several"
             ],
         ),
         (
             [ROWS[0], {**ROWS[0], "completion": ""}],
             {"correctness": 1, "int": 1},
-            ["correctness and int pay for the same: they correlate by 1.000."],
+            ["correctness and int pay for the same: their correlation is 1.000."],
         ),
     ],
 )
 def test_findings_of_a_file(folder, rows: list, weights: dict, findings: list[str]) -> None:
-    result = list(scored(folder, rows, **weights).judge())
+    result = list(judge_completions(scored(folder, rows, **weights)))
     assert len(result) == len(findings)
     assert all(finding.text.startswith(text) for finding, text in zip(result, findings, strict=True))
 
