@@ -1,6 +1,6 @@
-"""From the start of a Hydra command to its exit code: a mistake of the user's ends in one message, without a traceback.
+"""From the start of a Hydra command to its exit code: a user error ends in one message, without a traceback.
 
-Called by the commands `grpo/*.py`; knows nothing of what they do.
+Called by the commands `grpo/*.py`. It must not know what they do.
 """
 
 import atexit
@@ -30,7 +30,7 @@ from grpo.core.text import printable
 
 
 def job_overrides() -> list[str]:
-    """The overrides of a job as they were typed, with their interpolations."""
+    """The overrides of the current job as they were typed; interpolations are not resolved."""
     typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     assert isinstance(typed, list)
     return [str(each) for each in typed]
@@ -38,31 +38,36 @@ def job_overrides() -> list[str]:
 
 @dataclass
 class Command:
-    """One start of a command, until its exit code. `Command.current` is that of this process.
+    """The state of a command, from its start to its exit code. `Command.current` is the command of this process.
 
-    Hydra calls the function of a job with the composed settings alone, so it cannot be passed. A job that a launcher
-    runs in a process of its own finds an empty one.
+    It is a class attribute because Hydra passes only the composed settings to the function of a job. Each start of a
+    command replaces it. In a process that a launcher starts for a job, it has the default values.
+
+    Args:
+        typed: the arguments as they were typed.
+        started: Hydra has started a job.
+        error: the last user error of a job; its message is printed when it occurs.
     """
 
     current: ClassVar["Command"]
 
     typed: Sequence[str] = ()
-    started: bool = False  # Hydra has started a job
-    error: UserError | None = None  # the last one of a job; it is printed when it occurs
+    started: bool = False
+    error: UserError | None = None
 
 
 Command.current = Command()
 
 
 def is_multirun() -> bool:
-    """Whether the current job is one of several, as -m starts them."""
+    """Whether the current job was started with -m, as one of several."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 @contextmanager
 def hydra_job() -> Iterator[None]:
-    """Around the work of one job."""
-    guard_streams()  # a launcher may have started a process for it
+    """Context of one job: a user error is logged, and the other jobs of a multirun still run."""
+    guard_streams()  # a launcher may have started this process for the job
     Command.current.started = True
     try:
         yield
@@ -72,19 +77,25 @@ def hydra_job() -> Iterator[None]:
 
 
 def run_command(app: Callable[[], Any], schema: type[AnyConfig], interrupted: str) -> None:
-    """Run a Hydra app to its exit code; `interrupted` is what is said after Ctrl-C."""
+    """Run a Hydra app and exit.
+
+    Args:
+        app: the function decorated with `hydra.main`.
+        schema: the dataclass of the command's settings.
+        interrupted: the message after Ctrl-C.
+    """
     with exit_with_message(schema, interrupted):
         run_hydra_app(app, schema)
 
 
 @contextmanager
 def exit_with_message(schema: type[AnyConfig], interrupted: str) -> Iterator[None]:
-    """Around the work of a command: print why it ended, and exit with the right code."""
+    """Context of a command: on an error, print one message and exit with its code."""
     Command.current = Command()
-    # Hydra would print a traceback of its own; every mistake of the user's ends in one message instead.
+    # Makes Hydra raise its errors instead of printing a traceback; this function prints the message.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     guard_streams()
-    # Otherwise Python collects garbage among PyTorch's objects at exit, which takes seconds.
+    # Otherwise Python's garbage collection visits the objects of PyTorch at exit, which takes seconds.
     atexit.register(gc.freeze)
     try:
         check_process()
@@ -103,7 +114,7 @@ def exit_with_message(schema: type[AnyConfig], interrupted: str) -> Iterator[Non
 
 
 def run_hydra_app(app: Callable[[], Any], schema: type[AnyConfig]) -> None:
-    """Run a Hydra app on the arguments of this process, once they are checked."""
+    """Check the arguments of this process and run a Hydra app with them."""
     sys.argv[1:] = check_arguments(sys.argv[1:], schema)
     with checked_hydra_config(), wrap_help():
         app()
@@ -118,5 +129,5 @@ def wrap_help() -> Iterator[None]:
     try:
         with redirect_stdout(io.StringIO()) as text:
             yield
-    finally:  # Hydra ends the process after its help
+    finally:  # Hydra exits the process after its help
         print_message(text.getvalue().rstrip("\n"), console)

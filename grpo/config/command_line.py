@@ -1,6 +1,6 @@
-"""The words of a command line, checked before Hydra parses them: its flags, and settings written NAME=VALUE.
+"""Checks of the arguments of a command before Hydra parses them: flags, and settings written NAME=VALUE.
 
-Called by `application.py`. Hydra answers these mistakes with its usage or with a traceback.
+Called by `application.py`. Hydra would answer these mistakes with its usage or with a traceback.
 """
 
 import os
@@ -24,7 +24,7 @@ FLAGS = {name: action for action in get_args_parser()._actions for name in actio
 
 
 def move_flags_first(arguments: Sequence[str]) -> list[str]:
-    """Arguments with Hydra's flags before the overrides, because argparse accepts one sequence of overrides only."""
+    """The arguments with Hydra's flags first, because argparse accepts only one sequence of overrides."""
     flags: list[str] = []
     overrides: list[str] = []
     words = list(arguments)
@@ -37,7 +37,7 @@ def move_flags_first(arguments: Sequence[str]) -> list[str]:
         if (action := FLAGS.get(word)) is None or action.nargs == 0:
             continue
         if action.nargs == "?" and "=" in "".join(words[:1]):
-            flags[-1] = f"{word}={action.const}"  # else it would take the first override for its value
+            flags[-1] = f"{word}={action.const}"  # otherwise argparse takes the first override as its value
         elif words and not words[0].startswith("-"):
             flags.append(words.pop(0))
     return [*flags, *overrides]
@@ -48,10 +48,10 @@ def _groups(schema: type[AnyConfig]) -> set[str]:
 
 
 def check_arguments(arguments: Sequence[str], schema: type[AnyConfig]) -> list[str]:
-    """The arguments, flags first. Refuses what Hydra would answer with its usage or a traceback.
+    """The arguments with flags first, once they are checked.
 
     Raises:
-        UserError: an unknown flag, or flags that exclude each other; an override that cannot be parsed.
+        UserError: an unknown flag, flags that exclude each other, or an override that cannot be parsed.
     """
     parser = get_args_parser()
     parser.error = _raise_usage_error  # type: ignore[method-assign]
@@ -81,9 +81,10 @@ def _raise_usage_error(message: str) -> NoReturn:
 
 
 def _check_dashes(arguments: Sequence[str], schema: type[AnyConfig]) -> None:
-    """
+    """Check the words that start with a dash.
+
     Raises:
-        UserError: a word starts with a dash and is no flag of Hydra's in full; `--run FOLDER`, which is a setting.
+        UserError: a word is not a complete flag of Hydra, or it is a setting with dashes, as in `--run FOLDER`.
     """
     words = list(arguments)
     while words:
@@ -105,7 +106,7 @@ def _check_dashes(arguments: Sequence[str], schema: type[AnyConfig]) -> None:
 
 
 def _explain_dashes(word: str, following: str, schema: type[AnyConfig]) -> str:
-    """What to type for a setting that is typed as a flag, `--optimizer.lr=0.02` or `--max_steps 10`."""
+    """The message about a setting typed as a flag, as in `--optimizer.lr=0.02` or `--max_steps 10`."""
     name, equals, value = word.lstrip("-").partition("=")
     key = name.replace("-", "_")
     given = word
@@ -125,19 +126,19 @@ def _explain_dashes(word: str, following: str, schema: type[AnyConfig]) -> str:
 
 
 def _check_flags(flags: Namespace) -> None:
-    ways = {
+    modes = {
         "--run": flags.run,
         "--multirun": flags.multirun,
         "--cfg": flags.cfg is not None,
         "--info": flags.info is not None,
         "--shell-completion": flags.shell_completion,
     }
-    if len(chosen := [name for name, given in ways.items() if given]) > 1:
-        raise UserError(f"{' '.join(chosen)}: only one of these at a time.")
+    if len(chosen := [name for name, given in modes.items() if given]) > 1:
+        raise UserError(f"{' '.join(chosen)}: only one of these flags is possible at a time.")
     if flags.experimental_rerun is not None:
         raise UserError(
-            "--experimental-rerun: Hydra's pickles are not read, since they can run code; python -m grpo.reproduce "
-            "FOLDER runs a finished run again, resume=FOLDER resumes one that was stopped."
+            "--experimental-rerun: Hydra's pickles are not read, because they can run code; python -m grpo.reproduce "
+            "FOLDER repeats a finished run, resume=FOLDER resumes a stopped one."
         )
     if flags.config_path is not None:
         raise UserError(

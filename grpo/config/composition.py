@@ -1,4 +1,8 @@
-"""From composed settings to a checked, typed config with absolute paths."""
+"""From composed or saved settings to a checked, typed config with absolute paths.
+
+Called by every command, once it has its settings, and by scripts and tests that compose a run themselves. It must not
+know what a command does with the config.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -27,10 +31,10 @@ Schema = TypeVar("Schema", bound=AnyConfig)
 
 
 def load_config(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
-    """The composed settings as a typed `schema`, checked.
+    """The composed settings as a dataclass of type `schema`, checked, with absolute paths.
 
     Raises:
-        UserError: a key that no setting has, a value out of its range, or two values that exclude each other.
+        UserError: an unknown key, a value out of its range, or two values that exclude each other.
     """
     config = to_dataclass(composed, schema)
     check_config(config)
@@ -38,10 +42,10 @@ def load_config(composed: DictConfig | ListConfig, schema: type[Schema]) -> Sche
 
 
 def to_dataclass(composed: DictConfig | ListConfig, schema: type[Schema]) -> Schema:
-    """The composed settings as a `schema`, with names, types and the form of paths checked, but not values.
+    """The composed settings as a dataclass of type `schema`; names, types and paths are checked, but no other values.
 
     Raises:
-        UserError: a key that no setting has, or a value of another type.
+        UserError: an unknown key, or a value of another type.
     """
     with translate_errors(schema):
         _refuse_unknown_keys(composed, schema, "")
@@ -53,23 +57,24 @@ def to_dataclass(composed: DictConfig | ListConfig, schema: type[Schema]) -> Sch
 
 
 def with_absolute_paths(config: Schema) -> Schema:
-    """The settings with absolute paths, which mean the same from any working directory."""
+    """The config with absolute paths, which mean the same from any working directory; it is changed in place."""
     config.reward_files = [absolute_path(file) for file in config.reward_files]
     if isinstance(config, CommonConfig):
         if config.data.path is not None:
             config.data.path = absolute_path(config.data.path)
         folder = absolute_path(config.model.path)
-        if os.path.exists(folder):  # else it is a policy of the hub, or an embedded one
+        if os.path.exists(folder):  # otherwise it is a policy of the hub, or an embedded one
             config.model.path = folder
     return config
 
 
 def absolute_path(path: str) -> str:
+    """The absolute form of `path`; what came from an environment variable is still stored as its interpolation."""
     return absolute_with_source(path, os.path.abspath(Path(path).expanduser()))
 
 
 def _refuse_unknown_keys(node: Any, schema: Any, prefix: str) -> None:
-    """The schema refuses a plain misspelt key by itself; `+key=` gets past it."""
+    """Hydra refuses an unknown `key=` by itself, but accepts `+key=`."""
     known = schema_keys(schema)
     for key in node:
         if f"{prefix}{key}" not in known:
@@ -82,10 +87,10 @@ Sweeper = TypeVar("Sweeper", bound=SweeperConfig)
 
 
 def load_sweeper(composed: DictConfig, schema: type[Sweeper]) -> Sweeper:
-    """The settings of a sweeper as a typed `schema`, checked.
+    """The settings of a sweeper as a dataclass of type `schema`, checked.
 
     Raises:
-        UserError: a value that is none for its setting.
+        UserError: a value of another type, or out of its range.
     """
     settings = OmegaConf.structured(schema)
     for item in fields(schema):
@@ -108,7 +113,7 @@ def load_sweeper(composed: DictConfig, schema: type[Sweeper]) -> Sweeper:
 
 @contextmanager
 def config_search_path() -> Iterator[None]:
-    """Let `compose` find `conf/`; inside one of the project's Hydra apps it does already."""
+    """Let `compose` find `conf/`; inside a Hydra app of this project it already does."""
     if GlobalHydra.instance().is_initialized():
         yield
         return
@@ -117,10 +122,10 @@ def config_search_path() -> Iterator[None]:
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
-    """The run that `python -m grpo.train <overrides>` would compose.
+    """The config of `python -m grpo.train <overrides>`.
 
     Raises:
-        UserError: an override that names no setting, or a value that the schema refuses.
+        UserError: an override of an unknown setting, or a value that is not allowed.
     """
     with config_search_path(), translate_errors():
         return load_config(hydra_compose("config", list(overrides)), Config)
@@ -131,10 +136,11 @@ class UnsetVariable(UserError):
 
 
 def config_from_saved(settings: dict[str, Any], schema: type[Schema]) -> Schema:
-    """What of saved settings belongs to `schema`, checked.
+    """The saved settings that belong to `schema`, as a dataclass of that type, checked.
 
     Raises:
-        UserError: something is missing, or is not as this version has it.
+        UserError: a setting is missing, or its value is not allowed in this version.
+        UnsetVariable: an environment variable of the settings is not set.
     """
     shared = {item.name: settings.get(item.name, MISSING) for item in fields(schema)}
     if missing := [name for name, value in shared.items() if value == MISSING]:

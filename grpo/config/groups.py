@@ -1,13 +1,13 @@
-"""The folder `conf/` and the names of the options in its groups."""
+"""The folder `conf/`, and the names of the options in its groups, as in `model=tiny`."""
 
 from pathlib import Path
 
-# A checkout has conf/ beside the package; a wheel carries it inside.
+# A checkout has conf/ next to the package; a wheel has it inside the package.
 CONF = next(
     folder for folder in (Path(__file__).parents[2] / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
 )
 
 
 def option_names(group: str) -> list[str]:
-    """The files of a group of `conf/`."""
+    """The options of a group: the names of its files, without suffix."""
     return [file.stem for file in (CONF / group).glob("*.yaml")]

@@ -1,6 +1,6 @@
 """Setting names of TRL, verl, transformers, W&B and Hydra, with the names of this project.
 
-`grpo/config/messages.py` looks up unknown settings here; `docs/coming-from.md` is generated from the table:
+`grpo/config/suggestions.py` looks up unknown settings here; `docs/coming-from.md` is generated from the table:
 `python -m grpo.config.hints > docs/coming-from.md`.
 """
 
@@ -12,9 +12,9 @@ class Hint:
     """Names of one setting in other projects, and its name here.
 
     Args:
-        names: full names as they are typed, or the last part of longer ones, `actor.optim.lr` as `lr`.
-        ours: the setting or the group, with a value if the other name implies one; empty if there is none.
-        note: what differs: the unit, or what decides it here.
+        names: full names, or the last part of longer names, as `lr` for `actor.optim.lr`.
+        ours: the setting or the group here, with a value if the other name implies one; empty if there is none.
+        note: the difference: another unit, or what determines the value here.
     """
 
     names: tuple[str, ...]
@@ -23,9 +23,9 @@ class Hint:
 
 
 STEP = "a step has prompts_per_step x num_generations completions"
-PROCESSES = "the launcher decides, torchrun or accelerate: docs/multi-gpu.md"
+PROCESSES = "set by the launcher, torchrun or accelerate: docs/multi-gpu.md"
 
-# By section of the page.
+# One entry per section of the page.
 HINTS: dict[str, list[Hint]] = {
     "Batch and length": [
         Hint(
@@ -36,7 +36,7 @@ HINTS: dict[str, list[Hint]] = {
                 "mini_batch_size",
             ),
             "micro_batch_size",
-            f"completions computed at once on a device; changes only memory and speed; {STEP}",
+            f"completions per forward pass on a device; changes only memory and speed; {STEP}",
         ),
         Hint(
             ("batch_size", "train_batch_size", "ppo_mini_batch_size", "rollout_batch_size", "global_batch_size"),
@@ -66,7 +66,7 @@ HINTS: dict[str, list[Hint]] = {
         Hint(
             ("max_new_tokens", "max_tokens", "max_response_length", "response_length", "max_gen_length", "max_length"),
             "max_completion_length",
-            "tokens of a completion, without its prompt",
+            "tokens of a completion, without the prompt",
         ),
         Hint(("prompt_length", "max_prompt_len", "max_prompt_tokens"), "max_prompt_length", "tokens of a prompt"),
         Hint(
@@ -81,7 +81,7 @@ HINTS: dict[str, list[Hint]] = {
         ),
     ],
     "Optimizer": [
-        Hint(("learning_rate", "actor_lr", "peak_lr", "base_lr"), "optimizer.lr", "the highest value of the schedule"),
+        Hint(("learning_rate", "actor_lr", "peak_lr", "base_lr"), "optimizer.lr", "the peak of the schedule"),
         Hint(("optim", "optimizer_type", "optimizer_name"), "optimizer.name", "or the group: optimizer=adamw_8bit"),
         Hint(("adam_beta1", "beta_1", "b1"), "optimizer.beta1"),
         Hint(("adam_beta2", "beta_2", "b2"), "optimizer.beta2"),
@@ -89,7 +89,7 @@ HINTS: dict[str, list[Hint]] = {
         Hint(
             ("warmup_ratio", "warmup_steps", "lr_warmup_steps", "lr_warmup_steps_ratio", "num_warmup_steps"),
             "optimizer.warmup",
-            "below 1 a share of the steps, from 1 on a number of steps",
+            "below 1 a fraction of the steps, otherwise a number of steps",
         ),
         Hint(("grad_clip", "clip_grad", "clip_grad_norm", "gradient_clip_val", "grad_norm"), "optimizer.max_grad_norm"),
         Hint(("adam_epsilon", "eps"), "", "the optimizer's own default is used"),
@@ -107,7 +107,7 @@ HINTS: dict[str, list[Hint]] = {
                 "use_kl_in_reward",
             ),
             "algorithm.beta",
-            "the weight of the KL term; 0 leaves it out",
+            "weight of the KL term; 0 turns it off",
         ),
         Hint(
             ("clip_ratio", "clip_ratio_low", "cliprange", "clip_range", "clip_eps", "epsilon_low", "eps_clip"),
@@ -130,7 +130,7 @@ HINTS: dict[str, list[Hint]] = {
         Hint(("overlong_filtering", "mask_truncated"), "algorithm.mask_truncated_completions"),
     ],
     "Sampling": [
-        Hint(("temp", "sampling_temperature"), "temperature", "of sampling in training; evaluation is greedy"),
+        Hint(("temp", "sampling_temperature"), "temperature", "sampling temperature in training; evaluation is greedy"),
         Hint(("do_sample",), "", "training samples, evaluation is greedy; python -m grpo.evaluate takes temperature="),
         Hint(("use_vllm", "vllm_mode", "inference_backend"), "rollout=vllm", "rollout=vllm_server for a server"),
         Hint(("vllm_gpu_memory_utilization", "gpu_memory_utilization"), "rollout.memory", "with rollout=vllm"),
@@ -163,9 +163,7 @@ HINTS: dict[str, list[Hint]] = {
             "a hub id or a folder",
         ),
         Hint(("model_revision",), "model.revision"),
-        Hint(
-            ("torch_dtype", "param_dtype", "precision"), "model.dtype", "of the weights; bf16=true computes in bfloat16"
-        ),
+        Hint(("torch_dtype", "param_dtype", "precision"), "model.dtype", "of the weights; bf16=true is for computing"),
         Hint(("fp16", "mixed_precision", "amp"), "bf16=true", "the only mixed precision"),
         Hint(("use_peft", "lora_r", "peft_config", "use_lora", "lora"), "model.lora_rank", "above 0 trains adapters"),
         Hint(("lora_target_modules", "target_modules"), "", "adapters are on all linear layers"),
@@ -199,9 +197,9 @@ HINTS: dict[str, list[Hint]] = {
         Hint(
             ("reward_funcs", "reward_fn", "reward_function", "custom_reward_function", "reward_model"),
             "reward_files",
-            "Python files with @reward functions; +rewards.NAME=WEIGHT switches one on",
+            "Python files with @reward functions; +rewards.NAME=WEIGHT adds a reward",
         ),
-        Hint(("reward_weights", "reward_weight"), "rewards.NAME", "one weight for each, as in rewards.int=0.5"),
+        Hint(("reward_weights", "reward_weight"), "rewards.NAME", "one weight for each reward, as in rewards.int=0.5"),
     ],
     "Run": [
         Hint(
@@ -231,12 +229,12 @@ HINTS: dict[str, list[Hint]] = {
                 "val_freq",
             ),
             "eval_steps",
-            "on validation problems; held-out ones are answered before and after training",
+            "on validation problems; held-out problems are evaluated before and after training",
         ),
         Hint(
             ("eval_on_start", "val_before_train", "do_eval"),
             "",
-            "held-out problems are always answered before and after",
+            "held-out problems are always evaluated before and after training",
         ),
         Hint(("log_every", "log_freq", "log_interval", "logging_freq"), "logging_steps"),
         Hint(("random_seed", "manual_seed"), "seed"),
@@ -274,7 +272,7 @@ HINTS: dict[str, list[Hint]] = {
 
 
 def find_hint(name: str) -> Hint | None:
-    """What a name of another project is here; of a dotted one the last part is looked up, too."""
+    """The hint for a name of another project; for a dotted name, its last part is looked up as well."""
     plain = name.lower().lstrip("~+").replace("-", "_")
     for wanted in (plain, plain.rpartition(".")[2]):
         for hints in HINTS.values():
@@ -285,16 +283,16 @@ def find_hint(name: str) -> Hint | None:
 
 
 def hints_page() -> str:
-    """docs/coming-from.md"""
+    """The text of docs/coming-from.md."""
     lines = [
         "# Coming from TRL, verl, transformers",
         "",
-        "Setting names of other projects, and their names here. Typing one of them gives a message with the name",
-        "here; of a dotted name the last part is looked up, `lr` of `actor_rollout_ref.actor.optim.lr`. Names that are",
-        "the same are left out. Generated by `python -m grpo.config.hints > docs/coming-from.md`.",
+        "Setting names of other projects, and their names here. If you type one, the message has the name here.",
+        "For a dotted name, the last part is looked up: `lr` for `actor_rollout_ref.actor.optim.lr`. Equal names are",
+        "not listed. Generated by `python -m grpo.config.hints > docs/coming-from.md`.",
     ]
     for head, hints in HINTS.items():
-        lines += ["", f"## {head}", "", "| elsewhere | here | |", "|---|---|---|"]
+        lines += ["", f"## {head}", "", "| other project | here | |", "|---|---|---|"]
         for each in hints:
             names = ", ".join(f"`{name}`" for name in each.names)
             lines.append(f"| {names} | {f'`{each.ours}`' if each.ours else 'none'} | {each.note} |")

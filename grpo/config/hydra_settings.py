@@ -1,4 +1,7 @@
-"""Hydra's own settings, checked as soon as they are composed, before Hydra runs anything that they name."""
+"""Checks of Hydra's own settings, `hydra.*`, before Hydra runs any code that they name.
+
+Called around every Hydra app. It must not know the settings of this project.
+"""
 
 import logging
 import re
@@ -19,15 +22,15 @@ from grpo.core.errors import UserError, shorten
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-HANDLERS = r"logging(\.handlers)?\.\w+|grpo\.core\.run_log\.RunLog"  # of logging, by class
+HANDLERS = r"logging(\.handlers)?\.\w+|grpo\.core\.run_log\.RunLog"  # allowed classes of logging handlers
 
 
 @contextmanager
 def checked_hydra_config() -> Iterator[None]:
-    """Check what Hydra composes in this context.
+    """Check the settings of Hydra when it composes them in this context.
 
-    hydra-core 1.3 composes in `ConfigLoaderImpl.load_configuration` alone, and has no hook between that and creating
-    the callbacks, the sweeper and the launcher that the settings name.
+    Replaces `ConfigLoaderImpl.load_configuration` of hydra-core 1.3, because Hydra has no hook between composing and
+    creating the callbacks, the sweeper and the launcher that the settings name.
     """
     compose = ConfigLoaderImpl.load_configuration
 
@@ -60,14 +63,14 @@ def check_hydra_config(hydra: DictConfig) -> None:
     """Check the composed settings of Hydra.
 
     Raises:
-        UserError: they run code that is neither ours nor Hydra's, or name a folder that cannot be used.
+        UserError: they run code of neither this project nor Hydra, or name a folder that cannot be used.
     """
     for kind in ("launcher", "sweeper"):
         target = hydra[kind].get("_target_")
         if target not in _shipped(kind):
             raise UserError(
                 f"hydra.{kind}._target_={shorten(target)}: it runs code, and only the {kind}s of conf/hydra/{kind} "
-                f"are run: hydra/{kind}={', '.join(sorted(option_names(f'hydra/{kind}')))} or basic."
+                f"are allowed: hydra/{kind}={', '.join(sorted(option_names(f'hydra/{kind}')))} or basic."
             )
     for name, callback in (hydra.callbacks or {}).items():
         raise UserError(
@@ -79,14 +82,16 @@ def check_hydra_config(hydra: DictConfig) -> None:
         _check_logging(f"hydra.{kind}", logging_settings)
         _check_handlers(f"hydra.{kind}", logging_settings, hydra.runtime.choices.get(f"hydra/{kind}"))
     if hydra.sweeper._target_ == BASIC_SWEEPER and hydra.mode == RunMode.MULTIRUN:
-        refuse_too_many_jobs(parse_overrides(hydra.overrides.task))  # the basic sweeper lists all jobs at once
+        refuse_too_many_jobs(parse_overrides(hydra.overrides.task))  # the basic sweeper creates all jobs at once
     verbose = hydra.verbose if OmegaConf.is_list(hydra.verbose) else [hydra.verbose]
     if not all(isinstance(each, bool | str) for each in verbose):
         raise UserError(f"hydra.verbose={hydra.verbose}: must be true, false, or names of loggers.")
     if "/" in (name := str(hydra.job.name)):
         raise UserError(f"hydra.job.name={shorten(name)}: must be a file name, without a slash.")
     if hydra.job.chdir:
-        raise UserError("hydra.job.chdir=true: paths in settings are relative to where a run is started; leave it out.")
+        raise UserError(
+            "hydra.job.chdir=true: paths are relative to the working directory of the command; leave it out."
+        )
     _check_folder("hydra.sweep.dir" if hydra.mode == RunMode.MULTIRUN else "hydra.run.dir", hydra)
 
 
@@ -97,7 +102,7 @@ def _shipped(kind: str) -> list[str]:
 
 
 def _check_logging(key: str, settings: Any) -> None:
-    """`()` and `class` name what logging calls."""
+    """Refuse classes and functions that logging would call (`()` and `class`), and unknown levels."""
     if isinstance(settings, dict):
         name: Any
         for name, value in settings.items():
@@ -112,7 +117,7 @@ def _check_logging(key: str, settings: Any) -> None:
 
 
 def _check_handlers(key: str, settings: dict[str, Any], choice: str | None) -> None:
-    """Refuse handlers that logging cannot make: Hydra makes them after it has created the folder of the run."""
+    """Refuse handlers that logging cannot create: Hydra creates them only after the folder of the run."""
     handlers = settings.get("handlers") or {}
     for name, handler in handlers.items():
         is_file = str(handler.get("class")).endswith(("RunLog", "FileHandler"))
@@ -128,7 +133,7 @@ def _check_handlers(key: str, settings: dict[str, Any], choice: str | None) -> N
 
 
 def _check_folder(key: str, hydra: DictConfig) -> None:
-    """Refuse a folder whose name cannot be typed in a command or is not shown as it is in a terminal."""
+    """Refuse a folder whose name cannot be typed in a command, or that a terminal does not show as it is."""
     try:
         folder = str(OmegaConf.select(hydra, key.removeprefix("hydra.")))
     except OmegaConfBaseException:

@@ -1,18 +1,21 @@
-"""Full keys of settings, such as `optimizer.lr`: those of a schema, of a config and of nested mappings."""
+"""Full keys of settings, such as `optimizer.lr`: those of a schema, of a config and of nested mappings.
+
+A helper of the other modules of this package, and of reports. It knows no setting.
+"""
 
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin
 
 
 def get_setting(config: Any, key: str) -> Any:
-    """The value of the setting `key`, as in `optimizer.lr`; None where its group is not set or there is none."""
+    """The value of the setting `key`, such as `optimizer.lr`; None if there is no such setting or its group is None."""
     for name in key.split("."):
         config = getattr(config, name, None)
     return config
 
 
 def list_settings(schema: type[Any]) -> dict[str, type]:
-    """The settings that are lists, with the type of their elements."""
+    """The settings of a schema that are lists, with the type of their elements."""
     found = {}
     for item in fields(schema):
         for kind in (item.type, *get_args(item.type)):
@@ -22,7 +25,7 @@ def list_settings(schema: type[Any]) -> dict[str, type]:
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their full keys, `group.name`."""
+    """Nested settings as one mapping with full keys, `group.name`."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -30,7 +33,7 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def schema_keys(schema: type[Any], prefix: str = "") -> dict[str, Any]:
-    """Every setting of a schema by its full key, with its type; a group by its name, with its schema."""
+    """The full keys of a schema: each setting with its type, and each group with its dataclass."""
     found: dict[str, Any] = {}
     for item in fields(schema):
         found[f"{prefix}{item.name}"] = item.type

@@ -68,15 +68,14 @@ def explain(error: Exception, schema: type[Any]) -> str:
     """One line about what Hydra or OmegaConf refused: the key, the value, the rule, the known names."""
     if isinstance(error, OverrideParseException):
         return explain_unparsable(error.override)
-    refusal = Refusal(
-        error, schema, hide_environment_values(str(error)), hide_environment_values(str(error.__cause__ or ""))
-    )
+    text, cause = hide_environment_values(str(error)), hide_environment_values(str(error.__cause__ or ""))
+    refusal = Refusal(error, schema, text, cause)
     for each in EXPLANATIONS:
-        if match := re.search(each.pattern, refusal.text + refusal.cause * each.search_cause):
+        if match := re.search(each.pattern, text + cause * each.search_cause):
             found = match.expand(each.message) if isinstance(each.message, str) else each.message(match, refusal)
             if found is not None:
                 return found
-    return " ".join(refusal.text.split())
+    return " ".join(text.split())
 
 
 TYPE_RULES = {

@@ -1,6 +1,6 @@
-"""Overrides as they are typed, `NAME=VALUE`: how to quote a value, and how many jobs a sweep over them has.
+"""Overrides as the user types them, `NAME=VALUE`: parsing, quoting, and the number of jobs of a sweep.
 
-The grammar is Hydra's; this module knows no setting.
+The grammar is Hydra's. This module knows no setting.
 """
 
 import json
@@ -24,8 +24,8 @@ from grpo.core.errors import UserError, first_line, shorten
 from grpo.core.paths import path_fault
 from grpo.core.text import ESCAPE_CANDIDATES
 
-MAX_JOBS = 10_000  # of a sweep
-MAX_EXACT_COUNT = 10**12  # larger counts are not exact
+MAX_JOBS = 10_000  # in a sweep
+MAX_EXACT_COUNT = 10**12  # larger numbers of values are not counted exactly
 FOLDER_SETTINGS = ("hydra.run.dir", "hydra.sweep.dir")
 BROKEN_INTERPOLATION = r"${ starts a name, as in ${seed}; for the characters themselves, write \${ within quotes"
 _KEY = re.compile(r"[~+]*[\w./@:$-]+")
@@ -33,7 +33,7 @@ _SPACED = re.compile(r"(\+{0,2}[a-zA-Z_][\w./@-]*)(?: ?[=:] ?| )([^\s=:].*)")
 
 
 def quote_value(text: str) -> str:
-    """`text` as the value of an override: as it is where Hydra reads it so, else in Hydra's quotes."""
+    """`text` as the value of an override, in Hydra's quotes if Hydra would otherwise read another value."""
     plain = re.fullmatch(r"[\w./-]+", text, re.ASCII) and _value(f"key={text}") == text
     return text if plain else QuotedString(text, Quote.double).with_quotes()
 
@@ -43,14 +43,14 @@ def _value(override: str) -> Any:
 
 
 def shell_argument(key: str, value: Any) -> str:
-    """The word to type in a shell so that the setting `key` gets `value`."""
+    """The argument to type in a shell that sets `key` to `value`."""
     if isinstance(value, str):
         return shlex.quote(f"{key}={quote_value(value)}")
-    return shlex.quote(f"{key}={json.dumps(value, default=str)}")  # as Hydra writes numbers, booleans and null
+    return shlex.quote(f"{key}={json.dumps(value, default=str)}")  # Hydra reads numbers, booleans and null as JSON
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[Override]:
-    """The overrides that `arguments` are.
+    """The arguments, parsed by Hydra.
 
     Raises:
         UserError: one of them cannot be parsed.
@@ -61,7 +61,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
             (override,) = OverridesParser.create().parse_overrides([each])
         except HydraException as error:
             raise UserError(explain_unparsable(each)) from error
-        except ValueError as error:  # a number of more digits than Python reads
+        except ValueError as error:  # a number with more digits than Python parses
             raise UserError(f"{shorten(each)}: {first_line(error)}.") from error
         if not override.key_or_group:
             raise UserError(explain_unparsable(each))
@@ -78,7 +78,7 @@ def is_parsable(override: str) -> bool:
 
 
 def explain_unparsable(override: str) -> str:
-    """What is wrong with an override that Hydra's grammar refuses, and what to type instead."""
+    """The message about an override that Hydra cannot parse: what is wrong, and what to type instead."""
     key, equals, value = override.partition("=")
     if not equals or not _KEY.fullmatch(key):
         return f"{shorten(override) or repr('')}: not a setting; write NAME=VALUE."
@@ -94,12 +94,12 @@ def explain_unparsable(override: str) -> str:
         return f"{given}: write {shell_argument(key, _expand_user(value))}"
     if settings := _mapping(value):
         each = " ".join(shell_argument(f"{key}.{name}", inner) for name, inner in settings.items())
-        return f"{given}: the settings of a group are given one by one: {each}"
+        return f"{given}: set the settings of a group one by one: {each}"
     return f"{given}: this value needs quotes within quotes: {shell_argument(key, value)}"
 
 
 def _unquotable(key: str, values: Sequence[str]) -> str | None:
-    """Why no quotes make these values readable."""
+    """Why these values are wrong even with quotes; None if quotes are enough."""
     broken = any(not _can_be_resolved(value) for value in values)
     if key in FOLDER_SETTINGS and (broken or "${" not in values[0]):
         return folder_fault(values[0])
@@ -117,7 +117,7 @@ def _can_be_resolved(text: str) -> bool:
 
 
 def folder_fault(folder: str) -> str | None:
-    """Why Hydra cannot create this folder, or why its name cannot be typed in a command; None where it can."""
+    """Why Hydra cannot create this folder, or why its name cannot be typed in a command; None if there is no fault."""
     if fault := path_fault(folder):
         return fault
     if ESCAPE_CANDIDATES.search(folder) or re.search(r"[\t\n]", folder):
@@ -134,9 +134,10 @@ def _in_one_line(text: str) -> str:
 
 
 def explain_spaces(words: Sequence[str], texts: Collection[str]) -> str | None:
-    """The message about a setting that is typed as several words, `max_steps = 10`; None if there is none.
+    """The message about a setting with spaces, as in `max_steps = 10`; None if there is none.
 
     Args:
+        words: the arguments, without flags.
         texts: the settings whose values are texts, which may contain spaces.
     """
     for start, word in enumerate(words):
@@ -144,8 +145,8 @@ def explain_spaces(words: Sequence[str], texts: Collection[str]) -> str | None:
         key, equals, value = word.partition("=")
         if equals and value and following and key in texts:
             given = " ".join([word, *following])
-            whole = shell_argument(key, " ".join([value, *following]))
-            return f"{shorten(given)}: a value with spaces needs quotes: {whole}"
+            quoted = shell_argument(key, " ".join([value, *following]))
+            return f"{shorten(given)}: a value with spaces needs quotes: {quoted}"
         count = 2 if following[:1] in (["="], [":"]) else 1
         given = " ".join([word, *following[:count]])
         if "=" in word.rstrip("=") or not (match := _SPACED.fullmatch(given)):
@@ -158,7 +159,7 @@ def explain_spaces(words: Sequence[str], texts: Collection[str]) -> str | None:
 
 
 def _mapping(text: str) -> dict[Any, Any] | None:
-    """The settings that a value in braces holds; None if it is no such value, or a text in braces."""
+    """The settings in a value in braces, `{name: value}`; None if `text` is not such a value."""
     if not text.startswith("{"):
         return None
     try:
@@ -176,10 +177,10 @@ def _expand_user(path: str) -> str:
 
 
 def count_values(override: Override) -> int:
-    """How many values are typed, counted without listing them; a value that is not a list counts as one.
+    """Number of values of a setting in a sweep, counted without listing them; 1 if it is not swept.
 
     Raises:
-        UserError: a range that has no end.
+        UserError: a range without a finite start and end, or with a step of 0.
     """
     value = override.value()
     if not override.is_discrete_sweep():
@@ -194,17 +195,18 @@ def count_values(override: Override) -> int:
 
 
 def refuse_too_many_jobs(overrides: Sequence[Override]) -> None:
-    """
+    """Check the number of jobs of a sweep.
+
     Raises:
-        UserError: the combinations of values are more than `MAX_JOBS`.
+        UserError: there are more than `MAX_JOBS` combinations of values.
     """
     counts = {each.get_key_element(): count_values(each) for each in overrides}
     if (jobs := math.prod(counts.values())) > MAX_JOBS:
-        factors = " x ".join(f"{key} ({_counted(count)})" for key, count in counts.items() if count > 1)
+        factors = " x ".join(f"{key} ({_format_count(count)})" for key, count in counts.items() if count > 1)
         raise UserError(
-            f"{factors}: a sweep of {_counted(jobs)} jobs; at most {MAX_JOBS:,} are possible. List fewer values."
+            f"{factors}: a sweep of {_format_count(jobs)} jobs; at most {MAX_JOBS:,} are possible. List fewer values."
         )
 
 
-def _counted(count: int) -> str:
+def _format_count(count: int) -> str:
     return f"{count:,}" if count < MAX_EXACT_COUNT else f"{MAX_EXACT_COUNT:,} or more"

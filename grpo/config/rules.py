@@ -1,14 +1,18 @@
-"""The values that each setting may take, beyond its type. Checks across settings are in `validation.py`."""
+"""The values that each setting may take, in addition to its type. `validation.py` applies these rules to a config.
+
+Checks across several settings are in `validation.py`, too.
+"""
 
 import re
 from collections.abc import Callable
 from typing import Any
 
-from grpo.config.limits import MAX_COMPLETIONS, MAX_PROBLEMS, MAX_STEPS, MAX_TOKENS
+from grpo.config.limits import MAX_COMPLETIONS, MAX_PROBLEMS, MAX_STEPS, MAX_TOKENS, MAX_WEIGHT
 from grpo.config.overrides import MAX_JOBS
 from grpo.config.samplers import SAMPLER_SETTINGS
 from grpo.config.schema import AuditConfig, Config, EvaluateConfig, PlanConfig
 
+# Whether a value is allowed, and the rule in words.
 Rule = tuple[Callable[[Any], bool], str]
 
 
@@ -22,10 +26,9 @@ def between(low: float, high: float, reason: str = "") -> Rule:
     )
 
 
-below_one: Rule = (lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "must be at least 0 and below 1")
 
-
-# What grpo/training/alarms.py watches for.
+# The alarms of grpo/training/alarms.py: the values of stop_on.
 ALARM_NAMES = (
     "truncated",
     "constant_reward",
@@ -37,12 +40,10 @@ ALARM_NAMES = (
     "not_finite",
 )
 
-
 # How an answer is compared with the reference answer: the values of data.answer_match.
 ANSWER_MATCHES = ("number", "text", "strict")
 
-
-# The values each field may take, beyond its type. None is left to the type.
+# Rules of the settings of every command that runs a policy. None is not checked: the type tells where it is allowed.
 COMMON_RULES: dict[str, Rule] = {
     "seed": between(0, 2**32 - 1),
     "device": one_of("cpu", "cuda"),
@@ -55,7 +56,7 @@ COMMON_RULES: dict[str, Rule] = {
     "model.dtype": one_of("float32", "bfloat16"),
     "model.lora_rank": between(0, 8_192),
     "model.lora_alpha": between(1, 65_536),
-    "model.lora_dropout": below_one,
+    "model.lora_dropout": BELOW_ONE,
     "data.name": one_of("arithmetic", "gsm8k", "jsonl"),
     "data.train_problems": between(1, MAX_PROBLEMS),
     "data.eval_problems": between(1, MAX_PROBLEMS),
@@ -67,14 +68,14 @@ COMMON_RULES: dict[str, Rule] = {
     "data.gold": one_of("number", "text"),
     "data.answer_match": one_of(*ANSWER_MATCHES),
     "rollout.name": one_of(*SAMPLER_SETTINGS),
-    "rollout.top_p": (lambda value: 0 < value <= 1, "must lie above 0 and not above 1"),
+    "rollout.top_p": (lambda value: 0 < value <= 1, "must be above 0 and at most 1"),
     "rollout.top_k": between(0, 1_000_000),
     "rollout.min_p": between(0, 1),
     "rollout.repetition_penalty": between(0.01, 100),
     "rollout.correction": one_of("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
-    "rollout.correction_max": between(1, 1_000_000, "a ratio of 1 is right where the engine and the trainer agree"),
+    "rollout.correction_max": between(1, 1_000_000, "the ratio is 1 where the engine and the trainer agree"),
     "rollout.correction_min": between(0, 1),
-    "rollout.memory": (lambda value: 0 < value < 1, "must lie above 0 and below 1"),
+    "rollout.memory": (lambda value: 0 < value < 1, "must be above 0 and below 1"),
     "rollout.tensor_parallel": between(1, 1_024),
     "rollout.server": (
         lambda value: re.fullmatch(r"https?://[\w.\[\]:-]+(/[\w./-]*)?", value) is not None,
@@ -84,7 +85,7 @@ COMMON_RULES: dict[str, Rule] = {
     "rollout.group_port": between(1, 65535),
 }
 
-
+# Rules of the other settings of each command.
 RULES: dict[type, dict[str, Rule]] = {
     Config: {
         "num_generations": between(2, 65_536, "an advantage compares the completions of one prompt"),
@@ -96,7 +97,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "logging_steps": between(1, MAX_STEPS),
         "eval_steps": between(1, MAX_STEPS),
         "save_steps": between(1, MAX_STEPS),
-        "save_total_limit": between(2, MAX_STEPS, "a damaged checkpoint must leave one to go back to"),
+        "save_total_limit": between(2, MAX_STEPS, "if one checkpoint is damaged, another must remain"),
         "on_nonfinite": one_of("stop", "skip"),
         "alarm_window": between(2, MAX_STEPS),
         "stop_on": (lambda value: set(value) <= set(ALARM_NAMES), f"must be a list of {', '.join(ALARM_NAMES)}"),
@@ -104,13 +105,13 @@ RULES: dict[type, dict[str, Rule]] = {
         "optimizer.name": one_of("adamw_torch", "adamw_8bit", "adafactor", "sgd"),
         "optimizer.lr": between(1e-12, 100),
         "optimizer.weight_decay": between(0, 100),
-        "optimizer.beta1": below_one,
-        "optimizer.beta2": below_one,
+        "optimizer.beta1": BELOW_ONE,
+        "optimizer.beta2": BELOW_ONE,
         "optimizer.max_grad_norm": between(1e-9, 1e9),
         "optimizer.schedule": one_of("cosine", "linear", "constant", "constant_with_warmup"),
         "optimizer.warmup": (
             lambda value: 0 <= value < 1 or MAX_STEPS >= value == int(value) >= 1,
-            f"must be a share of the steps below 1, or a whole number of steps up to {MAX_STEPS:,}",
+            f"must be a fraction of the steps below 1, or a whole number of steps up to {MAX_STEPS:,}",
         ),
         "algorithm.loss_type": one_of("grpo", "bnpo", "dr_grpo", "dapo"),
         "algorithm.beta": between(0, 1_000),
@@ -132,17 +133,12 @@ RULES: dict[type, dict[str, Rule]] = {
         "samples": between(1, 256),
         "temperature": (
             lambda value: value == 0 or 0.0001 <= value <= 100,
-            "must be 0, which answers greedily, or between 0.0001 and 100",
+            "must be 0 for greedy decoding, or between 0.0001 and 100",
         ),
         "show": between(0, MAX_PROBLEMS),
     },
     AuditConfig: {"fail_on": one_of("warning", "note"), "data.answer_match": one_of(*ANSWER_MATCHES)},
 }
-
-
-WEIGHT_RULE = between(-10_000, 10_000, "advantages are computed in float32")  # as in grpo/rewards/scoring.py
-
-
 RULES[PlanConfig] = RULES[Config] | {
     "world_size": between(1, 1_000_000),
     "sharding": one_of("ddp", "zero2", "zero3", "fsdp2"),
@@ -154,7 +150,9 @@ RULES[PlanConfig] = RULES[Config] | {
     "hardware.link": between(1, 1e18),
 }
 
+WEIGHT_RULE = between(-MAX_WEIGHT, MAX_WEIGHT, "advantages are computed in float32")
 
+# Rules of hydra.sweeper, without that prefix.
 SWEEPER_RULES: dict[str, Rule] = {
     "parallel": between(1, 1_000),
     "step_seconds": between(0.001, 1_000_000),

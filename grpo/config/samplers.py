@@ -1,14 +1,17 @@
-"""Which settings each sampler of `conf/rollout/` has, and which of them change the distribution of its samples."""
+"""Which settings each sampler of `conf/rollout/` has, and which of them change the distribution of its samples.
+
+Read by the validation of configs and by whoever chooses a sampler. It must not know how a sampler works.
+"""
 
 from dataclasses import replace
 
 from grpo.config.schema import RolloutConfig
 
-# What each sampler of conf/rollout/ may be told; what has no None among its values must be told.
 SAMPLING_PARAMETERS = ("top_p", "top_k", "min_p", "repetition_penalty")
 
 CORRECTION_SETTINGS = ("correction", "correction_max", "correction_min")
 
+# The settings of each sampler, in addition to its name.
 SAMPLER_SETTINGS: dict[str, tuple[str, ...]] = {
     "fast": ("native",),
     "generate": SAMPLING_PARAMETERS,
@@ -19,21 +22,21 @@ SAMPLER_SETTINGS: dict[str, tuple[str, ...]] = {
 
 VLLM_ENGINES = ("vllm", "vllm_server")
 
-# Those of other projects: they train, by way of TRL, and never evaluate.
+# Samplers of other projects. TRL calls them in training; evaluation never uses them.
 ENGINES = ("continuous_batching", *VLLM_ENGINES)
 
-# What these are where samples come from the policy's own distribution.
+# Values with which samples come from the policy's own distribution.
 NEUTRAL_SAMPLING: dict[str, float | None] = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
 
 
 def non_neutral_sampling(rollout: RolloutConfig) -> dict[str, float]:
-    """The settings that make samples come from another distribution than the policy's own."""
+    """The sampling parameters with which samples come from another distribution than the policy's own."""
     given = {name: getattr(rollout, name) for name in NEUTRAL_SAMPLING}
     return {name: value for name, value in given.items() if value is not None and value != NEUTRAL_SAMPLING[name]}
 
 
 def evaluation_rollout(rollout: RolloutConfig) -> RolloutConfig:
-    """How a run that trains with `rollout` is evaluated: from the policy's own distribution, and in this process."""
+    """The sampler that evaluates a run trained with `rollout`: in this process, from the policy's distribution."""
     if rollout.name in ENGINES:
         return RolloutConfig("fast", native=True)
     return replace(rollout, top_p=None, top_k=None, min_p=None, repetition_penalty=None)

@@ -35,11 +35,11 @@ class DataConfig:
     validation_problems: int | None
     seed: int
     answer_match: str
-    # arithmetic alone
+    # only of arithmetic
     min_steps: int | None = None
     max_steps: int | None = None
     max_number: int | None = None
-    # gsm8k and jsonl
+    # only of gsm8k and jsonl
     train_file: str | None = None
     test_file: str | None = None
     validation_file: str | None = None
@@ -76,7 +76,7 @@ class AlgorithmConfig:
 
 @dataclass
 class RolloutConfig:
-    """Which of these each sampler has stands in `SETTINGS`."""
+    """A sampler of completions. `SAMPLER_SETTINGS` of `samplers.py` says which of these settings each sampler has."""
 
     name: str
     native: bool | None = None
@@ -108,7 +108,7 @@ class TrackingConfig:
 
 @dataclass
 class CommonConfig:
-    """What every command that runs a policy is told."""
+    """The settings of every command that runs a policy."""
 
     model: ModelConfig
     data: DataConfig
@@ -174,7 +174,7 @@ class AuditDataConfig:
 
 @dataclass
 class AuditConfig:
-    """A stack of rewards put to the test; no policy, no problems."""
+    """A test of a stack of rewards, without policy and problems."""
 
     data: AuditDataConfig
     rewards: dict[str, float]
@@ -196,7 +196,7 @@ class HardwareConfig:
 
 @dataclass
 class PlanConfig(Config):
-    """A training run, and what it shall run on."""
+    """A training run, and the hardware that it would run on."""
 
     world_size: int
     sharding: str
@@ -205,7 +205,7 @@ class PlanConfig(Config):
 
 @dataclass
 class SweeperConfig:
-    """conf/hydra/sweeper/grid.yaml, and what optuna.yaml shares with it."""
+    """The settings of conf/hydra/sweeper/grid.yaml, which optuna.yaml has as well."""
 
     params: dict[str, Any]
     parallel: int | None
@@ -214,7 +214,7 @@ class SweeperConfig:
 
 @dataclass
 class SearchConfig(SweeperConfig):
-    """conf/hydra/sweeper/optuna.yaml"""
+    """The settings of conf/hydra/sweeper/optuna.yaml."""
 
     n_trials: int
     maximize: list[str]
@@ -234,15 +234,15 @@ ConfigStore.instance().store(name="audit_schema", node=AuditConfig)
 ConfigStore.instance().store(name="plan_schema", node=PlanConfig)
 
 
-def divide(whole: int, part: int) -> int:
-    """`${divide:64,${num_generations}}`
+def divide(number: int, divisor: int) -> int:
+    """The resolver of `${divide:64,${num_generations}}`.
 
     Raises:
-        ValueError: something would be left over.
+        ValueError: the division has a remainder.
     """
-    if part < 1 or whole % part:
-        raise ValueError(f"{whole} cannot be divided by {part}")
-    return whole // part
+    if divisor < 1 or number % divisor:
+        raise ValueError(f"{number} cannot be divided by {divisor}")
+    return number // divisor
 
 
 OmegaConf.register_new_resolver("divide", divide, replace=True)

@@ -1,4 +1,8 @@
-"""Checks of a config: each value against its rule, then combinations of values."""
+"""Checks of a config: each value against its rule, then combinations of values.
+
+Called when settings are composed or read from a run. It needs no torch, so a mistake is reported before torch is
+imported; checks that need the machine are in `grpo.policy`.
+"""
 
 import math
 from collections.abc import Callable
@@ -16,11 +20,11 @@ from grpo.config.samplers import (
     VLLM_ENGINES,
     non_neutral_sampling,
 )
-from grpo.config.schema import AnyConfig, AuditConfig, CommonConfig, Config, DataConfig, EvaluateConfig
+from grpo.config.schema import AnyConfig, AuditConfig, CommonConfig, Config, DataConfig, EvaluateConfig, ModelConfig
 from grpo.core.errors import UserError, shorten
 from grpo.core.paths import path_fault
 
-# The settings that name a file or a folder.
+# The settings that are paths.
 PATH_SETTINGS = (
     "model.path",
     "data.path",
@@ -36,7 +40,11 @@ PATH_SETTINGS = (
 
 
 def check_lists_and_paths(config: AnyConfig) -> None:
-    """Check the elements of lists, whose types the schema does not check, and refuse paths that no file can have."""
+    """Check the types of list elements, which OmegaConf does not check, and that paths are possible.
+
+    Raises:
+        UserError: a list with elements of another type, or a path that no file can have.
+    """
     for key, kind in list_settings(type(config)).items():
         values: Any = get_setting(config, key) or []
         if not all(isinstance(value, kind) for value in values):
@@ -49,6 +57,11 @@ def check_lists_and_paths(config: AnyConfig) -> None:
 
 
 def check_config(config: AnyConfig) -> None:
+    """Check every value and every combination of values.
+
+    Raises:
+        UserError: a value breaks its rule, or two values exclude each other.
+    """
     common = COMMON_RULES if isinstance(config, CommonConfig) else {}
     for key, (holds, rule) in (common | RULES.get(type(config), {})).items():
         check_value(key, get_setting(config, key), holds, rule)
@@ -58,22 +71,27 @@ def check_config(config: AnyConfig) -> None:
         return
     _check_data(config.data)
     _check_rollout(config)
-    if config.model.num_layers is not None and config.model.init != "random":
-        raise UserError(
-            f"model.num_layers={config.model.num_layers}: cuts an architecture without weights; add model.init=random."
-        )
-    if config.model.load_in_4bit and config.model.init == "random":
-        raise UserError(
-            "model.load_in_4bit=true: quantizes weights as they are loaded, and model.init=random has none."
-        )
+    _check_model(config.model)
     if isinstance(config, Config):
         if config.trust_run and config.resume is None:
             raise UserError("trust_run=true: applies to resume=FOLDER only; leave it out.")
         _check_batch(config)
         if config.model.load_in_4bit and not config.model.lora_rank:
-            raise UserError("model.load_in_4bit=true: weights of 4 bits are not trained; add model.lora_rank=16.")
+            raise UserError("model.load_in_4bit=true: 4-bit weights are not trained; add model.lora_rank=16.")
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config)
+
+
+def _check_model(model: ModelConfig) -> None:
+    if model.num_layers is not None and model.init != "random":
+        raise UserError(
+            f"model.num_layers={model.num_layers}: applies to random weights only; add model.init=random, or leave it "
+            "out."
+        )
+    if model.load_in_4bit and model.init == "random":
+        raise UserError(
+            "model.load_in_4bit=true: quantizes weights while they are loaded, and model.init=random loads none."
+        )
 
 
 def check_value(key: str, value: Any, holds: Callable[[Any], bool], rule: str) -> None:
@@ -105,7 +123,7 @@ def _check_rollout(config: CommonConfig) -> None:
         if name not in own:
             raise UserError(
                 f"rollout.{name}={value}: rollout={rollout.name} samples from the policy's own distribution and has no "
-                f"such setting; take rollout=generate rollout.{name}={value}."
+                f"such setting; use rollout=generate rollout.{name}={value}."
             )
     for item in fields(rollout):
         value = getattr(rollout, item.name)
@@ -119,11 +137,11 @@ def _check_rollout(config: CommonConfig) -> None:
     truncates = rollout.correction in ("token_truncate", "sequence_truncate")
     if truncates and rollout.correction_max is None and rollout.correction_min is None:
         raise UserError(
-            f"rollout.correction={rollout.correction}: needs a bound to cut ratios off at, rollout.correction_max=2.0."
+            f"rollout.correction={rollout.correction}: needs a bound for the ratios, rollout.correction_max=2.0."
         )
     if rollout.name in ENGINES and isinstance(config, EvaluateConfig):
         raise UserError(
-            f"rollout={rollout.name}: it samples in training alone; evaluate with rollout=fast, as a run does itself."
+            f"rollout={rollout.name}: it samples in training only; evaluate with rollout=fast, as a run does itself."
         )
     if rollout.name == "vllm" and config.model.init == "random" and config.model.lora_rank:
         raise UserError(
@@ -132,23 +150,23 @@ def _check_rollout(config: CommonConfig) -> None:
         )
     if rollout.name in VLLM_ENGINES and config.device == "cpu":
         raise UserError(
-            f"device=cpu: rollout={rollout.name} needs a GPU, device=cuda; on a CPU take rollout=fast, which is also "
+            f"device=cpu: rollout={rollout.name} needs a GPU, device=cuda; on a CPU use rollout=fast, which is also "
             "the fastest there."
         )
 
 
 def _check_data(data: DataConfig) -> None:
-    made = ["min_steps", "max_steps", "max_number"]
-    read = ["train_file", "question_column", "answer_column", "gold"]
+    of_arithmetic = ["min_steps", "max_steps", "max_number"]
+    of_files = ["train_file", "question_column", "answer_column", "gold"]
     if data.name == "arithmetic":
-        needed = [*made, "train_problems", "eval_problems", "validation_problems"]
-        foreign = [*read, "path", "test_file", "validation_file"]
+        required = [*of_arithmetic, "train_problems", "eval_problems", "validation_problems"]
+        forbidden = [*of_files, "path", "test_file", "validation_file"]
     else:
-        needed, foreign = read, made
-    for name in needed:
+        required, forbidden = of_files, of_arithmetic
+    for name in required:
         if getattr(data, name) is None:
             raise UserError(f"data.{name}=null: data={data.name} needs a value there.")
-    for name in foreign:
+    for name in forbidden:
         if (value := getattr(data, name)) is not None:
             raise UserError(
                 f"data.{name}={value}: data={data.name} has no such setting; choose the dataset with data=."
@@ -162,14 +180,14 @@ def _check_data(data: DataConfig) -> None:
             if sum(getattr(data, name) for name in names) > DISTINCT_PROBLEMS[split]:
                 given = ", ".join(f"data.{name}={getattr(data, name)}" for name in names)
                 raise UserError(
-                    f"{given}: data=arithmetic makes at most {DISTINCT_PROBLEMS[split]:,} distinct {split} problems; "
+                    f"{given}: data=arithmetic has at most {DISTINCT_PROBLEMS[split]:,} distinct {split} problems; "
                     "set fewer."
                 )
 
 
 def _check_evaluation(config: EvaluateConfig) -> None:
     if config.samples > 1 and config.temperature == 0:
-        raise UserError(f"samples={config.samples}: greedy answers are all alike; add temperature=1.0.")
+        raise UserError(f"samples={config.samples}: greedy completions are all equal; add temperature=1.0.")
     if config.k is not None and (not config.k or min(config.k) < 1 or max(config.k) > MAX_COMPLETIONS):
         raise UserError(
             f"k={shorten(config.k)}: must be a list of whole numbers from 1 to {MAX_COMPLETIONS:,}, k=[1,8]."
@@ -178,4 +196,4 @@ def _check_evaluation(config: EvaluateConfig) -> None:
         raise UserError(f"k={config.k}: must not exceed samples={config.samples}.")
     for name, value in non_neutral_sampling(config.rollout).items():
         if config.temperature == 0 and name != "repetition_penalty":
-            raise UserError(f"rollout.{name}={value}: greedy answers have no use for it; add temperature=1.0.")
+            raise UserError(f"rollout.{name}={value}: has no effect on greedy decoding; add temperature=1.0.")

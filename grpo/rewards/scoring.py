@@ -29,9 +29,9 @@ class NonFiniteReward(UserError):
 
 # Collections that cannot be a list of scores, or have no order.
 NOT_SCORE_LISTS = (Mapping, Set, str, bytes, bytearray, memoryview)
-# Advantages are computed in float32, and a standard deviation squares weighted scores: (1e12 * 1e4)^2 leaves room for
-# the sum over a batch.
-MAX_SCORE, MAX_WEIGHT = 1e12, 1e4
+# Advantages are computed in float32, and a standard deviation squares weighted scores: (MAX_SCORE * MAX_WEIGHT)^2, with
+# the limit of weights in grpo/config/limits.py, leaves room for the sum over a batch.
+MAX_SCORE = 1e12
 
 
 def score_reward(

@@ -8,10 +8,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from grpo.config.limits import MAX_WEIGHT
 from grpo.core.errors import UserError, suggest_name
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.reward_files import REWARD_SOURCES, load_reward_files
-from grpo.rewards.scoring import MAX_WEIGHT, score_reward
+from grpo.rewards.scoring import score_reward
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ def test_the_error_names_rule_and_neighbours() -> None:
     with pytest.raises(UserError) as error:
         derive_batch(num_generations=3, prompts_per_step=5, micro_batch_size=8, world_size=4)
     assert str(error.value) == (
-        "prompts_per_step=5 x num_generations=3 = 15 completions a step do not share out evenly over 4 processes. "
-        "Nearest that do: prompts_per_step=4 or 8, or num_generations=4."
+        "prompts_per_step=5 x num_generations=3 = 15 completions per step cannot be divided evenly among 4 processes. "
+        "Nearest that can: prompts_per_step=4 or 8, or num_generations=4."
     )
 
 
 def test_in_words() -> None:
-    assert str(derive_batch(16, 4, 24)) == "4 prompts x 16 completions = 64 a step, 4 x 16"
+    assert str(derive_batch(16, 4, 24)) == "4 prompts x 16 completions = 64 per step, 4 x 16"

@@ -180,7 +180,7 @@ STEP = "a step has prompts_per_step x num_generations completions"
         ("actor_rollout_ref.actor.optim.lr=1e-6", "Did you mean 'optimizer.lr'?"),
         ("batch_size=8", f"Here it is prompts_per_step (prompts, not completions: {STEP}"),
         ("data.train_batch_size=8", f"Here it is prompts_per_step (prompts, not completions: {STEP}"),
-        ("per_device_train_batch_size=8", "Here it is micro_batch_size (completions computed at once on a device"),
+        ("per_device_train_batch_size=8", "Here it is micro_batch_size (completions per forward pass on a device"),
         ("gradient_accumulation_steps=4", f"It has no counterpart here: it follows from the batch: {STEP}"),
         ("actor_rollout_ref.rollout.n=8", "Here it is num_generations (completions for each prompt)."),
         ("beta=0.04", "Did you mean 'algorithm.beta'?"),
@@ -195,7 +195,7 @@ STEP = "a step has prompts_per_step x num_generations completions"
         ("top_p=0.9", "Did you mean 'rollout.top_p'?"),
         ("output_dir=out", "Here it is hydra.run.dir (hydra.sweep.dir for a sweep)."),
         ("hydra.launcher.n_jobs=4", "Here it is hydra.sweeper.parallel"),
-        ("n_gpus_per_node=8", "the launcher decides, torchrun or accelerate: docs/multi-gpu.md."),
+        ("n_gpus_per_node=8", "set by the launcher, torchrun or accelerate: docs/multi-gpu.md."),
         ("zzz=1", "zzz: there is no such setting. Known: activation_checkpointing"),
     ],
 )
@@ -226,7 +226,7 @@ def test_the_page_is_made_of_the_table() -> None:
     ("override", "message"),
     [
         ("model.path=a/epoch=9.ckpt", """needs quotes within quotes: 'model.path="a/epoch=9.ckpt"'"""),
-        ("optimizer={'lr': 0.02}", "the settings of a group are given one by one: optimizer.lr=0.02"),
+        ("optimizer={'lr': 0.02}", "set the settings of a group one by one: optimizer.lr=0.02"),
         ("rewards={'int': 0, 'xmlcount': 1}", "one by one: rewards.int=0 rewards.xmlcount=1"),
         (
             "system_prompt=Think first, then answer.",
@@ -419,7 +419,7 @@ def test_the_command_to_resume_names_the_folder(name: str, tmp_path, monkeypatch
         ("--package model", "--package: only with --cfg job"),
         ("--resolve", "--resolve: only with --cfg job"),
         ("--cfg", "argument --cfg/-c: expected one argument."),
-        ("-m --cfg job", "--multirun --cfg: only one of these at a time."),
+        ("-m --cfg job", "--multirun --cfg: only one of these flags is possible at a time."),
         ("--config-name nonsense", "--config-name nonsense: there is no file nonsense.yaml in conf/"),
         ("--config-path nonsense", "--config-path: it would replace conf/; add a folder of your own"),
         ("--config-dir nonsense", "--config-dir nonsense: there is no such folder."),

@@ -308,7 +308,7 @@ def test_as_a_person_reads_it(command) -> None:
     assert done.returncode == 0 and not done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
     for said in (
-        "4 prompts x 16 completions = 64 a step, 1 x 16 on 4 processes",
+        "4 prompts x 16 completions = 64 per step, 1 x 16 on 4 processes",
         "4 x RTX 3090, 24 GiB each, sharding=ddp",
         "optimizer states",
         "total",
@@ -336,7 +336,7 @@ def test_it_asks_neither_torch_nor_a_hub() -> None:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["experiment=gsm8k", "world_size=3"], "do not share out evenly over 3 processes. Nearest that do:"),
+        (["experiment=gsm8k", "world_size=3"], "cannot be divided evenly among 3 processes. Nearest that can:"),
         (["hardware=rtx309"], "hardware=rtx309: hardware has no option 'rtx309'. Did you mean 'rtx3090'?"),
         (["hardware=h100"], "device=cpu: H100 80 GB is a different device; add device=cuda, or use hardware=cpu."),
         (["sharding=zero4"], "sharding=zero4: must be one of ddp, zero2, zero3, fsdp2."),

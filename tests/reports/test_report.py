@@ -79,7 +79,7 @@ def test_what_stands_in_it(finished) -> None:
     ):
         assert re.search(rf"<td>{key}</td><td[^>]*>{default}</td><td[^>]*>{here}</td>", page), key
     assert "python -m grpo.train max_steps=2" in page and "optimizer.lr" not in page
-    assert "2 prompts x 4 completions = 8 a step" in page
+    assert "2 prompts x 4 completions = 8 per step" in page
     assert all(name in page for name in ("trl 1.", "training", "evaluation before"))
 
 

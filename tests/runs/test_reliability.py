@@ -119,7 +119,7 @@ def test_two_runs_in_one_folder(start, slow, command, tmp_path: Path) -> None:
         (["resume=sweep"], "sweep is the folder of a sweep: type the sweep's command again"),
         (
             ["save_total_limit=1"],
-            "save_total_limit=1: must be between 2 and 10,000,000: a damaged checkpoint must leave one",
+            "save_total_limit=1: must be between 2 and 10,000,000: if one checkpoint is damaged, another",
         ),
         (["on_nonfinite=go"], "on_nonfinite=go: must be one of stop, skip."),
     ],
@@ -294,8 +294,8 @@ def test_a_loss_that_is_not_finite_skips_the_step(train, tmp_path: Path, broken_
         (
             "_get_per_token_logps_and_entropies",
             ["micro_batch_size=8"],
-            r"out of memory at step 1 with 8 completions at once \(2 prompts x 4 completions = 8 a step, 1 x 8\). "
-            r"micro_batch_size=4 takes the same optimizer steps in smaller parts: 2 prompts x 4 completions = 8 a step, 2 x 4.",
+            r"out of memory at step 1 with 8 completions at once \(2 prompts x 4 completions = 8 per step, 1 x 8\). "
+            r"micro_batch_size=4 takes the same optimizer steps in smaller parts: 2 prompts x 4 completions = 8 per step, 2 x 4.",
         ),
         (
             "_get_per_token_logps_and_entropies",

@@ -500,17 +500,17 @@ def test_the_extra_is_what_is_asked_for() -> None:
         ([*SERVER, "rollout.memory=0.5"], "rollout=vllm_server has no such setting; rollout=vllm has it."),
         ([*SERVER, "rollout.server=localhost"], "must be an address such as http://localhost:8000."),
         ([*SERVER, "rollout.server=null"], "rollout.server=null: rollout=vllm_server needs a value there."),
-        ([*VLLM, "rollout.memory=1"], "rollout.memory=1.0: must lie above 0 and below 1."),
+        ([*VLLM, "rollout.memory=1"], "rollout.memory=1.0: must be above 0 and below 1."),
         ([*VLLM, "rollout.correction=mask"], "must be one of token_truncate, token_mask, sequence_truncate, sequence"),
         (
             [*VLLM, "rollout.correction_max=0.5"],
             "rollout.correction_max=0.5: must be between 1 and 1,000,000: a ratio of 1 is right",
         ),
         ([*VLLM, "rollout.correction_min=1.5"], "rollout.correction_min=1.5: must be between 0 and 1."),
-        ([*VLLM, "rollout.correction_max=null"], "needs a bound to cut ratios off at, rollout.correction_max=2.0."),
+        ([*VLLM, "rollout.correction_max=null"], "needs a bound for the ratios, rollout.correction_max=2.0."),
         (
             [*SERVER, "device=cpu"],
-            "device=cpu: rollout=vllm_server needs a GPU, device=cuda; on a CPU take rollout=fast",
+            "device=cpu: rollout=vllm_server needs a GPU, device=cuda; on a CPU use rollout=fast",
         ),
         ([*VLLM, "model.init=random", "model.lora_rank=4"], "random weights with adapters have none; leave one of the"),
     ],
@@ -525,7 +525,7 @@ def test_mistakes(overrides: list[str], message: str) -> None:
 def test_engines_do_not_evaluate(command, rollout: str) -> None:
     refused = command("grpo.evaluate", f"rollout={rollout}", "device=cuda")
     assert refused.returncode == 1 and refused.stderr == (
-        f"error: rollout={rollout}: it samples in training alone; evaluate with rollout=fast, as a run does itself.\n"
+        f"error: rollout={rollout}: it samples in training only; evaluate with rollout=fast, as a run does itself.\n"
     )
 
 

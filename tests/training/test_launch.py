@@ -89,7 +89,7 @@ def unbroken(tmp_path_factory) -> tuple[Path, str]:
 
 def test_two_processes_share_a_directory_and_the_main_process_prints(unbroken) -> None:
     out, said = unbroken
-    assert "batch   2 prompts x 4 completions = 8 a step, 1 x 4 on 2 processes" in said
+    assert "batch   2 prompts x 4 completions = 8 per step, 1 x 4 on 2 processes" in said
     for once in ("model   embedded:tiny", "\ntraining 4/4", "held-out problems, answered greedily", "Report: "):
         assert said.count(once) == 1, said
     assert results(out)["batch"]["world_size"] == 2 and results(out)["steps"] == 4
@@ -103,7 +103,7 @@ def test_the_same_batch_on_1_2_and_4_processes(unbroken, tmp_path) -> None:
     two, _ = unbroken
     one, _ = trained(1, tmp_path / "1", "max_steps=1")
     four, said = trained(4, tmp_path / "4", "max_steps=2", "num_generations=8")
-    assert "2 prompts x 8 completions = 16 a step, 1 x 4 on 4 processes" in said
+    assert "2 prompts x 8 completions = 16 per step, 1 x 4 on 4 processes" in said
     # The held-out problems are shared out among the processes, and answered as by one.
     before = [results(out)["before"] for out in (one, two, four)]
     assert before[0] == before[1] == before[2] and before[0]["n"] == 4
@@ -111,8 +111,8 @@ def test_the_same_batch_on_1_2_and_4_processes(unbroken, tmp_path) -> None:
     assert (
         code
         and (
-            "error: prompts_per_step=2 x num_generations=3 = 6 completions a step do not share out evenly over 4 "
-            "processes. Nearest that do: prompts_per_step=4, or num_generations=2 or 4."
+            "error: prompts_per_step=2 x num_generations=3 = 6 completions per step cannot be divided evenly among 4 "
+            "processes. Nearest that can: prompts_per_step=4, or num_generations=2 or 4."
         )
         in said
     )

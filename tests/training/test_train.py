@@ -227,7 +227,7 @@ def test_the_command_as_typed(command, tmp_path) -> None:
     done = command("grpo.train", "rewards=no_xmlcount", "num_generations=8", *SMALL[:1], *SMALL[3:], "tracking=none")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "4 prompts x 8 completions = 32 a step" in done.stdout and "xmlcount 0" in done.stdout
+    assert "4 prompts x 8 completions = 32 per step" in done.stdout and "xmlcount 0" in done.stdout
     assert "correct inside <answer>" in done.stdout and "Joy can read 8 pages" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
     (out,) = [file.parent for file in tmp_path.rglob("results.json")]
