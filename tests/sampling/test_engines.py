@@ -504,7 +504,7 @@ def test_the_extra_is_what_is_asked_for() -> None:
         ([*VLLM, "rollout.correction=mask"], "must be one of token_truncate, token_mask, sequence_truncate, sequence"),
         (
             [*VLLM, "rollout.correction_max=0.5"],
-            "rollout.correction_max=0.5: must be between 1 and 1,000,000: a ratio of 1 is right",
+            "rollout.correction_max=0.5: must be between 1 and 1,000,000: the ratio is 1 where",
         ),
         ([*VLLM, "rollout.correction_min=1.5"], "rollout.correction_min=1.5: must be between 0 and 1."),
         ([*VLLM, "rollout.correction_max=null"], "needs a bound for the ratios, rollout.correction_max=2.0."),
