@@ -13,96 +13,101 @@ from grpo.core.text import format_setting
 from grpo.runs.saved_run import SavedRun
 
 PRIMARY_METRIC = "accuracy_strict"
-# What of a run's settings tells nothing of its numbers, but for the seed, whose runs are one setting's.
-APART = {"seed", "resume", "tracking", "threads", "save_steps", "save_total_limit"}
+# Settings that do not change the numbers of a run, and the seed, in which the runs of an arm differ.
+NOT_FACTORS = {"seed", "resume", "tracking", "threads", "save_steps", "save_total_limit"}
 
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """The runs that are alike in all but their seed."""
+    """The runs that differ only in their seed."""
 
-    levels: dict[str, str]  # factor -> its level here, as it was typed
-    runs: dict[int, SavedRun]  # seed -> its run, of those that are whole
+    levels: dict[str, str]  # factor -> its level in this arm, as typed
+    runs: dict[int, SavedRun]  # seed -> its run, if that has finished
 
     @property
     def name(self) -> str:
         return " ".join(f"{factor}={level}" for factor, level in self.levels.items()) or "all runs"
 
-    def beside(self, baseline: "Arm", most: int = 300) -> str:
-        """The levels that differ from the baseline, or all levels of the baseline itself, in `most` characters."""
+    def difference_from(self, baseline: "Arm", most: int = 300) -> str:
+        """The levels that differ from the baseline, or all levels of the baseline itself; at most `most` characters."""
         levels = self.levels.items()
         other = [
             f"{factor}={truncate_text(level, 60)}" for factor, level in levels if baseline.levels.get(factor) != level
         ]
         return truncate_text(" ".join(other) or self.name, most)
 
-    def brief(self, baseline: "Arm") -> str:
+    def short_name(self, baseline: "Arm") -> str:
         """A name that is short enough for a sentence."""
         if len(self.name) <= 100:
             return self.name
-        return "the baseline" if self is baseline else self.beside(baseline, 100)
+        return "the baseline" if self is baseline else self.difference_from(baseline, 100)
 
-    def values(self, figure: str) -> dict[int, float]:
-        """By seed, the figure after training."""
-        found = {seed: final_value(run, figure) for seed, run in self.runs.items()}
-        return {seed: each for seed, each in found.items() if each is not None}
+    def values(self, metric: str) -> dict[int, float]:
+        """seed -> the metric after training, for the runs that have it."""
+        values = {seed: final_value(run, metric) for seed, run in self.runs.items()}
+        return {seed: value for seed, value in values.items() if value is not None}
 
 
 def truncate_text(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def final_value(record: SavedRun, figure: str) -> float | None:
-    """A figure after training, or `train_seconds`; None where there is none."""
-    found = (record.results if figure == "train_seconds" else record.results["after"]).get(figure)
+def final_value(run: SavedRun, metric: str) -> float | None:
+    """A metric after training, or `train_seconds`; None if the run lacks it or it is not finite."""
+    found = (run.results if metric == "train_seconds" else run.results["after"]).get(metric)
     return float(found) if isinstance(found, int | float) and isfinite(found) else None
 
 
-def settings_with_effect(record: SavedRun) -> dict[str, Any]:
-    """The settings that tell of a run's numbers, by their full keys."""
-    return {key: of for key, of in flatten(record.settings).items() if affects_results(key)}
+def settings_with_effect(run: SavedRun) -> dict[str, Any]:
+    """The settings that may change the numbers of a run, by their full keys."""
+    return {key: value for key, value in flatten(run.settings).items() if affects_results(key)}
 
 
 def affects_results(key: str) -> bool:
-    return key.partition(".")[0] not in APART
+    return key.partition(".")[0] not in NOT_FACTORS
 
 
-def factor_levels(records: Sequence[SavedRun]) -> list[dict[str, str]]:
-    """For a run of each setting, what tells it from the others: of what was typed, else of all settings."""
-    if len(records) < 2:
-        return [{} for _ in records]
+def factor_levels(runs: Sequence[SavedRun]) -> list[dict[str, str]]:
+    """What distinguishes the arms, given one run of each: typed settings if they are enough, else all settings.
+
+    Returns:
+        For each run factor -> level, the level as typed.
+    """
+    if len(runs) < 2:
+        return [{} for _ in runs]
     typed, settings = (
-        [_typed_settings(record) for record in records],
-        [settings_with_effect(record) for record in records],
+        [_typed_settings(run) for run in runs],
+        [settings_with_effect(run) for run in runs],
     )
     keys = dict.fromkeys(key for each in typed for key in each if affects_results(key))
-    # In YAML's words, so that 1e-4 and 0.0001 are one value, and an expression is as good as what comes of it.
+    # Composed values, so that 1e-4 and 0.0001 are one value, and an expression equals its result.
     values = {
         key: [
-            format_setting(of[key]) if key in of else record.choices.get(key, each.get(key, format_setting(None)))
-            for record, each, of in zip(records, typed, settings, strict=True)
+            format_setting(of[key]) if key in of else run.choices.get(key, each.get(key, format_setting(None)))
+            for run, each, of in zip(runs, typed, settings, strict=True)
         ]
         for key in keys
     }
     words = {key: [each.get(key, of) for each, of in zip(typed, values[key], strict=True)] for key in keys}
     factors = [key for key in keys if len(set(values[key])) > 1 and len(set(words[key])) > 1]
-    if len(set(zip(*(words[key] for key in factors), strict=True))) < len(records):
+    if len(set(zip(*(words[key] for key in factors), strict=True))) < len(runs):
         keys = dict.fromkeys(key for of in settings for key in of)
         words = {key: [format_setting(of.get(key)) for of in settings] for key in keys}
         factors = [key for key in keys if len(set(words[key])) > 1]
-    return [{key: words[key][i] for key in factors} for i in range(len(records))]
+    return [{key: words[key][i] for key in factors} for i in range(len(runs))]
 
 
-def _typed_settings(record: SavedRun) -> dict[str, str]:
-    """key -> value, of what was typed for a run."""
+def _typed_settings(run: SavedRun) -> dict[str, str]:
+    """The typed overrides of a run: key -> value."""
     typed = {}
-    for override in record.overrides:
+    for override in run.overrides:
         key, _, text = override.lstrip("+").partition("=")
         typed[key.removeprefix("~")] = "removed" if key.startswith("~") else text
     return typed
 
 
 def parse_number(text: str) -> float | None:
+    """A finite number, or None if the text is none."""
     try:
         found = float(text)
     except ValueError:

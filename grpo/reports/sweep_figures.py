@@ -1,4 +1,7 @@
-"""The figures of a sweep: every seed is shown, and what is drawn through them is their mean."""
+"""The figures of a sweep: every seed as a dot or in a band, with the mean over seeds.
+
+Used by `sweep_report`. It computes no statistics of its own.
+"""
 
 from collections.abc import Mapping, Sequence
 from math import isnan
@@ -31,7 +34,7 @@ from grpo.reports.figures import HUES, STYLE, WIDTH, Chart, finish_chart, light_
 from grpo.reports.sweep_statistics import Effect, Trial
 from grpo.runs.saved_run import SavedRun
 
-# metric -> title; all of them mean over the completions of a step
+# metric -> title; each is a mean over the completions of a step
 CURVES = {
     reward_mean("correctness"): "Score of correctness",
     reward_mean("strict_format"): "Score of strict_format",
@@ -39,37 +42,39 @@ CURVES = {
     MEAN_LENGTH: "Length of completions, tokens",
     FRAC_REWARD_ZERO_STD: "Groups without any difference",
 }
-SHARES = {FRAC_REWARD_ZERO_STD, VALIDATION_ACCURACY}
-MOST = len(HUES)  # settings with a colour of their own
+SHARE_METRICS = {FRAC_REWARD_ZERO_STD, VALIDATION_ACCURACY}
+MAX_COLOURED_ARMS = len(HUES)  # arms with a colour of their own
 
 
-class Row(NamedTuple):
+class DotRow(NamedTuple):
+    """A row of `dot_rows_figure`."""
+
     name: str
-    values: list[float]  # a dot each
+    values: list[float]  # one dot for each
     interval: Interval | None
     hue: str
 
 
-def arms_figure(settings: Sequence[Arm], baseline: Arm, hues: Mapping[str, str], labels: Mapping[str, str]) -> Chart:
-    """Each setting with its seeds, of the primary figure."""
+def arms_figure(arms: Sequence[Arm], baseline: Arm, hues: Mapping[str, str], labels: Mapping[str, str]) -> Chart:
+    """The primary metric of each arm: a dot for each seed, and their mean."""
     found = [
-        Row(labels[setting.name], [*setting.values(PRIMARY_METRIC).values()], None, hues.get(setting.name, "soft"))
-        for setting in settings
+        DotRow(labels[arm.name], [*arm.values(PRIMARY_METRIC).values()], None, hues.get(arm.name, "soft"))
+        for arm in arms
     ]
     note = "a dot: a seed; the bar: their mean"
-    if len(settings) > 1:
-        note += f"; dotted: the mean of {printable(baseline.brief(baseline))}"
+    if len(arms) > 1:
+        note += f"; dotted: the mean of {printable(baseline.short_name(baseline))}"
     with mpl.rc_context(STYLE):
         figure, axes = dot_rows_figure(found)
-        if len(settings) > 1:
+        if len(arms) > 1:
             axes.axvline(
                 fmean(baseline.values(PRIMARY_METRIC).values()), color=light_colour("soft"), linewidth=1, linestyle=":"
             )
     return Chart("settings", f"Held-out problems: {label_and_formatter(PRIMARY_METRIC)[0]}", note, figure)
 
 
-def dot_rows_figure(found: Sequence[Row]) -> tuple[Figure, Axes]:
-    """A row each, its name above its dots."""
+def dot_rows_figure(found: Sequence[DotRow]) -> tuple[Figure, Axes]:
+    """One row above the other, each with its name above its dots."""
     names = [wrap_row_name(row.name) for row in found]
     heights = [0.4 + 0.18 * (name.count("\n") + 1) for name in names]  # inches
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
@@ -98,13 +103,13 @@ def dot_rows_figure(found: Sequence[Row]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def wrap_row_name(name: str, width: int = 52, most: int = 3) -> str:
-    """A name on lines above a row."""
-    return "\n".join(wrap(printable(name), width, max_lines=most, placeholder=" …")) or "…"
+def wrap_row_name(name: str, width: int = 52, max_lines: int = 3) -> str:
+    """The name of a row, wrapped for the space above it."""
+    return "\n".join(wrap(printable(name), width, max_lines=max_lines, placeholder=" …")) or "…"
 
 
 def fit_share_axis(axes: Axes, side: str, values: Sequence[float]) -> None:
-    """Shares as percents along "x" or "y"; an interval may leave 0 to 1, the axis does not."""
+    """Show shares as percents along "x" or "y". The axis ends near 0 and 1, even if an interval goes beyond."""
     seen = [each for each in values if not isnan(each)]
     low, high = max(0.0, min(seen, default=0.0)), min(1.0, max(seen, default=1.0))
     margin = max(0.01, 0.06 * (high - low))
@@ -115,14 +120,19 @@ def fit_share_axis(axes: Axes, side: str, values: Sequence[float]) -> None:
 
 
 def effect_figure(effect: Effect, place: int, several: bool) -> Chart:
-    """A factor's levels, of one factor or of `several`: along an axis where they are numbers, else a row each."""
+    """The levels of a factor: along an axis if they are numbers, else in rows.
+
+    Args:
+        place: the number of the effect, for the name of the file.
+        several: whether the sweep has several factors.
+    """
     over = ", over the other factors" if several else ""
     note = f"a dot: a seed{over}; the mean with its 95% interval over seeds"
     title = f"Effect of {printable(effect.factor)} on right answers"
     numbers = [parse_number(level.name) for level in effect.levels]
     with mpl.rc_context(STYLE):
         if None in numbers:
-            found = [Row(level.name, [*level.by_seed.values()], level.interval, "c0") for level in effect.levels]
+            found = [DotRow(level.name, [*level.by_seed.values()], level.interval, "c0") for level in effect.levels]
             return Chart(f"effect_{place}", title, note, dot_rows_figure(found)[0])
         figure, axes = new_axes()
         order = np.argsort(np.array(numbers, dtype=np.float64))
@@ -148,19 +158,19 @@ def effect_figure(effect: Effect, place: int, several: bool) -> Chart:
 
 
 def suits_log_scale(along: Sequence[float]) -> bool:
-    """Whether numbers, by size, are more evenly apart by ratio than by difference."""
+    """Whether sorted numbers are more evenly spaced by ratio than by difference."""
     if along[0] <= 0 or len(along) < 3:
         return along[0] > 0 and along[-1] / along[0] >= 3
     gaps, ratios = np.diff(along), np.diff(np.log(along))
     return bool(gaps.max() / gaps.min() > ratios.max() / ratios.min())
 
 
-def training_curves(settings: Sequence[Arm], hues: Mapping[str, str], baseline: Arm) -> list[Chart]:
-    """Each metric while training: the mean over a setting's seeds, in a band from the lowest to the highest."""
-    chosen = [setting for setting in settings if setting.name in hues]
-    names = {setting.name: curve_label(setting, baseline) for setting in chosen}
+def training_curves(arms: Sequence[Arm], hues: Mapping[str, str], baseline: Arm) -> list[Chart]:
+    """The metrics during training: the mean over the seeds of an arm, in a band from the lowest to the highest."""
+    chosen = [arm for arm in arms if arm.name in hues]
+    names = {arm.name: curve_label(arm, baseline) for arm in chosen}
     found = [training_curve(chosen, names, hues, column, title, column) for column, title in CURVES.items()]
-    completions = {setting.name: BatchSplit(**any_run(setting).results["batch"]).completions for setting in chosen}
+    completions = {arm.name: BatchSplit(**any_run(arm).results["batch"]).completions for arm in chosen}
     if len({*completions.values()}) > 1:
         title = "Correctness by completions sampled"
         column = reward_mean("correctness")
@@ -171,12 +181,12 @@ def training_curves(settings: Sequence[Arm], hues: Mapping[str, str], baseline: 
     return [chart for chart in found if chart]
 
 
-def any_run(setting: Arm) -> SavedRun:
-    return next(iter(setting.runs.values()))
+def any_run(arm: Arm) -> SavedRun:
+    return next(iter(arm.runs.values()))
 
 
 def training_curve(
-    settings: Sequence[Arm],
+    arms: Sequence[Arm],
     names: Mapping[str, str],
     hues: Mapping[str, str],
     column: str,
@@ -184,36 +194,36 @@ def training_curve(
     name: str,
     scale: Mapping[str, int] | None = None,
 ) -> Chart | None:
-    """One metric; `scale` stretches each setting's steps."""
-    bands = {setting.name: band for setting in settings if (band := band_over_seeds(setting, column)) is not None}
+    """The curve of one metric for each arm; `scale`: arm -> completions per step, for an axis of completions."""
+    bands = {arm.name: band for arm in arms if (band := band_over_seeds(arm, column)) is not None}
     if not bands:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = new_axes(lines=len(bands) if len(settings) > 1 else 0)
+        figure, axes = new_axes(lines=len(bands) if len(arms) > 1 else 0)
         labels = []
-        for setting in settings:
-            if (band := bands.get(setting.name)) is None:
+        for arm in arms:
+            if (band := bands.get(arm.name)) is None:
                 continue
-            steps = band.index.to_numpy() * (scale[setting.name] if scale else 1)
-            hue = hues[setting.name]
+            steps = band.index.to_numpy() * (scale[arm.name] if scale else 1)
+            hue = hues[arm.name]
             axes.fill_between(steps, band["low"], band["high"], color=light_colour(hue), alpha=0.13, linewidth=0)
             axes.plot(
                 steps, band["mean"], color=light_colour(hue), linewidth=2, marker="o" * (len(band) < 8), markersize=4
             )
-            labels.append((float(band["mean"].iloc[-1]), names[setting.name], hue))
-        if column in SHARES:
+            labels.append((float(band["mean"].iloc[-1]), names[arm.name], hue))
+        if column in SHARE_METRICS:
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         along = "completions sampled" if scale else "step"
         return finish_chart(
-            name.replace("/", "_"), title, "", figure, axes, labels if len(settings) > 1 else (), along=along
+            name.replace("/", "_"), title, "", figure, axes, labels if len(arms) > 1 else (), along=along
         )
 
 
-def band_over_seeds(setting: Arm, column: str) -> pd.DataFrame | None:
-    """By step: mean, low and high over the setting's seeds, at the steps that all of them have."""
+def band_over_seeds(arm: Arm, column: str) -> pd.DataFrame | None:
+    """mean, low and high over the seeds of an arm, indexed by the steps that all seeds have; None if there are none."""
     series = []
-    for run in setting.runs.values():
+    for run in arm.runs.values():
         table = run.evaluations if column.startswith(EVALUATION_PREFIX) else run.history
         if column not in table or (values := table[column].dropna()).empty:
             return None
@@ -226,32 +236,32 @@ def band_over_seeds(setting: Arm, column: str) -> pd.DataFrame | None:
     return pd.DataFrame({"mean": seeds.mean(axis=1), "low": seeds.min(axis=1), "high": seeds.max(axis=1)})
 
 
-def curve_label(setting: Arm, baseline: Arm) -> str:
-    """The label of a setting's line: its levels, or those that differ from the baseline if all are too long."""
-    text = printable(", ".join(setting.levels.values()))
-    if len(text) > 26 and setting is not baseline:
-        levels = [level for factor, level in setting.levels.items() if baseline.levels.get(factor) != level]
+def curve_label(arm: Arm, baseline: Arm) -> str:
+    """The label of an arm's line: its levels, or if they are too long, those that differ from the baseline."""
+    text = printable(", ".join(arm.levels.values()))
+    if len(text) > 26 and arm is not baseline:
+        levels = [level for factor, level in arm.levels.items() if baseline.levels.get(factor) != level]
         text = printable(", ".join(levels))
-    return truncate_text("baseline" if len(text) > 26 and setting is baseline else text, 26)
+    return truncate_text("baseline" if len(text) > 26 and arm is baseline else text, 26)
 
 
-def pareto_figure(trials: Sequence[Trial], figures: Sequence[str]) -> Chart:
-    """The trials of a search for two objectives; those that no other beats are joined."""
-    whole = [trial for trial in trials if None not in trial.values]
-    best: Any = sorted(trial.values for trial in whole if trial.best)
+def pareto_figure(trials: Sequence[Trial], objectives: Sequence[str]) -> Chart:
+    """The trials of a search with two objectives; those on the Pareto front are joined by a line."""
+    complete = [trial for trial in trials if None not in trial.values]
+    best: Any = sorted(trial.values for trial in complete if trial.best)
     with mpl.rc_context(STYLE):
         figure, axes = new_axes()
-        points: Any = [trial.values for trial in whole if not trial.best]
+        points: Any = [trial.values for trial in complete if not trial.best]
         if points:
             axes.plot(*zip(*points, strict=True), "o", color=light_colour("soft"), alpha=0.6, markersize=5, mew=0)
         axes.plot(*zip(*best, strict=True), "o-", color=light_colour("c0"), markersize=7, linewidth=1)
-        for trial in whole:
+        for trial in complete:
             if trial.best:
                 place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "parse_math": False}
                 axes.annotate(printable(trial.folder)[-12:], trial.values, (6, 6), **place)  # type: ignore[arg-type]
         axes.margins(0.08)
         axes.grid(True, axis="both")
-        for axis, name in zip((axes.xaxis, axes.yaxis), figures, strict=True):
+        for axis, name in zip((axes.xaxis, axes.yaxis), objectives, strict=True):
             axis.set_label_text(label_and_formatter(name)[0])
             axis.set_major_locator(MaxNLocator(5))
             if name not in NON_PERCENT_FORMATS and not name.startswith(SCORE_PREFIX):
@@ -259,4 +269,4 @@ def pareto_figure(trials: Sequence[Trial], figures: Sequence[str]) -> Chart:
                 low, high = axis.get_view_interval()
                 axis.set_view_interval(max(low, -0.02), min(high, 1.02), ignore=True)
     note = "blue: no other trial is at least as good in both and better in one; the numbers are jobs"
-    return Chart("front", " and ".join(label_and_formatter(name)[0] for name in figures), note, figure)
+    return Chart("front", " and ".join(label_and_formatter(name)[0] for name in objectives), note, figure)

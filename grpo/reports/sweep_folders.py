@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 from grpo.runs.run_dir import RunDir, SweepDir
 
-# Folders of this project beside runs, which hold no runs.
+# Folders that this project writes beside runs, and that hold no runs.
 OTHER_FOLDERS = {"audits", "evaluations", "figures", "plans", "sweeps"}
 
 
@@ -20,7 +20,7 @@ def holds_runs(folder: Path) -> bool:
 
 
 def first_foreign_folder(folder: Path) -> Path | None:
-    """The first subfolder that is neither a run nor a folder of runs nor of this project; None if there is none."""
+    """The first subfolder that this project did not write; None if there is none, or if `folder` is a sweep."""
     if SweepDir(folder).sweep_json.is_file():
         return None
     for child in _subfolders(folder):
@@ -40,7 +40,7 @@ def _belongs_to_project(folder: Path) -> bool:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """The subfolders, sorted by name, without hidden ones and links (outputs/latest is one)."""
+    """The subfolders, sorted by name, without hidden ones and links such as outputs/latest."""
     try:
         found = [each for each in folder.iterdir() if not each.name.startswith(".") and not each.is_symlink()]
         return sorted((each for each in found if each.is_dir()), key=lambda each: natural_key(each.name))
@@ -49,13 +49,13 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
-    """The runs in a folder and in the folders in it, as in outputs/DATE/TIME."""
+    """The runs in a folder and in its subfolders, as in outputs/DATE/TIME."""
     for child in _subfolders(folder):
         yield from [child] if _is_run(child) else filter(_is_run, _subfolders(child))
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether it holds a training run of this project: other programs have a `.hydra/` as well."""
+    """Whether the folder holds a training run of this project. Other programs also have a `.hydra/`."""
     try:
         with RunDir(folder).settings_yaml.open(encoding="utf-8", errors="replace") as settings:
             text = settings.read(100_000)

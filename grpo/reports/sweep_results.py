@@ -33,9 +33,9 @@ from grpo.runs.saved_run import SavedRun, read_run
 
 
 class UnfinishedJob(NamedTuple):
-    """A job whose figures are not to be had."""
+    """A job without results that can be compared."""
 
-    folder: str  # within the sweep's
+    folder: str  # relative to the sweep's
     name: str
     state: str  # failed, unfinished, without a step, not started, damaged or pruned
     reason: str
@@ -46,197 +46,214 @@ class UnfinishedJob(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Sweep:
-    """What stands below a folder.
+class SweepResults:
+    """The results below a folder.
 
     Attributes:
-        factors: what differs between the settings, by the keys that were typed.
-        settings: in the order of the sweep; those of which no run is whole have no runs.
-        undone: the jobs that are in none of them.
-        repeated: runs left out for a newer one of the same setting and seed, each with that.
-        trials: every whole run with the name of its job, in the order of the sweep.
-        maximize: the figures that a search was after -> whether the highest is best; empty unless it was a search.
+        factors: the keys of the settings that differ between arms, as typed.
+        arms: in the order of the sweep; arms without a finished run have no runs.
+        unfinished: the jobs that are in no arm.
+        repeated: (left out, newer run) for each run that a newer run of the same arm and seed replaces.
+        finished_runs: every finished run with the name of its job, in the order of the sweep.
+        maximize: the objectives of a search -> whether the highest value is the best; empty if it was no search.
     """
 
     folder: Path
     command: str | None
     factors: list[str]
-    settings: list[Arm]
-    undone: list[UnfinishedJob]
+    arms: list[Arm]
+    unfinished: list[UnfinishedJob]
     repeated: list[tuple[str, str]]
-    trials: list[tuple[str, SavedRun]]
+    finished_runs: list[tuple[str, SavedRun]]
     maximize: dict[str, bool]
 
     @property
-    def compared(self) -> list[Arm]:
-        return [setting for setting in self.settings if setting.runs]
+    def arms_with_runs(self) -> list[Arm]:
+        return [arm for arm in self.arms if arm.runs]
 
     @property
     def missing(self) -> list[UnfinishedJob]:
-        """The jobs that may still have figures one day."""
-        return [job for job in self.undone if job.state != "pruned"]
+        """The jobs that may still get results."""
+        return [job for job in self.unfinished if job.state != "pruned"]
 
     @property
-    def jobs(self) -> int:
-        return len(self.trials) + len(self.undone)
+    def job_count(self) -> int:
+        return len(self.finished_runs) + len(self.unfinished)
 
     @property
-    def figures(self) -> list[str]:
-        """All but the primary one that can be compared: a total of rewards only where all weigh them alike."""
-        runs = [run for setting in self.settings for run in setting.runs.values()]
+    def metrics(self) -> list[str]:
+        """The metrics to compare besides the primary one; the total reward only if all runs weigh the rewards alike."""
+        runs = [run for arm in self.arms for run in arm.runs.values()]
         rewards = dict.fromkeys(name for run in runs for name in run.results["after"] if name.startswith(SCORE_PREFIX))
-        alike = all(run.weights == runs[0].weights for run in runs)
-        known = [name for name in METRIC_LABELS if name != PRIMARY_METRIC and (alike or name != "reward")]
+        same_weights = all(run.weights == runs[0].weights for run in runs)
+        known = [name for name in METRIC_LABELS if name != PRIMARY_METRIC and (same_weights or name != "reward")]
         return [name for name in (*known, *rewards) if any(final_value(run, name) is not None for run in runs)]
 
-    def within(self, folder: Path) -> str:
+    def relative_name(self, folder: Path) -> str:
+        """A folder of the sweep, relative to the sweep's own."""
         return str(folder.relative_to(self.folder))
 
 
 @dataclass
-class _Plan:
-    """What the sweep was asked for, by `sweep.json`."""
+class _SweepFile:
+    """The content of `sweep.json`."""
 
     command: str | None = None
     jobs: dict[str, str] = field(default_factory=dict)  # folder -> name
     maximize: dict[str, bool] = field(default_factory=dict)
 
 
-def read_sweep(folder: Path) -> Sweep:
-    """The runs in a folder, or in the folders in it, sorted into settings.
+def read_sweep(folder: Path) -> SweepResults:
+    """The runs in a folder, or in its subfolders, grouped into arms.
 
     Raises:
-        UserError: there is none, or `sweep.json` is damaged.
+        UserError: there is no run, or `sweep.json` is damaged.
     """
     if not holds_runs(folder):
         raise UserError(f"{folder} holds no runs; give the folder of a sweep, outputs/sweeps/DATE/TIME.")
-    plan = _read_sweep_file(SweepDir(folder).sweep_json)
-    found = {str(path.relative_to(folder)) for path in find_runs(folder)}
-    found |= {name for name in plan.jobs if RunDir(folder / name).is_run()}
-    records: dict[str, SavedRun] = {}
-    wrong: dict[str, tuple[str, str] | None] = {}
-    for name in [*plan.jobs, *sorted(found - plan.jobs.keys(), key=natural_key)]:
-        if name not in found:
-            wrong[name] = _job_state(folder / name, None)
-            continue
-        try:
-            records[name] = read_run(folder / name)
-            wrong[name] = _job_state(folder / name, records[name])
-        except UserError as error:
-            wrong[name] = "damaged", str(error)
-
+    sweep_file = _read_sweep_file(SweepDir(folder).sweep_json)
+    runs, states = _read_jobs(folder, sweep_file)
+    finished = {job: run for job, run in runs.items() if states[job] is None}
     groups: dict[str, dict[str, SavedRun]] = defaultdict(dict)
-    for name, record in records.items():
-        groups[json.dumps(settings_with_effect(record), sort_keys=True, default=str)][name] = record
-    levels = factor_levels([next(iter(of.values())) for of in groups.values()])
-    settings: list[tuple[int, Arm]] = []
-    repeated = []
-    names = dict(plan.jobs)
-    for of, group in zip(levels, groups.values(), strict=True):
-        setting = Arm(of, {})
-        by_seed: dict[int, list[str]] = defaultdict(list)
-        for name, record in group.items():
-            names.setdefault(name, f"{setting.name} seed={record.settings['seed']}")
-            if not wrong[name]:
-                by_seed[record.settings["seed"]].append(name)
-        for seed in sorted(by_seed):
-            *older, newest = sorted(by_seed[seed], key=lambda name: RunDir(folder / name).results_json.stat().st_mtime)
-            setting.runs[seed] = records[newest]
-            repeated += [(name, newest) for name in older]
-        settings.append((min(map(list(wrong).index, group)), setting))
-    if not plan.maximize:
-        settings += _arms_without_runs(plan, records)
-    return Sweep(
-        folder,
-        plan.command,
-        list(levels[0]) if levels else [],
-        [setting for _, setting in sorted(settings, key=lambda each: each[0])],
-        [UnfinishedJob(name, names.get(name, ""), *state) for name, state in wrong.items() if state],
-        repeated,
-        [(names[name], record) for name, record in records.items() if not wrong[name]],
-        plan.maximize,
+    for job, run in runs.items():
+        groups[json.dumps(settings_with_effect(run), sort_keys=True, default=str)][job] = run
+    levels = factor_levels([next(iter(group.values())) for group in groups.values()])
+
+    places = {job: place for place, job in enumerate(states)}
+    arms: list[tuple[int, Arm]] = []  # each with the place of its first job
+    repeated: list[tuple[str, str]] = []
+    names = dict(sweep_file.jobs)
+    for arm_levels, group in zip(levels, groups.values(), strict=True):
+        newest, older = _newest_by_seed(folder, {job: run for job, run in group.items() if job in finished})
+        arm = Arm(arm_levels, newest)
+        repeated += older
+        for job, run in group.items():
+            names.setdefault(job, f"{arm.name} seed={run.settings['seed']}")
+        arms.append((min(places[job] for job in group), arm))
+    if not sweep_file.maximize:
+        arms += _arms_without_runs(sweep_file, runs)
+    return SweepResults(
+        folder=folder,
+        command=sweep_file.command,
+        factors=list(levels[0]) if levels else [],
+        arms=[arm for _, arm in sorted(arms, key=lambda placed: placed[0])],
+        unfinished=[UnfinishedJob(job, names.get(job, ""), *state) for job, state in states.items() if state],
+        repeated=repeated,
+        finished_runs=[(names[job], run) for job, run in finished.items()],
+        maximize=sweep_file.maximize,
     )
 
 
-def _arms_without_runs(plan: _Plan, records: Mapping[str, SavedRun]) -> list[tuple[int, Arm]]:
-    """The settings of which no job has left a record, each with the place of its first job."""
+def _read_jobs(folder: Path, sweep_file: _SweepFile) -> tuple[dict[str, SavedRun], dict[str, tuple[str, str] | None]]:
+    """The runs by their job's folder, and for every job its state and the reason, None if it has finished."""
+    found = {str(path.relative_to(folder)) for path in find_runs(folder)}
+    found |= {job for job in sweep_file.jobs if RunDir(folder / job).is_run()}
+    runs: dict[str, SavedRun] = {}
+    states: dict[str, tuple[str, str] | None] = {}
+    for job in [*sweep_file.jobs, *sorted(found - sweep_file.jobs.keys(), key=natural_key)]:
+        if job not in found:
+            states[job] = _job_state(folder / job, None)
+            continue
+        try:
+            runs[job] = read_run(folder / job)
+            states[job] = _job_state(folder / job, runs[job])
+        except UserError as error:
+            states[job] = "damaged", str(error)
+    return runs, states
+
+
+def _newest_by_seed(folder: Path, runs: Mapping[str, SavedRun]) -> tuple[dict[int, SavedRun], list[tuple[str, str]]]:
+    """The newest run of each seed, and (left out, newer run) for the others."""
+    by_seed: dict[int, list[str]] = defaultdict(list)
+    for job, run in runs.items():
+        by_seed[run.settings["seed"]].append(job)
+    chosen, repeated = {}, []
+    for seed in sorted(by_seed):
+        *older, newest = sorted(by_seed[seed], key=lambda job: RunDir(folder / job).results_json.stat().st_mtime)
+        chosen[seed] = runs[newest]
+        repeated += [(job, newest) for job in older]
+    return chosen, repeated
+
+
+def _arms_without_runs(sweep_file: _SweepFile, runs: Mapping[str, SavedRun]) -> list[tuple[int, Arm]]:
+    """The arms of which no job has written anything, each with the place of its first job."""
     found: dict[str, tuple[int, Arm]] = {}
-    recorded = set()
-    for place, (folder, name) in enumerate(plan.jobs.items()):
+    started = set()
+    for place, (job, name) in enumerate(sweep_file.jobs.items()):
         parts = [
             part for part in re.split(r" (?=[^ =]+=)", name) if "=" in part and affects_results(part.partition("=")[0])
         ]
         levels = dict(part.split("=", 1) for part in parts)
         found.setdefault(repr(levels), (place, Arm(levels, {})))
-        if folder in records:
-            recorded.add(repr(levels))
-    return [each for key, each in found.items() if key not in recorded]
+        if job in runs:
+            started.add(repr(levels))
+    return [placed for key, placed in found.items() if key not in started]
 
 
-def _read_sweep_file(path: Path) -> _Plan:
+def _read_sweep_file(path: Path) -> _SweepFile:
     if not path.is_file():
-        return _Plan()
+        return _SweepFile()
     try:
-        written_down = files.parse_file(path, parse_json_object)
-        jobs = {_relative_folder(job["folder"]): str(job["name"]) for job in written_down["jobs"]}
-        objectives = {direction: list(written_down.get(direction) or []) for direction in ("maximize", "minimize")}
+        content = files.parse_file(path, parse_json_object)
+        jobs = {_relative_folder(job["folder"]): str(job["name"]) for job in content["jobs"]}
+        objectives = {direction: list(content.get(direction) or []) for direction in ("maximize", "minimize")}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: {type(error).__name__}: {first_line(error)}.") from error
     maximize = {str(name): direction == "maximize" for direction, names in objectives.items() for name in names}
-    return _Plan(str(written_down.get("command") or "") or None, jobs, maximize)
+    return _SweepFile(str(content.get("command") or "") or None, jobs, maximize)
 
 
 def _relative_folder(name: str) -> str:
     path = PurePath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"the folder of a job, {name!r}, is not one within the sweep's")
+        raise ValueError(f"the folder of a job, {name!r}, is not below the sweep's")
     return str(path)
 
 
-def _job_state(folder: Path, record: SavedRun | None) -> tuple[str, str] | None:
-    """The state and the reason of a job that has no figures to be compared."""
-    if record and record.results:
-        if record.results.get("stopped_by") == STOPPED_BY_PRUNING:
-            return "pruned", f"at step {record.results['steps']:,}"
-        primary = final_value(record, PRIMARY_METRIC)
+def _job_state(folder: Path, run: SavedRun | None) -> tuple[str, str] | None:
+    """The state of a job without results to compare, and the reason; None if it has finished."""
+    if run and run.results:
+        if run.results.get("stopped_by") == STOPPED_BY_PRUNING:
+            return "pruned", f"at step {run.results['steps']:,}"
+        primary = final_value(run, PRIMARY_METRIC)
         return None if primary is not None else ("damaged", f"results.json holds no {PRIMARY_METRIC}")
     error = RunDir(folder).error_txt
     if error.is_file():
         return "failed", error.read_text(encoding="utf-8", errors="replace").strip() or "without a message"
-    if record is None:
+    if run is None:
         return "not started", ""
-    if record.history.empty:
+    if run.history.empty:
         return "without a step", "interrupted, or still running"
-    steps = int(record.history.index[-1])
-    return "unfinished", f"interrupted, or still running: {steps:,} {plural(steps, 'step')} on record"
+    steps = int(run.history.index[-1])
+    return "unfinished", f"interrupted, or still running: {steps:,} {plural(steps, 'step')} logged"
 
 
-def choose_baseline(sweep: Sweep, asked: str | None) -> Arm:
-    """The baseline: the setting that is asked for, by its name or a part of it, else the first that has runs.
+def choose_baseline(sweep: SweepResults, name: str | None) -> Arm:
+    """The baseline: the arm with the given name or part of a name, else the first arm that has runs.
 
     Raises:
-        UserError: there is no such setting, or more than one, or none of its runs is whole.
+        UserError: no arm or several arms match, or no run of the arm has finished.
     """
-    if asked is None:
-        if not sweep.compared:
+    if name is None:
+        if not sweep.arms_with_runs:
             raise UserError(f"{sweep.folder} holds no run that has finished, so there is nothing to compare.")
-        return sweep.compared[0]
-    wanted = asked.replace(",", " ").split()
-    named = [setting for setting in sweep.settings if setting.name == asked]
-    fitting = named or [
-        setting
-        for setting in sweep.settings
-        if wanted and all(any(_matches_level(part, *level) for level in setting.levels.items()) for part in wanted)
+        return sweep.arms_with_runs[0]
+    wanted = name.replace(",", " ").split()
+    named = [arm for arm in sweep.arms if arm.name == name]
+    matching = named or [
+        arm
+        for arm in sweep.arms
+        if wanted and all(any(_matches_level(part, *level) for level in arm.levels.items()) for part in wanted)
     ]
-    if not fitting:
-        names = [setting.name for setting in sweep.settings]
-        raise UserError(f"--baseline {asked!r}: no setting of this sweep has that.{suggest_name(asked, names)}")
-    if len(fitting) > 1:
-        names = [setting.name for setting in fitting]
-        raise UserError(f"--baseline {asked!r}: {len(names)} settings have that, so name one: {'; '.join(names)}.")
-    if not fitting[0].runs:
-        raise UserError(f"--baseline {asked!r}: none of its runs has finished; take another setting.")
-    return fitting[0]
+    if not matching:
+        names = [arm.name for arm in sweep.arms]
+        raise UserError(f"--baseline {name!r}: no arm of this sweep matches.{suggest_name(name, names)}")
+    if len(matching) > 1:
+        names = [arm.name for arm in matching]
+        raise UserError(f"--baseline {name!r}: {len(names)} arms match; name one: {'; '.join(names)}.")
+    if not matching[0].runs:
+        raise UserError(f"--baseline {name!r}: none of its runs has finished; choose another arm.")
+    return matching[0]
 
 
 def _matches_level(part: str, factor: str, level: str) -> bool:

@@ -15,24 +15,24 @@ from grpo.core.statistics import PairedTTest
 from grpo.core.tables import empty_table, key_value_table
 from grpo.core.text import format_p_value, printable, with_sign
 from grpo.reports.arms import PRIMARY_METRIC, Arm, truncate_text
-from grpo.reports.sweep_results import Sweep, UnfinishedJob, choose_baseline
+from grpo.reports.sweep_results import SweepResults, UnfinishedJob, choose_baseline
 from grpo.reports.sweep_statistics import Trial, compute_contrasts, mean_accuracy, search_trials
 
-MOST = 20  # rows of a table, and jobs without results, that a terminal shows
+MAX_TERMINAL_ROWS = 20  # of a table, and of the list of jobs without results
 
 
-def sweep_table(sweep: Sweep, baseline: Arm | None = None) -> RenderableType:
-    """The settings of a sweep, or the trials of a search, for a terminal of 80 columns; below them what is missing."""
+def sweep_table(sweep: SweepResults, baseline: Arm | None = None) -> RenderableType:
+    """The arms of a sweep, or the trials of a search, for a terminal of 80 columns; below them the unfinished jobs."""
     parts: list[RenderableType] = []
-    if sweep.compared:
+    if sweep.arms_with_runs:
         base = baseline or choose_baseline(sweep, None)
         parts += _trials_table(sweep) if sweep.maximize else _arms_table(sweep, base)
-    listed = [job for job in sweep.undone if not job.without_steps]
-    missing = {f"{job.folder}  {job.state}": _job_description(job) for job in listed[:MOST]}
-    if len(listed) > MOST:
-        missing[f"and {len(listed) - MOST} more"] = ""
+    listed = [job for job in sweep.unfinished if not job.without_steps]
+    missing = {f"{job.folder}  {job.state}": _job_description(job) for job in listed[:MAX_TERMINAL_ROWS]}
+    if len(listed) > MAX_TERMINAL_ROWS:
+        missing[f"and {len(listed) - MAX_TERMINAL_ROWS} more"] = ""
     for state in ("without a step", "not started"):
-        if names := [job.folder for job in sweep.undone if job.state == state]:
+        if names := [job.folder for job in sweep.unfinished if job.state == state]:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             missing[f"{len(names)}  {state}"] = f"{', '.join(names[:5])}{more}"
     return Group(*parts, key_value_table(missing)) if missing else Group(*parts)
@@ -43,42 +43,44 @@ def _job_description(job: UnfinishedJob) -> str:
     return ": ".join(truncate_text(part, 300) for part in (job.name, reason) if part)
 
 
-def best_arms(sweep: Sweep, baseline: Arm, most: int) -> list[Arm]:
-    """All settings, or if they are more than `most`, the baseline and the best ones."""
-    # Outside a sweep, settings without figures were only started.
-    settings = sweep.settings if sweep.command else sweep.compared
-    if len(settings) <= most:
-        return settings
-    best = sorted((each for each in sweep.compared if each is not baseline), key=lambda each: -mean_accuracy(each))
+def best_arms(sweep: SweepResults, baseline: Arm, most: int) -> list[Arm]:
+    """All arms, or if they are more than `most`, the baseline and the best ones."""
+    # Without the list of jobs in sweep.json, an arm without runs is only a run that was started.
+    arms = sweep.arms if sweep.command else sweep.arms_with_runs
+    if len(arms) <= most:
+        return arms
+    best = sorted(
+        (each for each in sweep.arms_with_runs if each is not baseline), key=lambda each: -mean_accuracy(each)
+    )
     return [baseline, *best[: most - 1]]
 
 
-def _arms_table(sweep: Sweep, baseline: Arm) -> list[RenderableType]:
+def _arms_table(sweep: SweepResults, baseline: Arm) -> list[RenderableType]:
     table = empty_table("seeds", "correct", "difference", "95% interval", "Holm p")
-    table.columns[0].header = "setting"
-    found, settings = compute_contrasts(sweep, baseline), best_arms(sweep, baseline, MOST)
-    names = [printable(setting.beside(baseline)) for setting in settings]
+    table.columns[0].header = "arm"
+    found, arms = compute_contrasts(sweep, baseline), best_arms(sweep, baseline, MAX_TERMINAL_ROWS)
+    names = [printable(arm.difference_from(baseline)) for arm in arms]
     labels, legend = _row_labels(names)
-    for setting, label in zip(settings, labels, strict=True):
-        if not setting.runs:
+    for arm, label in zip(arms, labels, strict=True):
+        if not arm.runs:
             table.add_row(label, "0", "", "", "", "")
             continue
-        cells = ["baseline" if setting is baseline else "", "", ""]
-        if contrast := found.get(setting.name):
+        cells = ["baseline" if arm is baseline else "", "", ""]
+        if contrast := found.get(arm.name):
             cells = [
                 with_sign(label_and_formatter(PRIMARY_METRIC)[1](contrast.paired.difference)),
                 *_interval_and_p_cells(contrast.paired, contrast.p_holm),
             ]
-        table.add_row(label, str(len(setting.runs)), format_metric(PRIMARY_METRIC, mean_accuracy(setting)), *cells)
+        table.add_row(label, str(len(arm.runs)), format_metric(PRIMARY_METRIC, mean_accuracy(arm)), *cells)
     table.caption = "correct: inside <answer>, mean over seeds; paired t intervals with the seed as unit"
     table.caption_justify = "left"
     if len(sweep.factors) > 1:
-        legend = [Text("Settings are named by their differences from the baseline."), *legend]
-    return [table, *legend, *_left_out_note(len(sweep.compared), len(settings), "settings")]
+        legend = [Text("Arms are named by their differences from the baseline."), *legend]
+    return [table, *legend, *_left_out_note(len(sweep.arms_with_runs), len(arms), "arms")]
 
 
 def _row_labels(names: Sequence[str], room: int = 32) -> tuple[list[Text], list[RenderableType]]:
-    """The first column of a table, and a legend below it: names that need more than two lines become numbers."""
+    """The first column of a table, and a legend below it: numbers replace names that need more than two lines."""
     longest_word = max((cell_len(word) for name in names for word in name.split()), default=0)
     if longest_word <= room and max(map(cell_len, names), default=0) <= 2 * room:
         return [Text(name) for name in names], []
@@ -86,8 +88,8 @@ def _row_labels(names: Sequence[str], room: int = 32) -> tuple[list[Text], list[
     return [Text(number) for number in numbers], [key_value_table(dict(zip(numbers, names, strict=True)))]
 
 
-def _left_out_note(all_of: int, shown_of: int, what: str) -> list[RenderableType]:
-    return [Text(f"The best {shown_of} of {all_of} {what}; all are in sweep.csv.")] if shown_of < all_of else []
+def _left_out_note(total: int, shown: int, noun: str) -> list[RenderableType]:
+    return [Text(f"The best {shown} of {total} {noun}; all are in sweep.csv.")] if shown < total else []
 
 
 def _interval_and_p_cells(paired: PairedTTest, p_holm: float) -> tuple[str, str]:
@@ -98,23 +100,23 @@ def _interval_and_p_cells(paired: PairedTTest, p_holm: float) -> tuple[str, str]
     )
 
 
-def _trials_table(sweep: Sweep) -> list[RenderableType]:
-    table = empty_table(*(label_and_formatter(figure)[0] for figure in sweep.maximize))
+def _trials_table(sweep: SweepResults) -> list[RenderableType]:
+    table = empty_table(*(label_and_formatter(metric)[0] for metric in sweep.maximize))
     table.columns[0].header = "trial"
-    found, total = best_trials(sweep, MOST), len(sweep.trials)
+    found, total = best_trials(sweep, MAX_TERMINAL_ROWS), len(sweep.finished_runs)
     labels, legend = _row_labels([printable(f"{trial.folder}  {truncate_text(trial.name, 300)}") for trial in found])
     for trial, label in zip(found, labels, strict=True):
         cells = [
-            "" if each is None else format_metric(figure, each)
-            for figure, each in zip(sweep.maximize, trial.values, strict=True)
+            "" if each is None else format_metric(metric, each)
+            for metric, each in zip(sweep.maximize, trial.values, strict=True)
         ]
         table.add_row(label, *cells, style="bold" if trial.best else None)
-    table.caption, table.caption_justify = "bold: no trial is better", "left"
+    table.caption, table.caption_justify = "bold: no other trial is better", "left"
     return [table, *legend, *_left_out_note(total, len(found), "trials")]
 
 
-def best_trials(sweep: Sweep, most: int) -> list[Trial]:
-    """All trials, or if they are more than `most`, those that no other beats and the best by the first objective."""
+def best_trials(sweep: SweepResults, most: int) -> list[Trial]:
+    """All trials, or if they are more than `most`, the Pareto front and the best others by the first objective."""
     found = search_trials(sweep)
     if len(found) <= most:
         return found

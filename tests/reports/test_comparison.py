@@ -94,8 +94,8 @@ RIGHT = {
 
 def test_settings_are_compared_with_the_first(tmp_path) -> None:
     sweep = read_sweep(made_up_sweep(tmp_path, RIGHT))
-    assert [setting.name for setting in sweep.settings] == list(RIGHT)
-    assert sweep.factors == ["num_generations", "optimizer.lr"] and not sweep.undone and sweep.jobs == 12
+    assert [setting.name for setting in sweep.arms] == list(RIGHT)
+    assert sweep.factors == ["num_generations", "optimizer.lr"] and not sweep.unfinished and sweep.job_count == 12
     first, *others = RIGHT
     found = compute_contrasts(sweep, choose_baseline(sweep, None))
     assert list(found) == others
@@ -103,8 +103,8 @@ def test_settings_are_compared_with_the_first(tmp_path) -> None:
     assert [found[name].paired.p for name in others] == pytest.approx([each.pvalue for each in expected])
     adjusted = multipletests([each.pvalue for each in expected], method="holm")[1]
     assert [found[name].p_holm for name in others] == pytest.approx(adjusted)
-    assert sweep.figures[0] == "strict_format" and PRIMARY_METRIC not in sweep.figures
-    assert {"train_seconds", "reward", "rewards/xmlcount"} <= set(sweep.figures)
+    assert sweep.metrics[0] == "strict_format" and PRIMARY_METRIC not in sweep.metrics
+    assert {"train_seconds", "reward", "rewards/xmlcount"} <= set(sweep.metrics)
 
 
 def test_the_effect_of_a_factor_is_that_of_a_model_with_seed_blocks(tmp_path) -> None:
@@ -211,11 +211,11 @@ def test_a_setting_is_named_by_what_was_typed(tmp_path, runs, names) -> None:
             config = (folder / ".hydra" / "config.yaml").read_text()
             (folder / ".hydra" / "config.yaml").write_text(config.replace("  int: 1.0", "  int: 1.0\n  int2: 0.1"))
     sweep = read_sweep(tmp_path)
-    found = [setting.name for setting in sweep.settings]
+    found = [setting.name for setting in sweep.arms]
     if names is not None:
         assert found == names
     elif "rewards=no_format" in runs[0]:
-        assert found == ["rewards=no_format", "rewards=default"] and list(sweep.settings[1].runs) == [1, 2]
+        assert found == ["rewards=no_format", "rewards=default"] and list(sweep.arms[1].runs) == [1, 2]
     elif "max_steps=7" in runs[0]:
         assert found == ["num_generations=16", "num_generations=4"]
     else:
@@ -236,8 +236,8 @@ def test_jobs_follow_by_number_and_repeats_are_said(tmp_path) -> None:
     made_up(tmp_path / "later" / "3", "num_generations=10", right=0.75)
     os.utime(tmp_path / "10" / "results.json", (0, 0))
     sweep = read_sweep(tmp_path)
-    assert [setting.name for setting in sweep.settings] == [f"num_generations={n}" for n in (9, 10, 11)]
-    assert sweep.repeated == [("10", "later/3")] and sweep.settings[1].values(PRIMARY_METRIC) == {0: 0.75}
+    assert [setting.name for setting in sweep.arms] == [f"num_generations={n}" for n in (9, 10, 11)]
+    assert sweep.repeated == [("10", "later/3")] and sweep.arms[1].values(PRIMARY_METRIC) == {0: 0.75}
 
 
 def test_jobs_that_are_not_done_are_named_with_the_reason(tmp_path) -> None:
@@ -250,7 +250,7 @@ def test_jobs_that_are_not_done_are_named_with_the_reason(tmp_path) -> None:
     (folder / "12").mkdir()
     (folder / "12" / "error.txt").write_text("num_generations=32: refused")
     sweep = read_sweep(folder)
-    assert [(job.folder, job.state) for job in sweep.undone] == [
+    assert [(job.folder, job.state) for job in sweep.unfinished] == [
         ("0", "unfinished"),
         ("4", "failed"),
         ("5", "damaged"),
@@ -258,9 +258,9 @@ def test_jobs_that_are_not_done_are_named_with_the_reason(tmp_path) -> None:
         ("13", "not started"),
         ("14", "not started"),
     ]
-    assert sweep.undone[0].reason == "interrupted, or still running: 10 steps on record"
-    assert sweep.undone[1].reason == "out of memory\nlower micro_batch_size"
-    assert sweep.jobs == 15 and verdict(sweep).endswith("6 of 15 jobs are missing from this.")
+    assert sweep.unfinished[0].reason == "interrupted, or still running: 10 steps logged"
+    assert sweep.unfinished[1].reason == "out of memory\nlower micro_batch_size"
+    assert sweep.job_count == 15 and verdict(sweep).endswith("6 of 15 jobs are missing from this.")
     assert list(choose_baseline(sweep, None).runs) == [1, 2]
     console = Console(width=80, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
     console.print(sweep_table(sweep))
@@ -276,9 +276,9 @@ def test_the_baseline_by_a_part_of_its_name(tmp_path) -> None:
     assert choose_baseline(sweep, None).name == names[0]
     assert choose_baseline(sweep, names[3]).name == names[3]
     assert choose_baseline(sweep, "optimizer.lr=3e-4 num_generations=4").name == names[1]
-    with pytest.raises(UserError, match="2 settings have that, so name one: num_generations=4 optimizer.lr=0.0001; "):
+    with pytest.raises(UserError, match="2 arms match; name one: num_generations=4 optimizer.lr=0.0001; "):
         choose_baseline(sweep, "num_generations=4")
-    with pytest.raises(UserError, match=r"no setting of this sweep has that\..*Known: num_generations=16 "):
+    with pytest.raises(UserError, match=r"no arm of this sweep matches\..*Known: num_generations=16 "):
         choose_baseline(sweep, "num_generations=5")
 
 
@@ -292,7 +292,7 @@ def test_the_baseline_by_a_part_of_its_name(tmp_path) -> None:
         ),
         (
             {"num_generations=4": [0.90, 0.91, 0.92], "num_generations=8": [0.92, 0.90, 0.93]},
-            "These 3 seeds cannot tell the settings apart: the difference in right answers from num_generations=4, +0.7 "
+            "These 3 seeds show no significant difference between the arms: the difference in right answers from num_generations=4, +0.7 "
             "points of num_generations=8, has a 95% interval from -3.1 to +4.5 (Holm p 0.53).",
         ),
         (
@@ -301,9 +301,9 @@ def test_the_baseline_by_a_part_of_its_name(tmp_path) -> None:
                 "num_generations=8": [0.92, 0.93, 0.95],
                 "num_generations=16": [0.95, 0.96, 0.96],
             },
-            "3 seeds are too few to settle which settings differ. The largest difference in right answers from num_generations=4, +6.7 "
-            "points of num_generations=16, would stand alone (95% interval from +0.9 to +12.4, p 0.038), but as one of "
-            "2 comparisons it may be chance (Holm p 0.075).",
+            "3 seeds are too few to decide which arms differ. The largest difference in right answers from num_generations=4, +6.7 "
+            "points of num_generations=16, would be significant alone (95% interval from +0.9 to +12.4, p 0.038), but is not "
+            "as one of 2 comparisons (Holm p 0.075).",
         ),
         (
             {
@@ -314,40 +314,40 @@ def test_the_baseline_by_a_part_of_its_name(tmp_path) -> None:
             },
             "num_generations=8 had 60.0 points fewer right answers than num_generations=4 on 100 held-out problems, "
             "31.0% over 3 seeds against 91.0% (95% interval -62.5 to -57.5, Holm p below 0.001). num_generations=32 "
-            "(-40.0) differs from num_generations=4, too. The other differs from num_generations=4 by less than 3 seeds "
-            "can tell.",
+            "(-40.0) also differs from num_generations=4. The other arm does not differ significantly from num_generations=4 "
+            "over 3 seeds.",
         ),
         (
             {"num_generations=4": [0.9], "num_generations=8": [0.95]},
-            "A single seed a setting: how far seeds differ is unknown, so nothing can be concluded about the settings.",
+            "Each arm has a single seed: the spread over seeds is unknown, so no conclusion about the arms is possible.",
         ),
         (
             {"num_generations=4": [0.9, 0.8], "num_generations=8": [0.95]},
-            "No setting shares two seeds with num_generations=4, so nothing can be concluded about the settings.",
+            "No arm shares two seeds with num_generations=4, so no conclusion about the arms is possible.",
         ),
         (
             {"num_generations=4": [0.0, 0.0], "num_generations=8": [0.0, 0.0]},
-            "In each of 2 seeds every setting had the same share of right answers: nothing tells them apart.",
+            "In each of 2 seeds all arms had the same share of right answers.",
         ),
         (
             {"num_generations=4": [0.5, 0.6], "num_generations=8": [0.6, 0.7]},
             "num_generations=8 had the most right answers on 100 held-out problems, 65.0% over 2 seeds: 10.0 points "
-            "more than num_generations=4 (the same in each of 2 seeds, so that its spread is unknown).",
+            "more than num_generations=4 (the same in each of 2 seeds, so its spread is unknown).",
         ),
         (
             {"num_generations=4": [0.9, 0.8], "num_generations=8": [0.95], "num_generations=16": [0.9, 0.81]},
-            "These 2 seeds cannot tell the settings apart: the difference in right answers from num_generations=4, +0.5 "
-            "points of num_generations=16, has a 95% interval from -5.9 to +6.9 (Holm p 0.5). 1 setting has fewer than "
-            "two seeds in common with num_generations=4, which tells nothing.",
+            "These 2 seeds show no significant difference between the arms: the difference in right answers from num_generations=4, +0.5 "
+            "points of num_generations=16, has a 95% interval from -5.9 to +6.9 (Holm p 0.5). 1 arm has fewer than "
+            "two seeds in common with num_generations=4 and is not tested.",
         ),
         (
             {"num_generations=4": [0.5, 0.6]},
-            "One setting, and nothing to compare it with: 55.0% right answers on 100 held-out problems, the "
-            "mean of 2 seeds (95% interval -8.5 to 118.5).",
+            "One arm: 55.0% right answers on 100 held-out problems, the mean of 2 seeds (95% interval -8.5 to 118.5). There "
+            "is no other arm to compare it with.",
         ),
         (
             {"num_generations=4": [0.5]},
-            "One run: 50.0% right answers on 100 held-out problems, and nothing to compare it with.",
+            "One run: 50.0% right answers on 100 held-out problems. There is no other arm to compare it with.",
         ),
         (
             {
@@ -356,14 +356,14 @@ def test_the_baseline_by_a_part_of_its_name(tmp_path) -> None:
                 "num_generations=8 optimizer.lr=0.0001": [0.6, 0.5, 0.5],
                 "num_generations=8 optimizer.lr=0.0003": [0.75, 0.75, 0.68],
             },
-            "Over all of them, though, optimizer.lr=0.0003 had 18.0 points more right answers than optimizer.lr=0.0001 "
+            "Averaged over the other factors, optimizer.lr=0.0003 had 18.0 points more right answers than optimizer.lr=0.0001 "
             "(95% interval +15.8 to +20.2, Holm p 0.0015).",
         ),
     ],
 )
 def test_the_verdict_is_as_sure_as_the_figures(tmp_path, right, words: str) -> None:
     said = verdict(read_sweep(made_up_sweep(tmp_path, right)))
-    assert words in said if words.startswith("Over all") else said == words
+    assert words in said if words.startswith("Averaged over") else said == words
 
 
 def test_a_pareto_front_is_what_nothing_beats() -> None:
@@ -390,15 +390,15 @@ def test_a_search_names_its_best_trials(tmp_path) -> None:
     made_up(folder / "3", "num_generations=32", right=0.9, stopped_by="pruning", steps=4)
     plan(folder, *right, "num_generations=32", maximize=["accuracy_strict"], minimize=[])
     sweep = read_sweep(folder)
-    assert [(job.state, job.reason) for job in sweep.undone] == [("pruned", "at step 4")] and not sweep.missing
+    assert [(job.state, job.reason) for job in sweep.unfinished] == [("pruned", "at step 4")] and not sweep.missing
     assert verdict(sweep) == (
-        "Of 3 trials, num_generations=8 had the highest figure for correct inside <answer>, 80.0%. Each is a single "
+        "Of 3 trials, num_generations=8 had the highest value of correct inside <answer>, 80.0%. Each is a single "
         "run, and the best of many is partly luck: run it again with other seeds."
     )
     plan(folder, *right, "num_generations=32", maximize=["accuracy_strict"], minimize=["mean_completion_tokens"])
     assert [trial.name for trial in search_trials(read_sweep(folder)) if trial.best] == list(right)
     assert verdict(read_sweep(folder)).startswith(
-        "Of 3 trials, 3 are not beaten in correct inside <answer> and mean completion tokens together."
+        "Of 3 trials, 3 are on the Pareto front of correct inside <answer> and mean completion tokens."
     )
 
 
@@ -419,7 +419,7 @@ def test_a_setting_without_any_run_keeps_its_row(tmp_path) -> None:
     names = [f"num_generations={k} seed={seed}" for k in (4, 8, 16) for seed in range(3)]
     plan(tmp_path, *names)
     sweep = read_sweep(tmp_path)
-    assert [(setting.name, len(setting.runs)) for setting in sweep.settings] == [
+    assert [(setting.name, len(setting.runs)) for setting in sweep.arms] == [
         ("num_generations=4", 0),
         ("num_generations=8", 3),
         ("num_generations=16", 3),

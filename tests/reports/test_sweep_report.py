@@ -78,7 +78,7 @@ def test_in_a_browser(finished, browser, width: int, scheme: str) -> None:
     page = seen(browser, finished / "report.html", width, scheme, FIGURES, 80)
     for words in (
         "Right answers",
-        "Other figures",
+        "Other metrics",
         "The effect of num_generations",
         "Curves",
         "conditional on the runs",
@@ -97,7 +97,9 @@ def test_page_and_table_say_what_scipy_says(sweep) -> None:
     low, high = test.confidence_interval()
     cells = ["num_generations=4", "3", "83.3% (14.4)", "+50.0", f"{low * 100:.1f} to {high * 100:.1f}"]
     assert " ".join([*cells, f"{test.pvalue:.2g}", f"{test.pvalue:.2g}"]) in text(page)
-    assert f"differences from num_generations=2 below about {(high - low) * 50:.1f} points cannot be told" in text(page)
+    assert f"differences from num_generations=2 below about {(high - low) * 50:.1f} points are not significant" in text(
+        page
+    )
     table = pd.read_csv(sweep / "sweep.csv").set_index(["num_generations", "figure"])
     row = table.loc[(4, PRIMARY_METRIC)]
     assert (row["low"], row["high"]) == pytest.approx((low, high)) and row["p"] == pytest.approx(test.pvalue)
@@ -126,10 +128,10 @@ def test_what_is_missing_is_listed_and_not_averaged(sweep) -> None:
     plan(sweep, *(f"num_generations={k} seed={seed}" for k in (2, 4, 8) for seed in (0, 1, 2)))
     page = text(report_of(sweep).read_text())
     assert "5 of 9 jobs are missing from this." in page
-    assert "job 0 · unfinished · num_generations=2 seed=0 interrupted, or still running: 2 steps on record" in page
+    assert "job 0 · unfinished · num_generations=2 seed=0 interrupted, or still running: 2 steps logged" in page
     assert "job 4 · failed · num_generations=4 seed=1 no space is left &lt;b&gt;" in page
     assert "Without a step: 6, 7, 8." in page
-    assert "job 5 · num_generations=4 seed=2 Ended early, by the alarm no_signal at step 1; its figures count" in page
+    assert "job 5 · num_generations=4 seed=2 Ended early, by the alarm no_signal at step 1; its results count" in page
     # Two seeds each, one of them in common.
     assert "num_generations=4 2 50.0% (70.7) -50.0 1 in common unknown – –" in page
     assert "python -m grpo.train -m ..." in page
@@ -175,9 +177,9 @@ def test_many_settings_and_factors(tmp_path) -> None:
     }
     page = report_of(made_up_sweep(tmp_path, shares)).read_text()
     said = text(page)
-    assert "Of 10 settings these are the baseline and the 7 that end furthest from it." in said
+    assert "Of 10 arms these are the baseline and the 7 that end furthest from it." in said
     assert "mean total reward" not in said and "reward xmlcount" in said  # the stacks weigh differently
-    assert "Compared are runs that differ in the factor alone" in said and 'id="effect_1"' in page
+    assert "Runs that differ only in the factor are compared" in said and 'id="effect_1"' in page
     assert "first" in said and "1 of the differences is the same in every seed" in said
 
 
@@ -190,9 +192,9 @@ def test_a_search(tmp_path) -> None:
     names = [*right, "num_generations=32", "num_generations=64"]
     plan(folder, *names, maximize=["accuracy_strict"])
     said = text(report_of(folder).read_text())
-    assert "num_generations=8 had the highest figure for correct inside &lt;answer&gt;, 90.0%." in said
+    assert "num_generations=8 had the highest value of correct inside &lt;answer&gt;, 90.0%." in said
     assert "4 num_generations=32 pruned at step 3 5 num_generations=64 failed" in said and "job 5 · failed" in said
-    assert "1 of 6 jobs is missing from this." in said and "Other figures" not in said
+    assert "1 of 6 jobs is missing from this." in said and "Other metrics" not in said
     assert not pd.read_csv(folder / "sweep.csv")["baseline"].any()
     with pytest.raises(UserError, match="is a search, whose trials are compared with one another"):
         report_of(folder, "num_generations=2")
@@ -238,8 +240,8 @@ def reported(monkeypatch, capsys, *arguments: object) -> str:
 
 def test_many_runs_are_reported_by_what_differs(outputs, monkeypatch, capsys) -> None:
     said = reported(monkeypatch, capsys, outputs)
-    assert len(said.splitlines()) < 80 and max(map(len, said.partition("A single seed")[0].splitlines())) <= 80
-    assert "The best 20 of 30 settings; all are in sweep.csv." in said and "10  without a step" in said
+    assert len(said.splitlines()) < 80 and max(map(len, said.partition("Each arm has")[0].splitlines())) <= 80
+    assert "The best 20 of 30 arms; all are in sweep.csv." in said and "10  without a step" in said
     table = pd.read_csv(outputs / "sweep.csv").query(f"figure == '{PRIMARY_METRIC}'")
     assert len(table) == 30 and f"{table['mean'].max():.1%}" in said and f" {table['mean'].iloc[1]:.1%} " not in said
     # The baseline with all that varies; another setting with what is other in it.
@@ -249,7 +251,7 @@ def test_many_runs_are_reported_by_what_differs(outputs, monkeypatch, capsys) ->
     assert (
         "Without a step: 2026-11-21/03, 2026-11-21/07, 2026-11-21/11, 2026-11-21/15, 2026-11-21/19 and 5 more." in page
     )
-    assert "Nothing was run at every level of" in page or "The effect of each factor" in page
+    assert "No run has a counterpart at every level of" in page or "The effect of each factor" in page
 
 
 @pytest.mark.parametrize(
