@@ -20,7 +20,16 @@ from grpo.config.samplers import (
     VLLM_ENGINES,
     non_neutral_sampling,
 )
-from grpo.config.schema import AnyConfig, AuditConfig, CommonConfig, Config, DataConfig, EvaluateConfig, ModelConfig
+from grpo.config.schema import (
+    AnyConfig,
+    AuditConfig,
+    CommonConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    ModelConfig,
+    RolloutConfig,
+)
 from grpo.core.errors import UserError, shorten
 from grpo.core.paths import path_fault
 
@@ -70,7 +79,8 @@ def check_config(config: AnyConfig) -> None:
     if isinstance(config, AuditConfig):
         return
     _check_data(config.data)
-    _check_rollout(config)
+    _check_sampler_settings(config.rollout)
+    _check_engine(config)
     _check_model(config.model)
     if isinstance(config, Config):
         if config.trust_run and config.resume is None:
@@ -116,8 +126,8 @@ def _check_batch(config: Config) -> None:
         )
 
 
-def _check_rollout(config: CommonConfig) -> None:
-    rollout = config.rollout
+def _check_sampler_settings(rollout: RolloutConfig) -> None:
+    """Check that the sampler has the settings that are given, and that it is given those that it needs."""
     own = SAMPLER_SETTINGS[rollout.name]
     for name, value in non_neutral_sampling(rollout).items():
         if name not in own:
@@ -139,6 +149,11 @@ def _check_rollout(config: CommonConfig) -> None:
         raise UserError(
             f"rollout.correction={rollout.correction}: needs a bound for the ratios, rollout.correction_max=2.0."
         )
+
+
+def _check_engine(config: CommonConfig) -> None:
+    """Check what a sampler of another project can be combined with."""
+    rollout = config.rollout
     if rollout.name in ENGINES and isinstance(config, EvaluateConfig):
         raise UserError(
             f"rollout={rollout.name}: it samples in training only; evaluate with rollout=fast, as a run does itself."

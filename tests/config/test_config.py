@@ -1,9 +1,6 @@
-"""Every shipped setting composes, and every mistake is answered in one readable line."""
+"""Every shipped option composes, and every user error gives a message of one line."""
 
-import subprocess
-import sys
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 
 import pytest
 import yaml
@@ -15,6 +12,7 @@ from grpo.config.schema import Config, EvaluateConfig, PlanConfig
 from grpo.config.validation import check_config
 from grpo.core.errors import UserError
 from grpo.plan import compose as plan
+from tests.helpers.import_times import error_lines, imported, run_command
 
 GROUPS = {
     folder.name: option_names(folder.name) for folder in CONF.iterdir() if folder.name != "hydra" and folder.is_dir()
@@ -168,27 +166,13 @@ def test_seed_zero_and_null_are_values() -> None:
     assert config.seed == 0 and config.max_prompt_length is None
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    # -X importtime names every module that is imported.
-    line = [sys.executable, "-X", "importtime", "-m", "grpo.train", *arguments]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True)
-
-
-def imported(done: subprocess.CompletedProcess, module: str) -> bool:
-    return any(line.rpartition("|")[2].strip() == module for line in done.stderr.splitlines())
-
-
-def said(done: subprocess.CompletedProcess) -> list[str]:
-    return [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-
-
 @pytest.mark.parametrize(
     "arguments",
     [["nun_generations=8"], ["model=tinny"], ["num_generations=1"], ["+rewards.corectness=1"], ["optimizer.lr=fast"]],
 )
 def test_the_command_refuses_a_mistake_before_torch_is_imported(arguments: list[str], tmp_path) -> None:
-    done = command(*arguments, cwd=tmp_path)
-    lines = said(done)
+    done = run_command("grpo.train", *arguments, cwd=tmp_path)
+    lines = error_lines(done)
     assert done.returncode == 1
     assert len(lines) == 1 and lines[0].startswith("error: ")
     assert not imported(done, "torch")
@@ -197,21 +181,25 @@ def test_the_command_refuses_a_mistake_before_torch_is_imported(arguments: list[
 
 def test_a_log_that_cannot_be_opened(tmp_path) -> None:
     (tmp_path / "run" / "train.log").mkdir(parents=True)
-    done = command("hydra.run.dir=run", cwd=tmp_path)
+    done = run_command("grpo.train", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 1
-    assert len(said(done)) == 1 and "cannot be written" in said(done)[0] and "hydra.run.dir=FOLDER" in said(done)[0]
+    assert (
+        len(error_lines(done)) == 1
+        and "cannot be written" in error_lines(done)[0]
+        and "hydra.run.dir=FOLDER" in error_lines(done)[0]
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "experiment=gsm8k"]])
 def test_help_and_settings_need_no_torch(arguments: list[str], tmp_path) -> None:
-    done = command(*arguments, cwd=tmp_path)
+    done = run_command("grpo.train", *arguments, cwd=tmp_path)
     assert done.returncode == 0 and not imported(done, "torch")
     assert ("experiment=gsm8k" if "--help" in arguments else "num_generations: 16") in done.stdout
 
 
 def test_a_folder_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    done = command(f"hydra.run.dir={tmp_path}/file/run", cwd=tmp_path)
-    lines = said(done)
+    done = run_command("grpo.train", f"hydra.run.dir={tmp_path}/file/run", cwd=tmp_path)
+    lines = error_lines(done)
     assert done.returncode == 1
     assert len(lines) == 1 and "hydra.run.dir=FOLDER" in lines[0]

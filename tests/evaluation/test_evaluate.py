@@ -18,10 +18,10 @@ from grpo.core.errors import UserError
 from grpo.core.statistics import wilson_interval
 from grpo.runs.settings import read_finished_run_config
 from grpo.tasks.splits import load_splits
-from tests.config.test_config import imported
 from tests.conftest import SMALL
 from tests.helpers.evaluation import evaluated, tagged
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
+from tests.helpers.import_times import imported
 from tests.helpers.models import QWEN, needs_qwen
 
 PROBLEMS = 12

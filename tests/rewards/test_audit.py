@@ -25,7 +25,7 @@ from grpo.rewards.probe_scores import score_probes
 from grpo.rewards.probes import AS_REQUESTED, CHANGES, PROBES, WRONG
 from grpo.rewards.scoring import score_reward
 from grpo.rewards.stack import build_rewards
-from tests.config.test_config import imported
+from tests.helpers.import_times import imported
 
 MINE = """
 from grpo.rewards import reward

@@ -24,8 +24,8 @@ from grpo.core.errors import UserError
 from grpo.sweeps.jobs import Job, compose_jobs, expand_overrides
 from grpo.sweeps.launchers import build_launcher
 from grpo.sweeps.search import run_search
-from tests.config.test_config import imported
 from tests.conftest import LONG, SMALL, surroundings, wandb_records
+from tests.helpers.import_times import imported
 from tests.helpers.runs import assert_same
 from tests.training.test_train import metrics
 
