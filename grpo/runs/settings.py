@@ -21,7 +21,7 @@ from grpo.core.errors import UserError, shorten
 from grpo.core.files import atomic_write, parse_file, parse_yaml
 from grpo.core.redact import mask_overrides, redacted
 from grpo.runs.run_dir import RunDir, SweepDir
-from grpo.runs.trust import sign
+from grpo.runs.signature import sign
 
 
 def save_settings(folder: Path, config: Config, overrides: Sequence[str], hydra: DictConfig | None = None) -> None:

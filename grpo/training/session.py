@@ -35,7 +35,7 @@ from grpo.runs.labels import RunLabel
 from grpo.runs.provenance import collect_provenance
 from grpo.runs.results import STOPPED_BY_PRUNING
 from grpo.runs.run_dir import RunDir
-from grpo.runs.trust import sign
+from grpo.runs.signature import sign
 from grpo.tasks.example import SHOWCASE
 from grpo.tasks.splits import load_splits
 from grpo.tasks.train_set import build_train_set

@@ -25,7 +25,7 @@ from grpo.runs.resume import find_checkpoint, has_all_steps, truncate_to_checkpo
 from grpo.runs.resume_settings import resumed_config
 from grpo.runs.run_dir import RunDir
 from grpo.runs.settings import read_config, read_overrides, read_settings, save_settings
-from grpo.runs.trust import sign
+from grpo.runs.signature import sign
 from grpo.training.recorder import Recorder
 from grpo.training.session import train_run
 from tests.conftest import SMALL, Process

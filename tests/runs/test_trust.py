@@ -22,7 +22,8 @@ from grpo.core.run_log import RunLog
 from grpo.policy.hub import ASSETS
 from grpo.runs.provenance_file import read_provenance
 from grpo.runs.settings import read_overrides
-from grpo.runs.trust import key_path, refuse_links, require_trust, sign
+from grpo.runs.signature import key_path, sign
+from grpo.runs.trust import refuse_links, require_trust
 from tests.conftest import SMALL
 from tests.helpers.evaluation import evaluated
 from tests.helpers.made_up import made_up

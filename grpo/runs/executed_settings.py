@@ -1,0 +1,77 @@
+"""Saved settings that run code or read the environment, and a line about each.
+
+Called by `trust` and `signature`. It does not decide whether they may.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from grpo.core.environment_values import ENV_INTERPOLATION
+from grpo.core.text import format_setting
+from grpo.runs.run_dir import RunDir
+
+
+def _executed(settings: dict[str, Any]) -> dict[str, Any]:
+    """The saved settings that run code or read the environment, by their full keys.
+
+    `rollout.server` is one of them: TRL's client for a vLLM server reads pickled objects from it.
+    """
+    found = {key: value for key, value in _leaves(settings) if isinstance(value, str) and "${" in value}
+    if (files := settings.get("reward_files")) not in (None, []):
+        found["reward_files"] = files
+    for key in ("trust_remote_code", "trust_pickle"):
+        if _value(settings, "model", key) not in (None, False):
+            found |= {f"model.{each}": _value(settings, "model", each) for each in (key, "path", "revision")}
+    if (server := _value(settings, "rollout", "server")) is not None:
+        found["rollout.server"] = server
+    return found
+
+
+def _value(settings: dict[str, Any], group: str, key: str) -> Any:
+    # Level by level: a key with a dot in a crafted file must not pass for the nested key that is used.
+    inner = settings.get(group)
+    return inner.get(key) if isinstance(inner, dict) else None
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}{key}.")
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _leaves(value, f"{prefix}{number}.")
+    else:
+        yield prefix[:-1], node
+
+
+def _described(folder: Path, settings: dict[str, Any], policy: bool) -> Iterator[tuple[str, str]]:
+    """(setting, what it executes) for each of `_executed`."""
+    executed = _executed(settings)
+    model = RunDir(folder).policy if policy else _value(settings, "model", "path")
+    for key, value in executed.items():
+        if key == "reward_files":
+            for name in value if isinstance(value, list) else [value]:
+                yield key, f"reward_files: {_absolute(name)}"
+        elif key == "model.trust_remote_code":
+            yield key, f"model.trust_remote_code={format_setting(value)}: the Python code of {model}"
+        elif key == "model.trust_pickle":
+            yield key, f"model.trust_pickle={format_setting(value)}: the pickled weights of {model}"
+        elif key == "rollout.server":
+            yield key, f"rollout.server={value}: weights and prompts are sent there, pickled objects come back"
+        elif isinstance(value, str) and "${" in value:
+            names = ", ".join(ENV_INTERPOLATION.findall(value))
+            yield key, f"{key}={value}: " + (f"the environment variable {names}" if names else "another setting")
+
+
+def _absolute(name: Any) -> str:
+    if "${" in str(name):
+        return str(name)
+    try:
+        return str(Path(str(name)).expanduser().absolute())
+    except (RuntimeError, OSError):  # no such user; no working directory
+        return str(name)
+
+
+def _runs_policy(executed: dict[str, Any]) -> bool:
+    return not executed.keys().isdisjoint({"model.trust_remote_code", "model.trust_pickle"})
