@@ -12,7 +12,7 @@ from grpo.core.text import format_setting
 from grpo.runs.run_dir import RunDir
 
 
-def _executed(settings: dict[str, Any]) -> dict[str, Any]:
+def executed_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The saved settings that run code or read the environment, by their full keys.
 
     `rollout.server` is one of them: TRL's client for a vLLM server reads pickled objects from it.
@@ -45,9 +45,9 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix[:-1], node
 
 
-def _described(folder: Path, settings: dict[str, Any], policy: bool) -> Iterator[tuple[str, str]]:
-    """(setting, what it executes) for each of `_executed`."""
-    executed = _executed(settings)
+def describe_executed(folder: Path, settings: dict[str, Any], policy: bool) -> Iterator[tuple[str, str]]:
+    """(setting, what it executes) for each of `executed_settings`."""
+    executed = executed_settings(settings)
     model = RunDir(folder).policy if policy else _value(settings, "model", "path")
     for key, value in executed.items():
         if key == "reward_files":
@@ -73,5 +73,5 @@ def _absolute(name: Any) -> str:
         return str(name)
 
 
-def _runs_policy(executed: dict[str, Any]) -> bool:
+def runs_policy_code(executed: dict[str, Any]) -> bool:
     return not executed.keys().isdisjoint({"model.trust_remote_code", "model.trust_pickle"})

@@ -18,7 +18,7 @@ from grpo.core.console import say
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, write_json
 from grpo.core.paths import display_path
-from grpo.runs.executed_settings import _executed, _runs_policy
+from grpo.runs.executed_settings import executed_settings, runs_policy_code
 from grpo.runs.run_dir import RunDir
 
 KEY_BYTES = 32
@@ -27,7 +27,7 @@ MODULES = (".py", ".pyc", ".so")
 
 def sign(folder: Path, settings: dict[str, Any]) -> None:
     """Mark a run directory as made by this user, if its settings run code; prints a warning if there is no key."""
-    executed = _executed(settings)
+    executed = executed_settings(settings)
     if not executed:
         return
     try:
@@ -39,7 +39,9 @@ def sign(folder: Path, settings: dict[str, Any]) -> None:
         )
         return
     files = (
-        _reward_files(settings) | _modules(folder, settings) | (_policy_files(folder) if _runs_policy(executed) else {})
+        _reward_files(settings)
+        | _modules(folder, settings)
+        | (_policy_files(folder) if runs_policy_code(executed) else {})
     )
     run = RunDir(folder)
     run.hydra.mkdir(exist_ok=True)
@@ -56,7 +58,7 @@ def key_path() -> Path:
     return folder / "grpo" / "signing.key"
 
 
-def _reason_for_distrust(folder: Path, settings: dict[str, Any], policy: bool) -> str | None:
+def reason_for_distrust(folder: Path, settings: dict[str, Any], policy: bool) -> str | None:
     """Why the folder does not count as made by this user; None if it does."""
     path = RunDir(folder).signature_json
     try:
@@ -70,13 +72,13 @@ def _reason_for_distrust(folder: Path, settings: dict[str, Any], policy: bool) -
         key = _key(create=False)
     except (OSError, RuntimeError) as error:
         return f"whether you made this run directory cannot be checked (there is no key: {error})"
-    executed = _executed(settings)
+    executed = executed_settings(settings)
     if not hmac.compare_digest(signature, _hmac(key, executed, files).encode()):
         return "this run directory was not made by you, or its settings were changed since"
     # A reward file elsewhere that the user has edited is trusted; one inside the folder must be as it was signed.
     now = {name: digest for name, digest in _reward_files(settings).items() if _depends_on_folder(folder, name)}
     now |= _modules(folder, settings)
-    if policy and _runs_policy(executed):
+    if policy and runs_policy_code(executed):
         now |= _policy_files(folder)
     changed = [name for name, digest in now.items() if files.get(name) != digest]
     return f"{changed[0]} was changed since you made this run directory" if changed else None
@@ -124,7 +126,7 @@ def _places(folder: Path, settings: dict[str, Any]) -> set[Path]:
     return {file.parent for file in files if file.is_relative_to(folder.resolve())}
 
 
-def _delete_bytecode(folder: Path, settings: dict[str, Any]) -> None:
+def delete_bytecode(folder: Path, settings: dict[str, Any]) -> None:
     """Delete the bytecode that Python would import instead of the signed modules; it is written again."""
     for place in _places(folder, settings):
         for path in place.rglob("__pycache__/*.pyc"):

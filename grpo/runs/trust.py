@@ -1,8 +1,7 @@
 """Trust in run directories: whether their saved settings may run code here, which only this user's own runs may.
 
 A run directory can come from anybody. Commands that read one call `require_trust` before they use a saved setting that
-runs code; `save_settings` calls `sign` of `signature`. Nothing here knows which command
-asks.
+runs code; `save_settings` calls `sign`. Nothing here knows which command asks.
 """
 
 import os
@@ -14,9 +13,9 @@ from typing import Any
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path
 from grpo.core.text import printable
-from grpo.runs.executed_settings import _described
+from grpo.runs.executed_settings import describe_executed
 from grpo.runs.run_dir import LATEST
-from grpo.runs.signature import _delete_bytecode, _reason_for_distrust
+from grpo.runs.signature import delete_bytecode, reason_for_distrust
 
 WRITTEN_IN_PLACE = (".diff", ".jsonl", ".lock", ".log")
 
@@ -45,14 +44,14 @@ def require_trust(
         UserError: it lists what would be executed. Nothing in the folder is changed.
     """
     executed = []
-    for key, line in _described(folder, settings, policy):
+    for key, line in describe_executed(folder, settings, policy):
         group = key.partition(".")[0]
         if (used is None or group in used) and key not in typed and group not in typed:
             executed.append(line)
     if trusted or not executed:
         return
-    if (reason := _reason_for_distrust(folder, settings, policy)) is None:
-        return _delete_bytecode(folder, settings)
+    if (reason := reason_for_distrust(folder, settings, policy)) is None:
+        return delete_bytecode(folder, settings)
     lines = "".join(f"\n  {printable(line).replace(chr(10), chr(92) + 'n')}" for line in executed)
     raise UserError(
         f"{display_path(folder)}: {reason}, "

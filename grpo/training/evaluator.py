@@ -23,8 +23,6 @@ from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
 from grpo.tasks.example import Example
 
-TRANSCRIPTS = "transcripts.jsonl"
-
 
 class Evaluator:
     """Answers problems with the current policy, scores the answers, and saves both in the run directory.
@@ -94,7 +92,7 @@ class Evaluator:
         lines = [line for line in transcripts(self.out) if line["step"] < step]
         for example, completion in zip(self.examples, answers, strict=True):
             lines.append({"step": step, **asdict(example), "completion": completion})
-        with atomic_write(self.out / TRANSCRIPTS) as partial:
+        with atomic_write(RunDir(self.out).transcripts_jsonl) as partial:
             partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 
 
@@ -112,7 +110,7 @@ def of_all_ranks(batches: Iterable[CompletionBatch], own: Sequence[int]) -> Iter
 
 def transcripts(out: Path) -> list[dict[str, Any]]:
     """The example questions and the policy's answers at each step at which it was asked."""
-    return read_json_lines(out / TRANSCRIPTS, {"step", "question", "gold", "completion"})
+    return read_json_lines(RunDir(out).transcripts_jsonl, {"step", "question", "gold", "completion"})
 
 
 def answers_before_and_after(out: Path, last_step: int) -> list[dict[str, str]]:
