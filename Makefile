@@ -18,7 +18,7 @@ CPU_TORCH := UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=0 $(INSTALL) --torch-backend cpu
 else
 CREATE := $(PYTHON) -m venv
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
-# Where PyTorch's index cannot be reached, a wheel in a folder that pip is configured with (find-links).
+# If PyTorch's index cannot be reached, pip takes a torch wheel from its own folder of wheels (find-links), if it has one.
 CPU_TORCH := $(INSTALL) --timeout 10 --retries 0 --extra-index-url $(CPU_INDEX) "torch==$(TORCH)+cpu" 2>/dev/null \
 	|| $(INSTALL) --no-index --no-deps torch
 endif
