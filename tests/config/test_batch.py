@@ -1,3 +1,5 @@
+"""The split of an optimizer step into micro-batches and over processes."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,9 @@ sizes = st.integers(1, 200)
 
 
 @given(st.integers(2, 64), sizes, sizes, st.integers(1, 8))
-def test_a_batch_is_cut_exactly_or_the_nearest_are_named(k: int, prompts: int, micro: int, world: int) -> None:
+def test_a_step_is_split_exactly_or_the_nearest_settings_are_named(
+    k: int, prompts: int, micro: int, world: int
+) -> None:
     try:
         batch = derive_batch(k, prompts, micro, world)
     except UserError as error:
@@ -22,12 +26,12 @@ def test_a_batch_is_cut_exactly_or_the_nearest_are_named(k: int, prompts: int, m
     assert batch.per_device <= micro
 
 
-def test_k_alone_always_works() -> None:
+def test_any_k_can_be_split() -> None:
     for k in range(2, 130):
         assert derive_batch(k, prompts_per_step=4, micro_batch_size=64).completions == 4 * k
 
 
-def test_the_error_names_rule_and_neighbours() -> None:
+def test_the_error_names_the_rule_and_the_nearest_settings() -> None:
     with pytest.raises(UserError) as error:
         derive_batch(num_generations=3, prompts_per_step=5, micro_batch_size=8, world_size=4)
     assert str(error.value) == (

@@ -22,12 +22,12 @@ GROUPS = {
 @pytest.mark.parametrize(
     ("group", "name"), [(group, name) for group, names in sorted(GROUPS.items()) for name in sorted(names)]
 )
-def test_every_shipped_file_composes(group: str, name: str) -> None:
+def test_every_option_composes(group: str, name: str) -> None:
     extra = {"jsonl": ["data.path=somewhere"], "vllm": ["device=cuda"], "vllm_server": ["device=cuda"]}
     (plan if group == "hardware" else compose)([f"{group}={name}", *extra.get(name, [])])
 
 
-def test_the_groups_are_as_documented() -> None:
+def test_the_groups_have_the_documented_options() -> None:
     of_training = {"model", "data", "rewards", "optimizer", "algorithm", "rollout", "tracking", "experiment"}
     assert GROUPS.keys() == of_training | {"hardware"}
     assert {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b"} <= set(GROUPS["model"])
@@ -39,14 +39,14 @@ def test_the_groups_are_as_documented() -> None:
     assert {"wandb", "trackio", "tensorboard", "none"} <= set(GROUPS["tracking"])
 
 
-def test_experiments_stack_and_the_command_line_wins() -> None:
+def test_experiments_can_be_combined_and_the_command_line_has_precedence() -> None:
     config = compose(["experiment=[gsm8k,gsm8k_original]", "rewards=no_xmlcount", "num_generations=8"])
     assert config.num_generations == 8 and config.rewards["xmlcount"] == 0.0
     assert (config.model.dtype, config.algorithm.beta, config.temperature) == ("bfloat16", 0.04, 0.9)
     assert config.algorithm.kl_bias_correction is False
 
 
-def test_the_reference_recipe() -> None:
+def test_the_settings_of_the_reference_run() -> None:
     config = compose(["experiment=gsm8k"])
     assert (config.model.path, config.data.name, config.device) == ("Qwen/Qwen2.5-0.5B-Instruct", "gsm8k", "cuda")
     optimizer = config.optimizer
@@ -56,7 +56,7 @@ def test_the_reference_recipe() -> None:
     assert config.bf16 and config.model.dtype == "float32"
 
 
-def test_every_scalar_is_explained_where_it_is_set() -> None:
+def test_every_setting_has_a_comment() -> None:
     commands = (
         (Config, ["common", "config"]),
         (EvaluateConfig, ["common", "evaluate"]),
@@ -88,7 +88,7 @@ def test_every_scalar_is_explained_where_it_is_set() -> None:
         "hardware/rtx3090",
     ],
 )
-def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
+def test_every_setting_of_a_group_has_a_comment(file: str) -> None:
     text = (CONF / f"{file}.yaml").read_text()
     for key in yaml.safe_load(text).keys() - {"defaults"}:
         assert " # " in next(line for line in text.splitlines() if line.startswith(f"{key}:")), key
@@ -148,7 +148,7 @@ def test_every_group_setting_is_explained_where_it_is_set(file: str) -> None:
         ("hydra.nothing=1", "hydra.nothing: there is no such setting. Those of Hydra, its sweeper and its launcher"),
     ],
 )
-def test_mistakes(override: str, message: str) -> None:
+def test_messages_about_wrong_settings(override: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         compose([override])
     assert message in str(error.value)

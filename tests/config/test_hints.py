@@ -1,0 +1,69 @@
+"""Setting names of other projects: the message, and the page of docs that is generated from the table."""
+
+from dataclasses import fields
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from grpo.config import hints
+from grpo.config.keys import schema_keys
+from grpo.config.schema import Config, SearchConfig
+from tests.helpers.refusals import refusal_of
+
+ROOT = Path(__file__).parents[2]
+
+
+STEP = "a step has prompts_per_step x num_generations completions"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("learning_rate=1e-5", "Here it is optimizer.lr"),
+        ("+learning_rate=1e-5", "Here it is optimizer.lr"),
+        ("lr=1e-5", "Did you mean 'optimizer.lr'?"),
+        ("optimizer.learning_rate=1e-5", "Here it is optimizer.lr"),
+        ("actor_rollout_ref.actor.optim.lr=1e-6", "Did you mean 'optimizer.lr'?"),
+        ("batch_size=8", f"Here it is prompts_per_step (prompts, not completions: {STEP}"),
+        ("data.train_batch_size=8", f"Here it is prompts_per_step (prompts, not completions: {STEP}"),
+        ("per_device_train_batch_size=8", "Here it is micro_batch_size (completions per forward pass on a device"),
+        ("gradient_accumulation_steps=4", f"It has no counterpart here: it follows from the batch: {STEP}"),
+        ("actor_rollout_ref.rollout.n=8", "Here it is num_generations (completions for each prompt)."),
+        ("beta=0.04", "Did you mean 'algorithm.beta'?"),
+        ("kl_coef=0.04", "Here it is algorithm.beta"),
+        ("epochs=3", "Here it is num_train_epochs"),
+        ("max_new_tokens=64", "Here it is max_completion_length"),
+        ("wandb_project=mine", "Here it is tracking.project"),
+        ("trainer.project_name=mine", "Here it is tracking.project"),
+        ("entity=team", "Did you mean 'tracking.entity'?"),
+        ("model_name_or_path=a/b", "Here it is model.path"),
+        ("report_to=wandb", "Here it is tracking (a group: wandb, trackio"),
+        ("top_p=0.9", "Did you mean 'rollout.top_p'?"),
+        ("output_dir=out", "Here it is hydra.run.dir (hydra.sweep.dir for a sweep)."),
+        ("hydra.launcher.n_jobs=4", "Here it is hydra.sweeper.parallel"),
+        ("n_gpus_per_node=8", "set by the launcher, torchrun or accelerate: docs/multi-gpu.md."),
+        ("zzz=1", "zzz: there is no such setting. Known: activation_checkpointing"),
+    ],
+)
+def test_names_of_other_projects(typed: str, meant: str) -> None:
+    said = refusal_of(typed)
+    assert said.startswith(f"{typed.lstrip('+').partition('=')[0]}: there is no such setting.") and meant in said
+    assert ("Known:" in said) == (typed == "zzz=1")
+
+
+def test_every_hint_names_a_setting() -> None:
+    known = schema_keys(Config).keys() | {"hydra.run.dir", "hydra/sweeper", "hydra/launcher", "rewards.NAME"}
+    known |= {f"hydra.sweeper.{item.name}" for item in fields(SearchConfig)}
+    table = list(chain(*hints.HINTS.values()))
+    names = [name for each in table for name in each.names]
+    assert len(names) == len(set(names))
+    for each in table:
+        assert not each.ours or each.ours.partition("=")[0] in known, each
+        assert each.ours or each.note, each
+    # What is a setting here, at the top level, is never looked up.
+    assert not set(names) & ({item.name for item in fields(Config)} - {"trust_run"})
+
+
+def test_the_page_is_generated_from_the_table() -> None:
+    assert (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8") == hints.hints_page()
