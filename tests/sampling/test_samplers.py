@@ -1,4 +1,4 @@
-"""The sampler against transformers' `generate` and plain forwards: tokens, probabilities, distribution, ends."""
+"""The prefix-sharing sampler, compared with `generate` and plain forward passes: tokens, probabilities, end tokens."""
 
 from collections import Counter
 from copy import deepcopy
@@ -25,7 +25,7 @@ LIMIT = 48
 
 
 class EagerGraphs(CudaGraphs):
-    """Runs what would be captured: all of the way on CUDA but the capture itself."""
+    """Runs each step instead of capturing it; everything else is as on CUDA."""
 
     def capture(self, slots: Any, token_sampler: TokenSampler) -> Any:
         class Graph:
@@ -36,11 +36,11 @@ class EagerGraphs(CudaGraphs):
         return Graph
 
 
-def fast(policy, tokenizer, kind: str, bf16: bool = False) -> PrefixSharingSampler:
-    rollout = PrefixSharingSampler(policy, tokenizer, bf16, fused=kind != "transformers")
-    rollout.graphs = EagerGraphs() if kind == "graphs" else None
-    assert type(rollout.decoder) is (TransformersDecoder if kind == "transformers" else FusedQwen2Decoder)
-    return rollout
+def build(policy, tokenizer, kind: str, bf16: bool = False) -> PrefixSharingSampler:
+    sampler = PrefixSharingSampler(policy, tokenizer, bf16, fused=kind != "transformers")
+    sampler.graphs = EagerGraphs() if kind == "graphs" else None
+    assert type(sampler.decoder) is (TransformersDecoder if kind == "transformers" else FusedQwen2Decoder)
+    return sampler
 
 
 KINDS = ["fused", "transformers", "graphs"]
@@ -59,7 +59,7 @@ def policy():
 @pytest.fixture(scope="module")
 def prompts(tokenizer) -> list[list[int]]:
     questions = [problem.question for problem in islice(generate_problems(True, seed=0), 256)]
-    begun = tokenizer("<reasoning>\n")["input_ids"]  # the embedded policy left alone blurts; so begun, it reasons
+    begun = tokenizer("<reasoning>\n")["input_ids"]  # with this start, the embedded policy reasons
     return [ids + begun for ids in prompt_ids(tokenizer, questions, CONFIG.system_prompt)]
 
 
@@ -73,7 +73,7 @@ def test_greedy_completions_are_those_of_generate(policy, tokenizer, prompts, ki
     reference = GenerateSampler(policy, tokenizer, bf16=False).complete(prompts, LIMIT)
     ties = 0
     for prompt, mine, its in zip(
-        prompts, fast(policy, tokenizer, kind).complete(prompts, LIMIT), reference, strict=True
+        prompts, build(policy, tokenizer, kind).complete(prompts, LIMIT), reference, strict=True
     ):
         if mine != its:
             parted = next(i for i, (a, b) in enumerate(zip(mine, its, strict=False)) if a != b)
@@ -89,8 +89,8 @@ def test_greedy_completions_are_those_of_generate(policy, tokenizer, prompts, ki
 def test_sampled_tokens_have_the_probabilities_of_a_plain_forward(
     policy, tokenizer, prompts, kind: str, temperature: float, monkeypatch
 ) -> None:
-    rollout = fast(policy, tokenizer, kind)
-    decoder, original, seen = rollout.decoder, TokenSampler.next, []
+    sampler = build(policy, tokenizer, kind)
+    decoder, original, seen = sampler.decoder, TokenSampler.next, []
     logits_of = decoder.logits
 
     def logits(batch):
@@ -107,10 +107,10 @@ def test_sampled_tokens_have_the_probabilities_of_a_plain_forward(
     monkeypatch.setattr(decoder, "logits", logits)
     monkeypatch.setattr(TokenSampler, "next", spy)
     torch.manual_seed(0)
-    rows = [prompts[0]] * 6 + [prompts[1]] * 6  # equal groups: the rows of static storage stand in order
+    rows = [prompts[0]] * 6 + [prompts[1]] * 6  # equal groups, so slots are in the order of rows
     if kind == "graphs":
         monkeypatch.setattr("grpo.sampling.cuda_graphs.StaticSlots.compact", lambda self, done: self)
-    completions = rollout.complete(rows, LIMIT, temperature)
+    completions = sampler.complete(rows, LIMIT, temperature)
     exact_policy = deepcopy(policy).double()
     errors, plain_errors = [], []
     for row, (prompt, completion) in enumerate(zip(rows, completions, strict=True)):
@@ -124,12 +124,12 @@ def test_sampled_tokens_have_the_probabilities_of_a_plain_forward(
         mine = torch.stack([step[row] for step in chosen[: len(completion)]])
         errors.append((mine - exact).abs())
         plain_errors.append((plain - exact).abs())
-    # float32 rounds otherwise on every CPU: the bound is what it costs a plain forward on this one.
+    # float32 rounds differently on every CPU, so the bound comes from a plain forward pass on this one.
     assert torch.cat(errors).max() <= 4 * torch.cat(plain_errors).max() < 1e-4
 
 
-class Fixed:
-    """A policy whose next token never hangs on anything."""
+class ConstantDecoder:
+    """A decoder with constant logits."""
 
     logits_row = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0, -3.0])
 
@@ -143,9 +143,9 @@ def chi_squared(sampled_at: float, expected_at: float) -> float:
 
     torch.manual_seed(0)
     draws = 20_000
-    sampler = TokenSampler(Fixed(), sampled_at, torch.zeros(8, dtype=torch.bool))
+    sampler = TokenSampler(ConstantDecoder(), sampled_at, torch.zeros(8, dtype=torch.bool))
     tokens = sampler.next(Slots(), torch.rand(draws, dtype=torch.float64), torch.arange(draws) % 3)
-    expected = (Fixed.logits_row / expected_at).softmax(-1) * draws
+    expected = (ConstantDecoder.logits_row / expected_at).softmax(-1) * draws
     return float(((torch.bincount(tokens, minlength=8) - expected) ** 2 / expected).sum())
 
 
@@ -158,74 +158,74 @@ def test_the_sampled_distribution(temperature: float) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_gives_the_same_completions(policy, tokenizer, prompts, kind: str) -> None:
-    rows = [prompts[i] for i in (3, 3, 3, 5, 5, 3, 8)]  # shared unevenly, and not all adjacent
+    rows = [prompts[i] for i in (3, 3, 3, 5, 5, 3, 8)]  # groups of different sizes, not all adjacent
     samples = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        samples.append(fast(policy, tokenizer, kind).complete(rows, LIMIT, 1.0))
+        samples.append(build(policy, tokenizer, kind).complete(rows, LIMIT, 1.0))
     assert samples[0] == samples[1] != samples[2]
     torch.manual_seed(0)
-    assert fast(policy, tokenizer, "fused").complete(rows, LIMIT, 1.0) == samples[0]
+    assert build(policy, tokenizer, "fused").complete(rows, LIMIT, 1.0) == samples[0]
     assert len(set(map(tuple, samples[0]))) > 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rollouts_follow_the_policys_weights(policy, tokenizer, prompts, kind: str) -> None:
-    rollout = fast(policy, tokenizer, kind)
+def test_completions_follow_changed_weights(policy, tokenizer, prompts, kind: str) -> None:
+    sampler = build(policy, tokenizer, kind)
     rows = [prompt for prompt in prompts[:3] for _ in range(4)]
     torch.manual_seed(0)
-    before = rollout.complete(rows, LIMIT, 1.0)
+    before = sampler.complete(rows, LIMIT, 1.0)
     torch.manual_seed(1)
     for parameter in policy.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
     torch.manual_seed(0)
-    after = rollout.complete(rows, LIMIT, 1.0)
+    after = sampler.complete(rows, LIMIT, 1.0)
     torch.manual_seed(0)
-    assert after == fast(policy, tokenizer, "fused").complete(rows, LIMIT, 1.0) != before
+    assert after == build(policy, tokenizer, "fused").complete(rows, LIMIT, 1.0) != before
     assert all(1 <= len(completion) <= LIMIT for completion in after)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ends(policy, tokenizer, prompts, kind: str) -> None:
+def test_end_tokens(policy, tokenizer, prompts, kind: str) -> None:
     greedy = GenerateSampler(policy, tokenizer, bf16=False).complete(prompts[:8], LIMIT)
-    # Where every first token is an end, it is all there is.
+    # If every first token is an end token, completions are one token long.
     policy.generation_config.eos_token_id = [tokenizer.eos_token_id, *{completion[0] for completion in greedy}]
-    rollout = fast(policy, tokenizer, kind)
-    assert rollout.eos_token_ids == sorted(policy.generation_config.eos_token_id)
-    assert rollout.complete(prompts[:8], LIMIT) == [completion[:1] for completion in greedy]
-    # Taken for the only one, a token in the middle ends some.
+    sampler = build(policy, tokenizer, kind)
+    assert sampler.eos_token_ids == sorted(policy.generation_config.eos_token_id)
+    assert sampler.complete(prompts[:8], LIMIT) == [completion[:1] for completion in greedy]
+    # With a frequent token as the only end token, some completions end in the middle.
     token, _ = Counter(token for completion in greedy for token in completion[3:]).most_common(1)[0]
     policy.generation_config.eos_token_id = [token]
-    rollout = fast(policy, tokenizer, kind)
-    assert rollout.complete(prompts[:8], LIMIT) == GenerateSampler(policy, tokenizer, bf16=False).complete(
+    sampler = build(policy, tokenizer, kind)
+    assert sampler.complete(prompts[:8], LIMIT) == GenerateSampler(policy, tokenizer, bf16=False).complete(
         prompts[:8], LIMIT
     )
-    # Without any, all run to the limit, ragged or not.
-    rollout.is_eos.fill_(False)
-    assert {len(completion) for completion in rollout.complete(prompts[:8], 11)} == {11}
+    # Without end tokens, all completions reach the limit.
+    sampler.is_eos.fill_(False)
+    assert {len(completion) for completion in sampler.complete(prompts[:8], 11)} == {11}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_odd_batches(policy, tokenizer, prompts, kind: str) -> None:
-    rollout, generate = fast(policy, tokenizer, kind), GenerateSampler(policy, tokenizer, bf16=False)
+def test_batches_of_unusual_shapes(policy, tokenizer, prompts, kind: str) -> None:
+    sampler, generate = build(policy, tokenizer, kind), GenerateSampler(policy, tokenizer, bf16=False)
     one_token = [[tokenizer.eos_token_id], [5], [5]]
     for rows in (prompts[:1], prompts[:1] * 3, [prompts[0], *prompts[:7]], one_token, [*one_token, *prompts[:2]]):
-        assert rollout.complete(rows, 9) == generate.complete(rows, 9)
-    assert rollout.complete(prompts[:3], 1) == generate.complete(prompts[:3], 1)
+        assert sampler.complete(rows, 9) == generate.complete(rows, 9)
+    assert sampler.complete(prompts[:3], 1) == generate.complete(prompts[:3], 1)
 
 
-def test_adapters_are_part_of_the_policy(tokenizer, prompts) -> None:
+def test_adapters_change_the_completions(tokenizer, prompts) -> None:
     policy: Any = build_policy(replace(CONFIG.model, lora_rank=4), 0)
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    fused, modules = (fast(policy, tokenizer, kind).complete(prompts[:32], LIMIT) for kind in KINDS[:2])
+    fused, modules = (build(policy, tokenizer, kind).complete(prompts[:32], LIMIT) for kind in KINDS[:2])
     assert fused == modules == GenerateSampler(policy, tokenizer, bf16=False).complete(prompts[:32], LIMIT)
     with policy.disable_adapter():
         assert fused != GenerateSampler(policy, tokenizer, bf16=False).complete(prompts[:32], LIMIT)
 
 
-def test_a_window_shorter_than_a_text_is_left_to_generate(tokenizer, prompts, monkeypatch) -> None:
+def test_an_attention_window_shorter_than_a_text_falls_back_to_generate(tokenizer, prompts, monkeypatch) -> None:
     said: list[str] = []
     monkeypatch.setattr("grpo.sampling.prefix_sharing_sampler.say", said.append)
     size = {
@@ -237,15 +237,15 @@ def test_a_window_shorter_than_a_text_is_left_to_generate(tokenizer, prompts, mo
     }
     torch.manual_seed(0)
     policy = MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), sliding_window=16, **size))
-    rollout = PrefixSharingSampler(policy, tokenizer, bf16=False, fused=True)
+    sampler = PrefixSharingSampler(policy, tokenizer, bf16=False, fused=True)
     reference = GenerateSampler(policy, tokenizer, bf16=False).complete(prompts[:3], 4)
-    assert rollout.complete(prompts[:3], 4) == rollout.complete(prompts[:3], 4) == reference
+    assert sampler.complete(prompts[:3], 4) == sampler.complete(prompts[:3], 4) == reference
     assert len(said) == 1 and "its attention window of 16 tokens is shorter" in said[0]
 
 
-def test_the_policy_is_left_as_it_was(policy, tokenizer, prompts) -> None:
+def test_sampling_does_not_change_the_policy(policy, tokenizer, prompts) -> None:
     policy.train()
-    fast(policy, tokenizer, "fused").complete(prompts[:4], 4, 1.0)
+    build(policy, tokenizer, "fused").complete(prompts[:4], 4, 1.0)
     assert policy.training and all(parameter.requires_grad for parameter in policy.parameters())
     loss = policy(torch.tensor([prompts[0]])).logits.sum()
     loss.backward()
@@ -256,6 +256,6 @@ def test_in_bfloat16(tokenizer, prompts, dtype: str) -> None:
     policy = build_policy(replace(CONFIG.model, dtype=dtype), 0)
     reference = GenerateSampler(policy, tokenizer, bf16=True).complete(prompts[:3], 3)
     for kind in KINDS:
-        # Rounded to bf16, near ties fall either way.
-        completions = fast(policy, tokenizer, kind, bf16=True).complete(prompts[:3], 3)
+        # In bfloat16, rounding decides near-ties.
+        completions = build(policy, tokenizer, kind, bf16=True).complete(prompts[:3], 3)
         assert sum(mine == its for mine, its in zip(completions, reference, strict=True)) >= 2
