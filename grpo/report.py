@@ -1,8 +1,10 @@
-"""A page about a run: what changed, what moved it, what the policy said. Of a sweep: grpo/reports/sweep_report.py.
+"""Write the page of a run or of a sweep.
 
 python -m grpo.report outputs/DATE/TIME
 python -m grpo.report outputs/DATE/TIME --figures
 python -m grpo.report outputs/sweeps/DATE/TIME --baseline num_generations=4
+
+The page of a run is made in grpo/reports/run_report.py, that of a sweep in grpo/reports/sweep_report.py.
 """
 
 import argparse
@@ -26,58 +28,86 @@ from grpo.runs.saved_run import read_run
 
 def main() -> None:
     guard_streams()
-    parser = argparse.ArgumentParser(
-        prog="python -m grpo.report",
-        description="Write report.html into the folder of a run or of a sweep: one page that needs no network and no "
-        "JavaScript; of a sweep sweep.csv, too.",
-        epilog="A run that is still training is reported up to its latest step. A folder of runs (outputs, "
-        "outputs/DATE) is reported as a sweep; one that also holds other things needs --out.",
-    )
-    parser.add_argument(
-        "folder", type=run_argument, help="outputs/DATE/TIME of a run, outputs/sweeps/DATE/TIME of a sweep"
-    )
-    parser.add_argument("--baseline", help="of a sweep: the setting that the others are compared with, else the first")
-    parser.add_argument("--out", type=path_argument, help="the folder to write to; default: FOLDER")
-    parser.add_argument("--figures", action="store_true", help="also write its figures as PNG, into figures/ there")
-    arguments = parser.parse_args()
+    arguments = parse_arguments()
     folder: Path = resolve_link(arguments.folder)
     out: Path = arguments.out or folder
-    pictures = out / "figures" if arguments.figures else None
+    figures = out / "figures" if arguments.figures else None
     try:
         check_process()
         if out.resolve() != folder.resolve():
             refuse_used(out, "--out FOLDER")
-        if not RunDir(folder).is_run() and holds_runs(folder):
-            if arguments.out is None and (other := first_foreign_folder(folder)):
-                raise UserError(
-                    f"{folder} holds other things than runs, such as {other.name}, so nothing is written there. "
-                    "Name a folder for report.html and sweep.csv: --out FOLDER"
-                )
-            with spinner("reading the runs"):
-                sweep = read_sweep(folder)
-            with spinner("drawing the report"):
-                page = write_sweep_report(sweep, arguments.baseline, pictures, out)
-            baseline = choose_baseline(sweep, arguments.baseline) if arguments.baseline is not None else None
-            say(sweep_table(sweep, baseline))
-            say(verdict(sweep, baseline))
-        elif not RunDir(folder).is_run():
+        if RunDir(folder).is_run():
+            page = report_run(folder, arguments.baseline, figures, out)
+        elif holds_runs(folder):
+            if arguments.out is None:
+                refuse_foreign(folder)
+            page = report_sweep(folder, arguments.baseline, figures, out)
+        else:
             raise UserError(
                 f"{folder} is not the folder of a run or a sweep, and holds none; give outputs/DATE/TIME of a run, "
                 "outputs/sweeps/DATE/TIME of a sweep."
             )
-        elif arguments.baseline is not None:
-            read_run(folder)
-            raise UserError(f"--baseline {arguments.baseline!r}: {folder} is a run; it is a sweep that has a baseline.")
-        else:
-            with spinner("drawing the report"):
-                page = write_run_report(folder, pictures, out)
         say(f"Report: {display_path(page)}")
-        if pictures:
-            say(f"{len([*pictures.glob('*.png')])} figures: {display_path(pictures)}")
+        if figures:
+            say(f"{len([*figures.glob('*.png')])} figures: {display_path(figures)}")
     except UserError as error:
         sys.exit(error_message(f"error: {error}"))
     except OSError as error:
         sys.exit(error_message(f"error: {error.filename} cannot be written: {error.strerror}."))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m grpo.report",
+        description="Write report.html into the folder of a run or of a sweep: one page that needs no network and no "
+        "JavaScript. For a sweep, also write sweep.csv.",
+        epilog="A run that is still training is reported up to its latest step. A folder of runs (outputs, "
+        "outputs/DATE) is reported as a sweep; one that also holds other files needs --out.",
+    )
+    parser.add_argument(
+        "folder", type=run_argument, help="outputs/DATE/TIME of a run, outputs/sweeps/DATE/TIME of a sweep"
+    )
+    parser.add_argument("--baseline", help="for a sweep: the arm that the others are compared with; default: the first")
+    parser.add_argument("--out", type=path_argument, help="the folder to write to; default: FOLDER")
+    parser.add_argument("--figures", action="store_true", help="also write the figures as PNG, into figures/ there")
+    return parser.parse_args()
+
+
+def report_run(folder: Path, baseline: str | None, figures: Path | None, out: Path) -> Path:
+    """Write the page of a run; returns its path.
+
+    Raises:
+        UserError: a file of the run is damaged, or there is a baseline, which only sweeps have.
+    """
+    if baseline is not None:
+        read_run(folder)
+        raise UserError(f"--baseline {baseline!r}: {folder} is a run; only a sweep has a baseline.")
+    with spinner("drawing the report"):
+        return write_run_report(folder, figures, out)
+
+
+def report_sweep(folder: Path, baseline: str | None, figures: Path | None, out: Path) -> Path:
+    """Write the page and the table of a sweep, and print its arms and the verdict; returns the path of the page."""
+    with spinner("reading the runs"):
+        sweep = read_sweep(folder)
+    with spinner("drawing the report"):
+        page = write_sweep_report(sweep, baseline, figures, out)
+    arm = choose_baseline(sweep, baseline) if baseline is not None else None
+    say(sweep_table(sweep, arm))
+    say(verdict(sweep, arm))
+    return page
+
+
+def refuse_foreign(folder: Path) -> None:
+    """
+    Raises:
+        UserError: the folder holds something that this project did not write.
+    """
+    if other := first_foreign_folder(folder):
+        raise UserError(
+            f"{folder} holds other things than runs, such as {other.name}, so nothing is written there. "
+            "Name a folder for report.html and sweep.csv: --out FOLDER"
+        )
 
 
 if __name__ == "__main__":

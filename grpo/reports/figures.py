@@ -65,13 +65,13 @@ STYLE: dict[Any, Any] = {
 class Chart:
     name: str  # of its file
     title: str
-    note: str  # what is drawn, where the title does not say it
+    note: str  # explains what the title does not
     figure: Figure
 
     def svg(self) -> str:
-        """An `<svg>` element to stand in a page."""
+        """An `<svg>` element for a page."""
         text = io.StringIO()
-        with _saving({"svg.hashsalt": self.name}):  # ids of their own among the figures of a page
+        with _save_settings({"svg.hashsalt": self.name}):  # unique ids on the page
             self.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
         drawn = text.getvalue()
         drawn = drawn[drawn.index("<svg") :]
@@ -83,38 +83,39 @@ class Chart:
         return drawn.replace("<svg", f'<svg role="img" aria-label="{escape(self.title)}"', 1)
 
     def save(self, folder: Path) -> None:
-        """Write it as PNG; there the title stands in the picture."""
-        with _saving():
+        """Write it as PNG, with the title in the picture."""
+        with _save_settings():
             title = self.figure.suptitle(self.title, x=0.02, ha="left", weight="bold", parse_math=False)
             self.figure.savefig(folder / f"{self.name}.png", dpi=200, facecolor=COLOURS["page"][0])
             title.remove()
 
 
 @contextmanager
-def _saving(more: dict[Any, Any] | None = None) -> Iterator[None]:
+def _save_settings(more: dict[Any, Any] | None = None) -> Iterator[None]:
     with mpl.rc_context(STYLE | (more or {})), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a page has fonts of its own
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser's fonts have it
         yield
 
 
 def save_png(charts: Sequence[Chart], folder: Path) -> None:
-    """Write them as PNG into a folder."""
+    """Write charts as PNG into a folder, which is made if it is missing."""
     folder.mkdir(exist_ok=True)
     for chart in charts:
         chart.save(folder)
 
 
 def smoothing_window(steps: int) -> int:
-    """Logged steps in the running mean that a thick line shows: a tenth of them, an odd number."""
+    """The length of the running mean in logged steps: a tenth of `steps`, and odd."""
     return max(1, steps // 10) | 1
 
 
 def light_colour(name: str) -> str:
+    """The light value of a colour, which an SVG replaces with a CSS variable."""
     return COLOURS[name][0]
 
 
 def new_axes(lines: int = 0) -> tuple[Figure, Axes]:
-    """An empty figure, higher where that many labels do not fit beside it."""
+    """An empty figure, tall enough for `lines` labels beside it."""
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
     figure = Figure(figsize=(WIDTH, max(HEIGHT, 0.7 + 0.32 * lines)), layout=layout)
     return figure, figure.add_subplot()
@@ -129,7 +130,12 @@ def finish_chart(
     labels: Sequence[tuple[float, str, str]] = (),
     along: str = "step",
 ) -> Chart:
-    """The figure with what all have over steps; `labels` are (height, text, colour), at the right end."""
+    """Add the axis of steps, and the labels at the right end of the lines.
+
+    Args:
+        labels: (height, text, colour) of each line.
+        along: the title of the x axis.
+    """
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(along)
@@ -141,29 +147,34 @@ def finish_chart(
     heights = spread_labels([height for height, _, _ in labels], sizes, low, high)
     right = axes.get_xlim()[1]
     for text, height, (_, _, hue) in zip(texts, heights, labels, strict=True):
-        place: dict[str, Any] = {
+        style: dict[str, Any] = {
             "textcoords": "offset points",
             "va": "center",
             "annotation_clip": False,
             "parse_math": False,
         }
-        axes.annotate("●", (right, height), (5, 0), color=light_colour(hue), fontsize=8, **place)
-        axes.annotate(text, (right, height), (15, 0), linespacing=1.0, **place)
+        axes.annotate("●", (right, height), (5, 0), color=light_colour(hue), fontsize=8, **style)
+        axes.annotate(text, (right, height), (15, 0), linespacing=1.0, **style)
     return Chart(name, title, note, figure)
 
 
-def wrap_label(name: str, most: int = 13) -> str:
-    """A name on lines that fit beside a figure, broken after underscores and spaces."""
+def wrap_label(name: str, width: int = 13) -> str:
+    """A name wrapped for the space beside a figure, broken after underscores and spaces."""
     lines = [""]
     for part in re.findall(r"[^_ ]+[_ ]*|[_ ]+", name):
-        if lines[-1] and len(lines[-1] + part) > most:
+        if lines[-1] and len(lines[-1] + part) > width:
             lines.append("")
         lines[-1] += part
     return "\n".join(lines)
 
 
 def spread_labels(heights: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
-    """Where labels of these sizes stand, each as near to its height as the others let it, all of them in sight."""
+    """Positions of labels without overlap between `low` and `high`, each as near to its height as possible.
+
+    Args:
+        heights: the wanted positions.
+        sizes: the sizes of the labels, in the same unit.
+    """
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     placed = list(heights)
     floor = low

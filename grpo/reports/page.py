@@ -1,4 +1,7 @@
-"""A page of HTML that needs no network and no JavaScript, and in which any text stays text."""
+"""HTML pages from the templates in `grpo/assets/`: no network, no JavaScript, and all text escaped.
+
+Used by `run_report` and `sweep_report`. It knows nothing of what a page shows.
+"""
 
 import re
 from pathlib import Path
@@ -14,7 +17,7 @@ from grpo.reports.figures import COLOURS, Chart
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
-    """Write what a template of `assets/` makes of the values."""
+    """Render a template of `grpo/assets/` with the values, and write it to `path`."""
     environment = Environment(
         loader=PackageLoader("grpo", "assets"),
         autoescape=True,
@@ -34,17 +37,17 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
 
 
 def escape_invisible(value: Any) -> Any:
-    """Whatever a template prints; only what the functions below have made stays as it is."""
+    """A value that a template prints, with invisible characters escaped; the filters below have done that already."""
     return value if isinstance(value, Markup | int | float) else printable(str(value))
 
 
 def render_svg(chart: Chart) -> Markup:
-    """Its `<svg>`; names in it are escaped there."""
+    """The `<svg>` of a chart, in which Matplotlib has escaped the text."""
     return Markup(printable(chart.svg()))
 
 
 def highlight_tags(completion: str) -> Markup:
-    """A completion with its tags marked."""
+    """A completion with its format tags in `<b>`."""
     text = printable(completion).strip("\n")
     parts, end = [], 0
     for tag in FORMAT_TAG.finditer(text):
@@ -54,5 +57,5 @@ def highlight_tags(completion: str) -> Markup:
 
 
 def breakable_name(name: str) -> Markup:
-    """A name that may be broken after its underscores."""
+    """A name in which a line may break after an underscore."""
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=_)", printable(name)))

@@ -34,79 +34,83 @@ from grpo.core.metric_names import (
 )
 from grpo.reports.figures import HUES, STYLE, Chart, finish_chart, light_colour, new_axes, smoothing_window
 
-# The rewards of the project keep these in every run; one of your own takes the next that is free in its stack.
-OF_REWARD = dict(zip(("correctness", "int", "strict_format", "soft_format", "xmlcount"), HUES, strict=False))
+# The built-in rewards have the same colour in every run; your own rewards take the free colours in their order.
+REWARD_COLOURS = dict(zip(("correctness", "int", "strict_format", "soft_format", "xmlcount"), HUES, strict=False))
 
 
 def reward_colours(rewards: Sequence[str]) -> dict[str, str]:
-    """reward -> the name of its colour. A `verbatim_` reward has that of the one it is the original of."""
-    given = {name: OF_REWARD[plain] for name in rewards if (plain := name.removeprefix("verbatim_")) in OF_REWARD}
-    free = [hue for hue in HUES if hue not in given.values()] or HUES
-    others = [name for name in rewards if name not in given]
-    return given | {name: free[i % len(free)] for i, name in enumerate(others)}
+    """reward -> the name of its colour. A `verbatim_` reward has the colour of the built-in reward of that name."""
+    fixed = {
+        name: REWARD_COLOURS[plain] for name in rewards if (plain := name.removeprefix("verbatim_")) in REWARD_COLOURS
+    }
+    free = [hue for hue in HUES if hue not in fixed.values()] or HUES
+    others = [name for name in rewards if name not in fixed]
+    return fixed | {name: free[i % len(free)] for i, name in enumerate(others)}
 
 
 def run_charts(history: pd.DataFrame, evaluations: pd.DataFrame, weights: dict[str, float], limit: int) -> list[Chart]:
-    """The figures that the record of a run gives.
+    """The figures of a run, without those whose metrics it lacks.
 
     Args:
-        history: a row for each logged step with a rollout, by step; columns as in metrics.jsonl.
-        evaluations: a row for each evaluation while training, by step.
-        weights: the rewards of the stack.
-        limit: the most tokens of a completion.
+        history: a row for each logged step with a rollout, indexed by step; columns as in metrics.jsonl.
+        evaluations: a row for each evaluation during training, indexed by step.
+        weights: reward -> its weight.
+        limit: max_completion_length, tokens.
     """
     with mpl.rc_context(STYLE):
-        drawn = Drawing(history, weights)
-        found = [
-            drawn.total(),
-            drawn.rewards(),
-            drawn.shares(),
-            drawn.groups(),
-            drawn.length(limit),
-            drawn.single("truncated", "Cut at the limit", CLIPPED_RATIO, "c4", percent=True),
-            drawn.single("entropy", "Entropy, nats a token", ENTROPY, "c5"),
-            drawn.single("grad_norm", "Norm of the gradient", GRAD_NORM, "c6"),
-            drawn.single("kl", "KL from the reference policy, nats a token", KL, "c7"),
-            drawn.accuracy(evaluations),
+        figures = RunFigures(history, weights)
+        drawn = [
+            figures.total_reward(),
+            figures.reward_scores(),
+            figures.advantage_shares(),
+            figures.groups(),
+            figures.completion_length(limit),
+            figures.single_metric("truncated", "Truncated at the limit", CLIPPED_RATIO, "c4", percent=True),
+            figures.single_metric("entropy", "Entropy, nats per token", ENTROPY, "c5"),
+            figures.single_metric("grad_norm", "Norm of the gradient", GRAD_NORM, "c6"),
+            figures.single_metric("kl", "KL from the reference policy, nats per token", KL, "c7"),
+            figures.validation_accuracy(evaluations),
         ]
-    return [chart for chart in found if chart]
+    return [chart for chart in drawn if chart]
 
 
-class Drawing:
+class RunFigures:
+    """The figures of one run. Thin lines are the logged values, thick lines their running mean."""
+
     def __init__(self, history: pd.DataFrame, weights: dict[str, float]) -> None:
-        if len(history) == 1:  # a point would not be seen
+        if len(history) == 1:  # a single point would be invisible
             history = pd.concat([history, history]).set_axis(history.index[0] + np.array([-0.5, 0.5]))
         self.history, self.weights, self.colours = history, weights, reward_colours(list(weights))
         self.window = smoothing_window(len(history))
         self.smooth = history.rolling(self.window, min_periods=1, center=True).mean()
 
-    def total(self) -> Chart | None:
+    def total_reward(self) -> Chart | None:
         figure, axes = new_axes()
         light = light_colour("c0")
         mean, spread = self.smooth[REWARD], self.smooth[REWARD_STD]
         axes.fill_between(mean.index, mean - spread, mean + spread, color=light, alpha=0.15, linewidth=0)
-        self.line(axes, REWARD, "c0")
+        self.draw_line(axes, REWARD, "c0")
         return finish_chart("reward", "Total reward", "band: ± its standard deviation, TRL's reward_std", figure, axes)
 
-    def rewards(self) -> Chart | None:
+    def reward_scores(self) -> Chart | None:
         figure, axes = new_axes(lines=len(self.weights))
         labels = []
         for name, weight in self.weights.items():
-            end = self.line(axes, reward_mean(name), self.colours[name], dashed=not weight)
+            end = self.draw_line(axes, reward_mean(name), self.colours[name], dashed=not weight)
             labels.append((end, name, self.colours[name]))
-        note = "dashed: measured only, weight 0" if 0 in self.weights.values() else ""
+        note = "dashed: weight 0, measured only" if 0 in self.weights.values() else ""
         return finish_chart("rewards", "Score of each reward", note, figure, axes, labels)
 
-    def shares(self) -> Chart | None:
-        paid = [name for name, weight in self.weights.items() if weight]
-        columns = [advantage_share(name) for name in paid]
+    def advantage_shares(self) -> Chart | None:
+        weighted = [name for name, weight in self.weights.items() if weight]
+        columns = [advantage_share(name) for name in weighted]
         if not set(columns) <= set(self.history) or self.history[columns].isna().all(axis=None):
             return None
-        figure, axes = new_axes(lines=len(paid))
+        figure, axes = new_axes(lines=len(weighted))
         shares = self.smooth[columns].interpolate(limit_direction="both")
         above, below = np.zeros(len(shares)), np.zeros(len(shares))
         labels = []
-        for name, column in zip(paid, columns, strict=True):
+        for name, column in zip(weighted, columns, strict=True):
             share = shares[column].to_numpy()
             for base, part in ((above, share.clip(min=0)), (below, share.clip(max=0))):
                 hue = light_colour(self.colours[name])
@@ -119,7 +123,7 @@ class Drawing:
         axes.axhline(0, color=light_colour("ink"), linewidth=0.8)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(False)
-        note = "what each reward made of the advantages; below zero: pulled against the total"
+        note = "the share of each reward in the advantages; below zero: it opposed the total"
         return finish_chart("advantage_share", "Shares of the advantage", note, figure, axes, labels)
 
     def groups(self) -> Chart | None:
@@ -134,36 +138,36 @@ class Drawing:
             axes.fill_between(self.smooth.index, base, base + share, color=light_colour(hue), alpha=0.75, linewidth=0)
             labels.append((base[-1] + share[-1] / 2, name, hue))
             base = base + share
-        self.line(axes, ZERO_STD, "ink", dashed=True)
+        self.draw_line(axes, ZERO_STD, "ink", dashed=True)
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(False)
-        note = "dashed: groups without any difference in the total, which teach nothing"
+        note = "dashed: groups with equal totals, which give no gradient"
         return finish_chart("groups", "Groups by right answers", note, figure, axes, labels)
 
-    def length(self, limit: int) -> Chart | None:
+    def completion_length(self, limit: int) -> Chart | None:
         figure, axes = new_axes()
         if {MIN_LENGTH, MAX_LENGTH} <= set(self.history):
             low, high = self.smooth[MIN_LENGTH], self.smooth[MAX_LENGTH]
             axes.fill_between(low.index, low, high, color=light_colour("c3"), alpha=0.12, linewidth=0)
-        self.line(axes, MEAN_LENGTH, "c3")
+        self.draw_line(axes, MEAN_LENGTH, "c3")
         axes.axhline(limit, color=light_colour("soft"), linewidth=1, linestyle=":")
         axes.set_ylim(0, limit * 1.05)
         note = "band: shortest to longest of a step; dotted: the limit"
         return finish_chart("length", "Length of completions, tokens", note, figure, axes)
 
-    def single(self, name: str, title: str, column: str, hue: str, percent: bool = False) -> Chart | None:
+    def single_metric(self, name: str, title: str, column: str, hue: str, percent: bool = False) -> Chart | None:
         if column not in self.history or self.history[column].isna().all():
             return None
         figure, axes = new_axes()
-        self.line(axes, column, hue)
+        self.draw_line(axes, column, hue)
         low, high = self.history[column].min(), self.history[column].max()
         axes.set_ylim(min(0, low * 1.05), (1 if percent and high > 0.2 else high * 1.05) or 1)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         return finish_chart(name, title, "", figure, axes)
 
-    def accuracy(self, evaluations: pd.DataFrame) -> Chart | None:
+    def validation_accuracy(self, evaluations: pd.DataFrame) -> Chart | None:
         if VALIDATION_ACCURACY not in evaluations:
             return None
         figure, axes = new_axes()
@@ -179,10 +183,10 @@ class Drawing:
         )
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        return finish_chart("accuracy", "Right on validation problems", "band: 95% interval", figure, axes)
+        return finish_chart("accuracy", "Validation problems right", "band: 95% interval", figure, axes)
 
-    def line(self, axes: Axes, column: str, hue: str, dashed: bool = False) -> float:
-        """Every logged value thin, their running mean thick; gives where it ends."""
+    def draw_line(self, axes: Axes, column: str, hue: str, dashed: bool = False) -> float:
+        """Draw the logged values thin and their running mean thick; returns the last value of the mean."""
         if self.window > 1 and not dashed:
             axes.plot(self.history.index, self.history[column], color=light_colour(hue), alpha=0.3, linewidth=0.8)
         style: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.4} if dashed else {"linewidth": 2.0}

@@ -1,4 +1,7 @@
-"""The page about a run: what changed, which rewards moved it, and what the policy answered."""
+"""The page of a run: what changed, which rewards moved the policy, and what the policy answered.
+
+Called by `grpo.report` and at the end of a run. It formats the saved results of a run and computes no metric.
+"""
 
 import shlex
 from dataclasses import asdict
@@ -17,56 +20,59 @@ from grpo.reports.run_figures import reward_colours, run_charts
 from grpo.runs.run_dir import RunDir
 from grpo.runs.saved_run import SavedRun, read_run
 
-PHASES = {
+PHASE_TITLES = {
     "start": "start: libraries, policy, data",
     "evaluate_before": "evaluation before",
     "train": "training",
-    "ask_meanwhile": "questions and evaluations meanwhile",
+    "ask_meanwhile": "example answers and evaluations during training",
     "evaluate_after": "evaluation after",
 }
 
 
 def write_run_report(folder: Path, figures: Path | None = None, out: Path | None = None) -> Path:
-    """Write `report.html` into the folder of a run, or into `out`; gives the page.
+    """Write `report.html` into the folder of a run, or into `out`.
 
     Args:
-        figures: where to write the figures as PNG, too.
+        figures: a folder to write the figures to as PNG.
+
+    Returns:
+        The path of the page.
 
     Raises:
-        UserError: as `read_run` does.
+        UserError: the folder is no run, or a file in it is damaged.
     """
-    record = read_run(folder)
-    drawn = []
-    if not record.history.empty:
-        drawn = run_charts(record.history, record.evaluations, record.weights, record.settings["max_completion_length"])
+    run = read_run(folder)
+    charts = []
+    if not run.history.empty:
+        charts = run_charts(run.history, run.evaluations, run.weights, run.settings["max_completion_length"])
     if figures is not None:
-        save_png(drawn, figures)
+        save_png(charts, figures)
     (out or folder).mkdir(parents=True, exist_ok=True)
     return write_page(
         RunDir(out or folder).report_html,
         "report.html",
         name=folder.resolve().name,
-        record=record,
-        headline=headline(record),
-        moved=attribution_rows(record),
-        changes=change_rows(record),
-        asked=transcripts_by_question(record),
-        charts=drawn,
-        window=smoothing_window(len(record.history)),
-        logged=f"{len(record.history):,} logged {plural(len(record.history), 'step')}",
-        settings=changed_settings(record.settings),
-        facts=run_facts(record),
-        phases=phase_rows(record.results.get("seconds", {})),
-        command=shlex.join(["python", "-m", "grpo.train", *record.overrides]),
+        run=run,
+        headline=headline(run),
+        attribution=attribution_rows(run),
+        changes=change_rows(run),
+        transcripts=transcripts_by_question(run),
+        charts=charts,
+        window=smoothing_window(len(run.history)),
+        logged_steps=f"{len(run.history):,} logged {plural(len(run.history), 'step')}",
+        settings=changed_settings(run.settings),
+        facts=run_facts(run),
+        phases=phase_rows(run.results.get("seconds", {})),
+        command=shlex.join(["python", "-m", "grpo.train", *run.overrides]),
     )
 
 
-def headline(record: SavedRun) -> str:
-    """What changed, in a sentence: as sure as the figures are."""
-    results = record.results
+def headline(run: SavedRun) -> str:
+    """The change of the right answers in a sentence, as certain as the test allows."""
+    results = run.results
     if not results:
-        done = int(record.history.index[-1]) if len(record.history) else 0
-        return f"Not finished: {done:,} {plural(done, 'step')} on record, and no evaluation after training yet."
+        done = int(run.history.index[-1]) if len(run.history) else 0
+        return f"Not finished: {done:,} {plural(done, 'step')} logged, and no evaluation after training yet."
     before, after = results["before"], results["after"]
     difference = results["difference"]["accuracy_strict"]
     first, last = (format_metric("accuracy_strict", each["accuracy_strict"]) for each in (before, after))
@@ -79,11 +85,11 @@ def headline(record: SavedRun) -> str:
     if is_significant_change(difference):
         verb = "rose" if difference["value"] > 0 else "fell"
         return f"In {steps}, {what} {verb} from {first} to {last} ({points})."
-    return f"In {steps}, {what} went from {first} to {last}: no more than chance makes ({points})."
+    return f"In {steps}, {what} went from {first} to {last}, which is not significant ({points})."
 
 
 def is_significant_change(difference: dict[str, Any]) -> bool:
-    """By the exact test where there is one, else by the interval."""
+    """Whether a change is significant, by the exact test if there is one, else by the interval."""
     if difference["p"] is not None:
         return bool(difference["p"] < 0.05)
     return not difference["low"] <= 0 <= difference["high"]
@@ -93,11 +99,11 @@ def _points(difference: dict[str, Any]) -> str:
     return f"{difference['low'] * 100:+z.1f} to {difference['high'] * 100:+z.1f}"
 
 
-def attribution_rows(record: SavedRun) -> list[dict[str, Any]]:
-    """For each reward what it made of the advantages, on average over the logged steps, the largest share first."""
-    history, hues, rows = record.history, reward_colours(list(record.weights)), []
+def attribution_rows(run: SavedRun) -> list[dict[str, Any]]:
+    """The share of each reward in the advantages, a mean over the logged steps; the largest share first."""
+    history, hues, rows = run.history, reward_colours(list(run.weights)), []
     tenth = max(1, len(history) // 10)
-    for name, weight in record.weights.items():
+    for name, weight in run.weights.items():
         score, share = history.get(reward_mean(name)), history.get(advantage_share(name))
         if score is None:
             continue
@@ -108,7 +114,7 @@ def attribution_rows(record: SavedRun) -> list[dict[str, Any]]:
                 "weight": f"{weight:g}",
                 "share": None if share is None or share.isna().all() else float(share.mean()),
                 "flips": float(history[advantage_flips(name)].mean()),
-                "told_apart": 1 - float(history[reward_zero_std(name)].mean()),
+                "groups_with_difference": 1 - float(history[reward_zero_std(name)].mean()),
                 "first": f"{score[:tenth].mean():z.2f}",
                 "last": f"{score[-tenth:].mean():z.2f}",
             }
@@ -116,43 +122,43 @@ def attribution_rows(record: SavedRun) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -(row["share"] or 0))
 
 
-def change_rows(record: SavedRun) -> list[dict[str, Any]]:
-    """The rows of the table before and after."""
-    if not (results := record.results):
+def change_rows(run: SavedRun) -> list[dict[str, Any]]:
+    """The rows of the table of metrics before and after training."""
+    if not (results := run.results):
         return []
     rows = []
     for name in ordered_metrics(results["difference"]):
         difference = results["difference"][name]
-        number = label_and_formatter(name)[1]
+        title, formatter = label_and_formatter(name)
         cells = [
             (format_metric(name, results[when][name]), results[when]["intervals"][name]) for when in ("before", "after")
         ]
         rows.append(
             {
-                "title": label_and_formatter(name)[0],
+                "title": title,
                 "first": cells[0][0],
                 "first_interval": format_interval(name, *cells[0][1]),
                 "last": cells[1][0],
                 "last_interval": format_interval(name, *cells[1][1]),
-                "change": with_sign(number(difference["value"])),
+                "change": with_sign(formatter(difference["value"])),
                 "change_interval": format_interval(name, difference["low"], difference["high"]),
-                "sure": is_significant_change(difference),
+                "significant": is_significant_change(difference),
             }
         )
     return rows
 
 
-def transcripts_by_question(record: SavedRun) -> list[dict[str, Any]]:
-    """Each question with what the policy said to it, by step."""
+def transcripts_by_question(run: SavedRun) -> list[dict[str, Any]]:
+    """Each example question with the policy's answers by step."""
     questions: dict[str, dict[str, Any]] = {}
-    for line in record.transcripts:
-        each = questions.setdefault(line["question"], {"gold": line["gold"], "said": {}})
-        each["said"][line["step"]] = line["completion"]
+    for line in run.transcripts:
+        each = questions.setdefault(line["question"], {"gold": line["gold"], "answers": {}})
+        each["answers"][line["step"]] = line["completion"]
     return [{"question": question, **each} for question, each in questions.items()]
 
 
 def changed_settings(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(key, default, here) of every setting that `python -m grpo.train` alone would give another value."""
+    """(key, default, here) of every setting that differs from the defaults of `python -m grpo.train`."""
     defaults, here = flatten(asdict(compose())), flatten(settings)
     keys = [*here, *(key for key in defaults if key not in here)]
     return [
@@ -162,17 +168,18 @@ def changed_settings(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def run_facts(record: SavedRun) -> dict[str, str]:
-    settings, results = record.settings, record.results
-    found = {
+def run_facts(run: SavedRun) -> dict[str, str]:
+    """The list of facts at the end of the page; shorter if the run has not finished."""
+    settings, results = run.settings, run.results
+    facts = {
         "policy": settings["model"]["path"],
         "data": settings["data"]["name"],
-        "rewards": ", ".join(f"{name} {weight:g}" for name, weight in record.weights.items()),
+        "rewards": ", ".join(f"{name} {weight:g}" for name, weight in run.weights.items()),
     }
     if not results:
-        return found
+        return facts
     problems = results["problems"]
-    return found | {
+    return facts | {
         "problems": f"{problems['train']:,} to train on, {problems['held_out']:,} held out",
         "batch": str(BatchSplit(**results["batch"])),
         "machine": f"{results['device']}, {results['threads']} {plural(results['threads'], 'thread')}",
@@ -189,6 +196,6 @@ def code_revision(revision: dict[str, Any] | None) -> str:
 
 
 def phase_rows(seconds: dict[str, float]) -> list[tuple[str, float, float]]:
-    """(phase, seconds, share of all)."""
-    whole = sum(seconds.values()) or 1
-    return [(PHASES.get(name, name), value, value / whole) for name, value in seconds.items() if value >= 0.005]
+    """(phase, seconds, share of the total) of each phase that took at least 5 ms."""
+    total = sum(seconds.values()) or 1
+    return [(PHASE_TITLES.get(name, name), value, value / total) for name, value in seconds.items() if value >= 0.005]

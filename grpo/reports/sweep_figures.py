@@ -40,7 +40,7 @@ CURVES = {
     reward_mean("strict_format"): "Score of strict_format",
     reward_mean("soft_format"): "Score of soft_format",
     MEAN_LENGTH: "Length of completions, tokens",
-    FRAC_REWARD_ZERO_STD: "Groups without any difference",
+    FRAC_REWARD_ZERO_STD: "Groups with equal totals",
 }
 SHARE_METRICS = {FRAC_REWARD_ZERO_STD, VALIDATION_ACCURACY}
 MAX_COLOURED_ARMS = len(HUES)  # arms with a colour of their own
@@ -176,7 +176,7 @@ def training_curves(arms: Sequence[Arm], hues: Mapping[str, str], baseline: Arm)
         column = reward_mean("correctness")
         found.insert(1, training_curve(chosen, names, hues, column, title, "by_completions", completions))
     found.append(
-        training_curve(chosen, names, hues, VALIDATION_ACCURACY, "Right on validation problems", VALIDATION_ACCURACY)
+        training_curve(chosen, names, hues, VALIDATION_ACCURACY, "Validation problems right", VALIDATION_ACCURACY)
     )
     return [chart for chart in found if chart]
 

@@ -58,7 +58,7 @@ def test_in_a_browser(finished, browser, width: int, scheme: str) -> None:
     line = page.locator("#reward svg path[style*='--c0']").first
     assert line.count() == 1
     # Read without opening or unfolding anything.
-    for text in ("Before and after", "What moved it", "What it said as it trained", "To run it again"):
+    for text in ("Before and after", "Which rewards moved the policy", "Answers during training", "To run it again"):
         assert page.get_by_text(text, exact=False).first.is_visible()
 
 
@@ -119,12 +119,12 @@ def test_a_run_that_has_not_ended(run) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:4]) + lines[4][:30])  # the next one is being written
     page = write_run_report(run).read_text()
-    assert re.search(r"Not finished: \d steps on record, and no evaluation after training yet", page)
+    assert re.search(r"Not finished: \d steps logged, and no evaluation after training yet", page)
     assert "<figure" in page and "Before and after" not in page
     (run / "metrics.jsonl").unlink()
     (run / "transcripts.jsonl").unlink()
     page = write_run_report(run).read_text()
-    assert "Not finished: 0 steps on record" in page and "No step has been logged yet" in page
+    assert "Not finished: 0 steps logged" in page and "No step has been logged yet" in page
 
 
 def test_a_single_step_is_seen(run, browser) -> None:
@@ -182,7 +182,7 @@ def test_the_command_refuses_in_a_line(command, tmp_path) -> None:
         (0.25, 0.1, 0.4, 0.001, "rose from 25.0% to 50.0% (+25.0 points, 95% interval +10.0 to +40.0)."),
         (-0.25, -0.4, -0.1, 0.001, "fell from 50.0% to 25.0% (-25.0 points, 95% interval -40.0 to -10.0)."),
         (0.0, 0.0, 0.0, 1.0, "stayed at 25.0% (95% interval "),
-        (0.25, -0.1, 0.6, 0.2, "went from 25.0% to 50.0%: no more than chance makes (+25.0 points"),
+        (0.25, -0.1, 0.6, 0.2, "went from 25.0% to 50.0%, which is not significant (+25.0 points"),
     ],
 )
 def test_the_headline_is_as_sure_as_the_figures(run, value, low, high, p, words: str) -> None:

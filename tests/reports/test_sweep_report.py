@@ -162,7 +162,7 @@ def test_the_command(sweep, monkeypatch, capsys) -> None:
     assert "report.html" in call(str(sweep / "0"))
     for arguments, words in (
         ([str(sweep), "--baseline", "num_generations=3"], r"Did you mean 'num_generations=4'\? Known: .*=4\."),
-        ([str(sweep / "0"), "--baseline", "x"], "is a run; it is a sweep that has a baseline"),
+        ([str(sweep / "0"), "--baseline", "x"], "is a run; only a sweep has a baseline"),
         ([str(sweep / "0" / "evaluations")], "is not the folder of a run"),
     ):
         with pytest.raises(SystemExit, match=words):
