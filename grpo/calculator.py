@@ -28,16 +28,16 @@ TRIES = 20
 
 class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
-    # Elsewhere than on Windows this takes a port that was just given back, never one in use.
+    # Except on Windows, this reuses a port that was just released, never one in use.
     allow_reuse_address = os.name != "nt"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # a browser that hangs up is no one's mistake
+        if not isinstance(sys.exception(), ConnectionError):  # a browser may close its connection at any time
             super().handle_error(request, client_address)
 
 
 class OnePage(BaseHTTPRequestHandler):
-    """Answers with the page at `/`, and with nothing else."""
+    """Serves the page at `/`, and nothing else."""
 
     def do_GET(self) -> None:
         try:
@@ -63,10 +63,10 @@ class OnePage(BaseHTTPRequestHandler):
 
 
 def listen(port: int) -> Server:
-    """A server on `port`, or on the next one that is free; port 0 is any.
+    """A server on `port`, or on the next port that is free; 0 stands for any free port.
 
     Raises:
-        UserError: none of them can be had.
+        UserError: no port is available.
     """
     last = min(port + TRIES - 1, 65535)
     for each in range(port, last + 1):
@@ -74,13 +74,15 @@ def listen(port: int) -> Server:
             return Server((HOST, each), OnePage)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise UserError(f"--port {each}: {error.strerror}. Ports from 1024 on need no rights.") from error
+                raise UserError(f"--port {each}: {error.strerror}. Ports from 1024 on need no privileges.") from error
             print(f"Port {each} is taken.", flush=True)
-    raise UserError(f"--port {port}: the ports from {port} to {last} are all taken; give another one, or 0 for any.")
+    raise UserError(
+        f"--port {port}: the ports from {port} to {last} are all taken; give another port, or 0 for any free port."
+    )
 
 
 def can_open() -> bool:
-    """Whether a browser with a window can be opened: one without would take over this terminal."""
+    """Whether a browser with a window can be opened; a text browser would take over this terminal."""
     windows = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in windows)
 
@@ -90,16 +92,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m grpo.calculator",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Edit completions in the browser and see what the trainer pays for them: each\n"
-        "reward and why, the advantages of a group, and which reward made them.",
+        description="Edit completions in the browser and see their scores as the trainer computes them:\n"
+        "each reward and its reason, the advantages of a group, and each reward's share.",
         epilog=f"The page is one file, which needs no server: open it from disk, or host it.\n  {PAGE}\n\n"
         f"On another machine: ssh -L {PORT}:{HOST}:{PORT} MACHINE\nthen open http://{HOST}:{PORT} here.\n\n"
         "A run's completions as JSONL, to be dropped onto the page:\n"
         "  python -c \"import pandas; pandas.read_parquet('outputs/DATE/TIME/completions/step_000100.parquet')"
         ".to_json('step.jsonl', orient='records', lines=True)\"",
     )
-    parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; a taken one gives way to the next")
-    parser.add_argument("--no-browser", action="store_true", help="print the address, and open nothing")
+    parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; if it is taken, the next free port")
+    parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
     arguments = parser.parse_args()
     if not 0 <= arguments.port <= 65535:
         parser.error(f"--port {arguments.port}: a port is a number from 0 (any that is free) to 65535")
@@ -107,14 +109,14 @@ def main() -> None:
         check_process()
         with listen(arguments.port) as server:
             address = f"http://{HOST}:{server.server_address[1]}/"
-            print(f"The calculator is at {address} (Ctrl-C ends it)", flush=True)
+            print(f"The calculator is at {address} (Ctrl-C to stop)", flush=True)
             if not arguments.no_browser and can_open():
                 threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
             server.serve_forever()
     except UserError as error:
         sys.exit(error_message(f"error: {error}"))
     except KeyboardInterrupt:
-        print("\nEnded.")
+        print("\nStopped.")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ def test_a_group_is_edited(open_page) -> None:
     page = open_page()
     page.get_by_role("tab", name="The group").click()
     page.get_by_label("default", exact=True).check()
-    assert verdicts(page) == ["1 of 4 is right; correctness makes 49.0% of the advantage."]
+    assert verdicts(page) == ["1 of 4 is right; 49.0% of the advantage comes from correctness."]
     bar = page.locator("#panels .shares i").first
     before = bar.get_attribute("style")
     page.get_by_label("Completion 4", exact=True).fill(PERFECT)
@@ -39,14 +39,14 @@ def test_a_group_is_edited(open_page) -> None:
         f"{scores.sum(1).std(ddof=1):.3f}",
     ]
     page.locator("#group-gold").fill("19")
-    assert verdicts(page)[0].startswith("None of the 4 is right, so correctness tells nothing apart")
+    assert verdicts(page)[0].startswith("None of the 4 is right, so correctness distinguishes nothing")
 
 
 def test_why_an_answer_is_wrong(open_page) -> None:
     page = open_page()
     for answer, why in (
-        ("16 or 18", "“16 or 18” does not hold exactly one number"),
-        ("none", "“none” does not hold exactly one number"),
+        ("16 or 18", "“16 or 18” does not have exactly one number"),
+        ("none", "“none” does not have exactly one number"),
         ("19 pens", "“19 pens” is not “18”"),
         ("", "a blank answer is not “18”"),
         ("18 pens", "“18 pens” equals the gold “18”"),
@@ -91,8 +91,8 @@ def test_a_group_without_signal_says_why(open_page) -> None:
     page.get_by_role("tab", name="The group").click()
     page.locator("[data-t=eg_trap]").click()
     assert verdicts(page) == [
-        "No signal: all 4 are right, and no reward tells them apart. Every advantage is 0, and nothing is learnt from this group.",
-        "Only length is rewarded. All 4 are right, and xmlcount alone tells them apart, by the characters it charges: the fewer, the higher the advantage, whatever they say.",
+        "No signal: all 4 are right, and no reward distinguishes them. Every advantage is 0, so the policy learns nothing from this group.",
+        "Only length is rewarded. All 4 are right, and only xmlcount distinguishes them, by the number of characters that it charges: the fewer, the higher the advantage, whatever the text says.",
     ]
     found = advantages(page)
     assert found[:4] == [0, 0, 0, 0] and found[4:] == sorted(found[4:], reverse=True)
@@ -108,14 +108,14 @@ def test_a_group_without_signal_says_why(open_page) -> None:
     page.evaluate("texts => { state.groups = [prompt_of(texts)]; show(); }", [answered("18"), answered("x")])
     assert (
         weigh(correctness=0, int=0)
-        == "No signal: only correctness and int would tell them apart, at a weight of 0. Every advantage is 0."
+        == "No signal: only correctness and int would distinguish them, but with weight 0. Every advantage is 0."
     )
     assert (
         weigh(correctness=0.25, int=-1)
-        == "No signal: correctness and int tell them apart, but their differences cancel in the total. Every advantage is 0."
+        == "No signal: correctness and int distinguish them, but their differences cancel in the total. Every advantage is 0."
     )
     assert (
-        weigh(correctness=0, int=1) == "1 of 2 is right, but correctness has no weight: the advantage is made of int."
+        weigh(correctness=0, int=1) == "1 of 2 is right, but correctness has no weight: the advantage comes from int."
     )
     assert (
         weigh(int=0, strict_format=0, soft_format=0, xmlcount=0)
@@ -124,7 +124,7 @@ def test_a_group_without_signal_says_why(open_page) -> None:
     page.evaluate(
         "texts => { state.groups[0].completions = texts; show(); }", [PERFECT, PERFECT.replace("18", "17") + "x"]
     )
-    assert weigh(xmlcount=1).endswith("right, but correctness has no weight: the advantage is made of xmlcount.")
+    assert weigh(xmlcount=1).endswith("right, but correctness has no weight: the advantage comes from xmlcount.")
     page.get_by_role("button", name="Remove completion 2").click()
-    assert weigh(correctness=1) == "One completion has nothing to be compared with: its advantage is 0. Add another."
+    assert weigh(correctness=1) == "A single completion cannot be compared: its advantage is 0. Add another."
     assert page.get_by_role("button", name="Remove completion 1").is_disabled()

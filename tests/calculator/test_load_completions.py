@@ -79,13 +79,13 @@ PASTED = [
         ["a"],
     ),
     ('{"completion": "a"}\n{"completion": ', "Line 2 is not JSON (", None),
-    ('{"completion": 5}', 'Line 1 has no text under "completion". Nothing was loaded.', None),
+    ('{"completion": 5}', 'Line 1 has no text under "completion". Nothing is loaded.', None),
     (
         '{"completion": "a", "gold": []}',
-        'Line 1: "gold" is neither text nor a number that can be read as it stands. Nothing was loaded.',
+        'Line 1: "gold" is neither text nor a number that can be read exactly. Nothing is loaded.',
         None,
     ),
-    (" \n", "There is no completion in it.", None),
+    (" \n", "It contains no completion.", None),
     ('[{"completion": "a"}, {"completion": "b\\n"}]', "2 completions in 1 group loaded.", ["a", "b\n"]),
     ("[1, 2]", "1 completion in 1 group loaded.", ["[1, 2]"]),
     ('\ufeff{"completion": "a"}', "1 completion in 1 group loaded.", ["a"]),
@@ -93,7 +93,11 @@ PASTED = [
     ('completion": "a"}\n{"completion": "b"}', "Line 1 is not JSON (", None),
     ("\x89PNG\x00\x01", "This is not a text file.", None),
     ('{"completion": "a", "gold": 1e21}', 'Line 1: "gold" is neither text nor a number', None),
-    ("x\n\n" * 70, "64 completions in 1 group loaded. 6 more left out: a group takes 64, a file 5,000.", ["x"] * 64),
+    (
+        "x\n\n" * 70,
+        "64 completions in 1 group loaded. 6 more are ignored: the limit is 64 per group and 5,000 per file.",
+        ["x"] * 64,
+    ),
 ]
 
 

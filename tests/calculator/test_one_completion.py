@@ -79,7 +79,7 @@ def test_reasons(open_page) -> None:
         (PERFECT + "x", "strict_format", "the last line is not </answer> alone", "not the four tags on lines of their own, in order"),
         (PERFECT.replace("8*3=24 pages.", " "), "soft_format", "the reasoning is blank", "does not begin with reasoning, then answer"),
         (PERFECT.replace("\n", ""), "soft_format", "a reasoning block, then an answer block", "reasoning and answer without a line break inside"),
-        ("a\n</answer>", "xmlcount", "1 of 4 tags alone on their lines; no line break after </answer>: allowed", "1 of 4 tags with their line breaks; no line break after </answer>: one character is paid back, 0.001"),
+        ("a\n</answer>", "xmlcount", "1 of 4 tags alone on their lines; no line break after </answer>: allowed", "1 of 4 tags with their line breaks; no line break after </answer>: one character is refunded, 0.001"),
         ("<answer>8</answer>\nab\n</answer>\nabcd", "xmlcount", "0 of 4 tags alone on their lines; 4 characters after </answer>: −0.004; never below 0", "1 of 4 tags with their line breaks; 4 characters charged: −0.004"),
         ("\n<answer>\n8", "xmlcount", "1 of 4 tags alone on their lines", "1 of 4 tags with their line breaks; no </answer> between line breaks: the whole text is charged, −0.011"),
         (PERFECT + "x" * 700, "xmlcount", "4 of 4 tags alone on their lines; 700 characters after </answer>: −0.7; never below 0", "4 of 4 tags with their line breaks; 1,400 characters charged, counted twice: −1.4"),

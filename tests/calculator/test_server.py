@@ -75,7 +75,7 @@ def test_the_server_serves_the_page_and_nothing_else(serve, tmp_path, browser) -
     seen.close()
     process.send_signal(signal.SIGINT)
     said, complained = process.communicate(timeout=10)
-    assert process.returncode == 0 and said == "\nEnded.\n" and complained == ""
+    assert process.returncode == 0 and said == "\nStopped.\n" and complained == ""
 
 
 def test_a_taken_port_gives_way_to_the_next(serve) -> None:
@@ -131,7 +131,7 @@ def test_the_command_line(command, monkeypatch) -> None:
     monkeypatch.setattr("grpo.calculator.TRIES", 1)
     with (
         Server((HOST, 0), OnePage) as server,
-        pytest.raises(UserError, match="are all taken; give another one, or 0 for any"),
+        pytest.raises(UserError, match="are all taken; give another port, or 0 for any"),
     ):
         listen(server.server_address[1])
     heavy = command("grpo.calculator", "--help", PYTHONPROFILEIMPORTTIME="1").stderr

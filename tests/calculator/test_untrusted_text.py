@@ -30,7 +30,7 @@ def test_hostile_text_stays_text(open_page) -> None:
         shown = "text => document.getElementById('question').textContent === JSON.parse(text)"
         assert page.evaluate(shown, json.dumps(HOSTILE[which % 5]))
     page.evaluate(DROP, ["<img src=x onerror=alert(1)>.parquet", "PAR1"])
-    page.get_by_text("Parquet is not read here").wait_for()
+    page.get_by_text("Parquet files are not supported here").wait_for()
     page.evaluate(DROP, ["broken.jsonl", '{"completion": "<img src=x onerror=alert(1)>'])
     page.get_by_text("Line 1 is not JSON").wait_for()
     paused(page)
