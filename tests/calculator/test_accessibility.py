@@ -12,7 +12,7 @@ from tests.helpers.calculator import DROP
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("width", [1280, 1024, 390])
-def test_nothing_jumps_while_one_types(open_page, language: str, width: int) -> None:
+def test_the_layout_does_not_jump_while_typing(open_page, language: str, width: int) -> None:
     page = open_page(f"?lang={language}", viewport={"width": width, "height": 900})
     text = "<reasoning>\nTom has 3 * 6 pens.\n</reasoning>\n<answer>\n18.5 pens, 1,0800\n</answer>\nI hope this helps!"
     script = """([field, text, watched]) => {
@@ -41,7 +41,7 @@ def test_nothing_jumps_while_one_types(open_page, language: str, width: int) -> 
         assert json.loads(seen[0])[1] <= width
 
 
-def test_by_keyboard_alone(open_page) -> None:
+def test_by_keyboard_only(open_page) -> None:
     page = open_page()
 
     def tab_to(kind: str, name: str) -> None:
@@ -93,7 +93,7 @@ def test_axe_finds_nothing(open_page, language: str, scheme: str) -> None:
         assert not found["violations"], json.dumps(found["violations"], indent=1)[:3000]
         assert len(found["passes"]) > 25
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-    # What axe cannot see: text upon its tint.
+    # axe does not check text on its tint.
     assert page.evaluate(CONTRAST) >= 4.5
     colours = {name: pair[scheme == "dark"] for name, pair in COLOURS.items()}
     assert (
@@ -124,7 +124,7 @@ CONTRAST = """() => {
 }"""
 
 
-def test_less_motion(open_page) -> None:
+def test_reduced_motion(open_page) -> None:
     page = open_page(reduced_motion="reduce")
     page.locator("#tab-group").click()
     assert page.evaluate("getComputedStyle(document.querySelector('.shares i')).transitionProperty") == "none"

@@ -55,7 +55,7 @@ def test_why_an_answer_is_wrong(open_page) -> None:
         assert reasons(page, "correctness")[0] == why
 
 
-def test_a_card_keeps_its_undo_when_others_come_and_go(open_page) -> None:
+def test_a_card_retains_its_undo_history_when_others_are_added_and_removed(open_page) -> None:
     page = open_page()
     page.get_by_role("tab", name="The group").click()
     field = page.get_by_label("Completion 4", exact=True)
@@ -74,7 +74,7 @@ def test_a_card_keeps_its_undo_when_others_come_and_go(open_page) -> None:
 
 
 @pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)])
-def test_shares_are_in_sight_while_one_types(open_page, width: int, height: int) -> None:
+def test_shares_are_visible_while_typing(open_page, width: int, height: int) -> None:
     page = open_page(viewport={"width": width, "height": height})
     page.get_by_role("tab", name="The group").click()
     page.get_by_label("Completion 4", exact=True).press("x")
@@ -86,7 +86,7 @@ def test_shares_are_in_sight_while_one_types(open_page, width: int, height: int)
     until(page, f"({in_sight})() === 10")
 
 
-def test_a_group_without_signal_says_why(open_page) -> None:
+def test_the_reason_why_a_group_has_no_signal(open_page) -> None:
     page = open_page()
     page.get_by_role("tab", name="The group").click()
     page.locator("[data-t=eg_trap]").click()

@@ -24,7 +24,7 @@ def test_languages(open_page) -> None:
     assert open_page("?lang=fr").locator("h1").inner_text() == "Reward calculator"
 
 
-def test_a_language_asked_for_gives_way_to_the_button(open_page) -> None:
+def test_the_button_overrides_the_language_of_the_address(open_page) -> None:
     page = open_page("?lang=zh")
     page.get_by_role("button", name="English").click()
     page.reload()
@@ -92,7 +92,7 @@ def test_every_string_in_both_languages(open_page) -> None:
         assert key == "other_language" or not re.search(f"{han}|[，。；：（）、]", english), key
         if key in same or key in ("other_language", "parquet"):
             continue
-        # Full-width punctuation, a space between Chinese and Latin or digits, and no word left over.
+        # Full-width punctuation, a space between Chinese and Latin or digits, and no English word.
         assert re.search(f"{han}|[，。；：、]", chinese), key
         assert not re.search(
             f"{han}[,;:!?()]|[,;:!?()]{han}|{han}[A-Za-z0-9<]|[A-Za-z0-9>%]{han}| [，。；：]|[，。；：] ", chinese
@@ -106,7 +106,7 @@ def test_every_string_in_both_languages(open_page) -> None:
     assert not any("undefined" in text for rows in given for row in rows for text in row)
 
 
-def test_no_english_is_left_in_chinese(open_page) -> None:
+def test_the_chinese_page_has_no_english(open_page) -> None:
     page = open_page("?lang=zh")
     for tab, examples in (("one", EXAMPLES), ("group", ["mixed", "trap", "right", "wrong"])):
         page.locator(f"#tab-{tab}").click()

@@ -1,4 +1,4 @@
-"""Links that hold the state of the page."""
+"""Links that contain the state of the page."""
 
 import random
 import re
@@ -6,7 +6,7 @@ import re
 from tests.helpers.calculator import fill, paused, totals, until, verdicts
 
 
-def test_a_link_holds_the_state(open_page) -> None:
+def test_a_link_contains_the_state(open_page) -> None:
     page = open_page()
     fill(page, "#completion-field", "思考 <answer>5</answer>\ud800 😀\x00")
     page.locator("#gold-field").fill("5")
@@ -32,7 +32,7 @@ def test_a_link_holds_the_state(open_page) -> None:
     assert totals(fresh)[0] == 2.125
 
 
-def test_the_way_back_leads_to_what_an_example_replaced(open_page) -> None:
+def test_the_back_button_restores_what_an_example_replaced(open_page) -> None:
     page = open_page()
     page.locator("#completion-field").fill("my own")
     page.locator("[data-t=eg_bare]").click()
@@ -43,7 +43,7 @@ def test_the_way_back_leads_to_what_an_example_replaced(open_page) -> None:
     until(page, "document.getElementById('completion-field').value === 'my own'")
 
 
-def test_the_way_back_from_what_no_link_can_hold(open_page) -> None:
+def test_the_back_button_restores_a_state_too_long_for_a_link(open_page) -> None:
     page = open_page()
     noise = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=60_000))
     page.locator("#completion-field").fill(noise)
@@ -58,7 +58,7 @@ def test_the_way_back_from_what_no_link_can_hold(open_page) -> None:
     until(page, "document.getElementById('completion-field').value === '18'")
 
 
-def test_a_link_with_something_behind_it(open_page) -> None:
+def test_a_link_with_text_appended(open_page) -> None:
     from playwright.sync_api import expect
 
     page = open_page()
@@ -89,7 +89,7 @@ def test_a_broken_link(open_page) -> None:
     assert totals(page)[0] == 4.0 and page.evaluate("location.hash") == ""
 
 
-def test_too_much_for_a_link(open_page) -> None:
+def test_a_state_too_long_for_a_link(open_page) -> None:
     page = open_page()
     noise = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=60_000))
     page.locator("#completion-field").fill(noise)

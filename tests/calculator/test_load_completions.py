@@ -1,4 +1,4 @@
-"""Completions from elsewhere: dropped files, pasted text, opened files."""
+"""Loading completions: dropped files, pasted text, opened files."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def test_the_rows_of_a_run_are_dropped(open_page, tmp_path) -> None:
     page.evaluate(DROP, ["step 1.parquet", "PAR1"])
     said = page.locator("#message > div")
     said.wait_for()
-    # What it tells them to run makes the file that it takes.
+    # The printed command makes a file that the page can load.
     command = re.search(r'python -c "(.*)"', said.inner_text()).group(1)
     assert "'step?1.jsonl'" in command
     subprocess.run([sys.executable, "-c", command.replace("step?1", "step")], cwd=tmp_path, check=True)
@@ -51,7 +51,7 @@ def test_the_rows_of_a_run_are_dropped(open_page, tmp_path) -> None:
     for group in range(4):
         page.locator("#which").select_option(str(group))
         here = slice(4 * group, 4 * group + 4)
-        # As the run scored them: carriage returns are kept until the text is edited.
+        # As the run scored them: carriage returns remain until the text is edited.
         shown = [float(cell.get_attribute("data-value")) for cell in page.locator(".group td:nth-last-child(2)").all()]
         assert shown == pytest.approx(frame["total"][here].tolist(), abs=1e-9)
         step = slice(8 * (group // 2), 8 * (group // 2) + 8)
@@ -69,7 +69,7 @@ def test_the_rows_of_a_run_are_dropped(open_page, tmp_path) -> None:
     assert "carriage returns" in page.locator("#note-group").inner_text()
 
 
-# What is pasted -> what is said, and the completions of the group then (None: as before).
+# Pasted text -> the message, and the completions of the group afterwards (None: unchanged).
 PASTED = [
     ("first\n\n \nsecond, of\ntwo lines\n", "2 completions in 1 group loaded.", ["first", "second, of\ntwo lines"]),
     ('{"completion": "a"}\n\n{"completion": "b"}', "2 completions in 1 group loaded.", ["a", "b"]),
@@ -115,7 +115,7 @@ def test_pasted(open_page) -> None:
         page.get_by_role("button", name="Replace the group").click()
         assert page.locator("#message").inner_text().startswith(message)
         assert completions() == (before if expected is None else expected)
-        # What could not be read stays, to be mended.
+        # Text that cannot be read remains, to be corrected.
         assert page.locator("#pasted").input_value() == (text if expected is None else "")
         page.get_by_role("button", name="Close").click()
     entries = page.evaluate("history.length")
@@ -131,15 +131,15 @@ def test_pasted(open_page) -> None:
     assert page.evaluate("history.length") == entries + 1  # what was refused replaced nothing
 
 
-# Numbers as gold answers, as Python writes what it reads there.
+# Numbers as gold answers, as Python reads and writes them.
 @pytest.mark.parametrize("gold", ["18", "-3", "18.0", "-0", "-0.0", "12345678901234567890", "1.50", "0.0001"])
-def test_a_number_as_gold_is_the_text_that_python_makes_of_it(open_page, gold: str) -> None:
+def test_a_number_as_gold_answer_becomes_the_text_that_python_writes(open_page, gold: str) -> None:
     page = open_page()
     page.evaluate("text => load(text)", f'{{"completion": "a", "gold": {gold}}}')
     assert page.evaluate("state.groups[0].gold") == str(json.loads(gold))
 
 
-def test_a_gold_of_several_lines_stays_as_it_is(open_page) -> None:
+def test_a_gold_answer_of_several_lines_is_unchanged(open_page) -> None:
     page = open_page()
     page.evaluate("text => load(text)", json.dumps({"completion": answered("a\nb"), "gold": "a\nb"}))
     assert page.locator(".facts b").first.inner_text() == "1 / 1"

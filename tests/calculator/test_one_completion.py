@@ -1,4 +1,4 @@
-"""The first tab: scores as one types, weights, examples, reasons, and tinted tags."""
+"""The first tab: scores while typing, weights, examples, reasons, and tinted tags."""
 
 import re
 
@@ -11,7 +11,7 @@ from tests.helpers.random_completions import many_completions
 from tests.helpers.reward_tables import PERFECT, answered
 
 
-def test_typing_scores_at_once(open_page) -> None:
+def test_scores_update_while_typing(open_page) -> None:
     page = open_page()
     typed(page, "#completion-field", PERFECT)
     typed(page, "#gold-field", "18")
@@ -29,7 +29,7 @@ def test_typing_scores_at_once(open_page) -> None:
     assert page.locator("#scores .correctness td b").all_inner_texts() == ["0.0", "0.0"]
     page.get_by_label("default", exact=True).check()
     assert len(totals(page)) == 1 and page.locator("#scores td.differs").count() == 0
-    # Read out once typing pauses, not with every key.
+    # Read by screen readers when typing pauses, not after every key.
     until(page, "document.getElementById('said').textContent.startsWith('default: total 1.499, of at most 4.0.')")
 
 
@@ -41,7 +41,7 @@ def test_weights(open_page) -> None:
     assert page.locator("#scores tfoot small").all_inner_texts()[1:] == ["of at most 3.0", "of at most 2.5"]
     page.get_by_label("weight of correctness", exact=True).press("ArrowRight")
     assert page.get_by_label("weight of correctness, as a number").input_value() == "0.55"
-    # A reward that is a penalty pays at best nothing; the length that verbatim charges has no bound.
+    # The best score of a penalty is 0; verbatim's charge for length has no bound.
     page.get_by_label("weight of xmlcount, as a number").fill("-1")
     assert page.locator("#scores tfoot small").all_inner_texts()[1:] == ["of at most 2.6", "without an upper bound"]
     page.get_by_label("weight of xmlcount, as a number").fill("")
@@ -88,7 +88,7 @@ def test_reasons(open_page) -> None:
         assert reasons(page, kind) == [default, verbatim]
 
 
-def test_what_is_tinted(open_page) -> None:
+def test_tinted_ranges(open_page) -> None:
     page = open_page()
     found = page.evaluate(
         """texts => texts.map((text) => ["default", "verbatim"].map((stack) => {
@@ -114,7 +114,7 @@ def test_what_is_tinted(open_page) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_tint_lies_under_its_text(open_page, width: int) -> None:
+def test_the_tint_is_under_its_text(open_page, width: int) -> None:
     page = open_page(viewport={"width": width, "height": 900})
     long = [
         "\n" * 100,

@@ -15,8 +15,8 @@ from tests.helpers.calculator import (
 
 
 @pytest.fixture(scope="module")
-def trl_s_lines() -> Any:
-    """What TRL computes of scores (trl 1.16.0, trl/trainer/grpo_trainer.py, from line 2759 on), as code to run."""
+def trl_code() -> Any:
+    """The code of TRL that computes advantages from scores (trl 1.16.0, trl/trainer/grpo_trainer.py, from line 2759)."""
     trl = pytest.importorskip("trl")
     source = inspect.getsource(inspect.unwrap(trl.GRPOTrainer._generate_and_score_completions))
     lines = source[
@@ -26,7 +26,7 @@ def trl_s_lines() -> Any:
 
 
 def by_trl(lines: Any, scores: np.ndarray, weights: np.ndarray, k: int, scale: str) -> np.ndarray:
-    """Those lines in float64."""
+    """The advantages by TRL's code in float64."""
     import torch
     from trl.trainer.utils import nanstd
 
@@ -51,7 +51,7 @@ BY_PAGE = """cases => cases.map(([groups, weights, scale]) => {
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
-def test_advantages_and_shares(open_page, trl_s_lines, scale: str) -> None:
+def test_advantages_and_shares(open_page, trl_code, scale: str) -> None:
     rng, cases = np.random.default_rng(0), []
     for _ in range(300):
         k, groups = int(rng.integers(2, 17)), int(rng.integers(1, 6))
@@ -64,7 +64,7 @@ def test_advantages_and_shares(open_page, trl_s_lines, scale: str) -> None:
     for (scores, weights), page in zip(cases, found, strict=True):
         k, flat = scores.shape[1], scores.reshape(-1, 5)
         split = attribute(flat, weights, k, scale)
-        assert page["advantages"] == pytest.approx(by_trl(trl_s_lines, flat, weights, k, scale), abs=1e-5)
+        assert page["advantages"] == pytest.approx(by_trl(trl_code, flat, weights, k, scale), abs=1e-5)
         assert page["advantages"] == pytest.approx(split.advantages, abs=1e-9)
         assert np.array(page["parts"]) == pytest.approx(split.parts, abs=1e-9)
         assert page["zero"] == split.zero_std.tolist()

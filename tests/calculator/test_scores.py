@@ -43,7 +43,7 @@ def cases_of_the_tests() -> list[Case]:
     return cases + [(answered(piece * (20_000 // len(piece))), "18") for piece in long]
 
 
-def test_the_tables_of_the_tests(open_page) -> None:
+def test_the_cases_of_the_reward_tests(open_page) -> None:
     cases = cases_of_the_tests()
     assert not differences(cases, by_python(cases), by_page(open_page(), cases))
 
@@ -63,11 +63,11 @@ def test_real_answers_of_gsm8k(open_page) -> None:
     assert len(cases) > 9000 and sum(row[0] for row in expected) > 2 * 0.5 * len(cases)
 
 
-def test_twenty_thousand_generated_texts(open_page) -> None:
+def test_20_000_random_completions(open_page) -> None:
     cases, page = many_completions(), open_page()
     expected = by_python(cases)
     assert not differences(cases, expected, by_page(page, cases))
-    # Rich enough: every reward is often paid, and often not.
+    # Varied enough: every reward is often paid, and often not.
     for name, column in zip(NAMES, zip(*expected, strict=True), strict=True):
         most = max(column)
         assert min(sum(value == most for value in column), sum(value != most for value in column)) > 400, name
@@ -84,7 +84,7 @@ def test_twenty_thousand_generated_texts(open_page) -> None:
             assert repr(ours) == repr(float(theirs)), (row, of)
 
 
-def test_python_s_own_tables(open_page) -> None:
+def test_python_tables(open_page) -> None:
     page = open_page()
     assert page.evaluate("[...SPACES].sort()") == sorted(chr(code) for code in range(0x110000) if chr(code).isspace())
     digits = set(page.evaluate("[...ALL_DIGITS]"))
@@ -104,8 +104,8 @@ def test_python_s_own_tables(open_page) -> None:
     ]
 
 
-def normalised(text: str) -> str:
-    """As HTML prescribes for a textarea's value."""
+def normalized(text: str) -> str:
+    """As HTML prescribes for the value of a textarea."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -123,5 +123,5 @@ def test_through_the_textarea(open_page) -> None:
         })""",
         cases,
     )
-    cases = [(normalised(completion), normalised(gold)) for completion, gold in cases]
+    cases = [(normalized(completion), normalized(gold)) for completion, gold in cases]
     assert not differences(cases, by_python(cases), found)

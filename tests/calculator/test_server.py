@@ -32,7 +32,7 @@ def serve(tmp_path):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                # As at a terminal: where tests run in the background, Ctrl-C is ignored by all that they start.
+                # As at a terminal: if tests run in the background, the processes that they start ignore Ctrl-C.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         )
@@ -78,7 +78,7 @@ def test_the_server_serves_the_page_and_nothing_else(serve, tmp_path, browser) -
     assert process.returncode == 0 and said == "\nStopped.\n" and complained == ""
 
 
-def test_a_taken_port_gives_way_to_the_next(serve) -> None:
+def test_the_next_port_if_one_is_taken(serve) -> None:
     _, _, first = serve("--port", "0", "--no-browser")
     port = int(first.rstrip("/").rpartition(":")[2])
     _, said, second = serve("--port", str(port), "--no-browser")
@@ -138,7 +138,7 @@ def test_the_command_line(command, monkeypatch) -> None:
     assert "argparse" in heavy and not re.search(r"\b(torch|numpy|hydra|omegaconf|pandas)\b", heavy)
 
 
-def test_one_file_that_asks_no_one() -> None:
+def test_the_page_requests_nothing_from_the_network() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert not re.search(
         r"https?:|//[\w-]+\.\w|@import|url\(|\bsrc=|<link(?! rel=\"icon\" href=\"data:,\")|fetch\(|XMLHttp|innerHTML",

@@ -1,4 +1,4 @@
-"""Text from others stays text, and long text stays fast."""
+"""Untrusted text stays text, and long text stays fast."""
 
 import json
 

@@ -13,7 +13,7 @@ Case = tuple[str, str]  # completion and gold
 
 
 def by_python(cases: list[Case]) -> list[list[float]]:
-    """What grpo/rewards gives each case, in the order of NAMES."""
+    """The scores of grpo/rewards for each case, in the order of NAMES."""
     takes_gold = ["gold" in inspect.signature(REWARDS[name]).parameters for name in NAMES]
     return [
         [
@@ -31,7 +31,7 @@ def by_page(page, cases: list[Case]) -> list[list[float]]:
 
 
 def ask(page, function: str, of: Any, **constants: Any) -> Any:
-    """What a function of the page's makes of something; as JSON, which carries every text and every float as it is."""
+    """The result of a function of the page; as JSON, which preserves every text and every float."""
     named = "".join(f"const {name} = {json.dumps(value)};" for name, value in constants.items())
     return json.loads(
         page.evaluate(f"(text) => {{ {named} return JSON.stringify(({function})(JSON.parse(text))); }}", json.dumps(of))
@@ -39,7 +39,7 @@ def ask(page, function: str, of: Any, **constants: Any) -> Any:
 
 
 def differences(cases: list[Case], expected: list[list[float]], found: list[list[float]]) -> list[str]:
-    """The first few; floats are compared by the digits that tell every one from its neighbours."""
+    """The first few differences; floats are compared by `repr`, which is unique for each float."""
     assert len(cases) == len(expected) == len(found)
     return [
         f"{name}: {ours!r} here, {theirs!r} on the page, of {case!r}"
@@ -50,13 +50,13 @@ def differences(cases: list[Case], expected: list[list[float]], found: list[list
 
 
 def typed(page, selector: str, text: str) -> None:
-    """Type as a person does, key by key."""
+    """Type key by key, as a person does."""
     page.locator(selector).fill("")
     page.locator(selector).press_sequentially(text)
 
 
 def fill(page, selector: str, text: str) -> None:
-    """As `Locator.fill`, with lone surrogates, which its way to the browser does not carry."""
+    """As `Locator.fill`, but also for lone surrogates, which it cannot send to the browser."""
     script = """([selector, text]) => {
       const field = document.querySelector(selector);
       field.value = JSON.parse(text);
@@ -82,19 +82,19 @@ def verdicts(page) -> list[str]:
 
 
 def paused(page) -> None:
-    """Typing pauses, and the address bar follows."""
+    """Do what the page does when typing pauses: update the address bar."""
     page.evaluate("write_link()")
 
 
 def until(page, holds: str) -> None:
-    """Wait for an expression of the page's (Playwright's own way evaluates text, which the page forbids)."""
+    """Wait until a JavaScript expression is true (Playwright's own function uses eval, which the page forbids)."""
     end = time.monotonic() + 10
     while not page.evaluate(holds):
         assert time.monotonic() < end, holds
         time.sleep(0.02)
 
 
-# What each example shows: the totals of both stacks, and the gold.
+# example -> the totals of both stacks, and the gold answer
 EXAMPLES = {
     "bare": (0.0, 2.5, "18"),
     "perfect": (4.0, 3.5, "18"),

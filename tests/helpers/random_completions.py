@@ -8,9 +8,9 @@ from grpo.calculator import PAGE
 from grpo.tasks.answers import TAGS, single_number
 from tests.helpers.calculator import Case
 
-# Python's white space, and what other tables take for it.
+# Python's white space, and other characters that look like it.
 WHITE = [chr(code) for code in range(0x3001) if chr(code).isspace()] + ["\ufeff", "\u200b", "\u180e", "\x00", "\x7f"]
-# The page's digits, which are Unicode 14's: a newer Python knows more.
+# The digits of the page, of Unicode 14: a newer Python has more.
 RUNS = re.findall(r"\[0x([0-9a-f]+), 0x([0-9a-f]+)\]", PAGE.read_text(encoding="utf-8"))
 DIGITS = [chr(code) for first, last in RUNS for code in range(int(first, 16), int(last, 16) + 1)]
 DIGITS += list("0123456789") * 20 + list("½Ⅷ九〇৴௰")
@@ -68,7 +68,7 @@ WRITTEN += "|{} or {}|{} x {}|{}-{}|{} - {}|x{} = {}|{}e{}|{}²|{}½|{} = {}|({}
 
 
 def answer_like(draw: random.Random) -> str:
-    """A number as models write it, or a text that is one of few apart from its surroundings."""
+    """A number as models write it, or one of a few texts with varied surroundings."""
     if draw.random() < 0.15:
         around = draw.choice(["({})", "{}.", "**{}**", "\\boxed{{{}}}", "“{}”", "{}", "-{}", ".{}", "$\\text{{{}}}$"])
         return around.format(draw.choice(["A", "a", "Éa", "5", "05", "New York", "", "ß"]))
@@ -81,7 +81,7 @@ def answer_like(draw: random.Random) -> str:
 
 def random_text(draw: random.Random) -> str:
     kind = draw.random()
-    if kind < 0.2:  # any character that UTF-8 can carry
+    if kind < 0.2:  # any character that UTF-8 can encode
         codes = [draw.randrange(draw.choice([0x80, 0x800, 0x3100, 0x110000])) for _ in range(draw.randrange(12))]
         return "".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000)
     if kind < 0.4:
@@ -90,7 +90,7 @@ def random_text(draw: random.Random) -> str:
 
 
 def generated(draw: random.Random) -> Case:
-    """A completion and a gold: a soup of pieces, or the asked format with a few things amiss."""
+    """A completion and a gold answer: random pieces, or the requested format with a few errors."""
     answer = number_like(draw) if draw.random() < 0.6 else answer_like(draw)
     golds = [
         answer_like(draw),

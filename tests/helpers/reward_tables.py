@@ -100,7 +100,7 @@ XMLCOUNT = [
 
 # The faults of the widely copied originals: reward, completion -> score
 VERBATIM = [
-    ("verbatim_correctness", "18", 2.0),  # a bare number passes
+    ("verbatim_correctness", "18", 2.0),  # a bare number counts
     ("verbatim_correctness", PERFECT, 2.0),
     ("verbatim_correctness", answered("18.0"), 0.0),
     ("verbatim_int", "18", 0.5),
@@ -111,10 +111,10 @@ VERBATIM = [
     ("verbatim_strict_format", PERFECT, 0.5),
     ("verbatim_strict_format", PERFECT.removesuffix("\n"), 0.0),
     ("verbatim_strict_format", PERFECT.replace("8*3", "8\n*3"), 0.0),  # no DOTALL
-    ("verbatim_soft_format", PERFECT, 0.0),  # and so never with strict
+    ("verbatim_soft_format", PERFECT, 0.0),  # so never together with strict
     ("verbatim_soft_format", PERFECT.replace("\n", ""), 0.5),
     ("verbatim_xmlcount", PERFECT, 0.5),
-    # 400 characters of reasoning, well formed but for the last line break: the whole length is charged.
+    # 400 characters of reasoning, in the right format but for the last line break: the whole length is charged.
     ("verbatim_xmlcount", f"<reasoning>\n{'x' * 400}\n</reasoning>\n<answer>\n5\n</answer>", 0.055),
     ("verbatim_xmlcount", PERFECT + "x" * 100, 0.3),  # trailing text is charged twice
     ("verbatim_xmlcount", "x" * 1500 + "\n<answer>\n18\n</answer>", 0.251 - 1.522),

@@ -1,4 +1,4 @@
-"""What advantages are made of: exact, for any stack and mode, against TRL's own."""
+"""Advantages and their parts: exact for any stack and estimator, and equal to TRL's."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ MODES = [(scale, "sum_then_normalize") for scale in ("group", "batch", "none")] 
 
 
 def by_hand(scores: np.ndarray, weights: np.ndarray, k: int, scale: str, aggregation: str) -> np.ndarray:
-    """The advantages, as the papers write them."""
+    """The advantages by the formulas of the papers."""
     groups = scores.reshape(-1, k, len(weights))
     if aggregation == "normalize_then_sum":
         z = (groups - groups.mean(1, keepdims=True)) / (groups.std(1, ddof=1, keepdims=True) + 1e-4)
@@ -48,15 +48,15 @@ def test_parts_sum_to_the_advantage_and_shares_to_one(scale, aggregation, seed, 
         assert split.flips()[r] == np.mean(split.advantages * (split.advantages - split.parts[:, r]) < 0)
         if (
             weight and scale == "none" and not split.zero_std[:, -1].any()
-        ):  # there the rest of the stack, alone, gives just what is left
+        ):  # without scaling, the other rewards alone give the remaining advantage
             rest = by_hand(scores, np.where(np.arange(rewards) == r, 0, weights), k, scale, aggregation)
             assert without == pytest.approx(rest, abs=1e-9)
 
 
 @pytest.mark.parametrize(("scale", "aggregation"), MODES)
-def test_rewards_that_cancel_do_not_blow_up(scale: str, aggregation: str) -> None:
+def test_rewards_that_cancel_give_zero_parts(scale: str, aggregation: str) -> None:
     up = np.array([0.1, 0.3, 0.7, 0.2], dtype=np.float32)
-    # In float32, where 3 x 0.1 less 0.3 is not quite nothing; normalize_then_sum takes factors out by itself.
+    # In float32, 3 x 0.1 - 0.3 is not exactly zero; normalize_then_sum removes factors by itself.
     factor = 3 if aggregation == "sum_then_normalize" else 1
     scores = np.stack([up, factor * up], axis=1)
     scores = np.concatenate([scores, [[1, 0], [0, 0], [0, 0], [1, 0]]]).astype(np.float32)
@@ -67,8 +67,8 @@ def test_rewards_that_cancel_do_not_blow_up(scale: str, aggregation: str) -> Non
     assert attribute(scores[:4], weights, 4, scale, aggregation).shares() is None
 
 
-def test_what_is_logged() -> None:
-    # Three groups of two: mixed; all correct, told apart by length alone; none correct and nothing to tell apart.
+def test_logged_metrics() -> None:
+    # Three groups of two: mixed; all correct and of different length; none correct and of the same length.
     scores = np.array([[2, 0.1], [0, 0.3], [2, 0.1], [2, 0.4], [0, 0.2], [0, 0.2]])
     split = attribute(scores, np.array([1.0, 1.0]), 2, "none")
     assert split.advantages == pytest.approx([0.9, -0.9, -0.15, 0.15, 0, 0])
@@ -96,7 +96,7 @@ def test_what_is_logged() -> None:
 
 
 @pytest.mark.parametrize(("scale", "aggregation"), MODES)
-def test_the_advantages_are_trls_own(trainer, scale: str, aggregation: str) -> None:  # noqa: F811
+def test_the_advantages_equal_those_of_trl(trainer, scale: str, aggregation: str) -> None:  # noqa: F811
     built = trainer(f"algorithm.scale_rewards={scale}", "rewards=no_format", "rewards.xmlcount=-2", "rewards.int=0.5")
     built.multi_objective_aggregation = aggregation
     micro_batches(built)
@@ -110,6 +110,6 @@ def test_the_advantages_are_trls_own(trainer, scale: str, aggregation: str) -> N
     shares = [logged[f"advantage_share/{name}"] for name in names]
     assert sum(shares) == pytest.approx(1, abs=1e-9)
     assert shares == pytest.approx(split.shares())
-    # TRL's own figure is right under these two only.
+    # TRL's own metric is correct only for these two.
     if scale != "batch" and aggregation == "sum_then_normalize":
         assert logged["groups/zero_std"] == pytest.approx(logged["frac_reward_zero_std"])

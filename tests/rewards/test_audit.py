@@ -1,4 +1,4 @@
-"""`python -m grpo.audit`: what it finds in the shipped stacks, in faulty ones, and in files of completions."""
+"""`python -m grpo.audit`: findings in the shipped stacks, in faulty stacks, and in files of completions."""
 
 import json
 import subprocess
@@ -72,7 +72,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def run(*overrides: str) -> list[Finding]:
-    """What the command does, in this process."""
+    """Run the command in this process."""
     with config_search_path(), translate_errors(AuditConfig):
         return audit.run(load_config(hydra_compose("audit", list(overrides)), AuditConfig))
 
@@ -98,7 +98,7 @@ def test_the_probes_are_what_their_kind_says() -> None:
     right, strict = score_reward("correctness", *columns), score_reward("strict_format", *columns)
     honest = sum(probe.kind == AS_REQUESTED for probe in PROBES)
     assert right[:honest] == [2.0] * honest and strict[:honest] == [0.5] * honest and not any(right[honest:])
-    # Batches hold equal questions next to each other.
+    # Equal questions are adjacent in a batch.
     questions = [probe.question for probe in PROBES]
     assert sum(a != b for a, b in pairwise(questions)) == len(set(questions)) - 1
     assert {name for pair in CHANGES.values() for name in pair} <= {probe.name for probe in PROBES}
@@ -148,7 +148,7 @@ def test_default_has_limits_and_no_faults(capsys) -> None:
 
 
 @pytest.mark.parametrize("stack", option_names("rewards"))
-def test_shipped_stacks_are_warned_of_where_they_should_be(stack: str) -> None:
+def test_warnings_of_the_shipped_stacks(stack: str) -> None:
     warned = {"verbatim": "8 warnings, 3 notes", "no_correctness": "1 warning, 2 notes"}
     if stack in warned:
         with pytest.raises(UserError, match=rf"^fail_on=warning: {warned[stack]}.$"):
@@ -157,7 +157,7 @@ def test_shipped_stacks_are_warned_of_where_they_should_be(stack: str) -> None:
         assert all(finding.level == "note" for finding in run(f"rewards={stack}", "fail_on=warning"))
 
 
-def test_the_rule_of_a_run_can_be_audited(folder) -> None:
+def test_the_answer_rule_of_a_run_can_be_audited(folder) -> None:
     notes = [finding.text for finding in run("data.answer_match=strict", "rewards=correctness_only")]
     assert notes[0] == "18 pens for 18: refused by correctness."
     lines(folder / "made.jsonl", [{"question": "?", "gold": "7", "completion": "<answer>7.0</answer>"}])
@@ -204,7 +204,7 @@ def test_measured_rewards_are_not_judged() -> None:
                 "signed pays up to 1 and falls to -1; the lowest total is -1, of 'bare sentence'.",
             ],
         ),
-        # A price on length: deliberate, perhaps, and what it does is said all the same.
+        # A price on length may be deliberate; its effect is reported all the same.
         (
             {"correctness": 1, "length": -0.001},
             [
@@ -238,7 +238,7 @@ def test_a_reward_that_fails_is_named() -> None:
         run("reward_files=[mine.py]", "+rewards.broken=1")
 
 
-def test_many_rewards_keep_their_columns(capsys) -> None:
+def test_many_rewards_fit_into_their_columns(capsys) -> None:
     run("reward_files=[mine.py]", "+rewards.anywhere=1", "+rewards.flat=0.1")
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 80 and "  three lines, no break  " in said and "…" not in said
@@ -263,7 +263,7 @@ def scored(folder: Path, rows: list, **weights: float) -> CompletionScores:
 def test_shares_and_correlations_by_hand(folder) -> None:
     result = scored(folder, ROWS, correctness=1, crosses=1, flat=0)
     assert result.names == ["correctness", "crosses", "flat"] and result.groups == [[0, 1], [2, 3, 4]]
-    # Centred in their groups: correctness 1 -1 | 0 0 0, crosses -.5 .5 | -1 -1 2, and so the total .5 -.5 | -1 -1 2.
+    # Centered in their groups: correctness 1 -1 | 0 0 0, crosses -.5 .5 | -1 -1 2, and so the total .5 -.5 | -1 -1 2.
     assert result.attribution.shares() == pytest.approx([1 / 6.5, 5.5 / 6.5, 0])
     expected = -1.6 / (3.2 * 6.8) ** 0.5
     assert result.correlations()[0, 1] == pytest.approx(expected) and result.correlations()[1, 1] == pytest.approx(1)
@@ -349,7 +349,7 @@ def test_mistakes(folder, override: str, message: str) -> None:
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
-def test_every_setting_is_explained_where_it_is_set() -> None:
+def test_every_setting_has_a_comment() -> None:
     text = (CONF / "audit.yaml").read_text()
     for item in fields(AuditConfig):
         if item.name != "rewards":
@@ -363,7 +363,7 @@ def test_every_setting_is_explained_where_it_is_set() -> None:
         (["completions=made.jsonl", *CROSSES, "fail_on=warning"], 0, []),
     ],
 )
-def test_the_command_needs_nothing_heavy_and_leaves_nothing(folder, arguments: list, code: int, said: list) -> None:
+def test_the_command_imports_nothing_heavy_and_leaves_no_files(folder, arguments: list, code: int, said: list) -> None:
     lines(folder / "made.jsonl", ROWS)
     before = set(folder.rglob("*"))
     line = [sys.executable, "-X", "importtime", "-m", "grpo.audit", *arguments]

@@ -1,4 +1,4 @@
-"""Reward files: what may be returned, what the process keeps of its own state, and how their modules are found."""
+"""Reward files: valid return values, the restored state of the process, and how their modules are found."""
 
 import random
 import sys
@@ -100,7 +100,9 @@ TOO_LARGE = r"a reward is between -1e\+12 and 1e\+12, otherwise float32 overflow
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-def test_what_is_no_finite_number_is_refused(tmp_path, value: str, kind: type[UserError], message: str) -> None:
+def test_a_score_that_is_not_a_finite_number_is_refused(
+    tmp_path, value: str, kind: type[UserError], message: str
+) -> None:
     returning(tmp_path, value)
     with pytest.raises(UserError, match=f"reward 'mine' .*{message}") as error:
         scored("the text")
@@ -157,13 +159,13 @@ RAISED = {
 
 
 @pytest.mark.parametrize("body", RAISED)
-def test_whatever_is_raised_is_named(tmp_path, body: str) -> None:
+def test_every_exception_is_reported(tmp_path, body: str) -> None:
     load_reward_files([write(tmp_path, f"@reward\ndef mine(completion):\n    {body}\n")])
     with pytest.raises(UserError, match=f"reward 'mine' {RAISED[body]}"):
         scored("x")
 
 
-# What a reward may do to the process, and what would show it.
+# A change that a reward may make to the process -> code that would detect it.
 CHANGES = {
     "os.chdir('/')": "os.getcwd()",
     "os.umask(0o777)": "(mask := os.umask(0o077), os.umask(mask))[0]",
@@ -194,7 +196,7 @@ IMPORTS = "import decimal, io, os, random, signal, sys\nimport numpy as np\nimpo
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_reward_leaves_the_process_as_it_was(tmp_path, change: str) -> None:
+def test_the_process_state_is_restored_after_a_reward(tmp_path, change: str) -> None:
     modules: dict = {}
     exec(IMPORTS, modules)
     before = eval(CHANGES[change], modules)
@@ -205,7 +207,7 @@ def test_a_reward_leaves_the_process_as_it_was(tmp_path, change: str) -> None:
     assert eval(CHANGES[change], modules) == before
 
 
-def test_random_numbers_come_from_the_completions(tmp_path) -> None:
+def test_random_numbers_are_seeded_by_the_completions(tmp_path) -> None:
     draw = "random.random() + np.random.random() + torch.rand(()).item()"
     load_reward_files([write(tmp_path, f"{IMPORTS}@reward\ndef mine(completion):\n    return {draw}\n")])
     first, again, other = scored("a", "a"), scored("a", "a"), scored("a", "b")
@@ -271,7 +273,7 @@ def test_a_reward_may_use_a_process_pool(tmp_path, method: str) -> None:
     assert scored("abc", "") == [1.5, 0.0]
 
 
-def test_modules_beside_the_file(tmp_path) -> None:
+def test_modules_in_the_folder_of_the_file(tmp_path) -> None:
     before = list(sys.path), set(sys.modules)
     lazy = (
         "import helper\n\n\n@reward\ndef {name}(completion):\n    import late\n    return helper.VALUE + late.VALUE\n"
@@ -283,17 +285,17 @@ def test_modules_beside_the_file(tmp_path) -> None:
         (tmp_path / folder / "late").mkdir()
         (tmp_path / folder / "late" / "__init__.py").write_text("from late.part import VALUE\n")
         (tmp_path / folder / "late" / "part.py").write_text(f"VALUE = {value * 10}\n")
-    # Two files of one name, with helpers of one name, in one run.
+    # Two files with the same name, with helpers of the same name, in one run.
     load_reward_files(files)
     assert [scored("x", name=f"of_{folder}") for folder in "abab"] == [[11.0], [22.0]] * 2
-    # A helper that has changed between two runs in one process.
+    # A helper that changed between two runs in one process.
     (tmp_path / "a" / "helper.py").write_text("VALUE = 500\n")
     load_reward_files(files[:1])
     assert scored("x", name="of_a") == [510.0]
     assert sys.path == before[0] and not {"mine", "helper", "late"} & (set(sys.modules) - before[1])
 
 
-def test_a_path_that_the_file_adds_is_kept_for_it(tmp_path) -> None:
+def test_a_path_that_the_file_adds_applies_to_that_file(tmp_path) -> None:
     text = f"import sys\nsys.path.append({str(tmp_path / 'lib')!r})\n@reward\ndef mine(completion):\n"
     file = write(tmp_path, f"{text}    import only_in_lib\n    return only_in_lib.VALUE\n")
     (tmp_path / "lib").mkdir()
@@ -303,7 +305,7 @@ def test_a_path_that_the_file_adds_is_kept_for_it(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["random.py", "torch.py", "my.rewards.py", "class.py"])
-def test_any_file_name_will_do(tmp_path, name: str) -> None:
+def test_any_file_name_is_accepted(tmp_path, name: str) -> None:
     load_reward_files([write(tmp_path, "@reward\ndef mine(completion):\n    return 1\n", name)])
     assert scored("x") == [1.0]
     assert (sys.modules["random"], sys.modules["torch"]) == (random, torch)

@@ -97,7 +97,7 @@ def test_no_reward_raises_or_leaves_its_range(completion: str, gold: str) -> Non
 
 
 @given(texts)
-def test_the_exact_format_has_every_other_format(completion: str) -> None:
+def test_the_strict_format_implies_the_other_formats(completion: str) -> None:
     if one("strict_format", completion):
         assert one("soft_format", completion) == 0.5
         assert one("xmlcount", completion) == 0.5
@@ -142,20 +142,20 @@ def write(folder, text: str) -> str:
     return str(file)
 
 
-def test_a_reward_of_ones_own(tmp_path) -> None:
+def test_a_reward_of_the_user(tmp_path) -> None:
     file = write(tmp_path, "def brevity(completion):\n    return -len(completion) / 100\n")
     stack = build_rewards({"correctness": 1.0, "brevity": 0.5}, [file])
     assert stack.score(["x" * 50], ["1"], ["?"]) == {"correctness": [0.0], "brevity": [-0.5]}
     assert stack.total({"correctness": [2.0], "brevity": [-0.5]}) == [1.75]
 
 
-def test_the_rule_of_a_stack_reaches_its_rewards(tmp_path) -> None:
+def test_rewards_receive_the_answer_rule_of_their_stack(tmp_path) -> None:
     body = "def rule(completion, answer_match):\n    return len(answer_match)\n\n\n"
     body += "@reward\ndef rules(completions, answer_match):\n    return [len(answer_match)] * len(completions)\n"
     file = write(tmp_path, body)
     weights = {"correctness": 1.0, "rule": 1.0, "rules": 1.0}
     texts, golds = [answered(text) for text in ("18 pens", "18", "A")], ["18", "018", "(a)"]
-    # Two stacks of one process, each by its own rule
+    # Two stacks in one process, each with its own rule
     stacks = [build_rewards(weights, [file], answer_match) for answer_match in ANSWER_MATCHES]
     assert [stack.score(texts, golds, [""] * 3) for stack in stacks] == [
         {"correctness": [2.0, 2.0, 2.0], "rule": [6.0] * 3, "rules": [6.0] * 3},
@@ -164,7 +164,7 @@ def test_the_rule_of_a_stack_reaches_its_rewards(tmp_path) -> None:
     ]
 
 
-def test_a_reward_may_see_the_batch(tmp_path) -> None:
+def test_a_reward_may_score_a_batch(tmp_path) -> None:
     file = write(
         tmp_path, "def shortest(completions):\n    return [len(c) == min(map(len, completions)) for c in completions]\n"
     )
@@ -224,7 +224,7 @@ def test_bad_stacks(tmp_path) -> None:
     assert build_rewards({"xmlcount": -0.5}).weights == {"xmlcount": -0.5, "correctness": 0.0}
 
 
-def test_one_runs_rewards_are_not_the_next_ones(tmp_path) -> None:
+def test_rewards_of_one_run_are_not_in_the_next(tmp_path) -> None:
     for folder, value in (("a", 1.0), ("b", 2.0)):
         (tmp_path / folder).mkdir()
         file = write(tmp_path / folder, f"def mine(completion):\n    return {value}\n")

@@ -1,4 +1,4 @@
-"""Reading answers out of completions, and comparing them with gold answers."""
+"""Extracting answers from completions, and comparing them with gold answers."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_last_number(text: str, number: str | None) -> None:
 
 
 @pytest.mark.parametrize(("text", "number"), ONE_NUMBER)
-def test_the_one_number_of_a_text(text: str, number: float | None) -> None:
+def test_the_only_number_of_a_text(text: str, number: float | None) -> None:
     assert single_number(text) == number
 
 
@@ -60,6 +60,6 @@ def test_the_strict_rule(left: str, right: str, same: bool) -> None:
     assert answers_match(left, right, "strict") is same and answers_match(right, left, "strict") is same
 
 
-def test_an_empty_system_prompt_is_left_out() -> None:
+def test_an_empty_system_prompt_is_omitted() -> None:
     assert build_messages("Why?", "") == [{"role": "user", "content": "Why?"}]
     assert [message["role"] for message in build_messages("Why?", "Think.")] == ["system", "user"]

@@ -1,4 +1,4 @@
-"""The embedded problems: right, reproducible, and never the same on both sides of the split."""
+"""The arithmetic problems: correct, reproducible, and never both in training and held out."""
 
 import re
 from collections import Counter
@@ -27,7 +27,7 @@ def test_training_and_held_out_problems_share_no_numbers() -> None:
     assert not {p.question for p in take(False)} & {p.question for p in take(True)}
 
 
-def test_every_working_is_right_and_in_gsm8k_form() -> None:
+def test_every_solution_is_correct_and_in_gsm8k_form() -> None:
     for problem in take(False, max_number=200):
         lines = problem.row()["answer"].split("\n")
         assert lines[-1] == f"#### {problem.answer}"
@@ -37,7 +37,7 @@ def test_every_working_is_right_and_in_gsm8k_form() -> None:
             left, operation, right, result = match.groups()
             assert OPERATIONS[operation](int(left), int(right)) == int(result) <= 200
             assert operation != "/" or int(left) % int(right) == 0
-        # The first step works on what the question says, the last one gives the answer.
+        # The first step uses numbers of the question, the last one gives the answer.
         given = set(re.findall(r"\d+", problem.question)) | {"60", "2"}
         assert str(problem.steps[0][0]) in given and str(problem.steps[0][2]) in given
         assert int(result) == problem.answer
@@ -55,21 +55,21 @@ def test_difficulty() -> None:
     assert 150 < max(large) <= 1000
 
 
-def test_joys_question_is_held_out() -> None:
+def test_the_showcase_question_is_held_out() -> None:
     train = take(False, 5000, min_steps=3, max_steps=3)
     assert SHOWCASE_STEPS not in {p.steps for p in train}
     assert all(p.question != SHOWCASE.question for p in train)
     assert OPERATIONS["/"](120, 24) == int(SHOWCASE.gold)
 
 
-def test_every_template_is_on_both_sides() -> None:
+def test_every_template_is_in_both_splits() -> None:
     counts = Counter(problem.template for problem in take(False))
     assert min(counts.values()) > 1000 / len(counts) / 2
     assert counts.keys() == {problem.template for problem in take(True)}
 
 
-def test_any_settings_make_as_many_problems_as_may_be_asked_for() -> None:
-    # Those with the fewest. There are seven training problems for each held-out one.
+def test_all_settings_generate_the_largest_allowed_number_of_problems() -> None:
+    # The settings with the fewest problems. There are seven training problems for each held-out one.
     assert (
         len(set(take(True, DISTINCT_PROBLEMS["held-out"], max_number=100, min_steps=4)))
         == DISTINCT_PROBLEMS["held-out"]

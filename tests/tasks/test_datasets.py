@@ -1,4 +1,4 @@
-"""Datasets: what is read, what is held out, what is left out, and what is refused with file and line."""
+"""Datasets: loading, splits without shared questions, and errors that name file and line."""
 
 import json
 from contextlib import nullcontext
@@ -33,7 +33,7 @@ def test_arithmetic_is_the_default() -> None:
 
 
 @needs_gsm8k
-def test_gsm8k_without_joy() -> None:
+def test_gsm8k_without_the_showcase_question() -> None:
     loaded = splits(["data=gsm8k", f"data.path={GSM8K}"])
     assert (len(loaded.train), len(loaded.held_out)) == (GSM8K_PROBLEMS, 1319) == (7472, 1319)
     assert SHOWCASE.question not in {example.question for example in loaded.train}
@@ -62,7 +62,7 @@ def test_jsonl(tmp_path) -> None:
     assert "1 of the 4 training problems" in loaded.notes[0]
 
 
-def test_text_golds_and_a_test_file(tmp_path) -> None:
+def test_text_answers_and_a_test_file(tmp_path) -> None:
     jsonl(tmp_path, {"question": "Where?", "answer": "東京"}, name="test.jsonl")
     overrides = jsonl(tmp_path, {"question": "Capital of France?", "answer": " Paris "})
     loaded = splits([*overrides, "data.gold=text", "data.test_file=test.jsonl"])
@@ -78,7 +78,7 @@ def test_text_golds_and_a_test_file(tmp_path) -> None:
         (["data.gold=text", "data.answer_match=number"], "number"),
     ],
 )
-def test_the_rule_follows_the_golds_where_it_is_not_set(settings: list[str], rule: str) -> None:
+def test_the_rule_follows_data_gold_if_it_is_not_set(settings: list[str], rule: str) -> None:
     assert compose(["data=jsonl", "data.path=somewhere", *settings]).data.answer_match == rule
     assert compose([setting for setting in settings if "gold" not in setting]).data.answer_match != "text"
 
@@ -94,7 +94,7 @@ def test_the_rule_follows_the_golds_where_it_is_not_set(settings: list[str], rul
     ]
     + [("5:30", []), ("eighteen", []), ("16 or 17", [])],
 )
-def test_golds_that_are_numbers(tmp_path, gold: str, rules: list[str]) -> None:
+def test_gold_answers_that_are_numbers(tmp_path, gold: str, rules: list[str]) -> None:
     overrides = jsonl(tmp_path, {"question": "How many?", "answer": gold}, {"question": "How much?", "answer": gold})
     for rule in ("number", "strict"):
         with nullcontext() if rule in rules else pytest.raises(UserError, match="is not a number"):
@@ -218,7 +218,7 @@ def test_no_problem_is_in_two_splits(tmp_path, train, test, validation, left, no
     assert len(loaded.notes) == 1 and note in loaded.notes[0]
 
 
-def test_duplicates_on_both_sides_of_the_drawn_split(tmp_path) -> None:
+def test_duplicates_across_a_drawn_split(tmp_path) -> None:
     loaded = splits(jsonl(tmp_path, *of(*"abcdefghij" * 2))[:2])
     assert len(loaded.held_out) == 4 and not set(loaded.held_out) & set(loaded.train)
     assert f"{16 - len(loaded.train)} of 16 training problems are also held-out problems" in loaded.notes[1]
@@ -254,15 +254,15 @@ def test_the_path_may_name_the_training_file(tmp_path) -> None:
         ),
     ],
 )
-def test_more_problems_than_arithmetic_makes(overrides: list[str], message: str) -> None:
+def test_more_problems_than_arithmetic_generates(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         compose(overrides)
 
 
-def test_held_out_problems_alone(tmp_path) -> None:
+def test_loading_only_held_out_problems(tmp_path) -> None:
     jsonl(tmp_path, {"question": "Where?", "answer": "3"}, name="test.jsonl")
     config = compose(["data=jsonl", f"data.path={tmp_path}", "data.test_file=test.jsonl"]).data
-    assert [example.gold for example in load_held_out(config)] == ["3"]  # with no training file in sight
+    assert [example.gold for example in load_held_out(config)] == ["3"]  # without a training file
     for overrides in ([], jsonl(tmp_path, *[{"question": f"{i}?", "answer": str(i)} for i in range(6)])):
         config = compose(overrides).data
         assert load_held_out(config) == load_splits(config).held_out
@@ -309,7 +309,7 @@ def test_bad_files(tmp_path) -> None:
         splits([*jsonl(tmp_path, {"question": SHOWCASE.question, "answer": 5}), "data.test_file=test.jsonl"])
 
 
-def test_long_prompts_are_dropped_aloud() -> None:
+def test_long_prompts_are_dropped_with_a_note() -> None:
     config = compose(["max_prompt_length=80"])
     tokenizer = build_tokenizer(config.model)
     examples = load_splits(config.data).train
