@@ -1,7 +1,8 @@
 """The probes of `grpo.audit`: completions whose score under a stack of rewards shows what it pays for.
 
 A table of texts: each probe has a question, its gold answer, and a kind, which says whether its answer is right and
-whether it has the format that grpo/tasks/answers.py asks for. It knows no reward.
+whether it has the format with the tags of grpo/tasks/answers.py. It knows no reward. grpo/rewards/probe_scores.py
+scores the probes, and grpo/rewards/probe_findings.py judges the scores.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ NUMBER_FORMS = "numbers as answers"
 
 @dataclass(frozen=True)
 class Probe:
+    """A completion to score: its name, its kind (a constant above), its text, and the problem it answers."""
+
     name: str
     kind: str
     completion: str
@@ -24,19 +27,20 @@ class Probe:
 
 
 def _as_requested(reasoning: str, answer: str) -> str:
+    """A completion in the requested format."""
     return f"<reasoning>\n{reasoning}\n</reasoning>\n<answer>\n{answer}\n</answer>\n"
 
 
-# Long probes have about the 200 tokens that the reference recipe allows.
+# Long probes have about 200 tokens, the limit of the reference recipe.
 PADDING = 16 * ["I go over this once more and find the same."]
-LINE = "3 boxes of 6 pens are 3 * 6 = 18 pens."
-LINES = "One box holds 6 pens.\nThere are 3 boxes.\n3 * 6 = 18."
-LONG_LINE = " ".join([LINE, *PADDING])
-MANY_LINES = "\n".join([LINES, *PADDING])
-CHATTER = " ".join(16 * ["Let me know if you have any other question."])
-BLOCK = "<answer>\n18\n</answer>\n"
-WORK = f"<reasoning>\n{LINE}\n</reasoning>\n"
-REASONING = {"one line": LINE, "three lines": LINES, "long line": LONG_LINE, "many lines": MANY_LINES}
+ONE_LINE = "3 boxes of 6 pens are 3 * 6 = 18 pens."
+THREE_LINES = "One box holds 6 pens.\nThere are 3 boxes.\n3 * 6 = 18."
+LONG_ONE_LINE = " ".join([ONE_LINE, *PADDING])
+PADDED_LINES = "\n".join([THREE_LINES, *PADDING])
+TRAILING_TEXT = " ".join(16 * ["Let me know if you have any other question."])
+ANSWER_BLOCK = "<answer>\n18\n</answer>\n"
+REASONING_BLOCK = f"<reasoning>\n{ONE_LINE}\n</reasoning>\n"
+REASONING = {"one line": ONE_LINE, "three lines": THREE_LINES, "long line": LONG_ONE_LINE, "many lines": PADDED_LINES}
 NO_LAST_BREAK = ", no break"  # the end of the names of probes without the last line break
 
 
@@ -51,28 +55,40 @@ PROBES = (
         Probe(name + NO_LAST_BREAK, AS_REQUESTED, _as_requested(reasoning, "18")[:-1])
         for name, reasoning in REASONING.items()
     ),
-    Probe("preamble before", FORMAT_OFF, f"Sure, let us see.\n{_as_requested(LINE, '18')}"),
-    Probe("short text after", FORMAT_OFF, _as_requested(LINE, "18") + "I hope this helps!\n"),
-    Probe("long text after", FORMAT_OFF, _as_requested(LINE, "18") + CHATTER),
-    Probe("blank lines between", FORMAT_OFF, f"{WORK}\n\n{BLOCK}"),
-    Probe("tags inline", FORMAT_OFF, f"<reasoning>{LINE}</reasoning> <answer>18</answer>\n"),
+    Probe("preamble before", FORMAT_OFF, f"Sure, let us see.\n{_as_requested(ONE_LINE, '18')}"),
+    Probe("short text after", FORMAT_OFF, _as_requested(ONE_LINE, "18") + "I hope this helps!\n"),
+    Probe("long text after", FORMAT_OFF, _as_requested(ONE_LINE, "18") + TRAILING_TEXT),
+    Probe("blank lines between", FORMAT_OFF, f"{REASONING_BLOCK}\n\n{ANSWER_BLOCK}"),
+    Probe("tags inline", FORMAT_OFF, f"<reasoning>{ONE_LINE}</reasoning> <answer>18</answer>\n"),
     Probe("bare number", NO_WORK, "18"),
     Probe("bare sentence", NO_WORK, "The answer is 18."),
-    Probe("answer tags alone", NO_WORK, BLOCK),
+    Probe("answer tags alone", NO_WORK, ANSWER_BLOCK),
     Probe("empty reasoning", NO_WORK, _as_requested("", "18")),
     Probe("filler reasoning", NO_WORK, _as_requested("...", "18")),
-    Probe("everything twice", REPEATED, 2 * _as_requested(LINE, "18")),
-    Probe("reasoning twice", REPEATED, 2 * WORK + BLOCK),
-    Probe("answer twice", REPEATED, WORK + 2 * BLOCK),
-    Probe("inline, then in lines", REPEATED, f"<reasoning>{LINE}</reasoning><answer>18</answer>\n" + WORK + BLOCK),
-    Probe("last of 3 right", REPEATED, WORK + BLOCK.replace("18", "16") + BLOCK.replace("18", "17") + BLOCK),
-    Probe("first of 3 right", REPEATED, WORK + BLOCK + BLOCK.replace("18", "17") + BLOCK.replace("18", "16")),
-    Probe("3 answers in one", REPEATED, _as_requested(LINE, "16\n17\n18")),
+    Probe("everything twice", REPEATED, 2 * _as_requested(ONE_LINE, "18")),
+    Probe("reasoning twice", REPEATED, 2 * REASONING_BLOCK + ANSWER_BLOCK),
+    Probe("answer twice", REPEATED, REASONING_BLOCK + 2 * ANSWER_BLOCK),
+    Probe(
+        "inline, then in lines",
+        REPEATED,
+        f"<reasoning>{ONE_LINE}</reasoning><answer>18</answer>\n" + REASONING_BLOCK + ANSWER_BLOCK,
+    ),
+    Probe(
+        "last of 3 right",
+        REPEATED,
+        REASONING_BLOCK + ANSWER_BLOCK.replace("18", "16") + ANSWER_BLOCK.replace("18", "17") + ANSWER_BLOCK,
+    ),
+    Probe(
+        "first of 3 right",
+        REPEATED,
+        REASONING_BLOCK + ANSWER_BLOCK + ANSWER_BLOCK.replace("18", "17") + ANSWER_BLOCK.replace("18", "16"),
+    ),
+    Probe("3 answers in one", REPEATED, _as_requested(ONE_LINE, "16\n17\n18")),
     Probe("wrong as asked", WRONG, _as_requested("3 boxes of 6 pens are 3 * 6 = 17 pens.", "17")),
-    Probe("right work, wrong end", WRONG, _as_requested(LINE, "17")),
-    Probe("wrong, then long text", WRONG, _as_requested("I cannot tell.", "none") + CHATTER),
+    Probe("right work, wrong end", WRONG, _as_requested(ONE_LINE, "17")),
+    Probe("wrong, then long text", WRONG, _as_requested("I cannot tell.", "none") + TRAILING_TEXT),
     Probe("a word for an answer", WRONG, _as_requested("I work it out step by step.", "no")),
-    Probe("no answer in the tags", WRONG, _as_requested(LINE, "")),
+    Probe("no answer in the tags", WRONG, _as_requested(ONE_LINE, "")),
     Probe("template copied", WRONG, _as_requested("...", "...")),
     Probe("bare wrong number", WRONG, "17"),
     Probe("empty text", WRONG, ""),

@@ -11,7 +11,7 @@ from grpo.core.errors import UserError
 from grpo.tasks.datasets import LOADERS
 from grpo.tasks.example import SHOWCASE, Example
 
-# The number of problems that are taken out of the training split if no file holds them; a fifth of a small split.
+# At most this many problems are drawn from the training split by default, if no file holds them: a fifth of it.
 MAX_HELD_OUT_BY_DEFAULT = 200
 
 
@@ -35,8 +35,8 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
         UserError: a file is missing or unreadable, or a split has no problems.
     """
     splits = Splits([], [], [], [])
-    notes, read = splits.notes, LOADERS[config.name]
-    train, held_out = read(config, "train"), read(config, "test")
+    notes, load = splits.notes, LOADERS[config.name]
+    train, held_out = load(config, "train"), load(config, "test")
     assert train is not None
     if held_out is None:
         held_out, train = _hold_out(train, "eval_problems", config, notes)
@@ -44,12 +44,12 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
     without_showcase = [example for example in train if example.key != SHOWCASE.key]
     if len(without_showcase) < len(train):
         notes.append(
-            f"The showcase question is taken out of the training set, because it is asked before and after training: "
+            "The showcase question is taken out of the training set, because it is asked before and after training: "
             f"{len(without_showcase):,} problems remain."
         )
     train = _exclude_shared(without_showcase, held_out, ("training", "held-out"), config, notes)
     if validation:
-        validation_problems = read(config, "validation")
+        validation_problems = load(config, "validation")
         if validation_problems is None:
             validation_problems, train = _hold_out(train, "validation_problems", config, notes)
         else:
