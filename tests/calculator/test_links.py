@@ -81,11 +81,11 @@ def test_a_broken_link(open_page) -> None:
     whole = page.evaluate("location.hash")
     for fragment in [whole[: len(whole) // 2], *fragments]:
         page.evaluate("(fragment) => { message(''); location.hash = fragment; }", fragment)
-        page.get_by_text("The link's content cannot be read").wait_for()
+        page.get_by_text("The content of the link cannot be read").wait_for()
         assert totals(page) and page.locator("#completion-field").input_value().startswith("my own")
     page.close()
     page = open_page(fragments[-1])
-    page.get_by_text("The link's content cannot be read").wait_for()
+    page.get_by_text("The content of the link cannot be read").wait_for()
     assert totals(page)[0] == 4.0 and page.evaluate("location.hash") == ""
 
 

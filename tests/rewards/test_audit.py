@@ -230,7 +230,7 @@ def test_faults_of_other_stacks(weights: dict, warnings: list[str]) -> None:
 def test_a_line_break_at_a_fixed_price_is_a_note() -> None:
     assert "A missing last line break costs 0.5 (closed)." in found("note", correctness=1, closed=1)
     assert "A last line break costs 0.5 (closed)." in found("note", correctness=1, closed=-1)
-    assert "Only ever a penalty: closed (down to -0.5)." in found("note", correctness=1, closed=-1)
+    assert "Only a penalty, never above 0: closed (down to -0.5)." in found("note", correctness=1, closed=-1)
 
 
 def test_a_reward_that_fails_is_named() -> None:
