@@ -13,12 +13,12 @@ class Hint:
 
     Args:
         names: full names, or the last part of longer names, as `lr` for `actor.optim.lr`.
-        ours: the setting or the group here, with a value if the other name implies one; empty if there is none.
+        setting: the setting or the group here, with a value if the other name implies one; empty if there is none.
         note: the difference: another unit, or what determines the value here.
     """
 
     names: tuple[str, ...]
-    ours: str
+    setting: str
     note: str = ""
 
 
@@ -295,7 +295,7 @@ def hints_page() -> str:
         lines += ["", f"## {head}", "", "| other project | here | |", "|---|---|---|"]
         for each in hints:
             names = ", ".join(f"`{name}`" for name in each.names)
-            lines.append(f"| {names} | {f'`{each.ours}`' if each.ours else 'none'} | {each.note} |")
+            lines.append(f"| {names} | {f'`{each.setting}`' if each.setting else 'none'} | {each.note} |")
     return "\n".join(lines) + "\n"
 
 

@@ -67,7 +67,7 @@ def check_hydra_config(hydra: DictConfig) -> None:
     """
     for kind in ("launcher", "sweeper"):
         target = hydra[kind].get("_target_")
-        if target not in _shipped(kind):
+        if target not in _allowed_targets(kind):
             raise UserError(
                 f"hydra.{kind}._target_={shorten(target)}: it runs code, and only the {kind}s of conf/hydra/{kind} "
                 f"are allowed: hydra/{kind}={', '.join(sorted(option_names(f'hydra/{kind}')))} or basic."
@@ -96,7 +96,8 @@ def check_hydra_config(hydra: DictConfig) -> None:
 
 
 @cache
-def _shipped(kind: str) -> list[str]:
+def _allowed_targets(kind: str) -> list[str]:
+    """The classes of the launchers or sweepers of Hydra and of `conf/hydra/`."""
     files = (CONF / "hydra" / kind).glob("*.yaml")
     return [BASIC_LAUNCHER, BASIC_SWEEPER, *(str(OmegaConf.load(file)._target_) for file in files)]
 

@@ -3,6 +3,7 @@
 # A larger value is a typing error, and would end after hours of waiting or in an error of the operating system.
 MAX_STEPS = MAX_PROBLEMS = 10_000_000
 MAX_TOKENS = MAX_COMPLETIONS = 1_000_000
+MAX_JOBS = 10_000  # in a sweep
 
 # Of a reward, as an absolute value: advantages are computed in float32.
 MAX_WEIGHT = 10_000

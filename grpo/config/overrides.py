@@ -1,6 +1,6 @@
 """Overrides as the user types them, `NAME=VALUE`: parsing, quoting, and the number of jobs of a sweep.
 
-The grammar is Hydra's. This module knows no setting.
+The grammar is Hydra's. This module knows no setting of this project.
 """
 
 import json
@@ -20,11 +20,11 @@ from hydra.errors import HydraException
 from omegaconf import grammar_parser as interpolations
 from omegaconf.errors import GrammarParseError
 
+from grpo.config.limits import MAX_JOBS
 from grpo.core.errors import UserError, first_line, shorten
 from grpo.core.paths import path_fault
 from grpo.core.text import ESCAPE_CANDIDATES
 
-MAX_JOBS = 10_000  # in a sweep
 MAX_EXACT_COUNT = 10**12  # larger numbers of values are not counted exactly
 FOLDER_SETTINGS = ("hydra.run.dir", "hydra.sweep.dir")
 BROKEN_INTERPOLATION = r"${ starts a name, as in ${seed}; for the characters themselves, write \${ within quotes"
@@ -83,11 +83,11 @@ def explain_unparsable(override: str) -> str:
     if not equals or not _KEY.fullmatch(key):
         return f"{shorten(override) or repr('')}: not a setting; write NAME=VALUE."
     given = shorten(_in_one_line(override))
-    listed = value.startswith("[") and value.endswith("]")
-    elements = [element.strip().strip("'\"") for element in value[1:-1].split(",")] if listed else [value]
+    is_list = value.startswith("[") and value.endswith("]")
+    elements = [element.strip().strip("'\"") for element in value[1:-1].split(",")] if is_list else [value]
     if fault := _unquotable(key, elements):
         return f"{given}: {fault}."
-    if listed:
+    if is_list:
         written = ",".join(quote_value(_expand_user(element)) for element in elements)
         return f"{given}: write {shlex.quote(f'{key}=[{written}]')}"
     if value.startswith("~"):
@@ -121,11 +121,11 @@ def folder_fault(folder: str) -> str | None:
     if fault := path_fault(folder):
         return fault
     if ESCAPE_CANDIDATES.search(folder) or re.search(r"[\t\n]", folder):
-        return "a folder has a name of printable characters"
+        return "the name of a folder can have printable characters only"
     if folder.startswith("~"):
         return "write the path in full; ~ is not expanded here"
     if "${" in folder:
-        return "a folder has no ${ in its name, which stands for a setting"
+        return "the name of a folder cannot have ${, which refers to a setting"
     return None
 
 

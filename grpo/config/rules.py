@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from grpo.config.limits import MAX_COMPLETIONS, MAX_PROBLEMS, MAX_STEPS, MAX_TOKENS, MAX_WEIGHT
-from grpo.config.overrides import MAX_JOBS
+from grpo.config.limits import MAX_COMPLETIONS, MAX_JOBS, MAX_PROBLEMS, MAX_STEPS, MAX_TOKENS, MAX_WEIGHT
 from grpo.config.samplers import SAMPLER_SETTINGS
 from grpo.config.schema import AuditConfig, Config, EvaluateConfig, PlanConfig
 

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from grpo.config.schema import RolloutConfig
 
+# Parameters that change the distribution from which tokens are sampled.
 SAMPLING_PARAMETERS = ("top_p", "top_k", "min_p", "repetition_penalty")
 
+# Importance sampling between an engine and the trainer, as conf/rollout/vllm.yaml explains it.
 CORRECTION_SETTINGS = ("correction", "correction_max", "correction_min")
 
 # The settings of each sampler, in addition to its name.

@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 
 @dataclass
 class ModelConfig:
+    """The policy, and how it is loaded and trained."""
+
     path: str
     revision: str | None
     parameters: float | None
@@ -28,6 +30,8 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
+    """A dataset: its problems and how answers are compared."""
+
     name: str
     path: str | None
     train_problems: int | None
@@ -50,6 +54,8 @@ class DataConfig:
 
 @dataclass
 class OptimizerConfig:
+    """The optimizer and its learning rate schedule."""
+
     name: str
     lr: float
     weight_decay: float
@@ -62,6 +68,8 @@ class OptimizerConfig:
 
 @dataclass
 class AlgorithmConfig:
+    """The loss and the advantages."""
+
     loss_type: str
     beta: float
     kl_bias_correction: bool
@@ -97,6 +105,8 @@ class RolloutConfig:
 
 @dataclass
 class TrackingConfig:
+    """The experiment tracker."""
+
     name: str
     project: str | None
     run_name: str | None
@@ -169,6 +179,8 @@ class EvaluateConfig(CommonConfig):
 
 @dataclass
 class AuditDataConfig:
+    """How the audit compares answers."""
+
     answer_match: str
 
 
@@ -185,6 +197,8 @@ class AuditConfig:
 
 @dataclass
 class HardwareConfig:
+    """A device of the planner: memory in GiB, rates in FLOP/s, bandwidths in bytes/s."""
+
     name: str
     device: str
     memory: float
@@ -226,7 +240,7 @@ class SearchConfig(SweeperConfig):
     trial: int | None
 
 
-AnyConfig = CommonConfig | AuditConfig
+AnyConfig = CommonConfig | AuditConfig  # the settings of a command
 
 ConfigStore.instance().store(name="schema", node=Config)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)

@@ -59,9 +59,9 @@ def suggestion(key: str, schema: type[Any]) -> str:
     if 0 < len(same) <= 3:
         return f" Did you mean {_either(same)}?"
     # A command that does not train suggests only settings that it has.
-    if (known := find_hint(key)) and (issubclass(schema, Config) or known.ours.partition("=")[0] in settings):
-        if known.ours:
-            return f" Here it is {known.ours}{f' ({known.note})' if known.note else ''}."
+    if (known := find_hint(key)) and (issubclass(schema, Config) or known.setting.partition("=")[0] in settings):
+        if known.setting:
+            return f" Here it is {known.setting}{f' ({known.note})' if known.note else ''}."
         return f" It has no counterpart here: {known.note}."
     if key.startswith("hydra."):
         return " Those of Hydra, its sweeper and its launcher are in conf/hydra/."

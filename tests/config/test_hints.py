@@ -59,8 +59,8 @@ def test_every_hint_names_a_setting() -> None:
     names = [name for each in table for name in each.names]
     assert len(names) == len(set(names))
     for each in table:
-        assert not each.ours or each.ours.partition("=")[0] in known, each
-        assert each.ours or each.note, each
+        assert not each.setting or each.setting.partition("=")[0] in known, each
+        assert each.setting or each.note, each
     # What is a setting here, at the top level, is never looked up.
     assert not set(names) & ({item.name for item in fields(Config)} - {"trust_run"})
 
