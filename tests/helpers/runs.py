@@ -24,3 +24,9 @@ def assert_same(first: Path, second: Path) -> None:
     assert [path.name for path in tables[0]] == [path.name for path in tables[1]]
     for paths in zip(*tables, strict=True):
         pd.testing.assert_frame_equal(*map(pd.read_parquet, paths))
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without those of alarms."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "alarm" not in row]

@@ -40,8 +40,8 @@ from grpo.training.arguments import build_args
 from grpo.training.session import train_run
 from grpo.training.trainer import Trainer
 from tests.conftest import SMALL
-from tests.sweeps.test_sweep import jobs_of
-from tests.training.test_train import metrics
+from tests.helpers.runs import metrics
+from tests.helpers.sweeps import jobs_of
 from tests.training.test_trainer import micro_batches, step, trainer  # noqa: F401
 
 VLLM = ["rollout=vllm", "device=cuda"]

@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import time
-from itertools import product
 from pathlib import Path
 
 import psutil
@@ -21,26 +20,14 @@ from hydra.types import HydraContext
 
 from grpo.config.composition import config_search_path
 from grpo.core.errors import UserError
-from grpo.sweeps.jobs import Job, compose_jobs, expand_overrides
 from grpo.sweeps.launchers import build_launcher
 from grpo.sweeps.search import run_search
 from tests.conftest import LONG, SMALL, surroundings, wandb_records
 from tests.helpers.import_times import imported
-from tests.helpers.runs import assert_same
-from tests.training.test_train import metrics
+from tests.helpers.runs import assert_same, metrics
+from tests.helpers.sweeps import jobs_of
 
 FEW = [each for each in SMALL if not each.startswith("num_generations")] + ["tracking=none", "threads=1"]
-
-
-def jobs_of(*arguments: str) -> list[Job]:
-    """The jobs of `python -m grpo.train ARGUMENTS`."""
-    with config_search_path():
-        context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
-        plain = [each for each in arguments if each.startswith("experiment=")]
-        master = compose("config", plain, return_hydra_config=True)
-        params = [f"{key}={value}" for key, value in master.hydra.sweeper.params.items()]
-        listed = expand_overrides(context, [*params, *arguments])
-        return compose_jobs(context, master, [list(each) for each in product(*listed.values())], list(listed))
 
 
 def lines(said: str) -> list[str]:

@@ -13,7 +13,7 @@ from grpo.policy.chat_template import UNKNOWN_FRAMING, TemplateFraming
 from grpo.rewards.stack import RewardStack
 from grpo.training.alarms import Alarms
 from tests.conftest import wandb_records
-from tests.training.test_train import metrics
+from tests.helpers.runs import metrics
 
 HEALTHY = {
     "loss": 0.0,
