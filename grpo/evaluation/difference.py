@@ -12,7 +12,7 @@ import numpy as np
 from grpo.core.errors import UserError
 from grpo.core.statistics import Floats, bootstrap_intervals, mcnemar_p_value
 from grpo.evaluation.evaluation import Evaluation
-from grpo.tasks.answers import parse_number
+from grpo.tasks.answers import strict_number
 from grpo.tasks.example import Example
 
 
@@ -57,7 +57,7 @@ def match_problems(examples: Sequence[Example], others: Sequence[Example]) -> li
         UserError: they are different problems.
     """
     keys, other_keys = (
-        [(each.question, parse_number(each.gold) or each.gold) for each in of] for of in (examples, others)
+        [(each.question, strict_number(each.gold) or each.gold) for each in of] for of in (examples, others)
     )
     places: dict[Any, list[int]] = {}
     for place, key in enumerate(other_keys):

@@ -64,7 +64,7 @@ def extract_answer(text: str) -> str | None:
     return text[start : text.index("</answer>", start)].strip()
 
 
-def parse_number(text: str) -> Decimal | None:
+def strict_number(text: str) -> Decimal | None:
     """The number that `text` consists of, ignoring thousands commas, `$` and white space; None if it is not one."""
     match = NUMBER.fullmatch(text.strip())
     if match is None:
@@ -124,10 +124,10 @@ def answers_match(answer: str, gold: str, answer_match: str = "number") -> bool:
     - `number`: `answer` has exactly one number (`single_number`), and it equals that of `gold`: exactly if both are
       whole, else within a relative `TOLERANCE`. If `gold` does not have exactly one number, they are compared as text.
     - `text`: equal as text, ignoring case and surrounding punctuation and brackets; never compared as numbers.
-    - `strict`: if both consist of a number (`parse_number`), exactly equal as numbers; else equal as stripped text.
+    - `strict`: if both consist of a number (`strict_number`), exactly equal as numbers; else equal as stripped text.
     """
     if answer_match == "strict":
-        left, right = parse_number(answer), parse_number(gold)
+        left, right = strict_number(answer), strict_number(gold)
         return answer.strip() == gold.strip() if left is None or right is None else left == right
     if answer_match == "number" and (expected := single_number(gold)) is not None:
         given = single_number(answer)
@@ -145,7 +145,7 @@ def _same_number(left: Decimal | float, right: Decimal | float) -> bool:
 def voting_key(answer: str, answer_match: str = "number") -> Decimal | float | str:
     """A key that is the same for equal answers, to count votes (majority of K completions)."""
     if answer_match == "strict":
-        return answer.strip() if (number := parse_number(answer)) is None else number
+        return answer.strip() if (number := strict_number(answer)) is None else number
     if answer_match == "number" and (found := single_number(answer)) is not None:
         return found
     return normalized_text(answer)

@@ -14,7 +14,7 @@ from grpo.core.errors import UserError
 from grpo.core.paths import display_path
 from grpo.policy.hub import hub_error, prepare_hub
 from grpo.tasks import arithmetic
-from grpo.tasks.answers import parse_number, single_number
+from grpo.tasks.answers import single_number, strict_number
 from grpo.tasks.example import Example
 from grpo.tasks.jsonl import read_jsonl, text_column
 
@@ -87,7 +87,7 @@ def _example_from_row(row: dict[str, Any], config: DataConfig) -> Example:
     assert config.question_column is not None and config.answer_column is not None
     question, answer = (text_column(row, key).strip() for key in (config.question_column, config.answer_column))
     gold = answer.rpartition("####")[2].strip()
-    number_in = parse_number if config.answer_match == "strict" else single_number
+    number_in = strict_number if config.answer_match == "strict" else single_number
     if config.gold == "number" and number_in(gold) is None:
         raise UserError(f"the gold answer {gold!r} is not a number; set data.gold=text for answers in words.")
     if not gold:
