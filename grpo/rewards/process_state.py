@@ -43,6 +43,7 @@ def restored_process_state(seed: int) -> Iterator[None]:
 
 
 def _imported_module(name: str) -> Any:
+    """The module if it is already imported, else None."""
     return sys.modules.get(name)
 
 

@@ -20,6 +20,8 @@ SHOWCASE_STEPS = ((60, "/", 20), (8, "*", 3), (120, "/", 24))
 
 @dataclass(frozen=True)
 class Problem:
+    """A word problem, its solution line by line, and whether its numbers belong to the held-out problems."""
+
     template: str
     question: str
     steps: tuple[tuple[int, str, int], ...]

@@ -60,10 +60,13 @@ class Draw:
 
 
 Template = Callable[[Draw], str]
+# number of steps -> templates
 TEMPLATES: dict[int, list[Template]] = {1: [], 2: [], 3: [], 4: []}
 
 
 def template(steps: int) -> Callable[[Template], Template]:
+    """Register a template whose solution has `steps` steps."""
+
     def register(function: Template) -> Template:
         TEMPLATES[steps].append(function)
         return function
