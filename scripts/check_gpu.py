@@ -1,21 +1,22 @@
-"""Check on a GPU what the tests, which run on a CPU, cannot show there.
+"""Check on a GPU what tests on a CPU cannot show.
 
 `python scripts/check_gpu.py`, or with names: `python scripts/check_gpu.py graphs train`
 
-  graphs     sampling by CUDA graphs: greedy tokens are generate's, also once weights have changed; sampled ones are
-             those of the same sampler without graphs
-  train      the embedded default; whether twenty steps of it come out the same again, to the last bit
-  reference  ten steps of experiment=gsm8k at full size with random weights, where GRPO_GSM8K_DIR and GRPO_QWEN_DIR name
+  graphs     sampling with CUDA graphs: greedy tokens equal those of generate, also after the weights change; sampled
+             tokens equal those of the same sampler without graphs
+  train      the embedded default, and whether twenty steps of it are reproducible to the last bit
+  reference  ten steps of experiment=gsm8k at full size with random weights, if GRPO_GSM8K_DIR and GRPO_QWEN_DIR name
              the folders of its data and tokenizer
   continuous_batching  the embedded default with transformers' engine, in bfloat16 and in float32: it learns, and the
-             weights stay float32; then, where the folders are named, five steps of the reference
-  vllm       where vLLM is installed, the embedded default with it, with and without sleep, and with adapters: its
-             log-probabilities are near the trainer's at every step, so the weights arrive; then five of the reference
+             weights stay float32; then five steps of the reference, if the folders are named
+  vllm       if vLLM is installed, the embedded default with it, with and without sleep, and with adapters: its
+             log-probabilities are close to the trainer's at every step, so the weights arrive; then five steps of the
+             reference
   vllm_server  the same with a server that it starts on a second GPU
-  plan       the memory that python -m grpo.plan says for some settings of experiment=gsm8k at full size, beside what
-             two steps of each take, with random weights and the same two folders; a line for each phase
+  plan       the memory that python -m grpo.plan computes for some settings of experiment=gsm8k at full size, compared
+             with two measured steps of each, with random weights and the same two folders; one line per phase
 
-Each check ends in a line: ok, FAILED or skipped, and what was seen. The exit code is 1 where any failed.
+Each check prints one line: ok, FAILED or skipped, and the results. The exit code is 1 if any check failed.
 """
 
 import argparse
@@ -74,7 +75,7 @@ class Skipped(Exception):
 def differing(
     policy: Any, prompts: list[list[int]], ours: list[list[int]], theirs: list[list[int]]
 ) -> tuple[int, float]:
-    """How many completions differ, and the largest gap of logits between the two best where they part."""
+    """How many completions differ, and the largest gap between the two best logits where they diverge."""
     gaps = []
     for prompt, mine, its in zip(prompts, ours, theirs, strict=True):
         if mine != its:
@@ -87,7 +88,7 @@ def differing(
 
 
 def compared(policy: Any, tokenizer: Any, prompts: list[list[int]], limit: int, near: float) -> list[str]:
-    """Greedy and sampled tokens of the graphs against `generate` and against the sampler without graphs."""
+    """Compare greedy tokens with those of `generate`, and sampled tokens with those of the sampler without graphs."""
     graphs, plain = (PrefixSharingSampler(policy, tokenizer, bf16=False, fused=True) for _ in range(2))
     assert graphs.graphs is not None, "no CUDA graphs were used"
     plain.graphs = None
@@ -101,8 +102,8 @@ def compared(policy: Any, tokenizer: Any, prompts: list[list[int]], limit: int, 
         reference = GenerateSampler(policy, tokenizer, bf16=False).complete(prompts, limit)
         for _ in range(2):  # captured, then replayed
             count, gap = differing(policy, prompts, graphs.complete(prompts, limit), reference)
-            assert gap < near, f"greedy tokens part from generate's at a gap of {gap} between the two best logits"
-        said.append(f"greedy, weights {weights}: {count} of {len(prompts)} part, at near-ties (gap {gap:.1e})")
+            assert gap < near, f"greedy tokens diverge from generate's at a gap of {gap} between the two best logits"
+        said.append(f"greedy, weights {weights}: {count} of {len(prompts)} diverge, at near-ties (gap {gap:.1e})")
     seeds = [(0, row) for row in range(len(prompts))]
     ours = graphs.complete(prompts, limit, 1.0, seeds)
     again = graphs.complete(prompts, limit, 1.0, seeds)
@@ -177,7 +178,7 @@ def check_reference() -> str:
 
 
 def trained(out: Path, *settings: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The results and the logged steps of a run with these settings."""
+    """The results and the metrics of each step of a run with these settings."""
     run("grpo.train", "device=cuda", "tracking=none", *settings, f"hydra.run.dir={out}")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return results(out), [line for line in lines if "step_time" in line]
@@ -208,7 +209,7 @@ def check_continuous_batching() -> str:
 
 
 def near(steps: list[dict[str, Any]]) -> str:
-    """That vLLM's log-probabilities were near the trainer's, to the last step."""
+    """Check that vLLM's log-probabilities are close to the trainer's at every step."""
     differences = [line["sampling/sampling_logp_difference/mean"] for line in steps]
     ratios = [line["sampling/importance_sampling_ratio/mean"] for line in steps]
     assert max(differences) < 0.05, f"log-probabilities differ by {differences} on average"
@@ -251,7 +252,7 @@ def check_vllm_server() -> str:
             server.wait(60)
 
 
-# What is tried, the policy's size first.
+# The settings to measure, the policy's size first.
 PLANNED = [
     "0.5B micro_batch_size=16",
     "0.5B micro_batch_size=64",
@@ -262,13 +263,13 @@ PLANNED = [
     "0.5B micro_batch_size=16 algorithm=grpo_kl",
     "0.5B micro_batch_size=8 share_prompts=false rollout=generate max_completion_length=100",
 ]
-PLAN_SECONDS = 65  # none is begun later
+PLAN_SECONDS = 65  # no measurement starts later
 
 
 def at_the_limits(config: Config, out: Path, phase: Callable[[str], None]) -> tuple[Trainer, BatchSplit]:
-    """A trainer whose prompts and completions are as long as they may be, and whose groups all learn.
+    """A trainer whose prompts and completions are at their limits, and whose groups all have a learning signal.
 
-    `phase` is told when sampling, training and the update begin.
+    It calls `phase` with a name when sampling, training and the update begin.
     """
     tokenizer = build_tokenizer(config.model)
     rewards = build_rewards(config.rewards, [])
@@ -325,8 +326,7 @@ def at_the_limits(config: Config, out: Path, phase: Callable[[str], None]) -> tu
 
 
 def allocated() -> int:
-    """Bytes at the most since it was last asked, those of CUDA graphs included, which no allocation shows once they are
-    captured."""
+    """Peak bytes since the last call, including CUDA graphs, whose memory is in no allocation after the capture."""
     torch.cuda.synchronize()
     graphs = sum(
         segment["total_size"]
@@ -339,7 +339,7 @@ def allocated() -> int:
 
 
 def planned(size: str, settings: list[str], folder: Path) -> tuple[dict[str, Parts], dict[str, int], int]:
-    """The bytes that each phase is said to take, those that it takes in the second step, and those reserved in all."""
+    """The planned bytes of each phase, the bytes measured in the second step, and the bytes reserved in total."""
     model = folder / size
     if not model.exists():
         shutil.copytree(QWEN, model, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -379,7 +379,7 @@ def check_plan() -> str:
     with tempfile.TemporaryDirectory() as folder:
         for line in PLANNED:
             if time.monotonic() - began > PLAN_SECONDS:
-                print(f"  {line}: left out, for want of time", flush=True)
+                print(f"  {line}: left out, no time left", flush=True)
                 continue
             started = time.monotonic()
             size, *settings = line.split()
@@ -421,7 +421,7 @@ def main() -> None:
     if unknown := set(names) - set(CHECKS):
         parser.error(f"{', '.join(unknown)}: the checks are {', '.join(CHECKS)}")
     if not torch.cuda.is_available():
-        sys.exit("error: no CUDA device is found, and these checks are about one.")
+        sys.exit("error: these checks need a CUDA device, and none is found.")
     quiet_libraries()
     os.environ["HF_HUB_OFFLINE"] = "1"
     failed = False

@@ -1,4 +1,4 @@
-"""What `python -m grpo.plan` says: beside torch's own accounting of real training steps, and as a person reads it."""
+"""`python -m grpo.plan`: its formulas compared with torch's accounting of real training steps, and its output."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def memory(*overrides: str) -> dict[str, resident_memory.Parts]:
 
 
 def allocations(profiled: Any) -> list[tuple[int, int]]:
-    """(time in ns, bytes allocated since the beginning) at each allocation and release, as torch's profiler has them."""
+    """(time in ns, bytes in use) at each allocation and release that torch's profiler recorded."""
     found = []
     events = list(profiled.profiler.kineto_results.experimental_event_tree())
     while events:
@@ -77,14 +77,14 @@ def allocations(profiled: Any) -> list[tuple[int, int]]:
         if size > 0:
             held[place] = size
             total += size
-        else:  # what was there before is not counted when it goes
+        else:  # memory from before the profile is not counted when it is freed
             total -= held.pop(place, 0)
         series.append((at, total))
     return series
 
 
-def measured(config: PlanConfig, out: Path) -> dict[str, int]:
-    """The most bytes that are allocated at once in each phase of the last step, and those that it begins with."""
+def measure_peaks(config: PlanConfig, out: Path) -> dict[str, int]:
+    """The peak bytes of each phase of the last step, and the bytes at its start (`resident`)."""
     began: list[tuple[str, int]] = []
 
     def phase(name: str) -> None:
@@ -94,7 +94,7 @@ def measured(config: PlanConfig, out: Path) -> dict[str, int]:
 
     trainer, _ = at_the_limits(config, out, phase)
     models = [model for model in (trainer.model, trainer.ref_model) if model is not None]
-    # Built before, and maybe read from a file, whose mapping no allocator counts.
+    # Built before the profile, and possibly mapped from a file, which no allocator counts.
     weights = sum(parameter.nbytes for model in models for parameter in model.parameters())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         trainer.train()
@@ -104,7 +104,7 @@ def measured(config: PlanConfig, out: Path) -> dict[str, int]:
         within = [size for _, size in events[bisect_left(times, start) : bisect_left(times, end)]]
         peaks[name] = max([peaks[name], *(weights + size for size in within)])
     start = bisect_left(times, began[0][1])
-    return peaks | {"kept": weights + events[start - 1][1]}
+    return peaks | {"resident": weights + events[start - 1][1]}
 
 
 CASES = {
@@ -124,7 +124,7 @@ CASES = {
     "tiny, 8-bit AdamW": [*RANDOM, "micro_batch_size=8", "optimizer=adamw_8bit"],
     "tiny, QLoRA": [
         *TINY,
-        # So hot that no two completions are alike, as with random weights.
+        # Hot enough that no two completions are equal, as with random weights.
         *("micro_batch_size=8", "model.lora_rank=8", "model.load_in_4bit=true", "bf16=true", "temperature=5"),
     ],
     "Qwen2.5, cut": [*CUT, "micro_batch_size=4"],
@@ -148,21 +148,21 @@ MARKS = {
 
 
 @pytest.mark.parametrize("overrides", [pytest.param(CASES[name], id=name, marks=MARKS.get(name, [])) for name in CASES])
-def test_memory_is_what_torch_accounts_for(overrides: list[str], tmp_path) -> None:
-    """Each phase as a whole; and of training also what comes and goes, which large weights would outweigh."""
+def test_memory_agrees_with_torchs_accounting(overrides: list[str], tmp_path) -> None:
+    """The peak of each phase, and the temporary part of training, which is small next to large weights."""
     phases = memory(*overrides)
     said = {name: sum(parts.values()) for name, parts in phases.items()}
-    said["passing"] = sum(size for part, size in phases["training"].items() if part not in RESIDENT)
-    took = measured(compose(overrides), tmp_path)
-    took["passing"] = took["training"] - took["kept"]
+    said["temporary"] = sum(size for part, size in phases["training"].items() if part not in RESIDENT)
+    took = measure_peaks(compose(overrides), tmp_path)
+    took["temporary"] = took["training"] - took["resident"]
     ratios = {name: said[name] / took[name] for name in said}
     print("; ".join(f"{name} {said[name] / 1e6:.1f} / {took[name] / 1e6:.1f} MB = {ratios[name]:.3f}" for name in said))
     assert all(0.85 < ratio < 1.15 for ratio in ratios.values()), ratios
 
 
 def test_ddp_holds_gradients_twice() -> None:
-    """Once more in its buckets, which are there from its start."""
-    alone = not torch.distributed.is_initialized()  # a test of an engine may leave a group in this process
+    """DDP allocates buckets as large as the gradients when it starts."""
+    alone = not torch.distributed.is_initialized()  # a test of an engine may leave a process group behind
     if alone:
         torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
@@ -177,7 +177,7 @@ def test_ddp_holds_gradients_twice() -> None:
     assert ddp["communication"] == ddp["gradients"] == 4 * 494_032_768
 
 
-def test_sizes_that_others_set_are_still_theirs() -> None:
+def test_the_tiles_of_the_head_are_those_of_trl() -> None:
     assert (training_memory.TILE_TOKENS, training_memory.TILE_WIDTH) == (
         trl.kernels.chunked_logprob.TOKEN_CHUNK_SIZE,
         trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE,
@@ -185,7 +185,7 @@ def test_sizes_that_others_set_are_still_theirs() -> None:
 
 
 def test_the_parameters_are_those_of_the_policy() -> None:
-    """Trained ones too."""
+    """All parameters, and the trained ones."""
     for rank in (0, 8):
         run = planned(f"model.lora_rank={rank}")
         policy = build_policy(run.config.model, seed=0)
@@ -197,7 +197,7 @@ def test_the_parameters_are_those_of_the_policy() -> None:
 
 @pytest.mark.parametrize(("name", "millions"), [("0.5b", 494.0), ("1.5b", 1543.7), ("3b", 3085.9)])
 def test_shipped_sizes_need_no_hub(name: str, millions: float) -> None:
-    """They come to the numbers of parameters that Qwen2.5's model cards give: 0.49, 1.54 and 3.09 billion."""
+    """They add up to the parameters on Qwen2.5's model cards: 0.49, 1.54 and 3.09 billion."""
     of, origin = read_architecture(compose([f"model=qwen2.5-{name}"]).model)
     assert of.parameters / 1e6 == pytest.approx(millions, abs=0.05)
     assert "Qwen/Qwen2.5-" in origin
@@ -210,7 +210,7 @@ def test_shipped_sizes_are_those_of_the_config() -> None:
     assert read == shipped and origin == f"config.json of {os.path.abspath(QWEN)}"
 
 
-def test_sharding_divides_what_it_shares_out() -> None:
+def test_sharding_divides_gradients_states_and_weights() -> None:
     """Rajbhandari et al. 2020, figure 1: gradients and moments by zero2, the weights too by zero3."""
     base = ["experiment=gsm8k", "bf16=false", "world_size=4", "micro_batch_size=4"]
     ddp, zero2, zero3 = (memory(*base, f"sharding={way}")["update"] for way in ("ddp", "zero2", "zero3"))
@@ -218,14 +218,14 @@ def test_sharding_divides_what_it_shares_out() -> None:
         assert zero2[part] == zero3[part] == ddp[part] / 4
     assert zero2["weights"] == ddp["weights"] == 4 * zero3["weights"]
     assert ddp["weights"] + ddp["gradients"] + 2 / 3 * ddp["optimizer states"] == pytest.approx(16 * 494.03e6, rel=1e-4)
-    # With bf16, DeepSpeed trains weights of 2 bytes, and keeps those of 4 where the moments are.
+    # With bf16, DeepSpeed stores weights in 2 bytes, and in 4 bytes with the moments.
     mixed = memory(*base, "bf16=true", "sharding=zero2")
     assert 2 * mixed["sampling"]["weights"] == zero2["weights"]
     assert 4 * mixed["sampling"]["optimizer states"] == pytest.approx(12 * 494.03e6, rel=1e-4)
 
 
-def test_the_floor_by_hand() -> None:
-    """Of a policy whose step can be counted on paper."""
+def test_the_least_time_of_a_small_policy() -> None:
+    """Each part, counted by hand."""
     sizes = {"hidden_size": 10, "intermediate_size": 20, "num_attention_heads": 1, "num_hidden_layers": 1}
     of = Architecture.from_settings({"model_type": "llama", "vocab_size": 100, "tie_word_embeddings": True, **sizes})
     assert of.linear_parameters == 4 * 10 * 10 + 3 * 10 * 20 == 1000 and of.head_parameters == 1000
@@ -235,7 +235,7 @@ def test_the_floor_by_hand() -> None:
     completions, prompts = 64 * 10, 4 * 50
     assert seconds["decode"] == pytest.approx(2 * 2000 * completions / flops)
     assert seconds["prefill"] == pytest.approx(2 * 1000 * prompts / flops)
-    # A prompt's last token goes with its completions; the head's logits are computed anew in its backward pass.
+    # A prompt's last token is computed with its completions; the head computes its logits again in the backward pass.
     assert seconds["train"] == pytest.approx((6 * 1000 * (completions + prompts - 4) + 8 * 1000 * completions) / flops)
     memory_bound = step_seconds(PlannedRun(config, batch_of(config), of), DeviceRates(1e30, 1e30, 1e6))
     assert memory_bound["update"] == pytest.approx(28 * of.parameters / 1e6)
@@ -253,7 +253,7 @@ def test_the_floor_by_hand() -> None:
         (["rollout=generate"], "prefill", 16.0),
     ],
 )
-def test_what_changes_the_floor(more: list[str], part: str, times: float) -> None:
+def test_settings_change_the_least_time(more: list[str], part: str, times: float) -> None:
     base = ["experiment=gsm8k", "max_completion_length=100"]
     plain, other = (seconds(*base, *extra)[part] for extra in ([], more))
     assert other / plain == pytest.approx(times, rel=0.3 if times in (2.0, 1.2) else 0.01)
@@ -267,7 +267,7 @@ def seconds(*overrides: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("file", sorted((CONF / "model").glob("*.yaml")), ids=lambda file: file.stem)
-def test_each_model_file_says_what_the_policy_takes(file: Path) -> None:
+def test_each_model_file_states_the_memory_of_its_policy(file: Path) -> None:
     line = next(line for line in file.read_text().splitlines() if line.startswith("# Takes "))
     command = line.partition("python -m grpo.plan")[2].split()
     assert file.stem == "tiny" or f"model={file.stem}" in command
@@ -276,13 +276,13 @@ def test_each_model_file_says_what_the_policy_takes(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", option_names("hardware"))
-def test_every_hardware_names_its_datasheet(name: str) -> None:
+def test_each_hardware_file_names_its_datasheet(name: str) -> None:
     hardware = compose([f"hardware={name}"]).hardware
     assert hardware and hardware.flops_bf16 > 0 and hardware.memory > 0
     assert re.search("datasheet|whitepaper", (CONF / "hardware" / f"{name}.yaml").read_text())
 
 
-def test_what_it_proposes_fits_and_nothing_less_does() -> None:
+def test_proposals_fit_and_fewer_changes_do_not() -> None:
     config = compose(["experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4"])
     hardware = hardware_of(config)
     of, room = read_architecture(config.model)[0], usable_memory(hardware, config.rollout)
@@ -301,7 +301,7 @@ def test_what_it_proposes_fits_and_nothing_less_does() -> None:
             )
 
 
-def test_as_a_person_reads_it(command) -> None:
+def test_the_printed_plan(command) -> None:
     done = command(
         "grpo.plan", "experiment=gsm8k", "model=qwen2.5-3b", "world_size=4", "hardware=rtx3090", COLUMNS="80"
     )
@@ -324,7 +324,7 @@ def test_as_a_person_reads_it(command) -> None:
     assert " ".join(f"{sum(parts.values()) / 2**30:.2f}" for parts in phases) in " ".join(done.stdout.split())
 
 
-def test_it_asks_neither_torch_nor_a_hub() -> None:
+def test_it_imports_no_torch() -> None:
     code = (
         "import sys, grpo.plan as plan; plan.run(plan.compose(['experiment=gsm8k', 'hardware=h100']));"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
@@ -351,18 +351,18 @@ def test_mistakes_end_in_one_line(typed: list[str], said: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_multirun_plans_each(command) -> None:
+def test_a_multirun_plans_each_job(command) -> None:
     done = command("grpo.plan", "-m", "micro_batch_size=16,64", COLUMNS="80")
     assert done.returncode == 0, done.stderr
     assert "micro_batch_size=16" in done.stdout and done.stdout.count("total") == 4
 
 
-def test_another_architecture_is_refused_by_name(tmp_path) -> None:
+def test_an_unsupported_architecture_is_refused(tmp_path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 768, "vocab_size": 50257}))
     with pytest.raises(UserError, match="has no num_attention_heads; a plan supports decoders of the Qwen2 kind"):
         read_architecture(replace(compose().model, path=str(tmp_path)))
 
 
-def test_a_plan_resumes_nothing() -> None:
+def test_resume_is_refused() -> None:
     with pytest.raises(UserError, match="resume=outputs/latest: a plan is made from settings"):
         run(compose(["resume=outputs/latest"]))
