@@ -21,7 +21,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 # name -> light, dark. The hues (c0 to c7) stay apart for colour-blind readers, at a contrast of 3 to the page and more:
-# tests/reports/test_report.py measures both.
+# tests/reports/test_figures.py measures both.
 COLOURS = {
     "page": ("#ffffff", "#15181d"),
     "ink": ("#1c2026", "#e6e8eb"),
