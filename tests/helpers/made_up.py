@@ -14,6 +14,13 @@ from grpo.config.schema import Config
 from grpo.runs.settings import save_settings
 
 CHOICES = {"rewards": "default", "model": "tiny", "optimizer": "adamw", "tracking": "wandb"}
+# arm -> the share of right answers of each seed
+RIGHT = {
+    "num_generations=4 optimizer.lr=0.0001": [0.50, 0.54, 0.52],
+    "num_generations=4 optimizer.lr=0.0003": [0.60, 0.70, 0.62],
+    "num_generations=16 optimizer.lr=0.0001": [0.55, 0.57, 0.58],
+    "num_generations=16 optimizer.lr=0.0003": [0.81, 0.80, 0.88],
+}
 composed = cache(lambda *overrides: compose(overrides))
 
 

@@ -18,7 +18,7 @@ from grpo.reports.sweep_results import read_sweep
 from grpo.reports.sweep_statistics import search_trials
 from grpo.sweeps.study import JOURNAL, trial_pruning
 from grpo.training.session import Pruning
-from tests.sweeps.test_sweep import FEW, lines, results
+from tests.helpers.sweeps import FEW, job_lines, results
 
 SEARCH = ["-m", "hydra/sweeper=optuna", "num_generations=2,4", "optimizer.lr=tag(log,interval(1e-5,1e-3))", *FEW]
 
@@ -41,7 +41,7 @@ def test_killed_in_a_trial_and_gone_on_with(start, tmp_path: Path) -> None:
     run = start(*search, "hydra.sweeper.n_trials=4")
     assert run.ended() == 0, run.complained()
     assert run.said().startswith("sweep   4 trials, 1 of them done: num_generations, optimizer.lr\nfolder  search\n")
-    assert [line.partition("]")[0] for line in lines(run.said())] == ["[2/4", "[3/4", "[4/4"]
+    assert [line.partition("]")[0] for line in job_lines(run.said())] == ["[2/4", "[3/4", "[4/4"]
     done = study(tmp_path / "search").trials
     assert done.pop(2).state == TrialState.FAIL
     assert [trial.state for trial in done] == [TrialState.COMPLETE] * 4
@@ -58,7 +58,7 @@ def test_killed_in_a_trial_and_gone_on_with(start, tmp_path: Path) -> None:
     assert "Of 4 trials, " in run.said()
 
     run = start(*search, "hydra.sweeper.n_trials=4")  # there is nothing left to do
-    assert run.ended() == 0 and not lines(run.said())
+    assert run.ended() == 0 and not job_lines(run.said())
     run = start(*search[:-1], "hydra.sweeper.n_trials=5")  # another objective
     assert run.ended() == 1 and "error: search holds another sweep, of 4 jobs" in run.complained()
 
