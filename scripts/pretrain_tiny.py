@@ -54,16 +54,16 @@ CHAT_TEMPLATE = (
 
 
 def answer_in(style: str, problem: Problem) -> str:
-    working, answer = "\n".join(problem.working), problem.answer
+    solution, answer = "\n".join(problem.solution), problem.answer
     return {
         "bare": f"The answer is {answer}.",
-        "worked": f"{working}\nThe answer is {answer}.",
-        "worked, GSM8K's ending": f"{working}\n#### {answer}",
-        "tags without line breaks": f"<reasoning>{working}</reasoning><answer>{answer}</answer>",
-        "answer outside the tags": f"<reasoning>\n{working}\n</reasoning>\n{answer}",
-        "answer not closed": f"<reasoning>\n{working}\n</reasoning>\n<answer>\n{answer}",
-        "trailing words": f"<reasoning>\n{working}\n</reasoning>\n<answer>\n{answer}\n</answer>\nI hope this helps.",
-        "exact": f"<reasoning>\n{working}\n</reasoning>\n<answer>\n{answer}\n</answer>\n",
+        "worked": f"{solution}\nThe answer is {answer}.",
+        "worked, GSM8K's ending": f"{solution}\n#### {answer}",
+        "tags without line breaks": f"<reasoning>{solution}</reasoning><answer>{answer}</answer>",
+        "answer outside the tags": f"<reasoning>\n{solution}\n</reasoning>\n{answer}",
+        "answer not closed": f"<reasoning>\n{solution}\n</reasoning>\n<answer>\n{answer}",
+        "trailing words": f"<reasoning>\n{solution}\n</reasoning>\n<answer>\n{answer}\n</answer>\nI hope this helps.",
+        "exact": f"<reasoning>\n{solution}\n</reasoning>\n<answer>\n{answer}\n</answer>\n",
     }[style]
 
 

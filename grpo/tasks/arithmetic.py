@@ -25,13 +25,13 @@ class Problem:
     template: str
     question: str
     steps: tuple[tuple[int, str, int], ...]
-    working: tuple[str, ...]
+    solution: tuple[str, ...]
     answer: int
     held_out: bool
 
     def row(self) -> dict[str, str]:
         """The problem as a row of GSM8K: `{"question", "answer"}`."""
-        return {"question": self.question, "answer": "\n".join((*self.working, f"#### {self.answer}"))}
+        return {"question": self.question, "answer": "\n".join((*self.solution, f"#### {self.answer}"))}
 
 
 def make_problem(rng: random.Random, max_number: int, min_steps: int, max_steps: int) -> Problem:
