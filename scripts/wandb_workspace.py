@@ -1,10 +1,10 @@
 """Lay out the panels of a W&B project: `python scripts/wandb_workspace.py ENTITY/PROJECT`
 
 Adds a saved view to the project and prints its address. Its sections, from the top: total reward and right answers,
-each reward, what makes the advantage, groups of completions, completions and the table of them, optimisation,
-validation in full. One panel overlays all rewards, whatever their names, so that rewards of your own are shown too.
+each reward, the shares of the advantage, groups of completions, completions and their table, optimisation, validation.
+One panel overlays all rewards, whatever their names, so that it also shows your own rewards.
 
-The project must hold a run. Each call adds another view; those that you have are left alone.
+The project must contain a run. Each call adds another view and leaves the existing views unchanged.
 """
 
 import argparse
@@ -19,13 +19,16 @@ from grpo.training.trackers.wandb_tracker import logged_in, normalize_environmen
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
-# What the service may take to answer. It is asked twice at the most; wandb would go on for many minutes.
+# The time limit of a request, which is sent twice at most. With its defaults, wandb retries for many minutes.
 ANSWER_SECONDS = 4
 INTERVAL = "(?:_low|_high)?"
 
 
 def sections() -> "list[Section]":
-    """The panels from the top. W&B takes RE2, in which a group that captures could split a panel: none captures."""
+    """The sections of the view, from the top.
+
+    The expressions are RE2. None has a capturing group, because W&B splits a panel by its groups.
+    """
     from wandb_workspaces.reports.v2 import BarPlot, LinePlot, WeavePanelSummaryTable
     from wandb_workspaces.workspaces import Section, SectionLayoutSettings
 
@@ -43,7 +46,7 @@ def sections() -> "list[Section]":
     return [
         section(
             "Total reward and right answers",
-            lines("Total reward of a completion", "reward"),
+            lines("Total reward per completion", "reward"),
             overlay("Validation problems right, with a 95% interval", f"eval/accuracy_strict{INTERVAL}"),
             BarPlot(
                 title="Held-out problems right, before and after training",
@@ -56,8 +59,8 @@ def sections() -> "list[Section]":
             overlay("Spread of each reward and of the total", "(?:rewards/.+/std|reward_std)"),
         ),
         section(
-            "What makes the advantage (advantage_share/)",
-            overlay("Each reward's share of the advantage; below 0 it pulls against the total", "advantage_share/.+"),
+            "Shares of the advantage (advantage_share/)",
+            overlay("Each reward's share of the advantage; below 0 it opposes the total", "advantage_share/.+"),
             overlay("Completions whose advantage would change sign without the reward", "advantage_flips/.+"),
         ),
         section(
@@ -69,38 +72,38 @@ def sections() -> "list[Section]":
                 "groups/none_correct",
             ),
             lines(
-                "Groups that teach nothing; that teach by other rewards than correctness alone",
+                "Groups without a gradient; groups whose gradient comes only from rewards other than correctness",
                 "groups/zero_std",
                 "groups/correctness_constant",
             ),
-            overlay("Groups in which a reward is the same for all", "groups/zero_std/.+"),
+            overlay("Groups in which a reward is the same for all completions", "groups/zero_std/.+"),
         ),
         section(
             "Completions (completions/)",
-            overlay("Tokens of a completion: mean, shortest, longest", "completions/(?:mean|min|max)_length"),
-            overlay("The same of those that ended by themselves", "completions/(?:mean|min|max)_terminated_length"),
-            lines("Share cut at max_completion_length", "completions/clipped_ratio"),
+            overlay("Tokens per completion: mean, shortest, longest", "completions/(?:mean|min|max)_length"),
+            overlay("Tokens per completion that is not truncated", "completions/(?:mean|min|max)_terminated_length"),
+            lines("Share truncated at max_completion_length", "completions/clipped_ratio"),
         ),
         section("Completions, one by one", WeavePanelSummaryTable(table_name="completions")),
         section(
             "Optimisation",
             lines("Loss", "loss"),
             lines("Norm of the gradient", "grad_norm"),
-            lines("Entropy, nats a token", "entropy"),
+            lines("Entropy, nats per token", "entropy"),
             lines("KL from the policy at the start (algorithm.beta above 0)", "kl"),
             lines("Learning rate", "learning_rate"),
             overlay("Share of tokens with a clipped ratio", "clip_ratio/.+"),
-            lines("Seconds a step", "step_time"),
+            lines("Seconds per step", "step_time"),
             lines("Tokens seen so far", "num_tokens"),
         ),
         section(
-            "Validation in full (eval/, with eval_steps)",
+            "All validation metrics (eval/, with eval_steps)",
             overlay("Right as the last number of the text", f"eval/accuracy_flexible{INTERVAL}"),
             overlay("Exact format; reasoning, then answer", f"eval/(?:strict|soft)_format{INTERVAL}"),
             overlay("Total reward", f"eval/reward{INTERVAL}"),
             overlay("Mean of each reward, unweighted", "eval/rewards/.+"),
-            overlay("Tokens of a completion", f"eval/mean_completion_tokens{INTERVAL}"),
-            overlay("Share cut at max_completion_length", f"eval/truncated{INTERVAL}"),
+            overlay("Tokens per completion", f"eval/mean_completion_tokens{INTERVAL}"),
+            overlay("Share truncated at max_completion_length", f"eval/truncated{INTERVAL}"),
             is_open=False,
         ),
     ]
@@ -120,14 +123,14 @@ def workspace(entity: str, project: str) -> "Workspace":
 
 
 def save(target: str) -> str:
-    """Save the panels of `[ENTITY/]PROJECT`; the address of the view.
+    """Save the view of `[ENTITY/]PROJECT`, and return its address.
 
     Raises:
         UserError: the package is missing, nobody is logged in, or W&B cannot be reached or refuses.
     """
     *entities, project = target.split("/")
     if len(entities) > 1 or not all([*entities, project]):
-        raise UserError(f"{target!r} names no project; give ENTITY/PROJECT, as in the project's address, or PROJECT.")
+        raise UserError(f"{target!r} is no project; give ENTITY/PROJECT, as in the project's address, or PROJECT.")
     try:
         import wandb
         import wandb_workspaces.workspaces  # noqa: F401
@@ -137,7 +140,7 @@ def save(target: str) -> str:
         ) from error
     normalize_environment()
     if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
-        raise UserError(f"WANDB_MODE={mode}: panels are laid out online alone; unset it and run this again.")
+        raise UserError(f"WANDB_MODE={mode}: a view can only be saved online; unset it and run this again.")
     limits = wandb.Settings(
         silent=True,
         x_graphql_timeout_seconds=ANSWER_SECONDS,
@@ -155,10 +158,10 @@ def save(target: str) -> str:
         return workspace(entity, project).save().url
     except UserError:
         raise
-    except Exception as error:  # some of wandb's are private
+    except Exception as error:  # some of wandb's exceptions are private
         raise UserError(
             f"W&B did not take the panels of {target}: {first_line(error)}. "
-            "Can it be reached, and is the key one that may write there?"
+            "Is it reachable, and may the key write there?"
         ) from error
 
 

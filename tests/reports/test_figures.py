@@ -51,7 +51,7 @@ def test_the_palette_is_safe_for_the_colour_blind(dark: int) -> None:
         assert min(apart) >= 15
 
 
-def test_labels_stand_apart_and_in_sight() -> None:
+def test_labels_do_not_overlap_and_are_visible() -> None:
     assert spread_labels([0.5, 0.9], [0.1, 0.1], 0, 1) == [0.5, 0.9]
     placed = spread_labels([0.99, 1.0, 0.5, 0.98, 0.0], [0.1] * 5, 0, 1)
     assert all(0.05 - 1e-9 <= height <= 0.95 + 1e-9 for height in placed)

@@ -58,7 +58,7 @@ def test_in_a_browser(finished, browser, width: int, scheme: str) -> None:
         assert page.get_by_text(text, exact=False).first.is_visible()
 
 
-def test_what_stands_in_it(finished) -> None:
+def test_the_content_of_the_page(finished) -> None:
     page = (finished / "report.html").read_text()
     results = json.loads((finished / "results.json").read_text())
     assert "http:" not in re.sub(r'xmlns(:\w+)?="http://[^"]+"', "", page) and "https:" not in page
@@ -79,7 +79,7 @@ def test_what_stands_in_it(finished) -> None:
     assert all(name in page for name in ("trl 1.", "training", "evaluation before"))
 
 
-def test_figures_as_pictures(run, monkeypatch, capsys) -> None:
+def test_figures_as_png(run, monkeypatch, capsys) -> None:
     (run / "report.html").unlink()
     monkeypatch.setattr(sys, "argv", ["grpo.report", str(run), "--figures"])
     main()
@@ -123,7 +123,7 @@ def test_a_run_that_has_not_ended(run) -> None:
     assert "Not finished: 0 steps logged" in page and "No step has been logged yet" in page
 
 
-def test_a_single_step_is_seen(run, browser) -> None:
+def test_a_single_step_is_visible(run, browser) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text(next(line for line in lines if '"reward"' in line))
     page = browser.new_page()
@@ -132,7 +132,7 @@ def test_a_single_step_is_seen(run, browser) -> None:
     assert page.locator("#reward svg path[style*='--c0']").last.bounding_box()["width"] > 100
 
 
-def test_what_is_no_run_is_refused(run, tmp_path) -> None:
+def test_folders_without_a_run_are_refused(run, tmp_path) -> None:
     with pytest.raises(UserError, match="is not a run directory; give the one that a run named at its end"):
         read_run(tmp_path)
     whole = (run / "results.json").read_text()
@@ -166,7 +166,7 @@ def test_damage_is_named(run, file: str, content: str) -> None:
         read_run(run)
 
 
-def test_the_command_refuses_in_a_line(command, tmp_path) -> None:
+def test_the_command_refuses_with_one_line(command, tmp_path) -> None:
     done = command("grpo.report", "nowhere")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: nowhere is not the folder of a run")
@@ -181,7 +181,7 @@ def test_the_command_refuses_in_a_line(command, tmp_path) -> None:
         (0.25, -0.1, 0.6, 0.2, "went from 25.0% to 50.0%, which is not significant (+25.0 points"),
     ],
 )
-def test_the_headline_is_as_sure_as_the_figures(run, value, low, high, p, words: str) -> None:
+def test_the_headline_is_as_certain_as_the_test(run, value, low, high, p, words: str) -> None:
     results = json.loads((run / "results.json").read_text())
     first, last = (0.25, 0.5) if value > 0 else (0.5, 0.25)
     results["before"]["accuracy_strict"], results["after"]["accuracy_strict"] = first, last

@@ -90,7 +90,7 @@ from tests.helpers.made_up import made_up, made_up_sweep, plan
         ),
     ],
 )
-def test_the_verdict_is_as_sure_as_the_figures(tmp_path, right, words: str) -> None:
+def test_the_verdict_is_as_certain_as_the_statistics(tmp_path, right, words: str) -> None:
     said = verdict(read_sweep(made_up_sweep(tmp_path, right)))
     assert words in said if words.startswith("Averaged over") else said == words
 
@@ -113,7 +113,7 @@ def test_a_search_names_its_best_trials(tmp_path) -> None:
     )
 
 
-def test_a_setting_without_any_run_keeps_its_row(tmp_path) -> None:
+def test_an_arm_without_any_run_has_a_row(tmp_path) -> None:
     right = {"num_generations=8": [0.9, 0.8, 0.85], "num_generations=16": [0.9, 0.81, 0.8]}
     made_up_sweep(tmp_path, right)
     for number in reversed(range(6)):

@@ -86,7 +86,7 @@ def test_in_a_browser(finished, browser, width: int, scheme: str) -> None:
         assert page.get_by_text(words, exact=False).first.is_visible()
 
 
-def test_page_and_table_say_what_scipy_says(sweep) -> None:
+def test_page_and_table_agree_with_scipy(sweep) -> None:
     right = {2: [0.25, 0.5, 0.25], 4: [0.75, 0.75, 1.0]}
     for job, share in enumerate(right[2] + right[4]):
         solved(sweep, job, share)
@@ -116,7 +116,7 @@ def test_page_and_table_say_what_scipy_says(sweep) -> None:
     assert table.loc[(4, "train_seconds")]["mean"] == pytest.approx(fmean(each["train_seconds"] for each in results))
 
 
-def test_what_is_missing_is_listed_and_not_averaged(sweep) -> None:
+def test_missing_jobs_are_listed_and_not_averaged(sweep) -> None:
     for job, share in enumerate([0.25, 0.5, 0.5, 1.0, 0.75, 0.75]):
         solved(sweep, job, share)
     (sweep / "0" / "results.json").unlink()
@@ -137,7 +137,7 @@ def test_what_is_missing_is_listed_and_not_averaged(sweep) -> None:
     assert "python -m grpo.train -m ..." in page
 
 
-def test_nothing_has_finished(sweep, tmp_path) -> None:
+def test_a_sweep_without_a_finished_run(sweep, tmp_path) -> None:
     for path in sweep.glob("*/results.json"):
         path.unlink()
     page = text(report_of(sweep).read_text())
@@ -264,7 +264,7 @@ def test_many_runs_are_reported_by_what_differs(outputs, monkeypatch, capsys) ->
         "data/train.jsonl",
     ],
 )
-def test_nothing_is_written_among_other_things(outputs, stranger: str, monkeypatch, capsys, tmp_path) -> None:
+def test_nothing_is_written_among_foreign_files(outputs, stranger: str, monkeypatch, capsys, tmp_path) -> None:
     (outputs / stranger).parent.mkdir(parents=True)
     (outputs / stranger).write_text("lr: 3\n")
     before = sorted(outputs.rglob("*"))
@@ -276,7 +276,7 @@ def test_nothing_is_written_among_other_things(outputs, stranger: str, monkeypat
     assert {file.name for file in (tmp_path / "new" / "page").iterdir()} == {"report.html", "sweep.csv"}
 
 
-def test_runs_are_looked_for_two_levels_down(outputs, monkeypatch, capsys, tmp_path) -> None:
+def test_runs_are_searched_two_levels_down(outputs, monkeypatch, capsys, tmp_path) -> None:
     (tmp_path / "work").mkdir()
     outputs.rename(tmp_path / "work" / "outputs")
     (tmp_path / "work" / "other" / ".hydra").mkdir(parents=True)

@@ -37,12 +37,12 @@ from tests.helpers.made_up import RIGHT, made_up, made_up_sweep, plan
         ),
         # One value in two ways of writing; what does not touch the numbers.
         ([["optimizer.lr=2e-4", "threads=1", "tracking=none"], ["optimizer.lr=0.0002", "seed=1"]], ["all runs"]),
-        # Names that do not tell settings apart: all settings do.
+        # Typed settings that do not distinguish the arms: all settings are used.
         ([["+experiment=a", "max_steps=7"], ["+experiment=a", "max_steps=7", "num_generations=4"]], None),
         ([["reward_files=[]"], ["+rewards.int2=0.1", "seed=1"]], None),
     ],
 )
-def test_a_setting_is_named_by_what_was_typed(tmp_path, runs, names) -> None:
+def test_an_arm_is_named_by_the_typed_settings(tmp_path, runs, names) -> None:
     for number, overrides in enumerate(runs):
         typed = [each for each in overrides if each not in ("+rewards.int2=0.1", "+rewards=default")]
         folder = made_up(tmp_path / str(number), *typed)
@@ -62,7 +62,7 @@ def test_a_setting_is_named_by_what_was_typed(tmp_path, runs, names) -> None:
         assert found == ["rewards.int2=not set", "rewards.int2=0.1"]
 
 
-def test_an_expression_names_nothing(tmp_path) -> None:
+def test_an_expression_is_not_a_factor(tmp_path) -> None:
     for number, k in enumerate((4, 8)):
         folder = made_up(tmp_path / str(number), f"num_generations={k}", f"prompts_per_step={64 // k}")
         typed = [f"num_generations={k}", "prompts_per_step=${divide:64,${num_generations}}"]
@@ -70,7 +70,7 @@ def test_an_expression_names_nothing(tmp_path) -> None:
     assert read_sweep(tmp_path).factors == ["num_generations"]
 
 
-def test_jobs_follow_by_number_and_repeats_are_said(tmp_path) -> None:
+def test_jobs_are_in_numerical_order_and_repeats_are_listed(tmp_path) -> None:
     for number in (9, 10, 11):
         made_up(tmp_path / str(number), f"num_generations={number}")
     made_up(tmp_path / "later" / "3", "num_generations=10", right=0.75)
@@ -80,7 +80,7 @@ def test_jobs_follow_by_number_and_repeats_are_said(tmp_path) -> None:
     assert sweep.repeated == [("10", "later/3")] and sweep.arms[1].values(PRIMARY_METRIC) == {0: 0.75}
 
 
-def test_jobs_that_are_not_done_are_named_with_the_reason(tmp_path) -> None:
+def test_unfinished_jobs_are_named_with_the_reason(tmp_path) -> None:
     folder = made_up_sweep(tmp_path, RIGHT)
     plan(folder, *(f"{name} seed={seed}" for name in [*RIGHT, "num_generations=32"] for seed in (0, 1, 2)))
     (folder / "0" / "results.json").unlink()
@@ -125,7 +125,7 @@ def test_the_baseline_by_a_part_of_its_name(tmp_path) -> None:
 @pytest.mark.parametrize(
     "content", ["[]", "{", '{"jobs": [{"folder": "0"}]}', '{"jobs": [{"folder": "../x", "name": "", "overrides": []}]}']
 )
-def test_a_damaged_plan_is_named(tmp_path, content: str) -> None:
+def test_a_damaged_sweep_file_is_named(tmp_path, content: str) -> None:
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(UserError, match=r"sweep\.json is damaged"):
         read_sweep(tmp_path)

@@ -57,7 +57,7 @@ def test_intervals_over_seeds_cover_the_truth_as_often_as_they_say() -> None:
     assert np.mean([min(each) < 0.05 for each in null]) <= 0.08
 
 
-def test_a_single_pair_says_nothing_of_chance() -> None:
+def test_a_single_pair_has_no_interval() -> None:
     found = paired_t_test([0.5], [0.25])
     assert found.difference == 0.25 and isnan(found.low) and isnan(found.high) and isnan(found.p)
     assert all(map(isnan, t_interval([0.5])))
@@ -77,7 +77,7 @@ def test_the_t_interval_of_a_mean_is_statsmodels() -> None:
     assert t_interval(values) == pytest.approx(DescrStatsW(values).tconfint_mean())
 
 
-def test_settings_are_compared_with_the_first(tmp_path) -> None:
+def test_arms_are_compared_with_the_first(tmp_path) -> None:
     sweep = read_sweep(made_up_sweep(tmp_path, RIGHT))
     assert [setting.name for setting in sweep.arms] == list(RIGHT)
     assert sweep.factors == ["num_generations", "optimizer.lr"] and not sweep.unfinished and sweep.job_count == 12
@@ -121,7 +121,7 @@ def test_the_effect_of_a_factor_is_that_of_a_model_with_seed_blocks(tmp_path) ->
     assert by_lr.levels[1].paired.pairs == 4
 
 
-def test_a_factor_is_compared_where_all_its_levels_are(tmp_path) -> None:
+def test_a_factor_is_compared_over_runs_at_all_its_levels(tmp_path) -> None:
     folder = made_up_sweep(tmp_path, RIGHT)
     (folder / "11" / "results.json").unlink()
     sweep = read_sweep(folder)
@@ -129,7 +129,7 @@ def test_a_factor_is_compared_where_all_its_levels_are(tmp_path) -> None:
     assert by_k.left_out == by_lr.left_out == 1
     means = [(0.50 + 0.60) / 2, (0.54 + 0.70) / 2, 0.52], [(0.55 + 0.81) / 2, (0.57 + 0.80) / 2, 0.58]
     assert [list(level.by_seed.values()) for level in by_k.levels] == [pytest.approx(of) for of in means]
-    # Where two factors go together, neither's effect can be told.
+    # If two factors always change together, neither effect is known.
     apart = {"num_generations=4 prompts_per_step=16": [0.5, 0.6], "num_generations=8 prompts_per_step=8": [0.6, 0.7]}
     sweep = read_sweep(made_up_sweep(tmp_path / "apart", apart))
     assert [(effect.levels, effect.left_out) for effect in factor_effects(sweep, choose_baseline(sweep, None))] == [
@@ -159,7 +159,7 @@ def test_intervals_over_problems_are_those_of_the_mean_over_seeds(tmp_path) -> N
     assert found() == {}
 
 
-def test_a_pareto_front_is_what_nothing_beats() -> None:
+def test_pareto_fronts_of_known_points() -> None:
     points = [(1, 1), (2, 2), (3, 1), (1, 3), (2, 2), (0, 3)]
     assert pareto_front(points, [True, True]) == [1, 2, 3, 4]
     assert pareto_front(points, [False, True]) == [5]

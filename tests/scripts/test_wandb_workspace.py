@@ -162,10 +162,14 @@ def test_the_panels_are_saved(service: Any, arguments: list[str], entity: str, p
     [
         ([], {}, "nobody is logged in to W&B; run `wandb login`, or set WANDB_API_KEY, then run this again."),
         ([], {"WANDB_API_KEY": "short"}, "WANDB_API_KEY invalid"),
-        ([], {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY}, "WANDB_MODE=offline: panels are laid out online alone"),
-        (["e/p"], {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}, "connection refused. Can it be"),
-        (["a/b/c"], {}, "'a/b/c' names no project; give ENTITY/PROJECT"),
-        (["/p"], {}, "'/p' names no project"),
+        ([], {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY}, "WANDB_MODE=offline: a view can only be saved online"),
+        (
+            ["e/p"],
+            {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+            "connection refused. Is it reachable",
+        ),
+        (["a/b/c"], {}, "'a/b/c' is no project; give ENTITY/PROJECT"),
+        (["/p"], {}, "'/p' is no project"),
     ],
 )
 def test_refusals_are_one_line(arguments: list[str], environment: dict[str, str], message: str) -> None:

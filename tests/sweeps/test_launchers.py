@@ -19,7 +19,7 @@ from tests.helpers.sweeps import FEW, job_lines, results
 
 
 @pytest.mark.slow
-def test_joblib_killed_and_started_again(slow, tmp_path: Path) -> None:
+def test_joblib_resumes_after_it_was_killed(slow, tmp_path: Path) -> None:
     sweep = ["-m", "hydra/launcher=joblib", "seed=0,1,2", *LONG, "save_steps=2", "tracking=none"]
     line = [sys.executable, "-m", "grpo.train", *sweep, "hydra.sweep.dir=sweep", "hydra.sweeper.parallel=2"]
     parent = subprocess.Popen(line, cwd=tmp_path, env=surroundings("OMP_NUM_THREADS"), stdout=subprocess.PIPE)
@@ -47,7 +47,7 @@ def test_joblib_killed_and_started_again(slow, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_submitit_queues_again_what_was_preempted_or_killed(start, slow, tmp_path: Path) -> None:
+def test_submitit_requeues_preempted_and_killed_jobs(start, slow, tmp_path: Path) -> None:
     sweep = ["-m", "hydra/launcher=submitit_local", "seed=0,1", *LONG, "save_steps=2", "tracking=none"]
     line = [sys.executable, "-m", "grpo.train", *sweep, "hydra.sweep.dir=sweep", "hydra.sweeper.parallel=2"]
     parent = subprocess.Popen(
@@ -75,7 +75,7 @@ def test_submitit_queues_again_what_was_preempted_or_killed(start, slow, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_submitit_stopped(slow, tmp_path: Path, name: str) -> None:
+def test_submitit_saves_and_stops_at_a_signal(slow, tmp_path: Path, name: str) -> None:
     sweep = ["-m", "hydra/launcher=submitit_local", "seed=0,1", *LONG, "tracking=none", "hydra.sweeper.parallel=1"]
     line = [sys.executable, "-m", "grpo.train", *sweep, "hydra.sweep.dir=sweep"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -97,7 +97,7 @@ def test_submitit_stopped(slow, tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "sweep" / "1").exists()
 
 
-# What stands for Slurm: sbatch runs the tasks of the array it is given, sacct says how they are.
+# A fake Slurm: sbatch runs the tasks of the array, sacct prints their states.
 SBATCH = """#!{python}
 import os, pathlib, re, subprocess, sys
 
@@ -133,7 +133,7 @@ for task in range(4):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_what_is_submitted_to_slurm(tmp_path: Path, device: str) -> None:
+def test_the_slurm_submission(tmp_path: Path, device: str) -> None:
     there = tmp_path / "bin"
     there.mkdir()
     for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("sacct", SACCT)):

@@ -1,4 +1,4 @@
-"""Searches with Optuna: real trials of the smallest size, killed and gone on with, pruned, on a front, on a dashboard."""
+"""Searches with Optuna: real trials of the smallest size, killed and resumed, pruned, with two objectives, on a dashboard."""
 
 import json
 import signal
@@ -28,7 +28,7 @@ def study(folder: Path) -> optuna.Study:
     return optuna.load_study(study_name="grpo", storage=storage)
 
 
-def test_killed_in_a_trial_and_gone_on_with(start, tmp_path: Path) -> None:
+def test_a_search_killed_in_a_trial_resumes(start, tmp_path: Path) -> None:
     search = [*SEARCH, "hydra.sweep.dir=search", "hydra.sweeper.maximize=[rewards/xmlcount]"]
     run = start(*search, "hydra.sweeper.n_trials=3", kill=("backward", 4, 0.0))  # in the second step of trial 1
     assert run.ended() == -signal.SIGKILL
@@ -63,7 +63,7 @@ def test_killed_in_a_trial_and_gone_on_with(start, tmp_path: Path) -> None:
     assert run.ended() == 1 and "error: search holds another sweep, of 4 jobs" in run.complained()
 
 
-def test_a_front_of_two_objectives(start, tmp_path: Path) -> None:
+def test_two_objectives_give_a_pareto_front(start, tmp_path: Path) -> None:
     goals = ["hydra.sweeper.maximize=[rewards/xmlcount]", "hydra.sweeper.minimize=[mean_completion_tokens]"]
     run = start(*SEARCH, *goals, "hydra.sweeper.n_trials=4", "hydra.sweep.dir=search")
     assert run.ended() == 0, run.complained()
@@ -77,7 +77,7 @@ def test_a_front_of_two_objectives(start, tmp_path: Path) -> None:
     assert verdict(sweep) in run.said()
 
 
-def test_a_trial_that_fails(start, tmp_path: Path) -> None:
+def test_a_failed_trial_is_stored_as_failed(start, tmp_path: Path) -> None:
     (tmp_path / "faulty.py").write_text(
         "from pathlib import Path\n\nfrom grpo.rewards import reward\n\n\n@reward\ndef faulty(completion):\n"
         "    return float('nan') if not Path('search/1').exists() else 0.0\n"
@@ -89,8 +89,8 @@ def test_a_trial_that_fails(start, tmp_path: Path) -> None:
     assert [trial.state for trial in study(tmp_path / "search").trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
-def told(tmp_path: Path, values: list[float]) -> Pruning | None:
-    """What prunes the last trial of a study in which others had these values at step 2."""
+def pruning_of(tmp_path: Path, values: list[float]) -> Pruning | None:
+    """The pruning function of the last trial of a study in which the others had these values at step 2."""
     from omegaconf import OmegaConf
 
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL)))
@@ -112,7 +112,7 @@ def told(tmp_path: Path, values: list[float]) -> Pruning | None:
 
 
 @pytest.mark.parametrize(("others", "steps"), [(1000.0, 2), (0.0, 6)])
-def test_a_trial_below_the_median_is_ended(tmp_path, monkeypatch, others: float, steps: int) -> None:
+def test_a_trial_below_the_median_is_pruned(tmp_path, monkeypatch, others: float, steps: int) -> None:
     from grpo.config.composition import compose
     from grpo.runs.settings import save_settings
     from grpo.training.session import train_run
@@ -122,14 +122,14 @@ def test_a_trial_below_the_median_is_ended(tmp_path, monkeypatch, others: float,
     out = tmp_path / "run"
     out.mkdir()
     save_settings(out, compose(typed), typed)
-    ended = train_run(compose(typed), out, prune=told(tmp_path, [others] * 5))
+    ended = train_run(compose(typed), out, prune=pruning_of(tmp_path, [others] * 5))
     assert ended["steps"] == steps and ended["stopped_by"] == ("pruning" if steps == 2 else None)
     trial = study(tmp_path).trials[-1]
     assert list(trial.intermediate_values) == [2, 4, 6][: steps // 2]
 
 
 def test_the_dashboard_opens_the_journal(tmp_path: Path) -> None:
-    told(tmp_path, [1.0, 2.0])
+    pruning_of(tmp_path, [1.0, 2.0])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

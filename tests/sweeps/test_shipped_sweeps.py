@@ -24,6 +24,6 @@ def test_shipped_sweeps(name: str) -> None:
         ]
 
 
-def test_a_typed_value_comes_before_a_shipped_one() -> None:
+def test_a_typed_value_replaces_a_shipped_one() -> None:
     jobs = jobs_of("experiment=sweep_k", "num_generations=2,4", "seed=7")
     assert [(job.config.num_generations, job.config.seed) for job in jobs] == [(2, 7), (4, 7)]

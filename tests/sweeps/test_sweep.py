@@ -8,7 +8,7 @@ from tests.helpers.runs import assert_same, metrics
 from tests.helpers.sweeps import FEW, job_lines, results
 
 
-def test_a_line_a_job_then_the_table_and_the_report(start, tmp_path: Path) -> None:
+def test_prints_a_line_per_job_then_the_table_and_the_report(start, tmp_path: Path) -> None:
     run = start("-m", "num_generations=2,4", "seed=0,1", *FEW, "hydra.sweep.dir=sweep", "hydra.sweeper.step_seconds=2")
     assert run.ended() == 0, run.complained()
     said = run.said()
@@ -26,7 +26,7 @@ def test_a_line_a_job_then_the_table_and_the_report(start, tmp_path: Path) -> No
     assert said.rstrip().endswith("Report: sweep/report.html")
     assert "num_generations=2" in said.partition("[4/4]")[2]
     assert (tmp_path / "sweep" / "report.html").exists() and (tmp_path / "sweep" / "sweep.csv").exists()
-    assert "Everything is in" not in said  # that stands in each job's own log
+    assert "Everything is in" not in said  # it is in the log of each job
     assert "Everything is in sweep/2" in (tmp_path / "sweep" / "2" / "train.log").read_text()
     # How long another one takes is now known from this one.
     again = start("-m", "num_generations=2,4", *FEW, "max_steps=3", "hydra.sweep.dir=other")
@@ -37,7 +37,7 @@ def test_a_line_a_job_then_the_table_and_the_report(start, tmp_path: Path) -> No
     assert again.said().startswith("sweep   4 jobs, 4 of them done: num_generations (2) x seed (2)\nfolder  sweep\n\n")
 
 
-def test_an_earlier_run_tells_how_long_it_takes(start) -> None:
+def test_an_earlier_run_gives_the_time_estimate(start) -> None:
     assert start(*FEW, "num_generations=2", "hydra.run.dir=outputs/day/time").ended() == 0
     run = start("-m", "num_generations=2,4", *FEW)
     assert run.ended() == 0
@@ -63,7 +63,7 @@ def alive(completions):
 """
 
 
-def test_job_seven_is_that_setting_run_alone(start, tmp_path: Path) -> None:
+def test_a_job_equals_the_same_run_alone(start, tmp_path: Path) -> None:
     (tmp_path / "alive.py").write_text(LEAK)
     given = [*FEW, "reward_files=[alive.py]", "+rewards.alive=0", "eval_steps=2", "data.validation_problems=4"]
     sweep = start("-m", "algorithm=grpo,dapo", "num_generations=2,4", "seed=0,1", *given, "hydra.sweep.dir=sweep")
@@ -71,7 +71,7 @@ def test_job_seven_is_that_setting_run_alone(start, tmp_path: Path) -> None:
     alone = start("algorithm=dapo", "num_generations=4", "seed=1", *given, "hydra.run.dir=alone")
     assert alone.ended() == 0
     assert_same(tmp_path / "sweep" / "7", tmp_path / "alone")
-    # One trainer lives at a time, and what a file of rewards remembers begins anew.
+    # Only one trainer exists at a time, and the module of a reward file is loaded again for each job.
     for number in range(8):
         score = [line["rewards/alive/mean"] for line in metrics(tmp_path / "sweep" / str(number)) if "reward" in line]
         assert score == [line["rewards/alive/mean"] for line in metrics(tmp_path / "alone") if "reward" in line]
@@ -80,7 +80,7 @@ def test_job_seven_is_that_setting_run_alone(start, tmp_path: Path) -> None:
     assert {score % 100 for score in map(int, score)} == {1}
 
 
-def test_a_job_that_fails_does_not_stop_the_rest(start, tmp_path: Path) -> None:
+def test_a_job_that_fails_does_not_stop_the_others(start, tmp_path: Path) -> None:
     (tmp_path / "faulty.py").write_text(
         "from pathlib import Path\n\nfrom grpo.rewards import reward\n\n\n@reward\ndef faulty(completion):\n"
         "    if Path('faulty').exists() and Path('sweep/1').exists() and not Path('sweep/2').exists():\n"

@@ -10,7 +10,7 @@ from tests.helpers.runs import assert_same
 from tests.helpers.sweeps import job_lines
 
 
-def test_a_signal_ends_a_sweep_which_goes_on_where_it_was(start, slow, tmp_path: Path) -> None:
+def test_a_signal_stops_a_sweep_which_resumes(start, slow, tmp_path: Path) -> None:
     sweep = ["-m", "seed=0,1", *LONG, "max_steps=3", "tracking=none", "hydra.sweep.dir=sweep"]
     run = start(*sweep)
     while not (tmp_path / "sweep" / "0" / "metrics.jsonl").exists():
@@ -28,7 +28,7 @@ def test_a_signal_ends_a_sweep_which_goes_on_where_it_was(start, slow, tmp_path:
     assert_same(tmp_path / "sweep" / "0", tmp_path / "whole")
 
 
-def test_killed_and_started_again(start, slow, tmp_path: Path) -> None:
+def test_a_killed_sweep_resumes(start, slow, tmp_path: Path) -> None:
     sweep = ["-m", "seed=0,1,2", *LONG, "max_steps=3", "save_steps=1", "tracking=none", "hydra.sweep.dir=sweep"]
     run = start(*sweep, kill=("backward", 5, 0.0))
     assert run.ended() == -signal.SIGKILL

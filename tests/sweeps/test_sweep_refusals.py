@@ -88,7 +88,7 @@ from tests.helpers.sweeps import FEW
         ),
     ],
 )
-def test_what_cannot_run_is_refused_before_the_first_job(tmp_path, arguments: list[str], message: str) -> None:
+def test_invalid_jobs_are_refused_before_the_first_job(tmp_path, arguments: list[str], message: str) -> None:
     line = [sys.executable, "-X", "importtime", "-m", "grpo.train", "-m", *arguments]
     done = subprocess.run(line, cwd=tmp_path, env=surroundings() | {"PATH": "/nowhere"}, capture_output=True, text=True)
     said = "\n".join(each for each in done.stderr.splitlines() if not each.startswith("import time:"))
@@ -97,21 +97,21 @@ def test_what_cannot_run_is_refused_before_the_first_job(tmp_path, arguments: li
     assert not imported(done, "torch") and not list(tmp_path.rglob("metrics.jsonl"))
 
 
-def test_a_device_that_is_missing_is_said_once(tmp_path: Path, command) -> None:
+def test_a_missing_device_is_reported_once(tmp_path: Path, command) -> None:
     done = command("grpo.train", "experiment=[gsm8k,sweep_k]")
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: device=cuda: no CUDA device is found.") and done.stderr.count("\n") == 1
     assert not list(tmp_path.rglob("train.log"))
 
 
-def test_the_flag_may_stand_anywhere(command) -> None:
+def test_the_multirun_flag_may_be_anywhere(command) -> None:
     done = command("grpo.train", "num_generations=1", "-m", "seed=0,1")
     assert done.returncode == 1 and done.stderr.startswith("error: num_generations=1: must be between 2")
     done = command("grpo.train", "-m", "--cfg", "job")
     assert "cannot be written" not in done.stderr
 
 
-def test_what_is_not_installed_is_named(monkeypatch) -> None:
+def test_a_missing_package_is_named(monkeypatch) -> None:
     plugin = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
     monkeypatch.delitem(Plugins.instance().class_name_to_class, plugin)
     monkeypatch.setitem(sys.modules, "optuna", None)
@@ -126,7 +126,7 @@ def test_what_is_not_installed_is_named(monkeypatch) -> None:
         run_search(context, master, None, [])
 
 
-def test_folders_of_others(start, tmp_path: Path) -> None:
+def test_folders_of_other_sweeps_and_runs_are_refused(start, tmp_path: Path) -> None:
     assert start("-m", "seed=0,1", "num_generations=2", *FEW, "hydra.sweep.dir=sweep").ended() == 0
     for arguments, folder, message in (
         (
@@ -155,7 +155,7 @@ def test_folders_of_others(start, tmp_path: Path) -> None:
     assert "error: sweep/1 holds a job of another sweep: seed is 1 there and 2 here" in run.complained()
 
 
-def test_two_sweeps_in_one_folder(start, slow, command, tmp_path: Path) -> None:
+def test_a_folder_in_use_by_a_sweep_is_refused(start, slow, command, tmp_path: Path) -> None:
     sweep = ["-m", "seed=0,1", *LONG, "tracking=none", "hydra.sweep.dir=sweep"]
     run = start(*sweep)
     while not (tmp_path / "sweep" / "0" / "metrics.jsonl").exists():
