@@ -31,10 +31,10 @@ class Arm:
     def difference_from(self, baseline: "Arm", most: int = 300) -> str:
         """The levels that differ from the baseline, or all levels of the baseline itself; at most `most` characters."""
         levels = self.levels.items()
-        other = [
+        different = [
             f"{factor}={truncate_text(level, 60)}" for factor, level in levels if baseline.levels.get(factor) != level
         ]
-        return truncate_text(" ".join(other) or self.name, most)
+        return truncate_text(" ".join(different) or self.name, most)
 
     def short_name(self, baseline: "Arm") -> str:
         """A name that is short enough for a sentence."""
@@ -54,8 +54,8 @@ def truncate_text(text: str, most: int) -> str:
 
 def final_value(run: SavedRun, metric: str) -> float | None:
     """A metric after training, or `train_seconds`; None if the run lacks it or it is not finite."""
-    found = (run.results if metric == "train_seconds" else run.results["after"]).get(metric)
-    return float(found) if isinstance(found, int | float) and isfinite(found) else None
+    value = (run.results if metric == "train_seconds" else run.results["after"]).get(metric)
+    return float(value) if isinstance(value, int | float) and isfinite(value) else None
 
 
 def settings_with_effect(run: SavedRun) -> dict[str, Any]:
@@ -75,26 +75,28 @@ def factor_levels(runs: Sequence[SavedRun]) -> list[dict[str, str]]:
     """
     if len(runs) < 2:
         return [{} for _ in runs]
-    typed, settings = (
-        [_typed_settings(run) for run in runs],
-        [settings_with_effect(run) for run in runs],
-    )
-    keys = dict.fromkeys(key for each in typed for key in each if affects_results(key))
+    typed = [_typed_settings(run) for run in runs]
+    composed = [settings_with_effect(run) for run in runs]
+    keys = dict.fromkeys(key for overrides in typed for key in overrides if affects_results(key))
     # Composed values, so that 1e-4 and 0.0001 are one value, and an expression equals its result.
     values = {
         key: [
-            format_setting(of[key]) if key in of else run.choices.get(key, each.get(key, format_setting(None)))
-            for run, each, of in zip(runs, typed, settings, strict=True)
+            format_setting(settings[key])
+            if key in settings
+            else run.choices.get(key, overrides.get(key, format_setting(None)))
+            for run, overrides, settings in zip(runs, typed, composed, strict=True)
         ]
         for key in keys
     }
-    words = {key: [each.get(key, of) for each, of in zip(typed, values[key], strict=True)] for key in keys}
-    factors = [key for key in keys if len(set(values[key])) > 1 and len(set(words[key])) > 1]
-    if len(set(zip(*(words[key] for key in factors), strict=True))) < len(runs):
-        keys = dict.fromkeys(key for of in settings for key in of)
-        words = {key: [format_setting(of.get(key)) for of in settings] for key in keys}
-        factors = [key for key in keys if len(set(words[key])) > 1]
-    return [{key: words[key][i] for key in factors} for i in range(len(runs))]
+    levels = {
+        key: [overrides.get(key, value) for overrides, value in zip(typed, values[key], strict=True)] for key in keys
+    }
+    factors = [key for key in keys if len(set(values[key])) > 1 and len(set(levels[key])) > 1]
+    if len(set(zip(*(levels[key] for key in factors), strict=True))) < len(runs):
+        keys = dict.fromkeys(key for settings in composed for key in settings)
+        levels = {key: [format_setting(settings.get(key)) for settings in composed] for key in keys}
+        factors = [key for key in keys if len(set(levels[key])) > 1]
+    return [{key: levels[key][i] for key in factors} for i in range(len(runs))]
 
 
 def _typed_settings(run: SavedRun) -> dict[str, str]:
@@ -109,7 +111,7 @@ def _typed_settings(run: SavedRun) -> dict[str, str]:
 def parse_number(text: str) -> float | None:
     """A finite number, or None if the text is none."""
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
         return None
-    return found if isfinite(found) else None
+    return number if isfinite(number) else None

@@ -48,15 +48,15 @@ class Contrast:
 
 def compute_contrasts(sweep: SweepResults, baseline: Arm, metric: str = PRIMARY_METRIC) -> dict[str, Contrast]:
     """The contrasts of all arms that share a seed with the baseline, by the name of the arm."""
-    base = baseline.values(metric)
-    arms, found = [], []
+    baseline_values = baseline.values(metric)
+    arms, paired = [], []
     for arm in sweep.arms_with_runs:
         values = arm.values(metric)
-        if arm is not baseline and (seeds := [seed for seed in values if seed in base]):
+        if arm is not baseline and (seeds := [seed for seed in values if seed in baseline_values]):
             arms.append(arm)
-            found.append(paired_t_test([values[seed] for seed in seeds], [base[seed] for seed in seeds]))
-    adjusted = holm_adjusted([paired.p for paired in found])
-    return {each.name: Contrast(each, *of) for each, of in zip(arms, zip(found, adjusted, strict=True), strict=True)}
+            paired.append(paired_t_test([values[seed] for seed in seeds], [baseline_values[seed] for seed in seeds]))
+    adjusted = holm_adjusted([test.p for test in paired])
+    return {arm.name: Contrast(arm, test, p_holm) for arm, test, p_holm in zip(arms, paired, adjusted, strict=True)}
 
 
 def intervals_over_problems(sweep: SweepResults, baseline: Arm) -> dict[str, dict[str, Interval]]:
@@ -67,7 +67,7 @@ def intervals_over_problems(sweep: SweepResults, baseline: Arm) -> dict[str, dic
     problems than the baseline, or whose completions were deleted.
     """
     tables = {run.folder: _metrics_by_problem(run) for arm in sweep.arms_with_runs for run in arm.runs.values()}
-    found = {}
+    intervals = {}
     for arm in sweep.arms_with_runs:
         seeds = [seed for seed in arm.runs if seed in baseline.runs]
         pairs = [(tables[arm.runs[seed].folder], tables[baseline.runs[seed].folder]) for seed in seeds]
@@ -81,15 +81,15 @@ def intervals_over_problems(sweep: SweepResults, baseline: Arm) -> dict[str, dic
         if len(changes) < len(pairs) or not all(each.index.equals(changes[0].index) for each in changes):
             continue
         change = sum(changes[1:], changes[0]).dropna(axis="columns") / len(changes)
-        intervals = bootstrap_intervals(change.to_numpy(dtype=np.float64).T)
-        found[arm.name] = dict(zip(change.columns, intervals, strict=True))
-    return found
+        by_metric = bootstrap_intervals(change.to_numpy(dtype=np.float64).T)
+        intervals[arm.name] = dict(zip(change.columns, by_metric, strict=True))
+    return intervals
 
 
-def _metrics_by_problem(record: SavedRun) -> pd.DataFrame | None:
+def _metrics_by_problem(run: SavedRun) -> pd.DataFrame | None:
     """The metrics of each held-out problem after training; None if its file is missing or damaged."""
     try:
-        table = pd.read_parquet(RunDir(record.folder).evaluation_table("after"))
+        table = pd.read_parquet(RunDir(run.folder).evaluation_table("after"))
         table = table.set_index(["problem", "question", "gold"]).sort_index()
     except (OSError, ValueError, KeyError):
         return None
@@ -139,22 +139,24 @@ def _factor_effect(sweep: SweepResults, baseline: Arm, factor: str, metric: str)
     cells: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
     for arm in sweep.arms_with_runs:
         others = repr([level for key, level in arm.levels.items() if key != factor])
-        for seed, of in arm.values(metric).items():
-            cells[others, seed][arm.levels[factor]] = of
-    complete = {key: of for key, of in cells.items() if len(of) == len(names)}
-    left_out = sum(len(of) for key, of in cells.items() if key not in complete)
+        for seed, value in arm.values(metric).items():
+            cells[others, seed][arm.levels[factor]] = value
+    complete = {key: by_level for key, by_level in cells.items() if len(by_level) == len(names)}
+    left_out = sum(len(by_level) for key, by_level in cells.items() if key not in complete)
     if not complete or len(names) < 2:
         return Effect(factor, [], left_out)
     seeds = sorted({seed for _, seed in complete})
     means = {
-        name: {seed: fmean(of[name] for (_, each), of in complete.items() if each == seed) for seed in seeds}
+        name: {
+            seed: fmean(by_level[name] for (_, other), by_level in complete.items() if other == seed) for seed in seeds
+        }
         for name in names
     }
     first, *rest = names
     paired = [paired_t_test([*means[name].values()], [*means[first].values()]) for name in rest]
     levels = [Level(first, means[first], None, nan)] + [
-        Level(name, means[name], of, p)
-        for name, of, p in zip(rest, paired, holm_adjusted([of.p for of in paired]), strict=True)
+        Level(name, means[name], test, p_holm)
+        for name, test, p_holm in zip(rest, paired, holm_adjusted([test.p for test in paired]), strict=True)
     ]
     return Effect(factor, levels, left_out)
 
@@ -179,12 +181,12 @@ class Trial:
 
 def search_trials(sweep: SweepResults) -> list[Trial]:
     """The finished runs of a search. A run without the value of an objective is not among the best."""
-    points = [[final_value(record, metric) for metric in sweep.maximize] for _, record in sweep.finished_runs]
+    points = [[final_value(run, metric) for metric in sweep.maximize] for _, run in sweep.finished_runs]
     complete = [i for i, point in enumerate(points) if None not in point]
     front = {complete[i] for i in pareto_front([points[i] for i in complete], [*sweep.maximize.values()])}  # type: ignore[misc]
     return [
-        Trial(sweep.relative_name(record.folder), name, point, i in front)
-        for i, ((name, record), point) in enumerate(zip(sweep.finished_runs, points, strict=True))
+        Trial(sweep.relative_name(run.folder), name, point, i in front)
+        for i, ((name, run), point) in enumerate(zip(sweep.finished_runs, points, strict=True))
     ]
 
 

@@ -27,15 +27,15 @@ def sweep_table(sweep: SweepResults, baseline: Arm | None = None) -> RenderableT
     if sweep.arms_with_runs:
         base = baseline or choose_baseline(sweep, None)
         parts += _trials_table(sweep) if sweep.maximize else _arms_table(sweep, base)
-    listed = [job for job in sweep.unfinished if not job.without_steps]
-    missing = {f"{job.folder}  {job.state}": _job_description(job) for job in listed[:MAX_TERMINAL_ROWS]}
-    if len(listed) > MAX_TERMINAL_ROWS:
-        missing[f"and {len(listed) - MAX_TERMINAL_ROWS} more"] = ""
+    failed = [job for job in sweep.unfinished if not job.without_steps]
+    rows = {f"{job.folder}  {job.state}": _job_description(job) for job in failed[:MAX_TERMINAL_ROWS]}
+    if len(failed) > MAX_TERMINAL_ROWS:
+        rows[f"and {len(failed) - MAX_TERMINAL_ROWS} more"] = ""
     for state in ("without a step", "not started"):
         if names := [job.folder for job in sweep.unfinished if job.state == state]:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            missing[f"{len(names)}  {state}"] = f"{', '.join(names[:5])}{more}"
-    return Group(*parts, key_value_table(missing)) if missing else Group(*parts)
+            rows[f"{len(names)}  {state}"] = f"{', '.join(names[:5])}{more}"
+    return Group(*parts, key_value_table(rows)) if rows else Group(*parts)
 
 
 def _job_description(job: UnfinishedJob) -> str:
@@ -44,21 +44,19 @@ def _job_description(job: UnfinishedJob) -> str:
 
 
 def best_arms(sweep: SweepResults, baseline: Arm, most: int) -> list[Arm]:
-    """All arms, or if they are more than `most`, the baseline and the best ones."""
+    """All arms; if they are more than `most`, the baseline and those with the most right answers."""
     # Without the list of jobs in sweep.json, an arm without runs is only a run that was started.
     arms = sweep.arms if sweep.command else sweep.arms_with_runs
     if len(arms) <= most:
         return arms
-    best = sorted(
-        (each for each in sweep.arms_with_runs if each is not baseline), key=lambda each: -mean_accuracy(each)
-    )
+    best = sorted((arm for arm in sweep.arms_with_runs if arm is not baseline), key=lambda arm: -mean_accuracy(arm))
     return [baseline, *best[: most - 1]]
 
 
 def _arms_table(sweep: SweepResults, baseline: Arm) -> list[RenderableType]:
     table = empty_table("seeds", "correct", "difference", "95% interval", "Holm p")
     table.columns[0].header = "arm"
-    found, arms = compute_contrasts(sweep, baseline), best_arms(sweep, baseline, MAX_TERMINAL_ROWS)
+    contrasts, arms = compute_contrasts(sweep, baseline), best_arms(sweep, baseline, MAX_TERMINAL_ROWS)
     names = [printable(arm.difference_from(baseline)) for arm in arms]
     labels, legend = _row_labels(names)
     for arm, label in zip(arms, labels, strict=True):
@@ -66,7 +64,7 @@ def _arms_table(sweep: SweepResults, baseline: Arm) -> list[RenderableType]:
             table.add_row(label, "0", "", "", "", "")
             continue
         cells = ["baseline" if arm is baseline else "", "", ""]
-        if contrast := found.get(arm.name):
+        if contrast := contrasts.get(arm.name):
             cells = [
                 with_sign(label_and_formatter(PRIMARY_METRIC)[1](contrast.paired.difference)),
                 *_interval_and_p_cells(contrast.paired, contrast.p_holm),
