@@ -66,6 +66,14 @@ def train(tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture
+def trainer(tmp_path_factory):
+    """Build the trainer of a run with these overrides."""
+    from tests.helpers.trainers import build
+
+    return lambda *overrides, **settings: build(tmp_path_factory.mktemp("run"), *overrides, **settings)
+
+
 def wandb_records(out: Path) -> tuple[list[dict[str, Any]], Path]:
     """What an offline W&B run wrote down, and its folder."""
     (folder,) = (out / "wandb").glob("offline-run-*")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo.rewards.advantages import attribute, attribution_metrics
-from tests.training.test_trainer import micro_batches, trainer  # noqa: F401
+from tests.helpers.trainers import micro_batches
 
 MODES = [(scale, "sum_then_normalize") for scale in ("group", "batch", "none")] + [("group", "normalize_then_sum")]
 
@@ -96,7 +96,7 @@ def test_logged_metrics() -> None:
 
 
 @pytest.mark.parametrize(("scale", "aggregation"), MODES)
-def test_the_advantages_equal_those_of_trl(trainer, scale: str, aggregation: str) -> None:  # noqa: F811
+def test_the_advantages_equal_those_of_trl(trainer, scale: str, aggregation: str) -> None:
     built = trainer(f"algorithm.scale_rewards={scale}", "rewards=no_format", "rewards.xmlcount=-2", "rewards.int=0.5")
     built.multi_objective_aggregation = aggregation
     micro_batches(built)

@@ -42,7 +42,7 @@ from grpo.training.trainer import Trainer
 from tests.conftest import SMALL
 from tests.helpers.runs import metrics
 from tests.helpers.sweeps import jobs_of
-from tests.training.test_trainer import micro_batches, step, trainer  # noqa: F401
+from tests.helpers.trainers import micro_batches, step
 
 VLLM = ["rollout=vllm", "device=cuda"]
 SERVER = ["rollout=vllm_server", "device=cuda"]
@@ -244,7 +244,7 @@ def test_weights_that_do_not_arrive_show(vllm, tmp_path: Path, monkeypatch) -> N
     assert rows[-1]["sampling/sampling_logp_difference/max"] > 0.05
 
 
-def test_the_seed_is_the_runs(vllm, trainer) -> None:  # noqa: F811
+def test_the_seed_is_the_runs(vllm, trainer) -> None:
     """Where vLLM, as it starts, seeds this process with its own."""
 
     def completions(seed: int) -> list[list[int]]:
@@ -265,7 +265,7 @@ BOUNDS = ["rollout.correction_min=0.9", "rollout.correction_max=1.1"]
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_ratio_is_the_formulas(vllm, trainer, monkeypatch, mode: str, temperature: float) -> None:  # noqa: F811
+def test_the_ratio_is_the_formulas(vllm, trainer, monkeypatch, mode: str, temperature: float) -> None:
     # Log-probabilities that are off by more than the bounds now and then.
     monkeypatch.setattr(Engine, "off", staticmethod(lambda logps: logps + 0.12 * torch.cos(torch.arange(len(logps)))))
     settings = [f"rollout.correction={mode}", *BOUNDS, f"temperature={temperature}", "micro_batch_size=12"]
@@ -298,7 +298,7 @@ def test_the_ratio_is_the_formulas(vllm, trainer, monkeypatch, mode: str, temper
     assert len(logged) == 1 and 0 < logged[0] < 1.1
 
 
-def test_without_correction_there_is_no_ratio(vllm, trainer) -> None:  # noqa: F811
+def test_without_correction_there_is_no_ratio(vllm, trainer) -> None:
     built = trainer(*VLLM, "rollout.correction=null")
     (inputs,) = micro_batches(built)
     assert "importance_sampling_ratio" not in inputs and f"{RATIO}/mean" not in built._metrics["train"]
@@ -307,7 +307,7 @@ def test_without_correction_there_is_no_ratio(vllm, trainer) -> None:  # noqa: F
 
 
 @pytest.mark.parametrize("overrides", [[], ["micro_batch_size=4"], ["algorithm=grpo_kl"], ["model.lora_rank=4"]])
-def test_the_corrected_step_equals_trls(vllm, trainer, monkeypatch, overrides: list[str]) -> None:  # noqa: F811
+def test_the_corrected_step_equals_trls(vllm, trainer, monkeypatch, overrides: list[str]) -> None:
     monkeypatch.setattr(Engine, "off", staticmethod(lambda logps: logps + 0.3 * torch.sin(torch.arange(len(logps)))))
     built = trainer(*VLLM, *overrides)
     batches = micro_batches(built)
@@ -322,7 +322,7 @@ def test_the_corrected_step_equals_trls(vllm, trainer, monkeypatch, overrides: l
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_adapters_are_merged_for_vllm_and_the_weights_stay(vllm, trainer, dtype: str) -> None:  # noqa: F811
+def test_adapters_are_merged_for_vllm_and_the_weights_stay(vllm, trainer, dtype: str) -> None:
     built = trainer(*VLLM, "model.lora_rank=4", f"model.dtype={dtype}")
     frozen = {name: each.clone() for name, each in built.model.named_parameters() if not each.requires_grad}
     for _ in range(3):
@@ -336,7 +336,7 @@ def test_adapters_are_merged_for_vllm_and_the_weights_stay(vllm, trainer, dtype:
             torch.testing.assert_close(each, frozen[name], atol=1e-7 if dtype == "float32" else 0, rtol=0)
 
 
-def test_random_weights_are_there_for_vllm_to_load(vllm, trainer) -> None:  # noqa: F811
+def test_random_weights_are_there_for_vllm_to_load(vllm, trainer) -> None:
     built = trainer(*VLLM, "model.init=random", "model.num_layers=1")
     micro_batches(built)
     assert built._metrics["train"][f"{RATIO}/mean"] == [pytest.approx(1, abs=1e-3)]
@@ -597,7 +597,7 @@ def test_what_trl_is_told(tmp_path: Path) -> None:
     "overrides", [[], ["model.lora_rank=4"], ["share_prompts=false"]], ids=["full", "lora", "plain"]
 )
 def test_continuous_batching_in_bfloat16_leaves_the_policy_as_it_was(
-    trainer,  # noqa: F811
+    trainer,
     monkeypatch,
     overrides: list[str],
 ) -> None:
@@ -639,7 +639,7 @@ def test_continuous_batching_in_bfloat16_leaves_the_policy_as_it_was(
     assert states and {value.dtype for value in states} == {torch.float32}
 
 
-def test_continuous_batching_samples_from_the_policy(trainer) -> None:  # noqa: F811
+def test_continuous_batching_samples_from_the_policy(trainer) -> None:
     built = trainer("rollout=continuous_batching", "temperature=1e-3")  # so cold that it is greedy but for ties
     (inputs,) = micro_batches(built)
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(inputs["prompt_ids"], inputs["prompt_mask"], strict=True)]
@@ -651,7 +651,7 @@ def test_continuous_batching_samples_from_the_policy(trainer) -> None:  # noqa: 
     assert len(set(map(tuple, greedy))) > 1
 
 
-def test_continuous_batching_that_fails_is_not_trained_on(trainer, monkeypatch) -> None:  # noqa: F811
+def test_continuous_batching_that_fails_is_not_trained_on(trainer, monkeypatch) -> None:
     built = trainer("rollout=continuous_batching")
     forward, calls = built.model.forward, 0
 

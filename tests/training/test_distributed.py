@@ -33,7 +33,7 @@ from grpo.tasks.train_set import build_train_set
 from grpo.training.recorder import Recorder
 from grpo.training.trackers.interface import NoTracker
 from grpo.training.trainer import Trainer, build_trainer
-from tests.training.test_trainer import micro_batches
+from tests.helpers.trainers import micro_batches
 
 K = 4
 SCALES, AGGREGATIONS = ("group", "batch", "none"), ("sum_then_normalize", "normalize_then_sum")

@@ -1,6 +1,5 @@
 """The training step on shared prompts against TRL's own, on the same completions: losses, log-probabilities, gradients."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,90 +7,11 @@ import torch
 import trl.trainer.utils
 from transformers.models.qwen2 import modeling_qwen2
 
-from grpo.config.batch import derive_batch
-from grpo.config.composition import compose
 from grpo.config.groups import CONF
-from grpo.policy.loading import build_policy, build_tokenizer
-from grpo.rewards.stack import build_rewards
-from grpo.sampling.build import build_sampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
-from grpo.tasks.splits import load_splits
-from grpo.tasks.train_set import build_train_set
-from grpo.training.recorder import Recorder
-from grpo.training.trackers.interface import NoTracker
-from grpo.training.trainer import Trainer, build_trainer
+from tests.helpers.trainers import micro_batches, step
 
 ALGORITHMS = sorted(file.stem for file in (CONF / "algorithm").glob("*.yaml"))
-# Templates of different lengths and a limit that cuts some completions.
-BATCH = ["num_generations=6", "prompts_per_step=4", "max_completion_length=20", "data.train_problems=40"]
-
-
-@pytest.fixture
-def trainer(tmp_path_factory) -> Callable[..., Trainer]:
-    def build(*overrides: str, double: bool = False, attention: str = "sdpa") -> Trainer:
-        out = tmp_path_factory.mktemp("run")
-        config = compose([*BATCH, *overrides])
-        config.device = "cpu"  # whatever the settings need
-        tokenizer = build_tokenizer(config.model)
-        policy = build_policy(config.model, 0)
-        policy.set_attn_implementation(attention)
-        if config.model.lora_rank:  # adapters start at zero, where half of the gradients vanish
-            for name, parameter in policy.named_parameters():
-                if "lora_B" in name:
-                    torch.nn.init.normal_(parameter, std=0.01)
-        if double:
-            policy.double()
-        rewards = build_rewards(config.rewards, [])
-        rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
-        batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
-        rollout = build_sampler(policy, tokenizer, config)
-        recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
-        built = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
-        if built.ref_model is not None:  # another policy than the one trained
-            torch.manual_seed(1)
-            for parameter in built.ref_model.parameters():
-                parameter.data.add_(torch.randn_like(parameter), alpha=0.01)
-                if double:
-                    parameter.data = parameter.data.double()
-        return built
-
-    return build
-
-
-def micro_batches(trainer: Trainer) -> list[dict[str, Any]]:
-    """One generation batch, cut as the step takes it."""
-    trainer.model.train()
-    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
-    generation_batch = next(iter(trainer.get_train_dataloader()))
-    batches = []
-    for _ in range(trainer.args.steps_per_generation):
-        batches.append(trainer._prepare_inputs(generation_batch))
-        trainer._step += 1
-    return batches
-
-
-def step(trainer: Trainer, batches: list[dict[str, Any]], shared: bool) -> tuple[list, list, torch.Tensor, dict]:
-    """Losses, log-probabilities and the gradient of a whole accumulated step, and the metrics it logged."""
-    trainer.shared = shared
-    trainer.model.zero_grad()
-    trainer._metrics["train"].clear()
-    losses, logps = [], []
-    for inputs in batches:
-        loss = trainer._compute_loss(trainer.model, inputs)
-        loss.backward()
-        losses.append(loss.item())
-        ids = torch.cat((inputs["prompt_ids"], inputs["completion_ids"]), 1)
-        mask = torch.cat((inputs["prompt_mask"], inputs["completion_mask"]), 1)
-        with torch.no_grad():
-            logps.append(
-                trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, inputs["completion_ids"].shape[1])[
-                    0
-                ]
-            )
-    parameters = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
-    assert all(parameter.grad is not None for parameter in parameters)
-    gradient = torch.cat([parameter.grad.flatten() for parameter in parameters])
-    return losses, logps, gradient, {name: list(values) for name, values in trainer._metrics["train"].items()}
 
 
 CASES = [
@@ -122,6 +42,18 @@ def test_the_step_equals_trls(trainer, overrides: list[str]) -> None:
     assert a @ b / (a.norm() * b.norm()) >= 1 - 1e-9
     assert a.norm().item() == pytest.approx(b.norm().item(), rel=1e-5)
     assert ours[3].keys() == theirs[3].keys()
+    for name, values in ours[3].items():
+        assert values == pytest.approx(theirs[3][name], abs=1e-5), name
+
+
+def test_the_step_equals_trls_with_its_fused_head(trainer, monkeypatch) -> None:
+    monkeypatch.setattr("grpo.training.shared_log_probs.PLAIN_HEAD_LOGITS", 0)
+    built = trainer("algorithm=grpo_kl")
+    batches = micro_batches(built)
+    theirs, ours = step(built, batches, shared=False), step(built, batches, shared=True)
+    assert built.shared, "fell back"
+    assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
+    assert (ours[2] - theirs[2]).norm() <= 1e-4 * theirs[2].norm() > 0
     for name, values in ours[3].items():
         assert values == pytest.approx(theirs[3][name], abs=1e-5), name
 

@@ -1,25 +1,25 @@
-"""What we rely on inside TRL 1.16 without it being promised; a failure here says what moved.
+"""What we rely on in TRL 1.16 and transformers 5.23 without a promise of theirs; a failure here says what changed.
 
-grpo/training/recorder.py reads `GRPOTrainer._logs` (trl 1.16.0, trl/trainer/grpo_trainer.py, lines 1063 and 2833) for the
-completions of the last batch, and has `log_extra` (line 1593) carry question and gold there. `Trainer` overrides the
-methods below, of lines 1309 to 3384 and of transformers 5.23 (transformers/trainer.py, lines 2781 and 3363), and
-tests/training/test_trainer.py holds what it computes to what TRL computes. What a run is in the middle of, its checkpoints take
-from attributes of both; tests/runs/test_resume.py shows that it is all.
+`CompletionLog` reads `GRPOTrainer._logs`, to which `RewardFunction` adds question and gold through `log_extra`. The parts
+of `Trainer` override the methods listed below. Other tests show by behaviour what the overrides rely on:
+tests/training/test_trainer.py that a step computes what TRL computes, tests/training/test_distributed.py that scores are
+gathered, tests/sampling/test_engines.py what TRL does around vLLM and continuous batching, tests/runs/test_resume.py that
+a checkpoint holds the complete state of a run.
 """
 
 import inspect
 from dataclasses import MISSING, fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import torch
 import transformers
 import trl
 from transformers import ContinuousBatchingConfig
-from transformers.generation.continuous_batching.continuous_api import ContinuousMixin
-from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 from trl import GRPOConfig, GRPOTrainer, import_utils
 from trl.generation.vllm_client import VLLMClient
-from trl.generation.vllm_generation import VLLMGeneration
 
 from grpo.config.batch import derive_batch
 from grpo.config.composition import compose
@@ -29,11 +29,11 @@ from grpo.sampling.build import build_sampler
 from grpo.tasks.splits import load_splits
 from grpo.tasks.train_set import build_train_set
 from grpo.training.arguments import build_args
+from grpo.training.callbacks import OnTrainBegin
 from grpo.training.recorder import Recorder
 from grpo.training.trackers.interface import NoTracker
-from grpo.training.trainer import build_trainer
+from grpo.training.trainer import Trainer, build_trainer
 from tests.conftest import SMALL
-from tests.training.test_trainer import trainer  # noqa: F401
 
 
 def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
@@ -56,7 +56,7 @@ def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
     assert questions[:4] == [questions[0]] * 4 and questions[4:] == [questions[4]] * 4 != questions[:4]
 
 
-# With trl 1.16.0 and transformers 5.23.0, which are known to work together.
+# The parameters of the methods that `Trainer` overrides, in trl 1.16.0 and transformers 5.23.0.
 OVERRIDDEN = {
     "_get_train_sampler": ["self", "dataset"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
@@ -107,62 +107,106 @@ OVERRIDDEN = {
 
 def test_the_methods_that_are_overridden() -> None:
     installed = (
-        f"written for trl 1.16.0 and transformers 5.23.0, here are {trl.__version__}, {transformers.__version__}"
+        f"written for trl 1.16.0 and transformers 5.23.0; installed: {trl.__version__}, {transformers.__version__}"
     )
     for name, parameters in OVERRIDDEN.items():
         method = inspect.unwrap(getattr(GRPOTrainer, name))
         assert list(inspect.signature(method).parameters) == parameters, f"{name}: {installed}"
-    # What `Trainer` calls in TRL's place, and what it reads there.
-    prepare = inspect.getsource(GRPOTrainer._prepare_inputs)
-    for used in ("_buffered_inputs", "_step %", "steps_per_generation * self.num_iterations", "split_tensor_dict"):
-        assert used in prepare, f"_prepare_inputs: {installed}"
-    # A step's gradient is looked at once, before the optimizer takes it, and a checkpoint lies where it is asked to.
-    loop = inspect.getsource(transformers.Trainer._run_epoch)
-    assert loop.index("self._clip_grad_norm(model)") < loop.index("self.optimizer.step()"), installed
-    assert "run_dir = self._get_output_dir(trial=trial)" in inspect.getsource(transformers.Trainer._save_checkpoint)
-    # What `Trainer._run_state` keeps and `_restore_run_state` sets, after transformers has set it and before the first step.
-    begin = inspect.getsource(transformers.Trainer._inner_training_loop)
-    for used in ("self._tr_loss =", "self._globalstep_last_logged ="):
-        assert begin.index(used) < begin.index("self.callback_handler.on_train_begin("), f"{used} {installed}"
-    # The scores of all ranks (line 1681), as their advantages are made of them, and the guard of a zero deviation.
-    assert "rewards_per_func = gather(rewards_per_func)" in inspect.getsource(GRPOTrainer._calculate_rewards), installed
-    advantages = inspect.getsource(inspect.unwrap(GRPOTrainer._generate_and_score_completions))
-    assert advantages.count("+ 1e-4") == 3, installed
-    head = inspect.getsource(trl.trainer.utils.add_fused_lm_head)
-    assert "fused_lm_head=False" in head and "shift_labels=None" in head, installed
-    # A layer hands what the policy is called with on to its attention.
-    assert "**kwargs" in inspect.getsource(Qwen2Attention.forward).split("attention_interface(")[1], installed
 
 
-def test_what_is_relied_on_around_engines() -> None:
-    """trl 1.16.0, grpo_trainer.py lines 1105 and 1764 to 1815, generation/vllm_generation.py lines 301 to 370 and 470,
-    vllm_client.py lines 303 and 805; transformers 5.24.0, generation/continuous_batching/continuous_api.py line 1375."""
-    installed = (
-        f"written for trl 1.16.0 and transformers 5.24.0, here are {trl.__version__}, {transformers.__version__}"
-    )
-    turn = inspect.getsource(inspect.unwrap(GRPOTrainer._generate_single_turn))
-    # A policy that is cast for good where args.bf16 says so: `cast_for_engine` keeps it from that.
-    cast = turn.index("if self.args.bf16:\n                    unwrapped_model.to(torch.bfloat16)")
-    assert turn.index("elif self.use_transformers_continuous_batching:") < cast < turn.index(".generate_batch("), (
-        installed
-    )
-    # Weights are synced by a call of what `Trainer` wraps, and the log-probabilities come back beside the completions.
-    assert "self.vllm_generation.sync_weights()" in turn and turn.rstrip().endswith("return completion_ids, logprobs")
-    assert "model.merge_adapter()" in inspect.getsource(VLLMGeneration._iter_named_params), installed
-    start = inspect.getsource(VLLMGeneration._init_vllm)
-    assert "model=model.name_or_path" in start, installed
-    assert "seed=accelerator.process_index // self.tensor_parallel_size" in start, installed
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # `Trainer.close_engine` takes them away
-        assert f'os.environ["{name}"]' in start, installed
-    assert '/server_info", params={"config_format": "json"}' in inspect.getsource(VLLMClient.get_server_info), installed
-    assert "Request failed: " in inspect.getsource(VLLMClient._post) and VLLMClient.close_communicator, installed
-    assert 'Version("0.22.0") <= _vllm_base_version <= Version("0.31.0")' in inspect.getsource(import_utils), installed
-    # It gives back what it has when it fails: `Trainer._check_complete` looks at that.
-    assert "except Exception as e:" in inspect.getsource(ContinuousMixin.generate_batch), installed
+def numbered_rollouts(built: Trainer) -> list[int]:
+    """Replace sampling: rollout n consists of rows n * 100, n * 100 + 1, ...; gives the list of rollouts so far."""
+    rollouts: list[int] = []
+
+    def generate(batch: list[Any]) -> dict[str, torch.Tensor]:
+        rollouts.append(len(rollouts))
+        return {"rows": rollouts[-1] * 100 + torch.arange(len(batch))}
+
+    built._generate_and_score_completions = generate  # type: ignore[method-assign]
+    built.model.train()
+    return rollouts
+
+
+def test_inputs_are_prepared_as_in_trl_but_for_the_order_of_rows(trainer) -> None:
+    built = trainer("micro_batch_size=6", "algorithm.num_iterations=2")
+    batch, seen = list(range(24)), {}
+    for shared in (False, True):
+        built.shared, built._step, built._buffered_inputs = shared, 0, None
+        rollouts, steps = numbered_rollouts(built), []
+        for built._step in range(16):
+            steps.append((len(rollouts), built._prepare_inputs(batch)["rows"].tolist()))
+        seen[shared] = steps
+    # Each rollout of 4 micro-batches is used twice, by TRL in another order of its rows.
+    assert [count for count, _ in seen[True]] == [count for count, _ in seen[False]] == [1] * 8 + [2] * 8
+    for first in (0, 8):
+        rows = [row for _, rows in seen[True][first : first + 4] for row in rows]
+        assert rows == sorted(row for _, rows in seen[False][first : first + 4] for row in rows)
+        assert seen[True][first : first + 4] == seen[True][first + 4 : first + 8]
+
+
+def test_the_order_of_calls_in_training(trainer) -> None:
+    """A gradient is checked before the optimizer uses it; a checkpoint is written where `_get_output_dir` says; what is
+    restored when training begins is not reset after that."""
+    built = trainer("max_steps=2", "save_steps=2", "logging_steps=1")
+    calls: list[str] = []
+    clip, save = built._clip_grad_norm, built.save_model
+
+    def recorded_clip(model: Any) -> torch.Tensor:
+        if not calls:
+            built.optimizer.optimizer.register_step_pre_hook(lambda *_: calls.append("step"))
+        calls.append("clip")
+        return clip(model)
+
+    def recorded_save(folder: str, *args: Any, **kwargs: Any) -> None:
+        calls.append(Path(folder).relative_to(built.args.output_dir).as_posix())
+        save(folder, *args, **kwargs)
+
+    def restore() -> None:
+        built._tr_loss.fill_(64.0)
+        built._globalstep_last_logged = -3
+
+    built._clip_grad_norm, built.save_model = recorded_clip, recorded_save
+    built.add_callback(OnTrainBegin(restore))
+    built.train()
+    assert calls == ["clip", "step", "clip", "step", "partial/checkpoint-2"]
+    assert built.state.log_history[0]["loss"] == pytest.approx(64 / 4, abs=0.5)
+
+
+def test_what_is_relied_on_of_a_vllm_server(monkeypatch) -> None:
+    """No server runs here, so its client is asked with answers made up (trl 1.16.0, generation/vllm_client.py)."""
+    asked: list[tuple[str, Any]] = []
+
+    def answer(code: int, content: Any) -> Any:
+        def get(url: str, **kwargs: Any) -> Any:
+            asked.append((url, kwargs.get("params")))
+            return SimpleNamespace(status_code=code, text="no", json=lambda: content)
+
+        return SimpleNamespace(base_url="http://a", session=SimpleNamespace(get=get, post=get))
+
+    assert VLLMClient.get_server_info(answer(200, {"vllm_config": {"x": 1}})) == {"x": 1}
+    assert asked == [("http://a/server_info", {"config_format": "json"})]
+    with pytest.raises(Exception, match="^Request failed: 500"):  # `SamplingMixin` recognizes it by this
+        VLLMClient._post(answer(500, None), "http://a/generate")
+    assert list(inspect.signature(VLLMClient.close_communicator).parameters) == ["self"]
+
+
+@pytest.mark.parametrize(
+    ("version", "taken"), [("0.21.0", False), ("0.22.0", True), ("0.31.0", True), ("0.32.0", False)]
+)
+def test_versions_of_vllm_that_trl_takes(monkeypatch, version: str, taken: bool) -> None:
+    """TRL warns about others. `grpo.sampling.engines` refuses them, and those without what it needs."""
+    warned: list[str] = []
+    monkeypatch.setattr(import_utils, "_is_package_available", lambda *_, **__: (True, version))
+    monkeypatch.setattr(import_utils.warnings, "warn", lambda message, *_, **__: warned.append(message))
+    import_utils.is_vllm_available()
+    assert bool(warned) is not taken
+
+
+def test_arguments_of_continuous_batching() -> None:
     ContinuousBatchingConfig(page_size=256, num_blocks=9, max_memory_percent=0.9, auto_switch_to_flash=False)
 
 
-def test_trl_itself_leaves_a_policy_in_bfloat16(trainer) -> None:  # noqa: F811
+def test_trl_itself_leaves_a_policy_in_bfloat16(trainer) -> None:
     """The fault that `cast_for_engine` is for; when this fails it is gone."""
     built = trainer("rollout=continuous_batching", "bf16=true", "share_prompts=false")
     GRPOTrainer._generate_single_turn(built, [[1, 2, 3]], None, {}, 1)
