@@ -18,7 +18,7 @@ from grpo.sampling.engines import trl_engine_arguments
 
 
 def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Path) -> GRPOConfig:
-    """TRL's arguments. Those that have no setting of ours are set here for the reason beside them."""
+    """TRL's arguments. A comment gives the reason for each value that is not a setting of ours."""
     # transformers 5.23 renames `gradient_checkpointing`; TRL 1.16 takes the name that the installed version has.
     renamed = hasattr(TrainingArguments, "activation_checkpointing")
     checkpointing: dict[str, Any] = {
@@ -33,7 +33,7 @@ def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Pat
         gradient_accumulation_steps=batch.accumulation,
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
-        # Neutral where the sampler has no such settings.
+        # Without such a setting, the neutral value: the policy's own distribution.
         top_p=1.0 if config.rollout.top_p is None else config.rollout.top_p,
         top_k=config.rollout.top_k or 0,
         min_p=config.rollout.min_p,
@@ -42,8 +42,8 @@ def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Pat
         max_steps=-1 if config.max_steps is None else config.max_steps,
         num_train_epochs=config.num_train_epochs,
         bf16=config.bf16,
-        ddp_find_unused_parameters=False,  # there are none
-        ddp_broadcast_buffers=False,  # they never change, and the processes do not make the same number of forwards
+        ddp_find_unused_parameters=False,  # every parameter is used
+        ddp_broadcast_buffers=False,  # buffers never change, and processes differ in the number of forwards
         **checkpointing,
         optim=config.optimizer.name,
         learning_rate=config.optimizer.lr,
@@ -68,17 +68,17 @@ def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Pat
         save_strategy="no" if config.save_steps is None else "steps",
         save_steps=config.save_steps or 500,
         save_total_limit=config.save_total_limit,
-        # A loss that is not finite is looked for here; transformers would log the mean of others in its place.
+        # `NonFiniteGuard` handles such losses; transformers would replace one by the mean of the others.
         logging_nan_inf_filter=False,
         trust_remote_code=config.model.trust_remote_code,
-        # Trackers are those of grpo/training/tracking.py: transformers' own never end a run, and log hundreds of keys.
+        # Ours are in grpo/training/trackers/; transformers' trackers never end a run and log hundreds of keys.
         report_to=[],
-        # TRL loads the reference policy of the KL term by itself.
+        # TRL loads the reference policy of the KL term itself; with adapters it is the policy without them.
         model_init_kwargs=from_pretrained_options(config.model)
         if config.algorithm.beta > 0 and not config.model.lora_rank
         else None,
         disable_tqdm=True,
-        # A worker process would cost more than the few strings it hands over.
+        # Rows are a few strings, which a worker process would only slow down.
         dataloader_num_workers=0,
         dataloader_pin_memory=config.device == "cuda",
     )

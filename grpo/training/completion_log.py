@@ -4,7 +4,6 @@ The recorder calls it after each logged rollout. It reads `GRPOTrainer._logs` (T
 the last generation batch, and knows nothing of metrics or alarms.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,6 +12,7 @@ from grpo.config.schema import Config
 from grpo.core.files import atomic_write
 from grpo.core.text import replace_surrogates
 from grpo.rewards.stack import RewardStack
+from grpo.runs.run_dir import RunDir
 from grpo.training.trackers.interface import Tracker
 
 
@@ -26,8 +26,8 @@ class CompletionLog:
         quarters: how many quarters of the run have been logged as a table.
     """
 
-    def __init__(self, config: Config, rewards: RewardStack, tracker: Tracker, folder: Path) -> None:
-        self.config, self.rewards, self.tracker, self.folder = config, rewards, tracker, folder
+    def __init__(self, config: Config, rewards: RewardStack, tracker: Tracker, run: RunDir) -> None:
+        self.config, self.rewards, self.tracker, self.run = config, rewards, tracker, run
         self.trl_logs: dict[str, Any] = {}
         self.table: list[list[Any]] = []
         self.last_sampled = 0
@@ -36,8 +36,8 @@ class CompletionLog:
     def save(self, step: int, last_step: int) -> None:
         """Save the completions of `step`, of a run that ends at `last_step`."""
         columns, rows = self._latest(step)
-        self.folder.mkdir(exist_ok=True)
-        with atomic_write(self.folder / f"step_{step:06d}.parquet") as partial:
+        self.run.completions.mkdir(exist_ok=True)
+        with atomic_write(self.run.completions_of(step)) as partial:
             pd.DataFrame(rows, columns=columns).to_parquet(partial, index=False)
         self._update_table(columns, rows, step, last_step)
 

@@ -20,6 +20,7 @@ from grpo.core.console import say
 from grpo.core.metric_names import REWARD
 from grpo.policy.chat_template import UNKNOWN_FRAMING, TemplateFraming
 from grpo.rewards.stack import RewardStack
+from grpo.runs.run_dir import RunDir
 from grpo.training.alarms import Alarm, Alarms
 from grpo.training.completion_log import CompletionLog
 from grpo.training.metrics_file import MetricsFile
@@ -45,9 +46,10 @@ class Recorder(TrainerCallback):
         framing: TemplateFraming = UNKNOWN_FRAMING,
     ) -> None:
         self.config, self.tracker, self.out = config, tracker, out
+        run = RunDir(out)
         self.is_main_process = distributed.is_main_process()
-        self.metrics_file = MetricsFile(out / "metrics.jsonl", writes=self.is_main_process)
-        self.completion_log = CompletionLog(config, rewards, tracker, out / "completions")
+        self.metrics_file = MetricsFile(run.metrics_jsonl, writes=self.is_main_process)
+        self.completion_log = CompletionLog(config, rewards, tracker, run)
         self.progress = StepProgress(start_bar)
         self.alarms = Alarms(config, rewards, framing)
         self.stopped_by: str | None = None

@@ -27,7 +27,7 @@ TRACKERS: dict[str, Callable[..., Service]] = {
 
 
 def check_tracking(config: TrackingConfig) -> None:
-    """Refuse what the tracker cannot take, before anything is written. Contacts no service.
+    """Refuse settings that the tracker cannot take, before anything is written. Contacts no service.
 
     Raises:
         UserError: its package is not installed, or it refuses a setting or a variable of the environment.
@@ -45,8 +45,12 @@ def check_tracking(config: TrackingConfig) -> None:
 def build_tracker(
     config: TrackingConfig, settings: dict[str, Any], out: Path, label: RunLabel | None = None, id: str | None = None
 ) -> Tracker:
-    """The tracker of a run; `settings` is its resolved config, `id` what the tracker of the same run had before it was
-    interrupted. One that cannot start costs a warning.
+    """The tracker of a run in the directory `out`; `NoTracker`, with a warning, if the service cannot be started.
+
+    Args:
+        settings: the resolved config of the run, which the tracker shows.
+        label: names the run; by default the name of its directory.
+        id: of a resumed run, the id that its tracker had before.
 
     Raises:
         UserError: its package is not installed.

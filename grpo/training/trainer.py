@@ -15,6 +15,7 @@ from grpo.config.batch import BatchSplit
 from grpo.config.samplers import ENGINES, VLLM_ENGINES
 from grpo.config.schema import Config
 from grpo.rewards.stack import RewardStack
+from grpo.runs.run_dir import RunDir
 from grpo.sampling.sampler import Sampler
 from grpo.training.arguments import build_args
 from grpo.training.checkpointing import CheckpointingMixin
@@ -45,9 +46,10 @@ def build_trainer(
     """The trainer of a run in the directory `out`; `train_rows` are the rows of TRL's dataset."""
     if config.model.init == "random" and (config.algorithm.beta > 0 or config.rollout.name == "vllm"):
         # TRL loads the reference policy, and vLLM its copy, from the policy's folder, so random weights need one.
-        policy.save_pretrained(out / "reference")
-        tokenizer.save_pretrained(out / "reference")
-        policy.config._name_or_path = policy.name_or_path = str(out / "reference")
+        reference = RunDir(out).reference
+        policy.save_pretrained(reference)
+        tokenizer.save_pretrained(reference)
+        policy.config._name_or_path = policy.name_or_path = str(reference)
     args = build_args(config, batch, rewards, out)
     if config.rollout.name in VLLM_ENGINES:  # vLLM reads end tokens only from the policy's folder
         args.generation_kwargs = {"stop_token_ids": sampler.eos_token_ids}
