@@ -244,7 +244,7 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *more: str) -> Arm
     out = folder / name.replace(" ", "_")
     out.mkdir()
     rollout = build_sampler(policy, tokenizer, config)
-    recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
+    recorder = Recorder(config, rewards, NoTracker(), out)
     if name == "vllm":  # it loads the policy from a folder
         for saved in (policy, tokenizer):
             saved.save_pretrained(out / "policy")

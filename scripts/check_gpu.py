@@ -284,7 +284,7 @@ def at_the_limits(config: Config, out: Path, phase: Callable[[str], None]) -> tu
     policy.to(config.device)
     rollout: Any = build_sampler(policy, tokenizer, config)
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
-    recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
+    recorder = Recorder(config, rewards, NoTracker(), out)
     trainer: Any = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
     if hasattr(rollout, "is_eos"):
         rollout.is_eos.fill_(False)

@@ -24,7 +24,7 @@ from grpo.runs.run_dir import RunDir
 from grpo.training.alarms import Alarm, Alarms
 from grpo.training.completion_log import CompletionLog
 from grpo.training.metrics_file import MetricsFile
-from grpo.training.step_progress import Advance, StepProgress
+from grpo.training.step_progress import Advance, StepProgress, no_bar
 from grpo.training.trackers.interface import Tracker
 
 
@@ -42,7 +42,7 @@ class Recorder(TrainerCallback):
         rewards: RewardStack,
         tracker: Tracker,
         out: Path,
-        start_bar: Callable[[int], Advance],
+        start_bar: Callable[[int], Advance] = no_bar,
         framing: TemplateFraming = UNKNOWN_FRAMING,
     ) -> None:
         self.config, self.tracker, self.out = config, tracker, out

@@ -35,12 +35,12 @@ class PrefixSharingMixin(BaseTrainer):
     """The part of `Trainer` that computes log-probabilities.
 
     Attributes:
-        shared: whether the training step shares prompts.
+        shares_prompts: whether the training step shares prompts.
     """
 
     def __init__(self, share_prompts: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.shared = share_prompts and self._can_share_prompts()
+        self.shares_prompts = share_prompts and self._can_share_prompts()
         self._advantages: Tensor | None = None  # (B,) of the rows whose loss is computed; None: all rows need gradients
 
     def _can_share_prompts(self) -> bool:
@@ -62,7 +62,7 @@ class PrefixSharingMixin(BaseTrainer):
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """The inputs of one micro-batch, as in TRL, except that the completions of a prompt stay together."""
-        if not self.shared or not self.model.training:
+        if not self.shares_prompts or not self.model.training:
             return super()._prepare_inputs(generation_batch)
         steps = self.args.steps_per_generation
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
@@ -96,7 +96,7 @@ class PrefixSharingMixin(BaseTrainer):
         mixture of experts, is None: such a policy does not share prompts.
         """
         size = batch_size or len(input_ids)
-        if self.shared and attention_mask[:, -logits_to_keep].any():
+        if self.shares_prompts and attention_mask[:, -logits_to_keep].any():
             try:
                 pieces = [
                     self._shared_log_probs(model, input_ids[i : i + size], attention_mask[i : i + size], logits_to_keep)
@@ -106,7 +106,7 @@ class PrefixSharingMixin(BaseTrainer):
                 return logps, entropies if compute_entropy else None, None
             except PrefixSharingUnsupported as reason:
                 self._say_not_shared(reason)
-                self.shared = False
+                self.shares_prompts = False
         return super()._get_per_token_logps_and_entropies(
             model,
             input_ids,

@@ -10,6 +10,11 @@ from grpo.core.metric_names import MEAN_LENGTH, REWARD, reward_mean
 Advance = Callable[[int, str], None]  # (steps, text beside the bar)
 
 
+def no_bar(steps: int) -> Advance:
+    """For a run without a progress bar."""
+    return lambda count, text: None
+
+
 class StepProgress:
     """Position and text of the progress bar; `start_bar` shows a bar of so many steps and returns how to advance it."""
 

@@ -37,7 +37,7 @@ def build(out: Path, *overrides: str, double: bool = False, attention: str = "sd
     rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
     rollout = build_sampler(policy, tokenizer, config)
-    recorder = Recorder(config, rewards, NoTracker(), out, lambda steps: lambda count, beside: None)
+    recorder = Recorder(config, rewards, NoTracker(), out)
     built = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
     if built.ref_model is not None:  # another policy than the one trained
         torch.manual_seed(1)
@@ -62,7 +62,7 @@ def micro_batches(trainer: Trainer) -> list[dict[str, Any]]:
 
 def step(trainer: Trainer, batches: list[dict[str, Any]], shared: bool) -> tuple[list, list, torch.Tensor, dict]:
     """Losses, log-probabilities and the gradient of a whole accumulated step, and the metrics it logged."""
-    trainer.shared = shared
+    trainer.shares_prompts = shared
     trainer.model.zero_grad()
     trainer._metrics["train"].clear()
     losses, logps = [], []

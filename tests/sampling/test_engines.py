@@ -271,7 +271,7 @@ def test_the_ratio_is_the_formulas(vllm, trainer, monkeypatch, mode: str, temper
     settings = [f"rollout.correction={mode}", *BOUNDS, f"temperature={temperature}", "micro_batch_size=12"]
     built = trainer(*VLLM, *settings)
     batches = micro_batches(built)
-    assert built.shared and len(batches) == 2
+    assert built.shares_prompts and len(batches) == 2
     (engine,) = vllm.made
     cut = False
     for inputs in batches:
@@ -313,7 +313,7 @@ def test_the_corrected_step_equals_trls(vllm, trainer, monkeypatch, overrides: l
     batches = micro_batches(built)
     assert any((inputs["importance_sampling_ratio"] != 1).any() for inputs in batches)
     theirs, ours = step(built, batches, shared=False), step(built, batches, shared=True)
-    assert built.shared
+    assert built.shares_prompts
     assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
     a, b = ours[2].double(), theirs[2].double()
     assert b.norm() > 0 and a @ b / (a.norm() * b.norm()) >= 1 - 1e-9

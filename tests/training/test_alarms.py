@@ -1,4 +1,4 @@
-"""Alarms: on metrics made for them, a table of what is logged and what is said; and in real runs, where they are said."""
+"""Alarms: a table of made-up metrics and the alarm that each raises; and in real runs, where an alarm appears."""
 
 import json
 import math
@@ -34,7 +34,7 @@ HEALTHY = {
 }
 
 
-def heard(
+def raised(
     changes, steps: int = 40, *overrides: str, weights=None, framing=UNKNOWN_FRAMING
 ) -> list[tuple[int, str, str]]:
     """(step, name, message) of every alarm, where step i logs HEALTHY | changes(i)."""
@@ -86,9 +86,9 @@ def wobble(step: int) -> float:
         (lambda i: {"kl": math.inf if i == 7 else 1.0}, 7, "not_finite", "kl is inf at step 7.*algorithm.beta"),
     ],
 )
-def test_each_alarm_is_said_once_and_names_the_setting(changes, step: int, name: str, words: str) -> None:
-    ((when, said, message),) = heard(changes)
-    assert (when, said) == (step, name) and said in ALARM_NAMES
+def test_each_alarm_is_raised_once_and_names_the_setting(changes, step: int, name: str, words: str) -> None:
+    ((at, raised_name, message),) = raised(changes)
+    assert (at, raised_name) == (step, name) and name in ALARM_NAMES
     assert re.search(words, message), message
 
 
@@ -107,63 +107,63 @@ def test_each_alarm_is_said_once_and_names_the_setting(changes, step: int, name:
         lambda i: {"groups/zero_std": float(i % 5 > 0)},
     ],
 )
-def test_what_is_well_is_not_alarmed_of(changes) -> None:
-    assert heard(changes) == []
+def test_healthy_metrics_raise_no_alarm(changes) -> None:
+    assert raised(changes) == []
 
 
 def test_alarms_name_the_chat_template_as_the_cause() -> None:
     framing = TemplateFraming("<think>", ("<|im_end|>", "<|endoftext|>"))
-    ((_, _, message),) = heard(lambda i: {"groups/zero_std/strict_format": 1.0}, framing=framing)
+    ((_, _, message),) = raised(lambda i: {"groups/zero_std/strict_format": 1.0}, framing=framing)
     assert "The policy's chat template opens <think> in the prompt, so no completion contains it" in message
     assert "grpo.audit" not in message and "rewards.strict_format=0" in message
-    ((_, _, message),) = heard(lambda i: {"completions/clipped_ratio": 1.0}, framing=framing)
+    ((_, _, message),) = raised(lambda i: {"completions/clipped_ratio": 1.0}, framing=framing)
     assert message.startswith(
         "no completion of step 1 contains an end token (<|im_end|> or <|endoftext|>) within its 64 tokens. Raise max_"
     )
     assert "chat template that it was tuned with" in message
-    ((_, _, message),) = heard(lambda i: {"completions/clipped_ratio": 0.9}, framing=framing)
+    ((_, _, message),) = raised(lambda i: {"completions/clipped_ratio": 0.9}, framing=framing)
     assert message == "90% of the completions of step 1 were truncated at 64 tokens. Raise max_completion_length."
 
 
-def test_a_reward_that_is_lost_is_not_paid_more() -> None:
+def test_a_reward_that_falls_with_correctness_is_not_hacked() -> None:
     def falls(i: int) -> dict[str, float]:
         return {
             "rewards/strict_format/mean": 0.45 - 0.01 * i + wobble(i),
             "rewards/correctness/mean": 2 - 0.04 * i + wobble(i),
         }
 
-    assert heard(falls) == []
-    ((_, name, message),) = heard(falls, 40, weights={"correctness": 1.0, "strict_format": -1.0})
+    assert raised(falls) == []
+    ((_, name, message),) = raised(falls, 40, weights={"correctness": 1.0, "strict_format": -1.0})
     assert name == "reward_hacking" and "strict_format" in message
 
 
 def test_steps_that_are_logged_together() -> None:
-    alarms = heard(lambda i: {"groups/zero_std/strict_format": 1.0}, 80, "logging_steps=5")
+    alarms = raised(lambda i: {"groups/zero_std/strict_format": 1.0}, 80, "logging_steps=5")
     assert [(step, name) for step, name, _ in alarms] == [(20, "constant_reward")]
 
 
 def test_alarms_reach_the_console_the_record_and_wandb(train, capsys) -> None:
     out, results = train("max_completion_length=4", "tracking=wandb", "alarm_window=2", "max_steps=4")
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Alarm: ")]
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Alarm: ")]
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    sounded = [line for line in lines if "alarm" in line]
-    assert [f"Alarm: {line['message']}" for line in sounded] == said
-    truncated = next(line for line in sounded if line["alarm"] == "truncated")
+    recorded = [line for line in lines if "alarm" in line]
+    assert [f"Alarm: {line['message']}" for line in recorded] == printed
+    truncated = next(line for line in recorded if line["alarm"] == "truncated")
     assert truncated["step"] == 1
     assert "no completion of step 1 contains an end token (<|im_end|>) within its 4 tokens" in truncated["message"]
     assert results["stopped_by"] is None and results["steps"] == 4
     alerts = [record["alert"] for record in wandb_records(out)[0] if record["type"] == "alert"]
-    assert {alert["title"].split()[0] for alert in alerts} == {line["alarm"] for line in sounded}
+    assert {alert["title"].split()[0] for alert in alerts} == {line["alarm"] for line in recorded}
     assert truncated["message"] in {alert["text"] for alert in alerts}
 
 
-def test_an_alarm_that_ends_the_run(train, capsys) -> None:
+def test_an_alarm_in_stop_on_ends_the_run(train, capsys) -> None:
     out, results = train("max_completion_length=4", "stop_on=[truncated]", "max_steps=4")
     assert (results["steps"], results["stopped_by"]) == (1, "truncated") and results["after"]["n"] == 4
     assert len(metrics(out)) == 1 and "1 step of 4 (ended by truncated)" in capsys.readouterr().out
 
 
-def test_numbers_that_go_bad(train, monkeypatch) -> None:
+def test_a_policy_that_diverges_raises_not_finite(train, monkeypatch) -> None:
     # A learning rate that no setting allows, so that the numbers are not finite after one step.
     for key in ("optimizer.lr", "optimizer.max_grad_norm"):
         monkeypatch.delitem(RULES[Config], key)

@@ -1,4 +1,4 @@
-"""A step spread over several processes: advantages, what they are made of, and gradients are those of one."""
+"""A step of several processes: advantages, their attribution and gradients equal those of one process."""
 
 import json
 import os
@@ -37,7 +37,7 @@ from tests.helpers.trainers import micro_batches
 
 K = 4
 SCALES, AGGREGATIONS = ("group", "batch", "none"), ("sum_then_normalize", "normalize_then_sum")
-# Prompts a step and micro-batch. A rank holds half of a group; a whole one; one and a half; two, in two micro-batches.
+# Prompts per step and micro-batch. A process has half a group; one; one and a half; two, in two micro-batches.
 SHAPES = [(1, 8), (2, 8), (3, 8), (4, 4)]
 CASES = list(product(SHAPES, SCALES, AGGREGATIONS))
 # `by_text` and `by_length` vary wherever completions do, `by_gold` between groups alone.
@@ -64,7 +64,7 @@ def build(
     cut = derive_batch(K, prompts, micro, world_size=distributed.world_size())
     rollout = build_sampler(policy, tokenizer, config)
     stack = RewardStack(weights)
-    recorder = Recorder(config, stack, NoTracker(), out, lambda steps: lambda count, beside: None)
+    recorder = Recorder(config, stack, NoTracker(), out)
     return build_trainer(config, cut, policy, tokenizer, rows, stack, rollout, recorder, out)
 
 
@@ -73,7 +73,7 @@ def ours(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def work(out: Path) -> None:
-    """What each of the two processes does; what it saw goes to rank_<its number>.json."""
+    """The work of one of two processes; writes what it observed to rank_<number>.json."""
     rank = int(os.environ["RANK"])
     with_rewards()
     splits: list[Attribution] = []
@@ -117,7 +117,7 @@ LOSSES = [(loss, micro) for loss in ("grpo", "dr_grpo", "dapo") for micro in (16
 
 
 def scripted(prompts: list[list[int]], limit: int, *_: Any) -> list[list[int]]:
-    """What this process's rows of a step of 16 get, however they are spread."""
+    """The completions of this process's rows of a step of 16; the same however many processes share the step."""
     first = distributed.rank() * len(prompts)
     drawn = [np.random.default_rng(row) for row in range(first, first + len(prompts))]
     return [draw.integers(5, 600, draw.integers(1, limit)).tolist() for draw in drawn]
@@ -138,7 +138,7 @@ def gradients(out: Path) -> dict[str, Any]:
             f"algorithm.loss_type={loss}",
             dtype="float64",
         )
-        assert built.shared
+        assert built.shares_prompts
         built.sampler.complete = scripted  # type: ignore[method-assign]
         clip = built._clip_grad_norm
 
@@ -153,28 +153,28 @@ def gradients(out: Path) -> dict[str, Any]:
 
 
 def work_on_shards(out: Path) -> None:
-    """A policy is spread, trained a little, and copied back whole."""
+    """A sharded policy is trained for a step; a full copy of it follows."""
     torch.distributed.init_process_group("gloo")
     policy = build_policy(compose().model, 0)
-    whole = full_copy(policy, torch.float32, "cpu")
-    before = {name: weight.clone() for name, weight in whole.named_parameters()}
+    full = full_copy(policy, torch.float32, "cpu")
+    before = {name: weight.clone() for name, weight in full.named_parameters()}
     for layer in policy.model.layers:
         fully_shard(layer)
     fully_shard(policy)
     assert all(len(weight.to_local()) < len(weight) for weight in policy.parameters())
-    copy_full_weights(policy, whole)
-    assert all(torch.equal(weight, before[name]) for name, weight in whole.named_parameters())
+    copy_full_weights(policy, full)
+    assert all(torch.equal(weight, before[name]) for name, weight in full.named_parameters())
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
     ids = torch.arange(20)[None] + distributed.rank()
     policy(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
-    copy_full_weights(policy, whole)
-    assert not any(torch.equal(weight, before[name]) for name, weight in whole.named_parameters())
-    torch.testing.assert_close(whole(ids).logits, policy(ids).logits)
+    copy_full_weights(policy, full)
+    assert not any(torch.equal(weight, before[name]) for name, weight in full.named_parameters())
+    torch.testing.assert_close(full(ids).logits, policy(ids).logits)
 
 
-def test_a_whole_copy_of_a_policy_that_is_spread(tmp_path) -> None:
-    spread(tmp_path, 2, "work_on_shards")
+def test_a_full_copy_of_a_sharded_policy(tmp_path) -> None:
+    run_processes(tmp_path, 2, "work_on_shards")
 
 
 def with_rewards() -> None:
@@ -183,8 +183,8 @@ def with_rewards() -> None:
     REWARDS["by_gold"] = lambda gold: zlib.crc32(gold.encode()) % 3
 
 
-def spread(out: Path, count: int, what: str) -> None:
-    """Run `what` of this file in so many processes."""
+def run_processes(out: Path, count: int, what: str) -> None:
+    """Run the function `what` of this file in `count` processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -216,24 +216,24 @@ def spread(out: Path, count: int, what: str) -> None:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("ranks")
-    spread(out, 2, "work")
+    run_processes(out, 2, "work")
     return [json.loads((out / f"rank_{rank}.json").read_text()) for rank in "01"]
 
 
 @pytest.fixture(scope="module")
-def of_one(tmp_path_factory) -> Any:
+def single_process(tmp_path_factory) -> Any:
     with patch.dict(REWARDS):
         with_rewards()
         return gradients(tmp_path_factory.mktemp("one"))
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_gradients_are_those_of_one_process(tmp_path, of_one, count: int) -> None:
-    spread(tmp_path, count, "work_on_gradients")
+def test_gradients_equal_those_of_one_process(tmp_path, single_process, count: int) -> None:
+    run_processes(tmp_path, count, "work_on_gradients")
     for rank in range(count):
         found = torch.load(tmp_path / f"gradients_{rank}.pt")
-        assert found.keys() == of_one.keys()
-        for name, gradient in of_one.items():
+        assert found.keys() == single_process.keys()
+        for name, gradient in single_process.items():
             assert gradient.norm() > 1e-3
             assert (found[name] - gradient).norm() <= 1e-10 * gradient.norm(), name
 
@@ -247,7 +247,7 @@ def test_each_rank_attributes_the_advantages_of_all(two, case: int) -> None:
     for name in ("logged", "parts", "scores", "trl"):
         assert first[name] == second[name], name
 
-    # Each rank's loss uses its own rows of these; rounding of float32 aside, the parts of a row sum to its advantage.
+    # Each rank's loss uses its own rows of these; up to rounding in float32, the parts of a row sum to its advantage.
     advantages = np.array(first["loss"] + second["loss"])
     assert advantages.tolist() == first["trl"] and np.abs(advantages).max() > 0.01
     parts = np.array(first["parts"])

@@ -33,7 +33,7 @@ def test_the_step_equals_trls(trainer, overrides: list[str]) -> None:
     batches = micro_batches(built)
     shuffle(batches)
     theirs, ours = step(built, batches, shared=False), step(built, batches, shared=True)
-    assert built.shared, "fell back"
+    assert built.shares_prompts, "fell back"
     assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
     for mine, its in zip(ours[1], theirs[1], strict=True):
         torch.testing.assert_close(mine, its)  # to float32's rounding; the test in float64 is the exact one
@@ -51,7 +51,7 @@ def test_the_step_equals_trls_with_its_fused_head(trainer, monkeypatch) -> None:
     built = trainer("algorithm=grpo_kl")
     batches = micro_batches(built)
     theirs, ours = step(built, batches, shared=False), step(built, batches, shared=True)
-    assert built.shared, "fell back"
+    assert built.shares_prompts, "fell back"
     assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
     assert (ours[2] - theirs[2]).norm() <= 1e-4 * theirs[2].norm() > 0
     for name, values in ours[3].items():
@@ -142,7 +142,7 @@ def test_a_policy_that_cannot_share_prompts_trains_as_in_trl(trainer, monkeypatc
 
 def test_dropout_is_not_shared(trainer) -> None:
     built = trainer("model.lora_rank=4", "model.lora_dropout=0.1")
-    assert not built.shared and isinstance(built.sampler, PrefixSharingSampler)
+    assert not built.shares_prompts and isinstance(built.sampler, PrefixSharingSampler)
 
 
 def test_a_checkpoint_holds_the_samplers_state(trainer) -> None:

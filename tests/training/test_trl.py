@@ -41,7 +41,7 @@ def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
     tokenizer = build_tokenizer(config.model)
     train_rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
     rewards = RewardStack(config.rewards)
-    recorder = Recorder(config, rewards, NoTracker(), tmp_path, lambda steps: lambda count, beside: None)
+    recorder = Recorder(config, rewards, NoTracker(), tmp_path)
     batch = derive_batch(4, 2, 4)
     policy = build_policy(config.model, 0)
     rollout = build_sampler(policy, tokenizer, config)
@@ -131,7 +131,7 @@ def test_inputs_are_prepared_as_in_trl_but_for_the_order_of_rows(trainer) -> Non
     built = trainer("micro_batch_size=6", "algorithm.num_iterations=2")
     batch, seen = list(range(24)), {}
     for shared in (False, True):
-        built.shared, built._step, built._buffered_inputs = shared, 0, None
+        built.shares_prompts, built._step, built._buffered_inputs = shared, 0, None
         rollouts, steps = numbered_rollouts(built), []
         for built._step in range(16):
             steps.append((len(rollouts), built._prepare_inputs(batch)["rows"].tolist()))
