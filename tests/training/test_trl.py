@@ -134,7 +134,8 @@ def test_inputs_are_prepared_as_in_trl_but_for_the_order_of_rows(trainer) -> Non
         built.shares_prompts, built._step, built._buffered_inputs = shared, 0, None
         rollouts, steps = numbered_rollouts(built), []
         for built._step in range(16):
-            steps.append((len(rollouts), built._prepare_inputs(batch)["rows"].tolist()))
+            inputs = built._prepare_inputs(batch)
+            steps.append((len(rollouts), inputs["rows"].tolist()))
         seen[shared] = steps
     # Each rollout of 4 micro-batches is used twice, by TRL in another order of its rows.
     assert [count for count, _ in seen[True]] == [count for count, _ in seen[False]] == [1] * 8 + [2] * 8
