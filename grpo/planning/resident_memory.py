@@ -1,4 +1,4 @@
-"""The parts of memory, and those that one device holds through the whole step: weights, optimizer states, buffers.
+"""The parts of memory, and those that a device holds at every moment: weights, optimizer states, buffers.
 
 The peaks of sampling, training and the update each add to this. Weights, gradients and optimizer states, and how they
 are sharded: Rajbhandari et al. 2020 (arXiv:1910.02054), sections 3.1 and 5. Adapters: Hu et al. 2021

@@ -20,7 +20,7 @@ from grpo.sampling.sampler import RowSeed
 class GenerateSampler:
     """A `Sampler` that calls `generate` with settings of its own instead of the policy's `generation_config`.
 
-    `seeds` make a batch reproducible as a whole, not each row: all rows draw from the first seed.
+    `seeds` make a batch reproducible, not each row by itself: all rows draw from the first seed.
     """
 
     def __init__(self, policy: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool, **parameters: float) -> None:
