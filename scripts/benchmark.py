@@ -439,19 +439,18 @@ def write(report: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def main() -> None:
-    guard_streams()
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grid", action="store_true", help="also K = 4 to 32 and limits of 64 to 256 tokens; hours")
     parser.add_argument(
         "--model",
         choices=("tiny", "qwen-cut", "qwen"),
         default="qwen" if CUDA else "tiny",
-        help="the embedded policy; Qwen2.5-0.5B with random weights, cut to two layers; or whole, for a GPU",
+        help="the embedded policy; Qwen2.5-0.5B with random weights, cut to two layers; or in full, for a GPU",
     )
     parser.add_argument("--steps", type=int, default=15, help="measured steps of each arm")
     parser.add_argument("--arms", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
-    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, a process for each arm")
+    parser.add_argument("--no-memory", action="store_true", help="skip peak memory, which takes a process for each arm")
     parser.add_argument("--policy", help="folder of a tiny policy; default: the embedded default, trained")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
@@ -460,20 +459,16 @@ def main() -> None:
         parser.error("--model qwen needs a GPU; --model qwen-cut runs without")
     if arguments.steps < 2:
         parser.error(f"--steps {arguments.steps}: quartiles need at least 2")
-    quiet_libraries()
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    if arguments.memory_of:
-        name, case = arguments.memory_of
-        return print_peak_memory(name, Case(**json.loads(case)), arguments.policy)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    policy = arguments.policy or ""
-    if arguments.model == "tiny" and not policy:
-        policy = trained_policy(arguments.out / "policy")
+    return arguments
+
+
+def measure_cases(arguments: argparse.Namespace, policy: str) -> list[dict[str, Any]]:
+    """Time the arms of every case, and print a table for each."""
     results: list[dict[str, Any]] = []
     names = arguments.arms
     for case in cases(arguments.grid, arguments.model):
         figures = measure(case, names, arguments.steps, policy)
-        if "trl" in figures and not arguments.grid:  # what was quickest in the first case is taken for the next
+        if "trl" in figures and not arguments.grid:  # the quickest settings of the first case are used for the next
             names = [name for name in names if not name.startswith("trl") or name == figures["trl"]["settings"]]
         entry: dict[str, Any] = {"title": str(case), "case": asdict(case), "arms": figures}
         console.print(table(case, figures))
@@ -484,22 +479,44 @@ def main() -> None:
                 console.print(f"{name}: {of['step'] / entry['floor']['step']:.2f} times the floor")
             console.print({part: f"{seconds * 1e3:.1f} ms" for part, seconds in entry["floor"].items()})
         results.append(entry)
+    return results
+
+
+def measure_memory(arguments: argparse.Namespace, policy: str, arms: dict[str, Any]) -> dict[str, int]:
+    """The peak memory of the arms of the last case in bytes, each in a process of its own."""
+    gc.collect()
+    if CUDA:
+        torch.cuda.empty_cache()  # the processes need the memory
+    case = cases(False, arguments.model)[-1]
+    memory: dict[str, int] = {}
+    for name, of in arms.items():
+        if not (CUDA or arguments.grid or name in ("trl", "fast")):
+            continue
+        for size in (1, 16, 64) if CUDA else (of["micro_batch"],):
+            key = f"{name}, micro-batch {size}"
+            sized = Case(**asdict(case) | {"micro_batch_size": size})
+            memory[key] = peak_memory(of["settings"], sized, policy)
+            console.print(f"peak memory, {key}: {memory[key] / 1e9:.2f} GB")
+    return memory
+
+
+def main() -> None:
+    guard_streams()
+    arguments = parse_arguments()
+    quiet_libraries()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    if arguments.memory_of:
+        name, case = arguments.memory_of
+        return print_peak_memory(name, Case(**json.loads(case)), arguments.policy)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    policy = arguments.policy or ""
+    if arguments.model == "tiny" and not policy:
+        policy = trained_policy(arguments.out / "policy")
+    results = measure_cases(arguments, policy)
     report = {"machine": machine(), "command": sys.argv, "warm_up": WARM_UP, "cases": results}
     write(report, arguments.out / "benchmark.json")
     if not arguments.no_memory:
-        gc.collect()
-        if CUDA:
-            torch.cuda.empty_cache()  # the processes below need the room
-        case = cases(False, arguments.model)[-1]
-        memory = results[-1]["peak_memory_bytes"] = {}
-        for name, of in results[-1]["arms"].items():
-            if not (CUDA or arguments.grid or name in ("trl", "fast")):
-                continue
-            for size in (1, 16, 64) if CUDA else (of["micro_batch"],):
-                key = f"{name}, micro-batch {size}"
-                sized = Case(**asdict(case) | {"micro_batch_size": size})
-                memory[key] = peak_memory(of["settings"], sized, policy)
-                console.print(f"peak memory, {key}: {memory[key] / 1e9:.2f} GB")
+        results[-1]["peak_memory_bytes"] = measure_memory(arguments, policy, results[-1]["arms"])
         write(report, arguments.out / "benchmark.json")
     draw(results, arguments.out / "benchmark.png")
     console.print(f"{arguments.out}/benchmark.json, benchmark.png")
