@@ -482,13 +482,13 @@ def measure_cases(arguments: argparse.Namespace, policy: str) -> list[dict[str, 
     return results
 
 
-def measure_memory(arguments: argparse.Namespace, policy: str, arms: dict[str, Any]) -> dict[str, int]:
+def measure_memory(arguments: argparse.Namespace, policy: str, arms: dict[str, Any]) -> dict[str, float]:
     """The peak memory of the arms of the last case in bytes, each in a process of its own."""
     gc.collect()
     if CUDA:
         torch.cuda.empty_cache()  # the processes need the memory
     case = cases(False, arguments.model)[-1]
-    memory: dict[str, int] = {}
+    memory: dict[str, float] = {}
     for name, of in arms.items():
         if not (CUDA or arguments.grid or name in ("trl", "fast")):
             continue
