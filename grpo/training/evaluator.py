@@ -33,7 +33,7 @@ class Evaluator:
     def __init__(
         self,
         config: Config,
-        evaluated_by: Config,
+        evaluation_config: Config,
         out: Path,
         policy: Any,
         sampled: Any,
@@ -44,11 +44,11 @@ class Evaluator:
     ) -> None:
         """
         Args:
-            evaluated_by: `config` with the undistorted sampler that evaluates, whatever sampler trains.
+            evaluation_config: `config` with the sampler that evaluates: neutral sampling, whatever sampler trains.
             sampled: the model that `sampler` samples from: `policy`, or a copy of its weights if training shards them.
             examples: the questions that are asked again and again while the policy trains.
         """
-        self.config, self.evaluated_by, self.out = config, evaluated_by, out
+        self.config, self.evaluation_config, self.out = config, evaluation_config, out
         self.policy, self.sampled, self.tokenizer, self.sampler = policy, sampled, tokenizer, sampler
         self.rewards, self.examples = rewards, examples
         self.end_tokens: list[str] = tokenizer.convert_ids_to_tokens(sampler.eos_token_ids)
@@ -74,7 +74,7 @@ class Evaluator:
     def save(self, evaluation: Evaluation, name: str, split: str, path: str) -> None:
         """Save an evaluation of the policy at `path` as `evaluations/NAME.json` and `.parquet`."""
         with spinner("saving the evaluation"):
-            how = evaluation_protocol(self.evaluated_by, split, evaluation.examples, {"path": path}) | {
+            how = evaluation_protocol(self.evaluation_config, split, evaluation.examples, {"path": path}) | {
                 "stop": self.end_tokens
             }
             if distributed.is_main_process():

@@ -21,35 +21,37 @@ from grpo.rewards.stack import RewardStack
 
 
 def banner(config: Config, rewards: RewardStack, batch: BatchSplit, out: Path) -> RenderableType:
+    """The lines printed before a run: model, data, rewards, batch and run directory."""
     weights = ", ".join(f"{name} {weight:g}" for name, weight in rewards.weights.items())
     steps = config.algorithm.steps_per_generation
     lines = {
         "model": f"{config.model.path} on {config.device}, seed {config.seed}",
         "data": config.data.name + (f" from {display_path(Path(config.data.path))}" if config.data.path else ""),
         "rewards": weights,
-        "batch": str(batch) + f", {steps} steps a rollout" * (steps > 1),
+        "batch": str(batch) + f", {steps} steps per rollout" * (steps > 1),
         "folder": display_path(out),
     }
     if config.rollout.name in ENGINES:
-        lines["rollout"] = (
-            f"{config.rollout.name}: run again, or gone on with, the numbers are others in the last digits"
-        )
+        lines["rollout"] = f"{config.rollout.name}: repeated or resumed, the run has other numbers in the last digits"
     return run_header(lines)
 
 
 def out_of_memory_advice(config: Config, batch: BatchSplit, step: int, sampling: bool) -> str:
+    """The message after running out of memory at `step`, with the next smaller settings."""
     if sampling:
         return (
             f"out of memory at step {step} while sampling all {batch.completions} completions of the batch ({batch}). "
-            "Lower max_completion_length or prompts_per_step; micro_batch_size plays no part in it."
+            "Lower max_completion_length or prompts_per_step; micro_batch_size makes no difference."
         )
     advice = "Lower max_completion_length, or train adapters, model.lora_rank=16."
     if fitting := smaller_micro_batch(batch):
-        advice = f"micro_batch_size={fitting.per_device} takes the same optimizer steps in smaller parts: {fitting}."
+        advice = (
+            f"micro_batch_size={fitting.per_device} takes the same optimizer steps in smaller micro-batches: {fitting}."
+        )
         if config.algorithm.loss_type == "bnpo":
-            advice += " Not quite the same: loss_type=bnpo averages within a part."
+            advice += " With loss_type=bnpo the loss differs slightly: it averages within a micro-batch."
     elif not config.activation_checkpointing:
-        advice = "activation_checkpointing=true takes less. " + advice
+        advice = "activation_checkpointing=true needs less memory. " + advice
     return f"out of memory at step {step} with {batch.per_device} completions at once ({batch}). {advice}"
 
 
@@ -58,7 +60,7 @@ def notes_on_policy(config: Config) -> Iterator[str]:
     import torch
 
     if config.device == "cpu" and torch.cuda.is_available():
-        yield f"A CUDA device is here ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k."
+        yield f"A CUDA device is available ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k."
     for name in ("trust_remote_code", "trust_pickle"):
         if getattr(config.model, name):
             path = display_path(Path(to_interpolations(config.model.path)))

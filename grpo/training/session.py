@@ -42,7 +42,7 @@ from grpo.tasks.train_set import build_train_set
 from grpo.training.environment import check_environment
 from grpo.training.evaluator import Evaluator, answers_before_and_after
 from grpo.training.messages import banner, notes_on_policy, out_of_memory_advice, say_results
-from grpo.training.resumption import record_provenance
+from grpo.training.run_provenance import record_provenance
 from grpo.training.trackers.interface import NoTracker
 from grpo.training.tracking import build_tracker
 
@@ -139,7 +139,7 @@ class Session:
         distributed.init_process_group(config.device)
         with spinner("loading the policy"):
             notes = self._load_policy()
-        self.sampler = build_sampler(self.sampled, self.tokenizer, self.evaluated_by)
+        self.sampler = build_sampler(self.sampled, self.tokenizer, self.evaluation_config)
         for note in notes:
             say(note)
         with spinner("recording versions and checksums"):
@@ -160,8 +160,8 @@ class Session:
         questions = [SHOWCASE.question, *(row["question"] for row in self.train_rows)]
         questions += [example.question for example in (*splits.validation, *splits.held_out)]
         notes += check_policy(policy, self.tokenizer, questions, config)
-        # An undistorted sampler evaluates, whatever sampler trains.
-        self.evaluated_by = replace(config, rollout=evaluation_rollout(config.rollout))
+        # Evaluation samples neutrally, whatever sampler trains.
+        self.evaluation_config = replace(config, rollout=evaluation_rollout(config.rollout))
         if distributed.weights_are_sharded():  # accelerate places the shards; a full copy is sampled from
             sampled = full_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
         else:
@@ -176,7 +176,7 @@ class Session:
         showcase = [SHOWCASE, *[example for example in self.splits.held_out if example != SHOWCASE][:2]]
         self.evaluator = Evaluator(
             config,
-            self.evaluated_by,
+            self.evaluation_config,
             out,
             self.policy,
             self.sampled,

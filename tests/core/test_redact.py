@@ -63,7 +63,7 @@ def test_a_run_stores_interpolations_instead_of_environment_values(start, tmp_pa
 
     resumed = start("resume=sweep/0", "max_steps=3", **ENVIRONMENT)
     assert resumed.ended() == 0, resumed.complained()
-    assert "Not as when the run began" not in resumed.said() and leaks(tmp_path / "sweep") == []
+    assert "Changed since the run started" not in resumed.said() and leaks(tmp_path / "sweep") == []
     without = start("resume=sweep/0", "max_steps=4")
     assert without.ended() == 1
     assert "the environment variable A_FOLDER, A_KEY, A_MODEL, A_PROMPT, which is not set" in without.complained()

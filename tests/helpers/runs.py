@@ -11,6 +11,9 @@ import pandas as pd
 
 from grpo.runs.reproduction import numeric_differences
 
+# The rewards of the default stack.
+STACK = ["correctness", "int", "strict_format", "soft_format", "xmlcount"]
+
 
 def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

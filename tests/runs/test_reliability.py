@@ -300,7 +300,7 @@ def test_a_loss_that_is_not_finite_skips_the_step(train, tmp_path: Path, broken_
         (
             "_get_per_token_logps_and_entropies",
             ["micro_batch_size=1"],
-            "1 x 1|activation_checkpointing=true takes less",
+            "1 x 1|activation_checkpointing=true needs less",
         ),
         ("_generate_single_turn", [], "out of memory at step 1 while sampling all 8 completions of the batch"),
     ],

@@ -95,7 +95,7 @@ def test_a_failed_generation_ends_the_run(trainer, monkeypatch) -> None:
 def test_a_run_with_continuous_batching(start, tmp_path: Path) -> None:
     run = start(*SMALL, "rollout=continuous_batching", "bf16=true", "tracking=none", "threads=1", "hydra.run.dir=run")
     assert run.ended() == 0 and run.complained() == ""  # the engine's own log lines do not appear
-    said = "rollout continuous_batching: run again, or gone on with, the numbers are others in the last digits"
+    said = "rollout continuous_batching: repeated or resumed, the run has other numbers in the last digits"
     assert said in " ".join(run.said().split())
     out = tmp_path / "run"
     assert len(metrics(out)) == 2

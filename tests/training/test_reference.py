@@ -9,8 +9,7 @@ from transformers import AutoTokenizer
 from tests.conftest import read_wandb
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
 from tests.helpers.models import QWEN, needs_qwen
-from tests.helpers.runs import metrics
-from tests.training.test_train import STACK
+from tests.helpers.runs import STACK, metrics
 
 CUT = [
     "device=cpu",

@@ -14,8 +14,7 @@ from grpo.runs.labels import RunLabel, run_name
 from grpo.training.tracking import build_tracker, check_tracking
 from tests.conftest import read_wandb
 from tests.helpers import fake_wandb
-from tests.helpers.runs import metrics
-from tests.training.test_train import STACK
+from tests.helpers.runs import STACK, metrics
 
 
 @pytest.fixture

@@ -16,10 +16,9 @@ from grpo.core.errors import UserError
 from grpo.runs.reproduction import numeric_differences
 from tests.conftest import SMALL, read_wandb
 from tests.helpers.models import needs_bitsandbytes
-from tests.helpers.runs import metrics
+from tests.helpers.runs import STACK, metrics
 
 FIGURES = {"n", "accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "mean_completion_tokens"}
-STACK = ["correctness", "int", "strict_format", "soft_format", "xmlcount"]
 
 
 def test_what_a_run_leaves_behind(train) -> None:
