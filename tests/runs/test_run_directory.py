@@ -15,6 +15,7 @@ from grpo.core.errors import UserError
 from grpo.reports.sweep_results import read_sweep
 from grpo.runs.checkpoints import checkpoint_fault
 from grpo.runs.labels import read_sweep_entry
+from grpo.runs.reproduction import numeric_differences
 from grpo.runs.results import read_job_outcome, read_results
 from grpo.runs.resume import ResumePoint, has_all_steps, truncate_to_checkpoint
 from grpo.runs.resume_arguments import expand_resume_arguments
@@ -97,7 +98,7 @@ NO_RESULTS = {
 def test_damaged_results_are_named(tmp_path: Path, content: str) -> None:
     run, other = made_up(tmp_path / "sweep" / "run"), made_up(tmp_path / "other")
     (run / "results.json").write_text(content, encoding="utf-8", errors="surrogateescape")
-    for reads in (read_results, read_run, lambda folder: reproduce.differences(folder, other)):
+    for reads in (read_results, read_run, lambda folder: numeric_differences(folder, other)):
         with pytest.raises(UserError, match="run/results.json is damaged") as error:
             reads(run)
         assert NO_RESULTS[content] in str(error.value)
@@ -144,7 +145,7 @@ def test_damaged_settings_are_named(tmp_path: Path, name: str, content: str) -> 
 def test_damaged_metrics_are_named(tmp_path: Path, line: str) -> None:
     run, other = made_up(tmp_path / "run"), made_up(tmp_path / "other")
     (run / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
-    for reads in (read_run, lambda folder: reproduce.differences(folder, other)):
+    for reads in (read_run, lambda folder: numeric_differences(folder, other)):
         with pytest.raises(UserError, match="run/metrics.jsonl is damaged in line 2: "):
             reads(run)
 

@@ -237,7 +237,7 @@ HYDRAS = [
 def test_hydras_settings_are_not_taken_from_a_folder(here, capsys, override) -> None:
     folder = finished(here.parent / "theirs")
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([override]))
-    with pytest.raises(UserError, match="is a setting of Hydra's"):
+    with pytest.raises(UserError, match="is a setting of Hydra"):
         read_overrides(folder)
     refused("resume", folder, capsys)
 
