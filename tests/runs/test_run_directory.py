@@ -103,7 +103,7 @@ def test_damaged_results_are_named(tmp_path: Path, content: str) -> None:
             reads(run)
         assert NO_RESULTS[content] in str(error.value)
     assert read_job_outcome(run) is None and not has_all_steps(run, read_config(run))  # it is written again
-    assert [(job.folder, job.state) for job in read_sweep(tmp_path / "sweep").undone] == [("run", "damaged")]
+    assert [(job.folder, job.state) for job in read_sweep(tmp_path / "sweep").unfinished] == [("run", "damaged")]
 
 
 @pytest.mark.parametrize("content", [*NO_RESULTS, '{"jobs": 3}', '{"jobs": [[]]}'], ids=lambda each: ascii(each[:15]))
