@@ -24,11 +24,12 @@ CPU_TORCH := $(INSTALL) --timeout 10 --retries 0 --extra-index-url $(CPU_INDEX) 
 endif
 
 # The oldest versions that pyproject.toml permits, and what is tested with them: the equality with TRL's step, samplers,
-# prefix sharing, settings, resume, and training of the embedded policy.
+# prefix sharing, loading of policies, settings, resume, the report of a run, and training of the embedded policy.
 LOWEST := .venv-lowest
 LOWEST_TESTS := tests/training/test_trainer.py tests/training/test_trl.py::test_the_methods_that_are_overridden \
-	tests/policy/test_prefix_sharing.py tests/sampling/test_rollout.py tests/config/test_config.py \
-	tests/runs/test_resume.py tests/training/test_default.py
+	tests/policy/test_prefix_sharing.py tests/policy/test_loading.py tests/sampling/test_samplers.py \
+	tests/config/test_config.py tests/runs/test_resume.py tests/reports/test_run_report.py \
+	tests/training/test_default.py
 INSTALL_LOWEST := UV_HTTP_TIMEOUT=30 $(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python \
 	--resolution lowest-direct --editable ".[dev]"
 
