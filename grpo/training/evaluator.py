@@ -48,7 +48,7 @@ class Evaluator:
             sampled: the model that `sampler` samples from: `policy`, or a copy of its weights if training shards them.
             examples: the questions that are asked again and again while the policy trains.
         """
-        self.config, self.evaluation_config, self.out = config, evaluation_config, out
+        self.config, self.evaluation_config, self.run_dir = config, evaluation_config, RunDir(out)
         self.policy, self.sampled, self.tokenizer, self.sampler = policy, sampled, tokenizer, sampler
         self.rewards, self.examples = rewards, examples
         self.end_tokens: list[str] = tokenizer.convert_ids_to_tokens(sampler.eos_token_ids)
@@ -78,7 +78,7 @@ class Evaluator:
                 "stop": self.end_tokens
             }
             if distributed.is_main_process():
-                save_evaluation(evaluation, RunDir(self.out).evaluation(name), how)
+                save_evaluation(evaluation, self.run_dir.evaluation(name), how)
 
     def ask_examples(self, step: int) -> None:
         """Answer the example questions greedily and write them to `transcripts.jsonl`."""
@@ -89,10 +89,10 @@ class Evaluator:
         if not distributed.is_main_process():
             return
         # A run that was interrupted may have asked at this step already.
-        lines = [line for line in transcripts(self.out) if line["step"] < step]
+        lines = [line for line in read_transcripts(self.run_dir) if line["step"] < step]
         for example, completion in zip(self.examples, answers, strict=True):
             lines.append({"step": step, **asdict(example), "completion": completion})
-        with atomic_write(RunDir(self.out).transcripts_jsonl) as partial:
+        with atomic_write(self.run_dir.transcripts_jsonl) as partial:
             partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 
 
@@ -108,14 +108,14 @@ def of_all_ranks(batches: Iterable[CompletionBatch], own: Sequence[int]) -> Iter
             yield theirs
 
 
-def transcripts(out: Path) -> list[dict[str, Any]]:
+def read_transcripts(run_dir: RunDir) -> list[dict[str, Any]]:
     """The example questions and the policy's answers at each step at which it was asked."""
-    return read_json_lines(RunDir(out).transcripts_jsonl, {"step", "question", "gold", "completion"})
+    return read_json_lines(run_dir.transcripts_jsonl, {"step", "question", "gold", "completion"})
 
 
-def answers_before_and_after(out: Path, last_step: int) -> list[dict[str, str]]:
+def answers_before_and_after(run_dir: RunDir, last_step: int) -> list[dict[str, str]]:
     """Each example question with the answers before training and after `last_step`."""
-    lines = transcripts(out)
+    lines = read_transcripts(run_dir)
     completions = {(line["step"], line["question"]): line["completion"] for line in lines}
     return [
         {

@@ -61,7 +61,7 @@ def save_error_of_job(out: Path) -> Iterator[None]:
         log.error("%s", printable(why))
     except Exception as error:
         log.exception("unexpected error")
-        why = f"{type(error).__name__}: {first_line(error)} (traceback: {display_path(out / 'train.log')})"
+        why = f"{type(error).__name__}: {first_line(error)} (traceback: {display_path(RunDir(out).train_log)})"
     if not RunDir(out).is_locked():
         open_run_log()
         with atomic_write(RunDir(out).error_txt) as partial:
@@ -100,7 +100,7 @@ def run_in_directory(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
 
 def _start_or_resume(composed: DictConfig, out: Path, hydra: Any, find_pruning: FindPruning) -> None:
     overrides = job_overrides()
-    resumption = None
+    resume_point = None
     if composed.get("resume") is not None:
         config = resumed_config(out, with_absolute_paths(to_dataclass(composed, Config)), overrides)
         overrides = resumed_overrides(out, overrides)
@@ -109,22 +109,22 @@ def _start_or_resume(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
     else:
         config = _settings_of_new_run(composed, out)
     if RunDir(out).is_used():
-        resumption = _find_resumption(out, config)
-        if resumption is None:
+        resume_point = _find_resume_point(out, config)
+        if resume_point is None:
             _report_finished_run(out)
             return
 
     def begin() -> None:
         open_run_log()
-        if resumption:
-            truncate_to_checkpoint(resumption)
-        save_settings(out, config, overrides, None if resumption else hydra)
+        if resume_point:
+            truncate_to_checkpoint(resume_point)
+        save_settings(out, config, overrides, None if resume_point else hydra)
         if not is_multirun():
             link_latest(out)
 
     arguments = shlex.join(mask_overrides(Command.current.typed))
     command = sweep_command(out) or f"{distributed.launch_command()} {arguments}".rstrip()
-    checkpoint = resumption.checkpoint if resumption else None
+    checkpoint = resume_point.checkpoint if resume_point else None
     distributed.broadcast_run_dir(out, checkpoint, asdict(config))
     train_run(config, out, run_label(out, overrides), command, checkpoint, find_pruning(hydra), begin)
     if not is_multirun():
@@ -146,13 +146,13 @@ def _settings_of_new_run(composed: DictConfig, out: Path) -> Config:
     return load_config(composed, Config)
 
 
-def _find_resumption(out: Path, config: Config) -> ResumePoint | None:
+def _find_resume_point(out: Path, config: Config) -> ResumePoint | None:
     """Where the run in `out` resumes; None if it is finished and complete."""
     return find_checkpoint_to_repair(out, config) if has_all_steps(out, config) else find_checkpoint(out, config)
 
 
 def _report_finished_run(out: Path) -> None:
-    if not (is_multirun() or (out / "report.html").is_file()):
+    if not (is_multirun() or RunDir(out).report_html.is_file()):
         write_report(out)
     RunDir(out).delete_previous()
     say(f"{display_path(out)} has all its steps already. For more: {resume_command(out)} max_steps=N")

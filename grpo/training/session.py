@@ -107,7 +107,7 @@ class Session:
     recorder: "Recorder"
 
     def __init__(self, config: Config, out: Path, checkpoint: Path | None, prune: Pruning | None) -> None:
-        self.config, self.out, self.checkpoint, self.prune = config, out, checkpoint, prune
+        self.config, self.run_dir, self.checkpoint, self.prune = config, RunDir(out), checkpoint, prune
         self.clock = {"began": time.perf_counter()}
 
     def prepare(self) -> None:
@@ -120,7 +120,7 @@ class Session:
         # Checks that are quick come first: a typing error ends the command before PyTorch is imported.
         self.rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
         self.batch = check_environment(config)
-        say(banner(to_interpolations(config), self.rewards, self.batch, self.out))
+        say(banner(to_interpolations(config), self.rewards, self.batch, self.run_dir.path))
         if warning := slow_bfloat16_warning(config):
             say(warning)
         with spinner("loading the data"):
@@ -171,7 +171,7 @@ class Session:
 
     def start_tracker(self, label: RunLabel | None, command: str) -> None:
         """Start the tracker and write `provenance.json`; from here on the run directory is written to."""
-        config, out = self.config, self.out
+        config, out = self.config, self.run_dir.path
         origin = record_provenance(config, out, self.provenance, command, self.checkpoint)
         showcase = [SHOWCASE, *[example for example in self.splits.held_out if example != SHOWCASE][:2]]
         self.evaluator = Evaluator(
@@ -195,15 +195,14 @@ class Session:
             )
         self.provenance = origin | {"tracking": self.tracker.id}
         if distributed.is_main_process():
-            write_json(RunDir(out).provenance_json, self.provenance)
+            write_json(self.run_dir.provenance_json, self.provenance)
 
     def evaluate_before(self) -> None:
         """Evaluate the policy on the held-out problems, or read the evaluation of a run that is resumed."""
         self._mark("evaluating_before")
-        saved = self.out / "evaluations" / "before.parquet"
-        if self.checkpoint and saved.is_file():
+        if self.checkpoint and self.run_dir.evaluation_table("before").is_file():
             with spinner("reading the evaluation before training"):
-                self.before = load_evaluation(saved.with_suffix(".json"), self.splits.held_out, self.rewards)
+                self.before = load_evaluation(self.run_dir.evaluation("before"), self.splits.held_out, self.rewards)
         else:
             self.before = self.evaluator.evaluate(self.splits.held_out, "before training")
             self.evaluator.save(self.before, "before", "held-out", self.config.model.path)
@@ -255,7 +254,7 @@ class Session:
         def start_bar(steps: int) -> Callable[[int, str], None]:
             return training.enter_context(progress("training", steps))
 
-        self.recorder = Recorder(config, self.rewards, self.tracker, self.out, start_bar, framing)
+        self.recorder = Recorder(config, self.rewards, self.tracker, self.run_dir.path, start_bar, framing)
         with spinner("preparing training"):
             self.trainer = build_trainer(
                 config,
@@ -266,7 +265,7 @@ class Session:
                 self.rewards,
                 self.sampler,
                 self.recorder,
-                self.out,
+                self.run_dir.path,
             )
         self.trainer.before_sampling = self.evaluator.refresh
         training.callback(self.trainer.close_engine)
@@ -311,7 +310,7 @@ class Session:
             # Several processes must not be interrupted at different points.
             with self.signals.deferred("evaluating, then saving") if distributed.world_size() > 1 else nullcontext():
                 self.after = self.evaluator.evaluate(self.splits.held_out, "after training")
-                self.evaluator.save(self.after, "after", "held-out", str(self.out / "policy"))
+                self.evaluator.save(self.after, "after", "held-out", str(self.run_dir.policy))
                 self.evaluator.ask_examples(self.trainer.state.global_step)
             if number := int(distributed.max_over_processes(self.signals.received or 0)):
                 raise StoppedBySignal(number)
@@ -334,19 +333,19 @@ class Session:
                 unwrap_adapters(final).generation_config = unwrap_adapters(self.sampled).generation_config
             if distributed.is_main_process():
                 with atomic_folder(
-                    self.out / "policy", lambda: RunDir(self.out).move_to_previous(RunDir(self.out).policy)
+                    self.run_dir.policy, lambda: self.run_dir.move_to_previous(self.run_dir.policy)
                 ) as partial:
                     save_policy(final, self.tokenizer, partial)
-                sign(self.out, redacted(asdict(self.config)))  # its files, if they may hold code
+                sign(self.run_dir.path, redacted(asdict(self.config)))  # its files, if they may hold code
 
     def save_results(self) -> dict[str, Any]:
         """Write `results.json`, print the comparison, and return the results."""
         step = self.trainer.state.global_step
         differences = paired_differences(self.after, self.before)
         results = self._results(step, differences)
-        write_json(self.out / "results.json", results)
+        write_json(self.run_dir.results_json, results)
         self.tracker.summarize(self.before.flat("before") | self.after.flat("after"))
-        say_results(results, self.before, self.after, differences, self.trainer.state.max_steps, self.out)
+        say_results(results, self.before, self.after, differences, self.trainer.state.max_steps, self.run_dir.path)
         return results
 
     def _results(self, step: int, differences: dict[str, PairedDifference]) -> dict[str, Any]:
@@ -374,7 +373,7 @@ class Session:
             },
             "batch": asdict(self.batch),
             "problems": {"train": len(self.train_rows), "held_out": len(self.splits.held_out)},
-            "examples": answers_before_and_after(self.out, step),
+            "examples": answers_before_and_after(self.run_dir, step),
             "versions": self.provenance["versions"],
             "provenance": self.provenance,
         }
