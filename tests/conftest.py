@@ -182,6 +182,18 @@ def start(server, tmp_path):
 
 
 @pytest.fixture
+def forked(start):
+    """Run `python -m MODULE ARGUMENTS` to its end as `start` does, which saves the seconds that imports take."""
+
+    def call(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        process = start(*arguments, module=module.removeprefix("grpo."))
+        code = process.ended()
+        return subprocess.CompletedProcess(arguments, code, process.said(), process.complained())
+
+    return call
+
+
+@pytest.fixture
 def command(tmp_path):
     """Run `python -m MODULE ARGUMENTS` in an empty folder, as a user would."""
 

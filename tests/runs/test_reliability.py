@@ -295,7 +295,7 @@ def test_a_loss_that_is_not_finite_skips_the_step(train, tmp_path: Path, broken_
             "_get_per_token_logps_and_entropies",
             ["micro_batch_size=8"],
             r"out of memory at step 1 with 8 completions at once \(2 prompts x 4 completions = 8 per step, 1 x 8\). "
-            r"micro_batch_size=4 takes the same optimizer steps in smaller parts: 2 prompts x 4 completions = 8 per step, 2 x 4.",
+            r"micro_batch_size=4 takes the same optimizer steps in smaller micro-batches: 2 prompts x 4 completions = 8 per step, 2 x 4.",
         ),
         (
             "_get_per_token_logps_and_entropies",
@@ -346,11 +346,11 @@ def test_provenance(start, tmp_path: Path) -> None:
     assert "provenance" in str(config) and origin["model"]["sha256"] in str(config)
 
 
-def test_reproduce(start, command, tmp_path: Path) -> None:
+def test_reproduce(start, forked, tmp_path: Path) -> None:
     for name in ("run", "again"):
         assert start(*SMALL, "max_steps=4", "tracking=none", f"hydra.run.dir={name}").ended() == 0
     assert numeric_differences(tmp_path / "run", tmp_path / "again") == []
-    done = command("grpo.reproduce", "run", "--out", "third")
+    done = forked("grpo.reproduce", "run", "--out", "third")
     assert done.returncode == 0, done.stderr
     assert "The same numbers as run, to the last bit: metrics, evaluations, weights." in done.stdout
 
@@ -360,15 +360,15 @@ def test_reproduce(start, command, tmp_path: Path) -> None:
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     results["provenance"]["versions"]["trl"] = "1.15.0"
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
-    done = command("grpo.reproduce", "run")
+    done = forked("grpo.reproduce", "run")
     assert done.returncode == 1
     assert "Changed since that run: versions trl: was 1.15.0, is " in done.stdout
     assert "NOT the same numbers as run:" in done.stdout and "step 2, loss: " in done.stdout
 
     (tmp_path / "run" / "results.json").unlink()
-    done = command("grpo.reproduce", "run")
+    done = forked("grpo.reproduce", "run")
     assert done.returncode == 2 and "run holds a run that was not finished" in done.stderr
-    done = command("grpo.reproduce", "nowhere")
+    done = forked("grpo.reproduce", "nowhere")
     assert done.returncode == 2 and "Traceback" not in done.stderr
 
 

@@ -261,8 +261,8 @@ def test_processes_are_started_by_a_launcher(command) -> None:
     done = command("grpo.train", *SMALL, WORLD_SIZE="2", RANK="0")
     files = Path(__file__).parents[2] / "scripts" / "accelerate" / "ddp.yaml"
     assert done.returncode == 1 and done.stderr == (
-        "error: WORLD_SIZE=2: LOCAL_RANK, MASTER_ADDR, MASTER_PORT missing beside it. Several processes are started by "
-        f"a launcher: accelerate launch --config_file {files} --num_processes 2 -m grpo.train; for one, unset "
+        "error: WORLD_SIZE=2: LOCAL_RANK, MASTER_ADDR, MASTER_PORT must be set, too. For several processes, use a "
+        f"launcher: accelerate launch --config_file {files} --num_processes 2 -m grpo.train; for one, unset "
         "WORLD_SIZE.\n"
     )
 
