@@ -27,7 +27,7 @@ SMALL = [
 ]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# One that goes on until it is stopped; each step waits for its reward.
+# A run without an end: each step waits for its reward until the run is stopped.
 LONG = [*SMALL[1:], "max_steps=12", "save_steps=null", "threads=1", "reward_files=[slow.py]", "+rewards.slow=0"]
 
 

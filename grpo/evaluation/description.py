@@ -1,4 +1,4 @@
-"""Protocols in words, and the differences between two of them.
+"""Descriptions of protocols in text, and the differences between two of them.
 
 Called when an evaluation is printed, and when its name belongs to another one. It prints nothing itself.
 """
@@ -10,7 +10,7 @@ from grpo.core.paths import display_path
 
 
 def describe_protocol(protocol: dict[str, Any]) -> dict[str, str]:
-    """A protocol in words, by headings."""
+    """The description of a protocol, one text per heading."""
     if "completions" in protocol:
         lines = {
             "completions": f"{protocol['completions']['n']:,} in {protocol['completions']['path']}",

@@ -32,7 +32,7 @@ def evaluate_completions(
     k: Sequence[int] | None = None,
     on_answered: Callable[[int, str], None] = lambda count, beside: None,
 ) -> "Evaluation":
-    """Score completions of `examples`; `on_answered` gets the number of new ones, and the accuracy so far in words."""
+    """Score completions of `examples`; `on_answered` gets the number of new ones, and the accuracy so far as text."""
     completions: list[dict[int, Completion]] = [{} for _ in examples]
     right = total = 0
     for batch in batches:

@@ -22,7 +22,7 @@ ANSWER_MATCH_RULES = {
 
 
 def describe_extraction(answer_match: str) -> dict[str, str]:
-    """How answers are extracted from completions and compared, in words."""
+    """A description of how answers are extracted from completions and compared."""
     return {
         "strict": f"the last closed <answer> block, {ANSWER_MATCH_RULES[answer_match]}",
         "flexible": "the last number anywhere",

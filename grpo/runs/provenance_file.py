@@ -1,4 +1,4 @@
-"""Reading `provenance.json`, and the check of what it holds.
+"""Reading `provenance.json`, and the check of its contents.
 
 Called by `results`, `checkpoints` and the resume of a run. It does not collect a provenance; `provenance` does.
 """

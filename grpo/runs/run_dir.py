@@ -120,7 +120,7 @@ class RunDir:
 
 
 class SweepDir:
-    """The paths of the folder of a sweep, besides the run directories of its jobs."""
+    """The paths in the folder of a sweep, except the run directories of its jobs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Alarms: what goes wrong while a run trains, found in its metrics and said once each, with the setting to change.
+"""Alarms: problems of a training run that its metrics show, each printed once with the setting to change.
 
 The recorder passes the metrics of each logged step to `Alarms.check`, and shows, records and sends what it returns. An
 alarm knows metrics and settings only: no policy, no completions and no tracker.

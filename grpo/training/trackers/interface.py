@@ -12,7 +12,7 @@ DEFAULT_PROJECT = "grpo"  # if neither tracking.project nor WANDB_PROJECT is set
 
 
 class Tracker(Protocol):
-    """Where curves and tables go besides the run directory."""
+    """A destination of curves and tables in addition to the run directory."""
 
     @property
     def id(self) -> str | None:

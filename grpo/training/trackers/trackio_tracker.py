@@ -33,7 +33,7 @@ class TrackioTracker:
         )
 
     def catch_up(self, rows: Sequence[tuple[dict[str, float], int]]) -> None:
-        pass  # trackio writes every row to disk at once
+        pass  # trackio writes every row to disk immediately
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         self.trackio.log(metrics, step=step)
