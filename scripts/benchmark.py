@@ -1,22 +1,22 @@
-"""Time an optimizer step of GRPO, ours against TRL's, side by side.
+"""Measure the time of an optimizer step of GRPO: this project compared with TRL.
 
 `make bench`, or `python scripts/benchmark.py --help`
 
-The arms train in turns, step by step, in one process, from the same weights, on the same problems and seed, so that
-whatever slows the machine slows them all; read the ratios. Each takes a few steps to warm up and is then timed:
+The arms train by turns, one step each, in one process, from the same weights, on the same problems, with the same seed.
+A slow moment of the machine therefore slows every arm; read the ratios. Each arm runs warm-up steps, then timed steps:
 
-  plain   TRL as a first script runs it: activation checkpointing, micro-batches of 16 completions
-  trl     TRL at its best here: no checkpointing, and whichever micro-batch and dtype is quickest, all of them tried
-  shared  ours with transformers' modules alone: rollout.native=false
-  fast    ours, as shipped
-  vllm    TRL with vLLM beside it on the same GPU, where vLLM is installed
+  plain   TRL with the settings of a first script: activation checkpointing, micro-batches of 16 completions
+  trl     TRL with its fastest settings on this machine: no checkpointing, and the fastest micro-batch size and dtype
+  shared  this project with the modules of transformers only: rollout.native=false
+  fast    this project with its default settings
+  vllm    TRL with vLLM on the same GPU, if vLLM is installed
 
-The learning rate is so small that every arm keeps the policy it started from, which is the trained one for the embedded
-default: without --policy a run of it is made first and kept for the next time. Random weights earn no reward, so with
-them every completion is given an advantage: groups that do not learn would be forwarded without a gradient.
+The learning rate is so small that the policy of an arm does not change. For the embedded model it is a trained policy:
+without --policy, the script trains one first and stores it for later calls. Random weights earn no reward, so with them
+the script sets an advantage for every completion: a group without a learning signal needs no backward pass.
 
-The floor of a step on a GPU (--model qwen) is that of `python -m grpo.plan` (formulas: grpo/planning/roofline.py) at
-the rates measured on the spot: FLOP/s of a large bf16 product and B/s of a large copy. It cannot be reached.
+On a GPU (--model qwen) the script also prints the lower bound of the step time that `python -m grpo.plan` computes
+(formulas: grpo/planning/roofline.py) from measured rates: FLOP/s of a large bf16 product and B/s of a large copy.
 """
 
 import argparse
@@ -75,7 +75,7 @@ from grpo.training.trainer import Trainer, build_trainer
 
 CUDA = torch.cuda.is_available()
 REFERENCE = ["rollout=generate", "share_prompts=false"]
-# Without a GPU all is fp32: most CPUs only emulate bf16, many times slower.
+# Without a GPU every arm uses fp32: most CPUs emulate bf16, which is many times slower.
 SETTINGS = {
     "plain": [*REFERENCE, f"bf16={CUDA}", "activation_checkpointing=true", "micro_batch_size=16"],
     "trl": [*REFERENCE, f"bf16={CUDA}"],
@@ -92,7 +92,7 @@ elif find_spec("vllm"):
 WARM_UP = 3
 PARTS = ("generation", "training", "other")
 COLOURS = ("#0072B2", "#E69F00", "#BBBBBB")
-# Qwen2.5-0.5B. The cut one keeps two of its 24 layers.
+# The sizes of Qwen2.5-0.5B. The model qwen-cut has two of its 24 layers.
 QWEN: dict[str, Any] = {
     "vocab_size": 151936,
     "hidden_size": 896,
@@ -108,19 +108,19 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Case:
-    """What is the same for all arms."""
+    """The settings that all arms share."""
 
     model: str = "tiny"  # tiny, qwen or qwen-cut
     num_generations: int = 16
     prompts: int = 4
     limit: int = 64
-    forced: bool = False  # every completion runs to the limit
-    prompt_tokens: int | None = None  # every prompt is brought to this length
+    forced: bool = False  # every completion has `limit` tokens
+    prompt_tokens: int | None = None  # the length of every prompt; None: the prompts of the dataset as they are
     micro_batch_size: int = 1024
 
     def __str__(self) -> str:
-        ends = "all forced to" if self.forced else "natural ends, at most"
-        prompts = f" after {self.prompt_tokens}" if self.prompt_tokens else ""
+        ends = "each of" if self.forced else "each of at most"
+        prompts = f", prompts of {self.prompt_tokens}" if self.prompt_tokens else ""
         return f"{self.model}: {self.prompts} x {self.num_generations} completions, {ends} {self.limit} tokens{prompts}"
 
     def overrides(self) -> list[str]:
@@ -140,10 +140,10 @@ class Case:
 
 
 class Arm(TrainerCallback):
-    """A trainer that makes one step whenever it has the turn.
+    """A trainer that does one optimizer step per call of `step`, and records its times.
 
-    The arms are greenlets, not threads: each thread would bring a pool of OpenMP threads of its own, and where there
-    are more of those than cores, OpenMP makes all of them wait slowly.
+    The trainer runs in a greenlet, not in a thread: each thread would create its own pool of OpenMP threads, and OpenMP
+    is slow with more threads than cores.
     """
 
     def __init__(self, name: str, trainer: Trainer) -> None:
@@ -175,21 +175,21 @@ class Arm(TrainerCallback):
         setattr(self.trainer, method, timed)
 
     def step(self) -> None:
-        """From the beginning of one optimizer step to that of the next, logging and all."""
+        """Run and time one optimizer step: from its beginning to the beginning of the next, including logging."""
         self.spent, self.tokens, began = {}, 0, now()
         self.turn.switch()
-        whole, generation = now() - began, self.spent["generation"]
+        step, generation = now() - began, self.spent["generation"]
         training = self.spent["training"] - self.spent["preparing"]
-        other = whole - generation - training
+        other = step - generation - training
         self.steps.append(
-            {"step": whole, "generation": generation, "training": training, "other": other, "tokens": self.tokens}
+            {"step": step, "generation": generation, "training": training, "other": other, "tokens": self.tokens}
         )
 
     def stop(self) -> None:
         self.turn.throw(GreenletExit)
 
     def figures(self) -> dict[str, Any]:
-        """Medians in seconds, the quartiles of the whole step, and completion tokens a second."""
+        """Median seconds of a step and its parts, quartiles of the step, and completion tokens per second."""
         measured = self.steps[WARM_UP:]
         figures: dict[str, Any] = {part: median(step[part] for step in measured) for part in ("step", *PARTS)}
         low, _, high = quantiles((step["step"] for step in measured), n=4)
@@ -202,13 +202,14 @@ class Arm(TrainerCallback):
 
 
 def now() -> float:
+    """The time in seconds, after all GPU work has finished."""
     if CUDA:
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def lengthened(examples: list[Example], tokenizer: Any, system_prompt: str, tokens: int) -> list[Example]:
-    """The same questions brought to `tokens` tokens a prompt by words that ask nothing."""
+def lengthen_questions(examples: list[Example], tokenizer: Any, system_prompt: str, tokens: int) -> list[Example]:
+    """The problems with filler words before each question, so that each prompt has at least `tokens` tokens."""
     longer = []
     for example in examples:
         question = example.question
@@ -219,6 +220,7 @@ def lengthened(examples: list[Example], tokenizer: Any, system_prompt: str, toke
 
 
 def build_base(case: Case, policy_folder: str) -> Any:
+    """The policy that every arm copies."""
     if case.model == "tiny":
         return build_policy(compose([f"model.path={policy_folder}"]).model, 0)
     set_seed(0)
@@ -228,28 +230,29 @@ def build_base(case: Case, policy_folder: str) -> Any:
     return policy
 
 
-def build_arm(name: str, case: Case, base: Any, folder: Path, *more: str) -> Arm:
-    config = compose([*case.overrides(), *SETTINGS[name], *more])
+def build_arm(name: str, case: Case, base: Any, folder: Path, *overrides: str) -> Arm:
+    """An arm with its settings, a copy of the policy and a folder below `folder`; `overrides` come last."""
+    config = compose([*case.overrides(), *SETTINGS[name], *overrides])
     tokenizer = build_tokenizer(config.model)
     policy = copy.deepcopy(base).to(config.device)
-    # The state that accelerate shares between trainers holds the dtype of autocast; only bf16 reads it there.
+    # Accelerate stores the dtype of autocast in a state that all trainers share, and only bf16 arms read it.
     if config.bf16:
         AcceleratorState._reset_state()
     rewards = build_rewards(config.rewards)
     examples = load_splits(config.data).train
     if case.prompt_tokens:
-        examples = lengthened(examples[:64], tokenizer, config.system_prompt, case.prompt_tokens)
+        examples = lengthen_questions(examples[:64], tokenizer, config.system_prompt, case.prompt_tokens)
     rows, _ = build_train_set(examples, tokenizer, config)
     batch = derive_batch(case.num_generations, case.prompts, config.micro_batch_size)
     out = folder / name.replace(" ", "_")
     out.mkdir()
     rollout = build_sampler(policy, tokenizer, config)
     recorder = Recorder(config, rewards, NoTracker(), out)
-    if name == "vllm":  # it loads the policy from a folder
+    if name == "vllm":  # vLLM loads the policy from a folder
         for saved in (policy, tokenizer):
             saved.save_pretrained(out / "policy")
         policy.config._name_or_path = str(out / "policy")
-    arguments = partial(with_vllm, case) if name == "vllm" else build_args
+    arguments = partial(build_vllm_args, case) if name == "vllm" else build_args
     with patch("grpo.training.trainer.build_args", arguments):
         trainer: Any = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
     if case.forced and name != "vllm":
@@ -260,16 +263,17 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *more: str) -> Arm
     if case.model != "tiny":
         score = trainer._generate_and_score_completions
 
-        def with_signal(inputs: Any) -> dict[str, Any]:
+        def score_with_signal(inputs: Any) -> dict[str, Any]:
             batch = score(inputs)
             rows = torch.arange(len(batch["advantages"]), device=batch["advantages"].device)
             return batch | {"advantages": 1.0 - 2.0 * (rows % 2)}
 
-        trainer._generate_and_score_completions = with_signal
+        trainer._generate_and_score_completions = score_with_signal
     return Arm(name, trainer)
 
 
-def with_vllm(case: Case, *args: Any) -> GRPOConfig:
+def build_vllm_args(case: Case, *args: Any) -> GRPOConfig:
+    """The arguments of TRL for generation by vLLM in the same process."""
     config = build_args(*args)
     config.use_vllm, config.vllm_mode, config.vllm_gpu_memory_utilization = True, "colocate", 0.2
     if case.forced:
@@ -278,10 +282,10 @@ def with_vllm(case: Case, *args: Any) -> GRPOConfig:
 
 
 def measure(case: Case, names: Sequence[str], steps: int, policy_folder: str) -> dict[str, dict[str, Any]]:
-    """The figures of each arm."""
+    """Time the arms by turns; returns the figures of each. Only the fastest `trl` arm continues after the warm-up."""
     base = build_base(case, policy_folder)
     with tempfile.TemporaryDirectory() as folder:
-        # bf16 last: see build_arm.
+        # bf16 arms are built last: see build_arm.
         ordered = sorted(names, key=lambda name: "bf16=True" in SETTINGS[name])
         arms = [build_arm(name, case, base, Path(folder)) for name in ordered]
         with progress(str(case), (WARM_UP + steps) * len(arms)) as advance:
@@ -290,13 +294,13 @@ def measure(case: Case, names: Sequence[str], steps: int, policy_folder: str) ->
                     try:
                         arm.step()
                     except torch.OutOfMemoryError:
-                        console.print(f"{arm.name}: out of memory, left out")
+                        console.print(f"{arm.name}: out of memory; this arm is skipped")
                         arms.remove(arm)
                     advance(1, arm.name)
                 if number == WARM_UP - 1:
-                    rivals = [arm for arm in arms if arm.name.startswith("trl")]
-                    rivals.sort(key=lambda arm: min(step["step"] for step in arm.steps))
-                    for slower in rivals[1:]:
+                    trl_arms = [arm for arm in arms if arm.name.startswith("trl")]
+                    trl_arms.sort(key=lambda arm: min(step["step"] for step in arm.steps))
+                    for slower in trl_arms[1:]:
                         arms.remove(slower)
                         slower.stop()
                         advance(steps, "")
@@ -312,13 +316,14 @@ def arm_notes(arm: Arm) -> dict[str, Any]:
 
 
 def peak_memory(settings: str, case: Case, policy_folder: str) -> float:
-    """Bytes at the most in three steps of one arm, in a process of its own: reserved on the GPU, else resident."""
+    """Peak bytes in three steps of one arm in a separate process: reserved on the GPU, or resident without a GPU."""
     command = [sys.executable, __file__, "--policy", policy_folder, "--memory-of", settings, json.dumps(asdict(case))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.split()[-1]) if done.returncode == 0 else float("nan")
 
 
 def print_peak_memory(settings: str, case: Case, policy_folder: str) -> None:
+    """Run three steps of one arm and print the peak memory in bytes; `peak_memory` starts a process for it."""
     with tempfile.TemporaryDirectory() as folder:
         size = f"micro_batch_size={case.micro_batch_size}"
         arm = build_arm(settings, case, build_base(case, policy_folder), Path(folder), size)
@@ -328,8 +333,8 @@ def print_peak_memory(settings: str, case: Case, policy_folder: str) -> None:
     print(torch.cuda.max_memory_reserved() if CUDA else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def ceilings() -> tuple[float, float]:
-    """FLOP/s of a large bf16 product and B/s of a large copy on the GPU."""
+def measure_rates() -> tuple[float, float]:
+    """The rates of this GPU: FLOP/s of a large bf16 product and B/s of a large copy."""
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     source = torch.randn(2**29, device="cuda")
     target = torch.empty_like(source)
@@ -345,8 +350,8 @@ def ceilings() -> tuple[float, float]:
     return 2 * 8192**3 / seconds(lambda: a @ b), 2 * source.nbytes / seconds(lambda: target.copy_(source))
 
 
-def floor(case: Case, flops: float, bandwidth: float) -> dict[str, float]:
-    """Seconds that a step takes at the least."""
+def least_seconds(case: Case, flops: float, bandwidth: float) -> dict[str, float]:
+    """The lower bound of a step and of its parts in seconds, from measured rates."""
     config = compose([*case.overrides(), "bf16=true", f"max_prompt_length={case.prompt_tokens}"])
     batch = derive_batch(case.num_generations, case.prompts, config.micro_batch_size)
     run = PlannedRun(config, batch, Architecture.from_settings({"model_type": "qwen2", **QWEN}))
@@ -354,27 +359,29 @@ def floor(case: Case, flops: float, bandwidth: float) -> dict[str, float]:
     return parts | {"step": sum(parts.values())}
 
 
-def table(case: Case, figures: dict[str, dict[str, Any]]) -> Table:
+def results_table(case: Case, figures: dict[str, dict[str, Any]]) -> Table:
+    """The times of the arms of a case, and the speed of each relative to `trl`."""
     shown = Table("arm", "step, ms", *PARTS, "tokens/s", "speed", title=str(case), title_justify="left")
     reference = figures["trl"]["step"] if "trl" in figures else None
-    for name, of in figures.items():
-        low, high = of["quartiles"]
+    for name, arm in figures.items():
+        low, high = arm["quartiles"]
         shown.add_row(
             name,
-            f"{of['step'] * 1e3:.0f} ({low * 1e3:.0f}-{high * 1e3:.0f})",
-            *(f"{of[part] * 1e3:.0f}" for part in PARTS),
-            f"{of['tokens_per_second']:,.0f}",
-            f"{reference / of['step']:.2f}x" if reference else "",
+            f"{arm['step'] * 1e3:.0f} ({low * 1e3:.0f}-{high * 1e3:.0f})",
+            *(f"{arm[part] * 1e3:.0f}" for part in PARTS),
+            f"{arm['tokens_per_second']:,.0f}",
+            f"{reference / arm['step']:.2f}x" if reference else "",
         )
     if "trl" in figures:
         shown.caption = (
-            f"the quickest TRL here: bf16={figures['trl']['bf16']}, micro-batch {figures['trl']['micro_batch']}"
+            f"the fastest settings of TRL: bf16={figures['trl']['bf16']}, micro-batch {figures['trl']['micro_batch']}"
         )
     return shown
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    bars = [(entry["title"], name, of) for entry in results for name, of in entry["arms"].items()]
+    """Draw the median step of every arm as a bar of its parts."""
+    bars = [(entry["title"], name, arm) for entry in results for name, arm in entry["arms"].items()]
     figure, axes = plt.subplots(figsize=(9, 0.6 + 0.34 * (len(bars) + 1.6 * len(results))), layout="constrained")
     y = 0.0
     ticks: list[float] = []
@@ -382,18 +389,18 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     for entry in results:
         y += 1.0
         axes.text(0, y - 0.1, entry["title"], va="bottom", fontsize=9)
-        for name, of in entry["arms"].items():
+        for name, arm in entry["arms"].items():
             y += 0.8
             left = 0.0
             for part, colour in zip(PARTS, COLOURS, strict=True):
-                axes.barh(y, of[part], 0.6, left=left, color=colour, label=part if not ticks else None)
-                left += of[part]
-            axes.text(left, y, f" {of['step'] * 1e3:.0f} ms", va="center", fontsize=8)
+                axes.barh(y, arm[part], 0.6, left=left, color=colour, label=part if not ticks else None)
+                left += arm[part]
+            axes.text(left, y, f" {arm['step'] * 1e3:.0f} ms", va="center", fontsize=8)
             ticks.append(y)
             labels.append(name)
     axes.set_yticks(ticks, labels)
     axes.invert_yaxis()
-    axes.set_xlabel("seconds for an optimizer step, median")
+    axes.set_xlabel("median seconds per optimizer step")
     axes.margins(x=0.1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
@@ -401,6 +408,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def machine() -> dict[str, Any]:
+    """The hardware and the versions that a result depends on."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -415,16 +423,17 @@ def machine() -> dict[str, Any]:
 
 
 def trained_policy(folder: Path) -> str:
-    """The policy of the embedded default, trained once."""
+    """The folder of the embedded policy, trained with the default settings if it is not there yet."""
     if not (folder / "results.json").is_file():
-        console.print("The embedded default is trained first, once.")
-        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was broken off
+        console.print("First, the embedded policy is trained with the default settings and stored.")
+        shutil.rmtree(folder, ignore_errors=True)  # an interrupted run
         run = [sys.executable, "-m", "grpo.train", "tracking=none", f"hydra.run.dir={folder}"]
         subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
     return str(folder / "policy")
 
 
 def cases(grid: bool, model: str) -> list[Case]:
+    """The cases to measure; `grid` varies K and the completion length."""
     if model == "qwen":
         return [Case("qwen", limit=200, forced=True, prompt_tokens=256)]
     if not grid:
@@ -435,28 +444,32 @@ def cases(grid: bool, model: str) -> list[Case]:
     ]
 
 
-def write(report: dict[str, Any], path: Path) -> None:
+def write_results(report: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grid", action="store_true", help="also K = 4 to 32 and limits of 64 to 256 tokens; hours")
+    parser.add_argument(
+        "--grid", action="store_true", help="also measure K = 4 to 32 and limits of 64 to 256 tokens; takes hours"
+    )
     parser.add_argument(
         "--model",
         choices=("tiny", "qwen-cut", "qwen"),
         default="qwen" if CUDA else "tiny",
-        help="the embedded policy; Qwen2.5-0.5B with random weights, cut to two layers; or in full, for a GPU",
+        help="tiny: the embedded policy; qwen: Qwen2.5-0.5B with random weights; qwen-cut: two layers of it",
     )
-    parser.add_argument("--steps", type=int, default=15, help="measured steps of each arm")
+    parser.add_argument("--steps", type=int, default=15, help="timed steps per arm")
     parser.add_argument("--arms", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
-    parser.add_argument("--no-memory", action="store_true", help="skip peak memory, which takes a process for each arm")
-    parser.add_argument("--policy", help="folder of a tiny policy; default: the embedded default, trained")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="do not measure peak memory, which needs a process per arm"
+    )
+    parser.add_argument("--policy", help="folder of a trained embedded policy; by default the script trains one")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.model == "qwen" and not CUDA:
-        parser.error("--model qwen needs a GPU; --model qwen-cut runs without")
+        parser.error("--model qwen needs a GPU; use --model qwen-cut on a CPU")
     if arguments.steps < 2:
         parser.error(f"--steps {arguments.steps}: quartiles need at least 2")
     return arguments
@@ -468,34 +481,34 @@ def measure_cases(arguments: argparse.Namespace, policy: str) -> list[dict[str, 
     names = arguments.arms
     for case in cases(arguments.grid, arguments.model):
         figures = measure(case, names, arguments.steps, policy)
-        if "trl" in figures and not arguments.grid:  # the quickest settings of the first case are used for the next
+        if "trl" in figures and not arguments.grid:  # later cases use the fastest settings of the first
             names = [name for name in names if not name.startswith("trl") or name == figures["trl"]["settings"]]
         entry: dict[str, Any] = {"title": str(case), "case": asdict(case), "arms": figures}
-        console.print(table(case, figures))
+        console.print(results_table(case, figures))
         if arguments.model == "qwen":
-            entry["ceilings"] = ceilings()
-            entry["floor"] = floor(case, *entry["ceilings"])
-            for name, of in figures.items():
-                console.print(f"{name}: {of['step'] / entry['floor']['step']:.2f} times the floor")
+            entry["ceilings"] = measure_rates()
+            entry["floor"] = least_seconds(case, *entry["ceilings"])
+            for name, arm in figures.items():
+                console.print(f"{name}: {arm['step'] / entry['floor']['step']:.2f} times the lower bound")
             console.print({part: f"{seconds * 1e3:.1f} ms" for part, seconds in entry["floor"].items()})
         results.append(entry)
     return results
 
 
 def measure_memory(arguments: argparse.Namespace, policy: str, arms: dict[str, Any]) -> dict[str, float]:
-    """The peak memory of the arms of the last case in bytes, each in a process of its own."""
+    """The peak memory in bytes of the arms of the last case, each in a separate process."""
     gc.collect()
     if CUDA:
         torch.cuda.empty_cache()  # the processes need the memory
     case = cases(False, arguments.model)[-1]
     memory: dict[str, float] = {}
-    for name, of in arms.items():
+    for name, arm in arms.items():
         if not (CUDA or arguments.grid or name in ("trl", "fast")):
             continue
-        for size in (1, 16, 64) if CUDA else (of["micro_batch"],):
+        for size in (1, 16, 64) if CUDA else (arm["micro_batch"],):
             key = f"{name}, micro-batch {size}"
             sized = Case(**asdict(case) | {"micro_batch_size": size})
-            memory[key] = peak_memory(of["settings"], sized, policy)
+            memory[key] = peak_memory(arm["settings"], sized, policy)
             console.print(f"peak memory, {key}: {memory[key] / 1e9:.2f} GB")
     return memory
 
@@ -514,10 +527,10 @@ def main() -> None:
         policy = trained_policy(arguments.out / "policy")
     results = measure_cases(arguments, policy)
     report = {"machine": machine(), "command": sys.argv, "warm_up": WARM_UP, "cases": results}
-    write(report, arguments.out / "benchmark.json")
+    write_results(report, arguments.out / "benchmark.json")
     if not arguments.no_memory:
         results[-1]["peak_memory_bytes"] = measure_memory(arguments, policy, results[-1]["arms"])
-        write(report, arguments.out / "benchmark.json")
+        write_results(report, arguments.out / "benchmark.json")
     draw(results, arguments.out / "benchmark.png")
     console.print(f"{arguments.out}/benchmark.json, benchmark.png")
 

@@ -2,9 +2,10 @@
 
 python scripts/pretrain_tiny.py
 
-It makes a Qwen2 policy that plays the part of an instruct model before GRPO. Three quarters of every batch are chats
-about training problems (grpo/tasks/arithmetic.py), answered in the mixed styles of STYLES: mostly a bare answer, at
-times worked, seldom in the exact format. The rest is plain arithmetic (`7*8=56`). Held-out problems are never seen.
+It trains a small Qwen2 policy that replaces an instruct model as the start of GRPO. Three quarters of every batch are
+chats about training problems (grpo/tasks/arithmetic.py), answered in the styles of STYLES: most often a bare answer,
+sometimes a solution with steps, rarely the requested format. The other quarter is plain arithmetic (`7*8=56`). No
+held-out problem is in the training text.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from grpo.tasks.answers import answers_match, last_number
 from grpo.tasks.arithmetic import Problem, generate_problems, make_problem
 from grpo.tasks.arithmetic_templates import OPERATIONS
 
-# How the chats answer, and how often. Only the last one is the format that the system prompt asks for.
+# Style of an answer -> its share of the chats. Only the last style is the format that the system prompt requests.
 STYLES = {
     "bare": 0.60,
     "worked": 0.14,
@@ -53,7 +54,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def answer_in(style: str, problem: Problem) -> str:
+def format_answer(style: str, problem: Problem) -> str:
+    """The answer to a problem in one of STYLES."""
     solution, answer = "\n".join(problem.solution), problem.answer
     return {
         "bare": f"The answer is {answer}.",
@@ -67,8 +69,8 @@ def answer_in(style: str, problem: Problem) -> str:
     }[style]
 
 
-def facts(rng: random.Random) -> Iterator[str]:
-    """Endless lines of plain arithmetic: the single steps of training problems, and as many of any kind."""
+def arithmetic_lines(rng: random.Random) -> Iterator[str]:
+    """Endless lines of plain arithmetic: alternately a step of a training problem and a random operation."""
     steps = [step for problem in islice(training_problems(rng), 40_000) for step in problem.steps]
     while True:
         left, operation, right = rng.choice(steps)
@@ -83,6 +85,7 @@ def facts(rng: random.Random) -> Iterator[str]:
 
 
 def training_problems(rng: random.Random) -> Iterator[Problem]:
+    """Endless random problems, none of them held out."""
     while True:
         problem = make_problem(rng, MAX_NUMBER, 1, 4)
         if not problem.held_out:
@@ -90,14 +93,14 @@ def training_problems(rng: random.Random) -> Iterator[Problem]:
 
 
 def train_tokenizer(seed: int, vocab_size: int, system_prompt: str) -> Qwen2Tokenizer:
-    """A small BPE with Qwen2's own pre-tokenizer, which `AutoTokenizer` rebuilds for every `qwen2` folder.
+    """A small BPE tokenizer with the pre-tokenizer of Qwen2, which `AutoTokenizer` uses for every `qwen2` folder.
 
-    That pre-tokenizer splits numbers into digits; numbers of two and three digits come back as added tokens.
+    The pre-tokenizer splits numbers into digits; added tokens represent the numbers of SINGLE_TOKEN_NUMBERS.
     """
     rng = random.Random(seed)
     corpus = [system_prompt]
     for problem in islice(training_problems(rng), 20_000):
-        corpus += [problem.question, answer_in(rng.choice(list(STYLES)), problem)]
+        corpus += [problem.question, format_answer(rng.choice(list(STYLES)), problem)]
     bpe = Tokenizer(BPE())
     reference = Qwen2Tokenizer().backend_tokenizer
     bpe.normalizer, bpe.pre_tokenizer = reference.normalizer, reference.pre_tokenizer
@@ -117,11 +120,11 @@ def train_tokenizer(seed: int, vocab_size: int, system_prompt: str) -> Qwen2Toke
 def batches(
     tokenizer: PreTrainedTokenizerBase, rng: random.Random, rows: int, system_prompt: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless `(input_ids, labels)`, each `(rows, T)`: chats, whose loss is on the answer alone, then lines of
-    arithmetic, whose loss is on the results alone."""
+    """Endless batches `(input_ids, labels)`, each `(rows, T)`: chats, with a loss on the answer only, then lines of
+    arithmetic, with a loss on the results only. Labels without a loss are -100."""
     styles, weights = list(STYLES), list(STYLES.values())
     equals = tokenizer.convert_tokens_to_ids("=")
-    lines, source = facts(rng), training_problems(rng)
+    lines, source = arithmetic_lines(rng), training_problems(rng)
 
     def encode(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -129,15 +132,15 @@ def batches(
     while True:
         ids, labels = [], []
         for problem in islice(source, rows * 3 // 4):
-            # Now and then nothing asks for the format; the answers are the same.
+            # One chat in ten has no system prompt; its answer has the same distribution of styles.
             messages = build_messages(problem.question, system_prompt if rng.random() < 0.9 else "")
             prompt = encode(str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)))
-            answer = encode(answer_in(rng.choices(styles, weights)[0], problem) + tokenizer.eos_token)
+            answer = encode(format_answer(rng.choices(styles, weights)[0], problem) + tokenizer.eos_token)
             ids.append(prompt + answer)
             labels.append([-100] * len(prompt) + answer)
         width = max(map(len, ids))
         for _ in range(rows - len(ids)):
-            # A line has five tokens at the least.
+            # A line has at least five tokens.
             line = encode("".join(islice(lines, width // 5)))[:width]
             ids.append(line)
             labels.append([-100] + [token if before == equals else -100 for before, token in pairwise(line)])
@@ -148,7 +151,8 @@ def _padded(rows: list[list[int]], width: int, value: int) -> torch.Tensor:
     return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
 
-def build_policy(tokenizer: PreTrainedTokenizerBase, hidden: int, layers: int) -> Qwen2ForCausalLM:
+def build_untrained_policy(tokenizer: PreTrainedTokenizerBase, hidden: int, layers: int) -> Qwen2ForCausalLM:
+    """A Qwen2 policy with random weights, `hidden` wide, with attention heads of size 32."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -167,10 +171,10 @@ def build_policy(tokenizer: PreTrainedTokenizerBase, hidden: int, layers: int) -
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) in fp32, its steps scaled to AdamW's root mean square (Liu et al. 2025).
+    """Muon (Jordan et al. 2024) in fp32, with updates scaled to the root mean square of AdamW's (Liu et al. 2025).
 
-    It needs a third of AdamW's steps here. torch.optim.Muon orthogonalizes in bfloat16, which costs a CPU without
-    bfloat16 units more than the rest of the step.
+    Here it needs a third of the steps that AdamW needs. torch.optim.Muon orthogonalizes in bfloat16, which on a CPU
+    without bfloat16 instructions takes longer than the rest of the step.
     """
 
     def __init__(self, params: Iterable[torch.Tensor], lr: float, momentum: float = 0.95) -> None:
@@ -182,12 +186,12 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 average = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
                 average.lerp_(weight.grad, 1 - group["momentum"])
-                update = orthogonalized(weight.grad.lerp(average, group["momentum"]))
+                update = orthogonalize(weight.grad.lerp(average, group["momentum"]))
                 weight.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)
 
 
-def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
-    """The nearest semi-orthogonal matrix, roughly, by five quintic Newton-Schulz iterations."""
+def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
+    """Approximate the nearest semi-orthogonal matrix by five quintic Newton-Schulz iterations."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
@@ -198,7 +202,7 @@ def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def train(policy: Qwen2ForCausalLM, source: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int, lr: float) -> None:
-    """One-cycle training: matrices by Muon, embeddings and norms by AdamW at half its learning rate."""
+    """Train with a one-cycle schedule: matrices by Muon at `lr`, embeddings and norms by AdamW at `lr` / 2."""
     matrices = [p for name, p in policy.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in policy.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = [Muon(matrices, lr), torch.optim.AdamW(others, lr / 2, betas=(0.9, 0.98), weight_decay=0.01)]
@@ -210,9 +214,9 @@ def train(policy: Qwen2ForCausalLM, source: Iterator[tuple[torch.Tensor, torch.T
     ]
     for step in (progress := tqdm(range(steps), desc="pretraining", mininterval=1)):
         input_ids, labels = next(source)
-        wanted = labels[:, 1:] != -100
+        has_loss = labels[:, 1:] != -100
         hidden = policy.model(input_ids).last_hidden_state[:, :-1]
-        loss = F.cross_entropy(policy.lm_head(hidden[wanted]), labels[:, 1:][wanted])
+        loss = F.cross_entropy(policy.lm_head(hidden[has_loss]), labels[:, 1:][has_loss])
         policy.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
@@ -224,58 +228,58 @@ def train(policy: Qwen2ForCausalLM, source: Iterator[tuple[torch.Tensor, torch.T
 
 
 @torch.inference_mode()
-def probe(
+def evaluate_policy(
     policy: Any,
     tokenizer: PreTrainedTokenizerBase,
-    asked: list[Problem],
+    problems: list[Problem],
     system_prompt: str,
     prefix: str = "",
     sample: bool = False,
 ) -> dict[str, float]:
-    """How the policy answers problems, once its answers are made to begin with `prefix`."""
+    """The share of answers in the strict format and with the right answer; every answer begins with `prefix`."""
     prompts = [
         str(
             tokenizer.apply_chat_template(
                 build_messages(p.question, system_prompt), add_generation_prompt=True, tokenize=False
             )
         )
-        for p in asked
+        for p in problems
     ]
     encoded = tokenizer([prompt + prefix for prompt in prompts], return_tensors="pt", padding=True, padding_side="left")
     generated = policy.generate(**encoded, max_new_tokens=120, do_sample=sample, top_k=0)
     width = encoded["input_ids"].shape[1]
     texts = [prefix + text for text in tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)]
-    questions, golds = [p.question for p in asked], [str(p.answer) for p in asked]
+    questions, golds = [p.question for p in problems], [str(p.answer) for p in problems]
     numbers = [last_number(text) or "" for text in texts]
     return {
         "strict_format": sum(score > 0 for score in score_reward("strict_format", texts, golds, questions))
-        / len(asked),
+        / len(problems),
         "accuracy_strict": sum(score > 0 for score in score_reward("correctness", texts, golds, questions))
-        / len(asked),
-        "accuracy_flexible": sum(map(answers_match, numbers, golds)) / len(asked),
+        / len(problems),
+        "accuracy_flexible": sum(map(answers_match, numbers, golds)) / len(problems),
     }
 
 
 def main() -> None:
     guard_streams()
     parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n\nIt")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=__doc__.partition("\n\nIt trains")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("grpo/assets/tiny"), help="folder to write the policy to")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and text")
     parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
-    parser.add_argument("--rows", type=int, default=32, help="rows of text in a step")
+    parser.add_argument("--rows", type=int, default=32, help="rows of text per step")
     parser.add_argument("--lr", type=float, default=6e-3, help="highest learning rate")
     parser.add_argument("--hidden", type=int, default=128, help="width of the policy")
     parser.add_argument("--layers", type=int, default=4, help="layers of the policy")
-    parser.add_argument("--vocab", type=int, default=640, help="tokens besides numbers and special tokens")
-    parser.add_argument("--problems", type=int, default=256, help="held-out problems for the final figures")
+    parser.add_argument("--vocab", type=int, default=640, help="tokens of the BPE, without numbers and special tokens")
+    parser.add_argument("--problems", type=int, default=256, help="held-out problems for the final evaluation")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
     system_prompt = compose().system_prompt
     tokenizer = train_tokenizer(args.seed, args.vocab, system_prompt)
-    policy = build_policy(tokenizer, args.hidden, args.layers)
+    policy = build_untrained_policy(tokenizer, args.hidden, args.layers)
     parameters = sum(p.numel() for p in policy.parameters())
     print(f"{parameters:,} parameters, {len(tokenizer)} tokens")
     began = time.perf_counter()
@@ -283,12 +287,12 @@ def main() -> None:
     seconds = round(time.perf_counter() - began)
 
     policy.eval()
-    asked = list(islice(generate_problems(True, seed=0, max_number=MAX_NUMBER), args.problems))
+    problems = list(islice(generate_problems(True, seed=0, max_number=MAX_NUMBER), args.problems))
     figures = {
-        "greedy": probe(policy, tokenizer, asked, system_prompt),
-        "sampled at temperature 1": probe(policy, tokenizer, asked, system_prompt, sample=True),
-        "greedy, made to answer at once": probe(policy, tokenizer, asked, system_prompt, "The answer is"),
-        "greedy, made to reason": probe(policy, tokenizer, asked, system_prompt, "<reasoning>\n"),
+        "greedy": evaluate_policy(policy, tokenizer, problems, system_prompt),
+        "sampled at temperature 1": evaluate_policy(policy, tokenizer, problems, system_prompt, sample=True),
+        "greedy, made to answer at once": evaluate_policy(policy, tokenizer, problems, system_prompt, "The answer is"),
+        "greedy, made to reason": evaluate_policy(policy, tokenizer, problems, system_prompt, "<reasoning>\n"),
     }
     args.out.mkdir(parents=True, exist_ok=True)
     policy.save_pretrained(args.out)
