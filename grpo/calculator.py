@@ -69,13 +69,15 @@ def listen(port: int) -> Server:
         UserError: no port is available.
     """
     last = min(port + TRIES - 1, 65535)
-    for each in range(port, last + 1):
+    for candidate in range(port, last + 1):
         try:
-            return Server((HOST, each), OnePage)
+            return Server((HOST, candidate), OnePage)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise UserError(f"--port {each}: {error.strerror}. Ports from 1024 on need no privileges.") from error
-            print(f"Port {each} is taken.", flush=True)
+                raise UserError(
+                    f"--port {candidate}: {error.strerror}. Ports from 1024 on need no privileges."
+                ) from error
+            print(f"Port {candidate} is taken.", flush=True)
     raise UserError(
         f"--port {port}: the ports from {port} to {last} are all taken; give another port, or 0 for any free port."
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from hydra import compose as hydra_compose
+from hydra import compose
 from omegaconf import DictConfig
 
 from grpo.config.application import Command, hydra_job, is_multirun, job_overrides, run_command
@@ -26,21 +26,21 @@ from grpo.planning.architecture import read_architecture
 from grpo.planning.fit import batch_of, nearest_fitting, usable_memory
 from grpo.planning.memory import memory_by_phase, peak_memory
 from grpo.planning.planned_run import PlannedRun
-from grpo.planning.report import fit_facts, memory_table, proposals_text, run_facts, time_facts, time_table
+from grpo.planning.report import fit_facts, memory_table, plan_facts, proposals_text, time_facts, time_table
 from grpo.planning.roofline import DeviceRates, step_seconds
 from grpo.runs.run_dir import removed_if_unused
 
 DEFAULT_HARDWARE = {"cuda": "rtx3090", "cpu": "cpu"}
 
 
-def compose(overrides: Sequence[str] = ()) -> PlanConfig:
+def compose_plan(overrides: Sequence[str] = ()) -> PlanConfig:
     """The configuration that `python -m grpo.plan <overrides>` composes.
 
     Raises:
         UserError: an override names no setting, or its value does not fit the schema.
     """
     with config_search_path(), translate_errors(PlanConfig):
-        return load_config(hydra_compose("plan", list(overrides)), PlanConfig)
+        return load_config(compose("plan", list(overrides)), PlanConfig)
 
 
 def run(config: PlanConfig) -> None:
@@ -57,7 +57,7 @@ def run(config: PlanConfig) -> None:
     batch = batch_of(config)
     architecture, origin = read_architecture(config.model)
     planned = PlannedRun(config, batch, architecture, config.sharding)
-    say(key_value_table(run_facts(planned, config, hardware, origin)))
+    say(key_value_table(plan_facts(planned, config, hardware, origin)))
     phases, usable = memory_by_phase(planned), usable_memory(hardware, config.rollout)
     say(memory_table(phases))
     say(key_value_table(fit_facts(config, hardware, phases)))
@@ -76,7 +76,7 @@ def hardware_of(config: PlanConfig) -> HardwareConfig:
         UserError: it is not of the device that the run is composed for.
     """
     if config.hardware is None:
-        default = compose([f"hardware={DEFAULT_HARDWARE[config.device]}"]).hardware
+        default = compose_plan([f"hardware={DEFAULT_HARDWARE[config.device]}"]).hardware
         assert default
         return default
     if config.hardware.device != config.device:
@@ -96,8 +96,8 @@ def app(composed: DictConfig) -> None:
 
 
 def main() -> None:
-    changed = [each for each in sys.argv[1:] if each.startswith("hardware.")]
-    if changed and not any(each.startswith("hardware=") for each in sys.argv):
+    changed = [argument for argument in sys.argv[1:] if argument.startswith("hardware.")]
+    if changed and not any(argument.startswith("hardware=") for argument in sys.argv):
         sys.exit(error_message(f"error: {changed[0]}: choose the hardware that it changes, such as hardware=rtx3090."))
     try:
         with removed_if_unused(Path("outputs/plans"), "multirun.yaml"):

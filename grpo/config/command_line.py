@@ -109,20 +109,20 @@ def _explain_dashes(word: str, following: str, schema: type[AnyConfig]) -> str:
     """The message about a setting typed as a flag, as in `--optimizer.lr=0.02` or `--max_steps 10`."""
     name, equals, value = word.lstrip("-").partition("=")
     key = name.replace("-", "_")
-    given = word
+    typed = word
     if not equals and following:
-        given, value = f"{word} {following}", following
-    given = shorten(given)
+        typed, value = f"{word} {following}", following
+    typed = shorten(typed)
     if key not in schema_keys(schema) and key not in _groups(schema):
         if meant := [flag for flag in FLAGS if name and flag.startswith(f"--{name}")]:
-            return f"{given}: a flag is written in full: {' or '.join(meant)}."
+            return f"{typed}: a flag is written in full: {' or '.join(meant)}."
         if not word.startswith("--"):
             _raise_usage_error(f"{shorten(word)}: there is no such flag")
-        return f"{given}: {no_such_setting(key, schema)} Settings are written without dashes, NAME=VALUE."
+        return f"{typed}: {no_such_setting(key, schema)} Settings are written without dashes, NAME=VALUE."
     wandb = " (a W&B sweep writes them so with ${args_no_hyphens})" * bool(equals and word.startswith("--"))
     override = f"{key}={value or ('NAME' if key in _groups(schema) else 'true')}"
     plain = shlex.quote(override) if is_parsable(override) else shell_argument(key, value)
-    return f"{given}: settings are written without dashes, {plain}{wandb}"
+    return f"{typed}: settings are written without dashes, {plain}{wandb}"
 
 
 def _check_flags(flags: Namespace) -> None:

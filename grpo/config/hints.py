@@ -274,11 +274,11 @@ HINTS: dict[str, list[Hint]] = {
 def find_hint(name: str) -> Hint | None:
     """The hint for a name of another project; for a dotted name, its last part is looked up as well."""
     plain = name.lower().lstrip("~+").replace("-", "_")
-    for wanted in (plain, plain.rpartition(".")[2]):
+    for candidate in (plain, plain.rpartition(".")[2]):
         for hints in HINTS.values():
-            for each in hints:
-                if wanted in each.names:
-                    return each
+            for hint in hints:
+                if candidate in hint.names:
+                    return hint
     return None
 
 
@@ -293,9 +293,9 @@ def hints_page() -> str:
     ]
     for head, hints in HINTS.items():
         lines += ["", f"## {head}", "", "| other project | here | |", "|---|---|---|"]
-        for each in hints:
-            names = ", ".join(f"`{name}`" for name in each.names)
-            lines.append(f"| {names} | {f'`{each.setting}`' if each.setting else 'none'} | {each.note} |")
+        for hint in hints:
+            names = ", ".join(f"`{name}`" for name in hint.names)
+            lines.append(f"| {names} | {f'`{hint.setting}`' if hint.setting else 'none'} | {hint.note} |")
     return "\n".join(lines) + "\n"
 
 

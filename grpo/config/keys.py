@@ -16,20 +16,20 @@ def get_setting(config: Any, key: str) -> Any:
 
 def list_settings(schema: type[Any]) -> dict[str, type]:
     """The settings of a schema that are lists, with the type of their elements."""
-    found = {}
+    element_types = {}
     for item in fields(schema):
         for kind in (item.type, *get_args(item.type)):
             if get_origin(kind) is list:
-                found[item.name] = get_args(kind)[0]
-    return found
+                element_types[item.name] = get_args(kind)[0]
+    return element_types
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as one mapping with full keys, `group.name`."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
-        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def schema_keys(schema: type[Any], prefix: str = "") -> dict[str, Any]:

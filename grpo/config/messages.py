@@ -70,9 +70,13 @@ def explain(error: Exception, schema: type[Any]) -> str:
         return explain_unparsable(error.override)
     text, cause = hide_environment_values(str(error)), hide_environment_values(str(error.__cause__ or ""))
     refusal = Refusal(error, schema, text, cause)
-    for each in EXPLANATIONS:
-        if match := re.search(each.pattern, text + cause * each.search_cause):
-            found = match.expand(each.message) if isinstance(each.message, str) else each.message(match, refusal)
+    for explanation in EXPLANATIONS:
+        if match := re.search(explanation.pattern, text + cause * explanation.search_cause):
+            found = (
+                match.expand(explanation.message)
+                if isinstance(explanation.message, str)
+                else explanation.message(match, refusal)
+            )
             if found is not None:
                 return found
     return " ".join(text.split())
@@ -100,17 +104,17 @@ def _no_config_file(match: re.Match[str], refusal: Refusal) -> str | None:
 
 def _refused_override(match: re.Match[str], refusal: Refusal) -> str:
     """The message for an override that cannot be merged; the reason is the error's cause."""
-    given = shorten(match[1])
+    override = shorten(match[1])
     if "is not a ListConfig" in refusal.cause:
         key, _, value = match[1].partition("=")
-        return f"{given}: a list is written in brackets, {key}=[{shorten(value)}]."
+        return f"{override}: a list is written in brackets, {key}=[{shorten(value)}]."
     if "is not Optional" in refusal.cause:
-        return f"{given}: it needs a value."
+        return f"{override}: it needs a value."
     if rule := type_rule(refusal.cause):
-        return f"{given}: {rule}."
+        return f"{override}: {rule}."
     if isinstance(refusal.error.__cause__, GrammarParseError):
-        return f"{given}: {BROKEN_INTERPOLATION}."
-    return f"{given}: {shorten(refusal.cause.splitlines()[0]).rstrip('.')}."
+        return f"{override}: {BROKEN_INTERPOLATION}."
+    return f"{override}: {shorten(refusal.cause.splitlines()[0]).rstrip('.')}."
 
 
 def _value_of_another_type(match: re.Match[str], refusal: Refusal) -> str | None:

@@ -34,11 +34,11 @@ _SPACED = re.compile(r"(\+{0,2}[a-zA-Z_][\w./@-]*)(?: ?[=:] ?| )([^\s=:].*)")
 
 def quote_value(text: str) -> str:
     """`text` as the value of an override, in Hydra's quotes if Hydra would otherwise read another value."""
-    plain = re.fullmatch(r"[\w./-]+", text, re.ASCII) and _value(f"key={text}") == text
+    plain = re.fullmatch(r"[\w./-]+", text, re.ASCII) and _parse_value(f"key={text}") == text
     return text if plain else QuotedString(text, Quote.double).with_quotes()
 
 
-def _value(override: str) -> Any:
+def _parse_value(override: str) -> Any:
     return OverridesParser.create().parse_override(override).value()
 
 
@@ -56,15 +56,15 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
         UserError: one of them cannot be parsed.
     """
     parsed = []
-    for each in arguments:
+    for argument in arguments:
         try:
-            (override,) = OverridesParser.create().parse_overrides([each])
+            (override,) = OverridesParser.create().parse_overrides([argument])
         except HydraException as error:
-            raise UserError(explain_unparsable(each)) from error
+            raise UserError(explain_unparsable(argument)) from error
         except ValueError as error:  # a number with more digits than Python parses
-            raise UserError(f"{shorten(each)}: {first_line(error)}.") from error
+            raise UserError(f"{shorten(argument)}: {first_line(error)}.") from error
         if not override.key_or_group:
-            raise UserError(explain_unparsable(each))
+            raise UserError(explain_unparsable(argument))
         parsed.append(override)
     return parsed
 
@@ -82,20 +82,20 @@ def explain_unparsable(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals or not _KEY.fullmatch(key):
         return f"{shorten(override) or repr('')}: not a setting; write NAME=VALUE."
-    given = shorten(_in_one_line(override))
+    typed = shorten(_in_one_line(override))
     is_list = value.startswith("[") and value.endswith("]")
     elements = [element.strip().strip("'\"") for element in value[1:-1].split(",")] if is_list else [value]
     if fault := _unquotable(key, elements):
-        return f"{given}: {fault}."
+        return f"{typed}: {fault}."
     if is_list:
         written = ",".join(quote_value(_expand_user(element)) for element in elements)
-        return f"{given}: write {shlex.quote(f'{key}=[{written}]')}"
+        return f"{typed}: write {shlex.quote(f'{key}=[{written}]')}"
     if value.startswith("~"):
-        return f"{given}: write {shell_argument(key, _expand_user(value))}"
+        return f"{typed}: write {shell_argument(key, _expand_user(value))}"
     if settings := _mapping(value):
-        each = " ".join(shell_argument(f"{key}.{name}", inner) for name, inner in settings.items())
-        return f"{given}: set the settings of a group one by one: {each}"
-    return f"{given}: this value needs quotes within quotes: {shell_argument(key, value)}"
+        commands = " ".join(shell_argument(f"{key}.{name}", inner) for name, inner in settings.items())
+        return f"{typed}: set the settings of a group one by one: {commands}"
+    return f"{typed}: this value needs quotes within quotes: {shell_argument(key, value)}"
 
 
 def _unquotable(key: str, values: Sequence[str]) -> str | None:
@@ -144,17 +144,17 @@ def explain_spaces(words: Sequence[str], texts: Collection[str]) -> str | None:
         following = list(takewhile(lambda each: "=" not in each.lstrip("="), words[start + 1 :]))
         key, equals, value = word.partition("=")
         if equals and value and following and key in texts:
-            given = " ".join([word, *following])
+            typed = " ".join([word, *following])
             quoted = shell_argument(key, " ".join([value, *following]))
-            return f"{shorten(given)}: a value with spaces needs quotes: {quoted}"
+            return f"{shorten(typed)}: a value with spaces needs quotes: {quoted}"
         count = 2 if following[:1] in (["="], [":"]) else 1
-        given = " ".join([word, *following[:count]])
-        if "=" in word.rstrip("=") or not (match := _SPACED.fullmatch(given)):
+        typed = " ".join([word, *following[:count]])
+        if "=" in word.rstrip("=") or not (match := _SPACED.fullmatch(typed)):
             continue
         key, value = match.groups()
         override = f"{key}={value}"
         meant = shlex.quote(override) if is_parsable(override) else shell_argument(key, value)
-        return f"{shorten(given)}: a setting is written NAME=VALUE, with no spaces around =: {meant}"
+        return f"{shorten(typed)}: a setting is written NAME=VALUE, with no spaces around =: {meant}"
     return None
 
 
@@ -163,10 +163,10 @@ def _mapping(text: str) -> dict[Any, Any] | None:
     if not text.startswith("{"):
         return None
     try:
-        found = yaml.safe_load(text)
+        settings = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError):
         return None
-    return found if isinstance(found, dict) and None not in found.values() else None
+    return settings if isinstance(settings, dict) and None not in settings.values() else None
 
 
 def _expand_user(path: str) -> str:
@@ -188,8 +188,8 @@ def count_values(override: Override) -> int:
     if not isinstance(value, RangeSweep):
         return len(list(override.sweep_iterator()))
     # In Decimal, as Hydra steps through a range of floats.
-    start, stop, step = (Decimal(each or 0) for each in (value.start, value.stop, value.step))
-    if not step or not all(each.is_finite() for each in (start, stop, step)):
+    start, stop, step = (Decimal(number or 0) for number in (value.start, value.stop, value.step))
+    if not step or not all(number.is_finite() for number in (start, stop, step)):
         raise UserError(f"{override.input_line}: a range has a finite start and end, and a step other than 0.")
     return max(0, math.ceil(min((stop - start) / step, Decimal(MAX_EXACT_COUNT))))
 
@@ -200,7 +200,7 @@ def refuse_too_many_jobs(overrides: Sequence[Override]) -> None:
     Raises:
         UserError: there are more than `MAX_JOBS` combinations of values.
     """
-    counts = {each.get_key_element(): count_values(each) for each in overrides}
+    counts = {override.get_key_element(): count_values(override) for override in overrides}
     if (jobs := math.prod(counts.values())) > MAX_JOBS:
         factors = " x ".join(f"{key} ({_format_count(count)})" for key, count in counts.items() if count > 1)
         raise UserError(

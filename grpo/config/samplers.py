@@ -33,8 +33,8 @@ NEUTRAL_SAMPLING: dict[str, float | None] = {"top_p": 1.0, "top_k": 0, "min_p": 
 
 def non_neutral_sampling(rollout: RolloutConfig) -> dict[str, float]:
     """The sampling parameters with which samples come from another distribution than the policy's own."""
-    given = {name: getattr(rollout, name) for name in NEUTRAL_SAMPLING}
-    return {name: value for name, value in given.items() if value is not None and value != NEUTRAL_SAMPLING[name]}
+    parameters = {name: getattr(rollout, name) for name in NEUTRAL_SAMPLING}
+    return {name: value for name, value in parameters.items() if value is not None and value != NEUTRAL_SAMPLING[name]}
 
 
 def evaluation_rollout(rollout: RolloutConfig) -> RolloutConfig:

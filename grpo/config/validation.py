@@ -72,8 +72,8 @@ def check_config(config: AnyConfig) -> None:
         UserError: a value breaks its rule, or two values exclude each other.
     """
     common = COMMON_RULES if isinstance(config, CommonConfig) else {}
-    for key, (holds, rule) in (common | RULES.get(type(config), {})).items():
-        check_value(key, get_setting(config, key), holds, rule)
+    for key, (is_allowed, rule) in (common | RULES.get(type(config), {})).items():
+        check_value(key, get_setting(config, key), is_allowed, rule)
     for name, weight in config.rewards.items():
         check_value(f"rewards.{name}", weight, *WEIGHT_RULE)
     if isinstance(config, AuditConfig):
@@ -104,9 +104,9 @@ def _check_model(model: ModelConfig) -> None:
         )
 
 
-def check_value(key: str, value: Any, holds: Callable[[Any], bool], rule: str) -> None:
+def check_value(key: str, value: Any, is_allowed: Callable[[Any], bool], rule: str) -> None:
     finite = not isinstance(value, float) or math.isfinite(value)
-    if value is not None and not (finite and holds(value)):
+    if value is not None and not (finite and is_allowed(value)):
         raise UserError(f"{key}={shorten(value)}: {rule if finite else 'must be a finite number'}.")
 
 

@@ -51,7 +51,7 @@ def print_message(message: RenderableType, to: Console) -> None:
 
 def wrap_lines(text: Text, width: int) -> list[Text]:
     """Lines of at most `width` cells, broken at spaces only; continuation lines keep the indentation of their line."""
-    found = []
+    lines = []
     for line in text.split("\n", allow_blank=True):
         indent = len(line.plain) - len(line.plain.lstrip(" "))
         body = line[indent:]
@@ -60,8 +60,8 @@ def wrap_lines(text: Text, width: int) -> list[Text]:
         for part in body.wrap(console, max(20, width - indent)):
             part.rstrip()
             part.plain = part.plain.replace(UNBREAKABLE_SPACE, " ")
-            found.append(Text(" " * indent, text.style) + part)
-    return found
+            lines.append(Text(" " * indent, text.style) + part)
+    return lines
 
 
 def error_message(error: object) -> str:

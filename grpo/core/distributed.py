@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from grpo.core.errors import UserError
 
-T = TypeVar("T")
+Gathered = TypeVar("Gathered")
 STORE_KEY = "grpo/run"
 ACCELERATE_CONFIGS = Path(__file__).parents[2] / "scripts" / "accelerate"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -128,7 +128,7 @@ def receive_run_dir() -> tuple[Path | None, Path | None, dict[str, Any]]:
         UserError: the run directory does not exist on this machine.
     """
     *places, settings = json.loads(_store().get(STORE_KEY))
-    out, checkpoint = (each and Path(each) for each in places)
+    out, checkpoint = (path and Path(path) for path in places)
     if out and not out.is_dir():
         raise UserError(
             f"{out}: this run directory of rank 0 does not exist on this machine. All machines of a run must share a "
@@ -145,7 +145,7 @@ def init_process_group(device: str) -> None:
         PartialState(cpu=device == "cpu")
 
 
-def gather_objects(mine: T) -> list[T]:
+def gather_objects(mine: Gathered) -> list[Gathered]:
     """The object of every process, in the order of ranks. All processes must call it together."""
     if world_size() == 1:
         return [mine]

@@ -19,10 +19,10 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError, first_line, json_type_name
 
-T = TypeVar("T")
+Parsed = TypeVar("Parsed")
 
 
-def parse_file(path: Path, parse: Callable[[str], T]) -> T:
+def parse_file(path: Path, parse: Callable[[str], Parsed]) -> Parsed:
     """The result of `parse` on the text of a file.
 
     Raises:
@@ -84,15 +84,15 @@ def read_json_lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    found = []
+    objects = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
         try:
-            found.append(parse_json_object(line))
-            if not found[-1].keys() >= needed:
+            objects.append(parse_json_object(line))
+            if not objects[-1].keys() >= needed:
                 raise ValueError(f"it does not hold {', '.join(sorted(needed))}")
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged in line {number}: {first_line(error)}.") from error
-    return found
+    return objects
 
 
 @contextmanager

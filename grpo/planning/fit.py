@@ -49,7 +49,7 @@ def nearest_fitting(
         needed = peak_memory(memory_by_phase(run))
         if needed <= usable:
             fitting.append(([not change for change in changes], settings, needed))
-    fitting.sort(key=lambda each: each[0])  # stable: within a kind, the smallest change comes first
+    fitting.sort(key=lambda candidate: candidate[0])  # stable: within a kind, the smallest change comes first
     most_unchanged = max((sum(unchanged) for unchanged, *_ in fitting), default=0)
     proposals: dict[tuple[str, ...], tuple[list[str], float]] = {}
     for unchanged, settings, needed in fitting:

@@ -18,7 +18,7 @@ from grpo.planning.planned_run import PlannedRun
 from grpo.planning.resident_memory import PARTS, Parts
 
 
-def run_facts(run: PlannedRun, config: PlanConfig, hardware: HardwareConfig, origin: str) -> dict[str, str]:
+def plan_facts(run: PlannedRun, config: PlanConfig, hardware: HardwareConfig, origin: str) -> dict[str, str]:
     """The policy, the batch, the limits and the hardware of a plan."""
     adapters = f", {run.trained_parameters / 1e6:,.1f} M of adapters are trained"
     trained = adapters if run.lora else ", all trained"

@@ -111,7 +111,9 @@ def position_limit(model: Any) -> tuple[int | None, bool]:
         return None, False
     named = (*model.named_parameters(), *model.named_buffers())
     # Some tables have up to two extra rows, for padding.
-    table = any(each.ndim == 2 and 0 <= len(each) - limit <= 2 and POSITION_TABLE.search(name) for name, each in named)
+    table = any(
+        tensor.ndim == 2 and 0 <= len(tensor) - limit <= 2 and POSITION_TABLE.search(name) for name, tensor in named
+    )
     return limit, table or settings.model_type == "mpt"  # MPT's ALiBi tensor has that length
 
 
@@ -122,16 +124,20 @@ def _check_lengths(model: Any, tokenizer: Any, questions: list[str], config: Com
     completion = config.max_completion_length
     template_length = len(prompt_ids(tokenizer, ["?"], config.system_prompt)[0])
     # A token has at least one byte, so only questions with many bytes need to be tokenized.
-    long = [each for each in questions if template_length + len(each.encode("utf-8", "replace")) + completion > limit]
+    long = [
+        question
+        for question in questions
+        if template_length + len(question.encode("utf-8", "replace")) + completion > limit
+    ]
     prompt = max(map(len, prompt_ids(tokenizer, long, config.system_prompt)), default=0)
     if prompt + completion <= limit:
         return []
     sizes = f"the longest prompt has {prompt:,} tokens, with its completion {prompt + completion:,}"
-    of = f"{config.model.path} has {limit:,} positions (max_position_embeddings)"
+    positions = f"{config.model.path} has {limit:,} positions (max_position_embeddings)"
     advice = "Use shorter problems, or a shorter system_prompt."
     if prompt < limit:
         advice = f"Set max_completion_length={limit - prompt} or less."
     if fixed or config.rollout.name in VLLM_ENGINES:
-        raise UserError(f"max_completion_length={completion}: {sizes}, and {of}. {advice}")
+        raise UserError(f"max_completion_length={completion}: {sizes}, and {positions}. {advice}")
     # Rotary positions can be computed for any length.
-    return [f"Warning: {sizes}, and {of}: beyond them its completions are unreliable. {advice}"]
+    return [f"Warning: {sizes}, and {positions}: beyond them its completions are unreliable. {advice}"]

@@ -75,7 +75,7 @@ def headline(run: SavedRun) -> str:
         return f"Not finished: {done:,} {plural(done, 'step')} logged, and no evaluation after training yet."
     before, after = results["before"], results["after"]
     difference = results["difference"]["accuracy_strict"]
-    first, last = (format_metric("accuracy_strict", each["accuracy_strict"]) for each in (before, after))
+    first, last = (format_metric("accuracy_strict", metrics["accuracy_strict"]) for metrics in (before, after))
     steps = f"{results['steps']:,} {plural(results['steps'], 'step')}"
     what = f"right answers on {after['n']:,} held-out {plural(after['n'], 'problem')}"
     if not difference["value"]:
@@ -152,9 +152,9 @@ def transcripts_by_question(run: SavedRun) -> list[dict[str, Any]]:
     """Each example question with the policy's answers by step."""
     questions: dict[str, dict[str, Any]] = {}
     for line in run.transcripts:
-        each = questions.setdefault(line["question"], {"gold": line["gold"], "answers": {}})
-        each["answers"][line["step"]] = line["completion"]
-    return [{"question": question, **each} for question, each in questions.items()]
+        transcript = questions.setdefault(line["question"], {"gold": line["gold"], "answers": {}})
+        transcript["answers"][line["step"]] = line["completion"]
+    return [{"question": question, **transcript} for question, transcript in questions.items()]
 
 
 def changed_settings(settings: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -57,7 +57,7 @@ class DotRow(NamedTuple):
 
 def arms_figure(arms: Sequence[Arm], baseline: Arm, hues: Mapping[str, str], labels: Mapping[str, str]) -> Chart:
     """The primary metric of each arm: a dot for each seed, and their mean."""
-    found = [
+    rows = [
         DotRow(labels[arm.name], [*arm.values(PRIMARY_METRIC).values()], None, hues.get(arm.name, "soft"))
         for arm in arms
     ]
@@ -65,7 +65,7 @@ def arms_figure(arms: Sequence[Arm], baseline: Arm, hues: Mapping[str, str], lab
     if len(arms) > 1:
         note += f"; dotted: the mean of {printable(baseline.short_name(baseline))}"
     with mpl.rc_context(STYLE):
-        figure, axes = dot_rows_figure(found)
+        figure, axes = dot_rows_figure(rows)
         if len(arms) > 1:
             axes.axvline(
                 fmean(baseline.values(PRIMARY_METRIC).values()), color=light_colour("soft"), linewidth=1, linestyle=":"
@@ -73,15 +73,15 @@ def arms_figure(arms: Sequence[Arm], baseline: Arm, hues: Mapping[str, str], lab
     return Chart("settings", f"Held-out problems: {label_and_formatter(PRIMARY_METRIC)[0]}", note, figure)
 
 
-def dot_rows_figure(found: Sequence[DotRow]) -> tuple[Figure, Axes]:
+def dot_rows_figure(rows: Sequence[DotRow]) -> tuple[Figure, Axes]:
     """One row above the other, each with its name above its dots."""
-    names = [wrap_row_name(row.name) for row in found]
+    names = [wrap_row_name(row.name) for row in rows]
     heights = [0.4 + 0.18 * (name.count("\n") + 1) for name in names]  # inches
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
     figure = Figure(figsize=(WIDTH, 0.5 + sum(heights)), layout=layout)
     axes = figure.add_subplot()
     top = 0.0
-    for name, height, row in zip(names, heights, found, strict=True):
+    for name, height, row in zip(names, heights, rows, strict=True):
         middle = top + height - 0.22
         axes.text(
             0, top + 0.03, name, transform=axes.get_yaxis_transform(), va="top", linespacing=1.0, parse_math=False
@@ -99,7 +99,7 @@ def dot_rows_figure(found: Sequence[DotRow]) -> tuple[Figure, Axes]:
     axes.yaxis.set_major_locator(NullLocator())
     axes.grid(False, axis="y")
     axes.grid(True, axis="x")
-    fit_share_axis(axes, "x", [each for row in found for each in (*row.values, *(row.interval or ()))])
+    fit_share_axis(axes, "x", [value for row in rows for value in (*row.values, *(row.interval or ()))])
     return figure, axes
 
 
@@ -110,8 +110,8 @@ def wrap_row_name(name: str, width: int = 52, max_lines: int = 3) -> str:
 
 def fit_share_axis(axes: Axes, side: str, values: Sequence[float]) -> None:
     """Show shares as percents along "x" or "y". The axis ends near 0 and 1, even if an interval goes beyond."""
-    seen = [each for each in values if not isnan(each)]
-    low, high = max(0.0, min(seen, default=0.0)), min(1.0, max(seen, default=1.0))
+    finite = [value for value in values if not isnan(value)]
+    low, high = max(0.0, min(finite, default=0.0)), min(1.0, max(finite, default=1.0))
     margin = max(0.01, 0.06 * (high - low))
     axes.set(**{f"{side}lim": (low - margin, high + margin)})
     axis = axes.xaxis if side == "x" else axes.yaxis

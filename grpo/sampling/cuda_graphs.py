@@ -137,7 +137,9 @@ class StaticSlots:
         for row, prompt in enumerate(prompt_of_row):
             members[prompt].append(row)
         slots = max(map(len, members))
-        rows = torch.tensor([of + [count] * (slots - len(of)) for of in members], device=device).flatten()
+        rows = torch.tensor(
+            [prompt_rows + [count] * (slots - len(prompt_rows)) for prompt_rows in members], device=device
+        ).flatten()
         if uniforms is not None:
             uniforms = uniforms.to(device)[rows.clamp(max=count - 1)]
         sampled_ids = torch.full((len(rows), max_new_tokens), -1, device=device)

@@ -68,6 +68,6 @@ def describe_state(job: "Job") -> str:
     step = max(line["step"] for line in lines)
     if step == steps:
         return "evaluating after training"
-    of = f" of {steps}" if steps else ""
+    total = f" of {steps}" if steps else ""
     rewards = [line[REWARD] for line in lines if isinstance(line.get(REWARD), float | int)]
-    return f"step {step}{of}" + (f", reward {rewards[-1]:.2f}" if rewards else "")
+    return f"step {step}{total}" + (f", reward {rewards[-1]:.2f}" if rewards else "")

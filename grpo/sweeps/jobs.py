@@ -62,9 +62,9 @@ def expand_overrides(context: HydraContext, arguments: Sequence[str]) -> dict[st
         UserError: a list without values, a range without an end, or more jobs than are possible.
     """
     listed: dict[str, list[str]] = {}
-    given = OverridesParser.create(context.config_loader).parse_overrides(list(arguments))
-    refuse_too_many_jobs(given)
-    for override in given:
+    overrides = OverridesParser.create(context.config_loader).parse_overrides(list(arguments))
+    refuse_too_many_jobs(overrides)
+    for override in overrides:
         key = override.get_key_element()
         if not override.is_sweep_override():
             listed[key] = [f"{key}={override.get_value_element_as_str()}"]
@@ -101,7 +101,7 @@ def compose_jobs(
     checked: set[str] = set()
     with progress("checking", len(combinations), lasting=False) as advance:
         for number, overrides in enumerate(combinations, first):
-            name = " ".join(short_override(each) for each in overrides if each.partition("=")[0] in varied)
+            name = " ".join(short_override(override) for override in overrides if override.partition("=")[0] in varied)
             try:
                 job = _compose_job(context, master, overrides, name or f"job {number}", number)
                 files = repr((job.config.model.path, job.config.data, job.config.rollout))

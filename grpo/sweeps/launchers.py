@@ -118,13 +118,13 @@ def launch_jobs(launcher: Any, calls: Sequence[JobCall], parallel: int, cuda: bo
 @contextmanager
 def share_cores(parallel: int) -> Iterator[None]:
     """Give each process that starts while the context lasts an equal part of the cores, unless `threads` is set."""
-    given = os.environ.get("OMP_NUM_THREADS")
-    if parallel > 1 and given is None:
+    own_threads = os.environ.get("OMP_NUM_THREADS")
+    if parallel > 1 and own_threads is None:
         os.environ["OMP_NUM_THREADS"] = str(max(1, usable_cores() // parallel))
     try:
         yield
     finally:
-        if given is None:
+        if own_threads is None:
             os.environ.pop("OMP_NUM_THREADS", None)
 
 

@@ -28,11 +28,13 @@ def search_space(
     Raises:
         UserError: there is nothing to search.
     """
-    given: dict[str, Override] = {}
+    overrides: dict[str, Override] = {}
     for override in OverridesParser.create(context.config_loader).parse_overrides(list(arguments)):
-        given[override.get_key_element()] = override
-    space = {key: _distribution(each) for key, each in given.items() if each.is_sweep_override()}
-    fixed = [f"{key}={each.get_value_element_as_str()}" for key, each in given.items() if not each.is_sweep_override()]
+        overrides[override.get_key_element()] = override
+    space = {key: _distribution(typed) for key, typed in overrides.items() if typed.is_sweep_override()}
+    fixed = [
+        f"{key}={typed.get_value_element_as_str()}" for key, typed in overrides.items() if not typed.is_sweep_override()
+    ]
     if not space:
         raise UserError(
             "hydra/sweeper=optuna: there is nothing to search; give a setting several values, or a range, "

@@ -86,23 +86,23 @@ def single_number(text: str) -> Decimal | float | None:
     plain = _LATEX_FRACTION.sub(lambda match: " {}{}/{}{} ".format(*match.groups(default="")), plain)
     if _ARITHMETIC.search(plain):
         return None
-    found: Decimal | float | None = None
+    number: Decimal | float | None = None
     for match in _TOKEN.finditer(_SUBTRACTION.sub(";", plain)):
         if match[3] is None:
             continue  # a word
         value = _number_value(*match.groups(default=""))
-        if value is None or found not in (None, value):
+        if value is None or number not in (None, value):
             return None
-        found = value
-    return found
+        number = value
+    return number
 
 
 def _number_value(sign: str, mixed: str, numerator: str, exponent: str, denominator: str) -> Decimal | float | None:
     """The value of a number token; None if it divides by zero, or is not whole and too large for a float."""
     numerator, denominator = (part.translate(_NO_SEPARATORS) for part in (numerator, denominator))
-    whole, _, decimals = numerator.partition(".")
+    integer_part, _, decimals = numerator.partition(".")
     if not (mixed or exponent or denominator or decimals.strip("0")):
-        return Decimal(sign + (whole or "0"))
+        return Decimal(sign + (integer_part or "0"))
     value = float(numerator + exponent)
     if denominator:
         value = value / divisor if (divisor := float(denominator)) else math.inf
@@ -130,8 +130,8 @@ def answers_match(answer: str, gold: str, answer_match: str = "number") -> bool:
         left, right = strict_number(answer), strict_number(gold)
         return answer.strip() == gold.strip() if left is None or right is None else left == right
     if answer_match == "number" and (expected := single_number(gold)) is not None:
-        given = single_number(answer)
-        return given is not None and _same_number(given, expected)
+        number = single_number(answer)
+        return number is not None and _same_number(number, expected)
     text = normalized_text(gold)
     return answer.strip() == gold.strip() or (text != "" and normalized_text(answer) == text)
 

@@ -11,7 +11,7 @@ from grpo.config.samplers import SAMPLER_SETTINGS
 from grpo.config.schema import Config, EvaluateConfig, PlanConfig
 from grpo.config.validation import check_config
 from grpo.core.errors import UserError
-from grpo.plan import compose as plan
+from grpo.plan import compose_plan
 from tests.helpers.import_times import error_lines, imported, run_command
 
 GROUPS = {
@@ -24,7 +24,7 @@ GROUPS = {
 )
 def test_every_option_composes(group: str, name: str) -> None:
     extra = {"jsonl": ["data.path=somewhere"], "vllm": ["device=cuda"], "vllm_server": ["device=cuda"]}
-    (plan if group == "hardware" else compose)([f"{group}={name}", *extra.get(name, [])])
+    (compose_plan if group == "hardware" else compose)([f"{group}={name}", *extra.get(name, [])])
 
 
 def test_the_groups_have_the_documented_options() -> None:

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from grpo.config.groups import CONF, option_names
 from grpo.config.schema import PlanConfig
 from grpo.core.errors import UserError
-from grpo.plan import compose, hardware_of, run
+from grpo.plan import compose_plan, hardware_of, run
 from grpo.planning import resident_memory, training_memory
 from grpo.planning.architecture import Architecture, read_architecture
 from grpo.planning.fit import batch_of, nearest_fitting, usable_memory
@@ -54,7 +54,7 @@ CUT = [
 
 
 def planned(*overrides: str) -> PlannedRun:
-    config = compose(overrides)
+    config = compose_plan(overrides)
     return PlannedRun(config, batch_of(config), read_architecture(config.model)[0], config.sharding)
 
 
@@ -153,7 +153,7 @@ def test_memory_agrees_with_torchs_accounting(overrides: list[str], tmp_path) ->
     phases = memory(*overrides)
     said = {name: sum(parts.values()) for name, parts in phases.items()}
     said["temporary"] = sum(size for part, size in phases["training"].items() if part not in RESIDENT)
-    took = measure_peaks(compose(overrides), tmp_path)
+    took = measure_peaks(compose_plan(overrides), tmp_path)
     took["temporary"] = took["training"] - took["resident"]
     ratios = {name: said[name] / took[name] for name in said}
     print("; ".join(f"{name} {said[name] / 1e6:.1f} / {took[name] / 1e6:.1f} MB = {ratios[name]:.3f}" for name in said))
@@ -198,15 +198,15 @@ def test_the_parameters_are_those_of_the_policy() -> None:
 @pytest.mark.parametrize(("name", "millions"), [("0.5b", 494.0), ("1.5b", 1543.7), ("3b", 3085.9)])
 def test_shipped_sizes_need_no_hub(name: str, millions: float) -> None:
     """They add up to the parameters on Qwen2.5's model cards: 0.49, 1.54 and 3.09 billion."""
-    of, origin = read_architecture(compose([f"model=qwen2.5-{name}"]).model)
+    of, origin = read_architecture(compose_plan([f"model=qwen2.5-{name}"]).model)
     assert of.parameters / 1e6 == pytest.approx(millions, abs=0.05)
     assert "Qwen/Qwen2.5-" in origin
 
 
 @needs_qwen
 def test_shipped_sizes_are_those_of_the_config() -> None:
-    shipped, _ = read_architecture(compose(["model=qwen2.5-0.5b"]).model)
-    read, origin = read_architecture(compose(["model=qwen2.5-0.5b", f"model.path={QWEN}"]).model)
+    shipped, _ = read_architecture(compose_plan(["model=qwen2.5-0.5b"]).model)
+    read, origin = read_architecture(compose_plan(["model=qwen2.5-0.5b", f"model.path={QWEN}"]).model)
     assert read == shipped and origin == f"config.json of {os.path.abspath(QWEN)}"
 
 
@@ -229,7 +229,9 @@ def test_the_least_time_of_a_small_policy() -> None:
     sizes = {"hidden_size": 10, "intermediate_size": 20, "num_attention_heads": 1, "num_hidden_layers": 1}
     of = Architecture.from_settings({"model_type": "llama", "vocab_size": 100, "tie_word_embeddings": True, **sizes})
     assert of.linear_parameters == 4 * 10 * 10 + 3 * 10 * 20 == 1000 and of.head_parameters == 1000
-    config = compose(["experiment=gsm8k", "max_prompt_length=50", "max_completion_length=10", "micro_batch_size=64"])
+    config = compose_plan(
+        ["experiment=gsm8k", "max_prompt_length=50", "max_completion_length=10", "micro_batch_size=64"]
+    )
     flops, bandwidth = 1e6, 1e30
     seconds = step_seconds(PlannedRun(config, batch_of(config), of), DeviceRates(flops, flops, bandwidth))
     completions, prompts = 64 * 10, 4 * 50
@@ -260,7 +262,7 @@ def test_settings_change_the_least_time(more: list[str], part: str, times: float
 
 
 def seconds(*overrides: str) -> dict[str, float]:
-    config = compose(overrides)
+    config = compose_plan(overrides)
     hardware = hardware_of(config)
     rates = DeviceRates(hardware.flops_bf16, hardware.flops_fp32, hardware.bandwidth, hardware.link)
     return step_seconds(planned(*overrides), rates)
@@ -277,13 +279,13 @@ def test_each_model_file_states_the_memory_of_its_policy(file: Path) -> None:
 
 @pytest.mark.parametrize("name", option_names("hardware"))
 def test_each_hardware_file_names_its_datasheet(name: str) -> None:
-    hardware = compose([f"hardware={name}"]).hardware
+    hardware = compose_plan([f"hardware={name}"]).hardware
     assert hardware and hardware.flops_bf16 > 0 and hardware.memory > 0
     assert re.search("datasheet|whitepaper", (CONF / "hardware" / f"{name}.yaml").read_text())
 
 
 def test_proposals_fit_and_fewer_changes_do_not() -> None:
-    config = compose(["experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4"])
+    config = compose_plan(["experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4"])
     hardware = hardware_of(config)
     of, room = read_architecture(config.model)[0], usable_memory(hardware, config.rollout)
     assert peak_memory(memory("experiment=gsm8k", "model=qwen2.5-1.5b", "world_size=4")) > room
@@ -326,7 +328,7 @@ def test_the_printed_plan(command) -> None:
 
 def test_it_imports_no_torch() -> None:
     code = (
-        "import sys, grpo.plan as plan; plan.run(plan.compose(['experiment=gsm8k', 'hardware=h100']));"
+        "import sys, grpo.plan as plan; plan.run(plan.compose_plan(['experiment=gsm8k', 'hardware=h100']));"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
@@ -347,7 +349,7 @@ def test_it_imports_no_torch() -> None:
 )
 def test_mistakes_end_in_one_line(typed: list[str], said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)) as raised:
-        run(compose(typed))
+        run(compose_plan(typed))
     assert "\n" not in str(raised.value)
 
 
@@ -360,9 +362,9 @@ def test_a_multirun_plans_each_job(command) -> None:
 def test_an_unsupported_architecture_is_refused(tmp_path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 768, "vocab_size": 50257}))
     with pytest.raises(UserError, match="has no num_attention_heads; a plan supports decoders of the Qwen2 kind"):
-        read_architecture(replace(compose().model, path=str(tmp_path)))
+        read_architecture(replace(compose_plan().model, path=str(tmp_path)))
 
 
 def test_resume_is_refused() -> None:
     with pytest.raises(UserError, match="resume=outputs/latest: a plan is made from settings"):
-        run(compose(["resume=outputs/latest"]))
+        run(compose_plan(["resume=outputs/latest"]))
