@@ -1,4 +1,4 @@
-"""Tests a stack of rewards before GPU time is spent on it: what it pays for, on probes or on given completions.
+"""Check a stack of rewards before training: what it rewards, measured on probes or on the completions of a file.
 
 python -m grpo.audit rewards=verbatim
 python -m grpo.audit rewards=verbatim fail_on=warning
@@ -29,7 +29,7 @@ from grpo.runs.run_dir import removed_if_unused
 
 
 def run(config: AuditConfig) -> list[Finding]:
-    """Print what the stack pays for, on the probes or on the completions of a file.
+    """Print the scores of the probes, or of the completions of a file, and the findings about the stack.
 
     Raises:
         UserError: a mistake of the user, or findings of the level `fail_on`.

@@ -1,6 +1,8 @@
-"""The reward calculator: a page in which completions are edited and scored as the trainer scores them.
+"""The reward calculator: a page on which you edit completions and see the scores that the trainer would give them.
 
 python -m grpo.calculator
+
+It serves one HTML file, which computes the scores in the browser; no reward of this package runs here.
 """
 
 import argparse
@@ -37,7 +39,7 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 class OnePage(BaseHTTPRequestHandler):
-    """Serves the page at `/`, and nothing else."""
+    """Serves the page at `/`; any other path is not found."""
 
     def do_GET(self) -> None:
         try:
@@ -63,7 +65,7 @@ class OnePage(BaseHTTPRequestHandler):
 
 
 def listen(port: int) -> Server:
-    """A server on `port`, or on the next port that is free; 0 stands for any free port.
+    """A server on `port`, or on the next free port; 0 means any free port.
 
     Raises:
         UserError: no port is available.
@@ -98,7 +100,7 @@ def main() -> None:
         "each reward and its reason, the advantages of a group, and each reward's share.",
         epilog=f"The page is one file, which needs no server: open it from disk, or host it.\n  {PAGE}\n\n"
         f"On another machine: ssh -L {PORT}:{HOST}:{PORT} MACHINE\nthen open http://{HOST}:{PORT} here.\n\n"
-        "A run's completions as JSONL, to be dropped onto the page:\n"
+        "A run's completions as JSONL, to drop onto the page:\n"
         "  python -c \"import pandas; pandas.read_parquet('outputs/DATE/TIME/completions/step_000100.parquet')"
         ".to_json('step.jsonl', orient='records', lines=True)\"",
     )

@@ -1,9 +1,9 @@
-"""The memory that a training run needs and its least time, before it is started.
+"""The memory that a training run needs, and a lower bound of its time, computed before it starts.
 
 python -m grpo.plan experiment=gsm8k
 python -m grpo.plan experiment=gsm8k model=qwen2.5-3b world_size=4 hardware=rtx3090
 
-The formulas and the tables are in `grpo/planning/`. It imports no torch and asks no hub.
+The formulas and the tables are in `grpo/planning/`. The command imports no torch and sends no request to the hub.
 """
 
 import sys
@@ -73,7 +73,7 @@ def hardware_of(config: PlanConfig) -> HardwareConfig:
     """The hardware of the plan; without one, the default for the device.
 
     Raises:
-        UserError: it is not of the device that the run is composed for.
+        UserError: the hardware does not have the device of the run.
     """
     if config.hardware is None:
         default = compose_plan([f"hardware={DEFAULT_HARDWARE[config.device]}"]).hardware

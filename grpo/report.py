@@ -4,7 +4,7 @@ python -m grpo.report outputs/DATE/TIME
 python -m grpo.report outputs/DATE/TIME --figures
 python -m grpo.report outputs/sweeps/DATE/TIME --baseline num_generations=4
 
-The page of a run is made in grpo/reports/run_report.py, that of a sweep in grpo/reports/sweep_report.py.
+grpo/reports/run_report.py writes the page of a run, grpo/reports/sweep_report.py the page of a sweep.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
             page = report_sweep(folder, arguments.baseline, figures, out)
         else:
             raise UserError(
-                f"{folder} is not the folder of a run or a sweep, and holds none; give outputs/DATE/TIME of a run, "
+                f"{folder} is not the folder of a run or a sweep, and contains none; give outputs/DATE/TIME of a run, "
                 "outputs/sweeps/DATE/TIME of a sweep."
             )
         say(f"Report: {display_path(page)}")
@@ -62,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
         description="Write report.html into the folder of a run or of a sweep: one page that needs no network and no "
         "JavaScript. For a sweep, also write sweep.csv.",
         epilog="A run that is still training is reported up to its latest step. A folder of runs (outputs, "
-        "outputs/DATE) is reported as a sweep; one that also holds other files needs --out.",
+        "outputs/DATE) is reported as a sweep; one that also contains other files needs --out.",
     )
     parser.add_argument(
         "folder", type=run_argument, help="outputs/DATE/TIME of a run, outputs/sweeps/DATE/TIME of a sweep"
@@ -101,11 +101,11 @@ def report_sweep(folder: Path, baseline: str | None, figures: Path | None, out: 
 def refuse_foreign(folder: Path) -> None:
     """
     Raises:
-        UserError: the folder holds something that this project did not write.
+        UserError: the folder contains something that this project did not write.
     """
     if other := first_foreign_folder(folder):
         raise UserError(
-            f"{folder} holds other things than runs, such as {other.name}, so nothing is written there. "
+            f"{folder} also contains other things than runs, such as {other.name}, so nothing is written there. "
             "Name a folder for report.html and sweep.csv: --out FOLDER"
         )
 

@@ -130,7 +130,7 @@ def save(target: str) -> str:
     """
     *entities, project = target.split("/")
     if len(entities) > 1 or not all([*entities, project]):
-        raise UserError(f"{target!r} is no project; give ENTITY/PROJECT, as in the project's address, or PROJECT.")
+        raise UserError(f"{target!r} is not a project; give ENTITY/PROJECT, as in the project's address, or PROJECT.")
     try:
         import wandb
         import wandb_workspaces.workspaces  # noqa: F401
@@ -160,8 +160,8 @@ def save(target: str) -> str:
         raise
     except Exception as error:  # some of wandb's exceptions are private
         raise UserError(
-            f"W&B did not take the panels of {target}: {first_line(error)}. "
-            "Is it reachable, and may the key write there?"
+            f"W&B did not accept the panels of {target}: {first_line(error)}. "
+            "Check that it is reachable and that the key may write there."
         ) from error
 
 
@@ -171,7 +171,7 @@ def main() -> None:
         "target",
         nargs="?",
         metavar="ENTITY/PROJECT",
-        help="default: tracking.project of conf/tracking/wandb.yaml; PROJECT alone: of your own default entity",
+        help="default: tracking.project of conf/tracking/wandb.yaml; PROJECT: below your default entity",
     )
     target = parser.parse_args().target
     try:

@@ -79,7 +79,7 @@ def optimizer_steps(config: Config, problems: int) -> int:
 
 
 def _nearest(value: int, least: int, fits: Callable[[int], bool]) -> str:
-    """The nearest smaller and larger numbers that fit, in words; there is always a larger one."""
+    """The nearest smaller and larger numbers that fit, as text; there is always a larger one."""
     below = next((n for n in range(value - 1, least - 1, -1) if fits(n)), None)
     above = next(n for n in count(value + 1) if fits(n))
     return f"{above}" if below is None else f"{below} or {above}"

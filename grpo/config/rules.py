@@ -11,7 +11,7 @@ from grpo.config.limits import MAX_COMPLETIONS, MAX_JOBS, MAX_PROBLEMS, MAX_STEP
 from grpo.config.samplers import SAMPLER_SETTINGS
 from grpo.config.schema import AuditConfig, Config, EvaluateConfig, PlanConfig
 
-# Whether a value is allowed, and the rule in words.
+# Whether a value is allowed, and the rule as text.
 Rule = tuple[Callable[[Any], bool], str]
 
 

@@ -26,7 +26,7 @@ COMMAND_TO_COPY = re.compile(
     rf"(?:(?:python|torchrun|accelerate launch)(?: {ARGUMENT})*? -m [\w.]+|wandb sync|pip install \S+|ssh)"
     rf"(?: {ARGUMENT})*"
 )
-# Stands for a space at which a line must not break while text is wrapped; a private-use character.
+# Replaces a space at which a line must not break while text is wrapped; a private-use character.
 UNBREAKABLE_SPACE = "\ue000"
 
 

@@ -54,12 +54,12 @@ def parse_yaml(text: str) -> Any:
     """The OmegaConf config in YAML text.
 
     Raises:
-        ValueError: the text holds neither a mapping nor a list.
+        ValueError: the text contains neither a mapping nor a list.
     """
     try:
         return OmegaConf.create(text)
     except AssertionError as error:
-        raise ValueError("it holds neither a mapping nor a list") from error
+        raise ValueError("it contains neither a mapping nor a list") from error
 
 
 def parse_json_object(text: str) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def parse_json_object(text: str) -> dict[str, Any]:
     """
     content = json.loads(text)
     if not isinstance(content, dict):
-        raise ValueError(f"it holds {json_type_name(content)}, not an object")
+        raise ValueError(f"it contains {json_type_name(content)}, not an object")
     return content
 
 
@@ -89,7 +89,7 @@ def read_json_lines(path: Path, needed: set[str]) -> list[dict[str, Any]]:
         try:
             objects.append(parse_json_object(line))
             if not objects[-1].keys() >= needed:
-                raise ValueError(f"it does not hold {', '.join(sorted(needed))}")
+                raise ValueError(f"it lacks {', '.join(sorted(needed))}")
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged in line {number}: {first_line(error)}.") from error
     return objects

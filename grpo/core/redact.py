@@ -29,7 +29,7 @@ HARMLESS_NAME = re.compile(
 )
 # hydra.job.env_set sets environment variables, and any of its values may be a secret.
 ENVIRONMENT_SETTING = re.compile(r"(?:^|\.)env_set(?:\.|$)")
-# With a number as its value, `max_tokens=50`, such a name is no secret.
+# With a number as its value, `max_tokens=50`, such a name is not a secret.
 TOKEN_COUNT_NAME = re.compile(r"(?<![a-z])tokens?$", re.IGNORECASE)
 PLAIN_NUMBER = re.compile(r"[+-]?\d{1,9}(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
 PLACEHOLDERS = {"key=value", "key=VALUE", "KEY=VALUE", "key=NAME"}  # in messages that tell the user what to type

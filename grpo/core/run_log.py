@@ -14,7 +14,7 @@ class RunLog(logging.FileHandler):
     """The log handler of `train.log`.
 
     It collects records until `open_file` is called, because the run directory may belong to another run until then.
-    After that it writes every record at once.
+    After that it writes every record immediately.
     """
 
     def __init__(self, filename: str) -> None:

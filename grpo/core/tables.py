@@ -21,7 +21,7 @@ FORMAT_TAG = re.compile(r"</?(?:reasoning|answer)>")
 
 
 def key_value_table(lines: dict[str, str]) -> RenderableType:
-    """Names with their values; the values are wrapped in a column of their own."""
+    """Names with their values; the values are wrapped in their own column."""
     return _KeyValues(lines)
 
 

@@ -1,6 +1,6 @@
 """The sizes of a policy, read from its config.json or from those shipped with the package.
 
-Used by the memory and time formulas of a plan. It imports no torch and asks no hub.
+Used by the memory and time formulas of a plan. It imports no torch and sends no request to the hub.
 """
 
 import json

@@ -21,6 +21,7 @@ CUDA_CONTEXT_GIB, FRAGMENTATION = 1.0, 0.05
 
 
 def batch_of(config: PlanConfig) -> BatchSplit:
+    """The division of a step of the plan into devices and micro-batches."""
     return derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size, config.world_size)
 
 

@@ -18,11 +18,12 @@ def memory_by_phase(run: PlannedRun) -> dict[str, Parts]:
 
 
 def total(parts: Parts) -> float:
+    """The sum of the parts, in bytes or in seconds."""
     return sum(parts.values())
 
 
 def peak_memory(phases: dict[str, Parts]) -> float:
-    """Bytes of the phase that needs the most."""
+    """Bytes of the phase with the highest peak."""
     return max(map(total, phases.values()))
 
 
@@ -32,7 +33,7 @@ def update_memory(run: PlannedRun) -> Parts:
     adapter = run.config.model.lora_rank * max(map(max, arch.projections)) * run.adapter_bytes
     matrix = max(arch.head_parameters, arch.hidden_size * arch.intermediate_size) * run.weight_bytes
     largest = adapter if run.lora else matrix
-    if name == "adamw_torch":  # a square root of each second moment; on CUDA of all at once
+    if name == "adamw_torch":  # a square root of each second moment; on CUDA of all of them together
         temporary = run.trained_bytes / run.shards if run.on_cuda else 2.0 * largest
     else:
         temporary = 2.0 * largest if name == "adafactor" else 0.0

@@ -72,7 +72,7 @@ class PlannedRun:
         shares_prompts: whether training forwards each distinct prompt once.
         prefix_sampler: whether the project's own sampler is used (`rollout=fast`).
         fused_decoder: whether it decodes with `grpo/sampling/qwen2.py`, for Qwen2 without quantization.
-        weights_sharded: whether each device holds a part of the weights.
+        weights_sharded: whether each device stores a part of the weights.
         shards: the number of parts that gradients and optimizer states are divided into.
     """
 

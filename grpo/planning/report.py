@@ -1,6 +1,6 @@
-"""A plan as a person reads it: tables and sentences about memory and time.
+"""The tables and sentences of a plan about memory and time.
 
-Called by `grpo.plan`, which prints them. Nothing here prints or computes what a run needs.
+Called by `grpo.plan`, which prints them. It neither prints nor computes memory or time.
 """
 
 from copy import deepcopy
@@ -63,7 +63,7 @@ def fit_facts(config: PlanConfig, hardware: HardwareConfig, phases: dict[str, Pa
 
 
 def proposals_text(fitting: list[tuple[list[str], float]]) -> str:
-    """The settings that make a run fit, or what to change where no settings do."""
+    """The settings that make a run fit, or advice if no settings do."""
     if not fitting:
         changes = "micro-batch, checkpointing, sharding, 8-bit AdamW, adapters"
         return f"No combination of these makes it fit: {changes}. Use a smaller policy or batch."
@@ -103,10 +103,12 @@ def time_facts(config: PlanConfig, parts: Parts) -> dict[str, str]:
 
 
 def bytes_as_text(size: float) -> str:
+    """A number of bytes in GiB, or in MiB below 1 GiB."""
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
 
 
 def seconds_as_text(seconds: float) -> str:
+    """A duration in hours, minutes or seconds, with one decimal."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

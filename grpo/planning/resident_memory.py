@@ -1,4 +1,4 @@
-"""The parts of memory, and those that a device holds at every moment: weights, optimizer states, buffers.
+"""The parts of memory, and the parts that a device stores at every moment: weights, optimizer states, buffers.
 
 The peaks of sampling, training and the update each add to this. Weights, gradients and optimizer states, and how they
 are sharded: Rajbhandari et al. 2020 (arXiv:1910.02054), sections 3.1 and 5. Adapters: Hu et al. 2021
@@ -34,7 +34,7 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 def resident_memory(run: PlannedRun) -> Parts:
-    """Bytes that a device holds at every moment once the first step is done."""
+    """Bytes that a device stores at every moment once the first step is done."""
     arch, weight_shards = run.architecture, run.world_size if run.weights_sharded else 1
     weights = float(arch.parameters * run.weight_bytes)
     if run.quantized:

@@ -15,9 +15,9 @@ from grpo.planning.resident_memory import (
     resident_memory,
 )
 
-# Tokens and columns of logits that TRL's fused head holds at a time (trl/kernels/chunked_logprob.py).
+# Tokens and columns of logits that TRL's fused head stores at a time (trl/kernels/chunked_logprob.py).
 TILE_TOKENS, TILE_WIDTH = 4096, 32768
-# Further float32 tiles that the head holds without Triton, in its forward and its backward pass.
+# Further float32 tiles that the head stores without Triton, in its forward and its backward pass.
 TILES_FORWARD, TILES_BACKWARD = 3, 7.25
 
 
@@ -55,7 +55,7 @@ def training_moments(run: PlannedRun) -> list[Parts]:
 def _autocast_copies(run: PlannedRun) -> tuple[float, float]:
     """Bytes of the bfloat16 copies of weights at the end of the forward pass and in the backward pass."""
     arch, checkpointing = run.architecture, run.config.activation_checkpointing
-    # Cast in the forward pass and held until the backward pass; with checkpointing cast again, one layer at a time.
+    # Cast in the forward pass and stored until the backward pass; with checkpointing cast again, one layer at a time.
     forward = 2.0 * arch.linear_parameters if run.autocast and run.sharding == "ddp" else 0.0
     backward = forward / arch.num_hidden_layers if checkpointing else forward
     if run.lora and checkpointing:
@@ -74,7 +74,7 @@ def _head_gradient(run: PlannedRun) -> float:
 
 
 def _head_buffers(run: PlannedRun) -> tuple[float, float]:
-    """Bytes that the head holds in its forward and its backward pass."""
+    """Bytes that the head stores in its forward and its backward pass."""
     arch, gradient = run.architecture, _head_gradient(run)
     if run.plain_head:
         logits = run.predicted_tokens * arch.vocab_size * 4.0

@@ -25,7 +25,7 @@ def resolve_model_path(path: str) -> str:
     """`model.path` as a folder or hub id, the forms that transformers accepts.
 
     Raises:
-        UserError: the embedded policy or the folder does not exist, or the folder holds no model.
+        UserError: the embedded policy or the folder does not exist, or the folder contains no model.
     """
     if path.startswith(EMBEDDED_PREFIX):
         name = path.removeprefix(EMBEDDED_PREFIX)
@@ -36,7 +36,7 @@ def resolve_model_path(path: str) -> str:
     folder = Path(path).expanduser()
     if folder.exists():
         if not (folder / "config.json").is_file():
-            raise UserError(f"model.path={path}: the folder has no config.json; it does not hold a model.")
+            raise UserError(f"model.path={path}: the folder has no config.json, so it is not a model.")
         return str(folder)
     if not is_hub_id(path):
         raise UserError(f"model.path={path}: there is no such folder, and it is not a hub id (owner/name).")

@@ -100,7 +100,7 @@ def unwrap_adapters(policy: Any) -> Any:
 
 def forward_packed(model: Any, batch: PackedBatch, **kwargs: Any) -> Any:
     """The output of `model` for a packed batch: logits (1, N, V) of a policy, hidden states (1, N, H) of a backbone."""
-    # transformers uses a mask with four dimensions as it is, and computes no mask of its own.
+    # transformers uses a mask with four dimensions as it is, and computes no other mask.
     mask = batch.positions.new_zeros(1, 1, 1, 1)
     return model(
         input_ids=batch.ids[None],
@@ -119,7 +119,7 @@ class RaggedRows:
         lengths: (R,) the length of each row; they sum to N.
         rows, width: R and W, the longest length.
         columns: (W,) 0, 1, ..., W - 1.
-        mask: (R, W) whether a place of the padded grid holds a token.
+        mask: (R, W) whether a place of the padded grid is a token.
         real: (N,) the index of each packed token in the flat padded grid.
         source: (R*W,) the index of the packed token that each place of the flat padded grid receives.
     """
@@ -133,7 +133,7 @@ class RaggedRows:
         self.source = (self.mask.flatten().cumsum(0) - 1).clamp(min=0)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """(N, heads, D) -> (R, heads, W, D). Padding holds copies of other tokens, so attention must mask it."""
+        """(N, heads, D) -> (R, heads, W, D). Padding contains copies of other tokens, so attention must mask it."""
         padded: Tensor = _PadRows.apply(packed, self.source, self.real)
         return padded.view(self.rows, self.width, *packed.shape[1:]).transpose(1, 2)
 

@@ -1,6 +1,6 @@
 """An arm of a sweep: the runs that differ only in their seed, named by the settings in which arms differ.
 
-Used by `sweep_results` to sort runs into arms, and by everything that shows them. It reads no files.
+Used by `sweep_results` to sort runs into arms, and by the modules that show arms. It reads no files.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Arm:
     """The runs that differ only in their seed."""
 
     levels: dict[str, str]  # factor -> its level in this arm, as typed
-    runs: dict[int, SavedRun]  # seed -> its run, if that has finished
+    runs: dict[int, SavedRun]  # seed -> its run, for the seeds that have finished
 
     @property
     def name(self) -> str:
@@ -68,7 +68,7 @@ def affects_results(key: str) -> bool:
 
 
 def factor_levels(runs: Sequence[SavedRun]) -> list[dict[str, str]]:
-    """What distinguishes the arms, given one run of each: typed settings if they are enough, else all settings.
+    """The settings that distinguish the arms, from one run of each: typed settings if they are enough, or all settings.
 
     Returns:
         For each run factor -> level, the level as typed.
@@ -109,7 +109,7 @@ def _typed_settings(run: SavedRun) -> dict[str, str]:
 
 
 def parse_number(text: str) -> float | None:
-    """A finite number, or None if the text is none."""
+    """The finite number that the text is, or None."""
     try:
         number = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The page of a run: what changed, which rewards moved the policy, and what the policy answered.
+"""The page of a run: metrics before and after training, the attribution of the advantages, example answers.
 
 Called by `grpo.report` and at the end of a run. It formats the saved results of a run and computes no metric.
 """
@@ -39,7 +39,7 @@ def write_run_report(folder: Path, figures: Path | None = None, out: Path | None
         The path of the page.
 
     Raises:
-        UserError: the folder is no run, or a file in it is damaged.
+        UserError: the folder is not a run, or a file in it is damaged.
     """
     run = read_run(folder)
     charts = []
@@ -68,7 +68,7 @@ def write_run_report(folder: Path, figures: Path | None = None, out: Path | None
 
 
 def headline(run: SavedRun) -> str:
-    """The change of the right answers in a sentence, as certain as the test allows."""
+    """The change of the right answers in one sentence, with its interval and its significance."""
     results = run.results
     if not results:
         done = int(run.history.index[-1]) if len(run.history) else 0

@@ -1,6 +1,6 @@
 """The figures of a sweep: every seed as a dot or in a band, with the mean over seeds.
 
-Used by `sweep_report`. It computes no statistics of its own.
+Used by `sweep_report`. It computes no statistics.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ CURVES = {
     FRAC_REWARD_ZERO_STD: "Groups with equal totals",
 }
 SHARE_METRICS = {FRAC_REWARD_ZERO_STD, VALIDATION_ACCURACY}
-MAX_COLOURED_ARMS = len(HUES)  # arms with a colour of their own
+MAX_COLOURED_ARMS = len(HUES)  # arms with different colours
 
 
 class DotRow(NamedTuple):
@@ -74,7 +74,7 @@ def arms_figure(arms: Sequence[Arm], baseline: Arm, hues: Mapping[str, str], lab
 
 
 def dot_rows_figure(rows: Sequence[DotRow]) -> tuple[Figure, Axes]:
-    """One row above the other, each with its name above its dots."""
+    """A figure with one row of dots per arm or level, and the name above each row."""
     names = [wrap_row_name(row.name) for row in rows]
     heights = [0.4 + 0.18 * (name.count("\n") + 1) for name in names]  # inches
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)

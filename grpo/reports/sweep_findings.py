@@ -1,6 +1,6 @@
 """The findings of a sweep as sentences, each as certain as the statistics allow.
 
-Used by the terminal output and the page of a sweep. It computes no statistics of its own.
+Used by the terminal output and the page of a sweep. It computes no statistics.
 """
 
 from math import isnan

@@ -55,7 +55,7 @@ def find_runs(folder: Path) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether the folder holds a training run of this project. Other programs also have a `.hydra/`."""
+    """Whether the folder contains a training run of this project. Other programs also have a `.hydra/`."""
     try:
         with RunDir(folder).settings_yaml.open(encoding="utf-8", errors="replace") as settings:
             text = settings.read(100_000)

@@ -110,7 +110,7 @@ def read_sweep(folder: Path) -> SweepResults:
         UserError: there is no run, or `sweep.json` is damaged.
     """
     if not holds_runs(folder):
-        raise UserError(f"{folder} holds no runs; give the folder of a sweep, outputs/sweeps/DATE/TIME.")
+        raise UserError(f"{folder} contains no runs; give the folder of a sweep, outputs/sweeps/DATE/TIME.")
     sweep_file = _read_sweep_file(SweepDir(folder).sweep_json)
     runs, states = _read_jobs(folder, sweep_file)
     finished = {job: run for job, run in runs.items() if states[job] is None}
@@ -216,7 +216,7 @@ def _job_state(folder: Path, run: SavedRun | None) -> tuple[str, str] | None:
         if run.results.get("stopped_by") == STOPPED_BY_PRUNING:
             return "pruned", f"at step {run.results['steps']:,}"
         primary = final_value(run, PRIMARY_METRIC)
-        return None if primary is not None else ("damaged", f"results.json holds no {PRIMARY_METRIC}")
+        return None if primary is not None else ("damaged", f"results.json lacks {PRIMARY_METRIC}")
     error = RunDir(folder).error_txt
     if error.is_file():
         return "failed", error.read_text(encoding="utf-8", errors="replace").strip() or "without a message"
@@ -236,7 +236,7 @@ def choose_baseline(sweep: SweepResults, name: str | None) -> Arm:
     """
     if name is None:
         if not sweep.arms_with_runs:
-            raise UserError(f"{sweep.folder} holds no run that has finished, so there is nothing to compare.")
+            raise UserError(f"{sweep.folder} contains no finished run, so there is nothing to compare.")
         return sweep.arms_with_runs[0]
     wanted = name.replace(",", " ").split()
     named = [arm for arm in sweep.arms if arm.name == name]

@@ -1,6 +1,6 @@
 """The tables of a sweep for a terminal of 80 columns.
 
-Printed by `grpo.report` and at the end of a sweep. It computes no statistics of its own.
+Printed by `grpo.report` and at the end of a sweep. It computes no statistics.
 """
 
 from collections.abc import Sequence

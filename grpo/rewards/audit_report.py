@@ -1,6 +1,6 @@
 """Prints what `grpo.audit` found: the tables of probes and of completions, and the findings.
 
-Called by grpo/audit.py alone. It computes no score and no finding.
+Called only by grpo/audit.py. It computes no score and no finding.
 """
 
 from collections.abc import Sequence

@@ -18,14 +18,14 @@ def correctness(completion: str, gold: str, answer_match: str = "number") -> flo
 
 @reward
 def int_(completion: str) -> float:
-    """0.5 if that answer is an integer in ASCII digits, with or without commas at every third digit."""
+    """0.5 if the answer in the last closed answer block is an integer, with or without thousands commas."""
     answer = extract_answer(completion)
     return 0.5 if answer is not None and INTEGER.fullmatch(answer) else 0.0
 
 
 @reward
 def strict_format(completion: str) -> float:
-    """0.5 if the completion is exactly the format: each tag once, alone on its line, and no block is blank."""
+    """0.5 if the completion is exactly the format: each tag once and on its own line, and no block is blank."""
     lines = completion.removesuffix("\n").split("\n")
     if lines[0] != "<reasoning>" or lines[-1] != "</answer>" or any(completion.count(tag) != 1 for tag in TAGS):
         return 0.0
@@ -54,7 +54,7 @@ def soft_format(completion: str) -> float:
 
 @reward
 def xmlcount(completion: str) -> float:
-    """0.125 for each tag that occurs once and alone on its line, minus 0.001 per character after `</answer>`."""
+    """0.125 for each tag that occurs once and on its own line, minus 0.001 per character after `</answer>`."""
     lines = completion.split("\n")
     tags = sum(completion.count(tag) == 1 and tag in lines for tag in TAGS)
     _, closed, tail = completion.rpartition("</answer>")

@@ -1,4 +1,4 @@
-"""Scores of given completions under a stack of rewards, and what they say about it: correlations and shares.
+"""Scores of completions under a stack of rewards, and the findings about the stack: correlations and shares.
 
 Called by `grpo.audit completions=FILE`. It knows nothing of files; the caller reads them.
 """
@@ -82,8 +82,10 @@ def score_completions(
     for row, (problem, _) in enumerate(places):
         groups[problem].append(row)
     texts = [batch[place] for place in places]
-    of_rows = [examples[problem] for problem, _ in places]
-    scores = stack.score(texts, [example.gold for example in of_rows], [example.question for example in of_rows])
+    row_examples = [examples[problem] for problem, _ in places]
+    scores = stack.score(
+        texts, [example.gold for example in row_examples], [example.question for example in row_examples]
+    )
     return CompletionScores(texts, stack, np.array(list(scores.values())).T, groups)
 
 

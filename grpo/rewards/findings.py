@@ -1,6 +1,7 @@
-"""What `grpo.audit` reports: a `Finding`, and the formatting of numbers and lists in its text.
+"""`Finding`, the unit of the report of `grpo.audit`, and the formatting of numbers and lists in its text.
 
-Called by grpo/rewards/probe_findings.py and completion_scores.py, which find, and by audit_report.py, which prints.
+Called by grpo/rewards/probe_findings.py and completion_scores.py, which create findings, and by audit_report.py,
+which prints them.
 """
 
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault of a stack of rewards (`warning`) or a limit of it (`note`), in words, with the probes that show it."""
+    """A fault of a stack of rewards (`warning`) or a limit of it (`note`), as text, with the probes that show it."""
 
     level: Literal["warning", "note"]
     text: str

@@ -71,7 +71,7 @@ def _exclusive_rewards(scores: ProbeScores) -> Iterator[Finding]:
 
 
 def _describe_pairs(names: Sequence[str], pairs: Sequence[tuple[int, int]]) -> str:
-    """Pairs of rewards in words; the pairs that share a reward are one phrase."""
+    """Pairs of rewards as text; the pairs that share a reward are one phrase."""
     phrases = []
     while pairs:
         most_frequent, _ = Counter(k for pair in pairs for k in pair).most_common(1)[0]
@@ -157,7 +157,7 @@ def _misread_numbers(scores: ProbeScores) -> Iterator[Finding]:
     refused_forms: dict[str, list[str]] = {}
     for k, reward in enumerate(scores.names):
         parts = {name: float(scores.parts[PROBE_INDEX[name], k]) for name in PROBE_INDEX}
-        # Two words, one as long as the number: a reward of length alone does not read numbers.
+        # Two words, one as long as the number: a reward that reads only the length does not read numbers.
         word = max(parts["eighteen"], parts["a word for an answer"])
         if parts["18"] - word <= scores.rounding:
             continue
@@ -272,10 +272,10 @@ def _equal_to_reference(scores: ProbeScores, names: Sequence[str]) -> tuple[str,
 
 
 def _outscoring(scores: ProbeScores, kind: str) -> tuple[str, tuple[str, ...]]:
-    """The probes of a kind that outscore the lowest right probe in the requested format, in words and by name."""
+    """The probes of a kind that outscore the lowest right probe in the requested format, as text and by name."""
     phrases: list[str] = []
     names: list[str] = []
-    # Only probes with the same end are compared: the last line break has a price of its own.
+    # Only probes with the same end are compared: the last line break has its own score.
     for ends_with_break in (True, False):
         same_end = [probe for probe in PROBES if probe.completion.endswith("\n") is ends_with_break]
         lowest = min((probe.name for probe in same_end if probe.kind == AS_REQUESTED), key=scores.total)

@@ -21,7 +21,7 @@ class ProbeScores:
     Attributes:
         names: the R rewards with a weight.
         raw: (N, R) the score of each probe by each reward.
-        parts: (N, R) the same times the weights; the parts of a probe sum to its total.
+        parts: (N, R) the scores times the weights; the parts of a probe sum to its total.
     """
 
     names: list[str]

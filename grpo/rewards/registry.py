@@ -3,7 +3,7 @@
 Used by grpo/rewards/built_in.py and verbatim.py, and by reward files, which import it as `from grpo.rewards import
 reward`. It knows nothing of weights, scores or files.
 
-Add a reward without touching this package: decorate a function in a Python file of your own with `@reward`, name the
+Add a reward without touching this package: decorate a function in your own Python file with `@reward`, name the
 file in `reward_files=[my_rewards.py]` and give it a weight, `+rewards.<function name>=0.1`.
 """
 

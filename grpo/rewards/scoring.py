@@ -62,7 +62,7 @@ def score_reward(
 
 
 def _call_reward(name: str, columns: dict[str, Sequence[str]], answer_match: str) -> list[float]:
-    """Call a reward with the `columns` that it takes: once per completion, or once for the batch."""
+    """Call a reward with the `columns` that are its parameters: once per completion, or once for the batch."""
     function, completions = REWARDS[name], columns["completion"]
     parameters = inspect.signature(function).parameters
     arguments = [argument for argument in parameters if argument != ANSWER_MATCH_ARGUMENT]
@@ -87,7 +87,7 @@ def _call_reward(name: str, columns: dict[str, Sequence[str]], answer_match: str
 def _score_batch(
     name: str, function: ScoringFunction, arguments: dict[str, list[str]], completions: Sequence[str]
 ) -> list[Any]:
-    """What a reward returns for a batch, one value for each completion."""
+    """The values that a reward returns for a batch, one for each completion."""
     values: list[Any] = []
     with _errors_named(name, completions, values, f"first of {len(completions)} "):
         returned = function(**arguments)

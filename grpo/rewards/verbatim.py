@@ -16,13 +16,13 @@ def _verbatim_answer(completion: str) -> str:
 
 @reward
 def verbatim_correctness(completion: str, gold: str) -> float:
-    """2.0 if the text after the last `<answer>`, or all of it without a tag, is the gold answer."""
+    """2.0 if the text after the last `<answer>`, or the complete text without a tag, is the gold answer."""
     return 2.0 if _verbatim_answer(completion) == gold else 0.0
 
 
 @reward
 def verbatim_int(completion: str) -> float:
-    """0.5 if that text satisfies `str.isdigit`."""
+    """0.5 if the text after the last `<answer>` satisfies `str.isdigit`."""
     return 0.5 if _verbatim_answer(completion).isdigit() else 0.0
 
 

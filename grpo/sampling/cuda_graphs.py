@@ -20,7 +20,7 @@ from grpo.sampling.token_sampler import EOS_CHECK_INTERVAL, TokenSampler
 class CudaGraphs:
     """Captured decode steps and their storage.
 
-    Every completion has a slot of its own. A graph is captured for each number of prompts and slots and each multiple
+    Every completion has its own slot. A graph is captured for each number of prompts and slots and each multiple
     of `GRAPH_TOKEN_MULTIPLE` of prompt width and completion length, and is replayed on the same storage in all later
     rollouts.
     """

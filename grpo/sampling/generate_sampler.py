@@ -18,7 +18,7 @@ from grpo.sampling.sampler import RowSeed
 
 
 class GenerateSampler:
-    """A `Sampler` that calls `generate` with settings of its own instead of the policy's `generation_config`.
+    """A `Sampler` that calls `generate` with its own settings instead of the policy's `generation_config`.
 
     `seeds` make a batch reproducible, not each row by itself: all rows draw from the first seed.
     """

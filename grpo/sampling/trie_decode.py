@@ -61,7 +61,7 @@ def decode_trie(
 
 
 def _assign_slots(cache: KVCache, children: list[tuple[int, int]], length: int) -> list[int]:
-    """Rearrange the cache so that each child (parent slot, token) has a slot of its own; returns these slots."""
+    """Rearrange the cache so that each child (parent slot, token) has its own slot; returns these slots."""
     old_slots = cache.slots
     children_of_prompt: dict[int, list[int]] = {}
     for child, (parent, _) in enumerate(children):

@@ -1,4 +1,4 @@
-"""How long a sweep will take, from a given time per step or from the time per step of an earlier run.
+"""The duration of a sweep, estimated from a time per step: a setting, or measured in an earlier run.
 
 Used by `runner` before the first job starts.
 """
@@ -14,15 +14,15 @@ from grpo.runs.results import read_results
 from grpo.runs.run_dir import RunDir
 from grpo.sweeps.jobs import Job
 
-MAX_EARLIER_RUNS = 100  # that are searched for the time of a step
+MAX_EARLIER_RUNS = 100  # the most runs that are searched for a time per step
 
 
 def estimate_duration(jobs: Sequence[Job], parallel: int, step_seconds: float | None) -> str | None:
-    """How long `jobs` will take, in words with the source of the estimate; None if there is no source.
+    """The duration of `jobs` as text, with the source of the estimate; None if there is no source.
 
     Args:
-        parallel: how many of them run at the same time.
-        step_seconds: the time of a step; None: take it from an earlier run.
+        parallel: the number of jobs that run at the same time.
+        step_seconds: the time per step; None: use the time of an earlier run.
     """
     seconds, source = [], ""
     if step_seconds:

@@ -39,7 +39,7 @@ class Job:
     config: Config
 
     def steps(self, problems: int | None = None) -> int | None:
-        """Its optimizer steps; None if they depend on the number of training problems and that is unknown.
+        """The optimizer steps; None if they depend on the number of training problems, which is unknown.
 
         Args:
             problems: the number of training problems, if known.
@@ -85,7 +85,7 @@ def compose_jobs(
     first: int = 0,
     on_this_machine: bool = False,
 ) -> list[Job]:
-    """Compose the jobs and make the checks that each makes when it starts.
+    """Compose the jobs, and check them as each job is checked when it starts.
 
     Args:
         combinations: the overrides of each job.

@@ -78,7 +78,7 @@ def parallel_jobs(launcher: Launcher, wanted: int | None, jobs: int, config: Con
         wanted = 1 if config.device == "cuda" else max(1, min(jobs, usable_cores() // (config.threads or 1)))
     if wanted > 1 and config.rollout.name == "vllm_server":
         raise UserError(
-            f"rollout=vllm_server: {wanted} parallel jobs would send their weights to one server, which holds the "
+            f"rollout=vllm_server: {wanted} parallel jobs would send their weights to one server, which has the "
             "weights of one policy; add hydra.sweeper.parallel=1, or use rollout=vllm."
         )
     return wanted

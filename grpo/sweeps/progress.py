@@ -22,7 +22,7 @@ from grpo.runs.resume import has_all_steps
 from grpo.sweeps.job_state import POLL_SECONDS, describe_outcome, describe_state, last_step, log_modified_at
 from grpo.sweeps.jobs import Job
 
-MIN_MEASURED_SECONDS = 2  # of training, before the remaining time is estimated from it
+MIN_MEASURED_SECONDS = 2  # of training, before the remaining time is estimated
 MAX_SHOWN_JOBS = 4  # running jobs below the bar
 
 
@@ -31,7 +31,7 @@ class SweepProgress:
 
     Args:
         jobs: the list of the sweep's jobs, which a search appends to.
-        total: how many jobs there will be.
+        total: the number of jobs of the complete sweep.
     """
 
     def __init__(self, jobs: Sequence[Job], total: int) -> None:
@@ -42,7 +42,7 @@ class SweepProgress:
         self._ended: set[Path] = set()
         self._last_line_at = time.monotonic()
         self._initial_share: float | None = None  # of the work, done before this process started
-        self._first_progress: tuple[float, float] | None = None  # when the first step was seen, and the share then
+        self._first_progress: tuple[float, float] | None = None  # the time of the first progress, and the share then
 
     def print_line(self, text: str) -> None:
         print_message(text, self.terminal)
@@ -146,7 +146,7 @@ class SweepProgress:
         return seconds if seconds >= 1 else None
 
     def _share_done(self) -> float:
-        """The share of the work that is done, in completions; jobs not known yet count as the mean of the others."""
+        """The share of the completions that are done; jobs not composed yet count as the mean of the others."""
         if not self.jobs:
             return 0.0
         steps = [job.steps() for job in self.jobs]

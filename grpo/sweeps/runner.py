@@ -37,7 +37,7 @@ from grpo.sweeps.launchers import launch_jobs, launcher_name, parallel_jobs, run
 from grpo.sweeps.progress import SweepProgress
 from grpo.sweeps.sweep_folder import SweepFolder
 
-ATTEMPTS = 2  # a job whose process was killed is started once more
+ATTEMPTS = 2  # a job whose process was killed is started a second time
 
 
 def run_grid(context: HydraContext, master: DictConfig, launcher: Launcher, arguments: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ def run_grid(context: HydraContext, master: DictConfig, launcher: Launcher, argu
 
 
 class SweepRunner:
-    """Runs the jobs of a sweep in its folder; as a context, it holds the folder's lock and handles signals.
+    """Runs the jobs of a sweep in its folder; as a context manager, it locks the folder and handles signals.
 
     Args:
         jobs: those known at the start; a search adds others.
@@ -66,7 +66,7 @@ class SweepRunner:
         identity: what distinguishes this sweep from others, besides its jobs.
 
     Raises:
-        UserError: the folder holds a sweep that runs, another sweep, or a run.
+        UserError: the folder contains a sweep that runs, another sweep, or a run.
     """
 
     def __init__(

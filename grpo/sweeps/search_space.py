@@ -77,7 +77,7 @@ def _last_value(values: RangeSweep, count: int) -> float:
 
 
 def edge_overrides(space: dict[str, "optuna.distributions.BaseDistribution"], fixed: Sequence[str]) -> list[list[str]]:
-    """The overrides of jobs that show whether all of the space can run.
+    """The overrides of jobs that show whether the complete space can run.
 
     Each setting takes each of its extreme values, while the others have their first.
     """

@@ -26,7 +26,7 @@ JobCall = tuple[list[str], int]  # the overrides of a job, and its number
 def submit_locally(launcher: Any, calls: Sequence[JobCall], parallel: int) -> None:
     """Run jobs on this machine, `parallel` at the same time, and stop them when the sweep is stopped.
 
-    Submitit alone would start all of them at once, and would leave them running when the sweep is stopped.
+    Submitit alone would start all of them together, and would leave them running when the sweep is stopped.
     """
     waiting = list(calls)
     with collect_submissions() as submitted:

@@ -62,13 +62,15 @@ class SweepFolder:
         return os.path.relpath(job.folder, self.path)
 
     def check(self) -> None:
-        """Check that the folder is free or holds this sweep.
+        """Check that the folder is free or contains this sweep.
 
         Raises:
-            UserError: it holds a run, other runs or another sweep, or two jobs share a folder.
+            UserError: it contains a run, other runs or another sweep, or two jobs share a folder.
         """
         if RunDir(self.path).is_used():
-            raise UserError(f"{display_path(self.path)} holds a run; give the sweep another, hydra.sweep.dir=FOLDER.")
+            raise UserError(
+                f"{display_path(self.path)} contains a run; give the sweep another, hydra.sweep.dir=FOLDER."
+            )
         if SweepDir(self.path).sweep_json.is_file():
             self._check_same_sweep()
         else:
@@ -80,7 +82,7 @@ class SweepFolder:
         name = self.relative_name(job)
         if name == "." or name.startswith("..") or any(job.folder == other.folder for other in others):
             raise UserError(
-                f"hydra.sweep.subdir={name}: each job needs a folder of its own below the sweep's; "
+                f"hydra.sweep.subdir={name}: each job needs a separate folder below the sweep's; "
                 "'hydra.sweep.subdir=${hydra.job.num}' gives it one."
             )
         if RunDir(job.folder).is_used():
@@ -90,8 +92,8 @@ class SweepFolder:
         runs = {each for each in self.path.glob("**") if RunDir(each).is_run()}
         if others := sorted(runs - {job.folder for job in self.jobs}):
             raise UserError(
-                f"{display_path(self.path)} holds other runs, such as {display_path(others[0])}; give the sweep a "
-                "folder of its own, hydra.sweep.dir=FOLDER."
+                f"{display_path(self.path)} contains other runs, such as {display_path(others[0])}; give the sweep a "
+                "separate folder, hydra.sweep.dir=FOLDER."
             )
 
     def _check_same_sweep(self) -> None:
@@ -105,6 +107,6 @@ class SweepFolder:
         stored_identity = {name: stored.get(name) for name in self.identity}
         if (self.jobs and stored_jobs != jobs) or stored_identity != self.identity:
             raise UserError(
-                f"{display_path(self.path)} holds another sweep, of {len(stored_jobs)} jobs; its own command, stored "
-                f"in {path.name}, resumes it. Give this one a folder of its own, hydra.sweep.dir=FOLDER."
+                f"{display_path(self.path)} contains another sweep, of {len(stored_jobs)} jobs; its own command, "
+                f"stored in {path.name}, resumes it. Give this one a separate folder, hydra.sweep.dir=FOLDER."
             )

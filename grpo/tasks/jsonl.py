@@ -45,7 +45,7 @@ def text_column(row: dict[str, Any], key: str, blank: bool = False) -> str:
     """The text or number in the column `key`, as text, which may be empty only if `blank`.
 
     Raises:
-        UserError: the column is missing, or holds something else.
+        UserError: the column is missing, or contains another type.
     """
     if key not in row:
         raise UserError(f"there is no column '{key}', only {', '.join(map(repr, row))}.")

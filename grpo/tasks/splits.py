@@ -11,13 +11,13 @@ from grpo.core.errors import UserError
 from grpo.tasks.datasets import LOADERS
 from grpo.tasks.example import SHOWCASE, Example
 
-# At most this many problems are drawn from the training split by default, if no file holds them: a fifth of it.
+# Without a file of held-out problems, a fifth of the training split is drawn by default, at most this many problems.
 MAX_HELD_OUT_BY_DEFAULT = 200
 
 
 @dataclass
 class Splits:
-    """The problems of a dataset by use, and notes for the user on what was left out and why."""
+    """The problems of a dataset by use, and notes for the user on the omitted problems and the reason."""
 
     train: list[Example]
     validation: list[Example]
@@ -120,7 +120,7 @@ def _draw_and_rest(examples: list[Example], count: int, config: DataConfig) -> t
 def _hold_out(
     train: list[Example], setting: str, config: DataConfig, notes: list[str]
 ) -> tuple[list[Example], list[Example]]:
-    """Problems drawn from the training split because no file holds them, and the remaining training problems.
+    """Problems drawn from the training split because there is no file of them, and the remaining training problems.
 
     `setting` is the name of the setting with their number.
 

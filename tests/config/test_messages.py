@@ -37,7 +37,7 @@ def test_values_from_the_environment(override: str, message: str, monkeypatch) -
         ("a: b: c", "it is not YAML, line 1: mapping values are not allowed"),
         ("a:\n  - [1", "it is not YAML, line 2: "),
         ("a: ${5.", "it contains a .{ without the name of a setting"),
-        ("1", "it holds neither a mapping nor a list"),
+        ("1", "it contains neither a mapping nor a list"),
     ],
 )
 def test_damaged_settings_of_a_run(text: str, message: str, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_damaged_overrides_of_a_run(text: str, message: str, tmp_path: Path) -> 
     [("null", "null"), ("[]", "a list"), ("1", "a number"), ('"x"', "a text"), ("true", "a boolean")],
 )
 def test_the_type_of_a_json_value_is_named(content: str, name: str) -> None:
-    with pytest.raises(ValueError, match=f"it holds {name}, not an object"):
+    with pytest.raises(ValueError, match=f"it contains {name}, not an object"):
         parse_json_object(content)
 
 

@@ -269,7 +269,7 @@ def test_nothing_is_written_among_foreign_files(outputs, stranger: str, monkeypa
     (outputs / stranger).write_text("lr: 3\n")
     before = sorted(outputs.rglob("*"))
     name = Path(stranger).parts[0]
-    with pytest.raises(SystemExit, match=f"holds other things than runs, such as {name}, .* --out FOLDER"):
+    with pytest.raises(SystemExit, match=f"also contains other things than runs, such as {name}, .* --out FOLDER"):
         reported(monkeypatch, capsys, outputs)
     assert "Report: " in reported(monkeypatch, capsys, outputs, "--out", tmp_path / "new" / "page")
     assert sorted(outputs.rglob("*")) == before
@@ -281,7 +281,7 @@ def test_runs_are_searched_two_levels_down(outputs, monkeypatch, capsys, tmp_pat
     outputs.rename(tmp_path / "work" / "outputs")
     (tmp_path / "work" / "other" / ".hydra").mkdir(parents=True)
     (tmp_path / "work" / "other" / ".hydra" / "config.yaml").write_text("rewards: 3\nlr: 1\n")
-    with pytest.raises(SystemExit, match=r"work is not the folder of a run or a sweep, and holds none"):
+    with pytest.raises(SystemExit, match=r"work is not the folder of a run or a sweep, and contains none"):
         reported(monkeypatch, capsys, tmp_path / "work")
 
 

@@ -82,9 +82,9 @@ def test_a_mistake_of_evaluate_leaves_no_folder(command, tmp_path: Path) -> None
 # Content that is no results.json, and what the message says of it.
 NO_RESULTS = {
     "": "Expecting value",
-    "null": "it holds null, not an object",
-    "[]": "it holds a list, not an object",
-    "3": "it holds a number, not an object",
+    "null": "it contains null, not an object",
+    "[]": "it contains a list, not an object",
+    "3": "it contains a number, not an object",
     "{}": "it has no after, batch",
     '{"steps": "x"}': "it has no after, batch",
     '{"steps": ': "Expecting value",

@@ -166,10 +166,10 @@ def test_the_panels_are_saved(service: Any, arguments: list[str], entity: str, p
         (
             ["e/p"],
             {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"},
-            "connection refused. Is it reachable",
+            "connection refused. Check that it is reachable",
         ),
-        (["a/b/c"], {}, "'a/b/c' is no project; give ENTITY/PROJECT"),
-        (["/p"], {}, "'/p' is no project"),
+        (["a/b/c"], {}, "'a/b/c' is not a project; give ENTITY/PROJECT"),
+        (["/p"], {}, "'/p' is not a project"),
     ],
 )
 def test_refusals_are_one_line(arguments: list[str], environment: dict[str, str], message: str) -> None:
@@ -183,7 +183,7 @@ def test_a_project_that_is_not_there(service: Any) -> None:
     service.refuses = True
     done, _ = call("me/nowhere", **service.login)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert "W&B did not take the panels of me/nowhere: " in done.stderr and "project not found" in done.stderr
+    assert "W&B did not accept the panels of me/nowhere: " in done.stderr and "project not found" in done.stderr
 
 
 def test_without_the_package(tmp_path) -> None:

@@ -60,7 +60,7 @@ def test_a_search_killed_in_a_trial_resumes(start, tmp_path: Path) -> None:
     run = start(*search, "hydra.sweeper.n_trials=4")  # there is nothing left to do
     assert run.ended() == 0 and not job_lines(run.said())
     run = start(*search[:-1], "hydra.sweeper.n_trials=5")  # another objective
-    assert run.ended() == 1 and "error: search holds another sweep, of 4 jobs" in run.complained()
+    assert run.ended() == 1 and "error: search contains another sweep, of 4 jobs" in run.complained()
 
 
 def test_two_objectives_give_a_pareto_front(start, tmp_path: Path) -> None:

@@ -60,9 +60,9 @@ from tests.helpers.sweeps import FEW
             "hydra/launcher has no option 'nonsense'. Known: basic, joblib, submitit_local,",
         ),
         (["seed=0,1", "hydra.sweep.dir="], "hydra.sweep.dir=: give the sweep a folder, or leave it out."),
-        (["seed=0,1", "hydra.sweep.subdir=x"], "hydra.sweep.subdir=x: each job needs a folder of its own below the"),
-        (["seed=0,1", "hydra.sweep.subdir=."], "hydra.sweep.subdir=.: each job needs a folder of its own below the"),
-        (["seed=0,1", "hydra.sweep.subdir=../x"], "hydra.sweep.subdir=../x: each job needs a folder of its own below"),
+        (["seed=0,1", "hydra.sweep.subdir=x"], "hydra.sweep.subdir=x: each job needs a separate folder below the"),
+        (["seed=0,1", "hydra.sweep.subdir=."], "hydra.sweep.subdir=.: each job needs a separate folder below the"),
+        (["seed=0,1", "hydra.sweep.subdir=../x"], "hydra.sweep.subdir=../x: each job needs a separate folder below"),
         (["data=jsonl", "data.path=nowhere,there"], "data.path: there is no file nowhere/train.jsonl."),
         (
             ["model.path=/nowhere,embedded:tiny"],
@@ -132,16 +132,18 @@ def test_folders_of_other_sweeps_and_runs_are_refused(start, tmp_path: Path) -> 
         (
             ["-m", "seed=0,1,2", "num_generations=2"],
             "sweep",
-            "sweep holds another sweep, of 2 jobs; its own command",
+            "sweep contains another sweep, of 2 jobs; its own command",
         ),
-        (["-m", "seed=0,1", "num_generations=4"], "sweep", "sweep holds another sweep, of 2 jobs; its own command"),
-        (["-m", "seed=0,1", "num_generations=2"], "sweep/0", "sweep/0 holds a run; give the sweep another"),
+        (["-m", "seed=0,1", "num_generations=4"], "sweep", "sweep contains another sweep, of 2 jobs; its own command"),
+        (["-m", "seed=0,1", "num_generations=2"], "sweep/0", "sweep/0 contains a run; give the sweep another"),
     ):
         run = start(*arguments, *FEW, f"hydra.sweep.dir={folder}")
         assert run.ended() == 1 and run.complained().startswith(f"error: {message}")
     run = start("-m", "seed=0,1", *FEW, "hydra.sweep.dir=.")
     assert run.ended() == 1
-    assert run.complained().startswith("error: . holds other runs, such as sweep/0; give the sweep a folder of its own")
+    assert run.complained().startswith(
+        "error: . contains other runs, such as sweep/0; give the sweep a separate folder"
+    )
     page = (tmp_path / "sweep" / "report.html").read_bytes()
     run = start(*FEW, "hydra.run.dir=sweep")
     assert run.ended() == 1 and run.complained().startswith("error: sweep holds a sweep, which is not overwritten")
