@@ -69,30 +69,30 @@ GSM8K, QWEN = (os.environ.get(name, "") for name in ("GRPO_GSM8K_DIR", "GRPO_QWE
 
 
 class Skipped(Exception):
-    pass
+    """A check cannot run on this machine; the text is the reason."""
 
 
-def differing(
-    policy: Any, prompts: list[list[int]], ours: list[list[int]], theirs: list[list[int]]
+def count_differences(
+    policy: Any, prompts: list[list[int]], completions: list[list[int]], others: list[list[int]]
 ) -> tuple[int, float]:
-    """How many completions differ, and the largest gap between the two best logits where they diverge."""
+    """The number of completions that differ, and the largest gap between the two best logits where they diverge."""
     gaps = []
-    for prompt, mine, its in zip(prompts, ours, theirs, strict=True):
-        if mine != its:
-            parted = next(i for i, (a, b) in enumerate(zip(mine, its, strict=False)) if a != b)
+    for prompt, completion, other in zip(prompts, completions, others, strict=True):
+        if completion != other:
+            diverged = next(i for i, (a, b) in enumerate(zip(completion, other, strict=False)) if a != b)
             with torch.no_grad():
-                logits = policy(torch.tensor([prompt + mine[:parted]], device=policy.device)).logits[0, -1]
+                logits = policy(torch.tensor([prompt + completion[:diverged]], device=policy.device)).logits[0, -1]
             first, second = logits.topk(2).values.tolist()
             gaps.append(first - second)
     return len(gaps), max(gaps, default=0.0)
 
 
-def compared(policy: Any, tokenizer: Any, prompts: list[list[int]], limit: int, near: float) -> list[str]:
+def compare_tokens(policy: Any, tokenizer: Any, prompts: list[list[int]], limit: int, largest_gap: float) -> list[str]:
     """Compare greedy tokens with those of `generate`, and sampled tokens with those of the sampler without graphs."""
     graphs, plain = (PrefixSharingSampler(policy, tokenizer, bf16=False, fused=True) for _ in range(2))
     assert graphs.graphs is not None, "no CUDA graphs were used"
     plain.graphs = None
-    said = []
+    report = []
     for weights in ("as they are", "changed"):
         if weights == "changed":
             torch.manual_seed(1)
@@ -101,16 +101,18 @@ def compared(policy: Any, tokenizer: Any, prompts: list[list[int]], limit: int, 
                     parameter.mul_(1 + 0.05 * torch.randn_like(parameter))
         reference = GenerateSampler(policy, tokenizer, bf16=False).complete(prompts, limit)
         for _ in range(2):  # captured, then replayed
-            count, gap = differing(policy, prompts, graphs.complete(prompts, limit), reference)
-            assert gap < near, f"greedy tokens diverge from generate's at a gap of {gap} between the two best logits"
-        said.append(f"greedy, weights {weights}: {count} of {len(prompts)} diverge, at near-ties (gap {gap:.1e})")
+            count, gap = count_differences(policy, prompts, graphs.complete(prompts, limit), reference)
+            assert gap < largest_gap, (
+                f"greedy tokens diverge from generate's at a gap of {gap} between the two best logits"
+            )
+        report.append(f"greedy, weights {weights}: {count} of {len(prompts)} diverge, at near-ties (gap {gap:.1e})")
     seeds = [(0, row) for row in range(len(prompts))]
     ours = graphs.complete(prompts, limit, 1.0, seeds)
     again = graphs.complete(prompts, limit, 1.0, seeds)
     assert ours == again, "the same seeds gave other tokens"
     same = sum(a == b for a, b in zip(ours, plain.complete(prompts, limit, 1.0, seeds), strict=True))
     assert same >= 0.97 * len(prompts), f"only {same} of {len(prompts)} sampled completions are those without graphs"
-    return [*said, f"sampled: {same} of {len(prompts)} as without graphs"]
+    return [*report, f"sampled: {same} of {len(prompts)} as without graphs"]
 
 
 def check_graphs() -> str:
@@ -119,9 +121,9 @@ def check_graphs() -> str:
     policy: Any = build_policy(config.model, 0)
     policy.cuda()
     questions = [problem.question for problem in islice(generate_problems(True, seed=0), 256)]
-    begun = tokenizer("<reasoning>\n")["input_ids"]
-    prompts = [ids + begun for ids in prompt_ids(tokenizer, questions, config.system_prompt)]
-    said = compared(policy, tokenizer, prompts, 48, 1e-3)
+    answer_start = tokenizer("<reasoning>\n")["input_ids"]
+    prompts = [ids + answer_start for ids in prompt_ids(tokenizer, questions, config.system_prompt)]
+    report = compare_tokens(policy, tokenizer, prompts, 48, 1e-3)
     if QWEN:
         config = compose(["experiment=gsm8k", f"model.path={QWEN}", "model.init=random"])
         tokenizer = build_tokenizer(config.model)
@@ -129,37 +131,39 @@ def check_graphs() -> str:
         policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(QWEN)).float().eval()
         policy.cuda()
         prompts = [ids for ids in prompt_ids(tokenizer, questions[:8], config.system_prompt) for _ in range(4)]
-        said += [f"Qwen2.5-0.5B: {each}" for each in compared(policy, tokenizer, prompts, 40, 1e-3)]
-    return "; ".join(said)
+        report += [f"Qwen2.5-0.5B: {line}" for line in compare_tokens(policy, tokenizer, prompts, 40, 1e-3)]
+    return "; ".join(report)
 
 
-def run(*arguments: str, fine: tuple[int, ...] = (0,)) -> str:
+def run(*arguments: str, exit_codes: tuple[int, ...] = (0,)) -> str:
+    """The output of a command of this project, which must end with one of `exit_codes`."""
     command = [sys.executable, "-m", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode in fine, f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout[-3000:]}"
+    assert done.returncode in exit_codes, f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout[-3000:]}"
     return done.stdout
 
 
-def results(folder: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    return read
+def read_results(folder: Path) -> dict[str, Any]:
+    """The content of a run's results.json."""
+    content: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return content
 
 
 def check_train() -> str:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         run("grpo.train", "device=cuda", "tracking=none", f"hydra.run.dir={out}")
-        found = results(out)
-        before, after = (found[when]["accuracy_strict"] for when in ("before", "after"))
+        results = read_results(out)
+        before, after = (results[when]["accuracy_strict"] for when in ("before", "after"))
         assert after > before + 0.3, f"strict accuracy went from {before} to {after}"
-        said = [f"strict accuracy {before:.3f} -> {after:.3f}, seconds {found['seconds']}"]
+        report = [f"strict accuracy {before:.3f} -> {after:.3f}, seconds {results['seconds']}"]
         for deterministic in ("false", "true"):
             out = Path(folder) / deterministic
             settings = ["device=cuda", "tracking=none", "max_steps=20", f"deterministic={deterministic}"]
             run("grpo.train", *settings, f"hydra.run.dir={out}")
-            again = run("grpo.reproduce", str(out), "--out", f"{out}-again", fine=(0, 1)).splitlines()
-            said.append(f"reproduced with deterministic={deterministic}: {again[-1].strip()}")
-        return "; ".join(said)
+            again = run("grpo.reproduce", str(out), "--out", f"{out}-again", exit_codes=(0, 1)).splitlines()
+            report.append(f"reproduced with deterministic={deterministic}: {again[-1].strip()}")
+        return "; ".join(report)
 
 
 def check_reference() -> str:
@@ -174,41 +178,43 @@ def check_reference() -> str:
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         steps = [line for line in lines if "step_time" in line]
         last = {name: steps[-1][name] for name in ("step", "step_time", "completions/mean_length")}
-        return f"{results(out)['seconds']}, in all {time.monotonic() - began:.0f} s; {last}"
+        return f"{read_results(out)['seconds']}, in all {time.monotonic() - began:.0f} s; {last}"
 
 
-def trained(out: Path, *settings: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The results and the metrics of each step of a run with these settings."""
+def train_run(out: Path, *settings: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Train a run with these settings; returns its results and the metrics of each step."""
     run("grpo.train", "device=cuda", "tracking=none", *settings, f"hydra.run.dir={out}")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return results(out), [line for line in lines if "step_time" in line]
+    return read_results(out), [line for line in lines if "step_time" in line]
 
 
-def reference(out: Path, *settings: str) -> str:
-    """Five steps of experiment=gsm8k at full size with random weights."""
+def train_reference(out: Path, *settings: str) -> str:
+    """Train five steps of experiment=gsm8k at full size with random weights; returns their times."""
     if not (GSM8K and QWEN):
-        return "no folders for the reference"
+        return "the reference needs GRPO_GSM8K_DIR and GRPO_QWEN_DIR"
     paths = [f"model.path={QWEN}", "model.init=random", f"data.path={GSM8K}"]
-    found, steps = trained(out, "experiment=gsm8k", *paths, "max_steps=5", "data.eval_problems=64", *settings)
-    return f"reference: seconds {found['seconds']}, a step {[round(line['step_time'], 2) for line in steps]}"
+    results, steps = train_run(out, "experiment=gsm8k", *paths, "max_steps=5", "data.eval_problems=64", *settings)
+    return (
+        f"reference: seconds {results['seconds']}, seconds per step {[round(line['step_time'], 2) for line in steps]}"
+    )
 
 
 def check_continuous_batching() -> str:
-    said = []
+    report = []
     with tempfile.TemporaryDirectory() as folder:
         for bf16 in ("true", "false"):
             out = Path(folder) / bf16
-            found, _ = trained(out, "rollout=continuous_batching", f"bf16={bf16}", "max_steps=40")
-            before, after = (found[when]["accuracy_strict"] for when in ("before", "after"))
+            results, _ = train_run(out, "rollout=continuous_batching", f"bf16={bf16}", "max_steps=40")
+            before, after = (results[when]["accuracy_strict"] for when in ("before", "after"))
             assert after > before + 0.2, f"bf16={bf16}: strict accuracy went from {before} to {after}"
             weights = load_file(out / "policy" / "model.safetensors")
-            assert {each.dtype for each in weights.values()} == {torch.float32}
-            said.append(f"bf16={bf16}: {before:.3f} -> {after:.3f} in 40 steps, seconds {found['seconds']}")
-        said.append(reference(Path(folder) / "reference", "rollout=continuous_batching"))
-    return "; ".join(said)
+            assert {weight.dtype for weight in weights.values()} == {torch.float32}
+            report.append(f"bf16={bf16}: {before:.3f} -> {after:.3f} in 40 steps, seconds {results['seconds']}")
+        report.append(train_reference(Path(folder) / "reference", "rollout=continuous_batching"))
+    return "; ".join(report)
 
 
-def near(steps: list[dict[str, Any]]) -> str:
+def check_log_probabilities(steps: list[dict[str, Any]]) -> str:
     """Check that vLLM's log-probabilities are close to the trainer's at every step."""
     differences = [line["sampling/sampling_logp_difference/mean"] for line in steps]
     ratios = [line["sampling/importance_sampling_ratio/mean"] for line in steps]
@@ -220,33 +226,33 @@ def near(steps: list[dict[str, Any]]) -> str:
 def check_vllm() -> str:
     if not find_spec("vllm"):
         raise Skipped(f"vLLM is not installed: {VLLM_INSTALL}")
-    said = []
+    report = []
     for setting in ("bf16=false", "bf16=true", "rollout.sleep=true", "model.lora_rank=8"):
         with tempfile.TemporaryDirectory() as folder:
-            found, steps = trained(Path(folder) / "run", "rollout=vllm", "max_steps=20", setting)
-            right = f"{found['before']['accuracy_strict']:.3f} -> {found['after']['accuracy_strict']:.3f}"
-            said.append(f"{setting}: {near(steps)}, {right}, seconds {found['seconds']}")
+            results, steps = train_run(Path(folder) / "run", "rollout=vllm", "max_steps=20", setting)
+            right = f"{results['before']['accuracy_strict']:.3f} -> {results['after']['accuracy_strict']:.3f}"
+            report.append(f"{setting}: {check_log_probabilities(steps)}, {right}, seconds {results['seconds']}")
     with tempfile.TemporaryDirectory() as folder:
-        said.append(reference(Path(folder) / "run", "rollout=vllm"))
-    return "; ".join(said)
+        report.append(train_reference(Path(folder) / "run", "rollout=vllm"))
+    return "; ".join(report)
 
 
 def check_vllm_server() -> str:
     if not find_spec("vllm"):
         raise Skipped(f"vLLM is not installed: {VLLM_INSTALL}")
     if torch.cuda.device_count() < 2:
-        raise Skipped("a server needs a GPU of its own, and there is one")
+        raise Skipped("a server needs a second GPU")
     serve = ["--weight-transfer-config", '{"backend": "nccl"}', "--logprobs-mode", "processed_logprobs"]
     serve += ["--max-logprobs", "-1", "--max-model-len", "512", "--port", "8765"]
     environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1", "CUDA_VISIBLE_DEVICES": "1"}
-    os.environ["CUDA_VISIBLE_DEVICES"] = "0"  # of the run
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0"  # the GPU of the run
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "server.log").open("w") as log:
         command = ["vllm", "serve", resolve_model_path("embedded:tiny"), *serve]
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             settings = ["rollout=vllm_server", "rollout.server=http://localhost:8765", "rollout.server_timeout=240"]
-            found, steps = trained(Path(folder) / "run", *settings, "max_steps=20")
-            return f"{near(steps)}, seconds {found['seconds']}"
+            results, steps = train_run(Path(folder) / "run", *settings, "max_steps=20")
+            return f"{check_log_probabilities(steps)}, seconds {results['seconds']}"
         finally:
             server.terminate()
             server.wait(60)
@@ -263,10 +269,10 @@ PLANNED = [
     "0.5B micro_batch_size=16 algorithm=grpo_kl",
     "0.5B micro_batch_size=8 share_prompts=false rollout=generate max_completion_length=100",
 ]
-PLAN_SECONDS = 65  # no measurement starts later
+PLAN_SECONDS = 65  # no measurement starts after this time
 
 
-def at_the_limits(config: Config, out: Path, phase: Callable[[str], None]) -> tuple[Trainer, BatchSplit]:
+def build_longest_trainer(config: Config, out: Path, phase: Callable[[str], None]) -> tuple[Trainer, BatchSplit]:
     """A trainer whose prompts and completions are at their limits, and whose groups all have a learning signal.
 
     It calls `phase` with a name when sampling, training and the update begin.
@@ -274,10 +280,12 @@ def at_the_limits(config: Config, out: Path, phase: Callable[[str], None]) -> tu
     tokenizer = build_tokenizer(config.model)
     rewards = build_rewards(config.rewards, [])
     examples = load_splits(config.data).train
-    lengths = [len(ids) for ids in prompt_ids(tokenizer, [each.question for each in examples], config.system_prompt)]
+    lengths = [
+        len(ids) for ids in prompt_ids(tokenizer, [example.question for example in examples], config.system_prompt)
+    ]
     assert config.max_prompt_length
-    near = range(config.max_prompt_length - 3, config.max_prompt_length + 1)
-    longest = [example for example, length in zip(examples, lengths, strict=True) if length in near]
+    lengths_near_limit = range(config.max_prompt_length - 3, config.max_prompt_length + 1)
+    longest = [example for example, length in zip(examples, lengths, strict=True) if length in lengths_near_limit]
     rows, _ = build_train_set(longest, tokenizer, config)
     with torch.device(config.device):
         policy: Any = build_policy(config.model, config.seed)
@@ -294,39 +302,39 @@ def at_the_limits(config: Config, out: Path, phase: Callable[[str], None]) -> tu
         trainer.create_optimizer,
     )
 
-    def sampling(*args: Any, **kwargs: Any) -> Any:
+    def sample_in_phase(*args: Any, **kwargs: Any) -> Any:
         phase("sampling")
         try:
             return sample(*args, **kwargs)
         finally:
             phase("training")
 
-    def with_signal(inputs: Any) -> dict[str, Any]:
+    def score_with_signal(inputs: Any) -> dict[str, Any]:
         scored = score(inputs)
         rows = torch.arange(len(scored["advantages"]), device=scored["advantages"].device)
         return scored | {"advantages": 1.0 - 2.0 * (rows % 2)}
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
+    def create_watched_optimizer(*args: Any, **kwargs: Any) -> Any:
         optimizer = create(*args, **kwargs)
         step = optimizer.step
 
-        def update(*args: Any, **kwargs: Any) -> Any:
+        def step_in_phase(*args: Any, **kwargs: Any) -> Any:
             phase("update")
             try:
                 return step(*args, **kwargs)
             finally:
                 phase("training")
 
-        optimizer.step = update
+        optimizer.step = step_in_phase
         return optimizer
 
-    trainer._generate_single_turn, trainer._generate_and_score_completions = sampling, with_signal
-    trainer.create_optimizer = watched
+    trainer._generate_single_turn, trainer._generate_and_score_completions = sample_in_phase, score_with_signal
+    trainer.create_optimizer = create_watched_optimizer
     return trainer, batch
 
 
-def allocated() -> int:
-    """Peak bytes since the last call, including CUDA graphs, whose memory is in no allocation after the capture."""
+def peak_allocated() -> int:
+    """Peak bytes since the last call, including CUDA graphs, whose memory no allocation shows after the capture."""
     torch.cuda.synchronize()
     graphs = sum(
         segment["total_size"]
@@ -338,8 +346,8 @@ def allocated() -> int:
     return peak
 
 
-def planned(size: str, settings: list[str], folder: Path) -> tuple[dict[str, Parts], dict[str, int], int]:
-    """The planned bytes of each phase, the bytes measured in the second step, and the bytes reserved in total."""
+def measure_plan(size: str, settings: list[str], folder: Path) -> tuple[dict[str, Parts], dict[str, int], int]:
+    """The planned bytes of each phase, the bytes measured in the second step, and all reserved bytes."""
     model = folder / size
     if not model.exists():
         shutil.copytree(QWEN, model, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -354,7 +362,7 @@ def planned(size: str, settings: list[str], folder: Path) -> tuple[dict[str, Par
 
     def phase(name: str) -> None:
         nonlocal now
-        peaks[now] = max(allocated(), peaks.get(now, 0))
+        peaks[now] = max(peak_allocated(), peaks.get(now, 0))
         now = name
         if name == "sampling":
             peaks.clear()  # only the last step counts: in the first, the optimizer has no moments yet
@@ -363,7 +371,7 @@ def planned(size: str, settings: list[str], folder: Path) -> tuple[dict[str, Par
     free_memory()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    trainer, batch = at_the_limits(config, out, phase)
+    trainer, batch = build_longest_trainer(config, out, phase)
     with quiet():
         trainer.train()
     phase("ended")
@@ -379,27 +387,28 @@ def check_plan() -> str:
     with tempfile.TemporaryDirectory() as folder:
         for line in PLANNED:
             if time.monotonic() - began > PLAN_SECONDS:
-                print(f"  {line}: left out, no time left", flush=True)
+                print(f"  {line}: skipped, because the time is over", flush=True)
                 continue
             started = time.monotonic()
             size, *settings = line.split()
             try:
-                expected, measured, reserved = planned(size, settings, Path(folder))
+                expected, measured, reserved = measure_plan(size, settings, Path(folder))
             except Exception:
                 print(f"  {line}: {traceback.format_exc(limit=-3)}", flush=True)
                 ratios.append(float("nan"))
                 continue
             print(f"  {line}: {time.monotonic() - started:.0f} s, {reserved / 2**30:.2f} GiB reserved", flush=True)
             for name, parts in expected.items():
-                said = sum(parts.values())
-                ratios.append(said / measured[name])
+                planned = sum(parts.values())
+                ratios.append(planned / measured[name])
                 print(
-                    f"    {name:9} said {said / 2**30:6.2f} GiB, took {measured[name] / 2**30:6.2f}, {ratios[-1]:.2f}; "
+                    f"    {name:9} planned {planned / 2**30:6.2f} GiB, measured {measured[name] / 2**30:6.2f}, "
+                    f"ratio {ratios[-1]:.2f}; "
                     + ", ".join(f"{part} {size / 2**30:.2f}" for part, size in parts.items()),
                     flush=True,
                 )
     assert all(0.85 <= ratio <= 1.15 for ratio in ratios), f"not within 15%: {[f'{ratio:.2f}' for ratio in ratios]}"
-    return f"said / took from {min(ratios):.2f} to {max(ratios):.2f}"
+    return f"planned / measured from {min(ratios):.2f} to {max(ratios):.2f}"
 
 
 CHECKS: dict[str, Callable[[], str]] = {
@@ -416,24 +425,24 @@ CHECKS: dict[str, Callable[[], str]] = {
 def main() -> None:
     guard_streams()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CHECKS)}; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(CHECKS)}; default: all")
     names = parser.parse_args().names or list(CHECKS)
     if unknown := set(names) - set(CHECKS):
         parser.error(f"{', '.join(unknown)}: the checks are {', '.join(CHECKS)}")
     if not torch.cuda.is_available():
-        sys.exit("error: these checks need a CUDA device, and none is found.")
+        sys.exit("error: these checks need a CUDA device, and this machine has none.")
     quiet_libraries()
     os.environ["HF_HUB_OFFLINE"] = "1"
     failed = False
     for name in names:
         began = time.monotonic()
         try:
-            outcome, said = "ok", CHECKS[name]()
+            outcome, details = "ok", CHECKS[name]()
         except Skipped as reason:
-            outcome, said = "skipped", str(reason)
+            outcome, details = "skipped", str(reason)
         except Exception:
-            outcome, said, failed = "FAILED", traceback.format_exc(limit=-4), True
-        print(f"{name}: {outcome}, {time.monotonic() - began:.0f} s: {said}", flush=True)
+            outcome, details, failed = "FAILED", traceback.format_exc(limit=-4), True
+        print(f"{name}: {outcome}, {time.monotonic() - began:.0f} s: {details}", flush=True)
     sys.exit(failed)
 
 

@@ -29,7 +29,7 @@ from grpo.planning.planned_run import PlannedRun
 from grpo.planning.report import bytes_as_text
 from grpo.planning.roofline import DeviceRates, step_seconds
 from grpo.policy.loading import build_policy
-from scripts.check_gpu import at_the_limits
+from scripts.check_gpu import build_longest_trainer
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
 from tests.helpers.models import QWEN, needs_bitsandbytes, needs_qwen
 
@@ -92,7 +92,7 @@ def measure_peaks(config: PlanConfig, out: Path) -> dict[str, int]:
             began.clear()
         began.append((name, time.time_ns()))
 
-    trainer, _ = at_the_limits(config, out, phase)
+    trainer, _ = build_longest_trainer(config, out, phase)
     models = [model for model in (trainer.model, trainer.ref_model) if model is not None]
     # Built before the profile, and possibly mapped from a file, which no allocator counts.
     weights = sum(parameter.nbytes for model in models for parameter in model.parameters())
