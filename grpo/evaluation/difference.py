@@ -23,7 +23,7 @@ class PairedDifference:
     value: float
     low: float  # the 95% interval, by bootstrap over the differences of the problems
     high: float
-    # Only for figures that are 0 or 1 per problem: how many problems have 1 only in the one, or only in the other.
+    # Only for figures that are 0 or 1 per problem: the problems with 1 only in the evaluation, or only in the baseline.
     gained: int | None = None
     lost: int | None = None
     p: float | None = None  # of McNemar's exact two-sided test
