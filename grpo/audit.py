@@ -61,7 +61,7 @@ def score_file(stack: RewardStack, path: Path) -> CompletionScores:
     Raises:
         UserError: the file is missing or damaged, or a reward failed.
     """
-    from grpo.evaluation.completions import read_completions  # reads Parquet, which the probes do not need
+    from grpo.evaluation.completion_files import read_completions  # reads Parquet, which the probes do not need
 
     examples, completions = read_completions(path, "completions")
     return score_completions(stack, examples, {place: completion.text for place, completion in completions.items()})

@@ -43,7 +43,7 @@ def print_comparison(done: dict[str, StoredEvaluation], k: Sequence[int] | None)
     right = differences["accuracy_strict"]
     if right.gained is not None:
         n = len(second.evaluation.examples)
-        say(f"Right under {after} alone: {right.gained:,} of {n:,}; under {before} alone: {right.lost:,}.")
+        say(f"Right only under {after}: {right.gained:,} of {n:,}; only under {before}: {right.lost:,}.")
     report = {"evaluation": str(second.path), "baseline": str(first.path), "difference": _as_json(differences)}
     path = second.path.with_name(f"{second.path.stem}-vs-{first.path.stem}.json")
     write_json(path, report)

@@ -19,7 +19,7 @@ from grpo.core.files import file_sha256, parse_file, parse_json_object
 from grpo.core.paths import display_path
 from grpo.core.progress import progress, spinner
 from grpo.core.run_log import quiet_libraries
-from grpo.evaluation.completions import CompletionJournal, read_completions
+from grpo.evaluation.completion_files import CompletionJournal, read_completions
 from grpo.evaluation.description import protocol_differences
 from grpo.evaluation.evaluation import Evaluation, evaluate_completions
 from grpo.evaluation.generation import generate_completions

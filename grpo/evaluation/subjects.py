@@ -22,7 +22,7 @@ from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError
 from grpo.core.files import parse_file, parse_json_object
 from grpo.evaluation.completion import CompletionBatch
-from grpo.evaluation.completions import COMPLETION_SUFFIXES, read_completions
+from grpo.evaluation.completion_files import COMPLETION_SUFFIXES, read_completions
 from grpo.runs.provenance import problems_digest
 from grpo.runs.run_dir import RunDir, resolve_link
 from grpo.runs.settings import read_finished_run_config, read_settings, trained_model

@@ -15,8 +15,8 @@ from typing import Any
 from grpo.core import distributed
 from grpo.core.errors import UserError
 from grpo.core.files import atomic_write, file_sha256, parse_file, parse_json_object, write_json
-from grpo.runs.provenance_file import is_readable
 from grpo.runs.run_dir import RunDir
+from grpo.runs.saved_provenance import is_readable
 
 MANIFEST = "manifest.json"
 SNAPSHOT = "records"  # the copies of the files that the run had written

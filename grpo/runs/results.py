@@ -9,8 +9,8 @@ from typing import Any
 
 from grpo.core.errors import UserError
 from grpo.core.files import parse_file, parse_json_object
-from grpo.runs.provenance_file import provenance_fault
 from grpo.runs.run_dir import RunDir
+from grpo.runs.saved_provenance import provenance_fault
 
 STOPPED_BY_PRUNING = "pruning"  # the value of `stopped_by` in results.json of a trial that a search ended early
 # The required keys of `results.json`.

@@ -15,8 +15,8 @@ from grpo.core.environment_values import to_interpolations
 from grpo.core.redact import redacted
 from grpo.runs.checkpoints import step_of
 from grpo.runs.provenance import provenance_changes, save_code_diff
-from grpo.runs.provenance_file import read_provenance
 from grpo.runs.run_dir import RunDir
+from grpo.runs.saved_provenance import read_provenance
 
 
 def record_provenance(

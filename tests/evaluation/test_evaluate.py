@@ -77,7 +77,7 @@ def test_a_runs_own_figures_again(folder, capsys) -> None:
     ):
         assert line in said
     assert "before, where it differs:\npolicy  embedded:tiny (sha256 " in said
-    assert "Right under run alone: " in said and "correct inside <answer>" in said
+    assert "Right only under run: " in said and "correct inside <answer>" in said
     assert said.count("gold: ") == 2 and "run: " in said
     assert max(map(len, said.splitlines())) <= 80
 
@@ -362,7 +362,7 @@ def test_completions_of_a_run_against_others(folder, capsys) -> None:
     (comparison,) = (folder / "outputs" / "evaluations").glob("y-vs-before-*.json")
     assert json.loads(comparison.read_text())["difference"] == results(folder)["difference"]
     evaluated("run=A", "baseline=A/evaluations/x.parquet")
-    assert "Right under run alone: 0 of 12; under baseline alone: 0." in capsys.readouterr().out
+    assert "Right only under run: 0 of 12; only under baseline: 0." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

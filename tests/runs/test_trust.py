@@ -20,7 +20,7 @@ from grpo.config.composition import compose
 from grpo.core.errors import UserError
 from grpo.core.run_log import RunLog
 from grpo.policy.hub import ASSETS
-from grpo.runs.provenance_file import read_provenance
+from grpo.runs.saved_provenance import read_provenance
 from grpo.runs.settings import read_overrides
 from grpo.runs.signature import key_path, sign
 from grpo.runs.trust import refuse_links, require_trust

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from grpo.config.composition import compose
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, write_json
-from grpo.evaluation.completions import read_completions
+from grpo.evaluation.completion_files import read_completions
 from grpo.reports.run_report import write_run_report
 from grpo.runs.checkpoints import MANIFEST, checkpoint_fault
 from grpo.runs.resume import find_checkpoint, truncate_to_checkpoint
