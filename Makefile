@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # Two tests at a time, of one thread each: on two cores that takes the least time.
-TESTS := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+TESTS := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 UV := $(shell command -v uv)
 # The newest torch that the tests have passed with; used on machines without a GPU.
 TORCH ?= 2.15.0
