@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from grpo.config.application import Command, hydra_job, is_multirun, job_overrides, run_command
 from grpo.config.composition import config_search_path, load_config
 from grpo.config.groups import CONF
-from grpo.config.messages import translate_errors
+from grpo.config.hydra_errors import translate_errors
 from grpo.config.schema import HardwareConfig, PlanConfig
 from grpo.core.console import error_message, say
 from grpo.core.errors import UserError

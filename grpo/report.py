@@ -16,11 +16,12 @@ from grpo.core.errors import UserError
 from grpo.core.paths import display_path, path_argument, run_argument
 from grpo.core.process import check_process, guard_streams
 from grpo.core.progress import spinner
+from grpo.reports.baseline import choose_baseline
 from grpo.reports.run_report import write_run_report
 from grpo.reports.sweep_findings import verdict
 from grpo.reports.sweep_folders import first_foreign_folder, holds_runs
 from grpo.reports.sweep_report import write_sweep_report
-from grpo.reports.sweep_results import choose_baseline, read_sweep
+from grpo.reports.sweep_results import read_sweep
 from grpo.reports.sweep_tables import sweep_table
 from grpo.runs.run_dir import RunDir, refuse_used, resolve_link
 from grpo.runs.saved_run import read_run

@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from grpo.config.command_line import check_arguments
+from grpo.config.hydra_errors import translate_errors
 from grpo.config.hydra_settings import checked_hydra_config
-from grpo.config.messages import translate_errors
 from grpo.config.schema import AnyConfig
 from grpo.core.console import console, error_message, log, print_message
 from grpo.core.errors import UserError

@@ -17,7 +17,7 @@ from hydra._internal.utils import get_args_parser
 from grpo.config.keys import schema_keys
 from grpo.config.overrides import explain_spaces, is_parsable, parse_overrides, shell_argument
 from grpo.config.schema import AnyConfig
-from grpo.config.suggestions import no_such_setting
+from grpo.config.unknown_settings import no_such_setting
 from grpo.core.errors import UserError, shorten
 
 FLAGS = {name: action for action in get_args_parser()._actions for name in action.option_strings}

@@ -18,11 +18,11 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from grpo.config.groups import CONF
+from grpo.config.hydra_errors import translate_errors, type_rule
 from grpo.config.keys import list_settings, schema_keys
-from grpo.config.messages import translate_errors, type_rule
 from grpo.config.rules import SWEEPER_RULES
 from grpo.config.schema import AnyConfig, CommonConfig, Config, SweeperConfig
-from grpo.config.suggestions import no_such_setting
+from grpo.config.unknown_settings import no_such_setting
 from grpo.config.validation import check_config, check_lists_and_paths, check_value
 from grpo.core.environment_values import absolute_with_source, mark_environment_values, unset_variables
 from grpo.core.errors import UserError, first_line, shorten

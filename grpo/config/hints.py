@@ -1,6 +1,6 @@
 """Setting names of TRL, verl, transformers, W&B and Hydra, with the names of this project.
 
-`grpo/config/suggestions.py` looks up unknown settings here; `docs/coming-from.md` is generated from the table:
+`grpo/config/unknown_settings.py` looks up unknown settings here; `docs/coming-from.md` is generated from the table:
 `python -m grpo.config.hints > docs/coming-from.md`.
 """
 

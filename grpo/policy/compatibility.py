@@ -11,7 +11,8 @@ from typing import Any
 from grpo.config.samplers import VLLM_ENGINES
 from grpo.config.schema import CommonConfig
 from grpo.core.errors import UserError
-from grpo.policy.chat_template import find_end_of_turn_id, prompt_ids
+from grpo.policy.chat_template import prompt_ids
+from grpo.policy.end_tokens import add_end_of_turn_token, find_eos_token_ids
 from grpo.policy.prefix_sharing import unwrap_adapters
 
 # Names of tables with one row for each position, learned or computed: GPT-2, OPT, GPT-J, CTRL, BERT. Policies with
@@ -33,36 +34,12 @@ def check_policy(policy: Any, tokenizer: Any, questions: Iterable[str], config: 
     """
     model, path = unwrap_adapters(policy), config.model.path
     rows = model.get_input_embeddings().num_embeddings
-    notes = _add_end_of_turn(model, tokenizer, path, rows)
+    notes = add_end_of_turn_token(model, tokenizer, path, rows)
     _check_special_tokens(model, tokenizer, path, rows)
     questions = list(dict.fromkeys(questions))
     if (largest := max(tokenizer.get_vocab().values())) >= rows:
         _check_prompts(tokenizer, questions, config, rows, largest)
     return notes + _check_lengths(model, tokenizer, questions, config)
-
-
-def find_eos_token_ids(policy: Any, tokenizer: Any) -> list[int]:
-    """The ids of the tokens that end a completion, from the tokenizer and the policy's generation config."""
-    model = unwrap_adapters(policy)
-    rows = model.get_input_embeddings().num_embeddings
-    return sorted(each for each in {tokenizer.eos_token_id, *_declared_eos_token_ids(model)} - {None} if each < rows)
-
-
-def _declared_eos_token_ids(model: Any) -> list[int]:
-    declared = model.generation_config.eos_token_id
-    return declared if isinstance(declared, list) else [] if declared is None else [declared]
-
-
-def _add_end_of_turn(model: Any, tokenizer: Any, path: str, rows: int) -> list[str]:
-    """Add the token that ends a turn in the chat template to the generation config, from which TRL reads it, too."""
-    end = find_end_of_turn_id(tokenizer)
-    if end is None or end >= rows or end in find_eos_token_ids(model, tokenizer):
-        return []
-    model.generation_config.eos_token_id = [*_declared_eos_token_ids(model), end]
-    return [
-        f"The chat template of {path} ends a turn with {tokenizer.convert_ids_to_tokens(end)!r}, which its "
-        "generation_config.json does not list (eos_token_id): this token ends completions, too."
-    ]
 
 
 def _check_special_tokens(model: Any, tokenizer: Any, path: str, rows: int) -> None:

@@ -19,12 +19,13 @@ from grpo.core.metric_format import format_interval, format_metric, label_and_fo
 from grpo.core.statistics import Interval, PairedTTest
 from grpo.core.text import plural, replace_surrogates, with_sign
 from grpo.reports.arms import PRIMARY_METRIC, Arm, parse_number
+from grpo.reports.baseline import choose_baseline
 from grpo.reports.figures import HUES, Chart, save_png
 from grpo.reports.page import write_page
 from grpo.reports.sweep_figures import MAX_COLOURED_ARMS, arms_figure, effect_figure, pareto_figure, training_curves
 from grpo.reports.sweep_findings import findings, format_p
 from grpo.reports.sweep_folders import natural_key
-from grpo.reports.sweep_results import SweepResults, UnfinishedJob, choose_baseline
+from grpo.reports.sweep_results import SweepResults, UnfinishedJob
 from grpo.reports.sweep_statistics import (
     Contrast,
     Effect,

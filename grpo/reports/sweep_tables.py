@@ -15,7 +15,8 @@ from grpo.core.statistics import PairedTTest
 from grpo.core.tables import empty_table, key_value_table
 from grpo.core.text import format_p_value, printable, with_sign
 from grpo.reports.arms import PRIMARY_METRIC, Arm, truncate_text
-from grpo.reports.sweep_results import SweepResults, UnfinishedJob, choose_baseline
+from grpo.reports.baseline import choose_baseline
+from grpo.reports.sweep_results import SweepResults, UnfinishedJob
 from grpo.reports.sweep_statistics import Trial, compute_contrasts, mean_accuracy, search_trials
 
 MAX_TERMINAL_ROWS = 20  # of a table, and of the list of jobs without results

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from grpo.policy.compatibility import find_eos_token_ids
+from grpo.policy.end_tokens import find_eos_token_ids
 from grpo.policy.prefix_sharing import unwrap_adapters
 from grpo.sampling.policy_state import sampling_mode
 from grpo.sampling.sampler import RowSeed

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grpo.core.console import say
-from grpo.policy.compatibility import find_eos_token_ids
+from grpo.policy.end_tokens import find_eos_token_ids
 from grpo.policy.prefix_sharing import (
     PrefixSharingUnsupported,
     enable_prefix_sharing,

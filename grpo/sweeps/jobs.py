@@ -14,8 +14,8 @@ from omegaconf import DictConfig, open_dict
 
 from grpo.config.batch import optimizer_steps
 from grpo.config.composition import load_config
+from grpo.config.hydra_errors import translate_errors
 from grpo.config.limits import GSM8K_PROBLEMS
-from grpo.config.messages import translate_errors
 from grpo.config.overrides import refuse_too_many_jobs
 from grpo.config.schema import Config
 from grpo.core.errors import UserError

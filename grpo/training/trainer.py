@@ -20,8 +20,8 @@ from grpo.sampling.sampler import Sampler
 from grpo.training.arguments import build_args
 from grpo.training.checkpointing import CheckpointingMixin
 from grpo.training.recorder import Recorder
+from grpo.training.reward_adapter import RewardFunction, ScoringMixin
 from grpo.training.sampling_adapter import SamplingMixin
-from grpo.training.scoring import RewardFunction, ScoringMixin
 from grpo.training.shared_log_probs import PrefixSharingMixin
 
 

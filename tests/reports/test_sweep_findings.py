@@ -3,8 +3,9 @@
 import pytest
 
 from grpo.core.errors import UserError
+from grpo.reports.baseline import choose_baseline
 from grpo.reports.sweep_findings import verdict
-from grpo.reports.sweep_results import choose_baseline, read_sweep
+from grpo.reports.sweep_results import read_sweep
 from grpo.reports.sweep_statistics import (
     search_trials,
 )

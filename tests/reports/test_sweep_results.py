@@ -8,8 +8,9 @@ from rich.console import Console
 
 from grpo.core.errors import UserError
 from grpo.reports.arms import PRIMARY_METRIC
+from grpo.reports.baseline import choose_baseline
 from grpo.reports.sweep_findings import verdict
-from grpo.reports.sweep_results import choose_baseline, read_sweep
+from grpo.reports.sweep_results import read_sweep
 from grpo.reports.sweep_tables import sweep_table
 from tests.helpers.made_up import RIGHT, made_up, made_up_sweep, plan
 

@@ -15,7 +15,8 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from grpo.core.statistics import bootstrap_intervals, holm_adjusted, paired_t_test, t_interval
 from grpo.reports.arms import PRIMARY_METRIC
-from grpo.reports.sweep_results import choose_baseline, read_sweep
+from grpo.reports.baseline import choose_baseline
+from grpo.reports.sweep_results import read_sweep
 from grpo.reports.sweep_statistics import (
     compute_contrasts,
     factor_effects,

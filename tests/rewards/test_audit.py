@@ -15,7 +15,7 @@ from hydra import compose as hydra_compose
 from grpo import audit
 from grpo.config.composition import config_search_path, load_config
 from grpo.config.groups import CONF, option_names
-from grpo.config.messages import translate_errors
+from grpo.config.hydra_errors import translate_errors
 from grpo.config.schema import AuditConfig
 from grpo.core.errors import UserError
 from grpo.rewards.completion_scores import CompletionScores, judge_completions

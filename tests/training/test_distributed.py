@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch.distributed.fsdp import fully_shard
 
-import grpo.training.scoring
+import grpo.training.reward_adapter
 from grpo.config.batch import derive_batch
 from grpo.config.composition import compose
 from grpo.core import distributed
@@ -82,7 +82,7 @@ def work(out: Path) -> None:
         splits.append(attribute(*args))
         return splits[-1]
 
-    grpo.training.scoring.attribute = keep
+    grpo.training.reward_adapter.attribute = keep
     seen = []
     for seed, ((prompts, micro), scale, aggregation) in enumerate(CASES):
         overrides = [f"seed={seed}", f"algorithm.scale_rewards={scale}"]

@@ -15,7 +15,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from grpo.config.keys import list_settings, schema_keys
 from grpo.config.overrides import BROKEN_INTERPOLATION, explain_unparsable, shell_argument
 from grpo.config.schema import Config
-from grpo.config.suggestions import no_such_option, no_such_setting
+from grpo.config.unknown_settings import no_such_option, no_such_setting
 from grpo.core.environment_values import hide_environment_values
 from grpo.core.errors import UserError, shorten
 
