@@ -1,6 +1,6 @@
 """Messages about unknown settings and options, with the names that the user may have meant.
 
-Called where a composed or typed name is looked up, and by `messages.py`. It knows names only, not values.
+Called where a composed or typed name is looked up, and by `hydra_errors.py`. It knows names only, not values.
 """
 
 import sys

@@ -1,11 +1,11 @@
-"""Advantages of a step, and the exact part of each reward in them: pure functions of scores, weights and group size.
+"""TRL's advantages computed again in float64, with the exact part of each reward: pure functions of scores and weights.
 
-Called by the trainer on every step, and by `grpo.audit` before anything is trained; therefore it is in grpo/rewards and
-not in grpo/training. It knows nothing of models, tokens and losses.
+TRL computes the advantages that train; `algorithm.scale_rewards` selects its formula. A change in this module alone
+changes the curves and the audit, not the training, and fails the tests that compare both. The trainer calls it on every
+step, and `grpo.audit` before anything is trained; therefore it is in grpo/rewards. It knows no models or losses.
 
 One function per estimator maps the scores of groups to the parts a_ik of the advantages: A_i = sum_k a_ik for
-completion i and reward k. A new estimator is one such function and one row in `estimator`. TRL computes the advantages
-that train; these are the same numbers in float64.
+completion i and reward k. Another estimator is one such function and one row in `estimator`.
 """
 
 from collections.abc import Callable, Sequence

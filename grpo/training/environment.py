@@ -1,7 +1,7 @@
-"""Everything around a run that can be wrong before PyTorch is imported: packages, batch, tracker, devices, server.
+"""Checks that need neither policy nor data: packages, batch, tracker, devices, server.
 
-A session calls `check_environment` once, and a sweep checks each of its jobs with `check_settings`. Nothing here reads
-the policy or the data.
+A session calls `check_environment` once, and a sweep checks each of its jobs with `check_settings`. Only device=cuda
+imports PyTorch here.
 """
 
 from grpo.config.batch import BatchSplit, derive_batch

@@ -2,7 +2,7 @@
 
 Wraps one method of `GRPOTrainer` (TRL 1.16): `_calculate_rewards` gathers the scores of all processes. Ours also logs
 how the advantages split among the rewards (`grpo.rewards.advantages`), and rejects a rollout with a score that is not
-finite, of which TRL would use the other rewards.
+finite: TRL would leave that reward out without a message.
 """
 
 import math

@@ -3,9 +3,9 @@
 Replaces two methods of `GRPOTrainer` (TRL 1.16):
 
 - `_tokenize_prompts` tokenizes the K copies of each prompt. Ours tokenizes one.
-- `_generate_single_turn` forwards each prompt K times. Ours calls our sampler; where TRL drives an engine, its method
-  is wrapped, because it leaves the policy in bfloat16 (continuous batching), raises long errors (vLLM server) and hands
-  over the completions of an engine that failed as if they were complete.
+- `_generate_single_turn` forwards each prompt K times. Ours calls the prefix-sharing sampler. With `rollout=generate`
+  and with engines TRL's method runs, wrapped: it leaves the policy in bfloat16 (continuous batching), raises long errors
+  (vLLM server) and returns the completions of an engine that failed as if they were complete.
 """
 
 import os
@@ -30,7 +30,7 @@ class SamplingMixin(BaseTrainer):
     """The part of `Trainer` that samples completions.
 
     Attributes:
-        sampler: ours; None if TRL drives the engine that its arguments name.
+        sampler: ours, called if it shares prefixes or the weights are sharded; None if TRL drives an engine.
         before_sampling: called before our sampler runs, to bring its copy of the weights up to date.
         is_sampling: whether a failure, such as out of memory, comes from sampling.
     """

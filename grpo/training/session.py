@@ -1,7 +1,7 @@
-"""A training run as a sequence of stages: prepare, evaluate, train, evaluate again, save the results.
+"""A training run as a sequence of stages: prepare, start the tracker, evaluate, train, evaluate again, save.
 
-`train_run` is what `grpo.train`, each job of a sweep, every worker process and `grpo.reproduce` call. Nothing here
-knows how a run is started or resumed: grpo/training/launch.py does.
+`train_run` is what `grpo.train`, each job of a sweep, every worker process and `grpo.reproduce` call. How its directory
+and its checkpoint are found is in grpo/training/launch.py.
 """
 
 import time
@@ -77,7 +77,7 @@ def train_run(
     session.prepare()
     if distributed.is_main_process():
         begin()
-    distributed.gather_objects(None)  # the other processes read what the main process has changed
+    distributed.gather_objects(None)  # a barrier: the other processes read what the main process has written
     session.start_tracker(label, command)
     exit_code = 1
     try:
@@ -98,7 +98,7 @@ def train_run(
 
 
 class Session:
-    """The state of one training run. Its methods are the stages, called in the order in which they are written."""
+    """The state of one training run. Its public methods are the stages, in the order of `train_run`."""
 
     signals: SignalHandler
     before: Evaluation
@@ -117,7 +117,7 @@ class Session:
             UserError: a mistake that the user can fix.
         """
         config = self.config
-        # Checks that are quick come first: a typing error ends the command before PyTorch is imported.
+        # The quick checks come first. On a CPU, a mistake ends the command before PyTorch is imported.
         self.rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
         self.batch = check_environment(config)
         say(banner(to_interpolations(config), self.rewards, self.batch, self.run_dir.path))
@@ -160,7 +160,7 @@ class Session:
         questions = [SHOWCASE.question, *(row["question"] for row in self.train_rows)]
         questions += [example.question for example in (*splits.validation, *splits.held_out)]
         notes += check_policy(policy, self.tokenizer, questions, config)
-        # Evaluation samples neutrally, whatever sampler trains.
+        # The sampler is built from this config, for training, too: samplers with other parameters are TRL's own.
         self.evaluation_config = replace(config, rollout=evaluation_rollout(config.rollout))
         if distributed.weights_are_sharded():  # accelerate places the shards; a full copy is sampled from
             sampled = full_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
@@ -336,7 +336,7 @@ class Session:
                     self.run_dir.policy, lambda: self.run_dir.move_to_previous(self.run_dir.policy)
                 ) as partial:
                     save_policy(final, self.tokenizer, partial)
-                sign(self.run_dir.path, redacted(asdict(self.config)))  # its files, if they may hold code
+                sign(self.run_dir.path, redacted(asdict(self.config)))  # signs the files that can run code
 
     def save_results(self) -> dict[str, Any]:
         """Write `results.json`, print the comparison, and return the results."""
