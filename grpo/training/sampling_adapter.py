@@ -4,8 +4,8 @@ Replaces two methods of `GRPOTrainer` (TRL 1.16):
 
 - `_tokenize_prompts` tokenizes the K copies of each prompt. Ours tokenizes one.
 - `_generate_single_turn` forwards each prompt K times. Ours calls the prefix-sharing sampler. With `rollout=generate`
-  and with engines TRL's method runs, wrapped: it leaves the policy in bfloat16 (continuous batching), raises long errors
-  (vLLM server) and returns the completions of an engine that failed as if they were complete.
+  and with engines TRL's method runs, wrapped: it leaves the policy in bfloat16 (continuous batching), raises long
+  errors (vLLM server) and returns the completions of an engine that failed as if they were complete.
 """
 
 import os
