@@ -134,9 +134,8 @@ def _from_run(
     OmegaConf.set_struct(merged, False)
     names = [item.name for item in fields(CommonConfig)]
     for name in names:
-        merged[name] = to_interpolations(
-            getattr(saved, name)
-        )  # with their interpolations, which this evaluation stores
+        # `${...}` stays, so that this evaluation does not store the values of environment variables.
+        merged[name] = to_interpolations(getattr(saved, name))
     for override, key in zip(overrides, override_keys(overrides), strict=True):
         if key.partition(".")[0] in names:
             if override.startswith("~"):

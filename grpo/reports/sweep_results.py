@@ -1,6 +1,6 @@
 """The results of a sweep, read from its folder: the arms under comparison, their runs by seed, and the unfinished jobs.
 
-Read by the statistics, sentences, tables and figures of a sweep. It computes and draws nothing.
+Read by the statistics, sentences, tables and figures of a sweep. It groups runs into arms and compares nothing.
 """
 
 import json

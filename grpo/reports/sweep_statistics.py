@@ -1,6 +1,6 @@
 """Statistics of a sweep: differences between arms over seeds and over problems, effects of factors, Pareto fronts.
 
-The seed is the unit of chance. Used by the sentences, tables and metrics of a sweep; it formats nothing.
+Differences are tested over seeds. Used by the sentences, tables and metrics of a sweep; it formats nothing.
 """
 
 from collections import defaultdict

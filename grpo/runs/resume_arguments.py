@@ -46,7 +46,7 @@ def expand_resume_arguments(arguments: Sequence[str]) -> list[str]:
         trusted=_typed(arguments, "trust_run") is True,
         advice="If you trust whoever made it, add trust_run=true.",
     )
-    # Leave out overrides that are saved in the run: files that they name may be gone.
+    # Saved overrides are read from the run. Repeating them could name config files that no longer exist.
     left = [each for each in arguments if each not in saved or is_resumable_setting(override_key(each))]
     return [*left, f"hydra.run.dir={quoted_path(folder)}", "hydra.mode=RUN"]
 

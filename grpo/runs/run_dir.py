@@ -85,7 +85,7 @@ class RunDir:
         return locked(self.lock_file, "run")
 
     def is_locked(self) -> bool:
-        """Whether a run is in progress here. Asking can stop a run that starts in the same moment."""
+        """Whether a run is in progress here. It takes the lock for a moment, so a run that starts then fails."""
         return is_locked(self.lock_file)
 
     def move_to_previous(self, path: Path) -> None:
@@ -152,14 +152,14 @@ def refuse_used(folder: Path, setting: str) -> None:
 
 
 @contextmanager
-def removed_if_unused(folder: Path, idle: str = ".lock") -> Iterator[None]:
-    """On exit, remove `folder` if it holds nothing but a file named `idle`, and then its empty parents, up to the
+def removed_if_unused(folder: Path, ignored: str = ".lock") -> Iterator[None]:
+    """On exit, remove `folder` if it holds nothing but a file named `ignored`, and then its empty parents, up to the
     working directory."""
     try:
         yield
     finally:
-        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {idle}:
-            (folder / idle).unlink(missing_ok=True)
+        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {ignored}:
+            (folder / ignored).unlink(missing_ok=True)
             with suppress(OSError):  # not empty
                 folder.rmdir()
                 for parent in folder.absolute().parents:

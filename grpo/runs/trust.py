@@ -1,4 +1,4 @@
-"""Trust in run directories: whether their saved settings may run code here, which only this user's own runs may.
+"""Trust in run directories: only runs that this user made may run code from their saved settings.
 
 A run directory can come from anybody. Commands that read one call `require_trust` before they use a saved setting that
 runs code; `save_settings` calls `sign`. Nothing here knows which command asks.

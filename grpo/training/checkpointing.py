@@ -1,4 +1,4 @@
-"""Checkpoints inside TRL's trainer: written completely or not at all, and resumed from bit by bit.
+"""Checkpoints inside TRL's trainer: written completely or not at all, and resumed to the last bit.
 
 Replaces methods that `GRPOTrainer` (TRL 1.16) inherits from `transformers.Trainer` (5.23):
 

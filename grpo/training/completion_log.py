@@ -23,7 +23,7 @@ class CompletionLog:
         trl_logs: `GRPOTrainer._logs` of the trainer, set once it is built.
         table: rows of the tracker's table.
         last_sampled: the step at which rows were last added to the table.
-        quarters: how many quarters of the run have been logged as a table.
+        quarters: quarters of the run for which a table has been logged.
     """
 
     def __init__(self, config: Config, rewards: RewardStack, tracker: Tracker, run: RunDir) -> None:
