@@ -141,9 +141,16 @@ class Process:
         return self.code
 
 
+# Libraries set these in this process when a run trains in it. A new process would use the W&B service of that run, and
+# take itself for one of several processes.
+SET_BY_RUNS = (
+    "WANDB_SERVICE", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
+)  # fmt: skip
+
+
 def surroundings(*without: str) -> dict[str, str]:
-    """The environment of a process of its own; a W&B run in this one would lend it its service."""
-    return {name: value for name, value in os.environ.items() if name not in ("WANDB_SERVICE", *without)}
+    """The environment of a new process."""
+    return {name: value for name, value in os.environ.items() if name not in (*SET_BY_RUNS, *without)}
 
 
 @pytest.fixture(scope="session")

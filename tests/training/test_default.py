@@ -33,7 +33,7 @@ def test_it_learns_with_other_seeds(command, tmp_path, seed: int) -> None:
 
 @pytest.mark.slow
 def test_it_learns_with_trls_sampler_and_step(command, tmp_path) -> None:
-    learned(command, tmp_path, "rollout=generate", "share_prompts=false", "max_steps=60", "tracking=none")
+    learned(command, tmp_path, "rollout=generate", "share_prompts=false", "max_steps=50", "tracking=none")
 
 
 def test_the_embedded_default_learns_to_reason(command, tmp_path) -> None:

@@ -1,7 +1,6 @@
 """Runs of several processes, started as a user starts them: `accelerate launch`, on the CPU with gloo."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from grpo.core import distributed
 from grpo.core.errors import UserError
 from grpo.policy.requirements import check_device
 from grpo.runs.checkpoints import newest_complete_checkpoint
-from tests.conftest import SMALL
+from tests.conftest import SMALL, surroundings
 
 DDP = Path(__file__).parents[2] / "scripts" / "accelerate" / "ddp.yaml"
 STEPS = [*SMALL[1:], "tracking=none", "save_steps=2", "optimizer.schedule=constant", "optimizer.warmup=0"]
@@ -40,7 +39,7 @@ def command(processes: int, *arguments: str) -> list[str]:
 
 @contextmanager
 def started(processes: int, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    environment = surroundings() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
     process = subprocess.Popen(
         command(processes, *arguments),
         cwd=folder,
@@ -281,7 +280,7 @@ def test_the_accelerate_files(name: str, engine: str | None, sharded: bool, monk
 
 
 def test_fsdp_on_a_cpu_is_refused(tmp_path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    environment = surroundings() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
     words = [str(each).replace("ddp.yaml", "fsdp2.yaml") for each in command(2, *STEPS)]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode and "error: device=cpu: fsdp is for GPUs." in done.stderr
