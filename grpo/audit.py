@@ -20,8 +20,8 @@ from grpo.core.console import error_message, say
 from grpo.core.errors import UserError
 from grpo.rewards.audit_report import print_completions, print_findings, print_probes
 from grpo.rewards.completion_scores import CompletionScores, judge_completions, score_completions
-from grpo.rewards.findings import Finding
-from grpo.rewards.probe_findings import judge_probes
+from grpo.rewards.finding import Finding
+from grpo.rewards.probe_rules import judge_probes
 from grpo.rewards.probe_scores import score_probes
 from grpo.rewards.probes import PROBES
 from grpo.rewards.stack import RewardStack, build_rewards

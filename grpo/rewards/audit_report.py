@@ -18,7 +18,7 @@ from grpo.core.statistics import Floats
 from grpo.core.tables import key_value_table
 from grpo.core.text import printable
 from grpo.rewards.completion_scores import CompletionScores
-from grpo.rewards.findings import Finding, format_score
+from grpo.rewards.finding import Finding, format_score
 from grpo.rewards.probe_scores import ProbeScores
 from grpo.rewards.probes import CHANGES, PROBES, probe_named
 

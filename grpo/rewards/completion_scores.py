@@ -12,7 +12,7 @@ import numpy as np
 
 from grpo.core.statistics import Floats
 from grpo.rewards.advantages import ROUNDING, Attribution, attribute
-from grpo.rewards.findings import Finding, format_score, join_with_and
+from grpo.rewards.finding import Finding, format_score, join_with_and
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.example import Example
 

@@ -2,7 +2,7 @@
 
 A table of texts: each probe has a question, its gold answer, and a kind, which says whether its answer is right and
 whether it has the format with the tags of grpo/tasks/answers.py. It knows no reward. grpo/rewards/probe_scores.py
-scores the probes, and grpo/rewards/probe_findings.py judges the scores.
+scores the probes, and grpo/rewards/probe_rules.py judges the scores.
 """
 
 from dataclasses import dataclass

@@ -19,8 +19,8 @@ from grpo.config.hydra_errors import translate_errors
 from grpo.config.schema import AuditConfig
 from grpo.core.errors import UserError
 from grpo.rewards.completion_scores import CompletionScores, judge_completions
-from grpo.rewards.findings import Finding
-from grpo.rewards.probe_findings import judge_probes
+from grpo.rewards.finding import Finding
+from grpo.rewards.probe_rules import judge_probes
 from grpo.rewards.probe_scores import score_probes
 from grpo.rewards.probes import AS_REQUESTED, CHANGES, PROBES, WRONG
 from grpo.rewards.scoring import score_reward

@@ -1,4 +1,4 @@
-"""What the scores of the probes say about a stack of rewards.
+"""Rules on the scores of the probes: what each says about a stack of rewards.
 
 Called by `grpo.audit`. Each rule is a function from scores to findings and knows no reward by name. The rules depend on
 what each probe is: whether its answer is the gold one, and whether it has the requested format.
@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from grpo.rewards.findings import Finding, caused_by, format_score, join_with_and
+from grpo.rewards.finding import Finding, caused_by, format_score, join_with_and
 from grpo.rewards.probe_scores import ProbeScores
 from grpo.rewards.probes import (
     AS_REQUESTED,
