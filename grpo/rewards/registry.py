@@ -13,13 +13,13 @@ from typing import Any
 
 from grpo.core.errors import UserError
 
-ScoringFunction = Callable[..., Any]
-REWARDS: dict[str, ScoringFunction] = {}
+RewardFunction = Callable[..., Any]
+REWARDS: dict[str, RewardFunction] = {}
 ARGUMENTS = ("completion", "gold", "question")
 ANSWER_MATCH_ARGUMENT = "answer_match"  # the argument that gives a reward the rule by which answers are compared
 
 
-def reward(function: ScoringFunction) -> ScoringFunction:
+def reward(function: RewardFunction) -> RewardFunction:
     """Register `function` as a reward under its own name, without a trailing underscore (`int_` -> `int`).
 
     It takes any of `completion`, `gold`, `question` and returns a number. Or it scores a batch: it takes any of

@@ -18,7 +18,7 @@ from typing import Any
 from grpo.core.errors import UserError
 from grpo.core.signals import StoppedBySignal
 from grpo.rewards.process_state import restored_process_state
-from grpo.rewards.registry import ANSWER_MATCH_ARGUMENT, ARGUMENTS, REWARDS, ScoringFunction
+from grpo.rewards.registry import ANSWER_MATCH_ARGUMENT, ARGUMENTS, REWARDS, RewardFunction
 from grpo.rewards.reward_files import REWARD_SOURCES, SHIPPED_REWARDS
 from grpo.rewards.user_file import describe_error
 
@@ -85,7 +85,7 @@ def _call_reward(name: str, columns: dict[str, Sequence[str]], answer_match: str
 
 
 def _score_batch(
-    name: str, function: ScoringFunction, arguments: dict[str, list[str]], completions: Sequence[str]
+    name: str, function: RewardFunction, arguments: dict[str, list[str]], completions: Sequence[str]
 ) -> list[Any]:
     """The values that a reward returns for a batch, one for each completion."""
     values: list[Any] = []

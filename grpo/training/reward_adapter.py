@@ -17,7 +17,7 @@ from grpo.rewards.scoring import NonFiniteReward, score_reward
 from grpo.training.nonfinite import NonFiniteGuard
 
 
-class RewardFunction:
+class TrlReward:
     """The reward `name` as TRL calls it: (completions, columns of the dataset) -> one score for each completion.
 
     If a score is not finite, all scores are nan, so that every process sees it where TRL gathers them, and `fault` says

@@ -20,7 +20,7 @@ from grpo.sampling.sampler import Sampler
 from grpo.training.arguments import build_args
 from grpo.training.checkpointing import CheckpointingMixin
 from grpo.training.recorder import Recorder
-from grpo.training.reward_adapter import RewardFunction, ScoringMixin
+from grpo.training.reward_adapter import ScoringMixin, TrlReward
 from grpo.training.sampling_adapter import SamplingMixin
 from grpo.training.shared_log_probs import PrefixSharingMixin
 
@@ -59,7 +59,7 @@ def build_trainer(
         recorder=recorder,
         model=policy,
         reward_funcs=[
-            RewardFunction(name, rewards.answer_match, log_columns=i == 0) for i, name in enumerate(rewards.weights)
+            TrlReward(name, rewards.answer_match, log_columns=i == 0) for i, name in enumerate(rewards.weights)
         ],
         args=args,
         train_dataset=Dataset.from_list(train_rows),

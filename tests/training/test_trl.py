@@ -1,6 +1,6 @@
 """What we rely on in TRL 1.16 and transformers 5.23 without a promise of theirs; a failure here says what changed.
 
-`CompletionLog` reads `GRPOTrainer._logs`, to which `RewardFunction` adds question and gold through `log_extra`. The parts
+`CompletionLog` reads `GRPOTrainer._logs`, to which `TrlReward` adds question and gold through `log_extra`. The parts
 of `Trainer` override the methods listed below. Other tests show by behaviour what the overrides rely on:
 tests/training/test_trainer.py that a step computes what TRL computes, tests/training/test_distributed.py that scores are
 gathered, tests/sampling/test_engines.py what TRL does around vLLM and continuous batching, tests/runs/test_resume.py that
