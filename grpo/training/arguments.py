@@ -68,7 +68,7 @@ def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Pat
         save_strategy="no" if config.save_steps is None else "steps",
         save_steps=config.save_steps or 500,
         save_total_limit=config.save_total_limit,
-        # `NonFiniteGuard` handles such losses; transformers would replace one by the mean of the others.
+        # `NonFiniteMixin` handles such losses; transformers would replace one by the mean of the others.
         logging_nan_inf_filter=False,
         trust_remote_code=config.model.trust_remote_code,
         # Ours are in grpo/training/trackers/; transformers' trackers never end a run and log hundreds of keys.

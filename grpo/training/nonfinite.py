@@ -23,7 +23,7 @@ from grpo.runs.run_dir import RunDir
 from grpo.training.base import BaseTrainer
 
 
-class NonFiniteGuard(BaseTrainer):
+class NonFiniteMixin(BaseTrainer):
     """The part of `Trainer` that checks losses and gradients before the optimizer uses them."""
 
     def __init__(self, **kwargs: Any) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from grpo.core import distributed
 from grpo.rewards.advantages import attribute, attribution_metrics
 from grpo.rewards.scoring import NonFiniteReward, score_reward
-from grpo.training.nonfinite import NonFiniteGuard
+from grpo.training.nonfinite import NonFiniteMixin
 
 
 class TrlReward:
@@ -43,7 +43,7 @@ class TrlReward:
             return [math.nan] * len(completions)
 
 
-class ScoringMixin(NonFiniteGuard):
+class ScoringMixin(NonFiniteMixin):
     """The part of `Trainer` that scores completions."""
 
     def _calculate_rewards(self, *args: Any) -> Tensor:
