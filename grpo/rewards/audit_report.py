@@ -25,8 +25,8 @@ from grpo.rewards.probes import CHANGES, PROBES, probe_named
 
 def print_probes(weights: str, scores: ProbeScores, findings: Sequence[Finding]) -> None:
     """Print the best probe, the scores of all probes, and the effect of each change of format."""
-    best, sum_of_bests = scores.best, scores.parts.max(axis=0).sum()
-    limit = "" if scores.total(best.name) >= sum_of_bests - scores.rounding else f" of {format_score(sum_of_bests)}"
+    best, best_sum = scores.best, scores.weighted.max(axis=0).sum()
+    limit = "" if scores.total(best.name) >= best_sum - scores.rounding else f" of {format_score(best_sum)}"
     total = format_score(scores.total(best.name))
     lines = {"weights": weights, "best": f"{total}{limit}, attained by '{best.name}':\n{one_line(best.completion)}"}
     say(key_value_table(lines))
@@ -112,7 +112,7 @@ def _changes_table(scores: ProbeScores) -> Table:
 
 def _distribution_table(scores: CompletionScores) -> Table:
     table = _score_table("score", "mean", "std", "min", "25%", "50%", "75%", "max", ">0")
-    columns = np.column_stack([scores.scores, scores.totals]).T
+    columns = np.column_stack([scores.raw, scores.totals]).T
     for name, values in zip([*scores.names, "total"], columns, strict=True):
         statistics = np.array([values.mean(), values.std(), *np.percentile(values, [0, 25, 50, 75, 100])])
         table.add_row(Text(name), *_format_column(statistics), f"{(values > 0).mean():.0%}")
@@ -153,10 +153,12 @@ def _common_prefix(names: Sequence[str]) -> str:
 def _column_heads(names: Sequence[str], columns: Sequence[Sequence[str]], room: int) -> list[str]:
     """Names with line breaks at `_`, and within words if the columns would not fit into `room` characters otherwise."""
     words = [name.replace("_", "_ ").split() for name in names]
-    least = [max(min(6, max(map(len, parts))), *map(len, column)) for parts, column in zip(words, columns, strict=True)]
-    widths = [max(low, *map(len, parts)) for low, parts in zip(least, words, strict=True)]
-    while sum(widths) + 2 * len(widths) > room and widths != least:
-        widest = max(range(len(widths)), key=lambda k: (widths[k] > least[k]) * widths[k])
+    lowest = [
+        max(min(6, max(map(len, parts))), *map(len, column)) for parts, column in zip(words, columns, strict=True)
+    ]
+    widths = [max(low, *map(len, parts)) for low, parts in zip(lowest, words, strict=True)]
+    while sum(widths) + 2 * len(widths) > room and widths != lowest:
+        widest = max(range(len(widths)), key=lambda k: (widths[k] > lowest[k]) * widths[k])
         widths[widest] -= 1
     return ["\n".join(_break_word(word, width) for word in parts) for parts, width in zip(words, widths, strict=True)]
 

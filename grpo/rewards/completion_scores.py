@@ -26,13 +26,13 @@ class CompletionScores:
     Attributes:
         completions: the N texts.
         stack: the R rewards, including those with weight 0.
-        scores: (N, R) raw scores.
+        raw: (N, R) the score of each completion by each reward.
         groups: the rows of the completions of each group.
     """
 
     completions: list[str]
     stack: RewardStack
-    scores: Floats
+    raw: Floats
     groups: list[list[int]]
 
     @property
@@ -45,7 +45,7 @@ class CompletionScores:
 
     @property
     def totals(self) -> Floats:
-        return self.scores @ self.weights
+        return self.raw @ self.weights
 
     @cached_property
     def attribution(self) -> Attribution:
@@ -53,7 +53,7 @@ class CompletionScores:
         parts, zero_std = [np.zeros((0, len(self.names)))], [np.zeros((0, len(self.names) + 1), dtype=bool)]
         for size in sorted({len(group) for group in self.groups} - {1}):
             rows = [row for group in self.groups if len(group) == size for row in group]
-            attribution = attribute(self.scores[rows], self.weights, size, scale_rewards="none")
+            attribution = attribute(self.raw[rows], self.weights, size, scale_rewards="none")
             parts.append(attribution.parts)
             zero_std.append(attribution.zero_std)
         joined = np.concatenate(parts)
@@ -61,7 +61,7 @@ class CompletionScores:
 
     def correlations(self) -> Floats:
         """Pearson correlations (R + 1, R + 1) of the rewards and, last, the total; NaN if one of a pair is constant."""
-        columns = np.column_stack([self.scores, self.totals])
+        columns = np.column_stack([self.raw, self.totals])
         centered = columns - columns.mean(axis=0)
         centered[:, np.abs(centered).max(axis=0) <= ROUNDING * np.abs(columns).max(axis=0)] = 0.0
         norms = np.sqrt((centered**2).sum(axis=0))
@@ -78,11 +78,11 @@ def score_completions(
         UserError: a reward failed.
     """
     groups: list[list[int]] = [[] for _ in examples]
-    places = sorted(batch)  # the completions of one question are adjacent, as in training
-    for row, (problem, _) in enumerate(places):
+    keys = sorted(batch)  # the completions of one question are adjacent, as in training
+    for row, (problem, _) in enumerate(keys):
         groups[problem].append(row)
-    texts = [batch[place] for place in places]
-    row_examples = [examples[problem] for problem, _ in places]
+    texts = [batch[key] for key in keys]
+    row_examples = [examples[problem] for problem, _ in keys]
     scores = stack.score(
         texts, [example.gold for example in row_examples], [example.question for example in row_examples]
     )
@@ -95,7 +95,7 @@ def judge_completions(scores: CompletionScores) -> Iterator[Finding]:
     weighted = [k for k in range(len(names)) if scores.weights[k]]
     constant = [k for k in weighted if np.isnan(correlations[k, k])]
     if constant:
-        listing = join_with_and(f"{names[k]} ({format_score(scores.scores[0, k])})" for k in constant)
+        listing = join_with_and(f"{names[k]} ({format_score(scores.raw[0, k])})" for k in constant)
         yield Finding("warning", f"The same score for every completion: {listing}.")
     all_single = all(len(group) == 1 for group in scores.groups)
     if shares is not None:

@@ -24,8 +24,8 @@ def format_score(value: float) -> str:
 
 
 def join_with_and(items: Iterable[str]) -> str:
-    *most, last = items
-    return f"{', '.join(most)} and {last}" if most else last
+    *others, last = items
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def caused_by(parts: dict[str, float]) -> str:

@@ -34,7 +34,7 @@ def judge_probes(scores: ProbeScores) -> list[Finding]:
     rules = (
         _exclusive_rewards,
         _missing_line_break,
-        _length,
+        _reasoning_length,
         _bare_answer,
         _misread_numbers,
         _below_zero,
@@ -50,10 +50,10 @@ def judge_probes(scores: ProbeScores) -> list[Finding]:
 
 def _exclusive_rewards(scores: ProbeScores) -> Iterator[Finding]:
     """Whether one completion can have the best score of every reward."""
-    best, best_of_each = scores.total(scores.best.name), scores.parts.max(axis=0)
-    if best >= best_of_each.sum() - scores.rounding:
+    best, best_per_reward = scores.total(scores.best.name), scores.weighted.max(axis=0)
+    if best >= best_per_reward.sum() - scores.rounding:
         return
-    paid = scores.parts > scores.rounding
+    paid = scores.weighted > scores.rounding
     exclusive = [
         pair
         for pair in combinations(range(len(scores.names)), 2)
@@ -61,7 +61,7 @@ def _exclusive_rewards(scores: ProbeScores) -> Iterator[Finding]:
     ]
     loss = (
         f"the best score found is {format_score(best)}; the best of each reward would sum to "
-        f"{format_score(best_of_each.sum())}"
+        f"{format_score(best_per_reward.sum())}"
     )
     if exclusive:
         text = f"{_describe_pairs(scores.names, exclusive)}: no probe is paid by both, so {loss}."
@@ -88,7 +88,7 @@ def _missing_line_break(scores: ProbeScores) -> Iterator[Finding]:
     """What a missing last line break costs, and whether the cost grows with the length of the completion."""
     names = sorted(REASONING, key=lambda name: len(REASONING[name]))
     costs = np.array(
-        [scores.parts[PROBE_INDEX[name]] - scores.parts[PROBE_INDEX[name + NO_LAST_BREAK]] for name in names]
+        [scores.weighted[PROBE_INDEX[name]] - scores.weighted[PROBE_INDEX[name + NO_LAST_BREAK]] for name in names]
     )
     lengths = [len(probe_named(name).completion) for name in names]
     growth = costs[-1] - costs[0]
@@ -117,7 +117,7 @@ def _missing_line_break(scores: ProbeScores) -> Iterator[Finding]:
         yield Finding("note", f"{what} costs {format_score(abs(cost))}{rewards}.")
 
 
-def _length(scores: ProbeScores) -> Iterator[Finding]:
+def _reasoning_length(scores: ProbeScores) -> Iterator[Finding]:
     """How longer reasoning changes the score of the same answer, with and without the last line break."""
     short, *longer = REASONING
     worst, losses, probes = 0.0, [], []
@@ -147,7 +147,7 @@ def _bare_answer(scores: ProbeScores) -> Iterator[Finding]:
     threshold = max(0.0, scores.total("empty text")) + scores.rounding
     if paid := tuple(name for name in ("bare number", "bare sentence") if scores.total(name) > threshold):
         highest = max(paid, key=scores.total)
-        rewards = caused_by(scores.nonzero_parts(scores.parts[PROBE_INDEX[highest]]))
+        rewards = caused_by(scores.nonzero_parts(scores.weighted[PROBE_INDEX[highest]]))
         earned = f"{format_score(scores.total(highest))} of {format_score(scores.total(REFERENCE))}"
         yield Finding("warning", f"A bare answer without tags earns {earned}{rewards}.", paid)
 
@@ -156,7 +156,7 @@ def _misread_numbers(scores: ProbeScores) -> Iterator[Finding]:
     """Which of the rewards that read numbers misread some."""
     refused_forms: dict[str, list[str]] = {}
     for k, reward in enumerate(scores.names):
-        parts = {name: float(scores.parts[PROBE_INDEX[name], k]) for name in PROBE_INDEX}
+        parts = {name: float(scores.weighted[PROBE_INDEX[name], k]) for name in PROBE_INDEX}
         # Two words, one as long as the number: a reward that reads only the length does not read numbers.
         word = max(parts["eighteen"], parts["a word for an answer"])
         if parts["18"] - word <= scores.rounding:
@@ -186,7 +186,7 @@ def _describe_refused(refused: Sequence[str], accepted: set[str]) -> list[str]:
 
 
 def _below_zero(scores: ProbeScores) -> Iterator[Finding]:
-    low, high = scores.parts.min(axis=0), scores.parts.max(axis=0)
+    low, high = scores.weighted.min(axis=0), scores.weighted.max(axis=0)
     falls_below_zero = (low < -scores.rounding) & (high - low > scores.rounding)
     pays = high > scores.rounding
     if (falls_below_zero & pays).any():
@@ -210,22 +210,22 @@ def _wrong_outscores_right(scores: ProbeScores) -> Iterator[Finding]:
         totals = f"{format_score(right)} and {format_score(wrong)}"
         text = f"A right answer earns no more than a wrong one in the same format: {totals}."
         yield Finding("warning", text, ("wrong as asked",))
-    text, names = _outscoring(scores, WRONG)
+    text, names = _probes_outscoring_right(scores, WRONG)
     if names:
         yield Finding("warning", f"Wrong outscores right: {text}.", names, names[0])
 
 
 def _no_work(scores: ProbeScores) -> Iterator[Finding]:
-    text, names = _outscoring(scores, NO_WORK)
+    text, names = _probes_outscoring_right(scores, NO_WORK)
     if names:
         yield Finding("warning", f"Right without work outscores right with work: {text}.", names, names[0])
-    if equal := [name for name in _equal_to_reference(scores, _names_of_kind(NO_WORK)) if name not in names]:
+    if equal := [name for name in _probes_equal_to_reference(scores, _names_of_kind(NO_WORK)) if name not in names]:
         text = f"No work pays as much as work, {format_score(scores.total(REFERENCE))}: {join_with_and(equal)}."
         yield Finding("note", text, tuple(equal))
 
 
 def _constant_reward(scores: ProbeScores) -> Iterator[Finding]:
-    for k in np.flatnonzero(np.ptp(scores.parts, axis=0) <= scores.rounding):
+    for k in np.flatnonzero(np.ptp(scores.weighted, axis=0) <= scores.rounding):
         score = format_score(scores.raw[0, k])
         text = f"{scores.names[k]} gives every probe the same score, {score}: it distinguishes none of them."
         yield Finding("warning", text)
@@ -233,10 +233,10 @@ def _constant_reward(scores: ProbeScores) -> Iterator[Finding]:
 
 def _repetition(scores: ProbeScores) -> Iterator[Finding]:
     once = format_score(scores.total(REFERENCE))
-    if above := _above(scores, _names_of_kind(REPEATED), REFERENCE):
-        text = f"Repetition pays: {_with_totals(scores, above)}, against {once} without."
+    if above := _probes_above(scores, _names_of_kind(REPEATED), REFERENCE):
+        text = f"Repetition pays: {_names_with_totals(scores, above)}, against {once} without."
         yield Finding("warning", text, above, above[0])
-    if equal := _equal_to_reference(scores, _names_of_kind(REPEATED)):
+    if equal := _probes_equal_to_reference(scores, _names_of_kind(REPEATED)):
         yield Finding("note", f"Repetition costs nothing, {once} with and without: {join_with_and(equal)}.", equal)
 
 
@@ -246,7 +246,7 @@ def _format_alone(scores: ProbeScores) -> Iterator[Finding]:
         return
     without_answer = ("wrong as asked", "no answer in the tags", "template copied")
     if paid := [name for name in without_answer if scores.total(name) > scores.rounding]:
-        text = f"Format pays without a right answer: {_with_totals(scores, paid)}, of {format_score(right)}."
+        text = f"Format pays without a right answer: {_names_with_totals(scores, paid)}, of {format_score(right)}."
         yield Finding("note", text, tuple(paid))
 
 
@@ -254,24 +254,24 @@ def _names_of_kind(kind: str) -> list[str]:
     return [probe.name for probe in PROBES if probe.kind == kind]
 
 
-def _with_totals(scores: ProbeScores, names: Iterable[str]) -> str:
+def _names_with_totals(scores: ProbeScores, names: Iterable[str]) -> str:
     return join_with_and(f"'{name}' {format_score(scores.total(name))}" for name in names)
 
 
-def _above(scores: ProbeScores, names: Sequence[str], baseline: str) -> tuple[str, ...]:
+def _probes_above(scores: ProbeScores, names: Sequence[str], baseline: str) -> tuple[str, ...]:
     """The probes with a higher total than the probe `baseline`, the highest first."""
     above = [name for name in names if scores.total(name) > scores.total(baseline) + scores.rounding]
     return tuple(sorted(above, key=scores.total, reverse=True))
 
 
-def _equal_to_reference(scores: ProbeScores, names: Sequence[str]) -> tuple[str, ...]:
+def _probes_equal_to_reference(scores: ProbeScores, names: Sequence[str]) -> tuple[str, ...]:
     """The probes with the same total as the reference, if the reference is paid at all."""
     if scores.total(REFERENCE) <= scores.rounding:
         return ()
     return tuple(name for name in names if abs(scores.total(name) - scores.total(REFERENCE)) <= scores.rounding)
 
 
-def _outscoring(scores: ProbeScores, kind: str) -> tuple[str, tuple[str, ...]]:
+def _probes_outscoring_right(scores: ProbeScores, kind: str) -> tuple[str, tuple[str, ...]]:
     """The probes of a kind that outscore the lowest right probe in the requested format, as text and by name."""
     phrases: list[str] = []
     names: list[str] = []
@@ -279,7 +279,7 @@ def _outscoring(scores: ProbeScores, kind: str) -> tuple[str, tuple[str, ...]]:
     for ends_with_break in (True, False):
         same_end = [probe for probe in PROBES if probe.completion.endswith("\n") is ends_with_break]
         lowest = min((probe.name for probe in same_end if probe.kind == AS_REQUESTED), key=scores.total)
-        if above := _above(scores, [probe.name for probe in same_end if probe.kind == kind], lowest):
-            phrases.append(f"{_with_totals(scores, above)} over {_with_totals(scores, [lowest])}")
+        if above := _probes_above(scores, [probe.name for probe in same_end if probe.kind == kind], lowest):
+            phrases.append(f"{_names_with_totals(scores, above)} over {_names_with_totals(scores, [lowest])}")
             names += above
     return "; ".join(phrases), tuple(names)

@@ -21,22 +21,22 @@ class ProbeScores:
     Attributes:
         names: the R rewards with a weight.
         raw: (N, R) the score of each probe by each reward.
-        parts: (N, R) the scores times the weights; the parts of a probe sum to its total.
+        weighted: (N, R) the scores times the weights; those of a probe sum to its total.
     """
 
     names: list[str]
     raw: Floats
-    parts: Floats
+    weighted: Floats
 
     @cached_property
     def totals(self) -> Floats:
         """(N,) the weighted sum of each probe's scores."""
-        return self.parts.sum(axis=1)
+        return self.weighted.sum(axis=1)
 
     @cached_property
     def rounding(self) -> float:
         """The largest difference that counts as a rounding error."""
-        return ROUNDING * float(np.abs(self.parts).max())
+        return ROUNDING * float(np.abs(self.weighted).max())
 
     @cached_property
     def best(self) -> Probe:
@@ -47,8 +47,8 @@ class ProbeScores:
         return float(self.totals[PROBE_INDEX[probe]])
 
     def change(self, before: str, after: str) -> tuple[float, dict[str, float]]:
-        """The difference in total between two probes, and the rewards that cause it."""
-        parts = self.parts[PROBE_INDEX[after]] - self.parts[PROBE_INDEX[before]]
+        """The difference in total between two probes, and its parts: reward -> the difference that it causes."""
+        parts = self.weighted[PROBE_INDEX[after]] - self.weighted[PROBE_INDEX[before]]
         return float(parts.sum()), self.nonzero_parts(parts)
 
     def nonzero_parts(self, parts: Floats) -> dict[str, float]:

@@ -55,14 +55,14 @@ def _restorers() -> Iterator[Callable[[], object]]:
         pass
     else:
         yield lambda: os.chdir(folder)
-    mask = os.umask(0o077)  # there is no function that only reads it
-    os.umask(mask)
-    yield lambda: os.umask(mask)
-    depth = sys.getrecursionlimit()
-    yield lambda: sys.setrecursionlimit(depth)
-    numbers, context = random.getstate(), decimal.getcontext().copy()
-    yield lambda: random.setstate(numbers)
-    yield lambda: decimal.setcontext(context)
+    umask = os.umask(0o077)  # there is no function that only reads it
+    os.umask(umask)
+    yield lambda: os.umask(umask)
+    recursion_limit = sys.getrecursionlimit()
+    yield lambda: sys.setrecursionlimit(recursion_limit)
+    random_state, decimal_context = random.getstate(), decimal.getcontext().copy()
+    yield lambda: random.setstate(random_state)
+    yield lambda: decimal.setcontext(decimal_context)
     if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
         handlers = {number: signal.getsignal(number) for number in (*HANDLED_SIGNALS, signal.SIGALRM)}
         timer = signal.getitimer(signal.ITIMER_REAL)
@@ -103,28 +103,28 @@ class UnclosableStream:
 
 @contextmanager
 def _protected_streams() -> Iterator[None]:
-    before = {name: getattr(sys, name) for name in ("stdout", "stderr")}
-    for name, stream in before.items():
+    streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
         if stream is not None:
             setattr(sys, name, UnclosableStream(stream))
     try:
         yield
     finally:
-        for name, stream in before.items():
+        for name, stream in streams.items():
             setattr(sys, name, stream)
 
 
 @contextmanager
 def _restored_torch(torch: Any, seed: int) -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    plain = [
+    accessors = [
         (torch.are_deterministic_algorithms_enabled, partial(torch.use_deterministic_algorithms, warn_only=warn_only)),
         (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
         (torch.get_default_dtype, torch.set_default_dtype),
         (torch.get_num_threads, torch.set_num_threads),
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     ]
-    before = [get() for get, _ in plain]
+    values = [get() for get, _ in accessors]
     device, grad = torch.get_default_device(), torch.is_grad_enabled()
     gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with (
@@ -138,7 +138,7 @@ def _restored_torch(torch: Any, seed: int) -> Iterator[None]:
         try:
             yield
         finally:
-            for (get, put), value in zip(plain, before, strict=True):
+            for (get, put), value in zip(accessors, values, strict=True):
                 if get() != value:
                     put(value)
             if torch.get_default_device() != device:

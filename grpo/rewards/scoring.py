@@ -81,7 +81,10 @@ def _call_reward(name: str, columns: dict[str, Sequence[str]], answer_match: str
     with _errors_named(name, completions, numbers):
         for value in values:
             numbers.append(_to_float(value))
-    return [_check_score(name, *each) for each in zip(numbers, values, completions, strict=True)]
+    return [
+        _check_score(name, number, value, completion)
+        for number, value, completion in zip(numbers, values, completions, strict=True)
+    ]
 
 
 def _score_batch(
@@ -131,17 +134,17 @@ def _check_score(name: str, number: float | None, value: Any, completion: str) -
 
 
 @contextmanager
-def _errors_named(name: str, completions: Sequence[str], done: list[Any], which: str = "") -> Iterator[None]:
+def _errors_named(name: str, completions: Sequence[str], results: list[Any], which: str = "") -> Iterator[None]:
     """Turn an exception of user code into a `UserError` that names the reward, the line and the completion.
 
-    `done` are the results so far; the completion at fault is the next one.
+    `results` has one value for each completion that is scored; the completion at fault is the next one.
     """
     try:
         yield
     except (KeyboardInterrupt, StoppedBySignal):
         raise
     except BaseException as error:  # the timeouts of some libraries are not an `Exception`
-        completion = completions[len(done)]
+        completion = completions[len(results)]
         raise UserError(
             f"reward '{name}' raised {describe_error(error)}. The {which}completion: {completion!r}"
         ) from error

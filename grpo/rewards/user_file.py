@@ -24,10 +24,10 @@ class UserFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self.folder = path, path.parent
-        taken = "." in path.stem or path.stem in sys.stdlib_module_names or path.stem in sys.modules
-        self.name = f"reward_file_{path.stem}" if taken else path.stem
+        is_taken = "." in path.stem or path.stem in sys.stdlib_module_names or path.stem in sys.modules
+        self.name = f"reward_file_{path.stem}" if is_taken else path.stem
         self.modules: dict[str, ModuleType] = {}
-        self.search = [str(self.folder)]  # added to sys.path: the folder, and what the file itself adds
+        self.search_path = [str(self.folder)]  # added to sys.path: the folder, and what the file itself adds
 
     def load(self) -> None:
         """Execute the file, whose name ends in .py. Its exceptions are not caught."""
@@ -45,29 +45,29 @@ class UserFile:
     @contextmanager
     def imports(self) -> Iterator[None]:
         """A context in which the file's modules are importable by name, as in a script that runs in its folder."""
-        path, modules = list(sys.path), dict(sys.modules)
-        sys.path[:0] = self.search
+        path_before, modules_before = list(sys.path), dict(sys.modules)
+        sys.path[:0] = self.search_path
         sys.modules.update(self.modules)
         try:
             yield
         finally:
-            added = [entry for entry in sys.path if entry not in (*path, str(self.folder))]
-            self.search = [str(self.folder), *added]
-            sys.path[:] = path
-            new = [name for name in list(sys.modules) if name.partition(".")[0] not in modules]
-            self.modules |= {name: sys.modules[name] for name in new if self._is_in_folder(name)}
+            added = [entry for entry in sys.path if entry not in (*path_before, str(self.folder))]
+            self.search_path = [str(self.folder), *added]
+            sys.path[:] = path_before
+            new_names = [name for name in list(sys.modules) if name.partition(".")[0] not in modules_before]
+            self.modules |= {name: sys.modules[name] for name in new_names if self._is_in_folder(name)}
             for name in self.modules:
                 sys.modules.pop(name, None)
-                if name in modules:
-                    sys.modules[name] = modules[name]
+                if name in modules_before:
+                    sys.modules[name] = modules_before[name]
 
     def _is_in_folder(self, name: str) -> bool:
         """Whether the top-level module of `name` is in the file's folder."""
         spec = getattr(sys.modules.get(name.partition(".")[0]), "__spec__", None)
         if spec is None:
             return False
-        places = spec.submodule_search_locations or [spec.origin or ""]
-        return any(Path(place).parent.resolve() == self.folder for place in places)
+        locations = spec.submodule_search_locations or [spec.origin or ""]
+        return any(Path(location).parent.resolve() == self.folder for location in locations)
 
 
 def describe_error(error: BaseException) -> str:
@@ -76,5 +76,5 @@ def describe_error(error: BaseException) -> str:
         text = f"{type(error).__name__}: {error}"
     except Exception:
         text = type(error).__name__
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return text if isinstance(error, SyntaxError) else f"{text} ({Path(place.filename).name}:{place.lineno})"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return text if isinstance(error, SyntaxError) else f"{text} ({Path(frame.filename).name}:{frame.lineno})"

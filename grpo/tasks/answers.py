@@ -146,8 +146,8 @@ def voting_key(answer: str, answer_match: str = "number") -> Decimal | float | s
     """A key that is the same for equal answers, to count votes (majority of K completions)."""
     if answer_match == "strict":
         return answer.strip() if (number := strict_number(answer)) is None else number
-    if answer_match == "number" and (found := single_number(answer)) is not None:
-        return found
+    if answer_match == "number" and (value := single_number(answer)) is not None:
+        return value
     return normalized_text(answer)
 
 

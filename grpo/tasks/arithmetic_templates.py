@@ -97,9 +97,9 @@ def gave_away(d: Draw) -> str:
 
 @template(steps=1)
 def shared(d: Draw) -> str:
-    each, friends = d.between(2, 12), d.between(2, 12)
-    d.step(each * friends, "/", friends, d.things)
-    return f"{d.name} shares {each * friends} {d.things} among {friends} friends. How many {d.things} does each get?"
+    share, friends = d.between(2, 12), d.between(2, 12)
+    d.step(share * friends, "/", friends, d.things)
+    return f"{d.name} shares {share * friends} {d.things} among {friends} friends. How many {d.things} does each get?"
 
 
 @template(steps=2)
@@ -141,11 +141,11 @@ def times_as_many(d: Draw) -> str:
 
 @template(steps=2)
 def saving_up(d: Draw) -> str:
-    has, weekly, weeks = d.between(5, 50), d.between(2, 12), d.between(2, 12)
-    price = has + weekly * weeks
-    d.step(d.step(price, "-", has, "dollars to save"), "/", weekly, "weeks")
+    savings, weekly, weeks = d.between(5, 50), d.between(2, 12), d.between(2, 12)
+    price = savings + weekly * weeks
+    d.step(d.step(price, "-", savings, "dollars to save"), "/", weekly, "weeks")
     return (
-        f"A bike costs ${price}. {d.name} has ${has} and saves ${weekly} each week. "
+        f"A bike costs ${price}. {d.name} has ${savings} and saves ${weekly} each week. "
         f"How many weeks until {d.he} can buy the bike?"
     )
 
@@ -198,10 +198,10 @@ def change(d: Draw) -> str:
 
 @template(steps=3)
 def leftovers_shared(d: Draw) -> str:
-    bags, friends, each, eaten = d.between(2, 12), d.between(2, 10), d.between(2, 12), d.between(2, 20)
-    if (friends * each + eaten) % bags:
+    bags, friends, share, eaten = d.between(2, 12), d.between(2, 10), d.between(2, 12), d.between(2, 20)
+    if (friends * share + eaten) % bags:
         raise RejectedDraw
-    size = (friends * each + eaten) // bags
+    size = (friends * share + eaten) // bags
     left = d.step(d.step(bags, "*", size, d.things), "-", eaten, f"{d.things} left")
     d.step(left, "/", friends, f"{d.things} each")
     return (

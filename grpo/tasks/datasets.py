@@ -87,8 +87,8 @@ def _example_from_row(row: dict[str, Any], config: DataConfig) -> Example:
     assert config.question_column is not None and config.answer_column is not None
     question, answer = (text_column(row, key).strip() for key in (config.question_column, config.answer_column))
     gold = answer.rpartition("####")[2].strip()
-    number_in = strict_number if config.answer_match == "strict" else single_number
-    if config.gold == "number" and number_in(gold) is None:
+    read_number = strict_number if config.answer_match == "strict" else single_number
+    if config.gold == "number" and read_number(gold) is None:
         raise UserError(f"the gold answer {gold!r} is not a number; set data.gold=text for answers in words.")
     if not gold:
         raise UserError(f"nothing follows #### in '{config.answer_column}'.")

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 
 from grpo.core.errors import UserError, json_type_name
 
-Record = TypeVar("Record")
+Item = TypeVar("Item")
 
 
-def read_jsonl(path: Path, make: Callable[[dict[str, Any]], Record], setting: str = "data.path") -> Iterator[Record]:
-    """Yield `make(row)` for each line of a file with one JSON object per line; blank lines are skipped.
+def read_jsonl(path: Path, parse_row: Callable[[dict[str, Any]], Item], setting: str = "data.path") -> Iterator[Item]:
+    """Yield `parse_row(row)` for each line of a file with one JSON object per line; blank lines are skipped.
 
     Raises:
-        UserError: the file cannot be read, a line is not a JSON object, or `make` raised. It names file and line.
+        UserError: the file cannot be read, a line is not a JSON object, or `parse_row` raised. It names file and line.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -36,7 +36,7 @@ def read_jsonl(path: Path, make: Callable[[dict[str, Any]], Record], setting: st
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: not a JSON object but {json_type_name(row)}.")
         try:
-            yield make(row)
+            yield parse_row(row)
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}") from error
 
@@ -50,8 +50,8 @@ def text_column(row: dict[str, Any], key: str, blank: bool = False) -> str:
     if key not in row:
         raise UserError(f"there is no column '{key}', only {', '.join(map(repr, row))}.")
     value = row[key]
-    kinds = str | int | float | Decimal
-    if isinstance(value, bool) or not isinstance(value, kinds) or value != value or not (blank or str(value).strip()):
+    types = str | int | float | Decimal
+    if isinstance(value, bool) or not isinstance(value, types) or value != value or not (blank or str(value).strip()):
         raise UserError(f"'{key}' is {value!r}; it must hold text or a number.")
     if isinstance(value, float | Decimal):
         value = format(Decimal(str(value)), "f")

@@ -40,7 +40,7 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
     assert train is not None
     if held_out is None:
         held_out, train = _hold_out(train, "eval_problems", config, notes)
-    splits.held_out = _require_problems(_draw(held_out, config.eval_problems, config), "held-out", config)
+    splits.held_out = _require_problems(_draw_problems(held_out, config.eval_problems, config), "held-out", config)
     without_showcase = [example for example in train if example.key != SHOWCASE.key]
     if len(without_showcase) < len(train):
         notes.append(
@@ -57,10 +57,10 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
                 validation_problems, held_out, ("validation", "held-out"), config, notes
             )
         splits.validation = _require_problems(
-            _draw(validation_problems, config.validation_problems, config), "validation", config
+            _draw_problems(validation_problems, config.validation_problems, config), "validation", config
         )
         train = _exclude_shared(train, validation_problems, ("training", "validation"), config, notes)
-    splits.train = _require_problems(_draw(train, config.train_problems, config), "train", config)
+    splits.train = _require_problems(_draw_problems(train, config.train_problems, config), "train", config)
     return splits
 
 
@@ -69,7 +69,7 @@ def load_held_out(config: DataConfig) -> list[Example]:
     held_out = LOADERS[config.name](config, "test")
     if held_out is None:
         return load_splits(config).held_out
-    return _require_problems(_draw(held_out, config.eval_problems, config), "held-out", config)
+    return _require_problems(_draw_problems(held_out, config.eval_problems, config), "held-out", config)
 
 
 def _exclude_shared(
@@ -101,20 +101,20 @@ def _require_problems(examples: list[Example], split: str, config: DataConfig) -
     return examples
 
 
-def _draw(examples: list[Example], count: int | None, config: DataConfig) -> list[Example]:
+def _draw_problems(examples: list[Example], count: int | None, config: DataConfig) -> list[Example]:
     """`count` of the examples; all of them if `count` is None or larger than their number."""
-    return examples if count is None or count >= len(examples) else _draw_and_rest(examples, count, config)[0]
+    return examples if count is None or count >= len(examples) else _split_at_random(examples, count, config)[0]
 
 
-def _draw_and_rest(examples: list[Example], count: int, config: DataConfig) -> tuple[list[Example], list[Example]]:
+def _split_at_random(examples: list[Example], count: int, config: DataConfig) -> tuple[list[Example], list[Example]]:
     """`count` examples and the rest, both in their original order.
 
     They are drawn at random because a file may be sorted. With the same seed, a larger part contains a smaller one.
     """
     order = list(range(len(examples)))
     random.Random(config.seed).shuffle(order)
-    drawn = sorted(order[:count]), sorted(order[count:])
-    return [examples[i] for i in drawn[0]], [examples[i] for i in drawn[1]]
+    drawn, rest = sorted(order[:count]), sorted(order[count:])
+    return [examples[i] for i in drawn], [examples[i] for i in rest]
 
 
 def _hold_out(
@@ -145,4 +145,4 @@ def _hold_out(
         f"No data.{file}: {count:,} of the {len(train):,} training problems, drawn with data.seed={config.seed}, are "
         f"held out of training{hint}."
     )
-    return _draw_and_rest(train, count, config)
+    return _split_at_random(train, count, config)

@@ -163,7 +163,7 @@ def test_the_answer_rule_of_a_run_can_be_audited(folder) -> None:
     lines(folder / "made.jsonl", [{"question": "?", "gold": "7", "completion": "<answer>7.0</answer>"}])
     for answer_match, right in (("number", 2.0), ("strict", 2.0), ("text", 0.0)):
         stack = build_rewards({"correctness": 1.0}, answer_match=answer_match)
-        assert audit.score_file(stack, folder / "made.jsonl").scores == [[right]]
+        assert audit.score_file(stack, folder / "made.jsonl").raw == [[right]]
 
 
 def test_measured_rewards_are_not_judged() -> None:
