@@ -44,7 +44,7 @@ def reproduce(folder: Path, out: Path) -> list[str]:
     """
     config, overrides, provenance = reproducible_settings(folder)
 
-    def begin() -> None:
+    def prepare_directory() -> None:
         save_settings(out, config, overrides)
         open_run_log()
         link_latest(out)
@@ -52,7 +52,12 @@ def reproduce(folder: Path, out: Path) -> list[str]:
     from grpo.runs.provenance import provenance_changes
     from grpo.training.session import train_run
 
-    train_run(config, out, command=shlex.join(["python", "-m", "grpo.reproduce", str(folder)]), begin=begin)
+    train_run(
+        config,
+        out,
+        command=shlex.join(["python", "-m", "grpo.reproduce", str(folder)]),
+        prepare_directory=prepare_directory,
+    )
     for change in provenance_changes(provenance, parse_file(RunDir(out).provenance_json, parse_json_object)):
         say(f"Changed since that run: {change}")
     return numeric_differences(folder, out)

@@ -26,7 +26,7 @@ from grpo.core.process import guard_streams
 from grpo.runs.resume_arguments import expand_resume_arguments
 from grpo.runs.run_dir import removed_if_unused
 from grpo.sweeps.launchers import exit_if_orphaned
-from grpo.sweeps.study import trial_pruning
+from grpo.sweeps.study import find_should_prune
 from grpo.training.launch import DISK_FULL, run_in_directory, run_worker, save_error_of_job
 
 # The launchers in conf/hydra/launcher/ differ only in values from those of their packages.
@@ -36,15 +36,15 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def app(composed: DictConfig) -> None:
     """One run, or one job of a sweep."""
-    settings = HydraConfig.get()
-    out = Path(settings.runtime.output_dir)
+    hydra_config = HydraConfig.get()
+    out = Path(hydra_config.runtime.output_dir)
     with hydra_job():
         if not is_multirun():
             with removed_if_unused(out):
-                run_in_directory(composed, out, settings, trial_pruning)
+                run_in_directory(composed, out, hydra_config, find_should_prune)
             return
         with quiet(), save_error_of_job(out):
-            run_in_directory(composed, out, settings, trial_pruning)
+            run_in_directory(composed, out, hydra_config, find_should_prune)
         distributed.broadcast_run_dir(None)  # the job may have failed before it was a run
         free_memory()
         exit_if_orphaned()

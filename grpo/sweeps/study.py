@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from grpo.config.schema import SearchConfig
 from grpo.core.errors import UserError, first_line
 from grpo.runs.results import STOPPED_BY_PRUNING, read_job_outcome
-from grpo.training.session import Pruning
+from grpo.training.session import ShouldPrune
 
 if TYPE_CHECKING:
     import optuna
@@ -81,25 +81,25 @@ def report_trial(study: "optuna.Study", number: int, job: "Job", settings: Searc
         study.tell(number, [metrics[name] for name in (*settings.maximize, *settings.minimize)])
 
 
-def trial_pruning(settings: DictConfig) -> Pruning | None:
+def find_should_prune(hydra_config: DictConfig) -> ShouldPrune | None:
     """The function that decides whether this run, a trial of a search, ends early.
 
     None if the run is no trial, pruning is off, or there are several objectives.
     """
-    sweeper = settings.sweeper
+    sweeper = hydra_config.sweeper
     if sweeper.get("trial") is None or not sweeper.pruning or len([*sweeper.maximize, *sweeper.minimize]) > 1:
         return None
     import optuna
 
     objective = str([*sweeper.maximize, *sweeper.minimize][0])
-    storage = _storage(sweeper.storage, Path(settings.sweep.dir))
+    storage = _storage(sweeper.storage, Path(hydra_config.sweep.dir))
     study = optuna.load_study(storage=storage, study_name=sweeper.study_name, pruner=optuna.pruners.MedianPruner())
     trial = optuna.Trial(study, study.trials[sweeper.trial]._trial_id)
 
-    def prune(metrics: dict[str, float], step: int) -> bool:
+    def should_prune(metrics: dict[str, float], step: int) -> bool:
         if objective not in metrics:
             return False
         trial.report(metrics[objective], step)
         return trial.should_prune()
 
-    return prune
+    return should_prune

@@ -36,7 +36,7 @@ class Evaluator:
         evaluation_config: Config,
         out: Path,
         policy: Any,
-        sampled: Any,
+        sampling_model: Any,
         tokenizer: Any,
         sampler: Any,
         rewards: RewardStack,
@@ -45,24 +45,24 @@ class Evaluator:
         """
         Args:
             evaluation_config: `config` with the sampler that evaluates: neutral sampling, whatever sampler trains.
-            sampled: the model that `sampler` samples from: `policy`, or a copy of its weights if training shards them.
-            examples: the questions that are asked again and again while the policy trains.
+            sampling_model: what `sampler` samples from: `policy`, or a full copy of it if training shards the weights.
+            examples: the questions that the policy answers before, during and after training.
         """
         self.config, self.evaluation_config, self.run_dir = config, evaluation_config, RunDir(out)
-        self.policy, self.sampled, self.tokenizer, self.sampler = policy, sampled, tokenizer, sampler
+        self.policy, self.sampling_model, self.tokenizer, self.sampler = policy, sampling_model, tokenizer, sampler
         self.rewards, self.examples = rewards, examples
         self.end_tokens: list[str] = tokenizer.convert_ids_to_tokens(sampler.eos_token_ids)
 
-    def refresh(self) -> None:
-        """Copy the weights of a sharded policy to the model that is sampled from."""
-        if self.sampled is not self.policy:
+    def update_sampling_model(self) -> None:
+        """Copy the weights of a sharded policy to the model that samples; without shards it is the policy itself."""
+        if self.sampling_model is not self.policy:
             from grpo.policy.sharding import copy_full_weights
 
-            copy_full_weights(self.policy, self.sampled)
+            copy_full_weights(self.policy, self.sampling_model)
 
     def evaluate(self, examples: Sequence[Example], when: str, lasting: bool = True) -> Evaluation:
         """Evaluate on `examples`, answered greedily, with a progress bar that stays if `lasting`."""
-        self.refresh()
+        self.update_sampling_model()
         own = range(distributed.rank(), len(examples), distributed.world_size())
         answers = generate_completions(self.sampler, self.tokenizer, [examples[i].question for i in own], self.config)
         with progress(f"evaluating {when}", len(examples), lasting) as advance:
@@ -80,15 +80,15 @@ class Evaluator:
             if distributed.is_main_process():
                 save_evaluation(evaluation, self.run_dir.evaluation(name), how)
 
-    def ask_examples(self, step: int) -> None:
+    def answer_examples(self, step: int) -> None:
         """Answer the example questions greedily and write them to `transcripts.jsonl`."""
-        self.refresh()
+        self.update_sampling_model()
         with spinner(f"answering the example questions at step {step}"):
             questions = [example.question for example in self.examples]
             answers = generate_greedily(self.sampler, self.tokenizer, questions, self.config)
         if not distributed.is_main_process():
             return
-        # A run that was interrupted may have asked at this step already.
+        # A run that was interrupted may have answered at this step already.
         lines = [line for line in read_transcripts(self.run_dir) if line["step"] < step]
         for example, completion in zip(self.examples, answers, strict=True):
             lines.append({"step": step, **asdict(example), "completion": completion})
@@ -109,7 +109,7 @@ def of_all_ranks(batches: Iterable[CompletionBatch], own: Sequence[int]) -> Iter
 
 
 def read_transcripts(run_dir: RunDir) -> list[dict[str, Any]]:
-    """The example questions and the policy's answers at each step at which it was asked."""
+    """The example questions and the policy's answers at each step at which it answered them."""
     return read_json_lines(run_dir.transcripts_jsonl, {"step", "question", "gold", "completion"})
 
 

@@ -42,12 +42,12 @@ from grpo.runs.resume_settings import require_same_job, resumed_config, resumed_
 from grpo.runs.run_dir import RunDir, link_latest, refuse_used
 from grpo.runs.settings import save_settings
 from grpo.runs.trust import refuse_links
-from grpo.training.session import Pruning, train_run
+from grpo.training.session import ShouldPrune, train_run
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# Returns the pruning decision of a trial from Hydra's settings; None if the run is no trial, or is never pruned.
-FindPruning = Callable[[DictConfig], Pruning | None]
+# Maps Hydra's own settings to the pruning decision of a trial; None if the run is no trial, or is never pruned.
+FindShouldPrune = Callable[[DictConfig], ShouldPrune | None]
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def save_error_of_job(out: Path) -> Iterator[None]:
             partial.write_text(replace_surrogates(why), encoding="utf-8")
 
 
-def run_in_directory(composed: DictConfig, out: Path, hydra: Any, find_pruning: FindPruning) -> None:
+def run_in_directory(composed: DictConfig, out: Path, hydra_config: Any, find_should_prune: FindShouldPrune) -> None:
     """Start or resume a run in the directory `out`, while this process holds its lock.
 
     Raises:
@@ -78,7 +78,7 @@ def run_in_directory(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
     refuse_links(out, trusted=bool(composed.get("trust_run")))  # the lock is a file in it
     try:
         with RunDir(out).locked(), SignalHandler():  # for signals before and after training
-            _start_or_resume(composed, out, hydra, find_pruning)
+            _start_or_resume(composed, out, hydra_config, find_should_prune)
     except OSError as error:
         ours = error.filename is not None and Path(error.filename).is_relative_to(out)
         if not ours and error.errno not in DISK_FULL:
@@ -98,7 +98,7 @@ def run_in_directory(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
         raise StoppedBySignal(stopped.number, f"Stopped by {stopped.name}{stopped}. {advice}") from stopped
 
 
-def _start_or_resume(composed: DictConfig, out: Path, hydra: Any, find_pruning: FindPruning) -> None:
+def _start_or_resume(composed: DictConfig, out: Path, hydra_config: Any, find_should_prune: FindShouldPrune) -> None:
     overrides = job_overrides()
     resume_point = None
     if composed.get("resume") is not None:
@@ -114,11 +114,11 @@ def _start_or_resume(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
             _report_finished_run(out)
             return
 
-    def begin() -> None:
+    def prepare_directory() -> None:
         open_run_log()
         if resume_point:
             truncate_to_checkpoint(resume_point)
-        save_settings(out, config, overrides, None if resume_point else hydra)
+        save_settings(out, config, overrides, None if resume_point else hydra_config)
         if not is_multirun():
             link_latest(out)
 
@@ -126,7 +126,9 @@ def _start_or_resume(composed: DictConfig, out: Path, hydra: Any, find_pruning: 
     command = sweep_command(out) or f"{distributed.launch_command()} {arguments}".rstrip()
     checkpoint = resume_point.checkpoint if resume_point else None
     distributed.broadcast_run_dir(out, checkpoint, asdict(config))
-    train_run(config, out, run_label(out, overrides), command, checkpoint, find_pruning(hydra), begin)
+    train_run(
+        config, out, run_label(out, overrides), command, checkpoint, find_should_prune(hydra_config), prepare_directory
+    )
     if not is_multirun():
         write_report(out)
     RunDir(out).delete_previous()

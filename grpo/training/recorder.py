@@ -33,7 +33,7 @@ class Recorder(TrainerCallback):
 
     Attributes:
         stopped_by: the alarm, or the search, that ends the run early; None as long as it trains.
-        evaluation_seconds: time spent on evaluations between steps.
+        between_steps_seconds: time spent between steps, on validation and the example questions.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Recorder(TrainerCallback):
         self.progress = StepProgress(start_bar)
         self.alarms = Alarms(config, rewards, framing)
         self.stopped_by: str | None = None
-        self.evaluation_seconds = 0.0
+        self.between_steps_seconds = 0.0
         self._seconds_before = 0.0  # training time of the sessions before a resume
         self._started = time.perf_counter()
 
@@ -70,7 +70,7 @@ class Recorder(TrainerCallback):
             "sampled_at": self.completion_log.last_sampled,
             "quarters": self.completion_log.quarters,
             "stopped_by": self.stopped_by,
-            "asking": self.evaluation_seconds,
+            "asking": self.between_steps_seconds,
             "alarms": self.alarms.state(),
             "seconds": self.elapsed_seconds(),
         }
@@ -79,7 +79,7 @@ class Recorder(TrainerCallback):
         """Take over what `state` returned when a checkpoint was written."""
         log = self.completion_log
         log.table, log.last_sampled, log.quarters = state["table"], state["sampled_at"], state["quarters"]
-        self.stopped_by, self.evaluation_seconds = state["stopped_by"], state["asking"]
+        self.stopped_by, self.between_steps_seconds = state["stopped_by"], state["asking"]
         self.alarms.restore(state["alarms"])
         self._seconds_before = state["seconds"]
         self.progress.restore(state["last_step"], state["beside"])

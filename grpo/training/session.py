@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from grpo.training.trainer import Trainer
 
 # Called with the figures of an evaluation and its step; returns whether the trial of a search ends early.
-Pruning = Callable[[dict[str, float], int], bool]
+ShouldPrune = Callable[[dict[str, float], int], bool]
 
 
 def train_run(
@@ -60,23 +60,23 @@ def train_run(
     label: RunLabel | None = None,
     command: str = "",
     checkpoint: Path | None = None,
-    prune: Pruning | None = None,
-    begin: Callable[[], None] = lambda: None,
+    should_prune: ShouldPrune | None = None,
+    prepare_directory: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train the run that `config` describes in the directory `out`; returns the content of `results.json`.
 
     From a complete `checkpoint` in that directory, it resumes as if it had never stopped. `label` is its name in
-    trackers; `prune` decides after an evaluation whether a trial of a search ends early. `begin` writes to the
-    directory, after every cheap check has succeeded.
+    trackers; `should_prune` decides after an evaluation whether a trial of a search ends early. `prepare_directory` is
+    called in the main process once every check has passed, and is the first to write to the directory.
 
     Raises:
         UserError: a mistake that the user can fix.
         StoppedBySignal: a signal came; the steps until then are saved.
     """
-    session = Session(config, out, checkpoint, prune)
+    session = Session(config, out, checkpoint, should_prune)
     session.prepare()
     if distributed.is_main_process():
-        begin()
+        prepare_directory()
     distributed.gather_objects(None)  # a barrier: the other processes read what the main process has written
     session.start_tracker(label, command)
     exit_code = 1
@@ -106,8 +106,8 @@ class Session:
     trainer: "Trainer"
     recorder: "Recorder"
 
-    def __init__(self, config: Config, out: Path, checkpoint: Path | None, prune: Pruning | None) -> None:
-        self.config, self.run_dir, self.checkpoint, self.prune = config, RunDir(out), checkpoint, prune
+    def __init__(self, config: Config, out: Path, checkpoint: Path | None, should_prune: ShouldPrune | None) -> None:
+        self.config, self.run_dir, self.checkpoint, self.should_prune = config, RunDir(out), checkpoint, should_prune
         self.clock = {"began": time.perf_counter()}
 
     def prepare(self) -> None:
@@ -139,7 +139,7 @@ class Session:
         distributed.init_process_group(config.device)
         with spinner("loading the policy"):
             notes = self._load_policy()
-        self.sampler = build_sampler(self.sampled, self.tokenizer, self.evaluation_config)
+        self.sampler = build_sampler(self.sampling_model, self.tokenizer, self.evaluation_config)
         for note in notes:
             say(note)
         with spinner("recording versions and checksums"):
@@ -162,11 +162,11 @@ class Session:
         notes += check_policy(policy, self.tokenizer, questions, config)
         # The sampler is built from this config, for training, too: samplers with other parameters are TRL's own.
         self.evaluation_config = replace(config, rollout=evaluation_rollout(config.rollout))
-        if distributed.weights_are_sharded():  # accelerate places the shards; a full copy is sampled from
-            sampled = full_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
+        if distributed.weights_are_sharded():  # accelerate places the shards; a full copy samples
+            sampling_model = full_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
         else:
-            sampled = policy.to(config.device)
-        self.policy, self.sampled = policy, sampled
+            sampling_model = policy.to(config.device)
+        self.policy, self.sampling_model = policy, sampling_model
         return notes
 
     def start_tracker(self, label: RunLabel | None, command: str) -> None:
@@ -179,7 +179,7 @@ class Session:
             self.evaluation_config,
             out,
             self.policy,
-            self.sampled,
+            self.sampling_model,
             self.tokenizer,
             self.sampler,
             self.rewards,
@@ -207,7 +207,7 @@ class Session:
             self.before = self.evaluator.evaluate(self.splits.held_out, "before training")
             self.evaluator.save(self.before, "before", "held-out", self.config.model.path)
             if not self.checkpoint:
-                self.evaluator.ask_examples(0)
+                self.evaluator.answer_examples(0)
         self._mark("evaluated_before")
 
     def train(self) -> None:
@@ -234,7 +234,7 @@ class Session:
                     out_of_memory_advice(self.config, self.batch, step, self.trainer.is_sampling)
                 ) from error
         self._mark("trained")
-        self.train_seconds = round(self.recorder.elapsed_seconds() - self.recorder.evaluation_seconds, 2)
+        self.train_seconds = round(self.recorder.elapsed_seconds() - self.recorder.between_steps_seconds, 2)
         if self.signals.received:
             steps = f"{self.trainer.state.global_step} of {self.trainer.state.max_steps}"
             raise StoppedBySignal(self.signals.received, f" after step {steps}")
@@ -267,7 +267,7 @@ class Session:
                 self.recorder,
                 self.run_dir.path,
             )
-        self.trainer.before_sampling = self.evaluator.refresh
+        self.trainer.before_sampling = self.evaluator.update_sampling_model
         training.callback(self.trainer.close_engine)
         self.trainer.add_callback(EvaluateCallback(self._between_steps))
         self.trainer.add_callback(StopOnSignal(self.signals))
@@ -275,17 +275,18 @@ class Session:
             self.tracker.catch_up(logged)
 
     def _between_steps(self, step: int) -> bool:
-        """Ask the example questions and validate at their steps; returns whether training ends.
+        """Answer the example questions and validate at their steps; returns whether training ends.
 
-        The time is counted apart from that of training.
+        The example questions are answered at a third and at two thirds of training, here, and before and after it. The
+        time is counted apart from that of training.
         """
         started = time.perf_counter()
         last = self.trainer.state.max_steps
         if step in (round(last / 3), round(last * 2 / 3)) and 0 < step < last:
-            self.evaluator.ask_examples(step)
+            self.evaluator.answer_examples(step)
         if self.config.eval_steps and (step % self.config.eval_steps == 0 or step == last):
             self._validate(step)
-        self.recorder.evaluation_seconds += time.perf_counter() - started
+        self.recorder.between_steps_seconds += time.perf_counter() - started
         return self.recorder.stopped_by is not None
 
     def _validate(self, step: int) -> None:
@@ -296,8 +297,9 @@ class Session:
         low, high = evaluation.intervals["accuracy_strict"]
         right = evaluation.figures["accuracy_strict"]
         say(f"step {step}: {right:.1%} of {len(validation)} validation problems right ({low:.1%} to {high:.1%})")
-        # Only the main process knows of the search.
-        if distributed.max_over_processes(bool(self.prune and step and self.prune(evaluation.figures, step))):
+        # Only the main process knows of the search. At step 0 a trial has not trained yet.
+        ends_early = self.should_prune is not None and step > 0 and self.should_prune(evaluation.figures, step)
+        if distributed.max_over_processes(ends_early):
             self.recorder.stopped_by = STOPPED_BY_PRUNING
 
     def evaluate_after(self) -> None:
@@ -311,7 +313,7 @@ class Session:
             with self.signals.deferred("evaluating, then saving") if distributed.world_size() > 1 else nullcontext():
                 self.after = self.evaluator.evaluate(self.splits.held_out, "after training")
                 self.evaluator.save(self.after, "after", "held-out", str(self.run_dir.policy))
-                self.evaluator.ask_examples(self.trainer.state.global_step)
+                self.evaluator.answer_examples(self.trainer.state.global_step)
             if number := int(distributed.max_over_processes(self.signals.received or 0)):
                 raise StoppedBySignal(number)
         except StoppedBySignal:
@@ -327,10 +329,10 @@ class Session:
 
         with self.signals.deferred("writing the results"), spinner("saving the policy"):
             final = self.trainer.accelerator.unwrap_model(self.trainer.model)
-            if self.sampled is not self.policy:
+            if self.sampling_model is not self.policy:
                 final = build_unsharded(lambda: build_policy(self.config.model, self.config.seed))
                 copy_full_weights(self.policy, final)
-                unwrap_adapters(final).generation_config = unwrap_adapters(self.sampled).generation_config
+                unwrap_adapters(final).generation_config = unwrap_adapters(self.sampling_model).generation_config
             if distributed.is_main_process():
                 with atomic_folder(
                     self.run_dir.policy, lambda: self.run_dir.move_to_previous(self.run_dir.policy)
@@ -368,7 +370,7 @@ class Session:
                 "start": round(seconds("began", "evaluating_before") + seconds("evaluated_before", "training"), 2),
                 "evaluate_before": round(seconds("evaluating_before", "evaluated_before"), 2),
                 "train": self.train_seconds,
-                "ask_meanwhile": round(self.recorder.evaluation_seconds, 2),
+                "ask_meanwhile": round(self.recorder.between_steps_seconds, 2),
                 "evaluate_after": round(seconds("trained", "evaluated_after"), 2),
             },
             "batch": asdict(self.batch),

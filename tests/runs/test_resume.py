@@ -51,19 +51,19 @@ def runs(tmp_path, monkeypatch):
         if RunDir(out).is_used():
             config = resumed_config(out, compose(overrides), overrides)
             found = find_checkpoint(out, config)
-            checkpoint, begin = found.checkpoint, partial(truncate_to_checkpoint, found)
+            checkpoint, prepare_directory = found.checkpoint, partial(truncate_to_checkpoint, found)
         else:
             out.mkdir()
             typed = [*SMALL, "tracking=none", "save_steps=null", *overrides]
             config, checkpoint = compose(typed), None
-            begin = partial(save_settings, out, config, typed)
+            prepare_directory = partial(save_settings, out, config, typed)
         at[:] = [stop] if stop else []
         if stop:
             with pytest.raises(StoppedBySignal):
-                train_run(config, out, checkpoint=checkpoint, begin=begin)
+                train_run(config, out, checkpoint=checkpoint, prepare_directory=prepare_directory)
             assert not (out / "results.json").exists()
         else:
-            train_run(config, out, checkpoint=checkpoint, begin=begin)
+            train_run(config, out, checkpoint=checkpoint, prepare_directory=prepare_directory)
         return out
 
     return call
@@ -171,7 +171,7 @@ def test_damaged_files_are_restored_from_the_checkpoint(
     config = resumed_config(out, compose(), [])
     assert not has_all_steps(out, config)
     found = find_checkpoint(out, config)
-    train_run(config, out, checkpoint=found.checkpoint, begin=partial(truncate_to_checkpoint, found))
+    train_run(config, out, checkpoint=found.checkpoint, prepare_directory=partial(truncate_to_checkpoint, found))
     assert_same(out, unbroken)
     assert json.loads((out / "provenance.json").read_text())["resumed"]
 

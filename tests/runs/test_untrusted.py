@@ -77,7 +77,7 @@ def stopped(tmp_path_factory) -> Path:
 def resumed(out: Path) -> None:
     config = resumed_config(out, compose(["max_steps=3"]), ["max_steps=3"])
     found = find_checkpoint(out, config)
-    train_run(config, out, checkpoint=found.checkpoint, begin=partial(truncate_to_checkpoint, found))
+    train_run(config, out, checkpoint=found.checkpoint, prepare_directory=partial(truncate_to_checkpoint, found))
 
 
 class Code:

@@ -75,7 +75,7 @@ def test_a_run_resumes(vllm, tmp_path: Path, rollout: list[str]) -> None:
     config.device = "cpu"
     found = find_checkpoint(out, config)
     assert found.step == 2
-    train_run(config, out, checkpoint=found.checkpoint, begin=partial(truncate_to_checkpoint, found))
+    train_run(config, out, checkpoint=found.checkpoint, prepare_directory=partial(truncate_to_checkpoint, found))
     rows = metrics(out)
     assert rows[:2] == half and [row["step"] for row in rows] == [1, 2, 3, 4]
     if rollout == VLLM:  # the engine has the saved weights

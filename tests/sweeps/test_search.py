@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 from grpo.reports.sweep_findings import verdict
 from grpo.reports.sweep_results import read_sweep
 from grpo.reports.sweep_statistics import search_trials
-from grpo.sweeps.study import JOURNAL, trial_pruning
-from grpo.training.session import Pruning
+from grpo.sweeps.study import JOURNAL, find_should_prune
+from grpo.training.session import ShouldPrune
 from tests.helpers.sweeps import FEW, job_lines, results
 
 SEARCH = ["-m", "hydra/sweeper=optuna", "num_generations=2,4", "optimizer.lr=tag(log,interval(1e-5,1e-3))", *FEW]
@@ -89,7 +89,7 @@ def test_a_failed_trial_is_stored_as_failed(start, tmp_path: Path) -> None:
     assert [trial.state for trial in study(tmp_path / "search").trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
-def pruning_of(tmp_path: Path, values: list[float]) -> Pruning | None:
+def should_prune_of(tmp_path: Path, values: list[float]) -> ShouldPrune | None:
     """The pruning function of the last trial of a study in which the others had these values at step 2."""
     from omegaconf import OmegaConf
 
@@ -108,7 +108,7 @@ def pruning_of(tmp_path: Path, values: list[float]) -> Pruning | None:
         "storage": None,
         "study_name": "grpo",
     }
-    return trial_pruning(OmegaConf.create({"sweeper": sweeper, "sweep": {"dir": str(tmp_path)}}))
+    return find_should_prune(OmegaConf.create({"sweeper": sweeper, "sweep": {"dir": str(tmp_path)}}))
 
 
 @pytest.mark.parametrize(("others", "steps"), [(1000.0, 2), (0.0, 6)])
@@ -122,14 +122,14 @@ def test_a_trial_below_the_median_is_pruned(tmp_path, monkeypatch, others: float
     out = tmp_path / "run"
     out.mkdir()
     save_settings(out, compose(typed), typed)
-    ended = train_run(compose(typed), out, prune=pruning_of(tmp_path, [others] * 5))
+    ended = train_run(compose(typed), out, should_prune=should_prune_of(tmp_path, [others] * 5))
     assert ended["steps"] == steps and ended["stopped_by"] == ("pruning" if steps == 2 else None)
     trial = study(tmp_path).trials[-1]
     assert list(trial.intermediate_values) == [2, 4, 6][: steps // 2]
 
 
 def test_the_dashboard_opens_the_journal(tmp_path: Path) -> None:
-    pruning_of(tmp_path, [1.0, 2.0])
+    should_prune_of(tmp_path, [1.0, 2.0])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
