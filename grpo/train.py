@@ -29,13 +29,15 @@ from grpo.sweeps.launchers import exit_if_orphaned
 from grpo.sweeps.study import find_should_prune
 from grpo.training.launch import DISK_FULL, run_in_directory, run_worker, save_error_of_job
 
-# The launchers in conf/hydra/launcher/ differ only in values from those of their packages.
+# The files in conf/hydra/launcher/ reuse the schemas of Hydra's plugins, which have the same names. Hydra warns that
+# matching by name is deprecated.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def app(composed: DictConfig) -> None:
     """One run, or one job of a sweep."""
+    # `find_should_prune` is an argument because grpo.training must not import grpo.sweeps.
     hydra_config = HydraConfig.get()
     out = Path(hydra_config.runtime.output_dir)
     with hydra_job():
@@ -45,7 +47,7 @@ def app(composed: DictConfig) -> None:
             return
         with quiet(), save_error_of_job(out):
             run_in_directory(composed, out, hydra_config, find_should_prune)
-        distributed.broadcast_run_dir(None)  # the job may have failed before it was a run
+        distributed.release_workers()  # they still wait if the job failed before it was a run
         free_memory()
         exit_if_orphaned()
 
@@ -67,7 +69,7 @@ def main() -> None:
             message = error_message("error: another process of this run has ended, and the run with it.")
             sys.exit(message if distributed.is_main_process() else 1)
         except (OSError, ValueError) as error:
-            sys.exit(error_message(unwritable_directory(error)))
+            sys.exit(error_message(explain_unwritable_directory(error)))
 
 
 def run_main_process() -> None:
@@ -77,23 +79,23 @@ def run_main_process() -> None:
         sys.argv[1:] = expand_resume_arguments(Command.current.typed)
         run_hydra_app(app, Config)
     finally:
-        distributed.broadcast_run_dir(None)  # without a run: --help, or a mistake
+        distributed.release_workers()  # they still wait if there was no run: --help, or a mistake
 
 
-def unwritable_directory(error: OSError | ValueError) -> str:
+def explain_unwritable_directory(error: OSError | ValueError) -> str:
     """The message for a directory in which Hydra cannot create train.log; raises any other error again."""
     # The logging module wraps its error in a ValueError. An error without a path has another cause, unless the disk is
     # full.
     reason = error.__cause__ or error
-    of_directory = isinstance(reason, OSError) and (reason.filename or reason.errno in DISK_FULL)
-    if Command.current.started or not of_directory:
+    is_about_directory = isinstance(reason, OSError) and (reason.filename or reason.errno in DISK_FULL)
+    if Command.current.started or not is_about_directory:
         raise error
     setting = "hydra.sweep.dir=FOLDER" if "-m" in sys.argv or "--multirun" in sys.argv else "hydra.run.dir=FOLDER"
     return f"error: the directory of the run cannot be written: {reason}; give another, {setting}"
 
 
 if __name__ == "__main__":
-    # Under its own name, by which the processes of a sweep find the function that they run.
+    # Not as `__main__`: the processes of a sweep import `app` by the name of its module.
     from grpo import train
 
     train.main()

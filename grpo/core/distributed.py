@@ -109,20 +109,28 @@ def init_process() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def broadcast_run_dir(out: Path | None, checkpoint: Path | None = None, settings: dict[str, Any] | None = None) -> None:
-    """Send the workers the run directory, the checkpoint to resume from, and the settings.
+def broadcast_run_dir(out: Path, checkpoint: Path | None, settings: dict[str, Any]) -> None:
+    """Send the waiting workers the run directory, the checkpoint to resume from, and the settings."""
+    _broadcast([str(out.absolute()), checkpoint and str(checkpoint.absolute()), settings])
 
-    `out=None` means that there is no run, and workers exit. Only the first call sends anything.
-    """
+
+def release_workers() -> None:
+    """Tell the workers, if they wait for a run directory, that there is no run; they exit."""
+    _broadcast([None, None, {}])
+
+
+def _broadcast(message: list[Any]) -> None:
+    """Send the workers a message, unless they have received one."""
     global _broadcast_done
     if world_size() > 1 and not _broadcast_done:
         _broadcast_done = True
-        places = [out and str(out.absolute()), checkpoint and str(checkpoint.absolute())]
-        _store().set(STORE_KEY, json.dumps([*places, settings or {}]))
+        _store().set(STORE_KEY, json.dumps(message))
 
 
 def receive_run_dir() -> tuple[Path | None, Path | None, dict[str, Any]]:
     """Wait for the main process, then return the run directory, the checkpoint and the settings that it sends.
+
+    No run directory: there is no run, because the main process has called `release_workers`.
 
     Raises:
         UserError: the run directory does not exist on this machine.
@@ -154,6 +162,11 @@ def gather_objects(mine: Gathered) -> list[Gathered]:
     every: list[Any] = [None] * world_size()
     all_gather_object(every, mine)
     return every
+
+
+def barrier() -> None:
+    """Wait until every process has called it."""
+    gather_objects(None)
 
 
 def max_over_processes(value: float) -> float:

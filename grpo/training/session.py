@@ -77,11 +77,14 @@ def train_run(
     session.prepare()
     if distributed.is_main_process():
         prepare_directory()
-    distributed.gather_objects(None)  # a barrier: the other processes read what the main process has written
+    distributed.barrier()  # the other processes read what the main process has written
     session.start_tracker(label, command)
     exit_code = 1
     try:
-        with SignalHandler() as session.signals:
+        # A second handler, because the stages call `deferred` and read `received`. That of `run_in_directory` is for
+        # the time before and after training.
+        with SignalHandler() as signals:
+            session.signals = signals
             session.evaluate_before()
             session.train()
             session.evaluate_after()
@@ -108,10 +111,12 @@ class Session:
 
     def __init__(self, config: Config, out: Path, checkpoint: Path | None, should_prune: ShouldPrune | None) -> None:
         self.config, self.run_dir, self.checkpoint, self.should_prune = config, RunDir(out), checkpoint, should_prune
-        self.clock = {"began": time.perf_counter()}
+        self.clock = {"start": time.perf_counter()}
 
     def prepare(self) -> None:
-        """Check settings, packages, devices, server and tracker, load data and policy; writes nothing.
+        """Check settings, packages, devices, vLLM server and tracker, then load data and policy.
+
+        Writes nothing to the run directory.
 
         Raises:
             UserError: a mistake that the user can fix.
@@ -140,10 +145,11 @@ class Session:
         with spinner("loading the policy"):
             notes = self._load_policy()
         self.sampler = build_sampler(self.sampling_model, self.tokenizer, self.evaluation_config)
+        self.evaluator = self._build_evaluator()
         for note in notes:
             say(note)
         with spinner("recording versions and checksums"):
-            self.provenance = collect_provenance(config, self.splits.train, self.splits.held_out)
+            self.current_provenance = collect_provenance(config, self.splits.train, self.splits.held_out)
 
     def _load_policy(self) -> list[str]:
         """Load policy and tokenizer and tokenize the training set; returns notes for the user."""
@@ -160,7 +166,7 @@ class Session:
         questions = [SHOWCASE.question, *(row["question"] for row in self.train_rows)]
         questions += [example.question for example in (*splits.validation, *splits.held_out)]
         notes += check_policy(policy, self.tokenizer, questions, config)
-        # The sampler is built from this config, for training, too: samplers with other parameters are TRL's own.
+        # Training uses the sampler of this config too, unless rollout sets top_p or the like: then TRL samples.
         self.evaluation_config = replace(config, rollout=evaluation_rollout(config.rollout))
         if distributed.weights_are_sharded():  # accelerate places the shards; a full copy samples
             sampling_model = full_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
@@ -169,15 +175,12 @@ class Session:
         self.policy, self.sampling_model = policy, sampling_model
         return notes
 
-    def start_tracker(self, label: RunLabel | None, command: str) -> None:
-        """Start the tracker and write `provenance.json`; from here on the run directory is written to."""
-        config, out = self.config, self.run_dir.path
-        origin = record_provenance(config, out, self.provenance, command, self.checkpoint)
+    def _build_evaluator(self) -> Evaluator:
         showcase = [SHOWCASE, *[example for example in self.splits.held_out if example != SHOWCASE][:2]]
-        self.evaluator = Evaluator(
-            config,
+        return Evaluator(
+            self.config,
             self.evaluation_config,
-            out,
+            self.run_dir.path,
             self.policy,
             self.sampling_model,
             self.tokenizer,
@@ -185,30 +188,37 @@ class Session:
             self.rewards,
             showcase,
         )
-        shared = {"batch": asdict(self.batch), "provenance": to_interpolations(origin) | {"settings": None}}
-        settings = redacted(asdict(config)) | shared
+
+    def start_tracker(self, label: RunLabel | None, command: str) -> None:
+        """Start the tracker, then write `provenance.json`, which stores the id of the run in the tracker."""
+        config, out = self.config, self.run_dir.path
+        provenance = record_provenance(config, out, self.current_provenance, command, self.checkpoint)
+        # The tracker gets the settings once, at the top level, without the copy of them in the provenance.
+        run_facts = {"batch": asdict(self.batch), "provenance": to_interpolations(provenance) | {"settings": None}}
+        settings = redacted(asdict(config)) | run_facts
         with spinner("starting the tracker"):
             self.tracker = (
-                build_tracker(config.tracking, settings, out, label, origin["tracking"])
+                build_tracker(config.tracking, settings, out, label, provenance["tracking"])
                 if distributed.is_main_process()
                 else NoTracker()
             )
-        self.provenance = origin | {"tracking": self.tracker.id}
+        self.provenance = provenance | {"tracking": self.tracker.id}
         if distributed.is_main_process():
             write_json(self.run_dir.provenance_json, self.provenance)
 
     def evaluate_before(self) -> None:
         """Evaluate the policy on the held-out problems, or read the evaluation of a run that is resumed."""
-        self._mark("evaluating_before")
+        self._mark_time("evaluation_before_start")
         if self.checkpoint and self.run_dir.evaluation_table("before").is_file():
             with spinner("reading the evaluation before training"):
                 self.before = load_evaluation(self.run_dir.evaluation("before"), self.splits.held_out, self.rewards)
         else:
             self.before = self.evaluator.evaluate(self.splits.held_out, "before training")
             self.evaluator.save(self.before, "before", "held-out", self.config.model.path)
+            # A resumed run repeats an evaluation whose file is lost, but it has the answers of step 0.
             if not self.checkpoint:
                 self.evaluator.answer_examples(0)
-        self._mark("evaluated_before")
+        self._mark_time("evaluation_before_end")
 
     def train(self) -> None:
         """Train to the last step, or until an alarm, a pruned trial or a signal ends training.
@@ -217,9 +227,9 @@ class Session:
             StoppedBySignal: a signal came; the steps until then are saved.
             UserError: memory ran out, or a step is not finite.
         """
-        with ExitStack() as training:  # closes the progress bar and the engine
-            self._build_trainer(training)
-            self._mark("training")
+        with ExitStack() as cleanup:  # closes the progress bar and the engine
+            self._build_trainer(cleanup)
+            self._mark_time("training_start")
             try:
                 with self.signals.deferred("finishing the step, then saving"):
                     if self.checkpoint:
@@ -233,13 +243,13 @@ class Session:
                 raise UserError(
                     out_of_memory_advice(self.config, self.batch, step, self.trainer.is_sampling)
                 ) from error
-        self._mark("trained")
+        self._mark_time("training_end")
         self.train_seconds = round(self.recorder.elapsed_seconds() - self.recorder.between_steps_seconds, 2)
         if self.signals.received:
             steps = f"{self.trainer.state.global_step} of {self.trainer.state.max_steps}"
             raise StoppedBySignal(self.signals.received, f" after step {steps}")
 
-    def _build_trainer(self, training: ExitStack) -> None:
+    def _build_trainer(self, cleanup: ExitStack) -> None:
         # TRL takes seconds to import; the evaluation before training is shown first.
         with spinner("importing TRL"):
             from grpo.training.callbacks import EvaluateCallback, StopOnSignal
@@ -247,12 +257,13 @@ class Session:
             from grpo.training.trainer import build_trainer
 
         config = self.config
+        # The alarms name the tag and the tokens in their messages.
         framing = TemplateFraming(
             find_opened_tag(self.tokenizer, config.system_prompt), tuple(self.evaluator.end_tokens)
         )
 
         def start_bar(steps: int) -> Callable[[int, str], None]:
-            return training.enter_context(progress("training", steps))
+            return cleanup.enter_context(progress("training", steps))
 
         self.recorder = Recorder(config, self.rewards, self.tracker, self.run_dir.path, start_bar, framing)
         with spinner("preparing training"):
@@ -268,7 +279,7 @@ class Session:
                 self.run_dir.path,
             )
         self.trainer.before_sampling = self.evaluator.update_sampling_model
-        training.callback(self.trainer.close_engine)
+        cleanup.callback(self.trainer.close_engine)
         self.trainer.add_callback(EvaluateCallback(self._between_steps))
         self.trainer.add_callback(StopOnSignal(self.signals))
         if logged := self.recorder.metrics_file.read():
@@ -319,7 +330,7 @@ class Session:
         except StoppedBySignal:
             self.trainer.save_checkpoint()
             raise
-        self._mark("evaluated_after")
+        self._mark_time("evaluation_after_end")
 
     def save_policy(self) -> None:
         """Save the trained policy, with adapters merged, and sign the run."""
@@ -338,7 +349,9 @@ class Session:
                     self.run_dir.policy, lambda: self.run_dir.move_to_previous(self.run_dir.policy)
                 ) as partial:
                     save_policy(final, self.tokenizer, partial)
-                sign(self.run_dir.path, redacted(asdict(self.config)))  # signs the files that can run code
+                # `save_settings` has signed the settings. If they run code, the signature must include the files of
+                # the saved policy, so that this user can resume without trust_run.
+                sign(self.run_dir.path, redacted(asdict(self.config)))
 
     def save_results(self) -> dict[str, Any]:
         """Write `results.json`, print the comparison, and return the results."""
@@ -367,11 +380,14 @@ class Session:
             "device": self.config.device,
             "threads": torch.get_num_threads(),
             "seconds": {
-                "start": round(seconds("began", "evaluating_before") + seconds("evaluated_before", "training"), 2),
-                "evaluate_before": round(seconds("evaluating_before", "evaluated_before"), 2),
+                # Before and after the evaluation before training: TRL is imported after it.
+                "start": round(
+                    seconds("start", "evaluation_before_start") + seconds("evaluation_before_end", "training_start"), 2
+                ),
+                "evaluate_before": round(seconds("evaluation_before_start", "evaluation_before_end"), 2),
                 "train": self.train_seconds,
                 "ask_meanwhile": round(self.recorder.between_steps_seconds, 2),
-                "evaluate_after": round(seconds("trained", "evaluated_after"), 2),
+                "evaluate_after": round(seconds("training_end", "evaluation_after_end"), 2),
             },
             "batch": asdict(self.batch),
             "problems": {"train": len(self.train_rows), "held_out": len(self.splits.held_out)},
@@ -380,5 +396,5 @@ class Session:
             "provenance": self.provenance,
         }
 
-    def _mark(self, stage: str) -> None:
+    def _mark_time(self, stage: str) -> None:
         self.clock[stage] = time.perf_counter()
