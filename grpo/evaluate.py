@@ -41,19 +41,19 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
     for key in override_keys(overrides) if all(subject.from_file for subject in subjects) else ():
         if key.partition(".")[0] in POLICY_SETTINGS and key != "data.answer_match":
             raise UserError(f"{key}: completions=FILE uses no policy, so this has no effect; leave it out.")
-    # Mistakes in either are found before hours are spent on one.
-    ready = [prepare(subject) for subject in subjects]
-    done = {subject.title: evaluation() for subject, evaluation in zip(subjects, ready, strict=True)}
-    *_, main = done.values()
+    # Both are checked before the first takes hours.
+    evaluations = [prepare(subject) for subject in subjects]
+    stored = {subject.title: evaluate() for subject, evaluate in zip(subjects, evaluations, strict=True)}
+    *_, main = stored.values()
     say(key_value_table(describe_protocol(main.protocol)))
-    if len(done) == 2:
-        print_comparison(done, config.k)
+    if len(stored) == 2:
+        print_comparison(stored, config.k)
     else:
         figures = {name: value for name, value in main.evaluation.figures.items() if is_requested(name, config.k)}
         say(metrics_table(figures, main.evaluation.intervals))
-        if not main.evaluation.single:
+        if not main.evaluation.has_single_samples:
             say(at_k_table(figures, main.evaluation.intervals))
-    print_examples(config.show, {title: each.evaluation for title, each in done.items()})
+    print_examples(config.show, {title: result.evaluation for title, result in stored.items()})
     say(f"Every completion with its scores: {display_path(main.path.with_suffix('.parquet').absolute())}")
 
 

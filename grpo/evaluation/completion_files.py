@@ -27,9 +27,9 @@ def read_completions(path: Path, setting: str) -> tuple[list[Example], Completio
         UserError: the file is missing, damaged or empty, or a row lacks a value.
     """
     if path.suffix == ".parquet":
-        rows = list(_parquet(path, setting))
+        rows = list(_read_parquet_rows(path, setting))
     elif path.suffix == ".jsonl":
-        rows = list(read_jsonl(path, _row, setting))
+        rows = list(read_jsonl(path, _parse_row, setting))
     else:
         raise UserError(
             f"{setting}={path}: the name of a file of completions ends in {' or '.join(COMPLETION_SUFFIXES)}."
@@ -52,7 +52,7 @@ def read_completions(path: Path, setting: str) -> tuple[list[Example], Completio
 CompletionRow = tuple[Any, Example, Completion]
 
 
-def _parquet(path: Path, setting: str) -> Iterator[CompletionRow]:
+def _read_parquet_rows(path: Path, setting: str) -> Iterator[CompletionRow]:
     import pyarrow
     from pyarrow import parquet
 
@@ -64,12 +64,12 @@ def _parquet(path: Path, setting: str) -> Iterator[CompletionRow]:
         raise UserError(f"{setting}: {path} is damaged or not a Parquet file: {first_line(error)}.") from error
     for number, row in enumerate(rows, start=1):
         try:
-            yield _row(row)
+            yield _parse_row(row)
         except UserError as error:
             raise UserError(f"{path}, row {number}: {error}") from error
 
 
-def _row(row: dict[str, Any]) -> CompletionRow:
+def _parse_row(row: dict[str, Any]) -> CompletionRow:
     example = Example(text_column(row, "question").strip(), text_column(row, "gold").rpartition("####")[2].strip())
     tokens, truncated = row.get("tokens"), row.get("truncated")
     if isinstance(tokens, float) and tokens.is_integer():  # pandas stores integers beside missing values as floats
@@ -91,7 +91,7 @@ class CompletionJournal:
         Raises:
             UserError: it is damaged, or of an evaluation other than `identity`.
         """
-        self.path, self.done = path, CompletionBatch()
+        self.path, self.saved = path, CompletionBatch()
         self.header = json.dumps({"identity": identity})
         if not path.is_file():
             return
@@ -99,7 +99,7 @@ class CompletionJournal:
             header, *lines = path.read_text(encoding="utf-8").split("\n")
             for line in lines[:-1]:  # a killed process may leave half a line after the last line break
                 problem, sample, *completion = json.loads(line)
-                self.done[problem, sample] = Completion(*completion)
+                self.saved[problem, sample] = Completion(*completion)
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path} is damaged; delete it to start again.") from error
         if header != self.header:
@@ -107,13 +107,13 @@ class CompletionJournal:
                 f"{path} holds another evaluation, which was interrupted; give this one another name=, or delete it."
             )
 
-    def record(self, batches: Iterable[CompletionBatch]) -> Iterator[CompletionBatch]:
+    def save(self, batches: Iterable[CompletionBatch]) -> Iterator[CompletionBatch]:
         """The saved completions as the first batch, then `batches`, each saved before it is passed on."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.path) as partial:
-            partial.write_text("\n".join([self.header, *self._lines(self.done)]) + "\n", encoding="utf-8")
-        if self.done:
-            yield self.done
+            partial.write_text("\n".join([self.header, *self._lines(self.saved)]) + "\n", encoding="utf-8")
+        if self.saved:
+            yield self.saved
         with self.path.open("a", encoding="utf-8") as file:
             for batch in batches:
                 file.writelines(f"{line}\n" for line in self._lines(batch))
@@ -121,7 +121,10 @@ class CompletionJournal:
                 yield batch
 
     def _lines(self, batch: CompletionBatch) -> list[str]:
-        return [json.dumps([*place, each.text, each.tokens, each.truncated]) for place, each in batch.items()]
+        return [
+            json.dumps([*sample_id, completion.text, completion.tokens, completion.truncated])
+            for sample_id, completion in batch.items()
+        ]
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

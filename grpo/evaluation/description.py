@@ -18,17 +18,17 @@ def describe_protocol(protocol: dict[str, Any]) -> dict[str, str]:
         }
     else:
         policy, data, decoding, computing = (protocol[name] for name in ("policy", "data", "decoding", "computing"))
-        known = [f"{name} {policy[name][:8]}" for name in ("sha256", "commit") if policy.get(name)]
-        known += [f"random weights of seed {policy['seed']}"] if "seed" in policy else []
-        place = f" in {display_path(Path(data['path']))}" if "path" in data else ""
+        details = [f"{name} {policy[name][:8]}" for name in ("sha256", "commit") if policy.get(name)]
+        details += [f"random weights of seed {policy['seed']}"] if "seed" in policy else []
+        location = f" in {display_path(Path(data['path']))}" if "path" in data else ""
         prompt = " ".join(protocol["system_prompt"].split())
         settings = ", ".join(f"{name} {'none' if value is None else value}" for name, value in decoding.items())
         penalty = decoding.get("repetition_penalty")
         end_tokens = " or ".join(protocol.get("stop", []))
         autocast = f", computing in {computing['autocast']}" if computing["autocast"] else ""
         lines = {
-            "policy": display_path(Path(policy["path"])) + (f" ({', '.join(known)})" if known else ""),
-            "problems": f"{protocol['problems']['n']:,} {protocol['split']} problems of {data['name']}{place}",
+            "policy": display_path(Path(policy["path"])) + (f" ({', '.join(details)})" if details else ""),
+            "problems": f"{protocol['problems']['n']:,} {protocol['split']} problems of {data['name']}{location}",
             "prompt": f"{prompt!r}, then the question" if prompt else "the question alone",
             "sampling": settings
             if decoding["temperature"]

@@ -57,13 +57,14 @@ def match_problems(examples: Sequence[Example], others: Sequence[Example]) -> li
         UserError: they are different problems.
     """
     keys, other_keys = (
-        [(each.question, strict_number(each.gold) or each.gold) for each in of] for of in (examples, others)
+        [(problem.question, strict_number(problem.gold) or problem.gold) for problem in problems]
+        for problems in (examples, others)
     )
-    places: dict[Any, list[int]] = {}
-    for place, key in enumerate(other_keys):
-        places.setdefault(key, []).append(place)
+    indices: dict[Any, list[int]] = {}
+    for index, key in enumerate(other_keys):
+        indices.setdefault(key, []).append(index)
     try:
-        order = [places[key].pop(0) for key in keys]
+        order = [indices[key].pop(0) for key in keys]
     except (KeyError, IndexError):
         order = []
     if len(order) != len(others):

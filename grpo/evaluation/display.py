@@ -19,27 +19,27 @@ from grpo.evaluation.evaluation import Evaluation
 from grpo.evaluation.execution import StoredEvaluation
 
 
-def is_requested(figure: str, asked: Sequence[int] | None) -> bool:
-    """Whether a figure is printed: of pass@k and maj@k only those that were asked for, if any were."""
+def is_requested(figure: str, requested: Sequence[int] | None) -> bool:
+    """Whether a figure is printed: of pass@k and maj@k only those with a `requested` k, unless that is None."""
     k = re.search(r"@(\d+)", figure)
-    return k is None or asked is None or int(k[1]) in asked
+    return k is None or requested is None or int(k[1]) in requested
 
 
-def print_comparison(done: dict[str, StoredEvaluation], k: Sequence[int] | None) -> None:
+def print_comparison(stored: dict[str, StoredEvaluation], k: Sequence[int] | None) -> None:
     """Print how the second of two evaluations differs from the first, and save it beside the second."""
-    (before, first), (after, second) = done.items()
+    (before, first), (after, second) = stored.items()
     say(f"\n{before}, where it differs:")
-    other = protocol_differences(first.protocol, second.protocol)
-    other.pop("problems", None)  # the same problems, from whatever source
-    say(key_value_table(other or {"nothing": "the same policy under the same protocol"}))
+    differing = protocol_differences(first.protocol, second.protocol)
+    differing.pop("problems", None)  # the same problems, from whatever source
+    say(key_value_table(differing or {"nothing": "the same policy under the same protocol"}))
     differences = paired_differences(second.evaluation, first.evaluation)
     for names in (
         ordered_metrics(differences),
         [name for name in differences if "@" in name and is_requested(name, k)],
     ):
         if names:
-            chosen = {name: differences[name] for name in names}
-            say(comparison_table((before, after), first.evaluation.figures, second.evaluation.figures, chosen))
+            selected = {name: differences[name] for name in names}
+            say(comparison_table((before, after), first.evaluation.figures, second.evaluation.figures, selected))
     right = differences["accuracy_strict"]
     if right.gained is not None:
         n = len(second.evaluation.examples)
@@ -62,21 +62,21 @@ def print_examples(count: int, evaluations: dict[str, Evaluation]) -> None:
         *([match_problems(sides[0].examples, sides[1].examples)] if sides[1:] else []),
     ]
 
-    def right(places: tuple[int, ...], figure: str = "accuracy_strict") -> list[bool]:
-        return [bool(side.values[figure][side.starts[i]]) for side, i in zip(sides, places, strict=True)]
+    def right(indices: tuple[int, ...], figure: str = "accuracy_strict") -> list[bool]:
+        return [bool(side.values[figure][side.starts[i]]) for side, i in zip(sides, indices, strict=True)]
 
-    def labels(places: tuple[int, ...]) -> list[str]:
-        flexible = right(places, "accuracy_flexible")
+    def labels(indices: tuple[int, ...]) -> list[str]:
+        flexible = right(indices, "accuracy_flexible")
         return [
             "right" if strict else "right, but not in <answer>" if anywhere else "wrong"
-            for strict, anywhere in zip(right(places), flexible, strict=True)
+            for strict, anywhere in zip(right(indices), flexible, strict=True)
         ]
 
-    rows = sorted(zip(*columns, strict=True), key=lambda places: len(set(right(places))) < len(sides))
-    for places in rows[:count]:
-        example = sides[0].examples[places[0]]
+    rows = sorted(zip(*columns, strict=True), key=lambda indices: len(set(right(indices))) < len(sides))
+    for indices in rows[:count]:
+        example = sides[0].examples[indices[0]]
         texts = {
             f"{title}: {label}": side.completions[i][0].text
-            for (title, side), i, label in zip(evaluations.items(), places, labels(places), strict=True)
+            for (title, side), i, label in zip(evaluations.items(), indices, labels(indices), strict=True)
         }
         say(answers_table(f"{example.question} (gold: {example.gold})", texts))

@@ -30,25 +30,26 @@ def evaluate_completions(
     batches: Iterable[CompletionBatch],
     rewards: RewardStack,
     k: Sequence[int] | None = None,
-    on_answered: Callable[[int, str], None] = lambda count, beside: None,
+    on_answered: Callable[[int, str], None] = lambda count, text: None,
 ) -> "Evaluation":
     """Score completions of `examples`; `on_answered` gets the number of new ones, and the accuracy so far as text."""
     completions: list[dict[int, Completion]] = [{} for _ in examples]
     right = total = 0
     for batch in batches:
-        rows = [(each.text, examples[i]) for (i, _), each in batch.items()]
-        right += sum(value > 0 for value in _scores_of("correctness", rows, rewards))
+        rows = [(completion.text, examples[i]) for (i, _), completion in batch.items()]
+        right += sum(value > 0 for value in _score_rows("correctness", rows, rewards))
         total += len(rows)
-        for (i, sample), each in batch.items():
-            completions[i][sample] = each
+        for (i, sample), completion in batch.items():
+            completions[i][sample] = completion
         on_answered(len(rows), f"correct {right / max(1, total):.1%}")
-    return Evaluation(list(examples), [[of[s] for s in sorted(of)] for of in completions], rewards, k)
+    in_order = [[samples[number] for number in sorted(samples)] for samples in completions]
+    return Evaluation(list(examples), in_order, rewards, k)
 
 
-def _scores_of(name: str, rows: Sequence[tuple[str, Example]], rewards: RewardStack) -> list[float]:
+def _score_rows(name: str, rows: Sequence[tuple[str, Example]], rewards: RewardStack) -> list[float]:
     if not rows:
         return []
-    golds, questions = [of.gold for _, of in rows], [of.question for _, of in rows]
+    golds, questions = [example.gold for _, example in rows], [example.question for _, example in rows]
     return score_reward(name, [text for text, _ in rows], golds, questions, rewards.answer_match)
 
 
@@ -73,9 +74,13 @@ class Evaluation:
     ) -> None:
         assert all(completions) and len(completions) == len(examples) > 0
         self.examples, self.completions, self.rewards = examples, completions, rewards
-        self.counts = [len(of) for of in completions]
-        rows = [(each.text, example) for example, of in zip(examples, completions, strict=True) for each in of]
-        flat = [each for of in completions for each in of]
+        self.counts = [len(samples) for samples in completions]
+        rows = [
+            (completion.text, example)
+            for example, samples in zip(examples, completions, strict=True)
+            for completion in samples
+        ]
+        flat = [completion for samples in completions for completion in samples]
         texts, golds = [text for text, _ in rows], [example.gold for _, example in rows]
         scores = rewards.score(texts, golds, [example.question for _, example in rows])
         self.answers = {
@@ -83,42 +88,46 @@ class Evaluation:
             "flexible": [last_number(text) for text in texts],
         }
         values: dict[str, list[Any]] = {
-            "accuracy_strict": [value > 0 for value in _scores_of("correctness", rows, rewards)],
+            "accuracy_strict": [value > 0 for value in _score_rows("correctness", rows, rewards)],
             "accuracy_flexible": [
                 number is not None and answers_match(number, gold, rewards.answer_match)
                 for number, gold in zip(self.answers["flexible"], golds, strict=True)
             ],
-            "strict_format": [value > 0 for value in _scores_of("strict_format", rows, rewards)],
-            "soft_format": [value > 0 for value in _scores_of("soft_format", rows, rewards)],
-            "truncated": [each.truncated for each in flat],
-            "mean_completion_tokens": [each.tokens for each in flat],
+            "strict_format": [value > 0 for value in _score_rows("strict_format", rows, rewards)],
+            "soft_format": [value > 0 for value in _score_rows("soft_format", rows, rewards)],
+            "truncated": [completion.truncated for completion in flat],
+            "mean_completion_tokens": [completion.tokens for completion in flat],
             REWARD: rewards.total(scores),
-            **{evaluated_score(name): of for name, of in scores.items()},
+            **{evaluated_score(name): column for name, column in scores.items()},
         }
-        self.values = {name: np.array(of, dtype=np.float64) for name, of in values.items() if None not in of}
+        self.values = {
+            name: np.array(column, dtype=np.float64) for name, column in values.items() if None not in column
+        }
         self.starts = np.cumsum([0, *self.counts[:-1]])
-        self.by_problem = {name: np.add.reduceat(of, self.starts) / self.counts for name, of in self.values.items()}
-        self.single = max(self.counts) == 1
+        self.by_problem = {
+            name: np.add.reduceat(column, self.starts) / self.counts for name, column in self.values.items()
+        }
+        self.has_single_samples = max(self.counts) == 1
         # Figures that are a single 0 or 1 for each problem.
-        self.binary = [name for name in self.by_problem if self.single and name in BINARY_FIGURES]
+        self.binary = [name for name in self.by_problem if self.has_single_samples and name in BINARY_FIGURES]
         self._add_at_k(list(k or []))
-        self.figures = {name: float(of.mean()) for name, of in self.by_problem.items()}
+        self.figures = {name: float(column.mean()) for name, column in self.by_problem.items()}
 
-    def _add_at_k(self, asked: list[int]) -> None:
+    def _add_at_k(self, requested: list[int]) -> None:
         fewest, most = min(self.counts), max(self.counts)
-        if asked and max(asked) > fewest:
-            raise UserError(f"k={asked}: a problem has only {fewest} completions; k must not exceed that.")
+        if requested and max(requested) > fewest:
+            raise UserError(f"k={requested}: a problem has only {fewest} completions; k must not exceed that.")
         if most > MAX_SAMPLES:
             raise UserError(
                 f"a problem has {most:,} completions; pass@k and maj@k are computed for at most {MAX_SAMPLES:,}."
             )
-        if self.single:
+        if self.has_single_samples:
             return
-        chosen = sorted({*asked, *(2**i for i in range(fewest.bit_length()))})
-        with progress("pass@k and maj@k", 2 * len(chosen), lasting=False) as advance:
+        sizes = sorted({*requested, *(2**i for i in range(fewest.bit_length()))})
+        with progress("pass@k and maj@k", 2 * len(sizes), lasting=False) as advance:
             for kind, suffix in (("strict", ""), ("flexible", "/flexible")):
                 right, wrong = self._votes(kind)
-                for k in chosen:
+                for k in sizes:
                     passed = [pass_at_k(n, c, k) for n, c in zip(self.counts, right, strict=True)]
                     voted = [maj_at_k(n, c, w, k) for n, c, w in zip(self.counts, right, wrong, strict=True)]
                     self.by_problem[f"pass@{k}{suffix}"] = np.array(passed)
@@ -131,11 +140,11 @@ class Evaluation:
         """For each problem, the number of right completions, and the number that agree on each wrong answer."""
         right, wrong, rule = [], [], self.rewards.answer_match
         for example, start, count in zip(self.examples, self.starts, self.counts, strict=True):
-            given = [each for each in self.answers[kind][start : start + count] if each is not None]
-            others = [each for each in given if not answers_match(each, example.gold, rule)]
-            right.append(len(given) - len(others))
-            agreed = Counter(voting_key(each, rule) for each in others)
-            wrong.append(tuple(sorted(agreed.values())))
+            answers = [answer for answer in self.answers[kind][start : start + count] if answer is not None]
+            wrong_answers = [answer for answer in answers if not answers_match(answer, example.gold, rule)]
+            right.append(len(answers) - len(wrong_answers))
+            votes = Counter(voting_key(answer, rule) for answer in wrong_answers)
+            wrong.append(tuple(sorted(votes.values())))
         return right, wrong
 
     @cached_property
@@ -152,7 +161,7 @@ class Evaluation:
         intervals = {name: list(interval) for name, interval in self.intervals.items()}
         return {"n": len(self.examples), **self.figures, "intervals": intervals}
 
-    def flat(self, prefix: str) -> dict[str, float]:
+    def as_metrics(self, prefix: str) -> dict[str, float]:
         """`prefix/figure`, `prefix/figure_low`, `prefix/figure_high`."""
         low = {f"{prefix}/{name}_low": interval[0] for name, interval in self.intervals.items()}
         high = {f"{prefix}/{name}_high": interval[1] for name, interval in self.intervals.items()}
@@ -161,23 +170,23 @@ class Evaluation:
     def columns(self) -> dict[str, list[Any]]:
         """The columns of a table with a row for each completion."""
         rows = [
-            (i, s, example, each)
-            for i, (example, of) in enumerate(zip(self.examples, self.completions, strict=True))
-            for s, each in enumerate(of)
+            (i, number, example, completion)
+            for i, (example, samples) in enumerate(zip(self.examples, self.completions, strict=True))
+            for number, completion in enumerate(samples)
         ]
         return {
             "problem": [i for i, _, _, _ in rows],
-            "sample": [s for _, s, _, _ in rows],
+            "sample": [number for _, number, _, _ in rows],
             "question": [example.question for _, _, example, _ in rows],
             "gold": [example.gold for _, _, example, _ in rows],
-            "completion": [each.text for *_, each in rows],
-            "tokens": [each.tokens for *_, each in rows],
-            "truncated": [each.truncated for *_, each in rows],
+            "completion": [completion.text for *_, completion in rows],
+            "tokens": [completion.tokens for *_, completion in rows],
+            "truncated": [completion.truncated for *_, completion in rows],
             "answer_strict": self.answers["strict"],
             "answer_flexible": self.answers["flexible"],
             **{
-                name: of.astype(bool).tolist() if name in BINARY_FIGURES else of.tolist()
-                for name, of in self.values.items()
+                name: column.astype(bool).tolist() if name in BINARY_FIGURES else column.tolist()
+                for name, column in self.values.items()
                 if name not in ("truncated", "mean_completion_tokens")
             },
         }

@@ -47,8 +47,8 @@ def prepare(subject: Subject) -> Callable[[], StoredEvaluation]:
     rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
     if subject.from_file is not None:
         file, completions = subject.from_file
-        made = {"path": str(file), "sha256": file_sha256(file), "n": len(completions)}
-        protocol = {"completions": made, "problems": problems_digest(subject.examples)}
+        source = {"path": str(file), "sha256": file_sha256(file), "n": len(completions)}
+        protocol = {"completions": source, "problems": problems_digest(subject.examples)}
         protocol |= {"extraction": describe_extraction(config.data.answer_match), "rewards": config.rewards}
         sampling = ""
     else:
@@ -67,22 +67,22 @@ def prepare(subject: Subject) -> Callable[[], StoredEvaluation]:
     path = subject.folder / f"{config.name or f'{subject.stem}{sampling}-{identity}'}.json"
     if subject.from_file and path.with_suffix(".parquet").absolute() == subject.from_file[0].absolute():
         raise UserError(f"name={path.stem}: the evaluation would replace {subject.from_file[0]}; give another name.")
-    stored = _stored_report(path, identity, protocol)
+    stored_report = _stored_report(path, identity, protocol)
     if subject.from_file is not None:
         return lambda: _score_file(subject, protocol, path, new_origin(identity), rewards)
-    if stored is None:
+    if stored_report is None:
         journal = CompletionJournal(path.with_suffix(".partial.jsonl"), identity)
         return lambda: _generate_and_score(subject, protocol, path, journal, new_origin(identity), rewards)
-    return lambda: _score_stored(subject, path, stored, rewards)
+    return lambda: _score_stored(subject, path, stored_report, rewards)
 
 
 def _protocol_identity(protocol: dict[str, Any]) -> str:
     """A digest of a protocol, in which a policy or a file counts by its content and not by its path."""
-    known = dict(protocol)
+    content = dict(protocol)
     for name in ("policy", "completions"):
-        if "sha256" in known.get(name, {}):
-            known[name] = {key: value for key, value in known[name].items() if key != "path"}
-    return sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
+        if "sha256" in content.get(name, {}):
+            content[name] = {key: value for key, value in content[name].items() if key != "path"}
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _stored_report(path: Path, identity: str, protocol: dict[str, Any]) -> dict[str, Any] | None:
@@ -95,11 +95,11 @@ def _stored_report(path: Path, identity: str, protocol: dict[str, Any]) -> dict[
         return None
     try:
         report = parse_file(path, parse_json_object)
-        stored, other = report["identity"], report["protocol"] | {}
+        stored_identity, other = report["identity"], report["protocol"] | {}
     except (UserError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; delete it to evaluate again.") from error
-    if stored != identity:
-        made = "other content" if stored else "made by a training run"
+    if stored_identity != identity:
+        difference = "other content" if stored_identity else "made by a training run"
         lines = [
             f"{name}: {line}"
             for name, line in protocol_differences(
@@ -107,7 +107,7 @@ def _stored_report(path: Path, identity: str, protocol: dict[str, Any]) -> dict[
             ).items()
         ]
         raise UserError(
-            f"name={path.stem}: {path} holds another evaluation ({'; '.join(lines) or made}); give "
+            f"name={path.stem}: {path} holds another evaluation ({'; '.join(lines) or difference}); give "
             "this one another name."
         )
     return report if path.with_suffix(".parquet").is_file() else None
@@ -148,7 +148,7 @@ def _generate_and_score(
     origin: dict[str, Any],
     rewards: RewardStack,
 ) -> StoredEvaluation:
-    config, began = subject.config, time.perf_counter()
+    config, started = subject.config, time.perf_counter()
     from grpo.policy.compatibility import check_policy
     from grpo.policy.loading import build_policy, build_tokenizer
     from grpo.sampling.build import build_sampler
@@ -165,15 +165,15 @@ def _generate_and_score(
         say(note)
     protocol["stop"] = tokenizer.convert_ids_to_tokens(sampler.eos_token_ids)
     total = len(subject.examples) * config.samples
-    if journal.done:
-        say(f"{subject.title}: resuming after {len(journal.done):,} of {total:,} completions.")
+    if journal.saved:
+        say(f"{subject.title}: resuming after {len(journal.saved):,} of {total:,} completions.")
     answered = generate_completions(
-        sampler, tokenizer, questions, config, config.samples, config.temperature, journal.done.keys()
+        sampler, tokenizer, questions, config, config.samples, config.temperature, journal.saved.keys()
     )
     with progress(f"evaluating {subject.title}", total) as advance:
-        evaluation = evaluate_completions(subject.examples, journal.record(answered), rewards, config.k, advance)
+        evaluation = evaluate_completions(subject.examples, journal.save(answered), rewards, config.k, advance)
     with spinner("saving the evaluation"):
         save_evaluation(evaluation, path, protocol, origin)
     journal.remove()
-    say(f"{total:,} completions, {time.perf_counter() - began:.1f} s\n")
+    say(f"{total:,} completions, {time.perf_counter() - started:.1f} s\n")
     return StoredEvaluation(evaluation, protocol, path)

@@ -44,11 +44,11 @@ def generate_completions(
         return
     prompts = prompt_ids(tokenizer, questions, config.system_prompt)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    places = [place for i in order for s in range(samples) if (place := (i, s)) not in skip]
-    size, done = config.eval_batch_size, 0
-    while done < len(places):
-        batch = places[done : done + size]
-        seeds = [(config.seed, *place) for place in batch] if temperature else None
+    ids = [sample_id for i in order for number in range(samples) if (sample_id := (i, number)) not in skip]
+    size, start = config.eval_batch_size, 0
+    while start < len(ids):
+        batch = ids[start : start + size]
+        seeds = [(config.seed, *sample_id) for sample_id in batch] if temperature else None
         try:
             completions = sampler.complete(
                 [prompts[i] for i, _ in batch], config.max_completion_length, temperature or None, seeds
@@ -58,10 +58,10 @@ def generate_completions(
             continue
         texts = map(replace_surrogates, tokenizer.batch_decode(completions, skip_special_tokens=True))
         yield {
-            place: Completion(text, len(ids), truncated=ids[-1] not in sampler.eos_token_ids)
-            for place, text, ids in zip(batch, texts, completions, strict=True)
+            sample_id: Completion(text, len(tokens), truncated=tokens[-1] not in sampler.eos_token_ids)
+            for sample_id, text, tokens in zip(batch, texts, completions, strict=True)
         }
-        done += len(batch)
+        start += len(batch)
 
 
 def _halve_batch(size: int, error: Exception) -> int:
@@ -81,8 +81,8 @@ def generate_greedily(
 ) -> list[str]:
     """One greedy completion for each question."""
     texts = {
-        i: each.text
+        i: completion.text
         for batch in generate_completions(sampler, tokenizer, questions, config)
-        for (i, _), each in batch.items()
+        for (i, _), completion in batch.items()
     }
     return [texts[i] for i in range(len(questions))]

@@ -68,35 +68,35 @@ def main_subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequen
 
 
 def baseline_subject(
-    given: str, other: Subject, config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]
+    baseline: str, evaluated: Subject, config: EvaluateConfig, composed: DictConfig, overrides: Sequence[str]
 ) -> Subject:
-    """What `baseline=` names: `before`, a run, or a file of completions; scored with the rewards of `other`.
+    """What `baseline=` names: `before`, a run, or a file of completions; scored with the rewards of `evaluated`.
 
     Raises:
         UserError: there is no such thing, or it cannot be read.
     """
-    # model= and name= on the command line belong to the other side.
+    # model= and name= on the command line belong to the evaluated policy.
     keys = zip(overrides, override_keys(overrides), strict=True)
     overrides = [override for override, key in keys if key.partition(".")[0] not in ("model", "name")]
     config, composed = replace(config, name=None), composed.copy()
     composed.name = None
-    path = resolve_link(Path(given).expanduser())
-    if given == "before":
+    path = resolve_link(Path(baseline).expanduser())
+    if baseline == "before":
         if config.run is None:
             raise UserError("baseline=before: means the policy from which run= was trained; add run=FOLDER.")
         subject = _from_run("before", resolve_link(Path(config.run).expanduser()), composed, overrides, before=True)
     elif path.suffix in COMPLETION_SUFFIXES:
-        subject = _from_file("baseline", given, "baseline", config)
+        subject = _from_file("baseline", baseline, "baseline", config)
     elif path.is_dir():
         subject = _from_run("baseline", path, composed, overrides)
     else:
         raise UserError(
-            f"baseline={given}: there is no such folder; give the folder of a run, a file of completions "
+            f"baseline={baseline}: there is no such folder; give the folder of a run, a file of completions "
             f"({' or '.join(COMPLETION_SUFFIXES)}), or before."
         )
     # The same rewards and the same rule score both: totals of different rewards cannot be compared.
-    subject.config.rewards, subject.config.reward_files = other.config.rewards, other.config.reward_files
-    subject.config.data = replace(subject.config.data, answer_match=other.config.data.answer_match)
+    subject.config.rewards, subject.config.reward_files = evaluated.config.rewards, evaluated.config.reward_files
+    subject.config.data = replace(subject.config.data, answer_match=evaluated.config.data.answer_match)
     return subject
 
 
@@ -112,16 +112,16 @@ def _from_run(
 ) -> Subject:
     """A run's policy under the run's own settings, except for those on the command line."""
     settings = read_settings(folder)
-    used = {item.name for item in fields(CommonConfig)} - {"rollout"}
+    names_read = {item.name for item in fields(CommonConfig)} - {"rollout"}
     if title == "baseline":  # it is scored with the rewards of run=
-        used -= {"rewards", "reward_files"}
-    scores = "reward_files" in used and settings.get("reward_files")
-    without = "To evaluate without its rewards, add reward_files=[] rewards=default. " if scores else ""
+        names_read -= {"rewards", "reward_files"}
+    runs_rewards = "reward_files" in names_read and settings.get("reward_files")
+    without = "To evaluate without its rewards, add reward_files=[] rewards=default. " if runs_rewards else ""
     require_trust(
         folder,
         settings,
         advice=f"{without}If you trust whoever made it, add trust_run=true.",
-        used=used,
+        used=names_read,
         typed=override_keys(overrides),
         trusted=bool(composed.trust_run),
         policy=not before,
@@ -152,28 +152,28 @@ def _from_run(
     return Subject(title, config, destination, stem, _held_out(config.data, data, folder), seed)
 
 
-def _held_out(data: DataConfig, of_run: DataConfig, folder: Path) -> list[Example]:
-    """The held-out problems of `data`, for the run in `folder`, which was trained on `of_run`.
+def _held_out(data: DataConfig, run_data: DataConfig, folder: Path) -> list[Example]:
+    """The held-out problems of `data`, for the run in `folder`, which was trained on `run_data`.
 
     Raises:
         UserError: some are problems that the run was trained on, or the files of the run's own problems have changed.
     """
     with _naming_the_run(folder):
         examples = load_held_out(data)
-        if of_run.name == "arithmetic":
+        if run_data.name == "arithmetic":
             return examples  # no held-out problem shares its numbers with a training problem
         protocol = _read_if_intact(RunDir(folder).evaluation("after")).get("protocol")
-        known = protocol.get("problems") if isinstance(protocol, dict) else None
-        if data == of_run and known not in (None, problems_digest(examples)):
+        digest = protocol.get("problems") if isinstance(protocol, dict) else None
+        if data == run_data and digest not in (None, problems_digest(examples)):
             raise UserError("data: the files have changed since the run: its held-out problems are different.")
-    if data == of_run:
+    if data == run_data:
         return examples  # training excluded them
     try:
-        seen = {example.key for example in load_splits(of_run).train}
+        trained_keys = {example.key for example in load_splits(run_data).train}
     except UserError:
         say(f"The training problems of {folder} cannot be read: it is not checked whether these are among them.")
-        seen = set()
-    if shared := sum(example.key in seen for example in examples):
+        trained_keys = set()
+    if shared := sum(example.key in trained_keys for example in examples):
         raise UserError(
             f"data: {shared:,} of these {len(examples):,} problems are among those the run was trained on; give "
             "others, data.test_file=FILE."

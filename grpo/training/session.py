@@ -304,7 +304,7 @@ class Session:
         validation = self.splits.validation
         evaluation = self.evaluator.evaluate(validation, f"at step {step}", lasting=False)
         self.evaluator.save(evaluation, f"step_{step:06d}", "validation", f"step {step}")
-        self.recorder.record_metrics(evaluation.flat("eval"), step)
+        self.recorder.record_metrics(evaluation.as_metrics("eval"), step)
         low, high = evaluation.intervals["accuracy_strict"]
         right = evaluation.figures["accuracy_strict"]
         say(f"step {step}: {right:.1%} of {len(validation)} validation problems right ({low:.1%} to {high:.1%})")
@@ -359,7 +359,7 @@ class Session:
         differences = paired_differences(self.after, self.before)
         results = self._results(step, differences)
         write_json(self.run_dir.results_json, results)
-        self.tracker.summarize(self.before.flat("before") | self.after.flat("after"))
+        self.tracker.summarize(self.before.as_metrics("before") | self.after.as_metrics("after"))
         say_results(results, self.before, self.after, differences, self.trainer.state.max_steps, self.run_dir.path)
         return results
 
