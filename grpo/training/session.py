@@ -40,7 +40,7 @@ from grpo.tasks.example import SHOWCASE
 from grpo.tasks.splits import load_splits
 from grpo.tasks.train_set import build_train_set
 from grpo.training.environment import check_environment
-from grpo.training.evaluator import Evaluator, answers_before_and_after
+from grpo.training.policy_evaluator import Evaluator, answers_before_and_after
 from grpo.training.run_output import banner, notes_on_policy, out_of_memory_advice, say_results
 from grpo.training.run_provenance import record_provenance
 from grpo.training.trackers.interface import NoTracker
