@@ -33,9 +33,9 @@ UNBREAKABLE_SPACE = "\ue000"
 def say(message: RenderableType) -> None:
     """Print a message to the terminal, and write it to the log without colours."""
     print_message(message, console)
-    plain = io.StringIO()
-    print_message(message, Console(file=plain, width=100, highlight=False))
-    log.info(plain.getvalue().rstrip("\n"))
+    log_text = io.StringIO()
+    print_message(message, Console(file=log_text, width=100, highlight=False))
+    log.info(log_text.getvalue().rstrip("\n"))
 
 
 def print_message(message: RenderableType, to: Console) -> None:

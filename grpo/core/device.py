@@ -16,11 +16,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception, or the exception during whose handling it arose, means that memory ran out."""
     from accelerate.utils.memory import should_reduce_batch_size
 
-    chain = (
-        error,
-        error.__context__,
-    )  # if memory runs out during the capture of a CUDA graph, the end of the capture raises another error
-    return any(isinstance(each, MemoryError) or (each is not None and should_reduce_batch_size(each)) for each in chain)
+    # If memory runs out during the capture of a CUDA graph, the end of the capture raises another error.
+    errors = [item for item in (error, error.__context__) if item is not None]
+    return any(isinstance(item, MemoryError) or should_reduce_batch_size(item) for item in errors)
 
 
 def free_memory() -> None:
@@ -49,10 +47,10 @@ def container_cores() -> int:
 def cpu_lacks_bfloat16() -> bool:
     """Whether this CPU has no instructions for bfloat16; False if the system does not tell."""
     try:
-        known = set(CPUINFO.read_text().split())
+        words = set(CPUINFO.read_text().split())
     except (OSError, UnicodeDecodeError):  # not Linux
         return False
-    return not known & BFLOAT16_FLAGS
+    return not words & BFLOAT16_FLAGS
 
 
 def set_threads(threads: int | None) -> None:

@@ -84,12 +84,12 @@ def init_process() -> None:
     Raises:
         UserError: an environment variable of the launcher is missing, not a number, or out of range.
     """
-    for name, least in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_WORLD_SIZE", 1), ("LOCAL_RANK", -1)):
-        value = os.environ.get(name, str(least))
-        if not re.fullmatch(r"-?[0-9]+", value) or int(value) < least:
+    for name, minimum in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_WORLD_SIZE", 1), ("LOCAL_RANK", -1)):
+        value = os.environ.get(name, str(minimum))
+        if not re.fullmatch(r"-?[0-9]+", value) or int(value) < minimum:
             raise UserError(
-                f"{name}={value}: must be a whole number, at least {least}. A launcher sets it; if you use none, unset "
-                f"{name}."
+                f"{name}={value}: must be a whole number, at least {minimum}. A launcher sets it; if you use none, "
+                f"unset {name}."
             )
     if rank() >= world_size():
         raise UserError(
@@ -135,8 +135,8 @@ def receive_run_dir() -> tuple[Path | None, Path | None, dict[str, Any]]:
     Raises:
         UserError: the run directory does not exist on this machine.
     """
-    *places, settings = json.loads(_store().get(STORE_KEY))
-    out, checkpoint = (path and Path(path) for path in places)
+    *paths, settings = json.loads(_store().get(STORE_KEY))
+    out, checkpoint = (path and Path(path) for path in paths)
     if out and not out.is_dir():
         raise UserError(
             f"{out}: this run directory of rank 0 does not exist on this machine. All machines of a run must share a "
@@ -153,15 +153,15 @@ def init_process_group(device: str) -> None:
         PartialState(cpu=device == "cpu")
 
 
-def gather_objects(mine: Gathered) -> list[Gathered]:
+def gather_objects(value: Gathered) -> list[Gathered]:
     """The object of every process, in the order of ranks. All processes must call it together."""
     if world_size() == 1:
-        return [mine]
+        return [value]
     from torch.distributed import all_gather_object
 
-    every: list[Any] = [None] * world_size()
-    all_gather_object(every, mine)
-    return every
+    values: list[Any] = [None] * world_size()
+    all_gather_object(values, value)
+    return values
 
 
 def barrier() -> None:

@@ -80,13 +80,13 @@ def _replacer(names: Collection[str]) -> Callable[[str], str]:
     sources = {os.environ[name]: f"${{oc.env:{name}}}" for name in sorted(names) if os.environ.get(name)}
     # Longest first, because one value may contain another.
     values = re.compile("|".join(map(re.escape, sorted(sources, key=len, reverse=True))) or "(?!)")
-    return lambda text: values.sub(lambda found: sources[found[0]], text)
+    return lambda text: values.sub(lambda match: sources[match[0]], text)
 
 
 def hide_environment_values(message: str) -> str:
     """An error message of OmegaConf in which quoted values of environment variables are interpolations."""
     replaced = _replacer(VARIABLES_READ)
-    return re.sub(r"(?<=[Vv]alue ')[^\n]*'|(?<=variable ')[^\n]*'", lambda found: replaced(found[0]), message)
+    return re.sub(r"(?<=[Vv]alue ')[^\n]*'|(?<=variable ')[^\n]*'", lambda match: replaced(match[0]), message)
 
 
 def unset_variables(raw: Any) -> list[str]:

@@ -38,8 +38,8 @@ def shorten(value: Any, longest: int = 200) -> str:
     return f"{text[: longest // 2]}... ({len(text):,} characters)"
 
 
-def suggest_name(name: str, known: Iterable[str]) -> str:
+def suggest_name(name: str, known_names: Iterable[str]) -> str:
     """` Did you mean 'x'?` if a known name is similar to `name`, then the list of known names."""
-    known = sorted(known)
-    close = get_close_matches(name, known, n=1)
-    return (f" Did you mean '{close[0]}'?" if close else "") + f" Known: {', '.join(known)}."
+    names = sorted(known_names)
+    close = get_close_matches(name, names, n=1)
+    return (f" Did you mean '{close[0]}'?" if close else "") + f" Known: {', '.join(names)}."

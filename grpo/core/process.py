@@ -23,13 +23,13 @@ class DiscardingWriter(io.RawIOBase):
         self.file, self.label, self.name, self.lost = file, label, file.name, False
 
     def write(self, data: Any, /) -> int:
-        left = memoryview(data)
+        remaining = memoryview(data)
         try:
-            while left and not self.lost:
-                written = self.file.write(left)
+            while remaining and not self.lost:
+                written = self.file.write(remaining)
                 if written is None:  # the stream is non-blocking, and its buffer is full
                     select.select([], [self.file], [])
-                left = left[written or 0 :]
+                remaining = remaining[written or 0 :]
         except OSError as error:
             self.lost = True  # set first, because the log message below may be written to this stream
             # A closed pipe is normal: `| head` stops reading early.

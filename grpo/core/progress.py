@@ -28,47 +28,49 @@ LINE_INTERVAL_SECONDS = 10.0  # without a terminal, the longest time between two
 
 @contextmanager
 def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[[int, str], None]]:
-    """A progress bar with `total` steps. The context gives a function: (steps done since the last call, text beside).
+    """A progress bar with `total` steps.
+
+    The context gives a function: (steps finished since the last call, text beside the bar).
 
     With `lasting=False` the bar is removed at the end. Without a terminal, a line is printed every ten seconds, and
     with `lasting` also after each tenth of the steps.
     """
     if console.quiet:
-        yield lambda count, beside: None
+        yield lambda count, text: None
     elif console.is_terminal:
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[beside]}"),
+            TextColumn("{task.fields[text]}"),
             SpinnerColumn("line"),
             console=console,
             expand=True,
             transient=not lasting,
         ) as bars:
-            task = bars.add_task(title, total=total, beside="")
-            yield lambda count, beside: bars.update(task, advance=count, beside=beside)
+            task = bars.add_task(title, total=total, text="")
+            yield lambda count, text: bars.update(task, advance=count, text=text)
     else:
-        started, done, tenth, latest = time.monotonic(), 0, 0, ""
+        started, finished, tenths, latest_text = time.monotonic(), 0, 0, ""
 
         def line() -> str:
-            return f"{title} {done}/{total}  {time.monotonic() - started:.0f} s  {latest}".rstrip()
+            return f"{title} {finished}/{total}  {time.monotonic() - started:.0f} s  {latest_text}".rstrip()
 
-        with print_repeatedly(line, LINE_INTERVAL_SECONDS) as now:
+        with print_repeatedly(line, LINE_INTERVAL_SECONDS) as print_now:
 
-            def advance(count: int, beside: str) -> None:
-                nonlocal done, tenth, latest
-                done, latest = done + count, beside
-                if lasting and done * 10 // total > tenth:
-                    tenth = done * 10 // total
-                    now()
+            def advance(count: int, text: str) -> None:
+                nonlocal finished, tenths, latest_text
+                finished, latest_text = finished + count, text
+                if lasting and finished * 10 // total > tenths:
+                    tenths = finished * 10 // total
+                    print_now()
 
             yield advance
 
 
 @contextmanager
-def spinner(what: str) -> Iterator[None]:
+def spinner(work: str) -> Iterator[None]:
     """A spinner with the name of the work and its seconds, removed at the end.
 
     Without a terminal, a line is printed after two seconds, then every ten seconds.
@@ -78,11 +80,11 @@ def spinner(what: str) -> Iterator[None]:
     elif console.is_terminal:
         columns = SpinnerColumn("line"), TextColumn("{task.description}"), TimeElapsedColumn()
         with Progress(*columns, console=console, transient=True) as bars:
-            bars.add_task(what, total=None)
+            bars.add_task(work, total=None)
             yield
     else:
         started = time.monotonic()
-        with print_repeatedly(lambda: f"{what}: {time.monotonic() - started:.0f} s", FIRST_LINE_SECONDS):
+        with print_repeatedly(lambda: f"{work}: {time.monotonic() - started:.0f} s", FIRST_LINE_SECONDS):
             yield
 
 
@@ -95,7 +97,7 @@ def print_repeatedly(line: Callable[[], str], first: float) -> Iterator[Callable
     called, ended = threading.Event(), threading.Event()
     printing = threading.Lock()
 
-    def now() -> None:
+    def print_line() -> None:
         with printing:
             console.print(Text(line()), soft_wrap=True)
 
@@ -105,11 +107,11 @@ def print_repeatedly(line: Callable[[], str], first: float) -> Iterator[Callable
             if called.wait(wait):
                 called.clear()
             else:
-                now()
+                print_line()
             wait = LINE_INTERVAL_SECONDS
 
     def call() -> None:
-        now()
+        print_line()
         called.set()
 
     watcher = threading.Thread(target=watch, daemon=True)

@@ -52,7 +52,7 @@ def _masked(node: Any, name: str = "") -> Any:
         # Reward weights are numbers, even if a reward's name reads like a secret.
         return {key: value if key == "rewards" else _masked(value, str(key)) for key, value in node.items()}
     if isinstance(node, list):
-        return [mask_override(each) if isinstance(each, str) else _masked(each, name) for each in node]
+        return [mask_override(item) if isinstance(item, str) else _masked(item, name) for item in node]
     if _is_secret(name, node):
         return MASK
     return URL_USER.sub(f"{MASK}@", node) if isinstance(node, str) and _is_url(node) else node
@@ -92,11 +92,11 @@ def mask_override(text: str) -> str:
     return f"{key}={value}"
 
 
-def mask_overrides(typed: Sequence[str]) -> list[str]:
+def mask_overrides(overrides: Sequence[str]) -> list[str]:
     """Command line overrides with secret values masked."""
-    return [mask_override(each) for each in typed]
+    return [mask_override(override) for override in overrides]
 
 
 def mask_message(message: str) -> str:
     """A message in which secret values of quoted overrides are masked."""
-    return OVERRIDE_IN_MESSAGE.sub(lambda found: mask_override(found[0]), message)
+    return OVERRIDE_IN_MESSAGE.sub(lambda match: mask_override(match[0]), message)

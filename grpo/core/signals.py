@@ -58,7 +58,7 @@ class SignalHandler:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._at = 0.0
-        self._waiting = ""
+        self._deferring_work = ""
         self._before: dict[signal.Signals, Any] = {}
         self._to_thread = self._wakeup_before = -1
 
@@ -84,16 +84,16 @@ class SignalHandler:
             signal.signal(number, handler)
 
     @contextmanager
-    def deferred(self, what: str) -> Iterator[None]:
+    def deferred(self, work: str) -> Iterator[None]:
         """Inside this context the first signal is only stored in `received`.
 
-        `what` names the work that finishes first, for the notice: "finishing the step, then saving".
+        `work` names the work that finishes first, for the notice: "finishing the step, then saving".
         """
-        self._waiting = what
+        self._deferring_work = work
         try:
             yield
         finally:
-            self._waiting = ""
+            self._deferring_work = ""
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
@@ -101,7 +101,7 @@ class SignalHandler:
                 os._exit(128 + number)
             return
         self.received, self._at = signal.Signals(number), time.monotonic()
-        if not self._waiting:
+        if not self._deferring_work:
             raise StoppedBySignal(number)
 
     def _watch(self, reading: int) -> None:
@@ -114,8 +114,8 @@ class SignalHandler:
             if first:
                 os._exit(128 + number)
             first, at = number, time.monotonic()
-            if self._waiting and distributed.is_main_process():
-                notice = f"{signal.Signals(number).name}: {self._waiting}; a second one stops at once."
+            if self._deferring_work and distributed.is_main_process():
+                notice = f"{signal.Signals(number).name}: {self._deferring_work}; a second one stops at once."
                 log.warning(notice)
                 print(f"\n{notice}", file=sys.stderr, flush=True)
         os.close(reading)

@@ -69,7 +69,7 @@ class Alarms:
         self.raised: set[str] = set()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint stores."""
+        """What a checkpoint stores; the keys are part of its format."""
         return {"rows": self.history, "first": self.first_window, "said": sorted(self.raised)}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -80,16 +80,16 @@ class Alarms:
         if step <= self.window and ZERO_STD in metrics:
             self.first_window.append(metrics)
         self.history = [row for row in self.history if row[0] > step - 2 * self.window] + [(step, metrics)]
-        new = [alarm for alarm in self._found(metrics, step) if alarm.title not in self.raised]
+        new = [alarm for alarm in self._active(metrics, step) if alarm.title not in self.raised]
         self.raised |= {alarm.title for alarm in new}
         return new
 
-    def _found(self, metrics: Metrics, step: int) -> Iterable[Alarm]:
-        found = [self._not_finite(metrics, step), self._truncated(metrics, step), self._no_signal(step)]
+    def _active(self, metrics: Metrics, step: int) -> Iterable[Alarm]:
+        alarms = [self._not_finite(metrics, step), self._truncated(metrics, step), self._no_signal(step)]
         if step >= self.window and self.first_window and self._rollouts(step - self.window, step):
-            found += [self._constant(reward, step) for reward, weight in self.weights.items() if weight]
-            found += [self._hacking(step), self._length(step), self._entropy(step)]
-        return filter(None, found)
+            alarms += [self._constant(reward, step) for reward, weight in self.weights.items() if weight]
+            alarms += [self._hacking(step), self._length(step), self._entropy(step)]
+        return filter(None, alarms)
 
     def _rollouts(self, start: int, end: int) -> list[Metrics]:
         """The metrics of steps with a rollout, after step `start` and up to step `end`."""
@@ -131,12 +131,12 @@ class Alarms:
         rows = self._rollouts(step - span, step)
         if step < span or not rows or any(metrics[ZERO_STD] < 1 for metrics in rows):
             return None
-        right = fmean(metrics[ALL_CORRECT] for metrics in rows)
-        wrong = fmean(metrics[NONE_CORRECT] for metrics in rows)
+        all_correct = fmean(metrics[ALL_CORRECT] for metrics in rows)
+        none_correct = fmean(metrics[NONE_CORRECT] for metrics in rows)
         advice = "Raise num_generations or temperature."
-        if right > 0.9:
+        if all_correct > 0.9:
             advice = "All answers are right already: use harder problems (data), or fewer steps (max_steps)."
-        elif wrong > 0.9:
+        elif none_correct > 0.9:
             advice = "No answer is right: use easier problems (data), a stronger model, or more num_generations."
         return Alarm(
             "no_signal",
@@ -149,7 +149,7 @@ class Alarms:
         rows = self._rollouts(step - self.window, step)
         if any(metrics[reward_zero_std(reward)] < 1 for metrics in rows):
             return None
-        paid, tag = rows[-1][reward_mean(reward)], self.framing.opened_tag
+        score, tag = rows[-1][reward_mean(reward)], self.framing.opened_tag
         advice = f"python -m grpo.audit tests the stack; rewards.{reward}=0 only measures it."
         if tag:  # an audit does not show this: its probes contain the tag
             advice = (
@@ -161,7 +161,7 @@ class Alarms:
         return Alarm(
             "constant_reward",
             f"{reward} was equal for all completions of every group for {self.window} steps up to step {step} (it gave "
-            f"{paid:g}), so it teaches nothing. Is it learnt, or can it not be earned? {advice}",
+            f"{score:g}), so it teaches nothing. Is it learnt, or can it not be earned? {advice}",
             reward,
         )
 
@@ -208,12 +208,12 @@ class Alarms:
         if ENTROPY not in self.first_window[0]:
             return None
         entropy, start = self._mean(ENTROPY, step), fmean(metrics[ENTROPY] for metrics in self.first_window)
-        right = self._mean(reward_mean("correctness"), step) / 2
-        if entropy >= 0.1 * start or right >= 0.9:
+        accuracy = self._mean(reward_mean("correctness"), step) / 2
+        if entropy >= 0.1 * start or accuracy >= 0.9:
             return None
         return Alarm(
             "entropy_collapse",
-            f"entropy has fallen from {start:.3g} to {entropy:.3g} nats per token with {right:.0%} right (means of "
+            f"entropy has fallen from {start:.3g} to {entropy:.3g} nats per token with {accuracy:.0%} right (means of "
             f"{self.window} steps, at step {step}): the policy hardly explores. Lower optimizer.lr, raise temperature "
             "or algorithm.epsilon_high, or keep the policy near its start with algorithm.beta.",
         )

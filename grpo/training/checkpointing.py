@@ -237,13 +237,12 @@ def naming_damaged_files(*files: Path) -> Iterator[None]:
         if isinstance(error, UserError) or is_out_of_memory(error):
             raise
         names = " or ".join(file.name for file in files)
-        why = first_line(error)
+        reason = first_line(error)
         if isinstance(error, UnpicklingError):
-            why = "it is damaged, or holds code, which is not run"
+            reason = "it is damaged, or holds code, which is not run"
         raise UserError(
-            f"{display_path(files[0].parent)}: {names} does not hold what a checkpoint of this run does ({why}). "
-            f"Delete "
-            "that folder to resume from the checkpoint before it."
+            f"{display_path(files[0].parent)}: {names} does not hold what a checkpoint of this run does ({reason}). "
+            "Delete that folder to resume from the checkpoint before it."
         ) from error
 
 
@@ -253,8 +252,8 @@ def raise_any_failure(failure: Exception | None) -> None:
     Raises:
         OSError: this process failed, or another one did.
     """
-    if failures := [each for each in distributed.gather_objects(failure and first_line(failure)) if each]:
-        raise OSError(failures[0]) from failure
+    if messages := [line for line in distributed.gather_objects(failure and first_line(failure)) if line]:
+        raise OSError(messages[0]) from failure
 
 
 def _to_plain(content: Any) -> Any:

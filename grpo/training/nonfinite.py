@@ -51,7 +51,7 @@ class NonFiniteMixin(BaseTrainer):
                 parameter.grad = None
         return norm
 
-    def _skip_or_stop(self, reason: str, inputs: list[dict[str, Any]], more: dict[str, Any]) -> None:
+    def _skip_or_stop(self, reason: str, inputs: list[dict[str, Any]], values: dict[str, Any]) -> None:
         """Save the batch of the current step with statistics of its tensors, then warn or stop (`on_nonfinite`).
 
         Raises:
@@ -61,12 +61,12 @@ class NonFiniteMixin(BaseTrainer):
         folder = RunDir(self.recorder.out).nonfinite / f"step_{step:06d}"
         folder.mkdir(parents=True, exist_ok=True)
         suffix = f"_{distributed.rank()}" if distributed.world_size() > 1 else ""
-        torch.save({"inputs": inputs, **more}, folder / f"batch{suffix}.pt")
+        torch.save({"inputs": inputs, **values}, folder / f"batch{suffix}.pt")
         tensors = {f"inputs/{i}/{name}": value for i, part in enumerate(inputs) for name, value in part.items()}
         for name, parameter in self.model.named_parameters():
             tensors |= {f"gradient/{name}": parameter.grad, f"weight/{name}": parameter.detach()}
         statistics = {
-            name: tensor_statistics(value) for name, value in (tensors | more).items() if isinstance(value, Tensor)
+            name: tensor_statistics(value) for name, value in (tensors | values).items() if isinstance(value, Tensor)
         }
         write_json(folder / f"statistics{suffix}.json", {"step": step, "what": reason, "tensors": statistics})
         where = f"The batch and the statistics of its tensors are in {display_path(folder)}."
@@ -88,7 +88,7 @@ def tensor_statistics(tensor: Tensor) -> dict[str, Any]:
     """Shape, dtype, the number of values that are not finite; minimum, mean and maximum of the finite ones."""
     values = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach().double().flatten()
     finite = values[torch.isfinite(values)]
-    found = {"shape": list(tensor.shape), "dtype": str(tensor.dtype), "not_finite": len(values) - len(finite)}
+    statistics = {"shape": list(tensor.shape), "dtype": str(tensor.dtype), "not_finite": len(values) - len(finite)}
     if not len(finite):
-        return found
-    return found | {"min": finite.min().item(), "mean": finite.mean().item(), "max": finite.max().item()}
+        return statistics
+    return statistics | {"min": finite.min().item(), "mean": finite.mean().item(), "max": finite.max().item()}

@@ -24,7 +24,7 @@ from grpo.runs.run_dir import RunDir
 from grpo.tasks.example import Example
 
 
-class Evaluator:
+class PolicyEvaluator:
     """Answers problems with the current policy, scores the answers, and saves both in the run directory.
 
     All processes answer a part of the problems; the main process saves.
@@ -63,10 +63,11 @@ class Evaluator:
     def evaluate(self, examples: Sequence[Example], when: str, lasting: bool = True) -> Evaluation:
         """Evaluate on `examples`, answered greedily, with a progress bar that stays if `lasting`."""
         self.update_sampling_model()
-        own = range(distributed.rank(), len(examples), distributed.world_size())
-        answers = generate_completions(self.sampler, self.tokenizer, [examples[i].question for i in own], self.config)
+        indices = range(distributed.rank(), len(examples), distributed.world_size())
+        questions = [examples[i].question for i in indices]
+        answers = gather_batches(generate_completions(self.sampler, self.tokenizer, questions, self.config), indices)
         with progress(f"evaluating {when}", len(examples), lasting) as advance:
-            evaluation = evaluate_completions(examples, of_all_ranks(answers, own), self.rewards, on_answered=advance)
+            evaluation = evaluate_completions(examples, answers, self.rewards, on_answered=advance)
         if self.config.rollout.name in ENGINES:  # the engine needs the memory until the next evaluation
             self.sampler.release_memory()
         return evaluation
@@ -74,11 +75,11 @@ class Evaluator:
     def save(self, evaluation: Evaluation, name: str, split: str, path: str) -> None:
         """Save an evaluation of the policy at `path` as `evaluations/NAME.json` and `.parquet`."""
         with spinner("saving the evaluation"):
-            how = evaluation_protocol(self.evaluation_config, split, evaluation.examples, {"path": path}) | {
+            protocol = evaluation_protocol(self.evaluation_config, split, evaluation.examples, {"path": path}) | {
                 "stop": self.end_tokens
             }
             if distributed.is_main_process():
-                save_evaluation(evaluation, self.run_dir.evaluation(name), how)
+                save_evaluation(evaluation, self.run_dir.evaluation(name), protocol)
 
     def answer_examples(self, step: int) -> None:
         """Answer the example questions greedily and write them to `transcripts.jsonl`."""
@@ -96,16 +97,16 @@ class Evaluator:
             partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 
 
-def of_all_ranks(batches: Iterable[CompletionBatch], own: Sequence[int]) -> Iterator[CompletionBatch]:
-    """The answers of this process, to the questions with the numbers `own`, then those of all other processes."""
-    mine: CompletionBatch = {}
+def gather_batches(batches: Iterable[CompletionBatch], indices: Sequence[int]) -> Iterator[CompletionBatch]:
+    """The answers of this process, to the questions with these `indices`, then those of all other processes."""
+    answers: CompletionBatch = {}
     for batch in batches:
-        batch = {(own[i], sample): each for (i, sample), each in batch.items()}
-        mine |= batch
+        batch = {(indices[i], sample): completion for (i, sample), completion in batch.items()}
+        answers |= batch
         yield batch
-    for rank, theirs in enumerate(distributed.gather_objects(mine)):
+    for rank, answers_of_rank in enumerate(distributed.gather_objects(answers)):
         if rank != distributed.rank():
-            yield theirs
+            yield answers_of_rank
 
 
 def read_transcripts(run_dir: RunDir) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ class Recorder(TrainerCallback):
         return self._seconds_before + time.perf_counter() - self._started
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint stores of the recorder."""
+        """What a checkpoint stores of the recorder; the keys are part of its format."""
         return {
             "table": self.completion_log.table,
             "beside": self.progress.figures,

@@ -40,7 +40,7 @@ from grpo.tasks.example import SHOWCASE
 from grpo.tasks.splits import load_splits
 from grpo.tasks.train_set import build_train_set
 from grpo.training.environment import check_environment
-from grpo.training.policy_evaluator import Evaluator, answers_before_and_after
+from grpo.training.policy_evaluator import PolicyEvaluator, answers_before_and_after
 from grpo.training.run_output import banner, notes_on_policy, out_of_memory_advice, say_results
 from grpo.training.run_provenance import record_provenance
 from grpo.training.trackers.interface import NoTracker
@@ -111,7 +111,7 @@ class Session:
 
     def __init__(self, config: Config, out: Path, checkpoint: Path | None, should_prune: ShouldPrune | None) -> None:
         self.config, self.run_dir, self.checkpoint, self.should_prune = config, RunDir(out), checkpoint, should_prune
-        self.clock = {"start": time.perf_counter()}
+        self.stage_times = {"start": time.perf_counter()}
 
     def prepare(self) -> None:
         """Check settings, packages, devices, vLLM server and tracker, then load data and policy.
@@ -175,9 +175,9 @@ class Session:
         self.policy, self.sampling_model = policy, sampling_model
         return notes
 
-    def _build_evaluator(self) -> Evaluator:
+    def _build_evaluator(self) -> PolicyEvaluator:
         showcase = [SHOWCASE, *[example for example in self.splits.held_out if example != SHOWCASE][:2]]
-        return Evaluator(
+        return PolicyEvaluator(
             self.config,
             self.evaluation_config,
             self.run_dir.path,
@@ -280,22 +280,22 @@ class Session:
             )
         self.trainer.before_sampling = self.evaluator.update_sampling_model
         cleanup.callback(self.trainer.close_engine)
-        self.trainer.add_callback(EvaluateCallback(self._between_steps))
+        self.trainer.add_callback(EvaluateCallback(self._evaluate_between_steps))
         self.trainer.add_callback(StopOnSignal(self.signals))
         if logged := self.recorder.metrics_file.read():
             self.tracker.catch_up(logged)
 
-    def _between_steps(self, step: int) -> bool:
+    def _evaluate_between_steps(self, step: int) -> bool:
         """Answer the example questions and validate at their steps; returns whether training ends.
 
         The example questions are answered at a third and at two thirds of training, here, and before and after it. The
         time is counted apart from that of training.
         """
         started = time.perf_counter()
-        last = self.trainer.state.max_steps
-        if step in (round(last / 3), round(last * 2 / 3)) and 0 < step < last:
+        last_step = self.trainer.state.max_steps
+        if step in (round(last_step / 3), round(last_step * 2 / 3)) and 0 < step < last_step:
             self.evaluator.answer_examples(step)
-        if self.config.eval_steps and (step % self.config.eval_steps == 0 or step == last):
+        if self.config.eval_steps and (step % self.config.eval_steps == 0 or step == last_step):
             self._validate(step)
         self.recorder.between_steps_seconds += time.perf_counter() - started
         return self.recorder.stopped_by is not None
@@ -306,8 +306,8 @@ class Session:
         self.evaluator.save(evaluation, f"step_{step:06d}", "validation", f"step {step}")
         self.recorder.record_metrics(evaluation.as_metrics("eval"), step)
         low, high = evaluation.intervals["accuracy_strict"]
-        right = evaluation.figures["accuracy_strict"]
-        say(f"step {step}: {right:.1%} of {len(validation)} validation problems right ({low:.1%} to {high:.1%})")
+        accuracy = evaluation.figures["accuracy_strict"]
+        say(f"step {step}: {accuracy:.1%} of {len(validation)} validation problems right ({low:.1%} to {high:.1%})")
         # Only the main process knows of the search. At step 0 a trial has not trained yet.
         ends_early = self.should_prune is not None and step > 0 and self.should_prune(evaluation.figures, step)
         if distributed.max_over_processes(ends_early):
@@ -325,8 +325,8 @@ class Session:
                 self.after = self.evaluator.evaluate(self.splits.held_out, "after training")
                 self.evaluator.save(self.after, "after", "held-out", str(self.run_dir.policy))
                 self.evaluator.answer_examples(self.trainer.state.global_step)
-            if number := int(distributed.max_over_processes(self.signals.received or 0)):
-                raise StoppedBySignal(number)
+            if signal_number := int(distributed.max_over_processes(self.signals.received or 0)):
+                raise StoppedBySignal(signal_number)
         except StoppedBySignal:
             self.trainer.save_checkpoint()
             raise
@@ -367,7 +367,7 @@ class Session:
         import torch
 
         def seconds(first: str, second: str) -> float:
-            return self.clock[second] - self.clock[first]
+            return self.stage_times[second] - self.stage_times[first]
 
         return {
             "before": self.before.as_json(),
@@ -397,4 +397,4 @@ class Session:
         }
 
     def _mark_time(self, stage: str) -> None:
-        self.clock[stage] = time.perf_counter()
+        self.stage_times[stage] = time.perf_counter()

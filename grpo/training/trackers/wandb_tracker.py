@@ -161,8 +161,8 @@ def check_wandb(config: TrackingConfig) -> None:
         try:
             wandb.Settings().update_from_env_vars({name: value})
         except (wandb.Error, ValueError) as error:
-            shown = name if "KEY" in name else f"{name}={value}"
-            raise UserError(f"{shown}: {_refusal(error)}. Set another value, or unset {name}.") from error
+            setting = name if "KEY" in name else f"{name}={value}"
+            raise UserError(f"{setting}: {_refusal(error)}. Set another value, or unset {name}.") from error
     try:
         wandb.Settings(project=config.project)
     except (wandb.Error, ValueError) as error:
