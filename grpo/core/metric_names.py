@@ -24,10 +24,11 @@ MIXED = "groups/mixed"
 CORRECTNESS_CONSTANT = "groups/correctness_constant"
 ZERO_STD = "groups/zero_std"  # the total reward does not vary
 
-# Evaluations: `rewards/NAME` is the mean score of a reward; `eval/` precedes metrics of evaluations during training.
+# Figures of an evaluation, on held-out or on validation problems: `rewards/NAME` is the mean score of a reward. During
+# training, `eval/` precedes the figures on validation problems; held-out problems are evaluated before and after it.
 SCORE_PREFIX = "rewards/"
-EVALUATION_PREFIX = "eval/"
-VALIDATION_ACCURACY = f"{EVALUATION_PREFIX}accuracy_strict"
+VALIDATION_PREFIX = "eval/"
+VALIDATION_ACCURACY = f"{VALIDATION_PREFIX}accuracy_strict"
 VALIDATION_ACCURACY_LOW = f"{VALIDATION_ACCURACY}_low"
 VALIDATION_ACCURACY_HIGH = f"{VALIDATION_ACCURACY}_high"
 

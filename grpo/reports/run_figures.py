@@ -48,12 +48,12 @@ def reward_colours(rewards: Sequence[str]) -> dict[str, str]:
     return fixed | {name: free[i % len(free)] for i, name in enumerate(others)}
 
 
-def run_charts(history: pd.DataFrame, evaluations: pd.DataFrame, weights: dict[str, float], limit: int) -> list[Chart]:
+def run_charts(history: pd.DataFrame, validations: pd.DataFrame, weights: dict[str, float], limit: int) -> list[Chart]:
     """The figures of a run, without those whose metrics it lacks.
 
     Args:
         history: a row for each logged step with a rollout, indexed by step; columns as in metrics.jsonl.
-        evaluations: a row for each evaluation during training, indexed by step.
+        validations: a row for each evaluation on the validation problems, indexed by step.
         weights: reward -> its weight.
         limit: max_completion_length, tokens.
     """
@@ -69,7 +69,7 @@ def run_charts(history: pd.DataFrame, evaluations: pd.DataFrame, weights: dict[s
             figures.single_metric("entropy", "Entropy, nats per token", ENTROPY, "c5"),
             figures.single_metric("grad_norm", "Norm of the gradient", GRAD_NORM, "c6"),
             figures.single_metric("kl", "KL from the reference policy, nats per token", KL, "c7"),
-            figures.validation_accuracy(evaluations),
+            figures.validation_accuracy(validations),
         ]
     return [chart for chart in drawn if chart]
 
@@ -167,15 +167,15 @@ class RunFigures:
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         return finish_chart(name, title, "", figure, axes)
 
-    def validation_accuracy(self, evaluations: pd.DataFrame) -> Chart | None:
-        if VALIDATION_ACCURACY not in evaluations:
+    def validation_accuracy(self, validations: pd.DataFrame) -> Chart | None:
+        if VALIDATION_ACCURACY not in validations:
             return None
         figure, axes = new_axes()
-        low, high = evaluations[VALIDATION_ACCURACY_LOW], evaluations[VALIDATION_ACCURACY_HIGH]
+        low, high = validations[VALIDATION_ACCURACY_LOW], validations[VALIDATION_ACCURACY_HIGH]
         axes.fill_between(low.index, low, high, color=light_colour("c0"), alpha=0.15, linewidth=0)
         axes.plot(
-            evaluations.index,
-            evaluations[VALIDATION_ACCURACY],
+            validations.index,
+            validations[VALIDATION_ACCURACY],
             color=light_colour("c0"),
             linewidth=2,
             marker="o",

@@ -44,7 +44,7 @@ def write_run_report(folder: Path, figures: Path | None = None, out: Path | None
     run = read_run(folder)
     charts = []
     if not run.history.empty:
-        charts = run_charts(run.history, run.evaluations, run.weights, run.settings["max_completion_length"])
+        charts = run_charts(run.history, run.validations, run.weights, run.settings["max_completion_length"])
     if figures is not None:
         save_png(charts, figures)
     (out or folder).mkdir(parents=True, exist_ok=True)

@@ -20,11 +20,11 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLoca
 from grpo.config.batch import BatchSplit
 from grpo.core.metric_format import NON_PERCENT_FORMATS, label_and_formatter
 from grpo.core.metric_names import (
-    EVALUATION_PREFIX,
     FRAC_REWARD_ZERO_STD,
     MEAN_LENGTH,
     SCORE_PREFIX,
     VALIDATION_ACCURACY,
+    VALIDATION_PREFIX,
     reward_mean,
 )
 from grpo.core.statistics import Interval
@@ -224,10 +224,10 @@ def band_over_seeds(arm: Arm, column: str) -> pd.DataFrame | None:
     """mean, low and high over the seeds of an arm, indexed by the steps that all seeds have; None if there are none."""
     series = []
     for run in arm.runs.values():
-        table = run.evaluations if column.startswith(EVALUATION_PREFIX) else run.history
+        table = run.validations if column.startswith(VALIDATION_PREFIX) else run.history
         if column not in table or (values := table[column].dropna()).empty:
             return None
-        if not column.startswith(EVALUATION_PREFIX):
+        if not column.startswith(VALIDATION_PREFIX):
             values = values.rolling(smoothing_window(len(values)), min_periods=1, center=True).mean()
         series.append(values[~values.index.duplicated(keep="last")])
     seeds = pd.concat(series, axis="columns", join="inner")

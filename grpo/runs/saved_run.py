@@ -28,7 +28,7 @@ class SavedRun:
     choices: dict[str, str]  # config group -> the chosen file; empty if `hydra.yaml` does not list them
     results: dict[str, Any]
     history: pd.DataFrame  # metrics of the logged steps with a rollout, by step
-    evaluations: pd.DataFrame  # metrics of the evaluations during training, by step
+    validations: pd.DataFrame  # figures on the validation problems, by step
     alarms: list[dict[str, Any]]
     transcripts: list[dict[str, Any]]  # step, question, gold, completion
 

@@ -28,7 +28,7 @@ def load_arithmetic(config: DataConfig, split: str) -> list[Example]:
     ranges = {
         "train": (0, config.train_problems),
         "test": (0, config.eval_problems),
-        # Validation problems come after the test problems in the sequence of held-out problems.
+        # The validation problems follow the held-out problems in the generator's sequence that is not for training.
         "validation": (config.eval_problems, config.eval_problems + config.validation_problems),
     }
     source = arithmetic.generate_problems(
@@ -95,7 +95,8 @@ def _example_from_row(row: dict[str, Any], config: DataConfig) -> Example:
     return Example(question, gold)
 
 
-# data.name -> the function that loads the split `train`, `validation` or `test`; it returns None if there is none.
+# data.name -> the function that loads the split `train`, `validation` or `test` (the held-out problems); it returns
+# None if the dataset has no such split.
 LOADERS: dict[str, Callable[[DataConfig, str], list[Example] | None]] = {
     "arithmetic": load_arithmetic,
     "gsm8k": load_gsm8k,

@@ -39,7 +39,7 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
     train, held_out = load(config, "train"), load(config, "test")
     assert train is not None
     if held_out is None:
-        held_out, train = _hold_out(train, "eval_problems", config, notes)
+        held_out, train = _draw_from_train(train, "eval_problems", config, notes)
     splits.held_out = _require_problems(_draw_problems(held_out, config.eval_problems, config), "held-out", config)
     without_showcase = [example for example in train if example.key != SHOWCASE.key]
     if len(without_showcase) < len(train):
@@ -51,7 +51,7 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
     if validation:
         validation_problems = load(config, "validation")
         if validation_problems is None:
-            validation_problems, train = _hold_out(train, "validation_problems", config, notes)
+            validation_problems, train = _draw_from_train(train, "validation_problems", config, notes)
         else:
             validation_problems = _exclude_shared(
                 validation_problems, held_out, ("validation", "held-out"), config, notes
@@ -117,12 +117,12 @@ def _split_at_random(examples: list[Example], count: int, config: DataConfig) ->
     return [examples[i] for i in drawn], [examples[i] for i in rest]
 
 
-def _hold_out(
+def _draw_from_train(
     train: list[Example], setting: str, config: DataConfig, notes: list[str]
 ) -> tuple[list[Example], list[Example]]:
-    """Problems drawn from the training split because there is no file of them, and the remaining training problems.
+    """Held-out or validation problems drawn from the training split, because there is no file of them, and its rest.
 
-    `setting` is the name of the setting with their number.
+    `setting` is the name of the setting with their number: `eval_problems` (held out) or `validation_problems`.
 
     Raises:
         UserError: the split is too small for that number.

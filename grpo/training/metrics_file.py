@@ -1,4 +1,4 @@
-"""`metrics.jsonl` of a run: one JSON line for each logged step, each evaluation and each alarm.
+"""`metrics.jsonl` of a run: one JSON line for each logged step, each validation and each alarm.
 
 The recorder appends to it while a run trains, and reads it once when a run resumes. `grpo.runs` reads it for reports.
 """

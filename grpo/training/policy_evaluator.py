@@ -73,7 +73,12 @@ class PolicyEvaluator:
         return evaluation
 
     def save(self, evaluation: Evaluation, name: str, split: str, path: str) -> None:
-        """Save an evaluation of the policy at `path` as `evaluations/NAME.json` and `.parquet`."""
+        """Save an evaluation as `evaluations/NAME.json` and `.parquet`.
+
+        Args:
+            split: `held-out` or `validation`.
+            path: what the protocol names as the path of the policy.
+        """
         with spinner("saving the evaluation"):
             protocol = evaluation_protocol(self.evaluation_config, split, evaluation.examples, {"path": path}) | {
                 "stop": self.end_tokens
