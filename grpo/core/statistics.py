@@ -28,7 +28,7 @@ def wilson_interval(successes: int, trials: int) -> Interval:
 
 
 def bootstrap_intervals(values: Floats) -> list[Interval]:
-    """Percentile bootstrap intervals (Efron 1979) of the row means of `values` (F, P), over P problems.
+    """Percentile bootstrap intervals (Efron 1979) of the row means of `values`, (figures, E), over E problems.
 
     All rows are resampled with the same indices and a fixed seed. A constant row has an interval of width zero.
     """

@@ -57,8 +57,8 @@ class Evaluation:
     """The completions of every problem, and their scores.
 
     Attributes:
-        values: name -> its value for each completion (N,), those of one problem next to each other.
-        by_problem: figure -> its mean for each problem, or its estimate (P,).
+        values: name -> its value (N,) for each completion; those of one problem are adjacent.
+        by_problem: figure -> its mean (E,) for each of the E problems, or its estimate.
         figures: figure -> its mean over the problems: `accuracy_strict` (the answer inside `<answer>`, the
             `correctness` reward), `accuracy_flexible` (the last number anywhere), `strict_format`, `soft_format` and
             `truncated` as shares, `mean_completion_tokens`, `reward` (the weighted total) and `rewards/<name>` as raw

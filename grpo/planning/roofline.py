@@ -23,14 +23,14 @@ class DeviceRates:
 def step_seconds(run: PlannedRun, rates: DeviceRates) -> Parts:
     """The least seconds of each part of an optimizer step, by arithmetic or by memory traffic.
 
-    With N parameters in the layers' matrices, V in the head's, and R (FLOP/s) and W (bytes/s) of the device:
+    With n parameters in the layers' matrices, v in the head's, and the device's flops (1/s) and bandwidth bw (bytes/s):
 
-      decode    a token of each of B completions: max(2 (N + V) B / R, (bytes of N + V and of the cache) / W)
-      prefill   2 N per prompt token / R
-      train     6 N per token / R, 2 of them for the forward pass; 2 more with checkpointing, 2 fewer with frozen
-                weights; and 6 V per completion token for the head, 8 V with TRL's head, which computes logits twice
+      decode    a token of each of N completions: max(2 (n + v) N / flops, (bytes of n + v and of the cache) / bw)
+      prefill   2 n per prompt token / flops
+      train     6 n per token / flops, 2 of them for the forward pass; 2 more with checkpointing, 2 fewer with frozen
+                weights; and 6 v per completion token for the head, 8 v with TRL's head, which computes logits twice
       others    a forward pass of the reference policy, and one of the policy if completions serve more than one step
-      update    weight, gradient and moments read, all except the gradient written / W
+      update    weight, gradient and moments read, all except the gradient written / bw
       communication  the traffic of the sharding (Rajbhandari et al. 2020, section 7) / the link
 
     Attention arithmetic, traffic of activations and kernel launches are left out, so a real step takes longer.

@@ -25,10 +25,10 @@ ATTENTION_NAME = "shared_prompts"
 
 
 class PackedBatch(Protocol):
-    """N tokens of several sequences in one row, and their attention."""
+    """T tokens of several sequences in one row, and their attention."""
 
-    ids: Tensor  # (N,)
-    positions: Tensor  # (N,) the position of each token in its sequence
+    ids: Tensor  # (T,)
+    positions: Tensor  # (T,) the position of each token in its sequence
 
     @property
     def longest(self) -> int:
@@ -38,12 +38,12 @@ class PackedBatch(Protocol):
         """Attention of one layer.
 
         Args:
-            query: (N, heads, D).
-            key, value: (N, key heads, D).
+            query: (T, heads, D).
+            key, value: (T, H, D), with H key heads.
             scale: the factor of the dot products.
 
         Returns:
-            (N, heads, D).
+            (T, heads, D).
         """
 
 
@@ -64,11 +64,11 @@ def _attention(
     """The attention function of a layer (`transformers.AttentionInterface`): `PackedBatch.attend`, or SDPA without one.
 
     Args:
-        query: (1, heads, N, D) with a packed batch, else (B, heads, T, D).
-        key, value: (1, key heads, N, D), else (B, key heads, T, D).
+        query: (1, heads, T, D) with a packed batch, else (B, heads, W, D) with padded rows of width W.
+        key, value: (1, H, T, D), else (B, H, W, D), with H key heads.
 
     Returns:
-        (1, N, heads, D), else (B, T, heads, D), and no attention weights.
+        (1, T, heads, D), else (B, W, heads, D), and no attention weights.
 
     Raises:
         PrefixSharingUnsupported: the layer uses a feature of attention that `attend` does not compute.
@@ -99,7 +99,7 @@ def unwrap_adapters(policy: Any) -> Any:
 
 
 def forward_packed(model: Any, batch: PackedBatch, **kwargs: Any) -> Any:
-    """The output of `model` for a packed batch: logits (1, N, V) of a policy, hidden states (1, N, H) of a backbone."""
+    """The output for a packed batch: logits (1, T, V) of a policy, hidden states (1, T, hidden) of a backbone."""
     # transformers uses a mask with four dimensions as it is, and computes no other mask.
     mask = batch.positions.new_zeros(1, 1, 1, 1)
     return model(
@@ -113,15 +113,15 @@ def forward_packed(model: Any, batch: PackedBatch, **kwargs: Any) -> Any:
 
 
 class RaggedRows:
-    """R rows of unequal length: conversion between packed, (N, ...), and padded on the right, (R, W, ...).
+    """B rows of unequal length: conversion between packed, (T, ...), and padded on the right, (B, W, ...).
 
     Attributes:
-        lengths: (R,) the length of each row; they sum to N.
-        rows, width: R and W, the longest length.
+        lengths: (B,) the length of each row; they sum to T.
+        rows, width: B and W, the longest length.
         columns: (W,) 0, 1, ..., W - 1.
-        mask: (R, W) whether a place of the padded grid is a token.
-        real: (N,) the index of each packed token in the flat padded grid.
-        source: (R*W,) the index of the packed token that each place of the flat padded grid receives.
+        mask: (B, W) whether a place of the padded grid is a token.
+        real: (T,) the index of each packed token in the flat padded grid.
+        source: (B*W,) the index of the packed token that each place of the flat padded grid receives.
     """
 
     def __init__(self, lengths: Tensor) -> None:
@@ -133,12 +133,12 @@ class RaggedRows:
         self.source = (self.mask.flatten().cumsum(0) - 1).clamp(min=0)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """(N, heads, D) -> (R, heads, W, D). Padding contains copies of other tokens, so attention must mask it."""
+        """(T, heads, D) -> (B, heads, W, D). Padding contains copies of other tokens, so attention must mask it."""
         padded: Tensor = _PadRows.apply(packed, self.source, self.real)
         return padded.view(self.rows, self.width, *packed.shape[1:]).transpose(1, 2)
 
     def unpad(self, padded: Tensor) -> Tensor:
-        """(R, heads, W, D) -> (N, heads, D)"""
+        """(B, heads, W, D) -> (T, heads, D)"""
         grid = padded.transpose(1, 2).reshape(self.rows * self.width, padded.shape[1], padded.shape[3])
         unpadded: Tensor = _UnpadRows.apply(grid, self.source, self.real, self.mask)
         return unpadded
@@ -180,7 +180,7 @@ def number_distinct(rows: list[Any]) -> tuple[list[int], list[int]]:
 
 
 class PackedCompletions:
-    """B completions with their G distinct prompts, packed into one row of N tokens (a `PackedBatch`).
+    """B completions with their G distinct prompts, packed into one row of T tokens (a `PackedBatch`).
 
     Args:
         input_ids: (B, P + C), prompts padded on the left, completions on the right.
@@ -189,11 +189,11 @@ class PackedCompletions:
         prompt_numbers: for each of the B rows, a number that rows with equal prompts share. None: rows are compared.
 
     Attributes:
-        ids, positions: (N,) the tokens, and their positions in their sequences.
-        labels: (N,) the token that each position predicts; -100 in prompts.
-        predicting: (M,) the indices of the positions that predict a token: the last M of N.
-        group: (rows,) the number of the prompt of each completion that has tokens.
-        mask: (rows, 1, C', P' + C') the keys that each query of a completion attends to: its complete prompt, and its
+        ids, positions: (T,) the tokens, and their positions in their sequences.
+        labels: (T,) the token that each position predicts; -100 in prompts.
+        predicting: (M,) the indices of the positions that predict a token: the last M of T.
+        group: (B',) the number of the prompt of each of the B' completions that have tokens.
+        mask: (B', 1, C', P' + C') the keys that each query of a completion attends to: its complete prompt, and its
             own tokens up to the query. P' and C' are the lengths of the longest packed prompt and completion.
     """
 
@@ -226,9 +226,9 @@ class PackedCompletions:
         self.labels = torch.cat((self.ids.new_full((len(self.prompts.real),), -100), completions[completion_mask]))
 
         self.predicting = torch.arange(len(self.prompts.real), len(self.ids), device=input_ids.device)
-        of_prompt = self.prompts.mask[self.group][:, None, None].expand(-1, -1, self.completions.width, -1)
+        prompt_part = self.prompts.mask[self.group][:, None, None].expand(-1, -1, self.completions.width, -1)
         causal = self.completions.columns <= self.completions.columns[:, None]
-        self.mask = torch.cat((of_prompt, causal.expand(len(group), 1, -1, -1)), -1)
+        self.mask = torch.cat((prompt_part, causal.expand(len(group), 1, -1, -1)), -1)
         self._indices = (nonempty[:, None] * width + torch.arange(width, device=input_ids.device))[completion_mask]
         self._shape = (len(input_ids), width)
 
@@ -236,14 +236,16 @@ class PackedCompletions:
         """See `PackedBatch.attend`. Causal in each prompt; each completion attends to its prompt and itself."""
         split = len(self.prompts.real)
         prompt_query, prompt_key, prompt_value = (self.prompts.pad(states[:split]) for states in (query, key, value))
-        of_prompts = query[:split]
+        prompt_output = query[:split]
         if split:  # 0 if every prompt has only one token
-            of_prompts = self.prompts.unpad(_sdpa(prompt_query, prompt_key, prompt_value, None, scale, is_causal=True))
+            prompt_output = self.prompts.unpad(
+                _sdpa(prompt_query, prompt_key, prompt_value, None, scale, is_causal=True)
+            )
         own_query, own_key, own_value = (self.completions.pad(states[split:]) for states in (query, key, value))
         keys = torch.cat((prompt_key[self.group], own_key), 2)
         values = torch.cat((prompt_value[self.group], own_value), 2)
-        of_completions = self.completions.unpad(_sdpa(own_query, keys, values, self.mask, scale))
-        return torch.cat((of_prompts, of_completions))
+        completion_output = self.completions.unpad(_sdpa(own_query, keys, values, self.mask, scale))
+        return torch.cat((prompt_output, completion_output))
 
     def unpack(self, values: Tensor) -> Tensor:
         """Values (M,) of the predicted tokens -> (B, C), zero where there is no token."""
@@ -332,12 +334,12 @@ def _largest_difference(model: Any) -> float:
     training = model.training
     model.eval()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    plain = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
-    plain = plain[:, -width - 1 : -1].float()
+    reference = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    reference = reference[:, -width - 1 : -1].float()
     packed = PackedCompletions(ids, mask, width)
     shared = forward_packed(model, packed, logits_to_keep=packed.predicting).logits[0].float()
     model.train(training)
     targets = ids[:, -width:, None]
-    plain_logps = plain.log_softmax(-1).gather(-1, targets)[..., 0] * mask[:, -width:]
+    reference_logps = reference.log_softmax(-1).gather(-1, targets)[..., 0] * mask[:, -width:]
     shared_logps = packed.unpack(LogProbs.apply(shared, packed.labels[packed.predicting])[0])
-    return float((shared_logps - plain_logps).abs().max())
+    return float((shared_logps - reference_logps).abs().max())

@@ -1,8 +1,8 @@
 """Decoding with CUDA graphs: one launch per token instead of hundreds.
 
-Called by the prefix-sharing sampler on a GPU with the fused decoder. It gives the tokens that `trie_decode` gives.
+Called by the prefix-sharing sampler on a GPU with the fused decoder. The tokens are those of `trie_decode`.
 
-Shapes: B completions of at most T tokens, in S slots of the cache.
+Shapes: B completions of at most C tokens, in S slots of the cache.
 """
 
 import copy
@@ -20,16 +20,16 @@ from grpo.sampling.token_sampler import EOS_CHECK_INTERVAL, TokenSampler
 class CudaGraphs:
     """Captured decode steps and their storage.
 
-    Every completion has its own slot. A graph is captured for each number of prompts and slots and each multiple
-    of `GRAPH_TOKEN_MULTIPLE` of prompt width and completion length, and is replayed on the same storage in all later
-    rollouts.
+    Every completion has its own slot. One graph is captured for each combination of four numbers: prompts, slots, the
+    width of the prompts, and the completion tokens that a step reads. The last two are multiples of
+    `GRAPH_TOKEN_MULTIPLE`. Later rollouts replay the graph on the same storage.
     """
 
     def __init__(self) -> None:
         self.storage: dict[tuple[Any, ...], StaticSlots] = {}
         self.graphs: dict[tuple[Any, ...], Any] = {}
         self.memory_pool: Any = None  # shared by all graphs, because they never run at the same time
-        self.mode: tuple[int, bool] | None = None  # (T, greedy)
+        self.mode: tuple[int, bool] | None = None  # (C, greedy)
 
     def decode(
         self,
@@ -41,13 +41,13 @@ class CudaGraphs:
     ) -> list[list[int]]:
         """As `decode_trie`."""
         if self.mode != (mode := (max_new_tokens, uniforms is None)):
-            # The storage of an evaluation is freed before training resumes, and the other way round.
+            # Evaluation and training have different modes: the storage of one is freed before the other begins.
             self.clear()
             self.mode = mode
         try:
             return self._decode(token_sampler, prefill, prompt_of_row, uniforms, max_new_tokens)
         except BaseException:
-            # After an out-of-memory error, the storage must not take memory from a smaller batch.
+            # After an out-of-memory error, a smaller batch needs the memory of this storage.
             self.clear()
             raise
 
@@ -70,10 +70,10 @@ class CudaGraphs:
         completions = torch.full((len(prompt_of_row) + 1, max_new_tokens), -1, device=prefill.last_ids.device)
         for length in range(0, max_new_tokens, EOS_CHECK_INTERVAL):
             shape = slots.shape
-            stored = self.storage.setdefault(shape, slots)
-            if stored is not slots:
-                stored.copy_from(slots)
-                slots = stored
+            static_slots = self.storage.setdefault(shape, slots)
+            if static_slots is not slots:
+                static_slots.copy_from(slots)
+                slots = static_slots
             end = min(length + EOS_CHECK_INTERVAL, max_new_tokens)
             slots.cache.read_width = min(-(-end // GRAPH_TOKEN_MULTIPLE) * GRAPH_TOKEN_MULTIPLE, max_new_tokens)
             key = (*shape, slots.cache.read_width, token_sampler.temperature)
@@ -88,19 +88,19 @@ class CudaGraphs:
         return [[token for token in row if token >= 0] for row in completions[:-1].tolist()]
 
     def capture(self, slots: "StaticSlots", token_sampler: TokenSampler) -> Any:
-        """A graph of one decode step on the storage of `slots`, whose values are the same afterwards."""
+        """Capture a graph of one decode step on the storage of `slots`; the values there do not change."""
         cache = slots.cache
-        changing = (
+        changed_tensors = (
             *(cache.ids, cache.positions, cache.length, cache.completion_bias),
             *(slots.unfinished, slots.sampled_ids),
         )
-        saved = [tensor.clone() for tensor in changing]
+        saved_values = [tensor.clone() for tensor in changed_tensors]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(2):  # libraries initialize themselves in the first steps, which must not be captured
+            for _ in range(2):  # in the first steps libraries initialize themselves, which a graph must not capture
                 slots.step(token_sampler)
-                for tensor, value in zip(changing, saved, strict=True):
+                for tensor, value in zip(changed_tensors, saved_values, strict=True):
                     tensor.copy_(value)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
@@ -116,9 +116,9 @@ class StaticSlots:
 
     Attributes:
         row_of_slot: (S,) the completion in each slot; B in an idle slot.
-        unfinished: (S,) whether the completion has not ended yet.
-        sampled_ids: (S, T) its tokens so far, -1 after its end.
-        uniforms: (S, T) in [0, 1), or None for greedy decoding.
+        unfinished: (S,) whether that completion has not ended yet.
+        sampled_ids: (S, C) the tokens of that completion so far; -1 after its end.
+        uniforms: (S, C) in [0, 1), or None for greedy decoding.
     """
 
     cache: KVCache
@@ -133,12 +133,12 @@ class StaticSlots:
     ) -> "StaticSlots":
         """Slots for the B rows of `prompt_of_row`; each prompt gets as many as the prompt with the most rows."""
         device, count = prefill.last_ids.device, len(prompt_of_row)
-        members: list[list[int]] = [[] for _ in prefill.last_ids]
+        rows_of_prompt: list[list[int]] = [[] for _ in prefill.last_ids]
         for row, prompt in enumerate(prompt_of_row):
-            members[prompt].append(row)
-        slots = max(map(len, members))
+            rows_of_prompt[prompt].append(row)
+        slots = max(map(len, rows_of_prompt))
         rows = torch.tensor(
-            [prompt_rows + [count] * (slots - len(prompt_rows)) for prompt_rows in members], device=device
+            [prompt_rows + [count] * (slots - len(prompt_rows)) for prompt_rows in rows_of_prompt], device=device
         ).flatten()
         if uniforms is not None:
             uniforms = uniforms.to(device)[rows.clamp(max=count - 1)]
@@ -165,33 +165,39 @@ class StaticSlots:
         self.cache.append(tokens)
 
     def compact(self, length: int) -> "StaticSlots":
-        """The unfinished completions in the fewest slots per prompt that repeated halving allows; self if none."""
+        """The unfinished completions with fewer slots per prompt; self if they need all slots.
+
+        The number of slots is halved as often as the prompt with the most unfinished completions permits, so that few
+        different numbers occur: each needs a graph of its own.
+        """
         cache = copy.copy(self.cache)
         unfinished = self.unfinished.view(cache.num_prompts, cache.slots)
-        needed, fewer = int(unfinished.sum(1).max()), cache.slots
-        while fewer > 1 and (fewer + 1) // 2 >= needed:
-            fewer = (fewer + 1) // 2
-        if fewer == cache.slots:
+        needed, slots = int(unfinished.sum(1).max()), cache.slots
+        while slots > 1 and (slots + 1) // 2 >= needed:
+            slots = (slots + 1) // 2
+        if slots == cache.slots:
             return self
-        order = unfinished.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :fewer]
+        order = unfinished.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :slots]
         prompts = torch.arange(cache.num_prompts, device=unfinished.device)
-        chosen = (prompts[:, None] * cache.slots + order).flatten()
+        selected = (prompts[:, None] * cache.slots + order).flatten()
         cache.completion_keys, cache.completion_values = dict(cache.completion_keys), dict(cache.completion_values)
         cache.length, cache.completion_bias = cache.length.clone(), cache.completion_bias.clone()
         cache.select(prompts, order, length)
-        uniforms = None if self.uniforms is None else self.uniforms[chosen]
-        return StaticSlots(cache, self.row_of_slot[chosen], self.unfinished[chosen], self.sampled_ids[chosen], uniforms)
+        uniforms = None if self.uniforms is None else self.uniforms[selected]
+        return StaticSlots(
+            cache, self.row_of_slot[selected], self.unfinished[selected], self.sampled_ids[selected], uniforms
+        )
 
     def copy_from(self, other: "StaticSlots") -> None:
         """Copy the values of other slots of the same shape into this storage."""
         # Not strict: the keys and values of completions may not exist in `other` yet.
-        for mine, its in zip(self._tensors(), other._tensors(), strict=False):
-            mine.copy_(its)
+        for target, source in zip(self._tensors(), other._tensors(), strict=False):
+            target.copy_(source)
 
     def _tensors(self) -> list[Tensor]:
         cache = self.cache
         state = [self.row_of_slot, self.unfinished, self.sampled_ids]
         state += [] if self.uniforms is None else [self.uniforms]
         state += [cache.ids, cache.positions, cache.length, cache.prompt_bias, cache.completion_bias]
-        stored = (cache.prompt_keys, cache.prompt_values, cache.completion_keys, cache.completion_values)
-        return state + [states[layer] for states in stored for layer in sorted(states)]
+        layers = (cache.prompt_keys, cache.prompt_values, cache.completion_keys, cache.completion_values)
+        return state + [states[layer] for states in layers for layer in sorted(states)]

@@ -1,7 +1,7 @@
-"""Rollout engines of other projects, vLLM and transformers' continuous batching: their checks, and TRL's arguments.
+"""Engines of other projects for rollouts, vLLM and transformers' continuous batching: checks, and arguments for TRL.
 
-The checks run before a run starts, and before the first job of a sweep. Nothing here imports torch, so an error appears
-at once.
+The checks run before a run starts and before the first job of a sweep. Nothing here imports torch, so that an error
+appears at once.
 """
 
 import json
@@ -21,11 +21,11 @@ from grpo.core import distributed
 from grpo.core.console import say
 from grpo.core.errors import UserError
 
-# TRL 1.16 supports vLLM 0.22 to 0.31; these of them work with torch 2.13 and transformers 5.23. Equal to the extra in
-# pyproject.toml.
+# TRL 1.16 supports vLLM 0.22 to 0.31. From 0.27 on, and before 0.31, it works with torch 2.13 and transformers 5.23.
+# The extra `vllm` in pyproject.toml has the same bounds.
 VLLM_MINIMUM, VLLM_BELOW = "0.27", "0.31"
 VLLM_INSTALL = f"pip install 'vllm>={VLLM_MINIMUM},<{VLLM_BELOW}'"
-# transformers 5.19 is the first with `page_size` and `auto_switch_to_flash` in ContinuousBatchingConfig.
+# The first version whose ContinuousBatchingConfig has `page_size` and `auto_switch_to_flash`.
 TRANSFORMERS_MINIMUM = "5.19"
 PAGE_TOKENS = 256  # tokens per page of transformers' cache
 SERVER_TIMEOUT = 10.0  # seconds per request to a server
@@ -41,10 +41,10 @@ def check_engine_package(config: Config) -> None:
         UserError: vLLM is not installed, or its version or that of transformers is not supported.
     """
     name = config.rollout.name
-    if name == "continuous_batching" and Version(found := version("transformers")) < Version(TRANSFORMERS_MINIMUM):
+    if name == "continuous_batching" and Version(installed := version("transformers")) < Version(TRANSFORMERS_MINIMUM):
         raise UserError(
-            f"rollout={name}: transformers {found} is installed, and {TRANSFORMERS_MINIMUM} or newer is needed: "
-            f"pip install 'transformers>={TRANSFORMERS_MINIMUM}'. rollout=generate works with {found}."
+            f"rollout={name}: transformers {installed} is installed, and {TRANSFORMERS_MINIMUM} or newer is needed: "
+            f"pip install 'transformers>={TRANSFORMERS_MINIMUM}'. rollout=generate works with {installed}."
         )
     if name not in VLLM_ENGINES:
         return
@@ -54,21 +54,21 @@ def check_engine_package(config: Config) -> None:
         )
     if (declared := _vllm_version()) is None:
         return
-    installed = Version(Version(declared).base_version)
-    if not Version(VLLM_MINIMUM) <= installed < Version(VLLM_BELOW):
+    vllm = Version(Version(declared).base_version)
+    if not Version(VLLM_MINIMUM) <= vllm < Version(VLLM_BELOW):
         raise UserError(
-            f"rollout={name}: vLLM {installed} is installed, and this project supports {VLLM_MINIMUM} or later, before "
+            f"rollout={name}: vLLM {vllm} is installed, and this project supports {VLLM_MINIMUM} or later, before "
             f"{VLLM_BELOW}: {VLLM_INSTALL}."
         )
 
 
 def engine_packages(config: Config) -> tuple[str, ...]:
-    """The packages of the engine, whose versions a run records in addition to those that every run needs."""
+    """The packages of the engine; a run records their versions together with those of the packages every run needs."""
     return ("vllm",) if config.rollout.name in VLLM_ENGINES and _vllm_version() else ()
 
 
 def _vllm_version() -> str | None:
-    """None if the installation declares no version, as a build from source may not."""
+    """The version of vLLM; None if the installation declares none, as some builds from source."""
     try:
         return version("vllm")
     except PackageNotFoundError:
@@ -82,14 +82,14 @@ def check_engine_processes(config: Config, world_size: int) -> None:
     """
     parallel = config.rollout.tensor_parallel
     if parallel is not None and world_size % parallel:
-        divisors = ", ".join(str(each) for each in range(1, world_size + 1) if world_size % each == 0)
+        divisors = ", ".join(str(count) for count in range(1, world_size + 1) if world_size % count == 0)
         raise UserError(
             f"rollout.tensor_parallel={parallel}: must divide the number of processes, {world_size}: {divisors}."
         )
 
 
 def check_engine_server(config: Config) -> None:
-    """Wait for the vLLM server, with a message, and check its settings. TRL would wait silently and end in a traceback.
+    """Wait for the vLLM server, with a message, and check its settings; TRL waits silently and fails with a traceback.
 
     Raises:
         UserError: the server cannot be reached, or was started with the wrong settings.
@@ -99,32 +99,32 @@ def check_engine_server(config: Config) -> None:
         return
     assert rollout.server is not None and rollout.server_timeout is not None
     server = rollout.server.rstrip("/")
-    serve = f"Start it with: {SERVE_COMMAND.format(model=config.model.path)}"
-    _wait_for_server(server, rollout.server_timeout, serve)
+    start_advice = f"Start it with: {SERVE_COMMAND.format(model=config.model.path)}"
+    _wait_for_server(server, rollout.server_timeout, start_advice)
     info, error = _get_json(f"{server}/server_info?config_format=json")
     if error is not None:
         raise UserError(
-            f"rollout.server={server}: the server reports no settings, so it takes no weights: {error}. {serve}"
+            f"rollout.server={server}: the server reports no settings, so it takes no weights: {error}. {start_advice}"
         )
     settings: dict[str, Any] = info.get("vllm_config", {})
     if settings.get("weight_transfer_config") is None:
-        raise UserError(f"rollout.server={server}: the server was started without weight transfer. {serve}")
+        raise UserError(f"rollout.server={server}: the server was started without weight transfer. {start_advice}")
     model = settings.get("model_config") or {}
     mode = model.get("logprobs_mode")
     if rollout.correction is not None and mode != "processed_logprobs":
         raise UserError(
             f"rollout.correction={rollout.correction}: the server at {server} returns log-probabilities without the "
-            f"temperature (logprobs_mode {mode}). {serve}"
+            f"temperature (logprobs_mode {mode}). {start_advice}"
         )
-    longest, needed = model.get("max_model_len"), max_model_length(config)
-    if longest is not None and needed is not None and longest < needed:
+    limit, needed = model.get("max_model_len"), max_model_length(config)
+    if limit is not None and needed is not None and limit < needed:
         raise UserError(
-            f"rollout.server={server}: the server takes at most {longest} tokens per text, and max_prompt_length + "
-            f"max_completion_length is {needed}. {serve} --max-model-len {needed}"
+            f"rollout.server={server}: the server takes at most {limit} tokens per text, and max_prompt_length + "
+            f"max_completion_length is {needed}. {start_advice} --max-model-len {needed}"
         )
 
 
-def _wait_for_server(server: str, timeout: float, serve: str) -> None:
+def _wait_for_server(server: str, timeout: float, start_advice: str) -> None:
     """
     Raises:
         UserError: the server is not ready after `timeout` seconds.
@@ -134,7 +134,7 @@ def _wait_for_server(server: str, timeout: float, serve: str) -> None:
         if time.monotonic() >= end:
             raise UserError(
                 f"rollout.server={server}: no vLLM server answers there after {timeout:g} s "
-                f"(rollout.server_timeout): {error}. {serve}"
+                f"(rollout.server_timeout): {error}. {start_advice}"
             )
         if not waiting:
             say(f"Waiting up to {timeout:g} s for the vLLM server at {server}: {error}.")
@@ -195,11 +195,11 @@ def trl_engine_arguments(config: Config) -> dict[str, Any]:
 
 
 def _continuous_batching(config: Config) -> dict[str, Any]:
-    # It uses flash attention if that is installed, which computes in 16 bits only.
+    # By default the engine uses flash attention if it is installed, but flash attention computes in 16 bits only.
     settings: dict[str, Any] = {"auto_switch_to_flash": config.bf16 or config.model.dtype == "bfloat16"}
     if longest := max_model_length(config):
-        # By default its cache takes half of the GPU's memory, or of the machine's on a CPU. These pages hold all
-        # completions, and the fifth of the cache that the engine leaves free before it admits another one.
+        # By default the cache takes half of the GPU's memory, or of the machine's on a CPU. Here it has pages for all
+        # completions of a rollout, divided by 0.8: the engine admits no further completion unless a fifth is free.
         completions = config.num_generations * config.prompts_per_step * config.algorithm.steps_per_generation
         completions = math.ceil(completions / distributed.world_size())
         pages = completions * math.ceil(longest / PAGE_TOKENS)

@@ -47,7 +47,7 @@ class GenerateSampler:
         ):
             if seeds:
                 torch.manual_seed(int(np.random.SeedSequence(seeds[0]).generate_state(1)[0]))
-            generated = self.policy.generate(**encoded, max_new_tokens=max_new_tokens)  # (B, P + T)
+            generated = self.policy.generate(**encoded, max_new_tokens=max_new_tokens)  # (B, P + C)
         rows = generated[:, encoded["input_ids"].shape[1] :].tolist()
         return [row[: next((n for n, token in enumerate(row, 1) if token in self.eos_token_ids), None)] for row in rows]
 
@@ -59,8 +59,8 @@ class GenerateSampler:
         # `generate` takes every unset value from the policy's own config, so that is replaced for the duration.
         model = unwrap_adapters(self.policy)
         original = model.generation_config
-        sampled = {"do_sample": True, "temperature": temperature, "top_k": 0}
-        settings = (sampled if temperature else {"do_sample": False}) | self.sampling_parameters
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0}
+        settings = (sampling if temperature else {"do_sample": False}) | self.sampling_parameters
         model.generation_config = GenerationConfig(
             **settings,
             eos_token_id=self.eos_token_ids,

@@ -3,8 +3,8 @@
 `PromptPrefill` computes the prompts; `KVCache` is the batch of every decode step after it. Both are packed batches of
 `grpo.policy.prefix_sharing`, whose `attend` a forward pass calls in every layer. Nothing here chooses tokens.
 
-Shapes: G distinct prompts, A slots per prompt, S = G * A slots, P prompt tokens (padded), T completion tokens, H key
-heads, R query heads per key head, D head size.
+Shapes: G distinct prompts of T tokens in all, A slots per prompt, S = G * A slots, P prompt tokens and C completion
+tokens (padded), H key heads, Q query heads per key head, D head size.
 """
 
 import torch
@@ -21,7 +21,7 @@ class PromptPrefill:
 
     Attributes:
         last_ids: (G,) the last token of each prompt.
-        ids, positions: (N,) the other tokens, one prompt after another.
+        ids, positions: (T,) the other tokens, one prompt after another.
         keys, values: layer -> (G, H, P, D).
     """
 
@@ -35,7 +35,7 @@ class PromptPrefill:
         self.values: dict[int, Tensor] = {}
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Queries (N, H * R, D), keys and values (N, H, D) -> causal attention within each prompt (N, H * R, D)."""
+        """Queries (T, H * Q, D), keys and values (T, H, D) -> causal attention within each prompt (T, H * Q, D)."""
         query, key, value = (self.prompts.pad(states) for states in (query, key, value))
         self.keys[layer], self.values[layer] = key.to(value.dtype), value
         grouped = query.shape[1] != key.shape[1]
@@ -53,9 +53,9 @@ class KVCache:
         positions: (S,) the position of that token.
         length: (1,) the number of completion tokens in the cache.
         read_width: the number of completion tokens that a step reads; those beyond `length` are masked.
-        prompt_bias: (G, 1, P) and completion_bias: (T,): 0 where there is a token, else -inf.
+        prompt_bias: (G, 1, P) and completion_bias: (C,): 0 where there is a token, else -inf.
         prompt_keys, prompt_values: layer -> (G * H, P, D).
-        completion_keys, completion_values: layer -> (G * H * A, T, D).
+        completion_keys, completion_values: layer -> (G * H * A, C, D).
     """
 
     def __init__(self, prefill: PromptPrefill, slots: int, max_new_tokens: int, width_multiple: int = 1) -> None:
@@ -71,7 +71,9 @@ class KVCache:
         self.completion_bias = torch.full((max_new_tokens,), -torch.inf, device=device)
 
         def by_head(states: dict[int, Tensor]) -> dict[int, Tensor]:
-            return {layer: F.pad(each, (0, 0, 0, padding)).flatten(0, 1).contiguous() for layer, each in states.items()}
+            return {
+                layer: F.pad(tensor, (0, 0, 0, padding)).flatten(0, 1).contiguous() for layer, tensor in states.items()
+            }
 
         self.prompt_keys, self.prompt_values = by_head(prefill.keys), by_head(prefill.values)
         self.completion_keys: dict[int, Tensor] = {}
@@ -94,7 +96,7 @@ class KVCache:
         self.length.add_(1)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Store the last tokens' keys and values (S, H, D); queries (S, H * R, D) -> attention (S, H * R, D).
+        """Store the last tokens' keys and values (S, H, D); queries (S, H * Q, D) -> attention (S, H * Q, D).
 
         The slots of a prompt attend to its one copy of keys with one product per prompt and key head.
         """
@@ -117,7 +119,7 @@ class KVCache:
             bias = self.prompt_bias.expand(g, kv, width).reshape(g * kv, 1, width)
             prompt_scores = _scores(query.view(g * kv, a * repeats, dim), self.prompt_keys[layer], bias, scale)
             scores = torch.cat((prompt_scores.view(-1, repeats, width), scores), -1)
-        weights = scores.softmax(-1).to(dtype)  # (G * H * A, R, P + T)
+        weights = scores.softmax(-1).to(dtype)  # (G * H * A, Q, P + C)
         attended = torch.bmm(weights[..., width:], completion_value)
         if width:
             prompt_weights = weights[..., :width].view(g * kv, a * repeats, width)
@@ -129,24 +131,24 @@ class KVCache:
 
         `length`: the number of completion tokens to copy.
         """
-        old_slots, chosen = self.slots, prompts[:, None] * self.slots + parents
-        self.ids, self.positions = self.ids[chosen.flatten()], self.positions[chosen.flatten()]
+        old_slots, parent_slots = self.slots, prompts[:, None] * self.slots + parents
+        self.ids, self.positions = self.ids[parent_slots.flatten()], self.positions[parent_slots.flatten()]
         if len(prompts) < self.num_prompts:
             for states in (self.prompt_keys, self.prompt_values):
-                for layer, each in states.items():
-                    states[layer] = each.unflatten(0, (self.num_prompts, -1))[prompts].flatten(0, 1)
+                for layer, tensor in states.items():
+                    states[layer] = tensor.unflatten(0, (self.num_prompts, -1))[prompts].flatten(0, 1)
             self.prompt_bias = self.prompt_bias[prompts]
         for states in (self.completion_keys, self.completion_values):
-            for layer, each in states.items():
-                by_head = each.unflatten(0, (self.num_prompts, -1, old_slots))  # (G, H, A, T, D)
-                heads = torch.arange(by_head.shape[1], device=each.device)[:, None]
+            for layer, tensor in states.items():
+                by_head = tensor.unflatten(0, (self.num_prompts, -1, old_slots))  # (G, H, A, C, D)
+                heads = torch.arange(by_head.shape[1], device=tensor.device)[:, None]
                 copies = by_head[:, :, :, :length][prompts[:, None, None], heads, parents[:, None]].flatten(0, 2)
                 states[layer] = F.pad(copies, (0, 0, 0, self.max_new_tokens - length))
         self.num_prompts = len(prompts)
 
 
 def _scores(query: Tensor, key: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """(B, Q, D) x (B, K, D) + (B, 1, K) -> attention scores (B, Q, K), on CUDA in float32 for every input dtype."""
+    """(n, q, D) x (n, k, D) + (n, 1, k) -> attention scores (n, q, k), on CUDA in float32 for every input dtype."""
     if query.device.type == "cuda" and query.dtype != torch.float32:
         return torch.bmm(query, key.transpose(1, 2), out_dtype=torch.float32).mul_(scale).add_(bias)
     return torch.baddbmm(bias.to(query.dtype), query, key.transpose(1, 2), alpha=scale)

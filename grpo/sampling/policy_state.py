@@ -34,15 +34,17 @@ def cast_for_engine(policy: Any, bf16: bool) -> Iterator[None]:
     """
     model = unwrap_adapters(policy)
     attention = model.config._attn_implementation
-    exact = [(each, each.data) for each in policy.parameters() if bf16 and each.is_floating_point()]
+    original = [
+        (parameter, parameter.data) for parameter in policy.parameters() if bf16 and parameter.is_floating_point()
+    ]
     if attention == ATTENTION_NAME:
         model.set_attn_implementation("sdpa")
     try:
-        for parameter, data in exact:
+        for parameter, data in original:
             parameter.data = data.to(torch.bfloat16)
         yield
     finally:
-        for parameter, data in exact:
+        for parameter, data in original:
             parameter.data = data
         model.set_attn_implementation(attention)
 
@@ -54,9 +56,11 @@ def preserve_frozen_weights(policy: Any) -> Iterator[None]:
     In float32 the rounding is far smaller than an optimizer step, and a copy of the weights would be large.
     """
     frozen = [
-        each for each in policy.parameters() if not each.requires_grad and each.dtype in (torch.bfloat16, torch.half)
+        parameter
+        for parameter in policy.parameters()
+        if not parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.half)
     ]
-    copies = [each.detach().clone() for each in frozen]
+    copies = [parameter.detach().clone() for parameter in frozen]
     try:
         yield
     finally:

@@ -110,7 +110,7 @@ class PrefixSharingSampler:
 
 
 def draw_uniforms(rows: int, max_new_tokens: int, seeds: Sequence[RowSeed] | None) -> Tensor:
-    """(B, T) float64 in [0, 1) on the CPU: one number for each token of each row."""
+    """(B, C) float64 in [0, 1) on the CPU: one number for each token of each row."""
     if seeds is None:
         return torch.rand(rows, max_new_tokens, dtype=torch.float64)
     return torch.from_numpy(np.stack([np.random.default_rng(seed).random(max_new_tokens) for seed in seeds]))

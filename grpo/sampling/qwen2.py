@@ -1,8 +1,8 @@
-"""The fused decode step of Qwen2 policies: transformers' modules as few, large matrix products.
+"""The fused decode step of Qwen2 policies: fewer and larger matrix products than in transformers' modules.
 
-Used by the prefix-sharing sampler. The reference is transformers' `Qwen2ForCausalLM`, which `rollout.native=false`
-runs; tests compare the two. Queries, keys and values are one product, gate and up projection are another, and the
-weights of the norms before them are multiplied into both.
+One product gives queries, keys and values, another gives the gate and up projections; the weights of the norms before
+them are multiplied into their weights. The prefix-sharing sampler uses it. The reference is transformers'
+`Qwen2ForCausalLM`, which `rollout.native=false` runs; tests compare the two.
 
 Shapes: S slots, D head size, V vocabulary.
 """
@@ -33,7 +33,7 @@ class FusedQwen2Decoder:
 
     @staticmethod
     def supports(policy: Any) -> bool:
-        """Whether the policy is a plain Qwen2: full attention, default RoPE, SiLU, projections without quantization."""
+        """Whether the policy is a Qwen2 with full attention, default RoPE and SiLU, without quantized projections."""
         model = unwrap_adapters(policy)
         config = model.config
         return (
@@ -57,14 +57,14 @@ class FusedQwen2Decoder:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Read the policy's current weights into the same storage, which CUDA graphs refer to."""
+        """Read the policy's current weights; the storage stays the same, because CUDA graphs refer to it."""
         for index, layer in enumerate(self.model.model.layers):
             fused = self._fuse(layer)
             if index == len(self.layers):
                 self.layers.append(fused)
             else:
-                for name, new in vars(fused).items():
-                    _overwrite(getattr(self.layers[index], name), new)
+                for name, weight in vars(fused).items():
+                    _overwrite(getattr(self.layers[index], name), weight)
         head = self.model.lm_head.weight.detach()
         if len(self.head):
             _overwrite(self.head, head)
@@ -89,15 +89,15 @@ class FusedQwen2Decoder:
             return self._logits(batch)
 
     def _logits(self, batch: PackedBatch) -> Tensor:
-        slots, rotated = len(batch.ids), self.heads + self.key_heads
+        slots, rotated_heads = len(batch.ids), self.heads + self.key_heads
         angles = batch.positions[:, None, None] * self.model.model.rotary_emb.inv_freq
         cos, sin = angles.cos(), angles.sin()
-        # rotate_half(x) * sin equals x with its halves exchanged, times sin with its first half negated.
+        # transformers' rotate_half(x) * sin: here the halves of x are exchanged, and the first half of sin is negated.
         cos, sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
         x = F.embedding(batch.ids, self.model.model.embed_tokens.weight)
         for index, layer in enumerate(self.layers):
             qkv = torch.addmm(layer.qkv_bias, self._norm(x), layer.qkv.T).view(slots, -1, self.head_dim)
-            qk, value = qkv[:, :rotated], qkv[:, rotated:]
+            qk, value = qkv[:, :rotated_heads], qkv[:, rotated_heads:]
             qk = torch.addcmul(qk * cos, qk.roll(self.head_dim // 2, -1), sin)
             attended = batch.attend(index, qk[:, : self.heads], qk[:, self.heads :], value, self.head_dim**-0.5)
             x = _add_product(x, attended.view(slots, -1), layer.out)
@@ -109,13 +109,13 @@ class FusedQwen2Decoder:
     def _norm(self, x: Tensor) -> Tensor:
         """RMSNorm of (S, hidden) without its weights, computed in float32."""
         x = x.float()
-        # A product with a column of 1 / width is the fastest mean over the hidden dimension; epsilon is its bias.
+        # The mean over the hidden dimension is fastest as a product with a column of 1 / width; epsilon is its bias.
         return (x * torch.addmm(self.epsilon, x * x, self.mean_column).rsqrt_()).to(self.dtype)
 
 
-def _overwrite(target: Tensor, new: Tensor) -> None:
-    if target.data_ptr() != new.data_ptr():  # otherwise it is the policy's own tensor
-        target.copy_(new)
+def _overwrite(target: Tensor, source: Tensor) -> None:
+    if target.data_ptr() != source.data_ptr():  # equal if the weight is not fused: both are the policy's own tensor
+        target.copy_(source)
 
 
 def _add_product(x: Tensor, left: Tensor, weight: Tensor) -> Tensor:

@@ -67,5 +67,5 @@ class TokenSampler:
         sums = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
         offsets = 2.0 * torch.arange(slots, device=logits.device)
         targets = (uniforms * sums[:, -1][slot]).add_(offsets[slot])
-        found = torch.searchsorted(sums.add_(offsets[:, None]).view(-1), targets, right=True)
-        return (found - slot * vocabulary).clamp_(0, vocabulary - 1)
+        positions = torch.searchsorted(sums.add_(offsets[:, None]).view(-1), targets, right=True)
+        return (positions - slot * vocabulary).clamp_(0, vocabulary - 1)

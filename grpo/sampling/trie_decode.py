@@ -24,7 +24,7 @@ def decode_trie(
 
     Args:
         prompt_of_row: for each of the B rows, the index of its prompt in `prefill`.
-        uniforms: (B, T) in [0, 1), or None for greedy decoding.
+        uniforms: (B, C) in [0, 1), or None for greedy decoding.
     """
     cache, device = KVCache(prefill, 1, max_new_tokens), prefill.last_ids.device
     completions: list[list[int]] = [[] for _ in prompt_of_row]
@@ -32,7 +32,7 @@ def decode_trie(
     slot = torch.tensor(slot_of_row, device=device)
     eos_token_ids = set(token_sampler.is_eos.nonzero()[:, 0].tolist())
     if uniforms is not None:
-        uniforms = uniforms.T.contiguous().to(device)  # (T, B)
+        uniforms = uniforms.T.contiguous().to(device)  # (C, B)
     for length in range(1, max_new_tokens + 1):
         cache.read_width = length
         tokens = token_sampler.next(cache, None if uniforms is None else uniforms[length - 1], slot).tolist()
@@ -68,9 +68,9 @@ def _assign_slots(cache: KVCache, children: list[tuple[int, int]], length: int) 
         children_of_prompt.setdefault(parent // old_slots, []).append(child)
     slots = max(map(len, children_of_prompt.values()))
     new_slots, parents = [0] * len(children), []
-    for place, members in enumerate(children_of_prompt.values()):
+    for prompt, members in enumerate(children_of_prompt.values()):
         for i, child in enumerate(members):
-            new_slots[child] = place * slots + i
+            new_slots[child] = prompt * slots + i
         # A prompt with fewer children than the largest one has idle slots.
         parents.append([children[child][0] % old_slots for child in members] + [0] * (slots - len(members)))
     device = cache.ids.device

@@ -142,14 +142,14 @@ class PrefixSharingMixin(BaseTrainer):
     def _forward_parts(
         self, prompt_numbers: Tensor, row_numbers: Tensor, has_tokens: Tensor
     ) -> list[tuple[Tensor, bool]]:
-        """The forwards over the D distinct rows: (indices of rows, whether with a gradient).
+        """The forwards over the U distinct rows: (indices of rows, whether with a gradient).
 
         Groups in which no row has an advantage are forwarded without a gradient, rows without tokens not at all.
 
         Args:
-            prompt_numbers: (D,) the number of each row's prompt.
+            prompt_numbers: (U,) the number of each row's prompt.
             row_numbers: (B,) which distinct row each row of the batch is.
-            has_tokens: (D,) whether a completion has any tokens.
+            has_tokens: (U,) whether a completion has any tokens.
         """
         gradient = torch.full_like(has_tokens, torch.is_grad_enabled())
         if distributed.weights_are_sharded():  # each forward gathers weights, so all make the same number of them
