@@ -36,7 +36,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
         folder,
         read_settings(folder),
         advice="If you trust whoever made it, add --trust-run.",
-        used=USED_SETTINGS,
+        settings_used=USED_SETTINGS,
         trusted=trusted,
         policy=True,
     )

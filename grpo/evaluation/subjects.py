@@ -121,8 +121,8 @@ def _from_run(
         folder,
         settings,
         advice=f"{without}If you trust whoever made it, add trust_run=true.",
-        used=names_read,
-        typed=override_keys(overrides),
+        settings_used=names_read,
+        settings_typed=override_keys(overrides),
         trusted=bool(composed.trust_run),
         policy=not before,
     )

@@ -65,11 +65,11 @@ def atomic_checkpoint(checkpoint: Path) -> Iterator[Path]:
 
 
 def _fsync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 def checkpoint_fault(checkpoint: Path) -> str | None:
@@ -97,7 +97,7 @@ def _fault_of_files(checkpoint: Path, manifest: dict[str, Any]) -> str | None:
             return f"{name} has {file.stat().st_size:,} bytes instead of {expected['bytes']:,}"
         if file_sha256(file) != expected["sha256"]:
             return f"the content of {name} has changed"
-    for file in sorted(each for each in checkpoint.rglob("*") if each.suffix in LOADABLE):
+    for file in sorted(path for path in checkpoint.rglob("*") if path.suffix in LOADABLE):
         name = str(file.relative_to(checkpoint))
         if name not in (*manifest, MANIFEST):
             return f"{MANIFEST} does not list {name}, which would be loaded"
@@ -180,11 +180,11 @@ def step_of(checkpoint: Path) -> int:
 
 def newest_complete_checkpoint(folder: Path) -> tuple[Path | None, dict[Path, str]]:
     """The newest complete checkpoint in `folder`, and what is wrong with each newer one."""
-    found = [
+    checkpoints = [
         path for path in folder.glob(f"{CHECKPOINT_PREFIX}*") if path.name.removeprefix(CHECKPOINT_PREFIX).isdecimal()
     ]
     damaged: dict[Path, str] = {}
-    for checkpoint in sorted(found, key=step_of, reverse=True):
+    for checkpoint in sorted(checkpoints, key=step_of, reverse=True):
         if (fault := checkpoint_fault(checkpoint)) is None:
             return checkpoint, damaged
         damaged[checkpoint] = fault

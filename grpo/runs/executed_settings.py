@@ -17,18 +17,18 @@ def executed_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
     `rollout.server` is one of them: TRL's client for a vLLM server reads pickled objects from it.
     """
-    found = {key: value for key, value in _leaves(settings) if isinstance(value, str) and "${" in value}
+    executed = {key: value for key, value in _leaves(settings) if isinstance(value, str) and "${" in value}
     if (files := settings.get("reward_files")) not in (None, []):
-        found["reward_files"] = files
+        executed["reward_files"] = files
     for key in ("trust_remote_code", "trust_pickle"):
-        if _value(settings, "model", key) not in (None, False):
-            found |= {f"model.{each}": _value(settings, "model", each) for each in (key, "path", "revision")}
-    if (server := _value(settings, "rollout", "server")) is not None:
-        found["rollout.server"] = server
-    return found
+        if _nested_value(settings, "model", key) not in (None, False):
+            executed |= {f"model.{name}": _nested_value(settings, "model", name) for name in (key, "path", "revision")}
+    if (server := _nested_value(settings, "rollout", "server")) is not None:
+        executed["rollout.server"] = server
+    return executed
 
 
-def _value(settings: dict[str, Any], group: str, key: str) -> Any:
+def _nested_value(settings: dict[str, Any], group: str, key: str) -> Any:
     # Level by level: a key with a dot in a crafted file must not pass for the nested key that is used.
     inner = settings.get(group)
     return inner.get(key) if isinstance(inner, dict) else None
@@ -48,7 +48,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def describe_executed(folder: Path, settings: dict[str, Any], policy: bool) -> Iterator[tuple[str, str]]:
     """(setting, what it executes) for each of `executed_settings`."""
     executed = executed_settings(settings)
-    model = RunDir(folder).policy if policy else _value(settings, "model", "path")
+    model = RunDir(folder).policy if policy else _nested_value(settings, "model", "path")
     for key, value in executed.items():
         if key == "reward_files":
             for name in value if isinstance(value, list) else [value]:

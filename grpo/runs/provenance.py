@@ -1,6 +1,6 @@
 """What the numbers of a run depend on: code, packages, machine, data and policy.
 
-Called when a run starts or is resumed, and by `grpo.reproduce`. It does not read `provenance.json`; `provenance_file`
+Called when a run starts or is resumed, and by `grpo.reproduce`. It does not read `provenance.json`; `saved_provenance`
 does.
 """
 
@@ -84,12 +84,12 @@ def code_diff() -> str:
     ignored = _git("ls-files", "-z", "--cached", "--ignored", "--exclude-standard", "--full-name", f"{top}/")
     left_out = [f":(top,exclude,icase,glob)**/{pattern}" for pattern in SECRET_NAMES]
     left_out += [f":(top,exclude,literal){name}" for name in ignored.split("\0") if name]
-    places = (f"{top}/grpo", f"{top}/conf")
-    new = _git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", *places).split("\0")
+    folders = (f"{top}/grpo", f"{top}/conf")
+    new = _git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", *folders).split("\0")
     new = [name for name in new if name.endswith(SOURCE_SUFFIXES) and not _has_secret_name(name)]
-    plain = ("diff", "--no-color", "--no-ext-diff", "--no-textconv")
-    tracked = _git(*plain, "HEAD", "--", ":/", *left_out)
-    return tracked + "".join(_git(*plain, "--no-index", "/dev/null", f"{top}/{name}") for name in new)
+    diff = ("diff", "--no-color", "--no-ext-diff", "--no-textconv")
+    tracked = _git(*diff, "HEAD", "--", ":/", *left_out)
+    return tracked + "".join(_git(*diff, "--no-index", "/dev/null", f"{top}/{name}") for name in new)
 
 
 def _has_secret_name(path: str) -> bool:
@@ -114,10 +114,10 @@ def save_code_diff(path: Path) -> None:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True)
-    if done.returncode > ("--no-index" in arguments):  # with --no-index, 1 means that there is a difference
-        raise subprocess.CalledProcessError(done.returncode, done.args)
-    return done.stdout.decode("utf-8", "replace")
+    process = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True)
+    if process.returncode > ("--no-index" in arguments):  # with --no-index, 1 means that there is a difference
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return process.stdout.decode("utf-8", "replace")
 
 
 def describe_hardware() -> dict[str, Any]:
@@ -142,12 +142,12 @@ def _cpu() -> str:
         return platform.processor() or "unknown"
 
 
-def provenance_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def provenance_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """The parts of a provenance that differ between two times, one line each."""
-    found = []
+    changes = []
     for part in ("code", "versions", "hardware", "data", "model", "reward_files"):
-        before, after = ((each.get(part) or {}) for each in (then, now))
+        before, after = ((provenance.get(part) or {}) for provenance in (saved, current))
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):
-                found.append(f"{part} {name}: was {before.get(name)}, is {after.get(name)}")
-    return found
+                changes.append(f"{part} {name}: was {before.get(name)}, is {after.get(name)}")
+    return changes

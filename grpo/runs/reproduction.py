@@ -41,7 +41,7 @@ def reproducible_settings(folder: Path) -> tuple[Config, list[str], dict[str, An
         raise UserError(
             f"{folder} was trained by {processes} processes, and this command starts one. To run it again: {command}"
         )
-    extended = any(not key.startswith("tracking.") for each in provenance["resumed"] for key in each["settings"])
+    extended = any(not key.startswith("tracking.") for resume in provenance["resumed"] for key in resume["settings"])
     if extended and config.optimizer.schedule != "constant":
         raise UserError(
             f"{folder} was resumed with more steps, which changed its learning rates: no single run has the same ones."
@@ -59,14 +59,14 @@ def numeric_differences(first: Path, second: Path) -> list[str]:
         UserError: a run is not finished.
     """
     results = [finished_results(folder) for folder in (first, second)]
-    found = _first_metric_difference(*(_metrics(folder) for folder in (first, second)))
+    differences = _first_metric_difference(*(_metrics(folder) for folder in (first, second)))
     for when in ("before", "after"):
-        left, right = (each[when] for each in results)
+        left, right = (result[when] for result in results)
         for name in left.keys() | right.keys():
             if left.get(name) != right.get(name) and name != "intervals":
-                found.append(f"{when} training, {name}: {left.get(name)} and {right.get(name)}")
+                differences.append(f"{when} training, {name}: {left.get(name)} and {right.get(name)}")
     weights = [_weight_checksums(folder) for folder in (first, second)]
-    return found + ["the final weights"] * (weights[0] != weights[1])
+    return differences + ["the final weights"] * (weights[0] != weights[1])
 
 
 def finished_results(folder: Path) -> dict[str, Any]:

@@ -63,21 +63,21 @@ def find_checkpoint(folder: Path, config: Config) -> ResumePoint:
         UserError: the checkpoint is past the last step that `config` asks for, or of another number of processes.
     """
     checkpoint, damaged = newest_complete_checkpoint(RunDir(folder).checkpoints)
-    found = ResumePoint(folder, checkpoint, damaged)
+    resume_point = ResumePoint(folder, checkpoint, damaged)
     if checkpoint:
         before, now = (
             (processes_of(checkpoint), strategy_of(checkpoint)),
             (distributed.world_size(), distributed.strategy()),
         )
         if before != now:
-            again = f"{distributed.launch_command(*before)} resume={quoted_path(Path(display_path(folder)))}"
+            command = f"{distributed.launch_command(*before)} resume={quoted_path(Path(display_path(folder)))}"
             raise UserError(
                 f"{display_path(folder)} was trained by {_processes(*before)}, each with random numbers of its own, "
-                f"and cannot be resumed by {_processes(*now)}: {again}"
+                f"and cannot be resumed by {_processes(*now)}: {command}"
             )
-    if config.max_steps is not None and config.max_steps < found.step:
-        raise UserError(f"max_steps={config.max_steps}: the run is at step {found.step} already.")
-    return found
+    if config.max_steps is not None and config.max_steps < resume_point.step:
+        raise UserError(f"max_steps={config.max_steps}: the run is at step {resume_point.step} already.")
+    return resume_point
 
 
 def missing_files(run: RunDir) -> list[str]:
@@ -98,24 +98,24 @@ def find_checkpoint_to_repair(folder: Path, config: Config) -> ResumePoint | Non
     """
     if not (missing := missing_files(RunDir(folder))):
         return None
-    results, found = read_results(folder), find_checkpoint(folder, config)
+    results, resume_point = read_results(folder), find_checkpoint(folder, config)
     assert results is not None
-    if found.step != results["steps"]:
+    if resume_point.step != results["steps"]:
         raise UserError(
             f"{display_path(folder)} is finished, but {', '.join(missing)} is missing, and there is no checkpoint of "
             f"step {results['steps']} to write it from. To run it again: "
             f"python -m grpo.reproduce {display_path(folder)}"
         )
     say(f"Missing, and written again: {', '.join(missing)}.")
-    return found
+    return resume_point
 
 
-def truncate_to_checkpoint(found: ResumePoint) -> None:
+def truncate_to_checkpoint(resume_point: ResumePoint) -> None:
     """Move the files that the run wrote after its checkpoint to `previous/`, and restore those of the checkpoint.
 
     Results are moved first: a process that is killed in between leaves an unfinished run, which can be resumed.
     """
-    folder, run = found.folder, RunDir(found.folder)
+    folder, run = resume_point.folder, RunDir(resume_point.folder)
     try:
         if read_results(folder) is not None:
             run.delete_previous()  # what it holds is older than these results
@@ -124,22 +124,22 @@ def truncate_to_checkpoint(found: ResumePoint) -> None:
     for path in (run.results_json, run.report_html, run.evaluation("after"), run.evaluation_table("after")):
         run.move_to_previous(path)
     run.error_txt.unlink(missing_ok=True)
-    for each, wrong in found.damaged.items():
-        renamed = each.rename(each.with_name(f"damaged-{each.name}"))
-        say(f"{each.name} is damaged ({wrong}); it is renamed to {display_path(renamed)}.")
+    for checkpoint, fault in resume_point.damaged.items():
+        renamed = checkpoint.rename(checkpoint.with_name(f"damaged-{checkpoint.name}"))
+        say(f"{checkpoint.name} is damaged ({fault}); it is renamed to {display_path(renamed)}.")
     for path in (*run.completion_files(), *run.evaluations.glob("step_*")):
         step = re.fullmatch(r"step_(\d+)", path.stem)
-        if step and int(step[1]) > found.step:
+        if step and int(step[1]) > resume_point.step:
             run.move_to_previous(path)
     for path in run.snapshot_files():
         if path != run.provenance_json:  # it also records later sessions
             run.move_to_previous(path)
-    if missing := restore_snapshot(found.checkpoint, run):
+    if missing := restore_snapshot(resume_point.checkpoint, run):
         say(f"{len(missing)} files of completions/ are missing, {missing[0]} is the first; they are not written again.")
-    if found.checkpoint:
-        say(f"Resuming from step {found.step}.")
+    if resume_point.checkpoint:
+        say(f"Resuming from step {resume_point.step}.")
     else:
-        reason = "No complete checkpoint is left" if found.damaged else "It has no checkpoint yet"
+        reason = "No complete checkpoint is left" if resume_point.damaged else "It has no checkpoint yet"
         say(f"{reason}: it starts at its first step.")
 
 

@@ -23,13 +23,13 @@ def expand_resume_arguments(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: there is no run to resume.
     """
-    arguments = [_resolve_folder_link(each) for each in arguments]
-    if (value := _typed(arguments, "resume")) is None:
+    arguments = [_resolve_folder_link(argument) for argument in arguments]
+    if (value := _typed_value(arguments, "resume")) is None:
         return arguments
     if not isinstance(value, str | list | dict):  # the folder 1e5 or true, not the number or the boolean
         value = _typed_text(arguments, "resume")
-    if elsewhere := [each for each in arguments if each.startswith("hydra.run.dir=")]:
-        raise UserError(f"{elsewhere[0]}: with resume=FOLDER a run stays in FOLDER; leave this out.")
+    if folder_arguments := [argument for argument in arguments if argument.startswith("hydra.run.dir=")]:
+        raise UserError(f"{folder_arguments[0]}: with resume=FOLDER a run stays in FOLDER; leave this out.")
     if value == "":
         raise UserError("resume=: give the folder of a run, resume=outputs/DATE/TIME.")
     if "-m" in arguments or "--multirun" in arguments or not isinstance(value, str):
@@ -43,12 +43,14 @@ def expand_resume_arguments(arguments: Sequence[str]) -> list[str]:
     require_trust(
         folder,
         read_settings(folder),
-        trusted=_typed(arguments, "trust_run") is True,
+        trusted=_typed_value(arguments, "trust_run") is True,
         advice="If you trust whoever made it, add trust_run=true.",
     )
     # Saved overrides are read from the run. Repeating them could name config files that no longer exist.
-    left = [each for each in arguments if each not in saved or is_resumable_setting(override_key(each))]
-    return [*left, f"hydra.run.dir={quoted_path(folder)}", "hydra.mode=RUN"]
+    new_arguments = [
+        argument for argument in arguments if argument not in saved or is_resumable_setting(override_key(argument))
+    ]
+    return [*new_arguments, f"hydra.run.dir={quoted_path(folder)}", "hydra.mode=RUN"]
 
 
 def _resolve_folder_link(argument: str) -> str:
@@ -57,12 +59,12 @@ def _resolve_folder_link(argument: str) -> str:
     return f"{key}={quoted_path(resolve_link(Path(value)))}" if is_link else argument
 
 
-def _typed(arguments: Sequence[str], key: str) -> Any:
+def _typed_value(arguments: Sequence[str], key: str) -> Any:
     """The value of a setting among the arguments of a command; None if it is not among them."""
-    typed = _typed_text(arguments, key)
-    return None if typed is None else typed_overrides.parse_overrides([f"{key}={typed}"])[0].value()
+    text = _typed_text(arguments, key)
+    return None if text is None else typed_overrides.parse_overrides([f"{key}={text}"])[0].value()
 
 
 def _typed_text(arguments: Sequence[str], key: str) -> str | None:
-    typed = [each.partition("=")[2] for each in arguments if each.lstrip("+").startswith(f"{key}=")]
-    return typed[-1] if typed else None
+    texts = [argument.partition("=")[2] for argument in arguments if argument.lstrip("+").startswith(f"{key}=")]
+    return texts[-1] if texts else None

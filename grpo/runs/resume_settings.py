@@ -32,7 +32,7 @@ def resumed_config(folder: Path, composed: Config, overrides: Sequence[str]) -> 
 
     Args:
         composed: the defaults with `overrides`.
-        overrides: what was typed.
+        overrides: those of the command line.
 
     Raises:
         UserError: another setting was typed, or the saved settings cannot be read.
@@ -43,13 +43,13 @@ def resumed_config(folder: Path, composed: Config, overrides: Sequence[str]) -> 
     tracking: dict[str, Any] = {}
     for override in overrides:
         key = override_key(override)
-        below = [each for each in here | saved if f"{each}.".startswith(f"{key}.")]
+        names = [name for name in here | saved if f"{name}.".startswith(f"{key}.")]
         if is_resumable_setting(key):
-            scalars |= {each: here[each] for each in below if "." not in each}
-            tracking |= {each.partition(".")[2]: here[each] for each in below if "." in each}
+            scalars |= {name: here[name] for name in names if "." not in name}
+            tracking |= {name.partition(".")[2]: here[name] for name in names if "." in name}
             continue
-        changed = next((each for each in below if here.get(each) != saved.get(each)), None)
-        if key not in COMMAND_ONLY_SETTINGS and (changed or not below):
+        changed = next((name for name in names if here.get(name) != saved.get(name)), None)
+        if key not in COMMAND_ONLY_SETTINGS and (changed or not names):
             name = "" if changed == key else f"{changed}="
             value = f"{name}{format_setting(to_interpolations(saved[changed]))}" if changed in saved else None
             saved_as = "" if value is None else f" (here {value})"
@@ -68,9 +68,11 @@ def resumed_config(folder: Path, composed: Config, overrides: Sequence[str]) -> 
 
 def resumed_overrides(folder: Path, overrides: Sequence[str]) -> list[str]:
     """The saved overrides of the run in `folder`, with those that are typed to resume it."""
-    typed = [each for each in overrides if override_key(each) not in COMMAND_ONLY_SETTINGS]
-    keys = tuple(f"{override_key(each)}." for each in typed)
-    return [each for each in read_overrides(folder) if not f"{override_key(each)}.".startswith(keys)] + typed
+    new_overrides = [override for override in overrides if override_key(override) not in COMMAND_ONLY_SETTINGS]
+    keys = tuple(f"{override_key(override)}." for override in new_overrides)
+    return [
+        override for override in read_overrides(folder) if not f"{override_key(override)}.".startswith(keys)
+    ] + new_overrides
 
 
 def require_same_job(folder: Path, composed: Config) -> Config:
@@ -79,7 +81,7 @@ def require_same_job(folder: Path, composed: Config) -> Config:
     Raises:
         UserError: the folder holds another job.
     """
-    saved, here = (flatten(asdict(each)) for each in (read_config(folder), composed))
+    saved, here = (flatten(asdict(settings)) for settings in (read_config(folder), composed))
     for key in here.keys() | saved.keys():
         if saved.get(key) != here.get(key):
             raise UserError(

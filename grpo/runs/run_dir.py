@@ -23,7 +23,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # What was asked for.
+        # The request.
         self.hydra = path / ".hydra"
         self.settings_yaml = self.hydra / "config.yaml"  # the composed settings
         self.overrides_yaml = self.hydra / "overrides.yaml"  # the settings that were typed
@@ -31,14 +31,14 @@ class RunDir:
         self.signature_json = self.hydra / "signature.json"  # signs the settings that run code
         self.provenance_json = path / "provenance.json"  # code, packages, machine, data and policy
         self.git_diff = path / "git.diff"  # the changes of the code since its commit
-        # What was measured.
+        # The measurements.
         self.metrics_jsonl = path / "metrics.jsonl"  # one line per logged step, validation or alarm
         self.transcripts_jsonl = path / "transcripts.jsonl"  # the example questions with the completions of the policy
         self.completions = path / "completions"  # one table per logged step
         self.evaluations = path / "evaluations"  # each is a .json with figures and a .parquet with completions
         self.nonfinite = path / "nonfinite"  # batches whose loss or gradient was not finite
         self.train_log = path / "train.log"
-        # How it ended.
+        # The end.
         self.results_json = path / "results.json"  # of a finished run
         self.policy = path / "policy"  # the trained policy
         self.reference = path / "reference"  # random weights before training, loaded as the reference policy
@@ -143,11 +143,11 @@ def refuse_used(folder: Path, setting: str) -> None:
     Raises:
         UserError: the folder that `setting` gives to something new holds a run or a sweep.
     """
-    is_run = RunDir(folder).is_used()
-    if is_run or SweepDir(folder).is_used():
-        what = "run" if is_run else "sweep"
+    has_run = RunDir(folder).is_used()
+    if has_run or SweepDir(folder).is_used():
+        content = "run" if has_run else "sweep"
         raise UserError(
-            f"{display_path(folder)} holds a {what}, which is not overwritten; give another folder, {setting}."
+            f"{display_path(folder)} holds a {content}, which is not overwritten; give another folder, {setting}."
         )
 
 

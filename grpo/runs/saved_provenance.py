@@ -43,9 +43,9 @@ def provenance_fault(content: Any) -> str | None:
     for name, kind in FIELDS.items():
         if name in content and not isinstance(content[name], kind):
             return f"{name} is {str(content[name])[:50]!r}"
-    for each in content.get("resumed", []):
-        if not isinstance(each, dict) or not isinstance(each.get("settings"), dict):
-            return f"resumed holds {str(each)[:50]!r}"
+    for resume in content.get("resumed", []):
+        if not isinstance(resume, dict) or not isinstance(resume.get("settings"), dict):
+            return f"resumed holds {str(resume)[:50]!r}"
     code = content.get("code") or {"revision": "", "clean": True}
     if not isinstance(code.get("revision"), str) or not isinstance(code.get("clean"), bool):
         return f"code is {str(code)[:50]!r}"

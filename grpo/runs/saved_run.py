@@ -61,7 +61,7 @@ def read_run(folder: Path) -> SavedRun:
     return SavedRun(
         folder,
         settings,
-        [str(each) for each in _read_yaml(run.overrides_yaml, list) or []],
+        [str(override) for override in _read_yaml(run.overrides_yaml, list) or []],
         _config_choices(_read_yaml(run.hydra_yaml, dict)),
         results or {},
         metrics[metrics[REWARD].notna()] if REWARD in metrics else metrics[:0],

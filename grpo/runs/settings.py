@@ -54,8 +54,8 @@ def read_overrides(folder: Path) -> list[str]:
     path = RunDir(folder).overrides_yaml
     try:
         listed: Any = parse_file(path, lambda text: OmegaConf.to_container(parse_yaml(text)))
-        typed = [str(each) for each in listed]
-        parsed = OverridesParser.create().parse_overrides(typed)
+        overrides = [str(item) for item in listed]
+        parsed_overrides = OverridesParser.create().parse_overrides(overrides)
     except OSError as error:
         if SweepDir(folder).is_used():
             raise UserError(
@@ -68,12 +68,12 @@ def read_overrides(folder: Path) -> list[str]:
         raise UserError(f"{path} is damaged: {shorten(error.override)} is not a setting.") from error
     except (TypeError, HydraException) as error:
         raise UserError(f"{path} is damaged: it holds no list of settings.") from error
-    for override, each in zip(typed, parsed, strict=True):
+    for override, parsed in zip(overrides, parsed_overrides, strict=True):
         # A run saves only settings of the project: those of Hydra choose launchers, log handlers and search paths,
         # which run code.
-        if any(re.match(r"hydra\b", place or "") for place in (each.key_or_group, each.package)):
+        if any(re.match(r"hydra\b", name or "") for name in (parsed.key_or_group, parsed.package)):
             raise UserError(f"{path} was changed: {override} is a setting of Hydra, which no run saves there.")
-    return typed
+    return overrides
 
 
 def override_key(override: str) -> str:

@@ -53,8 +53,8 @@ def key_path() -> Path:
     Raises:
         RuntimeError: there is no home directory.
     """
-    given = os.environ.get("XDG_CONFIG_HOME", "")
-    folder = Path(given) if os.path.isabs(given) else Path.home() / ".config"
+    config_home = os.environ.get("XDG_CONFIG_HOME", "")
+    folder = Path(config_home) if os.path.isabs(config_home) else Path.home() / ".config"
     return folder / "grpo" / "signing.key"
 
 
@@ -76,11 +76,11 @@ def reason_for_distrust(folder: Path, settings: dict[str, Any], policy: bool) ->
     if not hmac.compare_digest(signature, _hmac(key, executed, files).encode()):
         return "this run directory was not made by you, or its settings were changed since"
     # A reward file elsewhere that the user has edited is trusted; one inside the folder must be as it was signed.
-    now = {name: digest for name, digest in _reward_files(settings).items() if _depends_on_folder(folder, name)}
-    now |= _modules(folder, settings)
+    digests = {name: digest for name, digest in _reward_files(settings).items() if _depends_on_folder(folder, name)}
+    digests |= _modules(folder, settings)
     if policy and runs_policy_code(executed):
-        now |= _policy_files(folder)
-    changed = [name for name, digest in now.items() if files.get(name) != digest]
+        digests |= _policy_files(folder)
+    changed = [name for name, digest in digests.items() if files.get(name) != digest]
     return f"{changed[0]} was changed since you made this run directory" if changed else None
 
 
@@ -93,34 +93,34 @@ def _depends_on_folder(folder: Path, name: str) -> bool:
 def _reward_files(settings: dict[str, Any]) -> dict[str, str]:
     """The reward files that exist, with their digests."""
     names = settings.get("reward_files")
-    found = {}
+    digests = {}
     for name in names if isinstance(names, list) else []:
         try:
             path = Path(str(name)).expanduser()
             if path.is_file():
-                found[str(name)] = file_sha256(path)
+                digests[str(name)] = file_sha256(path)
         except (OSError, RuntimeError, ValueError):
             continue  # loading it prints what is wrong with it
-    return found
+    return digests
 
 
 def _modules(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
     """The modules beside the reward files inside the run directory, which these can import, with digests."""
-    found, run = {}, RunDir(folder.resolve())
-    for place in _places(folder, settings):
-        written = {run.checkpoints, run.policy}  # written by the run itself, later
-        for path in place.rglob("*"):
+    digests, run = {}, RunDir(folder.resolve())
+    for parent in _reward_folders(folder, settings):
+        later_folders = {run.checkpoints, run.policy}  # the run itself writes them, later
+        for path in parent.rglob("*"):
             if (
-                written.isdisjoint(path.parents)
+                later_folders.isdisjoint(path.parents)
                 and path.suffix in MODULES
                 and path.parent.name != "__pycache__"
                 and path.is_file()
             ):
-                found[f"beside a reward file: {path.relative_to(folder.resolve())}"] = file_sha256(path)
-    return found
+                digests[f"beside a reward file: {path.relative_to(folder.resolve())}"] = file_sha256(path)
+    return digests
 
 
-def _places(folder: Path, settings: dict[str, Any]) -> set[Path]:
+def _reward_folders(folder: Path, settings: dict[str, Any]) -> set[Path]:
     """The folders of the reward files inside the run directory."""
     files = [Path(name).expanduser().resolve() for name in _reward_files(settings)]
     return {file.parent for file in files if file.is_relative_to(folder.resolve())}
@@ -128,8 +128,8 @@ def _places(folder: Path, settings: dict[str, Any]) -> set[Path]:
 
 def delete_bytecode(folder: Path, settings: dict[str, Any]) -> None:
     """Delete the bytecode that Python would import instead of the signed modules; it is written again."""
-    for place in _places(folder, settings):
-        for path in place.rglob("__pycache__/*.pyc"):
+    for parent in _reward_folders(folder, settings):
+        for path in parent.rglob("__pycache__/*.pyc"):
             try:
                 path.unlink()
             except OSError as error:

@@ -25,8 +25,8 @@ def require_trust(
     settings: dict[str, Any],
     *,
     advice: str,
-    used: Collection[str] | None = None,
-    typed: Collection[str] = (),
+    settings_used: Collection[str] | None = None,
+    settings_typed: Collection[str] = (),
     trusted: bool = False,
     policy: bool = False,
 ) -> None:
@@ -35,24 +35,24 @@ def require_trust(
     Args:
         settings: as they are saved, interpolations unresolved.
         advice: what to type instead, printed at the end of the message.
-        used: the settings and groups that the command reads from the folder; None means all.
-        typed: settings given on the command line, which replace the saved ones.
+        settings_used: the settings and groups that the command reads from the folder; None means all.
+        settings_typed: those on the command line, which replace the saved ones.
         trusted: the user has typed that the folder is trusted.
         policy: the command also loads `policy/` of the folder.
 
     Raises:
         UserError: it lists what would be executed. Nothing in the folder is changed.
     """
-    executed = []
+    executed_lines = []
     for key, line in describe_executed(folder, settings, policy):
         group = key.partition(".")[0]
-        if (used is None or group in used) and key not in typed and group not in typed:
-            executed.append(line)
-    if trusted or not executed:
+        if (settings_used is None or group in settings_used) and not {key, group} & set(settings_typed):
+            executed_lines.append(line)
+    if trusted or not executed_lines:
         return
     if (reason := reason_for_distrust(folder, settings, policy)) is None:
         return delete_bytecode(folder, settings)
-    lines = "".join(f"\n  {printable(line).replace(chr(10), chr(92) + 'n')}" for line in executed)
+    lines = "".join(f"\n  {printable(line).replace(chr(10), chr(92) + 'n')}" for line in executed_lines)
     raise UserError(
         f"{display_path(folder)}: {reason}, "
         f"and its settings would execute code or read your environment:{lines}\n{advice}"
@@ -70,10 +70,10 @@ def refuse_links(folder: Path, trusted: bool = False) -> None:
     """
     if trusted:
         return
-    for place, folders, files in os.walk(folder):
-        at_top = Path(place) == folder
+    for parent, folders, files in os.walk(folder):
+        at_top = Path(parent) == folder
         for name in sorted((*folders, *files)):
-            path = Path(place, name)
+            path = Path(parent, name)
             status = path.lstat()
             symbolic = stat.S_ISLNK(status.st_mode) and not (at_top and name == LATEST)
             hard = stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and name.endswith(WRITTEN_IN_PLACE)
