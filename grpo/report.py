@@ -37,7 +37,7 @@ def main() -> None:
         check_process()
         if out.resolve() != folder.resolve():
             refuse_used(out, "--out FOLDER")
-        if RunDir(folder).is_run():
+        if RunDir(folder).has_settings():
             page = report_run(folder, arguments.baseline, figures, out)
         elif holds_runs(folder):
             if arguments.out is None:

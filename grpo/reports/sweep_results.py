@@ -146,7 +146,7 @@ def read_sweep(folder: Path) -> SweepResults:
 def _read_jobs(folder: Path, sweep_file: _SweepFile) -> tuple[dict[str, SavedRun], dict[str, tuple[str, str] | None]]:
     """The runs by their job's folder, and for every job its state and the reason, None if it has finished."""
     found = {str(path.relative_to(folder)) for path in find_runs(folder)}
-    found |= {job for job in sweep_file.jobs if RunDir(folder / job).is_run()}
+    found |= {job for job in sweep_file.jobs if RunDir(folder / job).has_settings()}
     runs: dict[str, SavedRun] = {}
     states: dict[str, tuple[str, str] | None] = {}
     for job in [*sweep_file.jobs, *sorted(found - sweep_file.jobs.keys(), key=natural_key)]:

@@ -68,8 +68,8 @@ class RunDir:
     def completion_files(self) -> list[Path]:
         return sorted(self.completions.glob("step_*.parquet"))
 
-    def is_run(self) -> bool:
-        """Whether the folder has the settings of a run."""
+    def has_settings(self) -> bool:
+        """Whether the folder has the settings of a run: only then it can be read."""
         return self.settings_yaml.is_file()
 
     def is_used(self) -> bool:
@@ -107,7 +107,7 @@ class RunDir:
         Raises:
             UserError: the folder is not a run directory.
         """
-        if self.is_run():
+        if self.has_settings():
             return
         if SweepDir(self.path).sweep_json.is_file():
             raise UserError(

@@ -89,7 +89,7 @@ class SweepFolder:
             require_same_job(job.folder, job.config)
 
     def _check_no_other_runs(self) -> None:
-        runs = {each for each in self.path.glob("**") if RunDir(each).is_run()}
+        runs = {each for each in self.path.glob("**") if RunDir(each).has_settings()}
         if others := sorted(runs - {job.folder for job in self.jobs}):
             raise UserError(
                 f"{display_path(self.path)} contains other runs, such as {display_path(others[0])}; give the sweep a "
