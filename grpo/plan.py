@@ -25,8 +25,8 @@ from grpo.core.tables import key_value_table
 from grpo.planning.architecture import read_architecture
 from grpo.planning.fit import batch_of, nearest_fitting, usable_memory
 from grpo.planning.memory import memory_by_phase, peak_memory
+from grpo.planning.plan_report import fit_facts, memory_table, plan_facts, proposals_text, time_facts, time_table
 from grpo.planning.planned_run import PlannedRun
-from grpo.planning.report import fit_facts, memory_table, plan_facts, proposals_text, time_facts, time_table
 from grpo.planning.roofline import DeviceRates, step_seconds
 from grpo.runs.run_dir import removed_if_unused
 

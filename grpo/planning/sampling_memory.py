@@ -35,7 +35,7 @@ def sampling_moments(run: PlannedRun) -> list[Parts]:
 def _generate_moments(run: PlannedRun, resident: Parts) -> list[Parts]:
     """transformers' `generate`: the prefill, and the last decode step."""
     work, arch, c = run.workload, run.architecture, run.compute_bytes
-    copies = _autocast_copies(run)
+    copies = _sampling_weight_copies(run)
     # Each completion has its own copy of the prompt. Under autocast, rotary embeddings leave keys in float32; appending
     # a token copies a layer's cache.
     rows, width = work.sampled, work.prompt_tokens + work.completion_tokens
@@ -53,7 +53,7 @@ def _prefix_sampler_moments(run: PlannedRun, resident: Parts) -> list[Parts]:
     """The project's own sampler: fusing the weights, the prefill, and the last decode step."""
     work, arch, c = run.workload, run.architecture, run.compute_bytes
     h, i = arch.hidden_size, arch.intermediate_size
-    copies, prompts = _autocast_copies(run), prompt_cache(run)
+    copies, prompts = _sampling_weight_copies(run), prompt_cache(run)
     prefill_tokens = work.sampled_prompts * (work.prompt_tokens - 1)
     prefill = resident | {COPIES: copies, ACTIVATIONS: _forward_activations(run, prefill_tokens)}
     prefill[CACHE] = resident.get(CACHE, 0.0) + prompts
@@ -65,7 +65,7 @@ def _prefix_sampler_moments(run: PlannedRun, resident: Parts) -> list[Parts]:
     return [resident | {SAMPLER: resident[SAMPLER] + fusing}, prefill, decode]
 
 
-def _autocast_copies(run: PlannedRun) -> float:
+def _sampling_weight_copies(run: PlannedRun) -> float:
     """Bytes of the copies of weights that autocast or dequantization makes while sampling."""
     arch = run.architecture
     if run.quantized:

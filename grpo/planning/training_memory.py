@@ -32,7 +32,7 @@ def training_moments(run: PlannedRun) -> list[Parts]:
         resident[COMMUNICATION] = gathered + gradients
     accumulated = run.trained_bytes / run.shards if run.workload.micro_batches > 1 else 0.0
     stored = _stored_activations(run)
-    forward_copies, backward_copies = _autocast_copies(run)
+    forward_copies, backward_copies = _training_weight_copies(run)
     head_gradient = _head_gradient(run)
     forward_logits, backward_logits = _head_buffers(run)
     moment = resident | {GRADIENTS: accumulated, ACTIVATIONS: stored}
@@ -52,7 +52,7 @@ def training_moments(run: PlannedRun) -> list[Parts]:
     ]
 
 
-def _autocast_copies(run: PlannedRun) -> tuple[float, float]:
+def _training_weight_copies(run: PlannedRun) -> tuple[float, float]:
     """Bytes of the bfloat16 copies of weights at the end of the forward pass and in the backward pass."""
     arch, checkpointing = run.architecture, run.config.activation_checkpointing
     # Cast in the forward pass and stored until the backward pass; with checkpointing cast again, one layer at a time.

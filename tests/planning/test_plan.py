@@ -25,8 +25,8 @@ from grpo.planning import resident_memory, training_memory
 from grpo.planning.architecture import Architecture, read_architecture
 from grpo.planning.fit import batch_of, nearest_fitting, usable_memory
 from grpo.planning.memory import memory_by_phase, peak_memory
+from grpo.planning.plan_report import bytes_as_text
 from grpo.planning.planned_run import PlannedRun
-from grpo.planning.report import bytes_as_text
 from grpo.planning.roofline import DeviceRates, step_seconds
 from grpo.policy.loading import build_policy
 from scripts.check_gpu import build_longest_trainer
