@@ -74,9 +74,9 @@ def main() -> None:
 
 def run_main_process() -> None:
     """Compose the run or the sweep from the arguments of this process, and run it."""
-    Command.current.typed = sys.argv[1:]
+    Command.current.arguments = sys.argv[1:]
     try:
-        sys.argv[1:] = expand_resume_arguments(Command.current.typed)
+        sys.argv[1:] = expand_resume_arguments(Command.current.arguments)
         run_hydra_app(app, Config)
     finally:
         distributed.release_workers()  # they still wait if there was no run: --help, or a mistake

@@ -31,9 +31,9 @@ from grpo.core.text import printable
 
 def job_overrides() -> list[str]:
     """The overrides of the current job as they were typed; interpolations are not resolved."""
-    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    assert isinstance(typed, list)
-    return [str(each) for each in typed]
+    overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    return [str(override) for override in overrides]
 
 
 @dataclass
@@ -44,14 +44,14 @@ class Command:
     command replaces it. In a process that a launcher starts for a job, it has the default values.
 
     Args:
-        typed: the arguments as they were typed.
+        arguments: as they were typed.
         started: Hydra has started a job.
         error: the last user error of a job; its message is printed when it occurs.
     """
 
     current: ClassVar["Command"]
 
-    typed: Sequence[str] = ()
+    arguments: Sequence[str] = ()
     started: bool = False
     error: UserError | None = None
 

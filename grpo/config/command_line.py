@@ -109,20 +109,20 @@ def _explain_dashes(word: str, following: str, schema: type[AnyConfig]) -> str:
     """The message about a setting typed as a flag, as in `--optimizer.lr=0.02` or `--max_steps 10`."""
     name, equals, value = word.lstrip("-").partition("=")
     key = name.replace("-", "_")
-    typed = word
+    text = word
     if not equals and following:
-        typed, value = f"{word} {following}", following
-    typed = shorten(typed)
+        text, value = f"{word} {following}", following
+    shortened = shorten(text)
     if key not in schema_keys(schema) and key not in _groups(schema):
-        if meant := [flag for flag in FLAGS if name and flag.startswith(f"--{name}")]:
-            return f"{typed}: a flag is written in full: {' or '.join(meant)}."
+        if flags := [flag for flag in FLAGS if name and flag.startswith(f"--{name}")]:
+            return f"{shortened}: a flag is written in full: {' or '.join(flags)}."
         if not word.startswith("--"):
             _raise_usage_error(f"{shorten(word)}: there is no such flag")
-        return f"{typed}: {no_such_setting(key, schema)} Settings are written without dashes, NAME=VALUE."
+        return f"{shortened}: {no_such_setting(key, schema)} Settings are written without dashes, NAME=VALUE."
     wandb = " (a W&B sweep writes them so with ${args_no_hyphens})" * bool(equals and word.startswith("--"))
     override = f"{key}={value or ('NAME' if key in _groups(schema) else 'true')}"
-    plain = shlex.quote(override) if is_parsable(override) else shell_argument(key, value)
-    return f"{typed}: settings are written without dashes, {plain}{wandb}"
+    corrected = shlex.quote(override) if is_parsable(override) else shell_argument(key, value)
+    return f"{shortened}: settings are written without dashes, {corrected}{wandb}"
 
 
 def _check_flags(flags: Namespace) -> None:
@@ -133,7 +133,7 @@ def _check_flags(flags: Namespace) -> None:
         "--info": flags.info is not None,
         "--shell-completion": flags.shell_completion,
     }
-    if len(chosen := [name for name, given in modes.items() if given]) > 1:
+    if len(chosen := [name for name, is_given in modes.items() if is_given]) > 1:
         raise UserError(f"{' '.join(chosen)}: only one of these flags is possible at a time.")
     if flags.experimental_rerun is not None:
         raise UserError(
@@ -145,7 +145,7 @@ def _check_flags(flags: Namespace) -> None:
             "--config-path: it would replace conf/; add a folder of your own to it with --config-dir FOLDER."
         )
     if flags.config_dir is not None and not Path(flags.config_dir).is_dir():
-        resumes = any(each.startswith("resume=") for each in flags.overrides)
+        resumes = any(override.startswith("resume=") for override in flags.overrides)
         unneeded = " A resumed run has its settings in its own folder; leave --config-dir out." if resumes else ""
         raise UserError(f"--config-dir {shorten(flags.config_dir)}: there is no such folder.{unneeded}")
     for flag, value in (("--resolve", flags.resolve), ("--package", flags.package)):
@@ -156,9 +156,9 @@ def _check_flags(flags: Namespace) -> None:
 
 
 def _check_completion(words: Sequence[str]) -> None:
-    ways = [f"{way}={shell}" for way in ("install", "uninstall", "query") for shell in ("bash", "fish")]
-    asked_by_a_shell = "COMP_LINE" in os.environ
-    if len(words) != 1 or words[0] not in ways or (words[0].startswith("query") and not asked_by_a_shell):
+    actions = [f"{action}={shell}" for action in ("install", "uninstall", "query") for shell in ("bash", "fish")]
+    called_by_shell = "COMP_LINE" in os.environ
+    if len(words) != 1 or words[0] not in actions or (words[0].startswith("query") and not called_by_shell):
         program = shlex.join(["python", "-m", f"grpo.{Path(sys.argv[0]).stem}"])
         raise UserError(
             f"{' '.join(['--shell-completion', *words])}: say which shell, as in "

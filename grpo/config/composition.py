@@ -75,11 +75,11 @@ def absolute_path(path: str) -> str:
 
 def _refuse_unknown_keys(node: Any, schema: Any, prefix: str) -> None:
     """Hydra refuses an unknown `key=` by itself, but accepts `+key=`."""
-    known = schema_keys(schema)
+    known_keys = schema_keys(schema)
     for key in node:
-        if f"{prefix}{key}" not in known:
+        if f"{prefix}{key}" not in known_keys:
             raise UserError(no_such_setting(f"{prefix}{key}", schema))
-        if is_dataclass(known[f"{prefix}{key}"]):
+        if is_dataclass(known_keys[f"{prefix}{key}"]):
             _refuse_unknown_keys(node[key], schema, f"{prefix}{key}.")
 
 
@@ -106,7 +106,7 @@ def load_sweeper(composed: DictConfig, schema: type[Sweeper]) -> Sweeper:
     loaded = OmegaConf.to_object(settings)
     assert isinstance(loaded, schema)
     for name in list_settings(schema):
-        if not all(isinstance(each, str) for each in getattr(loaded, name)):
+        if not all(isinstance(item, str) for item in getattr(loaded, name)):
             raise UserError(f"hydra.sweeper.{name}={shorten(getattr(loaded, name))}: must be a list of text.")
     return loaded
 

@@ -273,8 +273,8 @@ HINTS: dict[str, list[Hint]] = {
 
 def find_hint(name: str) -> Hint | None:
     """The hint for a name of another project; for a dotted name, its last part is looked up as well."""
-    plain = name.lower().lstrip("~+").replace("-", "_")
-    for candidate in (plain, plain.rpartition(".")[2]):
+    normalized = name.lower().lstrip("~+").replace("-", "_")
+    for candidate in (normalized, normalized.rpartition(".")[2]):
         for hints in HINTS.values():
             for hint in hints:
                 if candidate in hint.names:

@@ -72,13 +72,13 @@ def explain(error: Exception, schema: type[Any]) -> str:
     refusal = Refusal(error, schema, text, cause)
     for explanation in EXPLANATIONS:
         if match := re.search(explanation.pattern, text + cause * explanation.search_cause):
-            found = (
+            message = (
                 match.expand(explanation.message)
                 if isinstance(explanation.message, str)
                 else explanation.message(match, refusal)
             )
-            if found is not None:
-                return found
+            if message is not None:
+                return message
     return " ".join(text.split())
 
 
@@ -137,14 +137,13 @@ def _several_values(match: re.Match[str], refusal: Refusal) -> str:
     override = match[1]
     key, _, value = override.lstrip("+").partition("=")
     kind = schema_keys(refusal.schema).get(key)
-    given = shorten(override)
+    shortened = shorten(override)
     if kind in (str, str | None) and not re.match(r"\w+\(", value):
-        return (
-            f"{given}: a text with a comma needs quotes within quotes, {shell_argument(key, value)}; a sweep needs -m."
-        )
+        quoted = shell_argument(key, value)
+        return f"{shortened}: a text with a comma needs quotes within quotes, {quoted}; a sweep needs -m."
     if key in list_settings(refusal.schema):
-        return f"{given}: a list is written in brackets, {key}=[{shorten(value)}]; a sweep needs -m."
-    return f"{given}: several values are a sweep, which needs -m."
+        return f"{shortened}: a list is written in brackets, {key}=[{shorten(value)}]; a sweep needs -m."
+    return f"{shortened}: several values are a sweep, which needs -m."
 
 
 # The first one that matches is used, so a special case precedes the general one.

@@ -84,7 +84,7 @@ def check_hydra_config(hydra: DictConfig) -> None:
     if hydra.sweeper._target_ == BASIC_SWEEPER and hydra.mode == RunMode.MULTIRUN:
         refuse_too_many_jobs(parse_overrides(hydra.overrides.task))  # the basic sweeper creates all jobs at once
     verbose = hydra.verbose if OmegaConf.is_list(hydra.verbose) else [hydra.verbose]
-    if not all(isinstance(each, bool | str) for each in verbose):
+    if not all(isinstance(name, bool | str) for name in verbose):
         raise UserError(f"hydra.verbose={hydra.verbose}: must be true, false, or names of loggers.")
     if "/" in (name := str(hydra.job.name)):
         raise UserError(f"hydra.job.name={shorten(name)}: must be a file name, without a slash.")
@@ -129,8 +129,8 @@ def _check_handlers(key: str, settings: dict[str, Any], choice: str | None) -> N
         for handler in (logger or {}).get("handlers") or []:
             if handler not in handlers:
                 where = f"{key}.{name if name == 'root' else f'loggers.{name}'}.handlers"
-                known = f"; known: {', '.join(handlers)}" if handlers else ""
-                raise UserError(f"{where}: there is no handler {shorten(handler)}{known}.")
+                known_names = f"; known: {', '.join(handlers)}" if handlers else ""
+                raise UserError(f"{where}: there is no handler {shorten(handler)}{known_names}.")
 
 
 def _check_folder(key: str, hydra: DictConfig) -> None:
@@ -140,5 +140,5 @@ def _check_folder(key: str, hydra: DictConfig) -> None:
     except OmegaConfBaseException:
         return  # Hydra reports it when it creates the folder
     if fault := folder_fault(folder):
-        shown = folder.replace("\n", r"\n").replace("\t", r"\t")
-        raise UserError(f"{key}={shorten(shown)}: {fault}.")
+        escaped = folder.replace("\n", r"\n").replace("\t", r"\t")
+        raise UserError(f"{key}={shorten(escaped)}: {fault}.")

@@ -34,10 +34,10 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def schema_keys(schema: type[Any], prefix: str = "") -> dict[str, Any]:
     """The full keys of a schema: each setting with its type, and each group with its dataclass."""
-    found: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     for item in fields(schema):
-        found[f"{prefix}{item.name}"] = item.type
+        keys[f"{prefix}{item.name}"] = item.type
         for kind in (item.type, *get_args(item.type)):
             if is_dataclass(kind) and isinstance(kind, type):
-                found |= schema_keys(kind, f"{prefix}{item.name}.")
-    return found
+                keys |= schema_keys(kind, f"{prefix}{item.name}.")
+    return keys

@@ -34,8 +34,8 @@ _SPACED = re.compile(r"(\+{0,2}[a-zA-Z_][\w./@-]*)(?: ?[=:] ?| )([^\s=:].*)")
 
 def quote_value(text: str) -> str:
     """`text` as the value of an override, in Hydra's quotes if Hydra would otherwise read another value."""
-    plain = re.fullmatch(r"[\w./-]+", text, re.ASCII) and _parse_value(f"key={text}") == text
-    return text if plain else QuotedString(text, Quote.double).with_quotes()
+    needs_no_quotes = re.fullmatch(r"[\w./-]+", text, re.ASCII) and _parse_value(f"key={text}") == text
+    return text if needs_no_quotes else QuotedString(text, Quote.double).with_quotes()
 
 
 def _parse_value(override: str) -> Any:
@@ -82,20 +82,20 @@ def explain_unparsable(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals or not _KEY.fullmatch(key):
         return f"{shorten(override) or repr('')}: not a setting; write NAME=VALUE."
-    typed = shorten(_in_one_line(override))
+    shortened = shorten(_in_one_line(override))
     is_list = value.startswith("[") and value.endswith("]")
     elements = [element.strip().strip("'\"") for element in value[1:-1].split(",")] if is_list else [value]
     if fault := _unquotable(key, elements):
-        return f"{typed}: {fault}."
+        return f"{shortened}: {fault}."
     if is_list:
-        written = ",".join(quote_value(_expand_user(element)) for element in elements)
-        return f"{typed}: write {shlex.quote(f'{key}=[{written}]')}"
+        quoted_list = ",".join(quote_value(_expand_user(element)) for element in elements)
+        return f"{shortened}: write {shlex.quote(f'{key}=[{quoted_list}]')}"
     if value.startswith("~"):
-        return f"{typed}: write {shell_argument(key, _expand_user(value))}"
+        return f"{shortened}: write {shell_argument(key, _expand_user(value))}"
     if settings := _mapping(value):
         commands = " ".join(shell_argument(f"{key}.{name}", inner) for name, inner in settings.items())
-        return f"{typed}: set the settings of a group one by one: {commands}"
-    return f"{typed}: this value needs quotes within quotes: {shell_argument(key, value)}"
+        return f"{shortened}: set the settings of a group one by one: {commands}"
+    return f"{shortened}: this value needs quotes within quotes: {shell_argument(key, value)}"
 
 
 def _unquotable(key: str, values: Sequence[str]) -> str | None:
@@ -141,20 +141,20 @@ def explain_spaces(words: Sequence[str], texts: Collection[str]) -> str | None:
         texts: the settings whose values are texts, which may contain spaces.
     """
     for start, word in enumerate(words):
-        following = list(takewhile(lambda each: "=" not in each.lstrip("="), words[start + 1 :]))
+        following = list(takewhile(lambda argument: "=" not in argument.lstrip("="), words[start + 1 :]))
         key, equals, value = word.partition("=")
         if equals and value and following and key in texts:
-            typed = " ".join([word, *following])
+            arguments = " ".join([word, *following])
             quoted = shell_argument(key, " ".join([value, *following]))
-            return f"{shorten(typed)}: a value with spaces needs quotes: {quoted}"
+            return f"{shorten(arguments)}: a value with spaces needs quotes: {quoted}"
         count = 2 if following[:1] in (["="], [":"]) else 1
-        typed = " ".join([word, *following[:count]])
-        if "=" in word.rstrip("=") or not (match := _SPACED.fullmatch(typed)):
+        arguments = " ".join([word, *following[:count]])
+        if "=" in word.rstrip("=") or not (match := _SPACED.fullmatch(arguments)):
             continue
         key, value = match.groups()
         override = f"{key}={value}"
-        meant = shlex.quote(override) if is_parsable(override) else shell_argument(key, value)
-        return f"{shorten(typed)}: a setting is written NAME=VALUE, with no spaces around =: {meant}"
+        corrected = shlex.quote(override) if is_parsable(override) else shell_argument(key, value)
+        return f"{shorten(arguments)}: a setting is written NAME=VALUE, with no spaces around =: {corrected}"
     return None
 
 

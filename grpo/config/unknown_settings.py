@@ -18,15 +18,15 @@ from grpo.config.schema import Config
 from grpo.core.errors import suggest_name
 
 
-def no_such_option(group: str, name: str, known: Sequence[str] | None) -> str:
+def no_such_option(group: str, name: str, options: Sequence[str] | None) -> str:
     """The message for an unknown option `name` of a config group.
 
     Args:
-        known: the options that Hydra found in `conf/`, in its own package and in the user's folders; None for `conf/`.
+        options: those that Hydra found in `conf/`, in its own package and in the user's folders; None for `conf/`.
     """
-    other = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
-    names = option_names(group) if known is None else known
-    return f"{group}={name}: {group} has no option '{name}'.{suggest_name(name, names)}{other}"
+    advice = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
+    names = option_names(group) if options is None else options
+    return f"{group}={name}: {group} has no option '{name}'.{suggest_name(name, names)}{advice}"
 
 
 def no_such_setting(key: str, schema: type[Any]) -> str:
@@ -37,8 +37,8 @@ def no_such_setting(key: str, schema: type[Any]) -> str:
     if key.startswith("rewards."):
         return f"{key}: the composed stack has no such reward; add one with +{key}=WEIGHT."
     if is_dataclass(group := {item.name: item.type for item in fields(schema)}.get(key)):
-        own = ", ".join(f"{key}.{item.name}" for item in fields(group))
-        return f"{key}: this command has no group {key}, only {own}."
+        settings = ", ".join(f"{key}.{item.name}" for item in fields(group))
+        return f"{key}: this command has no group {key}, only {settings}."
     return f"{key}: there is no such setting.{suggestion(key, schema)}"
 
 
@@ -59,10 +59,10 @@ def suggestion(key: str, schema: type[Any]) -> str:
     if 0 < len(same) <= 3:
         return f" Did you mean {_either(same)}?"
     # A command that does not train suggests only settings that it has.
-    if (known := find_hint(key)) and (issubclass(schema, Config) or known.setting.partition("=")[0] in settings):
-        if known.setting:
-            return f" Here it is {known.setting}{f' ({known.note})' if known.note else ''}."
-        return f" It has no counterpart here: {known.note}."
+    if (hint := find_hint(key)) and (issubclass(schema, Config) or hint.setting.partition("=")[0] in settings):
+        if hint.setting:
+            return f" Here it is {hint.setting}{f' ({hint.note})' if hint.note else ''}."
+        return f" It has no counterpart here: {hint.note}."
     if key.startswith("hydra."):
         return " Those of Hydra, its sweeper and its launcher are in conf/hydra/."
     close = get_close_matches(key, settings, n=1, cutoff=0.7) or [

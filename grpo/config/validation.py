@@ -57,8 +57,10 @@ def check_lists_and_paths(config: AnyConfig) -> None:
     for key, kind in list_settings(type(config)).items():
         values: Any = get_setting(config, key) or []
         if not all(isinstance(value, kind) for value in values):
-            what = "text" if kind is str else "whole numbers"
-            raise UserError(f"{key}={shorten(values)}: must be a list of {what}, with no list or mapping inside it.")
+            elements = "text" if kind is str else "whole numbers"
+            raise UserError(
+                f"{key}={shorten(values)}: must be a list of {elements}, with no list or mapping inside it."
+            )
     for key in PATH_SETTINGS:
         for path in _paths_of(config, key):
             if fault := path_fault(path):
@@ -128,21 +130,27 @@ def _check_batch(config: Config) -> None:
 
 def _check_sampler_settings(rollout: RolloutConfig) -> None:
     """Check that the sampler has the settings that are given, and that it is given those that it needs."""
-    own = SAMPLER_SETTINGS[rollout.name]
+    own_settings = SAMPLER_SETTINGS[rollout.name]
     for name, value in non_neutral_sampling(rollout).items():
-        if name not in own:
+        if name not in own_settings:
             raise UserError(
                 f"rollout.{name}={value}: rollout={rollout.name} samples from the policy's own distribution and has no "
                 f"such setting; use rollout=generate rollout.{name}={value}."
             )
     for item in fields(rollout):
         value = getattr(rollout, item.name)
-        if value is not None and item.name not in ("name", *SAMPLING_PARAMETERS, *own):
-            having = " or ".join(f"rollout={name}" for name, known in SAMPLER_SETTINGS.items() if item.name in known)
-            raise UserError(
-                f"rollout.{item.name}={value}: rollout={rollout.name} has no such setting; {having} has it."
+        if value is not None and item.name not in ("name", *SAMPLING_PARAMETERS, *own_settings):
+            samplers = " or ".join(
+                f"rollout={name}" for name, settings in SAMPLER_SETTINGS.items() if item.name in settings
             )
-        if value is None and item.name in own and item.name not in (*SAMPLING_PARAMETERS, *CORRECTION_SETTINGS):
+            raise UserError(
+                f"rollout.{item.name}={value}: rollout={rollout.name} has no such setting; {samplers} has it."
+            )
+        if (
+            value is None
+            and item.name in own_settings
+            and item.name not in (*SAMPLING_PARAMETERS, *CORRECTION_SETTINGS)
+        ):
             raise UserError(f"rollout.{item.name}=null: rollout={rollout.name} needs a value there.")
     truncates = rollout.correction in ("token_truncate", "sequence_truncate")
     if truncates and rollout.correction_max is None and rollout.correction_min is None:
@@ -171,13 +179,13 @@ def _check_engine(config: CommonConfig) -> None:
 
 
 def _check_data(data: DataConfig) -> None:
-    of_arithmetic = ["min_steps", "max_steps", "max_number"]
-    of_files = ["train_file", "question_column", "answer_column", "gold"]
+    arithmetic_settings = ["min_steps", "max_steps", "max_number"]
+    file_settings = ["train_file", "question_column", "answer_column", "gold"]
     if data.name == "arithmetic":
-        required = [*of_arithmetic, "train_problems", "eval_problems", "validation_problems"]
-        forbidden = [*of_files, "path", "test_file", "validation_file"]
+        required = [*arithmetic_settings, "train_problems", "eval_problems", "validation_problems"]
+        forbidden = [*file_settings, "path", "test_file", "validation_file"]
     else:
-        required, forbidden = of_files, of_arithmetic
+        required, forbidden = file_settings, arithmetic_settings
     for name in required:
         if getattr(data, name) is None:
             raise UserError(f"data.{name}=null: data={data.name} needs a value there.")
@@ -193,9 +201,9 @@ def _check_data(data: DataConfig) -> None:
     if data.name == "arithmetic":
         for names, split in ((["train_problems"], "training"), (["eval_problems", "validation_problems"], "held-out")):
             if sum(getattr(data, name) for name in names) > DISTINCT_PROBLEMS[split]:
-                given = ", ".join(f"data.{name}={getattr(data, name)}" for name in names)
+                sizes = ", ".join(f"data.{name}={getattr(data, name)}" for name in names)
                 raise UserError(
-                    f"{given}: data=arithmetic has at most {DISTINCT_PROBLEMS[split]:,} distinct {split} problems; "
+                    f"{sizes}: data=arithmetic has at most {DISTINCT_PROBLEMS[split]:,} distinct {split} problems; "
                     "set fewer."
                 )
 

@@ -13,7 +13,7 @@ def find_eos_token_ids(policy: Any, tokenizer: Any) -> list[int]:
     """The ids of the tokens that end a completion, from the tokenizer and the policy's generation config."""
     model = unwrap_adapters(policy)
     rows = model.get_input_embeddings().num_embeddings
-    return sorted(each for each in {tokenizer.eos_token_id, *_declared_eos_token_ids(model)} - {None} if each < rows)
+    return sorted(token for token in {tokenizer.eos_token_id, *_declared_eos_token_ids(model)} - {None} if token < rows)
 
 
 def _declared_eos_token_ids(model: Any) -> list[int]:

@@ -38,22 +38,22 @@ def policy_identity(config: ModelConfig, seed: int) -> dict[str, Any]:
         UserError: the policy cannot be found.
     """
     path = resolve_model_path(config.path)
-    known: dict[str, Any] = {"path": config.path}
+    identity: dict[str, Any] = {"path": config.path}
     if Path(path).is_dir():
         digest = sha256()
         for file in sorted(file for file in Path(path).iterdir() if file.is_file()):
             with file.open("rb") as content:
                 digest.update(file.name.encode() + file_digest(content, "sha256").digest())
-        known["sha256"] = digest.hexdigest()
+        identity["sha256"] = digest.hexdigest()
     else:
         try:
-            found = cached_file(path, "config.json", revision=config.revision)
+            config_file = cached_file(path, "config.json", revision=config.revision)
         except (OSError, ValueError) as error:
             raise _loading_error(config.path, error) from error
-        known["commit"] = extract_commit_hash(found, None)
+        identity["commit"] = extract_commit_hash(config_file, None)
     if config.init == "random":
-        known |= {"num_layers": config.num_layers, "seed": seed}
-    return known | ({"load_in_4bit": True} if config.load_in_4bit else {})
+        identity |= {"num_layers": config.num_layers, "seed": seed}
+    return identity | ({"load_in_4bit": True} if config.load_in_4bit else {})
 
 
 def _loading_error(path: str, error: Exception) -> UserError:
@@ -257,8 +257,8 @@ def _dequantized(policy: Any) -> PreTrainedModel:
     quantized = policy.get_base_model()
     config = copy.deepcopy(quantized.config)
     del config.quantization_config
-    plain: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=quantized.dtype)
-    for name, module in plain.named_modules():
+    dense: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=quantized.dtype)
+    for name, module in dense.named_modules():
         adapted = quantized.get_submodule(name)
         base = adapted.get_base_layer() if hasattr(adapted, "get_base_layer") else adapted
         for attribute, parameter in module.named_parameters(recurse=False):
@@ -266,5 +266,5 @@ def _dequantized(policy: Any) -> PreTrainedModel:
             if state := getattr(value, "quant_state", None):
                 value = dequantize_4bit(value.data, state).float() + adapted.get_delta_weight("default").float()
             parameter.copy_(value)
-    plain.generation_config = quantized.generation_config
-    return plain
+    dense.generation_config = quantized.generation_config
+    return dense

@@ -58,8 +58,8 @@ def check_cuda(config: CommonConfig) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            plain = " bf16=false" if config.bf16 else ""
-            raise UserError(f"device=cuda: no CUDA device is found. To run on the CPU: device=cpu{plain}")
+            no_bf16 = " bf16=false" if config.bf16 else ""
+            raise UserError(f"device=cuda: no CUDA device is found. To run on the CPU: device=cpu{no_bf16}")
 
 
 def check_device(config: Config, batch: BatchSplit) -> None:
@@ -80,10 +80,10 @@ def check_device(config: Config, batch: BatchSplit) -> None:
 
     count, processes = torch.cuda.device_count(), distributed.local_world_size()
     if count == 0:
-        plain = " bf16=false" * config.bf16
+        no_bf16 = " bf16=false" * config.bf16
         raise UserError(
             f"device=cuda: no CUDA device is found.{_cpu_estimate(config, batch)} To train on the CPU anyway: "
-            f"device=cpu{plain}. The embedded default needs no GPU: python -m grpo.train"
+            f"device=cpu{no_bf16}. The embedded default needs no GPU: python -m grpo.train"
         )
     if count > 1 and batch.world_size == 1:
         raise UserError(

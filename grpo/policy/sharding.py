@@ -51,6 +51,6 @@ def gather_full_weights(policy: Any) -> Iterator[tuple[str, Tensor]]:
 @torch.no_grad()
 def copy_full_weights(policy: Any, target: Any) -> None:
     """Copy the weights of a sharded policy to `target`, a complete policy of the same architecture."""
-    own = dict(target.named_parameters())
+    parameters = dict(target.named_parameters())
     for name, weight in gather_full_weights(policy):
-        own[name].copy_(weight)
+        parameters[name].copy_(weight)

@@ -91,8 +91,8 @@ class Chart:
 
 
 @contextmanager
-def _save_settings(more: dict[Any, Any] | None = None) -> Iterator[None]:
-    with mpl.rc_context(STYLE | (more or {})), warnings.catch_warnings():
+def _save_settings(settings: dict[Any, Any] | None = None) -> Iterator[None]:
+    with mpl.rc_context(STYLE | (settings or {})), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser's fonts have it
         yield
 

@@ -41,7 +41,7 @@ REWARD_COLOURS = dict(zip(("correctness", "int", "strict_format", "soft_format",
 def reward_colours(rewards: Sequence[str]) -> dict[str, str]:
     """reward -> the name of its colour. A `verbatim_` reward has the colour of the built-in reward of that name."""
     fixed = {
-        name: REWARD_COLOURS[plain] for name in rewards if (plain := name.removeprefix("verbatim_")) in REWARD_COLOURS
+        name: REWARD_COLOURS[base] for name in rewards if (base := name.removeprefix("verbatim_")) in REWARD_COLOURS
     }
     free = [hue for hue in HUES if hue not in fixed.values()] or HUES
     others = [name for name in rewards if name not in fixed]

@@ -71,8 +71,8 @@ def headline(run: SavedRun) -> str:
     """The change of the right answers in one sentence, with its interval and its significance."""
     results = run.results
     if not results:
-        done = int(run.history.index[-1]) if len(run.history) else 0
-        return f"Not finished: {done:,} {plural(done, 'step')} logged, and no evaluation after training yet."
+        steps = int(run.history.index[-1]) if len(run.history) else 0
+        return f"Not finished: {steps:,} {plural(steps, 'step')} logged, and no evaluation after training yet."
     before, after = results["before"], results["after"]
     difference = results["difference"]["accuracy_strict"]
     first, last = (format_metric("accuracy_strict", metrics["accuracy_strict"]) for metrics in (before, after))

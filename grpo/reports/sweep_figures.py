@@ -119,11 +119,11 @@ def fit_share_axis(axes: Axes, side: str, values: Sequence[float]) -> None:
     axis.set_major_formatter(PercentFormatter(1, decimals=0 if high - low > 0.04 else 1))
 
 
-def effect_figure(effect: Effect, place: int, several: bool) -> Chart:
+def effect_figure(effect: Effect, number: int, several: bool) -> Chart:
     """The levels of a factor: along an axis if they are numbers, else in rows.
 
     Args:
-        place: the number of the effect, for the name of the file.
+        number: of the effect, for the name of the file.
         several: whether the sweep has several factors.
     """
     over = ", over the other factors" if several else ""
@@ -132,8 +132,8 @@ def effect_figure(effect: Effect, place: int, several: bool) -> Chart:
     numbers = [parse_number(level.name) for level in effect.levels]
     with mpl.rc_context(STYLE):
         if None in numbers:
-            found = [DotRow(level.name, [*level.by_seed.values()], level.interval, "c0") for level in effect.levels]
-            return Chart(f"effect_{place}", title, note, dot_rows_figure(found)[0])
+            rows = [DotRow(level.name, [*level.by_seed.values()], level.interval, "c0") for level in effect.levels]
+            return Chart(f"effect_{number}", title, note, dot_rows_figure(rows)[0])
         figure, axes = new_axes()
         order = np.argsort(np.array(numbers, dtype=np.float64))
         levels, along = [effect.levels[i] for i in order], [float(numbers[i] or 0) for i in order]
@@ -153,8 +153,8 @@ def effect_figure(effect: Effect, place: int, several: bool) -> Chart:
         axes.set_xticks(along, [level.name for level in levels], parse_math=False)
         axes.margins(x=0.08)
         axes.set_xlabel(wrap_row_name(effect.factor), parse_math=False)
-        fit_share_axis(axes, "y", [each for level in levels for each in (*level.by_seed.values(), *level.interval)])
-    return Chart(f"effect_{place}", title, note + "; a thin line joins a seed", figure)
+        fit_share_axis(axes, "y", [value for level in levels for value in (*level.by_seed.values(), *level.interval)])
+    return Chart(f"effect_{number}", title, note + "; a thin line joins a seed", figure)
 
 
 def suits_log_scale(along: Sequence[float]) -> bool:
@@ -169,16 +169,16 @@ def training_curves(arms: Sequence[Arm], hues: Mapping[str, str], baseline: Arm)
     """The metrics during training: the mean over the seeds of an arm, in a band from the lowest to the highest."""
     chosen = [arm for arm in arms if arm.name in hues]
     names = {arm.name: curve_label(arm, baseline) for arm in chosen}
-    found = [training_curve(chosen, names, hues, column, title, column) for column, title in CURVES.items()]
+    charts = [training_curve(chosen, names, hues, column, title, column) for column, title in CURVES.items()]
     completions = {arm.name: BatchSplit(**any_run(arm).results["batch"]).completions for arm in chosen}
     if len({*completions.values()}) > 1:
         title = "Correctness by completions sampled"
         column = reward_mean("correctness")
-        found.insert(1, training_curve(chosen, names, hues, column, title, "by_completions", completions))
-    found.append(
+        charts.insert(1, training_curve(chosen, names, hues, column, title, "by_completions", completions))
+    charts.append(
         training_curve(chosen, names, hues, VALIDATION_ACCURACY, "Validation problems right", VALIDATION_ACCURACY)
     )
-    return [chart for chart in found if chart]
+    return [chart for chart in charts if chart]
 
 
 def any_run(arm: Arm) -> SavedRun:
@@ -257,8 +257,8 @@ def pareto_figure(trials: Sequence[Trial], objectives: Sequence[str]) -> Chart:
         axes.plot(*zip(*best, strict=True), "o-", color=light_colour("c0"), markersize=7, linewidth=1)
         for trial in complete:
             if trial.best:
-                place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "parse_math": False}
-                axes.annotate(printable(trial.folder)[-12:], trial.values, (6, 6), **place)  # type: ignore[arg-type]
+                label_style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "parse_math": False}
+                axes.annotate(printable(trial.folder)[-12:], trial.values, (6, 6), **label_style)  # type: ignore[arg-type]
         axes.margins(0.08)
         axes.grid(True, axis="both")
         for axis, name in zip((axes.xaxis, axes.yaxis), objectives, strict=True):

@@ -1,6 +1,6 @@
-"""The findings of a sweep as sentences, each as certain as the statistics allow.
+"""The findings of a sweep as sentences. A sentence states no more than the statistics show.
 
-Used by the terminal output and the page of a sweep. It computes no statistics.
+The terminal output and the page of a sweep use them. This module computes no statistics.
 """
 
 from math import isnan
@@ -19,7 +19,7 @@ def verdict(sweep: SweepResults, baseline: Arm | None = None) -> str:
 
 
 def findings(sweep: SweepResults, baseline: Arm | None = None) -> list[str]:
-    """Sentences: which arms differ, or that no difference is significant; then what is missing from the comparison.
+    """Sentences: which arms differ, or that no difference is significant; then the number of missing jobs.
 
     Args:
         baseline: the arm that the others are compared with; None: the first arm that has runs.
@@ -42,20 +42,20 @@ def findings(sweep: SweepResults, baseline: Arm | None = None) -> list[str]:
 
 
 def _search_findings(sweep: SweepResults) -> list[str]:
-    found = search_trials(sweep)
-    best = [trial for trial in found if trial.best]
+    trials = search_trials(sweep)
+    best = [trial for trial in trials if trial.best]
     names = " and ".join(label_and_formatter(name)[0] for name in sweep.maximize)
     if not best:
         return [f"No trial has a value of {names}, the objective of the search."]
-    trials = f"Of {len(found)} {plural(len(found), 'trial')},"
+    of_trials = f"Of {len(trials)} {plural(len(trials), 'trial')},"
     if len(sweep.maximize) > 1:
-        result = f"{trials} {len(best)} {'is' if len(best) == 1 else 'are'} on the Pareto front of {names}."
+        result = f"{of_trials} {len(best)} {'is' if len(best) == 1 else 'are'} on the Pareto front of {names}."
     else:
         ((metric, maximize),) = sweep.maximize.items()
         extreme = "highest" if maximize else "lowest"
         ties = f", as had {len(best) - 1} {plural(len(best) - 1, 'other')}" if len(best) > 1 else ""
         value = format_metric(metric, best[0].values[0] or 0.0)
-        result = f"{trials} {best[0].name} had the {extreme} value of {names}, {value}{ties}."
+        result = f"{of_trials} {best[0].name} had the {extreme} value of {names}, {value}{ties}."
     return [result, "Each is a single run, and the best of many is partly luck: run it again with other seeds."]
 
 
@@ -82,11 +82,11 @@ def _comparison_findings(sweep: SweepResults, baseline: Arm) -> list[str]:
         return [*_no_significant_difference(baseline, tested, seeds), *untested, *_clearest_effect(sweep, baseline)]
     leader = contrasts.get(max(arms, key=mean_accuracy).name)
     if leader in significant and leader and leader.paired.difference > 0:
-        named, sentence = leader, _leader_sentence(leader, baseline, problems)
+        described, sentence = leader, _leader_sentence(leader, baseline, problems)
     else:
-        named = max(significant, key=lambda contrast: abs(contrast.paired.difference))
-        sentence = _difference_sentence(named, baseline, problems)
-    others = [contrast for contrast in significant if contrast is not named]
+        described = max(significant, key=lambda contrast: abs(contrast.paired.difference))
+        sentence = _difference_sentence(described, baseline, problems)
+    others = [contrast for contrast in significant if contrast is not described]
     return [sentence, *_other_arms(others, len(tested) - len(significant), baseline, seeds), *untested]
 
 
@@ -109,9 +109,9 @@ def _difference_sentence(contrast: Contrast, baseline: Arm, problems: str) -> st
 def _untested_arms(count: int, baseline: Arm) -> list[str]:
     if not count:
         return []
-    have, are = ("arm has", "is") if count == 1 else ("arms have", "are")
+    arms_have, are = ("arm has", "is") if count == 1 else ("arms have", "are")
     base = baseline.short_name(baseline)
-    return [f"{count} {have} fewer than two seeds in common with {base} and {are} not tested."]
+    return [f"{count} {arms_have} fewer than two seeds in common with {base} and {are} not tested."]
 
 
 def _other_arms(significant: list[Contrast], not_significant: int, baseline: Arm, seeds: str) -> list[str]:
@@ -125,21 +125,21 @@ def _other_arms(significant: list[Contrast], not_significant: int, baseline: Arm
         more = f" and {len(significant) - 3} more" if len(significant) > 3 else ""
         sentences.append(f"{names}{more} also {'differs' if len(significant) == 1 else 'differ'} from {base}.")
     if not_significant:
-        which = "The other arm does" if not_significant == 1 else f"The other {not_significant} arms do"
-        sentences.append(f"{which} not differ significantly from {base} over {seeds}.")
+        subject = "The other arm does" if not_significant == 1 else f"The other {not_significant} arms do"
+        sentences.append(f"{subject} not differ significantly from {base} over {seeds}.")
     return sentences
 
 
 def _single_arm(arm: Arm, problems: str) -> str:
     values = [*arm.values(PRIMARY_METRIC).values()]
     if len(values) == 1:
-        right = format_metric(PRIMARY_METRIC, values[0])
-        return f"One run: {right} right answers on {problems}. There is no other arm to compare it with."
-    right = format_metric(PRIMARY_METRIC, mean_accuracy(arm))
-    around = format_interval(PRIMARY_METRIC, *t_interval(values))
+        accuracy = format_metric(PRIMARY_METRIC, values[0])
+        return f"One run: {accuracy} right answers on {problems}. There is no other arm to compare it with."
+    accuracy = format_metric(PRIMARY_METRIC, mean_accuracy(arm))
+    interval = format_interval(PRIMARY_METRIC, *t_interval(values))
     return (
-        f"One arm: {right} right answers on {problems}, the mean of {len(values)} seeds (95% interval {around}). There "
-        "is no other arm to compare it with."
+        f"One arm: {accuracy} right answers on {problems}, the mean of {len(values)} seeds (95% interval {interval}). "
+        "There is no other arm to compare it with."
     )
 
 
@@ -148,23 +148,26 @@ def _no_significant_difference(baseline: Arm, tested: list[Contrast], seeds: str
         return [f"In each of {seeds} all arms had the same share of right answers."]
     largest, base = max(tested, key=lambda contrast: abs(contrast.paired.difference)), baseline.short_name(baseline)
     difference = f"{_signed_points(largest.paired.difference)} points of {largest.arm.short_name(baseline)}"
-    around = f"95% interval from {_signed_points(largest.paired.low)} to {_signed_points(largest.paired.high)}"
+    interval = f"95% interval from {_signed_points(largest.paired.low)} to {_signed_points(largest.paired.high)}"
     if largest.paired.p < 0.05:
         return [
             f"{seeds.capitalize()} are too few to decide which arms differ.",
-            f"The largest difference in right answers from {base}, {difference}, would be significant alone ({around}, "
-            f"p {format_p(largest.paired.p)}), but is not as one of {len(tested)} comparisons (Holm p "
+            f"The largest difference in right answers from {base}, {difference}, would be significant alone "
+            f"({interval}, p {format_p(largest.paired.p)}), but is not as one of {len(tested)} comparisons (Holm p "
             f"{format_p(largest.p_holm)}).",
         ]
-    which = "the largest difference in right answers" if len(tested) > 1 else "the difference in right answers"
+    subject = "the largest difference in right answers" if len(tested) > 1 else "the difference in right answers"
     return [
-        f"These {seeds} show no significant difference between the arms: {which} from {base}, {difference}, has a "
-        f"{around} (Holm p {format_p(largest.p_holm)})."
+        f"These {seeds} show no significant difference between the arms: {subject} from {base}, {difference}, has a "
+        f"{interval} (Holm p {format_p(largest.p_holm)})."
     ]
 
 
 def _clearest_effect(sweep: SweepResults, baseline: Arm) -> list[str]:
-    """The most significant effect of a factor over all arms, which may exist where no single arm differs."""
+    """The most significant effect of a factor, averaged over all arms; none is printed unless it is significant.
+
+    A factor can have a significant effect although no single arm differs significantly from the baseline.
+    """
     levels = [
         (level.paired, f"{effect.factor}={level.name}", f"{effect.factor}={effect.levels[0].name}")
         for effect in (factor_effects(sweep, baseline) if len(sweep.factors) > 1 else [])
@@ -175,7 +178,7 @@ def _clearest_effect(sweep: SweepResults, baseline: Arm) -> list[str]:
     significant = [(p, *level) for p, level in zip(adjusted, levels, strict=True) if p < 0.05]
     if not significant:
         return []
-    p, paired, name, first = min(significant, key=lambda each: each[0])
+    p, paired, name, first = min(significant, key=lambda row: row[0])
     return [
         f"Averaged over the other factors, {name} had {_more_or_fewer(paired.difference, ' right answers')} than "
         f"{first} (95% interval {_signed_points(paired.low)} to {_signed_points(paired.high)}, Holm p {format_p(p)})."

@@ -42,8 +42,8 @@ def _belongs_to_project(folder: Path) -> bool:
 def _subfolders(folder: Path) -> list[Path]:
     """The subfolders, sorted by name, without hidden ones and links such as outputs/latest."""
     try:
-        found = [each for each in folder.iterdir() if not each.name.startswith(".") and not each.is_symlink()]
-        return sorted((each for each in found if each.is_dir()), key=lambda each: natural_key(each.name))
+        paths = [path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_symlink()]
+        return sorted((path for path in paths if path.is_dir()), key=lambda path: natural_key(path.name))
     except OSError:  # not readable
         return []
 

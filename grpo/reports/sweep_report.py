@@ -175,11 +175,11 @@ def summary_line(sweep: SweepResults) -> str:
 def trial_rows(sweep: SweepResults) -> list[tuple[Trial | UnfinishedJob, list[str]]]:
     """The trials of a search with the values of the objectives, none for unfinished ones; of many trials the best."""
     complete = [
-        (trial, [format_cell(metric, each) for metric, each in zip(sweep.maximize, trial.values, strict=True)])
+        (trial, [format_cell(metric, value) for metric, value in zip(sweep.maximize, trial.values, strict=True)])
         for trial in best_trials(sweep, MAX_PAGE_ROWS)
     ]
     unfinished = [job for job in sweep.unfinished if not job.without_steps][:MAX_PAGE_ROWS]
-    return sorted([*complete, *((job, []) for job in unfinished)], key=lambda each: natural_key(each[0].folder))
+    return sorted([*complete, *((job, []) for job in unfinished)], key=lambda row: natural_key(row[0].folder))
 
 
 def ended_by_alarm(sweep: SweepResults) -> list[tuple[str, str, str]]:
@@ -201,12 +201,12 @@ def format_cell(metric: str, value: float | None) -> str:
 
 def comparison_cells(metric: str, paired: PairedTTest, p_holm: float) -> dict[str, str]:
     """The cells of a comparison over seeds: difference, interval, p and Holm's p."""
-    known = not isnan(paired.p)
+    is_tested = not isnan(paired.p)
     return {
         "difference": with_sign(label_and_formatter(metric)[1](paired.difference)),
-        "interval": format_interval(metric, paired.low, paired.high) if known else "unknown",
-        "p": format_p(paired.p) if known else "–",
-        "p_holm": format_p(p_holm) if known else "–",
+        "interval": format_interval(metric, paired.low, paired.high) if is_tested else "unknown",
+        "p": format_p(paired.p) if is_tested else "–",
+        "p_holm": format_p(p_holm) if is_tested else "–",
     }
 
 
@@ -244,7 +244,9 @@ def detectable_difference(baseline: Arm, contrasts: Mapping[str, Contrast]) -> s
         return caveat
     pairs = sorted({contrast.paired.pairs for contrast in contrasts.values() if contrast.paired.pairs > 1})
     seeds = f"{pairs[0]} to {pairs[-1]}" if len(pairs) > 1 else str(pairs[0])
-    low, high = (f"below about {each * 100:.1f} points" if each < 1 else "of any size" for each in half_widths)
+    low, high = (
+        f"below about {half_width * 100:.1f} points" if half_width < 1 else "of any size" for half_width in half_widths
+    )
     which = low if low == high else f"{low} (the arm with the smallest spread) or {high} (the largest spread)"
     return (
         f"With this spread and {seeds} seeds, differences from {baseline.short_name(baseline)} {which} are not "

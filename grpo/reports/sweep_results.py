@@ -85,8 +85,8 @@ class SweepResults:
         runs = [run for arm in self.arms for run in arm.runs.values()]
         rewards = dict.fromkeys(name for run in runs for name in run.results["after"] if name.startswith(SCORE_PREFIX))
         same_weights = all(run.weights == runs[0].weights for run in runs)
-        known = [name for name in METRIC_LABELS if name != PRIMARY_METRIC and (same_weights or name != "reward")]
-        return [name for name in (*known, *rewards) if any(final_value(run, name) is not None for run in runs)]
+        labelled = [name for name in METRIC_LABELS if name != PRIMARY_METRIC and (same_weights or name != "reward")]
+        return [name for name in (*labelled, *rewards) if any(final_value(run, name) is not None for run in runs)]
 
     def relative_name(self, folder: Path) -> str:
         """A folder of the sweep, relative to the sweep's own."""
@@ -118,8 +118,8 @@ def read_sweep(folder: Path) -> SweepResults:
         groups[json.dumps(settings_with_effect(run), sort_keys=True, default=str)][job] = run
     levels = factor_levels([next(iter(group.values())) for group in groups.values()])
 
-    places = {job: place for place, job in enumerate(states)}
-    arms: list[tuple[int, Arm]] = []  # each with the place of its first job
+    positions = {job: position for position, job in enumerate(states)}
+    arms: list[tuple[int, Arm]] = []  # each with the position of its first job
     repeated: list[tuple[str, str]] = []
     names = dict(sweep_file.jobs)
     for arm_levels, group in zip(levels, groups.values(), strict=True):
@@ -128,7 +128,7 @@ def read_sweep(folder: Path) -> SweepResults:
         repeated += older
         for job, run in group.items():
             names.setdefault(job, f"{arm.name} seed={run.settings['seed']}")
-        arms.append((min(places[job] for job in group), arm))
+        arms.append((min(positions[job] for job in group), arm))
     if not sweep_file.maximize:
         arms += _arms_without_runs(sweep_file, runs)
     return SweepResults(
@@ -145,12 +145,12 @@ def read_sweep(folder: Path) -> SweepResults:
 
 def _read_jobs(folder: Path, sweep_file: _SweepFile) -> tuple[dict[str, SavedRun], dict[str, tuple[str, str] | None]]:
     """The runs by their job's folder, and for every job its state and the reason, None if it has finished."""
-    found = {str(path.relative_to(folder)) for path in find_runs(folder)}
-    found |= {job for job in sweep_file.jobs if RunDir(folder / job).has_settings()}
+    started_jobs = {str(path.relative_to(folder)) for path in find_runs(folder)}
+    started_jobs |= {job for job in sweep_file.jobs if RunDir(folder / job).has_settings()}
     runs: dict[str, SavedRun] = {}
     states: dict[str, tuple[str, str] | None] = {}
-    for job in [*sweep_file.jobs, *sorted(found - sweep_file.jobs.keys(), key=natural_key)]:
-        if job not in found:
+    for job in [*sweep_file.jobs, *sorted(started_jobs - sweep_file.jobs.keys(), key=natural_key)]:
+        if job not in started_jobs:
             states[job] = _job_state(folder / job, None)
             continue
         try:
@@ -175,18 +175,18 @@ def _newest_by_seed(folder: Path, runs: Mapping[str, SavedRun]) -> tuple[dict[in
 
 
 def _arms_without_runs(sweep_file: _SweepFile, runs: Mapping[str, SavedRun]) -> list[tuple[int, Arm]]:
-    """The arms of which no job has written anything, each with the place of its first job."""
-    found: dict[str, tuple[int, Arm]] = {}
+    """The arms of which no job has written anything, each with the position of its first job."""
+    arms: dict[str, tuple[int, Arm]] = {}
     started = set()
-    for place, (job, name) in enumerate(sweep_file.jobs.items()):
+    for position, (job, name) in enumerate(sweep_file.jobs.items()):
         parts = [
             part for part in re.split(r" (?=[^ =]+=)", name) if "=" in part and affects_results(part.partition("=")[0])
         ]
         levels = dict(part.split("=", 1) for part in parts)
-        found.setdefault(repr(levels), (place, Arm(levels, {})))
+        arms.setdefault(repr(levels), (position, Arm(levels, {})))
         if job in runs:
             started.add(repr(levels))
-    return [placed for key, placed in found.items() if key not in started]
+    return [arm for key, arm in arms.items() if key not in started]
 
 
 def _read_sweep_file(path: Path) -> _SweepFile:

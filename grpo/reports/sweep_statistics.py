@@ -78,7 +78,7 @@ def intervals_over_problems(sweep: SweepResults, baseline: Arm) -> dict[str, dic
             for first, second in pairs
             if first is not None and second is not None and first.index.equals(second.index)
         ]
-        if len(changes) < len(pairs) or not all(each.index.equals(changes[0].index) for each in changes):
+        if len(changes) < len(pairs) or not all(change.index.equals(changes[0].index) for change in changes):
             continue
         change = sum(changes[1:], changes[0]).dropna(axis="columns") / len(changes)
         by_metric = bootstrap_intervals(change.to_numpy(dtype=np.float64).T)
@@ -195,7 +195,7 @@ def mean_accuracy(arm: Arm) -> float:
     return fmean(arm.values(PRIMARY_METRIC).values())
 
 
-def detectable_range(found: Iterable[Contrast]) -> Interval | None:
+def detectable_range(contrasts: Iterable[Contrast]) -> Interval | None:
     """The smallest and the largest half-width of the intervals; None if all are zero or unknown."""
-    half_widths = [contrast.half_width for contrast in found if contrast.half_width > 0]
+    half_widths = [contrast.half_width for contrast in contrasts if contrast.half_width > 0]
     return (min(half_widths), max(half_widths)) if half_widths else None

@@ -87,8 +87,8 @@ def _row_labels(names: Sequence[str], room: int = 32) -> tuple[list[Text], list[
     return [Text(number) for number in numbers], [key_value_table(dict(zip(numbers, names, strict=True)))]
 
 
-def _left_out_note(total: int, shown: int, noun: str) -> list[RenderableType]:
-    return [Text(f"The best {shown} of {total} {noun}; all are in sweep.csv.")] if shown < total else []
+def _left_out_note(total: int, count: int, noun: str) -> list[RenderableType]:
+    return [Text(f"The best {count} of {total} {noun}; all are in sweep.csv.")] if count < total else []
 
 
 def _interval_and_p_cells(paired: PairedTTest, p_holm: float) -> tuple[str, str]:
@@ -102,22 +102,22 @@ def _interval_and_p_cells(paired: PairedTTest, p_holm: float) -> tuple[str, str]
 def _trials_table(sweep: SweepResults) -> list[RenderableType]:
     table = empty_table(*(label_and_formatter(metric)[0] for metric in sweep.maximize))
     table.columns[0].header = "trial"
-    found, total = best_trials(sweep, MAX_TERMINAL_ROWS), len(sweep.finished_runs)
-    labels, legend = _row_labels([printable(f"{trial.folder}  {truncate_text(trial.name, 300)}") for trial in found])
-    for trial, label in zip(found, labels, strict=True):
+    trials, total = best_trials(sweep, MAX_TERMINAL_ROWS), len(sweep.finished_runs)
+    labels, legend = _row_labels([printable(f"{trial.folder}  {truncate_text(trial.name, 300)}") for trial in trials])
+    for trial, label in zip(trials, labels, strict=True):
         cells = [
-            "" if each is None else format_metric(metric, each)
-            for metric, each in zip(sweep.maximize, trial.values, strict=True)
+            "" if value is None else format_metric(metric, value)
+            for metric, value in zip(sweep.maximize, trial.values, strict=True)
         ]
         table.add_row(label, *cells, style="bold" if trial.best else None)
     table.caption, table.caption_justify = "bold: no other trial is better", "left"
-    return [table, *legend, *_left_out_note(total, len(found), "trials")]
+    return [table, *legend, *_left_out_note(total, len(trials), "trials")]
 
 
 def best_trials(sweep: SweepResults, most: int) -> list[Trial]:
     """All trials, or if they are more than `most`, the Pareto front and the best others by the first objective."""
-    found = search_trials(sweep)
-    if len(found) <= most:
-        return found
+    trials = search_trials(sweep)
+    if len(trials) <= most:
+        return trials
     sign = -1 if next(iter(sweep.maximize.values())) else 1
-    return sorted(found, key=lambda trial: (not trial.best, sign * (trial.values[0] or 0.0)))[:most]
+    return sorted(trials, key=lambda trial: (not trial.best, sign * (trial.values[0] or 0.0)))[:most]

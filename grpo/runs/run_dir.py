@@ -23,7 +23,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # The request.
+        # Settings and code.
         self.hydra = path / ".hydra"
         self.settings_yaml = self.hydra / "config.yaml"  # the composed settings
         self.overrides_yaml = self.hydra / "overrides.yaml"  # the settings that were typed
@@ -31,14 +31,14 @@ class RunDir:
         self.signature_json = self.hydra / "signature.json"  # signs the settings that run code
         self.provenance_json = path / "provenance.json"  # code, packages, machine, data and policy
         self.git_diff = path / "git.diff"  # the changes of the code since its commit
-        # The measurements.
+        # Measurements.
         self.metrics_jsonl = path / "metrics.jsonl"  # one line per logged step, validation or alarm
         self.transcripts_jsonl = path / "transcripts.jsonl"  # the example questions with the completions of the policy
         self.completions = path / "completions"  # one table per logged step
         self.evaluations = path / "evaluations"  # each is a .json with figures and a .parquet with completions
         self.nonfinite = path / "nonfinite"  # batches whose loss or gradient was not finite
         self.train_log = path / "train.log"
-        # The end.
+        # Results.
         self.results_json = path / "results.json"  # of a finished run
         self.policy = path / "policy"  # the trained policy
         self.reference = path / "reference"  # random weights before training, loaded as the reference policy

@@ -91,14 +91,14 @@ def launch_jobs(launcher: Any, calls: Sequence[JobCall], parallel: int, cuda: bo
         calls: the overrides and the number of each job.
         cuda: whether a job needs a GPU.
     """
-    overrides = [each for each, _ in calls]
+    overrides = [job_overrides for job_overrides, _ in calls]
     if launcher_name(launcher) in ("LocalLauncher", "SlurmLauncher") and launcher.params.get("gpus_per_node") is None:
         launcher.params["gpus_per_node"] = launcher.params["tasks_per_node"] if cuda else None
     with share_cores(parallel):
         match launcher_name(launcher):
             case "BasicLauncher":
-                for each, number in calls:
-                    launcher.launch([each], number)
+                for job_overrides, number in calls:
+                    launcher.launch([job_overrides], number)
             case "JoblibLauncher":
                 launcher.joblib["n_jobs"] = parallel
                 os.environ[SWEEP_PID_VARIABLE] = str(os.getpid())

@@ -81,7 +81,7 @@ class SweepProgress:
 
         def render() -> Group:
             more = [f"and {len(running) - MAX_SHOWN_JOBS} more"] if len(running) > MAX_SHOWN_JOBS else []
-            lines = [printable(each) for each in (*running[:MAX_SHOWN_JOBS], *more)]
+            lines = [printable(line) for line in (*running[:MAX_SHOWN_JOBS], *more)]
             return Group(bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
         live = Live(get_renderable=render, console=self.terminal, transient=True)
@@ -151,10 +151,11 @@ class SweepProgress:
             return 0.0
         steps = [job.steps() for job in self.jobs]
         sizes = [
-            1 if each is None else each * job.completions_per_step for each, job in zip(steps, self.jobs, strict=True)
+            1 if count is None else count * job.completions_per_step
+            for count, job in zip(steps, self.jobs, strict=True)
         ]
-        done = [
-            size * (1.0 if job.folder in self._ended else min(1.0, last_step(job.folder) / each) if each else 0.0)
-            for size, each, job in zip(sizes, steps, self.jobs, strict=True)
+        finished = [
+            size * (1.0 if job.folder in self._ended else min(1.0, last_step(job.folder) / count) if count else 0.0)
+            for size, count, job in zip(sizes, steps, self.jobs, strict=True)
         ]
-        return sum(done) / (sum(sizes) * self.total / len(self.jobs))
+        return sum(finished) / (sum(sizes) * self.total / len(self.jobs))

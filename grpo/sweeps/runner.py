@@ -45,13 +45,13 @@ def run_grid(context: HydraContext, master: DictConfig, launcher: Launcher, argu
     listed = expand_overrides(context, arguments)
     varied = [key for key, values in listed.items() if len(values) > 1]
     settings = load_sweeper(master.hydra.sweeper, SweeperConfig)
-    combinations = [list(each) for each in product(*listed.values())]
+    combinations = [list(values) for values in product(*listed.values())]
     jobs = compose_jobs(context, master, combinations, varied, on_this_machine=runs_on_this_machine(launcher))
     refuse_duplicates(jobs)
     with SweepRunner(master, launcher, settings, varied, jobs, jobs[0], len(jobs)) as sweep:
-        done = [job for job in jobs if has_all_steps(job.folder, job.config)]
+        finished = [job for job in jobs if has_all_steps(job.folder, job.config)]
         factors = [f"{key.lstrip('+')} ({len(listed[key])})" for key in varied]
-        sweep.print_header("job", len(done), [job for job in jobs if job not in done], " x ".join(factors))
+        sweep.print_header("job", len(finished), [job for job in jobs if job not in finished], " x ".join(factors))
         sweep.run_jobs(jobs)
     sweep.report()
 
@@ -127,9 +127,11 @@ class SweepRunner:
     def _folder_override(self) -> str:
         return f"hydra.sweep.dir={quoted_path(Path(display_path(self.folder.path)))}"
 
-    def print_header(self, noun: str, done: int, remaining: Sequence[Job], varied: str) -> None:
+    def print_header(self, noun: str, finished: int, remaining: Sequence[Job], varied: str) -> None:
         """Print what will run, and how long it will take if an estimate is possible."""
-        lines = {"sweep": f"{self.total} {plural(self.total, noun)}" + (f", {done} of them done" if done else "")}
+        lines = {
+            "sweep": f"{self.total} {plural(self.total, noun)}" + (f", {finished} of them done" if finished else "")
+        }
         if varied:
             lines["sweep"] += f": {varied}"
         if self.parallel > 1:

@@ -50,7 +50,7 @@ def run_search(context: HydraContext, master: DictConfig, launcher: Launcher, ar
     identity: dict[str, Any] = {
         "maximize": settings.maximize,
         "minimize": settings.minimize,
-        "space": {key: str(each) for key, each in space.items()},
+        "space": {key: str(distribution) for key, distribution in space.items()},
         "fixed": fixed,
     }
     with SweepRunner(master, launcher, settings, list(space), [], examples[0], settings.n_trials, **identity) as sweep:

@@ -49,7 +49,7 @@ def open_study(settings: SearchConfig, folder: Path) -> "optuna.Study":
         raise UserError(
             f"hydra.sweeper.storage={settings.storage}: the study cannot be opened: {first_line(error)}."
         ) from error
-    if [each.name.lower() for each in study.directions] != directions:
+    if [direction.name.lower() for direction in study.directions] != directions:
         raise UserError(
             f"hydra.sweeper.study_name={settings.study_name}: the storage has a study of that name with other "
             "objectives; give this one another name."

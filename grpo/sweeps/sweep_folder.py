@@ -49,7 +49,7 @@ class SweepFolder:
         jobs = [
             {"folder": self.relative_name(job), "name": job.name, "overrides": list(job.overrides)} for job in self.jobs
         ]
-        command = shlex.join(["python", "-m", "grpo.train", *mask_overrides(Command.current.typed)])
+        command = shlex.join(["python", "-m", "grpo.train", *mask_overrides(Command.current.arguments)])
         write_json(SweepDir(self.path).sweep_json, {"command": command, **self.identity, "jobs": jobs})
 
     def write_settings(self, master: DictConfig) -> None:
@@ -89,7 +89,7 @@ class SweepFolder:
             require_same_job(job.folder, job.config)
 
     def _check_no_other_runs(self) -> None:
-        runs = {each for each in self.path.glob("**") if RunDir(each).has_settings()}
+        runs = {folder for folder in self.path.glob("**") if RunDir(folder).has_settings()}
         if others := sorted(runs - {job.folder for job in self.jobs}):
             raise UserError(
                 f"{display_path(self.path)} contains other runs, such as {display_path(others[0])}; give the sweep a "

@@ -122,7 +122,7 @@ def _start_or_resume(composed: DictConfig, out: Path, hydra_config: Any, find_sh
         if not is_multirun():
             link_latest(out)
 
-    arguments = shlex.join(mask_overrides(Command.current.typed))
+    arguments = shlex.join(mask_overrides(Command.current.arguments))
     command = sweep_command(out) or f"{distributed.launch_command()} {arguments}".rstrip()
     checkpoint = resume_point.checkpoint if resume_point else None
     distributed.broadcast_run_dir(out, checkpoint, asdict(config))
