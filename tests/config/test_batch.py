@@ -40,5 +40,5 @@ def test_the_error_names_the_rule_and_the_nearest_settings() -> None:
     )
 
 
-def test_in_words() -> None:
+def test_a_batch_in_words() -> None:
     assert str(derive_batch(16, 4, 24)) == "4 prompts x 16 completions = 64 per step, 4 x 16"

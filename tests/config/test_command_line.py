@@ -41,13 +41,13 @@ from grpo.core.errors import UserError
         ("--config-dir gone resume=RUN", "A resumed run has its settings in its own folder; leave --config-dir out."),
     ],
 )
-def test_words_that_are_not_overrides(typed: str, message: str) -> None:
+def test_arguments_that_are_no_settings_are_refused(typed: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         check_arguments(shlex.split(typed), Config)
     assert message in str(error.value)
 
 
-def test_run_typed_as_a_flag_of_an_evaluation() -> None:
+def test_run_typed_as_a_flag_is_refused_by_evaluate() -> None:
     for typed in (["--run", "RUN"], ["--run=RUN"]):
         with pytest.raises(UserError, match="settings are written without dashes, run=RUN"):
             check_arguments(typed, EvaluateConfig)
@@ -139,7 +139,7 @@ def test_a_command_prints_one_line(arguments: str, message: str, start, tmp_path
 
 @pytest.mark.parametrize("path", ["a" * 5000, "a" * 300, "~nosuchuser/x"])
 @pytest.mark.parametrize("module", ["report", "reproduce", "sample"])
-def test_impossible_paths(module: str, path: str, start) -> None:
+def test_a_path_that_no_file_can_have_is_refused(module: str, path: str, start) -> None:
     run = start(path, module=module)
     assert run.ended() == 2
     assert run.complained().splitlines()[-1].startswith(f"python -m grpo.{module}: error: argument ")

@@ -155,7 +155,7 @@ def test_messages_about_wrong_settings(override: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_min_steps_beyond_max_steps() -> None:
+def test_data_min_steps_must_not_exceed_data_max_steps() -> None:
     with pytest.raises(UserError, match=r"data.min_steps=4: must not exceed data.max_steps=3"):
         compose(["data.min_steps=4", "data.max_steps=3"])
 
@@ -179,7 +179,7 @@ def test_the_command_refuses_a_mistake_before_torch_is_imported(arguments: list[
     assert not list(tmp_path.rglob("results.json"))
 
 
-def test_a_log_that_cannot_be_opened(tmp_path) -> None:
+def test_a_log_that_cannot_be_opened_ends_in_one_line(tmp_path) -> None:
     (tmp_path / "run" / "train.log").mkdir(parents=True)
     done = run_command("grpo.train", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 1
@@ -197,7 +197,7 @@ def test_help_and_settings_need_no_torch(arguments: list[str], tmp_path) -> None
     assert ("experiment=gsm8k" if "--help" in arguments else "num_generations: 16") in done.stdout
 
 
-def test_a_folder_that_cannot_be_written(tmp_path) -> None:
+def test_a_folder_that_cannot_be_written_ends_in_one_line(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     done = run_command("grpo.train", f"hydra.run.dir={tmp_path}/file/run", cwd=tmp_path)
     lines = error_lines(done)

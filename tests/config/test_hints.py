@@ -46,7 +46,7 @@ STEP = "a step has prompts_per_step x num_generations completions"
         ("zzz=1", "zzz: there is no such setting. Known: activation_checkpointing"),
     ],
 )
-def test_names_of_other_projects(typed: str, meant: str) -> None:
+def test_a_name_of_another_project_gives_a_hint(typed: str, meant: str) -> None:
     said = refusal_of(typed)
     assert said.startswith(f"{typed.lstrip('+').partition('=')[0]}: there is no such setting.") and meant in said
     assert ("Known:" in said) == (typed == "zzz=1")

@@ -25,7 +25,7 @@ from tests.helpers.refusals import refusal_of
         ("system_prompt=${oc.env:}", "system_prompt: a resolver in ${...} has too few or too many arguments."),
     ],
 )
-def test_values_from_the_environment(override: str, message: str, monkeypatch) -> None:
+def test_a_message_names_the_environment_variable_of_a_wrong_value(override: str, message: str, monkeypatch) -> None:
     monkeypatch.setenv("TEN", "ten")
     assert message in refusal_of(override)
 
@@ -40,7 +40,7 @@ def test_values_from_the_environment(override: str, message: str, monkeypatch) -
         ("1", "it contains neither a mapping nor a list"),
     ],
 )
-def test_damaged_settings_of_a_run(text: str, message: str, tmp_path: Path) -> None:
+def test_damaged_settings_of_a_run_are_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
@@ -56,7 +56,7 @@ def test_damaged_settings_of_a_run(text: str, message: str, tmp_path: Path) -> N
         ("seed: 1", "seed is not a setting"),
     ],
 )
-def test_damaged_overrides_of_a_run(text: str, message: str, tmp_path: Path) -> None:
+def test_damaged_overrides_of_a_run_are_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
@@ -82,7 +82,7 @@ def test_the_type_of_a_json_value_is_named(content: str, name: str) -> None:
         ("a/b:c", None),
     ],
 )
-def test_a_project_name_with_a_team(project: str, advice: str | None) -> None:
+def test_a_project_name_with_a_team_gives_advice(project: str, advice: str | None) -> None:
     with pytest.raises(UserError) as error:
         check_tracking(compose(["tracking=wandb", f'tracking.project="{project}"']).tracking)
     assert ("tracking.entity=" in str(error.value)) == bool(advice) and (advice or "") in str(error.value)

@@ -129,7 +129,7 @@ def test_values_are_counted_without_listing_them(override: str, count: int) -> N
         (["seed=range(0,10,0)"], "a step other than 0"),
     ],
 )
-def test_too_many_jobs(overrides: list[str], message: str) -> None:
+def test_a_sweep_of_too_many_jobs_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as error:
         refuse_too_many_jobs(parsed(*overrides))
     assert message in str(error.value)

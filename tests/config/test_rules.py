@@ -58,6 +58,6 @@ def test_every_number_has_a_range() -> None:
         (["reward_files=[[a.py]]"], "reward_files=[['a.py']]: must be a list of text"),
     ],
 )
-def test_values_out_of_range(overrides: list[str], message: str) -> None:
+def test_a_value_out_of_range_is_refused(overrides: list[str], message: str) -> None:
     said = refusal_of(*overrides)
     assert message in said and len(said) < 500

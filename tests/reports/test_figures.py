@@ -9,7 +9,7 @@ from grpo.reports.figures import COLOURS, HUES, spread_labels
 from grpo.reports.run_figures import reward_colours
 
 
-def test_a_reward_keeps_its_colour() -> None:
+def test_a_reward_has_the_same_colour_in_every_run() -> None:
     default = reward_colours(["correctness", "int", "strict_format", "soft_format", "xmlcount"])
     assert len(set(default.values())) == 5
     own = reward_colours(["brevity", "xmlcount", "correctness", "another"])
@@ -41,7 +41,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dark", [0, 1], ids=["light", "dark"])
-def test_the_palette_is_safe_for_the_colour_blind(dark: int) -> None:
+def test_colour_blind_readers_can_distinguish_the_palette(dark: int) -> None:
     hues, page = [linear(COLOURS[name][dark]) for name in HUES], linear(COLOURS["page"][dark])
     for hue in hues:
         low, high = sorted(float((XYZ @ each)[1]) for each in (hue, page))

@@ -49,7 +49,7 @@ def run(finished, tmp_path) -> Path:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_in_a_browser(finished, browser, width: int, scheme: str) -> None:
+def test_the_page_in_a_browser(finished, browser, width: int, scheme: str) -> None:
     page = seen(browser, finished / "report.html", width, scheme, FIGURES, 150)
     line = page.locator("#reward svg path[style*='--c0']").first
     assert line.count() == 1
@@ -79,7 +79,7 @@ def test_the_content_of_the_page(finished) -> None:
     assert all(name in page for name in ("trl 1.", "training", "evaluation before"))
 
 
-def test_figures_as_png(run, monkeypatch, capsys) -> None:
+def test_figures_are_saved_as_png(run, monkeypatch, capsys) -> None:
     (run / "report.html").unlink()
     monkeypatch.setattr(sys, "argv", ["grpo.report", str(run), "--figures"])
     main()
@@ -94,7 +94,7 @@ HOSTILE = (
 )
 
 
-def test_any_text_is_shown_as_text(run, browser) -> None:
+def test_html_in_any_text_is_escaped(run, browser) -> None:
     results = json.loads((run / "results.json").read_text())
     results["examples"][0] |= {"question": HOSTILE[:200], "after": HOSTILE}
     (run / "results.json").write_text(json.dumps(results))
@@ -110,7 +110,7 @@ def test_any_text_is_shown_as_text(run, browser) -> None:
     assert max(box["height"] for pre in page.locator("pre").all() if (box := pre.bounding_box())) <= 400
 
 
-def test_a_run_that_has_not_ended(run) -> None:
+def test_the_report_of_an_unfinished_run(run) -> None:
     (run / "results.json").unlink()
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:4]) + lines[4][:30])  # the next one is being written
@@ -160,13 +160,13 @@ def test_folders_without_a_run_are_refused(run, tmp_path) -> None:
         ("transcripts.jsonl", "{}\n"),
     ],
 )
-def test_damage_is_named(run, file: str, content: str) -> None:
+def test_a_damaged_file_is_named(run, file: str, content: str) -> None:
     (run / file).write_text(content, errors="surrogateescape")
     with pytest.raises(UserError, match=rf"{file} is damaged"):
         read_run(run)
 
 
-def test_the_command_refuses_with_one_line(command, tmp_path) -> None:
+def test_the_command_refuses_a_missing_folder_in_one_line(command, tmp_path) -> None:
     done = command("grpo.report", "nowhere")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: nowhere is not the folder of a run")
@@ -181,7 +181,7 @@ def test_the_command_refuses_with_one_line(command, tmp_path) -> None:
         (0.25, -0.1, 0.6, 0.2, "went from 25.0% to 50.0%, which is not significant (+25.0 points"),
     ],
 )
-def test_the_headline_is_as_certain_as_the_test(run, value, low, high, p, words: str) -> None:
+def test_the_headline_states_a_change_only_if_it_is_significant(run, value, low, high, p, words: str) -> None:
     results = json.loads((run / "results.json").read_text())
     first, last = (0.25, 0.5) if value > 0 else (0.5, 0.25)
     results["before"]["accuracy_strict"], results["after"]["accuracy_strict"] = first, last

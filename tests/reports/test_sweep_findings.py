@@ -91,7 +91,7 @@ from tests.helpers.made_up import made_up, made_up_sweep, plan
         ),
     ],
 )
-def test_the_verdict_is_as_certain_as_the_statistics(tmp_path, right, words: str) -> None:
+def test_the_findings_state_only_significant_differences(tmp_path, right, words: str) -> None:
     said = verdict(read_sweep(made_up_sweep(tmp_path, right)))
     assert words in said if words.startswith("Averaged over") else said == words
 

@@ -74,7 +74,7 @@ def text(page: str) -> str:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_in_a_browser(finished, browser, width: int, scheme: str) -> None:
+def test_the_page_in_a_browser(finished, browser, width: int, scheme: str) -> None:
     page = seen(browser, finished / "report.html", width, scheme, FIGURES, 80)
     for words in (
         "Right answers",
@@ -150,7 +150,7 @@ def test_a_sweep_without_a_finished_run(sweep, tmp_path) -> None:
     assert "None of 2 jobs has finished" in text(report_of(tmp_path / "planned").read_text())
 
 
-def test_the_command(sweep, monkeypatch, capsys) -> None:
+def test_the_command_writes_page_and_table(sweep, monkeypatch, capsys) -> None:
     def call(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["grpo.report", *arguments])
         main()
@@ -169,7 +169,7 @@ def test_the_command(sweep, monkeypatch, capsys) -> None:
             call(*arguments)
 
 
-def test_many_settings_and_factors(tmp_path) -> None:
+def test_a_sweep_of_many_settings_and_factors(tmp_path) -> None:
     shares = {
         f"num_generations={k} rewards={rewards}": [0.5 + k / 100, 0.5 + k / 90, 0.5 + k / 80]
         for k in (2, 4, 8, 16, 32)
@@ -183,7 +183,7 @@ def test_many_settings_and_factors(tmp_path) -> None:
     assert "first" in said and "1 of the differences is the same in every seed" in said
 
 
-def test_a_search(tmp_path) -> None:
+def test_the_report_of_a_search(tmp_path) -> None:
     right = {f"num_generations={k}": [share] for k, share in ((2, 0.5), (4, 0.7), (8, 0.9), (16, 0.8))}
     folder = made_up_sweep(tmp_path, right)
     made_up(folder / "4", "num_generations=32", right=0.95, stopped_by="pruning", steps=3)
@@ -238,7 +238,7 @@ def reported(monkeypatch, capsys, *arguments: object) -> str:
     return capsys.readouterr().out
 
 
-def test_many_runs_are_reported_by_what_differs(outputs, monkeypatch, capsys) -> None:
+def test_runs_of_a_folder_are_compared_by_the_settings_that_differ(outputs, monkeypatch, capsys) -> None:
     said = reported(monkeypatch, capsys, outputs)
     assert len(said.splitlines()) < 80 and max(map(len, said.partition("Each arm has")[0].splitlines())) <= 80
     assert "The best 20 of 30 arms; all are in sweep.csv." in said and "10  without a step" in said
@@ -288,7 +288,7 @@ def test_runs_are_searched_two_levels_down(outputs, monkeypatch, capsys, tmp_pat
 HOSTILE = "</td><script>document.title='owned'</script><img src=http://127.0.0.1/x> $x^{2$ \x1b[31m漢 " + "y" * 3000
 
 
-def test_any_text_is_shown_as_text(tmp_path, browser, recwarn) -> None:
+def test_html_in_any_text_is_escaped(tmp_path, browser, recwarn) -> None:
     folder = tmp_path / "<i>sweep"
     made_up_sweep(folder, {"num_generations=4": [0.5, 0.6], "num_generations=8": [0.6, 0.8]})
     for job in range(4):

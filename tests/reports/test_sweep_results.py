@@ -111,7 +111,7 @@ def test_unfinished_jobs_are_named_with_the_reason(tmp_path) -> None:
         assert text in said
 
 
-def test_the_baseline_by_a_part_of_its_name(tmp_path) -> None:
+def test_part_of_its_name_selects_the_baseline(tmp_path) -> None:
     sweep = read_sweep(made_up_sweep(tmp_path, RIGHT))
     names = list(RIGHT)
     assert choose_baseline(sweep, None).name == names[0]

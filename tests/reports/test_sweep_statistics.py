@@ -30,7 +30,7 @@ shares = st.floats(0, 1).map(lambda value: round(value, 3))
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(shares, shares), min_size=2, max_size=8))
-def test_the_paired_t_test_is_scipys_and_statsmodels(pairs) -> None:
+def test_the_paired_t_test_equals_scipy_and_statsmodels(pairs) -> None:
     values, baseline = map(list, zip(*pairs, strict=True))
     found = paired_t_test(values, baseline)
     differences = np.round(np.subtract(values, baseline), 12)
@@ -47,7 +47,7 @@ def test_the_paired_t_test_is_scipys_and_statsmodels(pairs) -> None:
     assert found.p == pytest.approx(described.ttest_mean(0)[1], rel=1e-6)
 
 
-def test_intervals_over_seeds_cover_the_truth_as_often_as_they_say() -> None:
+def test_95_percent_intervals_over_seeds_contain_the_truth_in_95_percent() -> None:
     drawn = np.random.default_rng(0).normal(0.02, 0.01, size=(1000, 3))
     found = [paired_t_test(of, np.zeros(3)) for of in drawn]
     assert 0.93 <= np.mean([each.low <= 0.02 <= each.high for each in found]) <= 0.97
@@ -66,14 +66,14 @@ def test_a_single_pair_has_no_interval() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_is_statsmodels(values) -> None:
+def test_holm_correction_equals_statsmodels(values) -> None:
     with patch("gc.collect"):  # multipletests collects garbage at each call, which takes a quarter of a second
         expected = multipletests(values, method="holm")[1]
     assert holm_adjusted(values) == pytest.approx(expected)
     assert holm_adjusted([*values, float("nan")])[:-1] == holm_adjusted(values)
 
 
-def test_the_t_interval_of_a_mean_is_statsmodels() -> None:
+def test_the_t_interval_of_a_mean_equals_statsmodels() -> None:
     values = [0.91, 0.95, 0.97, 0.90]
     assert t_interval(values) == pytest.approx(DescrStatsW(values).tconfint_mean())
 
@@ -93,7 +93,7 @@ def test_arms_are_compared_with_the_first(tmp_path) -> None:
     assert {"train_seconds", "reward", "rewards/xmlcount"} <= set(sweep.metrics)
 
 
-def test_the_effect_of_a_factor_is_that_of_a_model_with_seed_blocks(tmp_path) -> None:
+def test_the_effect_of_a_factor_equals_a_linear_model_with_seed_blocks(tmp_path) -> None:
     rng = np.random.default_rng(0)
     right = {name: [round(float(share), 2) for share in rng.uniform(0.2, 0.9, 4)] for name in RIGHT}
     right |= {name.replace("16", "8"): [0.5, 0.61, 0.52, 0.4] for name in list(RIGHT)[2:]}
@@ -139,7 +139,7 @@ def test_a_factor_is_compared_over_runs_at_all_its_levels(tmp_path) -> None:
     ]
 
 
-def test_intervals_over_problems_are_those_of_the_mean_over_seeds(tmp_path) -> None:
+def test_intervals_over_problems_are_of_the_mean_over_seeds(tmp_path) -> None:
     rng = np.random.default_rng(0)
     right = {(k, seed): (rng.random(40) < 0.5).tolist() for k in (4, 8) for seed in (0, 1)}
     for (k, seed), problems in right.items():
@@ -169,7 +169,7 @@ def test_pareto_fronts_of_known_points() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=12))
-def test_a_pareto_front_by_its_definition(points) -> None:
+def test_a_pareto_front_matches_its_definition(points) -> None:
     def beats(a, b) -> bool:
         a, b = (a[0], -a[1], a[2]), (b[0], -b[1], b[2])
         return a != b and all(x >= y for x, y in zip(a, b, strict=True))

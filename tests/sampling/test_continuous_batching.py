@@ -63,7 +63,7 @@ def test_bfloat16_sampling_does_not_change_the_policy(
     assert states and {value.dtype for value in states} == {torch.float32}
 
 
-def test_samples_follow_the_policy(trainer) -> None:
+def test_near_temperature_zero_samples_are_greedy_completions(trainer) -> None:
     built = trainer("rollout=continuous_batching", "temperature=1e-3")  # greedy except at ties
     (inputs,) = micro_batches(built)
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(inputs["prompt_ids"], inputs["prompt_mask"], strict=True)]

@@ -64,13 +64,13 @@ def on_server(address: str, *overrides: str) -> Config:
     return compose([*SERVER, f"rollout.server={address}", "rollout.server_timeout=0", *overrides])
 
 
-def test_a_server_is_ready(address: str, monkeypatch) -> None:
+def test_a_ready_server_passes_the_check(address: str, monkeypatch) -> None:
     monkeypatch.setattr(Answers, "info", READY)
     check_engine_server(on_server(address))
     check_engine_server(on_server(f"{address}/"))
 
 
-def test_waits_for_a_server_with_a_message(address: str, monkeypatch) -> None:
+def test_waiting_for_a_server_prints_a_message(address: str, monkeypatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(engines, "say", said.append)
     monkeypatch.setattr(Answers, "info", READY)
@@ -116,7 +116,7 @@ def test_a_server_that_does_not_answer_is_refused() -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_vllm_is_refused_with_the_command_that_installs_it(monkeypatch) -> None:
+def test_without_vllm_the_message_has_the_command_that_installs_it(monkeypatch) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     for rollout in (VLLM, SERVER):
         message = f"{rollout[0]}: vLLM is not installed: {VLLM_INSTALL}. Without it, use rollout=fast on this GPU."
@@ -152,7 +152,7 @@ def test_continuous_batching_needs_a_newer_transformers(monkeypatch) -> None:
         check_engine_package(compose(["rollout=continuous_batching"]))
 
 
-def test_the_message_installs_what_the_extra_installs() -> None:
+def test_the_message_and_the_extra_name_the_same_vllm_versions() -> None:
     import tomllib
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
@@ -185,21 +185,21 @@ def test_the_message_installs_what_the_extra_installs() -> None:
         ([*VLLM, "model.init=random", "model.lora_rank=4"], "random weights with adapters have none; leave one of the"),
     ],
 )
-def test_wrong_settings_are_refused(overrides: list[str], message: str) -> None:
+def test_wrong_settings_of_an_engine_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as error:
         compose(overrides)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("rollout", ENGINES)
-def test_engines_do_not_evaluate(command, rollout: str) -> None:
+def test_an_engine_is_refused_for_evaluation(command, rollout: str) -> None:
     refused = command("grpo.evaluate", f"rollout={rollout}", "device=cuda")
     assert refused.returncode == 1 and refused.stderr == (
         f"error: rollout={rollout}: it samples in training only; evaluate with rollout=fast, as a run does itself.\n"
     )
 
 
-def test_the_training_command_refuses_a_missing_vllm(command) -> None:
+def test_the_training_command_refuses_vllm_that_is_not_installed(command) -> None:
     """If vLLM is not installed."""
     if find_spec("vllm"):
         pytest.skip("vLLM is installed here")
@@ -211,7 +211,7 @@ def test_the_training_command_refuses_a_missing_vllm(command) -> None:
     )
 
 
-def test_tensor_parallel_divides_the_processes() -> None:
+def test_tensor_parallel_must_divide_the_number_of_processes() -> None:
     config = compose([*VLLM, "rollout.tensor_parallel=2"])
     check_engine_processes(config, 4)
     with pytest.raises(UserError, match=r"rollout.tensor_parallel=2: must divide the number of processes, 3: 1, 3\."):
@@ -230,7 +230,7 @@ def test_parallel_jobs_do_not_share_a_server() -> None:
     assert parallel_jobs(JoblibLauncher(), 2, 4, compose(VLLM)) == 2  # type: ignore[arg-type]
 
 
-def test_arguments_for_trl(tmp_path: Path) -> None:
+def test_settings_of_engines_become_arguments_of_trl(tmp_path: Path) -> None:
     def told(*overrides: str) -> Any:
         config = compose(list(overrides))
         config.device = "cpu"

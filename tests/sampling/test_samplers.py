@@ -69,7 +69,7 @@ def logits_after(policy, ids: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_greedy_completions_are_those_of_generate(policy, tokenizer, prompts, kind: str) -> None:
+def test_greedy_completions_equal_those_of_generate(policy, tokenizer, prompts, kind: str) -> None:
     reference = GenerateSampler(policy, tokenizer, bf16=False).complete(prompts, LIMIT)
     ties = 0
     for prompt, mine, its in zip(
@@ -150,7 +150,7 @@ def chi_squared(sampled_at: float, expected_at: float) -> float:
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
-def test_the_sampled_distribution(temperature: float) -> None:
+def test_sampled_tokens_follow_the_softmax_at_the_temperature(temperature: float) -> None:
     critical = 24.3  # of chi-squared with 7 degrees of freedom at p = 0.001
     assert chi_squared(temperature, temperature) < critical
     assert chi_squared(temperature, temperature * 1.1) > critical
@@ -170,7 +170,7 @@ def test_the_same_seed_gives_the_same_completions(policy, tokenizer, prompts, ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_completions_follow_changed_weights(policy, tokenizer, prompts, kind: str) -> None:
+def test_sampling_uses_the_current_weights(policy, tokenizer, prompts, kind: str) -> None:
     sampler = build(policy, tokenizer, kind)
     rows = [prompt for prompt in prompts[:3] for _ in range(4)]
     torch.manual_seed(0)
@@ -186,7 +186,7 @@ def test_completions_follow_changed_weights(policy, tokenizer, prompts, kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_end_tokens(policy, tokenizer, prompts, kind: str) -> None:
+def test_a_completion_ends_with_an_end_token_or_at_the_limit(policy, tokenizer, prompts, kind: str) -> None:
     greedy = GenerateSampler(policy, tokenizer, bf16=False).complete(prompts[:8], LIMIT)
     # If every first token is an end token, completions are one token long.
     policy.generation_config.eos_token_id = [tokenizer.eos_token_id, *{completion[0] for completion in greedy}]
@@ -252,7 +252,7 @@ def test_sampling_does_not_change_the_policy(policy, tokenizer, prompts) -> None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_in_bfloat16(tokenizer, prompts, dtype: str) -> None:
+def test_completions_in_bfloat16_equal_those_of_generate(tokenizer, prompts, dtype: str) -> None:
     policy = build_policy(replace(CONFIG.model, dtype=dtype), 0)
     reference = GenerateSampler(policy, tokenizer, bf16=True).complete(prompts[:3], 3)
     for kind in KINDS:

@@ -68,7 +68,7 @@ def test_a_run_with_vllm(vllm, tmp_path: Path, rollout: list[str]) -> None:
 
 
 @pytest.mark.parametrize("rollout", [VLLM, ["rollout=continuous_batching"]], ids=["vllm", "continuous batching"])
-def test_a_run_resumes(vllm, tmp_path: Path, rollout: list[str]) -> None:
+def test_a_run_with_an_engine_resumes(vllm, tmp_path: Path, rollout: list[str]) -> None:
     out = tmp_path / "run"
     half = train_on(out, *rollout, *LEARNING, "max_steps=2")
     config = compose([*SMALL, "tracking=none", *rollout, *LEARNING])
@@ -82,7 +82,7 @@ def test_a_run_resumes(vllm, tmp_path: Path, rollout: list[str]) -> None:
         assert all(row[f"{RATIO}/mean"] == pytest.approx(1, abs=1e-3) for row in rows)
 
 
-def test_the_ratio_shows_weights_that_do_not_arrive(vllm, tmp_path: Path, monkeypatch) -> None:
+def test_metrics_show_that_vllm_did_not_receive_the_weights(vllm, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Engine, "ignores_weights", True)
     rows = train_on(tmp_path / "run", *VLLM, *LEARNING)
     assert rows[0][f"{RATIO}/mean"] == pytest.approx(1, abs=1e-3)
@@ -109,7 +109,7 @@ MODES = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_importance_ratio_follows_its_formula(vllm, trainer, monkeypatch, mode: str, temperature: float) -> None:
+def test_the_importance_ratio_equals_its_formula(vllm, trainer, monkeypatch, mode: str, temperature: float) -> None:
     # Some log-probabilities differ by more than the bounds.
     monkeypatch.setattr(
         Engine, "distort", staticmethod(lambda logps: logps + 0.12 * torch.cos(torch.arange(len(logps))))
@@ -193,7 +193,7 @@ def test_vllm_loads_random_weights(vllm, trainer) -> None:
     assert len(vllm.made[0].policy.model.layers) == 1
 
 
-def test_a_server_fails_during_training(vllm, tmp_path: Path, monkeypatch) -> None:
+def test_a_server_failure_during_training_ends_in_one_line(vllm, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Client, "fails_at", 3)
     with pytest.raises(UserError) as error:
         train_on(tmp_path / "run", *SERVER, *LEARNING)
