@@ -64,7 +64,7 @@ def score_file(stack: RewardStack, path: Path) -> CompletionScores:
     from grpo.evaluation.completion_files import read_completions  # reads Parquet, which the probes do not need
 
     examples, completions = read_completions(path, "completions")
-    return score_completions(stack, examples, {place: completion.text for place, completion in completions.items()})
+    return score_completions(stack, examples, {key: completion.text for key, completion in completions.items()})
 
 
 def _count(count: int, noun: str) -> str:

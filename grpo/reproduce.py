@@ -81,11 +81,11 @@ def run(folder: Path, out: Path, trusted: bool) -> list[str]:
 
 def main() -> None:
     guard_streams()
-    given = arguments()
-    folder = resolve_link(given.run)
-    out = given.out or Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
+    options = arguments()
+    folder = resolve_link(options.run)
+    out = options.out or Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
     try:
-        differences = run(folder, out, given.trust_run)
+        differences = run(folder, out, options.trust_run)
     except UserError as error:
         print(error_message(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
@@ -98,8 +98,8 @@ def main() -> None:
         sys.exit(stopped.exit_code)
     if differences:
         say(f"NOT the same numbers as {display_path(folder)}:")
-        for each in differences:
-            say(f"  {each}")
+        for difference in differences:
+            say(f"  {difference}")
         sys.exit(1)
     say(f"The same numbers as {display_path(folder)}, to the last bit: metrics, evaluations, weights.")
 

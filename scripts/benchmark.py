@@ -318,8 +318,8 @@ def arm_notes(arm: Arm) -> dict[str, Any]:
 def peak_memory(settings: str, case: Case, policy_folder: str) -> float:
     """Peak bytes in three steps of one arm in a separate process: reserved on the GPU, or resident without a GPU."""
     command = [sys.executable, __file__, "--policy", policy_folder, "--memory-of", settings, json.dumps(asdict(case))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    return float(done.stdout.split()[-1]) if done.returncode == 0 else float("nan")
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    return float(process.stdout.split()[-1]) if process.returncode == 0 else float("nan")
 
 
 def print_peak_memory(settings: str, case: Case, policy_folder: str) -> None:
@@ -361,11 +361,11 @@ def least_seconds(case: Case, flops: float, bandwidth: float) -> dict[str, float
 
 def results_table(case: Case, figures: dict[str, dict[str, Any]]) -> Table:
     """The times of the arms of a case, and the speed of each relative to `trl`."""
-    shown = Table("arm", "step, ms", *PARTS, "tokens/s", "speed", title=str(case), title_justify="left")
+    table = Table("arm", "step, ms", *PARTS, "tokens/s", "speed", title=str(case), title_justify="left")
     reference = figures["trl"]["step"] if "trl" in figures else None
     for name, arm in figures.items():
         low, high = arm["quartiles"]
-        shown.add_row(
+        table.add_row(
             name,
             f"{arm['step'] * 1e3:.0f} ({low * 1e3:.0f}-{high * 1e3:.0f})",
             *(f"{arm[part] * 1e3:.0f}" for part in PARTS),
@@ -373,10 +373,10 @@ def results_table(case: Case, figures: dict[str, dict[str, Any]]) -> Table:
             f"{reference / arm['step']:.2f}x" if reference else "",
         )
     if "trl" in figures:
-        shown.caption = (
+        table.caption = (
             f"the fastest settings of TRL: bf16={figures['trl']['bf16']}, micro-batch {figures['trl']['micro_batch']}"
         )
-    return shown
+    return table
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:

@@ -89,9 +89,9 @@ def count_differences(
 
 def compare_tokens(policy: Any, tokenizer: Any, prompts: list[list[int]], limit: int, largest_gap: float) -> list[str]:
     """Compare greedy tokens with those of `generate`, and sampled tokens with those of the sampler without graphs."""
-    graphs, plain = (PrefixSharingSampler(policy, tokenizer, bf16=False, fused=True) for _ in range(2))
+    graphs, reference_sampler = (PrefixSharingSampler(policy, tokenizer, bf16=False, fused=True) for _ in range(2))
     assert graphs.graphs is not None, "no CUDA graphs were used"
-    plain.graphs = None
+    reference_sampler.graphs = None
     report = []
     for weights in ("as they are", "changed"):
         if weights == "changed":
@@ -110,7 +110,7 @@ def compare_tokens(policy: Any, tokenizer: Any, prompts: list[list[int]], limit:
     ours = graphs.complete(prompts, limit, 1.0, seeds)
     again = graphs.complete(prompts, limit, 1.0, seeds)
     assert ours == again, "the same seeds gave other tokens"
-    same = sum(a == b for a, b in zip(ours, plain.complete(prompts, limit, 1.0, seeds), strict=True))
+    same = sum(a == b for a, b in zip(ours, reference_sampler.complete(prompts, limit, 1.0, seeds), strict=True))
     assert same >= 0.97 * len(prompts), f"only {same} of {len(prompts)} sampled completions are those without graphs"
     return [*report, f"sampled: {same} of {len(prompts)} as without graphs"]
 
@@ -138,9 +138,11 @@ def check_graphs() -> str:
 def run(*arguments: str, exit_codes: tuple[int, ...] = (0,)) -> str:
     """The output of a command of this project, which must end with one of `exit_codes`."""
     command = [sys.executable, "-m", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode in exit_codes, f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout[-3000:]}"
-    return done.stdout
+    process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.returncode in exit_codes, (
+        f"{' '.join(arguments)} ended with {process.returncode}:\n{process.stdout[-3000:]}"
+    )
+    return process.stdout
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class SignalHandler:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._at = 0.0
+        self._received_at = 0.0
         self._deferring_work = ""
         self._before: dict[signal.Signals, Any] = {}
         self._to_thread = self._wakeup_before = -1
@@ -97,10 +97,10 @@ class SignalHandler:
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            if not _is_repeat(number, self.received, self._at):
+            if not _is_repeat(number, self.received, self._received_at):
                 os._exit(128 + number)
             return
-        self.received, self._at = signal.Signals(number), time.monotonic()
+        self.received, self._received_at = signal.Signals(number), time.monotonic()
         if not self._deferring_work:
             raise StoppedBySignal(number)
 

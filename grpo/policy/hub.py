@@ -87,13 +87,13 @@ def _hub_answers(url: str) -> bool:
     return bool(answered)
 
 
-def hub_error(what: str, key: str, error: Exception) -> UserError:
-    """The error for a model or data set that is not cached and cannot be loaded from the hub."""
+def hub_error(name: str, key: str, error: Exception) -> UserError:
+    """The error for the model or dataset `name`, which is not cached and cannot be loaded from the hub."""
     if os.environ.get("HF_HUB_OFFLINE") == "1":
-        why = "is not on this machine, and the hub cannot be reached"
+        reason = "is not on this machine, and the hub cannot be reached"
     else:
-        why = f"cannot be loaded from the hub ({first_line(error)})"
+        reason = f"cannot be loaded from the hub ({first_line(error)})"
     return UserError(
-        f"{what} {why}. Either give a local folder, {key}=FOLDER, or use the "
+        f"{name} {reason}. Either give a local folder, {key}=FOLDER, or use the "
         "embedded default, which needs no hub: python -m grpo.train."
     )

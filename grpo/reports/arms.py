@@ -75,21 +75,22 @@ def factor_levels(runs: Sequence[SavedRun]) -> list[dict[str, str]]:
     """
     if len(runs) < 2:
         return [{} for _ in runs]
-    typed = [_typed_settings(run) for run in runs]
+    run_overrides = [_typed_settings(run) for run in runs]
     composed = [settings_with_effect(run) for run in runs]
-    keys = dict.fromkeys(key for overrides in typed for key in overrides if affects_results(key))
+    keys = dict.fromkeys(key for overrides in run_overrides for key in overrides if affects_results(key))
     # Composed values, so that 1e-4 and 0.0001 are one value, and an expression equals its result.
     values = {
         key: [
             format_setting(settings[key])
             if key in settings
             else run.choices.get(key, overrides.get(key, format_setting(None)))
-            for run, overrides, settings in zip(runs, typed, composed, strict=True)
+            for run, overrides, settings in zip(runs, run_overrides, composed, strict=True)
         ]
         for key in keys
     }
     levels = {
-        key: [overrides.get(key, value) for overrides, value in zip(typed, values[key], strict=True)] for key in keys
+        key: [overrides.get(key, value) for overrides, value in zip(run_overrides, values[key], strict=True)]
+        for key in keys
     }
     factors = [key for key in keys if len(set(values[key])) > 1 and len(set(levels[key])) > 1]
     if len(set(zip(*(levels[key] for key in factors), strict=True))) < len(runs):
@@ -101,11 +102,11 @@ def factor_levels(runs: Sequence[SavedRun]) -> list[dict[str, str]]:
 
 def _typed_settings(run: SavedRun) -> dict[str, str]:
     """The typed overrides of a run: key -> value."""
-    typed = {}
+    settings = {}
     for override in run.overrides:
         key, _, text = override.lstrip("+").partition("=")
-        typed[key.removeprefix("~")] = "removed" if key.startswith("~") else text
-    return typed
+        settings[key.removeprefix("~")] = "removed" if key.startswith("~") else text
+    return settings
 
 
 def parse_number(text: str) -> float | None:

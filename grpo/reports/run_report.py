@@ -71,21 +71,21 @@ def headline(run: SavedRun) -> str:
     """The change of the right answers in one sentence, with its interval and its significance."""
     results = run.results
     if not results:
-        steps = int(run.history.index[-1]) if len(run.history) else 0
-        return f"Not finished: {steps:,} {plural(steps, 'step')} logged, and no evaluation after training yet."
+        last_step = int(run.history.index[-1]) if len(run.history) else 0
+        return f"Not finished: {last_step:,} {plural(last_step, 'step')} logged, and no evaluation after training yet."
     before, after = results["before"], results["after"]
     difference = results["difference"]["accuracy_strict"]
     first, last = (format_metric("accuracy_strict", metrics["accuracy_strict"]) for metrics in (before, after))
     steps = f"{results['steps']:,} {plural(results['steps'], 'step')}"
-    what = f"right answers on {after['n']:,} held-out {plural(after['n'], 'problem')}"
+    subject = f"right answers on {after['n']:,} held-out {plural(after['n'], 'problem')}"
     if not difference["value"]:
-        around = format_interval("accuracy_strict", *after["intervals"]["accuracy_strict"])
-        return f"In {steps}, {what} stayed at {last} (95% interval {around})."
+        interval = format_interval("accuracy_strict", *after["intervals"]["accuracy_strict"])
+        return f"In {steps}, {subject} stayed at {last} (95% interval {interval})."
     points = f"{difference['value'] * 100:+z.1f} points, 95% interval {_points(difference)}"
     if is_significant_change(difference):
         verb = "rose" if difference["value"] > 0 else "fell"
-        return f"In {steps}, {what} {verb} from {first} to {last} ({points})."
-    return f"In {steps}, {what} went from {first} to {last}, which is not significant ({points})."
+        return f"In {steps}, {subject} {verb} from {first} to {last} ({points})."
+    return f"In {steps}, {subject} went from {first} to {last}, which is not significant ({points})."
 
 
 def is_significant_change(difference: dict[str, Any]) -> bool:

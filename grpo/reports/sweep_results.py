@@ -81,7 +81,7 @@ class SweepResults:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics to compare besides the primary one; the total reward only if all runs weigh the rewards alike."""
+        """The other metrics to compare; the total reward is one only if the rewards have equal weights in all runs."""
         runs = [run for arm in self.arms for run in arm.runs.values()]
         rewards = dict.fromkeys(name for run in runs for name in run.results["after"] if name.startswith(SCORE_PREFIX))
         same_weights = all(run.weights == runs[0].weights for run in runs)

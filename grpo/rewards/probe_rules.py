@@ -112,9 +112,9 @@ def _missing_line_break(scores: ProbeScores) -> Iterator[Finding]:
     cost = float(costs[largest].sum())
     # A reward of length charges for the line break as for any character; that is not about line breaks.
     if abs(cost) > 0.01 * float(np.abs(scores.totals).max()):
-        what = "A missing last line break" if cost > 0 else "A last line break"
+        subject = "A missing last line break" if cost > 0 else "A last line break"
         rewards = caused_by(scores.nonzero_parts(np.abs(costs[largest])))
-        yield Finding("note", f"{what} costs {format_score(abs(cost))}{rewards}.")
+        yield Finding("note", f"{subject} costs {format_score(abs(cost))}{rewards}.")
 
 
 def _reasoning_length(scores: ProbeScores) -> Iterator[Finding]:

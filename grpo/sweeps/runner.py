@@ -63,7 +63,7 @@ class SweepRunner:
         jobs: those known at the start; a search adds others.
         example: any job, for the number of parallel jobs.
         total: how many jobs there will be.
-        identity: what distinguishes this sweep from others, besides its jobs.
+        identity: what distinguishes this sweep from others, in addition to its jobs.
 
     Raises:
         UserError: the folder contains a sweep that runs, another sweep, or a run.

@@ -79,15 +79,15 @@ def _last_value(values: RangeSweep, count: int) -> float:
 def edge_overrides(space: dict[str, "optuna.distributions.BaseDistribution"], fixed: Sequence[str]) -> list[list[str]]:
     """The overrides of jobs that show whether the complete space can run.
 
-    Each setting takes each of its extreme values, while the others have their first.
+    Each setting takes its extreme values in turn, while the other settings have their first value.
     """
     edges: dict[str, list[Any]] = {
-        key: list(each.choices) if hasattr(each, "choices") else sorted({each.low, each.high})  # type: ignore[attr-defined]
-        for key, each in space.items()
+        key: list(values.choices) if hasattr(values, "choices") else sorted({values.low, values.high})  # type: ignore[attr-defined]
+        for key, values in space.items()
     }
     first = {key: values[0] for key, values in edges.items()}
-    chosen = [first] + [first | {key: value} for key, values in edges.items() for value in values[1:]]
-    return [[*fixed, *(f"{key}={value}" for key, value in each.items())] for each in chosen]
+    settings_of_jobs = [first] + [first | {key: value} for key, values in edges.items() for value in values[1:]]
+    return [[*fixed, *(f"{key}={value}" for key, value in settings.items())] for settings in settings_of_jobs]
 
 
 def check_objectives(settings: SearchConfig, config: Config) -> None:
@@ -101,7 +101,7 @@ def check_objectives(settings: SearchConfig, config: Config) -> None:
             f"hydra.sweeper.maximize={settings.maximize}, minimize={settings.minimize}: name one metric or several, "
             "each once."
         )
-    known = [*METRIC_LABELS, *(evaluated_score(name) for name in config.rewards)]
+    metrics = [*METRIC_LABELS, *(evaluated_score(name) for name in config.rewards)]
     for name in objectives:
-        if name not in known:
-            raise UserError(f"hydra.sweeper: there is no metric {name}.{suggest_name(name, known)}")
+        if name not in metrics:
+            raise UserError(f"hydra.sweeper: there is no metric {name}.{suggest_name(name, metrics)}")

@@ -28,7 +28,7 @@ class SweepFolder:
     Args:
         path: the folder, which need not exist yet.
         jobs: the jobs known at the start; a search adds others.
-        identity: what distinguishes this sweep from others, besides its jobs; stored in `sweep.json`.
+        identity: what distinguishes this sweep from others, in addition to its jobs; stored in `sweep.json`.
     """
 
     def __init__(self, path: Path, jobs: Sequence[Job], identity: dict[str, Any]) -> None:
