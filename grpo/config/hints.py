@@ -56,7 +56,7 @@ HINTS: dict[str, list[Hint]] = {
         Hint(
             ("per_device_eval_batch_size", "val_batch_size"),
             "eval_batch_size",
-            "completions generated at once in an evaluation",
+            "completions generated at once when held-out or validation problems are evaluated",
         ),
         Hint(
             ("n", "k", "group_size", "num_return_sequences", "n_samples", "n_samples_per_prompt", "num_samples"),
@@ -77,7 +77,7 @@ HINTS: dict[str, list[Hint]] = {
         Hint(
             ("steps", "num_steps", "total_steps", "total_training_steps", "train_steps", "max_iters", "num_iters"),
             "max_steps",
-            "optimizer steps",
+            "optimizer steps; data.max_steps is the number of calculation steps of a problem",
         ),
     ],
     "Optimizer": [
@@ -184,12 +184,16 @@ HINTS: dict[str, list[Hint]] = {
         Hint(
             ("val_files", "test_files", "dataset_test_split", "eval_dataset", "val_file"),
             "data.test_file",
-            "in data.path, with data=jsonl",
+            "the held-out problems, in data.path, with data=jsonl; data.validation_file has those for eval_steps",
         ),
         Hint(("prompt_key", "prompt_column", "input_key"), "data.question_column"),
         Hint(("answer_key", "label_key", "reward_model_key", "response_key"), "data.answer_column"),
         Hint(("max_train_samples", "train_size", "num_train_samples", "train_max_samples"), "data.train_problems"),
-        Hint(("max_eval_samples", "eval_size", "num_eval_samples", "val_max_samples"), "data.eval_problems"),
+        Hint(
+            ("max_eval_samples", "eval_size", "num_eval_samples", "val_max_samples"),
+            "data.eval_problems",
+            "held-out problems; data.validation_problems is the number for eval_steps",
+        ),
         Hint(("data_seed", "shuffle_seed"), "data.seed"),
         Hint(("system", "prompt_template", "instruction"), "system_prompt"),
     ],
