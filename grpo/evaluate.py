@@ -22,7 +22,7 @@ from grpo.core.tables import at_k_table, key_value_table, metrics_table
 from grpo.evaluation.description import describe_protocol
 from grpo.evaluation.difference import match_problems
 from grpo.evaluation.display import is_requested, print_comparison, print_examples
-from grpo.evaluation.execution import prepare
+from grpo.evaluation.execution import prepare_evaluation
 from grpo.evaluation.subjects import EVALUATIONS_FOLDER, POLICY_SETTINGS, baseline_subject, main_subject, override_keys
 from grpo.runs.run_dir import removed_if_unused
 
@@ -42,7 +42,7 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
         if key.partition(".")[0] in POLICY_SETTINGS and key != "data.answer_match":
             raise UserError(f"{key}: completions=FILE uses no policy, so this has no effect; leave it out.")
     # Both are checked before the first takes hours.
-    evaluations = [prepare(subject) for subject in subjects]
+    evaluations = [prepare_evaluation(subject) for subject in subjects]
     stored = {subject.title: evaluate() for subject, evaluate in zip(subjects, evaluations, strict=True)}
     *_, main = stored.values()
     say(key_value_table(describe_protocol(main.protocol)))

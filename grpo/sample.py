@@ -25,7 +25,7 @@ from grpo.tasks.example import SHOWCASE
 USED_SETTINGS = {"model", "system_prompt", "max_completion_length", "seed", "eval_batch_size"}
 
 
-def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: bool = False) -> None:
+def print_answers(folder: Path, questions: list[str], max_tokens: int | None, trusted: bool = False) -> None:
     """Print the greedy answers of the policy before and after training.
 
     Raises:
@@ -54,7 +54,7 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
     config.device, config.bf16 = "cpu", False
     if max_tokens is not None:
         config.max_completion_length = max_tokens
-    answered = []
+    answers = []
     for when, model in (("before", config.model), ("after", trained_model(config.model, folder))):
         with spinner(f"loading the policy as it was {when} training"):
             policy, tokenizer = build_policy(model, config.seed), build_tokenizer(model)
@@ -63,8 +63,8 @@ def ask(folder: Path, questions: list[str], max_tokens: int | None, trusted: boo
         for note in notes:
             print_message(note, console)
         with spinner(f"asking the policy as it was {when} training"):
-            answered.append(generate_greedily(sampler, tokenizer, questions, config))
-    for question, first, last in zip(questions, *answered, strict=True):
+            answers.append(generate_greedily(sampler, tokenizer, questions, config))
+    for question, first, last in zip(questions, *answers, strict=True):
         print_message(answers_table(question, {"before": first, "after": last}), console)
 
 
@@ -84,7 +84,7 @@ def main() -> None:
         parser.error(f"--max-tokens {arguments.max_tokens}: must be at least 1")
     try:
         check_process()
-        ask(arguments.run, arguments.questions, arguments.max_tokens, arguments.trust_run)
+        print_answers(arguments.run, arguments.questions, arguments.max_tokens, arguments.trust_run)
     except UserError as error:
         sys.exit(error_message(f"error: {error}"))
 

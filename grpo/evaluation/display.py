@@ -62,21 +62,21 @@ def print_examples(count: int, evaluations: dict[str, Evaluation]) -> None:
         *([match_problems(sides[0].examples, sides[1].examples)] if sides[1:] else []),
     ]
 
-    def right(indices: tuple[int, ...], figure: str = "accuracy_strict") -> list[bool]:
+    def are_correct(indices: tuple[int, ...], figure: str = "accuracy_strict") -> list[bool]:
         return [bool(side.values[figure][side.starts[i]]) for side, i in zip(sides, indices, strict=True)]
 
-    def labels(indices: tuple[int, ...]) -> list[str]:
-        flexible = right(indices, "accuracy_flexible")
+    def answer_labels(indices: tuple[int, ...]) -> list[str]:
+        flexible = are_correct(indices, "accuracy_flexible")
         return [
             "right" if strict else "right, but not in <answer>" if anywhere else "wrong"
-            for strict, anywhere in zip(right(indices), flexible, strict=True)
+            for strict, anywhere in zip(are_correct(indices), flexible, strict=True)
         ]
 
-    rows = sorted(zip(*columns, strict=True), key=lambda indices: len(set(right(indices))) < len(sides))
+    rows = sorted(zip(*columns, strict=True), key=lambda indices: len(set(are_correct(indices))) < len(sides))
     for indices in rows[:count]:
         example = sides[0].examples[indices[0]]
         texts = {
             f"{title}: {label}": side.completions[i][0].text
-            for (title, side), i, label in zip(evaluations.items(), indices, labels(indices), strict=True)
+            for (title, side), i, label in zip(evaluations.items(), indices, answer_labels(indices), strict=True)
         }
         say(answers_table(f"{example.question} (gold: {example.gold})", texts))

@@ -41,7 +41,7 @@ class StoredEvaluation:
     path: Path
 
 
-def prepare(subject: Subject) -> Callable[[], StoredEvaluation]:
+def prepare_evaluation(subject: Subject) -> Callable[[], StoredEvaluation]:
     """Check everything that is quick to check; the function that is returned then evaluates the subject."""
     config = subject.config
     rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)

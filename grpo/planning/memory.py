@@ -13,18 +13,18 @@ from grpo.planning.training_memory import training_moments
 def memory_by_phase(run: PlannedRun) -> dict[str, Parts]:
     """Bytes of each part at the peak of sampling, training and the update."""
     phases = {"sampling": sampling_moments(run), "training": training_moments(run), "update": [update_memory(run)]}
-    peaks = {name: max(moments, key=total) for name, moments in phases.items()}
+    peaks = {name: max(moments, key=sum_of_parts) for name, moments in phases.items()}
     return {name: {part: parts[part] for part in PARTS if parts.get(part)} for name, parts in peaks.items()}
 
 
-def total(parts: Parts) -> float:
+def sum_of_parts(parts: Parts) -> float:
     """The sum of the parts, in bytes or in seconds."""
     return sum(parts.values())
 
 
 def peak_memory(phases: dict[str, Parts]) -> float:
     """Bytes of the phase with the highest peak."""
-    return max(map(total, phases.values()))
+    return max(map(sum_of_parts, phases.values()))
 
 
 def update_memory(run: PlannedRun) -> Parts:

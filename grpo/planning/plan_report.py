@@ -13,7 +13,7 @@ from grpo.config.limits import GSM8K_PROBLEMS
 from grpo.config.schema import HardwareConfig, PlanConfig
 from grpo.core.tables import empty_table
 from grpo.planning.fit import CUDA_CONTEXT_GIB, FRAGMENTATION, GIB, usable_memory
-from grpo.planning.memory import peak_memory, total
+from grpo.planning.memory import peak_memory, sum_of_parts
 from grpo.planning.planned_run import PlannedRun
 from grpo.planning.resident_memory import PARTS, Parts
 
@@ -41,15 +41,18 @@ def memory_table(phases: dict[str, Parts]) -> Table:
     for part in PARTS:
         if any(part in parts for parts in phases.values()):
             table.add_row(part, *(f"{parts[part] / size:.2f}" if part in parts else "" for parts in phases.values()))
-    sums = (Text(f"{total(parts) / size:.2f}", style="bold" * (total(parts) == highest)) for parts in phases.values())
+    sums = (
+        Text(f"{sum_of_parts(parts) / size:.2f}", style="bold" * (sum_of_parts(parts) == highest))
+        for parts in phases.values()
+    )
     table.add_row(Text("total", style="bold"), *sums)
     return table
 
 
 def fit_facts(config: PlanConfig, hardware: HardwareConfig, phases: dict[str, Parts]) -> dict[str, str]:
     """The phase with the highest peak, and whether it fits."""
-    name, parts = max(phases.items(), key=lambda phase: total(phase[1]))
-    largest, needed = max(parts, key=lambda part: parts[part]), total(parts)
+    name, parts = max(phases.items(), key=lambda phase: sum_of_parts(phase[1]))
+    largest, needed = max(parts, key=lambda part: parts[part]), sum_of_parts(parts)
     usable = usable_memory(hardware, config.rollout)
     reserve = f"{hardware.memory:g} GiB"
     if hardware.device == "cuda":
@@ -73,7 +76,7 @@ def proposals_text(fitting: list[tuple[list[str], float]]) -> str:
 
 def time_table(parts: Parts) -> Table:
     """The least seconds of each part of a step, and their shares."""
-    step = total(parts)
+    step = sum_of_parts(parts)
     table = empty_table("seconds", "share")
     table.columns[0].header = "least time per step"
     for name, seconds in parts.items():
@@ -84,7 +87,7 @@ def time_table(parts: Parts) -> Table:
 
 def time_facts(config: PlanConfig, parts: Parts) -> dict[str, str]:
     """The largest part of a step, and the least time of an epoch and of the run."""
-    step = total(parts)
+    step = sum_of_parts(parts)
     problems = GSM8K_PROBLEMS if config.data.name == "gsm8k" else None
     problems = min(filter(None, (problems, config.data.train_problems)), default=None)
     facts = {"largest part": max(parts, key=lambda name: parts[name])}

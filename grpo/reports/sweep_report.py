@@ -51,7 +51,7 @@ class SweepCharts:
     curves: list[Chart]
 
     @property
-    def all(self) -> list[Chart]:
+    def all_charts(self) -> list[Chart]:
         return [*self.arms, *(chart for chart in self.effects if chart), *self.curves]
 
 
@@ -123,7 +123,7 @@ def write_sweep_report(
         drawn=drawn,
     )
     if figures is not None:
-        save_png(drawn.all, figures)
+        save_png(drawn.all_charts, figures)
     return page
 
 

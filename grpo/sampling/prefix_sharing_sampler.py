@@ -99,7 +99,7 @@ class PrefixSharingSampler:
         uniforms = None if temperature is None else draw_uniforms(len(prompts), max_new_tokens, seeds)
         with sampling_mode(self.policy, self.bf16):
             prefill = PromptPrefill([list(prompts[i]) for i in first], model.device)
-            self.decoder.refresh()
+            self.decoder.update_weights()
             if len(prefill.ids):
                 forward_packed(model.base_model, prefill)
             if self.graphs:

@@ -56,7 +56,7 @@ class FusedQwen2Decoder:
         self.head = torch.empty(0)
 
     @torch.no_grad()
-    def refresh(self) -> None:
+    def update_weights(self) -> None:
         """Read the policy's current weights; the storage stays the same, because CUDA graphs refer to it."""
         for index, layer in enumerate(self.model.model.layers):
             fused = self._fuse(layer)

@@ -17,7 +17,7 @@ EOS_CHECK_INTERVAL = 8
 
 
 class Decoder(Protocol):
-    def refresh(self) -> None:
+    def update_weights(self) -> None:
         """Read the policy's current weights."""
 
     def logits(self, batch: PackedBatch) -> Tensor:
@@ -30,7 +30,7 @@ class TransformersDecoder:
     def __init__(self, policy: Any) -> None:
         self.policy = policy
 
-    def refresh(self) -> None:
+    def update_weights(self) -> None:
         """The modules always read the policy's own weights."""
 
     def logits(self, batch: PackedBatch) -> Tensor:

@@ -80,24 +80,24 @@ class Alarms:
         if step <= self.window and ZERO_STD in metrics:
             self.first_window.append(metrics)
         self.history = [row for row in self.history if row[0] > step - 2 * self.window] + [(step, metrics)]
-        new = [alarm for alarm in self._active(metrics, step) if alarm.title not in self.raised]
+        new = [alarm for alarm in self._current_alarms(metrics, step) if alarm.title not in self.raised]
         self.raised |= {alarm.title for alarm in new}
         return new
 
-    def _active(self, metrics: Metrics, step: int) -> Iterable[Alarm]:
+    def _current_alarms(self, metrics: Metrics, step: int) -> Iterable[Alarm]:
         alarms = [self._not_finite(metrics, step), self._truncated(metrics, step), self._no_signal(step)]
-        if step >= self.window and self.first_window and self._rollouts(step - self.window, step):
-            alarms += [self._constant(reward, step) for reward, weight in self.weights.items() if weight]
-            alarms += [self._hacking(step), self._length(step), self._entropy(step)]
+        if step >= self.window and self.first_window and self._rollout_metrics(step - self.window, step):
+            alarms += [self._constant_reward(reward, step) for reward, weight in self.weights.items() if weight]
+            alarms += [self._reward_hacking(step), self._length_limit_or_collapse(step), self._entropy_collapse(step)]
         return filter(None, alarms)
 
-    def _rollouts(self, start: int, end: int) -> list[Metrics]:
+    def _rollout_metrics(self, start: int, end: int) -> list[Metrics]:
         """The metrics of steps with a rollout, after step `start` and up to step `end`."""
         return [metrics for step, metrics in self.history if start < step <= end and ZERO_STD in metrics]
 
-    def _mean(self, key: str, step: int) -> float:
+    def _window_mean(self, key: str, step: int) -> float:
         """The mean over the window that ends at `step`."""
-        return fmean(metrics[key] for metrics in self._rollouts(step - self.window, step))
+        return fmean(metrics[key] for metrics in self._rollout_metrics(step - self.window, step))
 
     def _not_finite(self, metrics: Metrics, step: int) -> Alarm | None:
         for name in (LOSS, GRAD_NORM, KL, REWARD):
@@ -128,7 +128,7 @@ class Alarms:
     def _no_signal(self, step: int) -> Alarm | None:
         """Whether no group has had any difference in its total reward."""
         span = min(self.window, max(NO_SIGNAL_STEPS, self.config.logging_steps))
-        rows = self._rollouts(step - span, step)
+        rows = self._rollout_metrics(step - span, step)
         if step < span or not rows or any(metrics[ZERO_STD] < 1 for metrics in rows):
             return None
         all_correct = fmean(metrics[ALL_CORRECT] for metrics in rows)
@@ -144,9 +144,9 @@ class Alarms:
             f"{advice}",
         )
 
-    def _constant(self, reward: str, step: int) -> Alarm | None:
+    def _constant_reward(self, reward: str, step: int) -> Alarm | None:
         """Whether `reward` has not varied within any group of the window."""
-        rows = self._rollouts(step - self.window, step)
+        rows = self._rollout_metrics(step - self.window, step)
         if any(metrics[reward_zero_std(reward)] < 1 for metrics in rows):
             return None
         score, tag = rows[-1][reward_mean(reward)], self.framing.opened_tag
@@ -165,17 +165,17 @@ class Alarms:
             reward,
         )
 
-    def _hacking(self, step: int) -> Alarm | None:
+    def _reward_hacking(self, step: int) -> Alarm | None:
         """Whether a reward has risen and right answers have become fewer from one window to the next, beyond chance."""
-        before = self._rollouts(step - 2 * self.window, step - self.window)
-        after = self._rollouts(step - self.window, step)
+        before = self._rollout_metrics(step - 2 * self.window, step - self.window)
+        after = self._rollout_metrics(step - self.window, step)
         if step < 2 * self.window or min(len(before), len(after)) < 2:
             return None
-        old_correct, new_correct, fall = change("correctness", before, after)
+        old_correct, new_correct, fall = reward_change("correctness", before, after)
         if math.isnan(fall) or fall > -STANDARD_ERRORS:
             return None
         for name, weight in self.weights.items():
-            old, new, rise = change(name, before, after)
+            old, new, rise = reward_change(name, before, after)
             if weight and not name.endswith("correctness") and math.copysign(1, weight) * rise >= STANDARD_ERRORS:
                 return Alarm(
                     "reward_hacking",
@@ -185,9 +185,9 @@ class Alarms:
                 )
         return None
 
-    def _length(self, step: int) -> Alarm | None:
+    def _length_limit_or_collapse(self, step: int) -> Alarm | None:
         """Whether completions have grown to the limit, or shrunk to less than half of their length at the start."""
-        length, limit = self._mean(MEAN_LENGTH, step), self.config.max_completion_length
+        length, limit = self._window_mean(MEAN_LENGTH, step), self.config.max_completion_length
         start = fmean(metrics[MEAN_LENGTH] for metrics in self.first_window)
         if length > 0.9 * limit:
             return Alarm(
@@ -203,12 +203,12 @@ class Alarms:
             )
         return None
 
-    def _entropy(self, step: int) -> Alarm | None:
+    def _entropy_collapse(self, step: int) -> Alarm | None:
         """Whether exploration has ended before the problems were learnt."""
         if ENTROPY not in self.first_window[0]:
             return None
-        entropy, start = self._mean(ENTROPY, step), fmean(metrics[ENTROPY] for metrics in self.first_window)
-        accuracy = self._mean(reward_mean("correctness"), step) / 2
+        entropy, start = self._window_mean(ENTROPY, step), fmean(metrics[ENTROPY] for metrics in self.first_window)
+        accuracy = self._window_mean(reward_mean("correctness"), step) / 2
         if entropy >= 0.1 * start or accuracy >= 0.9:
             return None
         return Alarm(
@@ -219,7 +219,7 @@ class Alarms:
         )
 
 
-def change(reward: str, before: list[Metrics], after: list[Metrics]) -> tuple[float, float, float]:
+def reward_change(reward: str, before: list[Metrics], after: list[Metrics]) -> tuple[float, float, float]:
     """Mean score of `reward` before and after, and their difference in standard errors (Welch)."""
     columns = [[metrics[reward_mean(reward)] for metrics in rows] for rows in (before, after)]
     old, new = map(fmean, columns)
