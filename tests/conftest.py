@@ -1,5 +1,6 @@
 """Every test runs offline, on the CPU, untracked by any account, and outside the repository."""
 
+import gc
 import json
 import os
 import shutil
@@ -7,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,17 @@ SMALL = [
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # A run without an end: each step waits for its reward until the run is stopped.
 LONG = [*SMALL[1:], "max_steps=12", "save_steps=null", "threads=1", "reward_files=[slow.py]", "+rewards.slow=0"]
+
+
+MODULES_WHEN_FROZEN = [0]
+
+
+def pytest_runtest_logfinish() -> None:
+    """Each run collects garbage; what imported modules hold, millions of objects, it need not visit."""
+    if len(sys.modules) > MODULES_WHEN_FROZEN[0] + 100:
+        gc.collect()
+        gc.freeze()
+        MODULES_WHEN_FROZEN[0] = len(sys.modules)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,8 +72,9 @@ def train(tmp_path, monkeypatch):
         out = tmp_path / "run"
         out.mkdir()
         typed = [*SMALL, "tracking=none", *overrides]
-        save_settings(out, compose(typed), typed)
-        results = train_run(compose(typed), out)
+        config = compose(typed)
+        save_settings(out, config, typed)
+        results = train_run(config, out)
         assert json.loads((out / "results.json").read_text()) == results
         return out, results
 
@@ -108,7 +123,9 @@ class Process:
         **environment: str,
     ):
         self.server = server
-        self.files = {name: folder / f"{name}.txt" for name in ("stdout", "stderr")}
+        output = folder.with_name(f"{folder.name}.output")
+        output.mkdir(exist_ok=True)
+        self.files = {name: output / name for name in ("stdout", "stderr", "modules")}
         for path in self.files.values():
             path.unlink(missing_ok=True)
         files = {name: str(path) for name, path in self.files.items()} | (files or {})
@@ -153,12 +170,13 @@ def surroundings(*without: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in (*SET_BY_RUNS, *without)}
 
 
-@pytest.fixture(scope="session")
-def server():
+@contextmanager
+def forking(environment: dict[str, str], *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process of tests/helpers/warm.py, which forks commands."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.helpers.warm"],
+        [sys.executable, "-m", "tests.helpers.warm", *arguments],
         cwd=Path(__file__).parent.parent,
-        env=surroundings(),
+        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -167,6 +185,18 @@ def server():
     yield process
     process.kill()
     process.wait()
+
+
+@pytest.fixture(scope="session")
+def server():
+    with forking(surroundings()) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def light_server():
+    with forking(surroundings("HF_HUB_OFFLINE"), "light") as process:
+        yield process
 
 
 @pytest.fixture
@@ -192,17 +222,36 @@ def start(server, tmp_path):
 def forked(start):
     """Run `python -m MODULE ARGUMENTS` to its end as `start` does, which saves the seconds that imports take."""
 
-    def call(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        process = start(*arguments, module=module.removeprefix("grpo."))
+    def call(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = start(*arguments, module=module.removeprefix("grpo."), **environment)
         code = process.ended()
         return subprocess.CompletedProcess(arguments, code, process.said(), process.complained())
 
     return call
 
 
+class Ended(subprocess.CompletedProcess[str]):
+    """A command that has ended, and the modules that it had imported."""
+
+    modules: set[str]
+
+
+@pytest.fixture
+def light(light_server, tmp_path):
+    """Run `python -m MODULE ARGUMENTS` to its end in an empty folder, from a process that has not imported torch."""
+
+    def call(module: str, *arguments: str, **environment: str) -> Ended:
+        process = Process(light_server, tmp_path, *arguments, module=module.removeprefix("grpo."), **environment)
+        ended = Ended(arguments, process.ended(), process.said(), process.complained())
+        ended.modules = set(process.files["modules"].read_text().split())
+        return ended
+
+    return call
+
+
 @pytest.fixture
 def command(tmp_path):
-    """Run `python -m MODULE ARGUMENTS` in an empty folder, as a user would."""
+    """Run `python -m MODULE ARGUMENTS` in an empty folder, as a user would, in a new process."""
 
     def call(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

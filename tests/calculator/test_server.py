@@ -122,11 +122,11 @@ def test_the_browser_is_opened(serve, tmp_path) -> None:
     assert (tmp_path / "opened").read_text() == f"{address}\n"
 
 
-def test_the_command_line(command, monkeypatch) -> None:
-    done = command("grpo.calculator", "--help")
+def test_the_command_line(light, command, monkeypatch) -> None:
+    done = light("grpo.calculator", "--help")
     assert done.returncode == 0 and "--no-browser" in done.stdout and str(PAGE) in done.stdout
     for given, message in (("70000", "--port 70000: a port is a number from 0"), ("x", "invalid int value: 'x'")):
-        done = command("grpo.calculator", "--port", given)
+        done = light("grpo.calculator", "--port", given)
         assert done.returncode == 2 and message in done.stderr
     monkeypatch.setattr("grpo.calculator.TRIES", 1)
     with (

@@ -12,7 +12,7 @@ from grpo.config.schema import Config, EvaluateConfig, PlanConfig
 from grpo.config.validation import check_config
 from grpo.core.errors import UserError
 from grpo.plan import compose_plan
-from tests.helpers.import_times import error_lines, imported, run_command
+from tests.helpers.import_times import imported, run_command
 
 GROUPS = {
     folder.name: option_names(folder.name) for folder in CONF.iterdir() if folder.name != "hydra" and folder.is_dir()
@@ -170,24 +170,21 @@ def test_seed_zero_and_null_are_values() -> None:
     "arguments",
     [["nun_generations=8"], ["model=tinny"], ["num_generations=1"], ["+rewards.corectness=1"], ["optimizer.lr=fast"]],
 )
-def test_the_command_refuses_a_mistake_before_torch_is_imported(arguments: list[str], tmp_path) -> None:
-    done = run_command("grpo.train", *arguments, cwd=tmp_path)
-    lines = error_lines(done)
+def test_the_command_refuses_a_mistake_before_torch_is_imported(arguments: list[str], light, tmp_path) -> None:
+    done = light("grpo.train", *arguments)
+    lines = done.stderr.splitlines()
     assert done.returncode == 1
     assert len(lines) == 1 and lines[0].startswith("error: ")
-    assert not imported(done, "torch")
+    assert "torch" not in done.modules
     assert not list(tmp_path.rglob("results.json"))
 
 
-def test_a_log_that_cannot_be_opened_ends_in_one_line(tmp_path) -> None:
+def test_a_log_that_cannot_be_opened_ends_in_one_line(light, tmp_path) -> None:
     (tmp_path / "run" / "train.log").mkdir(parents=True)
-    done = run_command("grpo.train", "hydra.run.dir=run", cwd=tmp_path)
+    done = light("grpo.train", "hydra.run.dir=run")
     assert done.returncode == 1
-    assert (
-        len(error_lines(done)) == 1
-        and "cannot be written" in error_lines(done)[0]
-        and "hydra.run.dir=FOLDER" in error_lines(done)[0]
-    )
+    (line,) = done.stderr.splitlines()
+    assert "cannot be written" in line and "hydra.run.dir=FOLDER" in line
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "experiment=gsm8k"]])
@@ -197,9 +194,9 @@ def test_help_and_settings_need_no_torch(arguments: list[str], tmp_path) -> None
     assert ("experiment=gsm8k" if "--help" in arguments else "num_generations: 16") in done.stdout
 
 
-def test_a_folder_that_cannot_be_written_ends_in_one_line(tmp_path) -> None:
+def test_a_folder_that_cannot_be_written_ends_in_one_line(light, tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    done = run_command("grpo.train", f"hydra.run.dir={tmp_path}/file/run", cwd=tmp_path)
-    lines = error_lines(done)
+    done = light("grpo.train", f"hydra.run.dir={tmp_path}/file/run")
+    lines = done.stderr.splitlines()
     assert done.returncode == 1
     assert len(lines) == 1 and "hydra.run.dir=FOLDER" in lines[0]

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,23 +16,23 @@ from grpo.core.errors import UserError
 from grpo.core.statistics import wilson_interval
 from grpo.runs.settings import read_finished_run_config
 from grpo.tasks.splits import load_splits
-from tests.conftest import SMALL
+from tests.conftest import SMALL, Process
 from tests.helpers.evaluation import evaluated, tagged
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
-from tests.helpers.import_times import imported
 from tests.helpers.models import QWEN, needs_qwen
 
 PROBLEMS = 12
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(server, tmp_path_factory) -> Path:
     """A folder with the run A."""
     folder = tmp_path_factory.mktemp("runs")
     small = [item for item in SMALL if "eval_problems" not in item]
-    line = [sys.executable, "-m", "grpo.train", *small, f"data.eval_problems={PROBLEMS}", "tracking=none"]
     # A learning rate at which two steps change greedy answers.
-    subprocess.run([*line, "optimizer.lr=3e-3", "hydra.run.dir=A"], cwd=folder, check=True, capture_output=True)
+    given = [*small, f"data.eval_problems={PROBLEMS}", "tracking=none", "optimizer.lr=3e-3", "hydra.run.dir=A"]
+    done = Process(server, folder, *given)
+    assert done.ended() == 0, done.complained()
     return folder
 
 
@@ -275,16 +273,15 @@ def test_what_completions_depend_on_makes_another_evaluation(folder, override: s
     assert len(list((folder / "A" / "evaluations").glob("arithmetic-*.json"))) == 2
 
 
-def test_a_hub_policy_is_its_commit(tmp_path, monkeypatch, folder) -> None:
+def test_a_hub_policy_is_its_commit(light, tmp_path, folder) -> None:
     """As the hub's cache lays it out."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     cache = tmp_path / "cache" / "models--someone--tiny"
     shutil.copytree(folder / "A" / "policy", cache / "snapshots" / commit)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)
-    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
-    line = [sys.executable, "-m", "grpo.evaluate", "model.path=someone/tiny", "data.eval_problems=2", "name=x"]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    hub = {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = light("grpo.evaluate", "model.path=someone/tiny", "data.eval_problems=2", "name=x", **hub, COLUMNS="80")
     assert done.returncode == 0, done.stderr
     assert "policy    someone/tiny (commit 01234567)" in done.stdout
     assert report_of(tmp_path / "outputs" / "evaluations")["protocol"]["policy"]["commit"] == commit
@@ -303,12 +300,11 @@ def lines(path: Path, rows: list) -> Path:
     return path
 
 
-def test_completions_made_elsewhere(tmp_path) -> None:
+def test_completions_made_elsewhere(light, tmp_path) -> None:
     lines(tmp_path / "made.jsonl", [*ROWS, ""])
     arguments = ["completions=made.jsonl", "show=1", "rewards=correctness_only", "name=x"]
-    line = [sys.executable, "-X", "importtime", "-m", "grpo.evaluate", *arguments]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"})
-    assert done.returncode == 0 and not imported(done, "torch") and not imported(done, "transformers")
+    done = light("grpo.evaluate", *arguments, COLUMNS="80")
+    assert done.returncode == 0 and not {"torch", "transformers"} & done.modules
     assert "problems     2 of that file" in done.stdout and "4 in made.jsonl" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     figures = report_of(tmp_path / "outputs" / "evaluations")["figures"]
@@ -491,25 +487,24 @@ def test_runs_without_a_policy(folder) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["run=nowhere"], ["samples=4"], ["modle=tiny"]])
-def test_the_command_ends_in_one_line_without_torch(tmp_path, arguments: list[str]) -> None:
-    line = [sys.executable, "-X", "importtime", "-m", "grpo.evaluate", *arguments]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
-    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+def test_the_command_ends_in_one_line_without_torch(light, tmp_path, arguments: list[str]) -> None:
+    done = light("grpo.evaluate", *arguments)
+    said = done.stderr.splitlines()
     assert done.returncode == 1 and len(said) == 1 and said[0].startswith("error: ") and done.stdout == ""
-    assert not imported(done, "torch") and not list(tmp_path.iterdir())
+    assert "torch" not in done.modules and not list(tmp_path.iterdir())
 
 
-def test_help_teaches(command) -> None:
-    done = command("grpo.evaluate", "--help")
+def test_help_teaches(light) -> None:
+    done = light("grpo.evaluate", "--help")
     assert done.returncode == 0 and "run=A baseline=B" in done.stdout and "completions=file.jsonl" in done.stdout
 
 
 @needs_gsm8k
 @needs_qwen
-def test_any_policy_on_gsm8k(command, tmp_path) -> None:
+def test_any_policy_on_gsm8k(forked, tmp_path) -> None:
     cut = [f"model.path={QWEN}", "model.init=random", "model.num_layers=2", f"data.path={GSM8K}"]
     few = ["data.eval_problems=5", "max_completion_length=12", "eval_batch_size=2", "name=x"]
-    done = command("grpo.evaluate", "model=qwen2.5-0.5b", "data=gsm8k", *cut, *few)
+    done = forked("grpo.evaluate", "model=qwen2.5-0.5b", "data=gsm8k", *cut, *few)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "5 held-out problems of gsm8k" in said and "random weights of seed 0" in said

@@ -14,8 +14,3 @@ def run_command(module: str, *arguments: str, cwd: Path) -> subprocess.Completed
 def imported(done: subprocess.CompletedProcess, module: str) -> bool:
     """Whether the command imported `module`."""
     return any(line.rpartition("|")[2].strip() == module for line in done.stderr.splitlines())
-
-
-def error_lines(done: subprocess.CompletedProcess) -> list[str]:
-    """The lines of stderr without the import times."""
-    return [line for line in done.stderr.splitlines() if not line.startswith("import time:")]

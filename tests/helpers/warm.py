@@ -1,14 +1,18 @@
 """Commands of ours as processes of their own, forked from one that has imported what takes seconds.
 
-Reads a JSON line a run, writes its process id, and its exit code when it has ended (minus the signal that killed it).
+Reads a JSON line a run, writes its process id, and its exit code when it has ended (minus the signal that killed it). With
+the argument `light` it imports no torch, so that a command shows by its modules whether it needs torch.
 """
 
+import gc
 import importlib
 import json
 import os
 import signal
 import sys
 import threading
+import traceback
+from pathlib import Path
 from typing import Any
 
 
@@ -61,15 +65,20 @@ def child(job: dict[str, Any]) -> None:
     importlib.import_module(f"grpo.{job['module']}").main()
 
 
+HEAVY = ("matplotlib.figure", "wandb", "grpo.evaluation.evaluation", "grpo.sampling.build", "grpo.training.trainer")
+LIGHT = ("wandb", "grpo.train", "grpo.evaluate", "grpo.audit", "grpo.calculator", "grpo.plan", "grpo.sweeps.runner")
+# A command imports these itself if it needs them, with the environment of its job.
+ABSENT = {"torch", "transformers", "datasets", "huggingface_hub", "pandas", "scipy"}
+
+
 def main() -> None:
-    import matplotlib.figure
-    import wandb
-
-    import grpo.evaluation.evaluation
-    import grpo.sampling.build
-    import grpo.training.trainer
-
-    assert matplotlib and wandb and grpo.evaluation.evaluation
+    light = "light" in sys.argv
+    for name in LIGHT if light else HEAVY:
+        importlib.import_module(name)
+    assert not light or not ABSENT & sys.modules.keys()
+    # Each command runs the garbage collector, which then leaves out what exists already.
+    gc.collect()
+    gc.freeze()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
@@ -83,9 +92,13 @@ def main() -> None:
                 if isinstance(ended.code, str):
                     print(ended.code, file=sys.stderr)
                 code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+            except BaseException:
+                traceback.print_exc()
+                code = 1
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
+                Path(job["modules"]).write_text("\n".join(sys.modules))
                 os._exit(code)
         print(pid, flush=True)
         status = os.waitpid(pid, 0)[1]

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from bisect import bisect_left
 from dataclasses import replace
@@ -303,10 +301,8 @@ def test_proposals_fit_and_fewer_changes_do_not() -> None:
             )
 
 
-def test_the_printed_plan(command) -> None:
-    done = command(
-        "grpo.plan", "experiment=gsm8k", "model=qwen2.5-3b", "world_size=4", "hardware=rtx3090", COLUMNS="80"
-    )
+def test_the_printed_plan(light) -> None:
+    done = light("grpo.plan", "experiment=gsm8k", "model=qwen2.5-3b", "world_size=4", "hardware=rtx3090", COLUMNS="80")
     assert done.returncode == 0 and not done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
     for said in (
@@ -326,13 +322,10 @@ def test_the_printed_plan(command) -> None:
     assert " ".join(f"{sum(parts.values()) / 2**30:.2f}" for parts in phases) in " ".join(done.stdout.split())
 
 
-def test_it_imports_no_torch() -> None:
-    code = (
-        "import sys, grpo.plan as plan; plan.run(plan.compose_plan(['experiment=gsm8k', 'hardware=h100']));"
-        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+def test_it_imports_no_torch(light) -> None:
+    done = light("grpo.plan", "experiment=gsm8k", "hardware=h100")
     assert done.returncode == 0, done.stderr
+    assert not {"torch", "transformers", "datasets"} & done.modules
 
 
 @pytest.mark.parametrize(
@@ -353,8 +346,8 @@ def test_mistakes_end_in_one_line(typed: list[str], said: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_multirun_plans_each_job(command) -> None:
-    done = command("grpo.plan", "-m", "micro_batch_size=16,64", COLUMNS="80")
+def test_a_multirun_plans_each_job(light) -> None:
+    done = light("grpo.plan", "-m", "micro_batch_size=16,64", COLUMNS="80")
     assert done.returncode == 0, done.stderr
     assert "micro_batch_size=16" in done.stdout and done.stdout.count("total") == 4
 

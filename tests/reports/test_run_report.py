@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from grpo.core.errors import UserError
 from grpo.report import main
 from grpo.reports.run_report import headline, write_run_report
 from grpo.runs.saved_run import read_run
-from tests.conftest import SMALL, seen
+from tests.conftest import SMALL, Process, seen
 
 FIGURES = {
     "reward",
@@ -30,14 +29,13 @@ FIGURES = {
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(server, tmp_path_factory) -> Path:
     """A real run that has every figure, reported by itself at its end."""
     folder = tmp_path_factory.mktemp("report")
     given = ["max_steps=6", "eval_steps=3", "data.validation_problems=4", "algorithm=grpo_kl", "algorithm.beta=0.2"]
-    command = [sys.executable, "-m", "grpo.train", *SMALL, *given, "tracking=none", "hydra.run.dir=run"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.rstrip().endswith("Report: run/report.html")
+    done = Process(server, folder, *SMALL, *given, "tracking=none", "hydra.run.dir=run")
+    assert done.ended() == 0, done.complained()
+    assert done.said().rstrip().endswith("Report: run/report.html")
     return folder / "run"
 
 
@@ -166,8 +164,8 @@ def test_a_damaged_file_is_named(run, file: str, content: str) -> None:
         read_run(run)
 
 
-def test_the_command_refuses_a_missing_folder_in_one_line(command, tmp_path) -> None:
-    done = command("grpo.report", "nowhere")
+def test_the_command_refuses_a_missing_folder_in_one_line(light) -> None:
+    done = light("grpo.report", "nowhere")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: nowhere is not the folder of a run")
 

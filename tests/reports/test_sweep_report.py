@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +16,7 @@ from grpo.report import main
 from grpo.reports.arms import PRIMARY_METRIC
 from grpo.reports.sweep_report import write_sweep_report
 from grpo.reports.sweep_results import read_sweep
-from tests.conftest import SMALL, seen
+from tests.conftest import SMALL, Process, seen
 from tests.helpers.made_up import made_up, made_up_sweep, plan
 
 FIGURES = {
@@ -34,15 +33,14 @@ FIGURES = {
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(server, tmp_path_factory) -> Path:
     """A real sweep of six jobs, reported."""
     folder = tmp_path_factory.mktemp("sweep")
     varied = ["num_generations=2,4", "seed=0,1,2"]
     given = [*SMALL, "eval_steps=1", "data.validation_problems=4", "tracking=none", "threads=1"]
     given = [each for each in given if not each.startswith("num_generations")]
-    command = [sys.executable, "-m", "grpo.train", "-m", *varied, *given, "hydra.sweep.dir=sweep"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = Process(server, folder, "-m", *varied, *given, "hydra.sweep.dir=sweep")
+    assert done.ended() == 0, done.complained()
     (folder / "sweep" / "report.html").unlink(missing_ok=True)
     report_of(folder / "sweep")
     return folder / "sweep"

@@ -1,8 +1,6 @@
 """`python -m grpo.audit`: findings in the shipped stacks, in faulty stacks, and in files of completions."""
 
 import json
-import subprocess
-import sys
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +23,6 @@ from grpo.rewards.probe_scores import score_probes
 from grpo.rewards.probes import AS_REQUESTED, CHANGES, PROBES, WRONG
 from grpo.rewards.scoring import score_reward
 from grpo.rewards.stack import build_rewards
-from tests.helpers.import_times import imported
 
 MINE = """
 from grpo.rewards import reward
@@ -363,14 +360,15 @@ def test_every_setting_has_a_comment() -> None:
         (["completions=made.jsonl", *CROSSES, "fail_on=warning"], 0, []),
     ],
 )
-def test_the_command_imports_nothing_heavy_and_leaves_no_files(folder, arguments: list, code: int, said: list) -> None:
+def test_the_command_imports_nothing_heavy_and_leaves_no_files(
+    light, folder, arguments: list, code: int, said: list
+) -> None:
     lines(folder / "made.jsonl", ROWS)
     before = set(folder.rglob("*"))
-    line = [sys.executable, "-X", "importtime", "-m", "grpo.audit", *arguments]
-    done = subprocess.run(line, capture_output=True, text=True, encoding="utf-8")
+    done = light("grpo.audit", *arguments)
     assert done.returncode == code
-    assert [line for line in done.stderr.splitlines() if not line.startswith("import time:")] == said
-    assert not any(imported(done, module) for module in ("torch", "transformers", "scipy", "pandas"))
+    assert done.stderr.splitlines() == said
+    assert not {"torch", "transformers", "scipy", "pandas"} & done.modules
     assert {path for path in folder.rglob("*") if "__pycache__" not in str(path)} == before
 
 
@@ -383,6 +381,6 @@ def test_the_probes_are_as_documented() -> None:
         assert probe in text
 
 
-def test_help_teaches(command) -> None:
-    done = command("grpo.audit", "--help")
+def test_help_teaches(light) -> None:
+    done = light("grpo.audit", "--help")
     assert done.returncode == 0 and "rewards=verbatim" in done.stdout and "completions=file.jsonl" in done.stdout

@@ -83,17 +83,17 @@ def test_a_signal_in_the_last_evaluation_loses_nothing(start, tmp_path: Path) ->
     assert_same(tmp_path / "run", tmp_path / "unstopped")
 
 
-def test_two_runs_in_one_folder(start, slow, command, tmp_path: Path) -> None:
+def test_two_runs_in_one_folder(start, slow, light, tmp_path: Path) -> None:
     run = start(*LONG, "tracking=none", "hydra.run.dir=run")
     run.until("training 2/12")
     for arguments in ([*LONG, "hydra.run.dir=run", "seed=5"], ["resume=run"]):
-        other = command("grpo.train", *arguments)
+        other = light("grpo.train", *arguments)
         assert other.returncode == 1
         assert other.stderr.startswith("error: run is in use by another run; wait for that, or give this one another")
     os.kill(run.pid, signal.SIGKILL)
     assert run.ended() == -signal.SIGKILL
     # The lock went with the process, and the settings are those of the first.
-    other = command("grpo.train", *LONG, "hydra.run.dir=run", "seed=5")
+    other = light("grpo.train", *LONG, "hydra.run.dir=run", "seed=5")
     assert other.returncode == 1
     assert "run holds a run already. To resume it: python -m grpo.train resume=run." in other.stderr
     before = {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()}
@@ -124,10 +124,10 @@ def test_two_runs_in_one_folder(start, slow, command, tmp_path: Path) -> None:
         (["on_nonfinite=go"], "on_nonfinite=go: must be one of stop, skip."),
     ],
 )
-def test_mistakes(command, tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_mistakes(light, tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "multirun.yaml").touch()
-    done = command("grpo.train", *arguments)
+    done = light("grpo.train", *arguments)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert message in done.stderr
 

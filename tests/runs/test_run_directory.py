@@ -74,8 +74,8 @@ def test_a_mistake_of_reproduce_leaves_no_folder(tmp_path: Path, monkeypatch, ar
     assert ended.value.code == 2 and files(tmp_path) == before
 
 
-def test_a_mistake_of_evaluate_leaves_no_folder(command, tmp_path: Path) -> None:
-    assert command("grpo.evaluate", "-m", "run=nowhere", "seed=0,1").returncode == 1
+def test_a_mistake_of_evaluate_leaves_no_folder(light, tmp_path: Path) -> None:
+    assert light("grpo.evaluate", "-m", "run=nowhere", "seed=0,1").returncode == 1
     assert files(tmp_path) == []
 
 

@@ -49,15 +49,15 @@ def test_pickled_weights_are_not_loaded_unless_trusted(train, tmp_path, capsys) 
     assert "model.trust_pickle=true: code that comes with pickled can run here." in capsys.readouterr().out
 
 
-def test_code_beside_the_weights_is_not_run_unless_trusted(command, tmp_path) -> None:
+def test_code_beside_the_weights_is_not_run_unless_trusted(light, tmp_path) -> None:
     with_code(tmp_path / "custom")
     settings = [*SMALL, "tracking=none", "model.path=custom"]
-    done = command("grpo.train", *settings, HF_MODULES_CACHE=str(tmp_path / "modules"))
+    done = light("grpo.train", *settings, HF_MODULES_CACHE=str(tmp_path / "modules"))
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "which runs only with model.trust_remote_code=true" in done.stderr
     assert not (tmp_path / "ran").exists()
     trusted = [*settings, "model.trust_remote_code=true"]
-    done = command("grpo.train", *trusted, HF_MODULES_CACHE=str(tmp_path / "modules"))
+    done = light("grpo.train", *trusted, HF_MODULES_CACHE=str(tmp_path / "modules"))
     assert done.returncode == 0, done.stderr
     assert "model.trust_remote_code=true: code that comes with custom can run here." in done.stdout
     assert (tmp_path / "ran").exists()
@@ -218,16 +218,16 @@ def test_lone_surrogates_in_a_file_are_named(train, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("text", [text for text in HOSTILE if "\ud800" not in text], ids=lambda text: repr(text[:9]))
-def test_hostile_completions_of_a_file(command, tmp_path, text: str) -> None:
+def test_hostile_completions_of_a_file(light, tmp_path, text: str) -> None:
     row = {"question": text[:500], "gold": "1", "completion": text}
     (tmp_path / "file.jsonl").write_text(json.dumps(row) + "\n")
     assert read_completions(tmp_path / "file.jsonl", "completions")[1][0, 0].text == text
-    done = command("grpo.evaluate", "completions=file.jsonl", "show=1")
+    done = light("grpo.evaluate", "completions=file.jsonl", "show=1")
     assert done.returncode == 0, done.stderr
     assert not re.search(r"[\x00\x07\x08\x1b\x9b\u202e]", done.stdout + done.stderr)
 
 
-def test_a_message_that_names_hostile_text(command) -> None:
-    done = command("grpo.train", "model.path='\x1b[31m[bold]x'")
+def test_a_message_that_names_hostile_text(light) -> None:
+    done = light("grpo.train", "model.path='\x1b[31m[bold]x'")
     assert done.returncode == 1
     assert "\x1b" not in done.stderr and "[bold]x" in done.stderr

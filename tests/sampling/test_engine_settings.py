@@ -192,18 +192,18 @@ def test_wrong_settings_of_an_engine_are_refused(overrides: list[str], message: 
 
 
 @pytest.mark.parametrize("rollout", ENGINES)
-def test_an_engine_is_refused_for_evaluation(command, rollout: str) -> None:
-    refused = command("grpo.evaluate", f"rollout={rollout}", "device=cuda")
+def test_an_engine_is_refused_for_evaluation(light, rollout: str) -> None:
+    refused = light("grpo.evaluate", f"rollout={rollout}", "device=cuda")
     assert refused.returncode == 1 and refused.stderr == (
         f"error: rollout={rollout}: it samples in training only; evaluate with rollout=fast, as a run does itself.\n"
     )
 
 
-def test_the_training_command_refuses_vllm_that_is_not_installed(command) -> None:
+def test_the_training_command_refuses_vllm_that_is_not_installed(light) -> None:
     """If vLLM is not installed."""
     if find_spec("vllm"):
         pytest.skip("vLLM is installed here")
-    refused = command("grpo.train", *VLLM, "tracking=none")
+    refused = light("grpo.train", *VLLM, "tracking=none")
     assert refused.returncode == 1 and refused.stdout == ""
     assert refused.stderr == (
         "error: rollout=vllm: vLLM is not installed: pip install 'vllm>=0.27,<0.31'. Without it, use rollout=fast on this "

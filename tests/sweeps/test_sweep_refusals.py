@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,8 +17,7 @@ from grpo.config.composition import config_search_path
 from grpo.core.errors import UserError
 from grpo.sweeps.launchers import build_launcher
 from grpo.sweeps.search import run_search
-from tests.conftest import LONG, surroundings
-from tests.helpers.import_times import imported
+from tests.conftest import LONG
 from tests.helpers.sweeps import FEW
 
 
@@ -88,26 +86,24 @@ from tests.helpers.sweeps import FEW
         ),
     ],
 )
-def test_invalid_jobs_are_refused_before_the_first_job(tmp_path, arguments: list[str], message: str) -> None:
-    line = [sys.executable, "-X", "importtime", "-m", "grpo.train", "-m", *arguments]
-    done = subprocess.run(line, cwd=tmp_path, env=surroundings() | {"PATH": "/nowhere"}, capture_output=True, text=True)
-    said = "\n".join(each for each in done.stderr.splitlines() if not each.startswith("import time:"))
+def test_invalid_jobs_are_refused_before_the_first_job(light, tmp_path, arguments: list[str], message: str) -> None:
+    done = light("grpo.train", "-m", *arguments, PATH="/nowhere")
     assert done.returncode == 1
-    assert said.startswith("error: ") and message in said and "Traceback" not in said
-    assert not imported(done, "torch") and not list(tmp_path.rglob("metrics.jsonl"))
+    assert done.stderr.startswith("error: ") and message in done.stderr and "Traceback" not in done.stderr
+    assert "torch" not in done.modules and not list(tmp_path.rglob("metrics.jsonl"))
 
 
-def test_a_missing_device_is_reported_once(tmp_path: Path, command) -> None:
-    done = command("grpo.train", "experiment=[gsm8k,sweep_k]")
+def test_a_missing_device_is_reported_once(tmp_path: Path, light) -> None:
+    done = light("grpo.train", "experiment=[gsm8k,sweep_k]")
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: device=cuda: no CUDA device is found.") and done.stderr.count("\n") == 1
     assert not list(tmp_path.rglob("train.log"))
 
 
-def test_the_multirun_flag_may_be_anywhere(command) -> None:
-    done = command("grpo.train", "num_generations=1", "-m", "seed=0,1")
+def test_the_multirun_flag_may_be_anywhere(light) -> None:
+    done = light("grpo.train", "num_generations=1", "-m", "seed=0,1")
     assert done.returncode == 1 and done.stderr.startswith("error: num_generations=1: must be between 2")
-    done = command("grpo.train", "-m", "--cfg", "job")
+    done = light("grpo.train", "-m", "--cfg", "job")
     assert "cannot be written" not in done.stderr
 
 
@@ -157,12 +153,12 @@ def test_folders_of_other_sweeps_and_runs_are_refused(start, tmp_path: Path) -> 
     assert "error: sweep/1 holds a job of another sweep: seed is 1 there and 2 here" in run.complained()
 
 
-def test_a_folder_in_use_by_a_sweep_is_refused(start, slow, command, tmp_path: Path) -> None:
+def test_a_folder_in_use_by_a_sweep_is_refused(start, slow, light, tmp_path: Path) -> None:
     sweep = ["-m", "seed=0,1", *LONG, "tracking=none", "hydra.sweep.dir=sweep"]
     run = start(*sweep)
     while not (tmp_path / "sweep" / "0" / "metrics.jsonl").exists():
         time.sleep(0.01)
-    other = command("grpo.train", *sweep)
+    other = light("grpo.train", *sweep)
     assert other.returncode == 1
     assert other.stderr == (
         "error: sweep is in use by another sweep; wait for that, or give this one another folder, "

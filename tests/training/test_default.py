@@ -10,9 +10,9 @@ from grpo.config.composition import compose
 from tests.conftest import read_wandb
 
 
-def learned(command, tmp_path: Path, *overrides: str) -> tuple[Path, dict[str, Any]]:
+def learned(run, tmp_path: Path, *overrides: str) -> tuple[Path, dict[str, Any]]:
     """The directory and the results of a complete run that reached what the README states."""
-    done = command("grpo.train", *overrides)
+    done = run("grpo.train", *overrides)
     assert done.returncode == 0, done.stderr
     (out,) = [file.parent for file in tmp_path.rglob("results.json")]
     results = json.loads((out / "results.json").read_text())
@@ -27,13 +27,13 @@ def learned(command, tmp_path: Path, *overrides: str) -> tuple[Path, dict[str, A
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_it_learns_with_other_seeds(command, tmp_path, seed: int) -> None:
-    learned(command, tmp_path, f"seed={seed}", "tracking=none")
+def test_it_learns_with_other_seeds(forked, tmp_path, seed: int) -> None:
+    learned(forked, tmp_path, f"seed={seed}", "tracking=none")
 
 
 @pytest.mark.slow
-def test_it_learns_with_trls_sampler_and_step(command, tmp_path) -> None:
-    learned(command, tmp_path, "rollout=generate", "share_prompts=false", "max_steps=50", "tracking=none")
+def test_it_learns_with_trls_sampler_and_step(forked, tmp_path) -> None:
+    learned(forked, tmp_path, "rollout=generate", "share_prompts=false", "max_steps=50", "tracking=none")
 
 
 def test_the_embedded_default_learns_to_reason(command, tmp_path) -> None:

@@ -248,17 +248,17 @@ def test_the_command_as_typed(command, tmp_path) -> None:
         (["tracking.completions_rows=-1"], "tracking.completions_rows=-1: must be between 0 and 100,000."),
     ],
 )
-def test_refusals_are_one_line(command, tmp_path, arguments: list[str], message: str) -> None:
+def test_refusals_are_one_line(light, tmp_path, arguments: list[str], message: str) -> None:
     # An address that refuses at once stands for a hub that cannot be reached.
-    done = command("grpo.train", "tracking=none", *arguments, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
+    done = light("grpo.train", "tracking=none", *arguments, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
     assert message in done.stderr
     assert not list(tmp_path.rglob("results.json"))
 
 
-def test_processes_are_started_by_a_launcher(command) -> None:
-    done = command("grpo.train", *SMALL, WORLD_SIZE="2", RANK="0")
+def test_processes_are_started_by_a_launcher(light) -> None:
+    done = light("grpo.train", *SMALL, WORLD_SIZE="2", RANK="0")
     files = Path(__file__).parents[2] / "scripts" / "accelerate" / "ddp.yaml"
     assert done.returncode == 1 and done.stderr == (
         "error: WORLD_SIZE=2: LOCAL_RANK, MASTER_ADDR, MASTER_PORT must be set, too. For several processes, use a "
@@ -268,9 +268,9 @@ def test_processes_are_started_by_a_launcher(command) -> None:
 
 
 @needs_bitsandbytes
-def test_a_policy_of_4_bits_is_evaluated_before_and_after(train, command) -> None:
+def test_a_policy_of_4_bits_is_evaluated_before_and_after(train, forked) -> None:
     out, _ = train("model.lora_rank=4", "model.load_in_4bit=true")
-    done = command("grpo.evaluate", f"run={out.name}", "baseline=before")
+    done = forked("grpo.evaluate", f"run={out.name}", "baseline=before")
     assert done.returncode == 0, done.stderr
     for when, of_4_bits in (("before-", True), ("", False)):
         (file,) = (out / "evaluations").glob(f"{when}arithmetic-greedy-????????.json")
