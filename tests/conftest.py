@@ -119,6 +119,7 @@ class Process:
         *arguments: str,
         module: str = "train",
         kill: Any = None,
+        processes: int = 1,
         files: dict[str, str] | None = None,
         **environment: str,
     ):
@@ -130,7 +131,7 @@ class Process:
             path.unlink(missing_ok=True)
         files = {name: str(path) for name, path in self.files.items()} | (files or {})
         job = {"cwd": str(folder), "module": module, "arguments": arguments, "kill": kill, **files}
-        job["environment"] = environment
+        job |= {"environment": environment, "processes": processes}
         assert server.stdin and server.stdout
         server.stdin.write(json.dumps(job) + "\n")
         server.stdin.flush()

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -62,7 +63,45 @@ def child(job: dict[str, Any]) -> None:
     sys.argv = [f"grpo/{job['module']}.py", *job["arguments"]]
     if job["kill"]:
         kill_in(*job["kill"])
-    importlib.import_module(f"grpo.{job['module']}").main()
+    module = importlib.import_module(job["module"] if "." in job["module"] else f"grpo.{job['module']}")
+    if job["processes"] == 1 or is_rank(job["processes"]):
+        module.main()
+
+
+def is_rank(count: int) -> bool:
+    """Fork `count` ranks, as a launcher starts them: true in each of them.
+
+    In this process it waits for them, and exits as the first one that fails does; the others get SIGTERM then.
+    """
+    from torch.distributed import TCPStore
+
+    signal.alarm(180)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    running = set()
+    for rank in map(str, range(count)):
+        pid = os.fork()
+        if not pid:
+            os.environ.update(shared, RANK=rank, LOCAL_RANK=rank)
+            return True
+        running.add(pid)
+    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    failed = 0
+    while running:
+        pid, status = os.wait()
+        running.remove(pid)
+        code = os.waitstatus_to_exitcode(status)
+        if code and not failed:
+            failed = code
+            for other in running:
+                os.kill(other, signal.SIGTERM)
+    del store
+    if failed:
+        sys.exit(failed)
+    return False
 
 
 HEAVY = ("matplotlib.figure", "wandb", "grpo.evaluation.evaluation", "grpo.sampling.build", "grpo.training.trainer")

@@ -2,12 +2,10 @@
 
 import json
 import os
-import socket
-import subprocess
 import sys
 import traceback
 import zlib
-from contextlib import suppress
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from grpo.tasks.train_set import build_train_set
 from grpo.training.recorder import Recorder
 from grpo.training.trackers.interface import NoTracker
 from grpo.training.trainer import Trainer, build_trainer
+from tests.conftest import Process
 from tests.helpers.trainers import micro_batches
 
 K = 4
@@ -173,7 +172,7 @@ def work_on_shards(out: Path) -> None:
     torch.testing.assert_close(full(ids).logits, policy(ids).logits)
 
 
-def test_a_full_copy_of_a_sharded_policy(tmp_path) -> None:
+def test_a_full_copy_of_a_sharded_policy(run_processes, tmp_path) -> None:
     run_processes(tmp_path, 2, "work_on_shards")
 
 
@@ -183,38 +182,20 @@ def with_rewards() -> None:
     REWARDS["by_gold"] = lambda gold: zlib.crc32(gold.encode()) % 3
 
 
-def run_processes(out: Path, count: int, what: str) -> None:
+@pytest.fixture(scope="module")
+def run_processes(server) -> Callable[[Path, int, str], None]:
     """Run the function `what` of this file in `count` processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = []
-    try:
-        for rank in map(str, range(count)):
-            with (out / f"rank_{rank}.log").open("w") as log:
-                processes.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", "tests.training.test_distributed", what, str(out)],
-                        cwd=Path(__file__).parents[2],
-                        env=os.environ | shared | cpu | {"RANK": rank, "LOCAL_RANK": rank},
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-        for process in processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=180)
-    finally:
-        for process in processes:
-            process.kill()
-    codes = [process.wait() for process in processes]
-    assert not any(codes), "\n".join((out / f"rank_{rank}.log").read_text()[-3000:] for rank in range(count))
+
+    def call(out: Path, count: int, what: str) -> None:
+        cpu = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        process = Process(server, out, what, str(out), module="tests.training.test_distributed", processes=count, **cpu)
+        assert process.ended() == 0, (process.said() + process.complained())[-6000:]
+
+    return call
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory) -> list[dict[str, Any]]:
+def two(run_processes, tmp_path_factory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("ranks")
     run_processes(out, 2, "work")
     return [json.loads((out / f"rank_{rank}.json").read_text()) for rank in "01"]
@@ -228,7 +209,7 @@ def single_process(tmp_path_factory) -> Any:
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_gradients_equal_those_of_one_process(tmp_path, single_process, count: int) -> None:
+def test_gradients_equal_those_of_one_process(run_processes, tmp_path, single_process, count: int) -> None:
     run_processes(tmp_path, count, "work_on_gradients")
     for rank in range(count):
         found = torch.load(tmp_path / f"gradients_{rank}.pt")
@@ -312,7 +293,7 @@ def test_what_real_steps_log_is_the_same_on_both(two) -> None:
         assert sum(logs[f"advantage_share/{name}"] for name in NAMES) == pytest.approx(1, abs=1e-9)
 
 
-if __name__ == "__main__":
+def main() -> None:
     # Not by way of the interpreter's end: a model in DistributedDataParallel that is freed there holds the GIL while it
     # waits for gloo's thread, which may be waiting for the GIL.
     try:

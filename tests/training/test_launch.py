@@ -1,12 +1,17 @@
-"""Runs of several processes, started as a user starts them: `accelerate launch`, on the CPU with gloo."""
+"""Runs of several processes on the CPU with gloo.
+
+What the launcher has a part in starts as a user starts it, by `accelerate launch`. Elsewhere the processes are forked,
+with the environment that accelerate gives them; that saves the seconds of their imports.
+"""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +28,7 @@ from grpo.core import distributed
 from grpo.core.errors import UserError
 from grpo.policy.requirements import check_device
 from grpo.runs.checkpoints import newest_complete_checkpoint
-from tests.conftest import SMALL, surroundings
+from tests.conftest import SMALL, Process, surroundings
 
 DDP = Path(__file__).parents[2] / "scripts" / "accelerate" / "ddp.yaml"
 STEPS = [*SMALL[1:], "tracking=none", "save_steps=2", "optimizer.schedule=constant", "optimizer.warmup=0"]
@@ -61,7 +66,38 @@ def run(processes: int, folder: Path, *arguments: str) -> tuple[int, str]:
     return process.returncode, said
 
 
-def trained(processes: int, folder: Path, *arguments: str) -> tuple[Path, str]:
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def forked_run(server) -> Run:
+    """`run` with forked processes."""
+
+    def call(processes: int, folder: Path, *arguments: str) -> tuple[int, str]:
+        settings = {"OMP_NUM_THREADS": "1"} | (environment_of("ddp", processes) if processes > 1 else {})
+        process = Process(server, folder, *arguments, processes=processes, **settings)
+        return process.ended(), process.said() + process.complained()
+
+    return call
+
+
+def environment_of(name: str, processes: int) -> dict[str, str]:
+    """The variables that `accelerate launch` sets by the file `name` in scripts/accelerate/."""
+    file = DDP.with_name(f"{name}.yaml")
+    arguments = launch_command_parser().parse_args(
+        ["--config_file", str(file), "--num_processes", str(processes), "-m", "grpo.train", "experiment=gsm8k"]
+    )
+    arguments, defaults, _ = _validate_launch_command(arguments)
+    assert (arguments.num_processes, arguments.mixed_precision, arguments.module) == (processes, "no", True)
+    if arguments.use_deepspeed:
+        arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+        _, environment = prepare_deepspeed_cmd_env(arguments)
+    else:
+        environment = prepare_multi_gpu_env(arguments)
+    return {key: value for key, value in environment.items() if os.environ.get(key) != value}
+
+
+def trained(run: Run, processes: int, folder: Path, *arguments: str) -> tuple[Path, str]:
     """A run's folder, and what was said."""
     folder.mkdir(exist_ok=True)
     code, said = run(processes, folder, *STEPS, *arguments)
@@ -83,7 +119,7 @@ def results(out: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory) -> tuple[Path, str]:
     """Four steps of two processes."""
-    return trained(2, tmp_path_factory.mktemp("two") / "here", "max_steps=4")
+    return trained(run, 2, tmp_path_factory.mktemp("two") / "here", "max_steps=4")
 
 
 def test_two_processes_share_a_directory_and_the_main_process_prints(unbroken) -> None:
@@ -98,15 +134,15 @@ def test_two_processes_share_a_directory_and_the_main_process_prints(unbroken) -
     assert {path.name for path in out.glob("checkpoints/*/run_state*")} == {"run_state_0.pt", "run_state_1.pt"}
 
 
-def test_the_same_batch_on_1_2_and_4_processes(unbroken, tmp_path) -> None:
+def test_the_same_batch_on_1_2_and_4_processes(unbroken, forked_run, tmp_path) -> None:
     two, _ = unbroken
-    one, _ = trained(1, tmp_path / "1", "max_steps=1")
-    four, said = trained(4, tmp_path / "4", "max_steps=2", "num_generations=8")
+    one, _ = trained(forked_run, 1, tmp_path / "1", "max_steps=1")
+    four, said = trained(forked_run, 4, tmp_path / "4", "max_steps=2", "num_generations=8")
     assert "2 prompts x 8 completions = 16 per step, 1 x 4 on 4 processes" in said
     # The held-out problems are shared out among the processes, and answered as by one.
     before = [results(out)["before"] for out in (one, two, four)]
     assert before[0] == before[1] == before[2] and before[0]["n"] == 4
-    code, said = run(4, tmp_path, *STEPS, "num_generations=3", "prompts_per_step=2")
+    code, said = forked_run(4, tmp_path, *STEPS, "num_generations=3", "prompts_per_step=2")
     assert (
         code
         and (
@@ -115,32 +151,32 @@ def test_the_same_batch_on_1_2_and_4_processes(unbroken, tmp_path) -> None:
         )
         in said
     )
-    assert "Traceback" not in said.partition("torch/distributed")[0]
+    assert "Traceback" not in said
 
 
-def test_a_resumed_run_has_the_same_numbers(unbroken, tmp_path) -> None:
-    out, _ = trained(2, tmp_path / "a", "max_steps=2")
+def test_a_resumed_run_has_the_same_numbers(unbroken, forked_run, tmp_path) -> None:
+    out, _ = trained(forked_run, 2, tmp_path / "a", "max_steps=2")
     again = f"resume={out}"
-    code, said = run(1, tmp_path, again, "max_steps=4")
+    code, said = forked_run(1, tmp_path, again, "max_steps=4")
     assert (
         code == 1
         and "was trained by 2 processes, each with random numbers of its own, and cannot be resumed by 1" in said
     )
     assert f"accelerate launch --config_file {DDP} --num_processes 2 -m grpo.train resume=" in said
-    code, said = run(2, tmp_path, again, "max_steps=4")
+    code, said = forked_run(2, tmp_path, again, "max_steps=4")
     assert code == 0, said
     assert "Resuming from step 2." in said
     assert lines(out) == lines(unbroken[0]) and results(out)["after"] == results(unbroken[0])["after"]
 
 
-def test_a_mistake_ends_all_processes(tmp_path) -> None:
+def test_a_mistake_ends_all_processes(forked_run, tmp_path) -> None:
     for arguments, message in (
         (["max_stepz=4"], "error: max_stepz: there is no such setting"),
         (["-m", "seed=0,1", "tracking=none"], "error: a sweep starts its jobs itself; type it without a launcher"),
     ):
-        code, said = run(2, tmp_path, *arguments)
+        code, said = forked_run(2, tmp_path, *arguments)
         assert code and message in said, said
-    code, said = run(2, tmp_path, "--help")
+    code, said = forked_run(2, tmp_path, "--help")
     assert code == 0 and said.count("Train a policy with GRPO and show what changed.") == 1
 
 
@@ -179,9 +215,9 @@ def test_a_rank_that_fails_ends_all_with_its_own_error(tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("handling", ["stop", "skip"])
-def test_a_score_that_is_not_finite_on_one_rank(tmp_path, handling: str) -> None:
+def test_a_score_that_is_not_finite_on_one_rank(forked_run, tmp_path, handling: str) -> None:
     what = "if os.environ['RANK'] == '1' and calls == 4: return [float('nan')] * len(completions)"
-    code, said = run(2, tmp_path, *with_reward(tmp_path, what), "max_steps=5", f"on_nonfinite={handling}")
+    code, said = forked_run(2, tmp_path, *with_reward(tmp_path, what), "max_steps=5", f"on_nonfinite={handling}")
     (out,) = tmp_path.glob("outputs/*-*-*/*")
     (folder,) = out.glob("nonfinite/*")
     assert {path.name for path in folder.glob("batch*")} == {"batch_0.pt", "batch_1.pt"}
@@ -232,7 +268,7 @@ def test_a_signal_to_all_processes_while_the_launcher_is_killed(tmp_path, number
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_no_orphan_and_a_complete_checkpoint(tmp_path) -> None:
+def test_a_killed_process_leaves_no_orphan_and_a_complete_checkpoint(forked_run, tmp_path) -> None:
     settings = [*with_reward(tmp_path, SLOWLY), "max_steps=100"]
     with started(2, tmp_path, *settings) as process:
         out = when_there_are(process, tmp_path, 5)
@@ -244,7 +280,7 @@ def test_a_killed_process_leaves_no_orphan_and_a_complete_checkpoint(tmp_path) -
     checkpoint, damaged = newest_complete_checkpoint(out / "checkpoints")
     assert checkpoint and not damaged
     (tmp_path / "odd.py").write_text(REWARDS.replace("{what}", "pass"))
-    code, said = run(2, tmp_path, f"resume={out}", "max_steps=8")
+    code, said = forked_run(2, tmp_path, f"resume={out}", "max_steps=8")
     assert code == 0 and [line["step"] for line in lines(out) if "alarm" not in line] == [*range(1, 9)], said
 
 
@@ -253,18 +289,7 @@ def test_a_killed_process_leaves_no_orphan_and_a_complete_checkpoint(tmp_path) -
 )  # fmt: skip
 def test_the_accelerate_files(name: str, engine: str | None, sharded: bool, monkeypatch) -> None:
     """Each as accelerate reads it, up to the start of the processes."""
-    file = DDP.with_name(f"{name}.yaml")
-    arguments = launch_command_parser().parse_args(
-        ["--config_file", str(file), "--num_processes", "4", "-m", "grpo.train", "experiment=gsm8k"]
-    )
-    arguments, defaults, _ = _validate_launch_command(arguments)
-    assert (arguments.num_processes, arguments.mixed_precision, arguments.module) == (4, "no", True)
-    if engine == "deepspeed":
-        arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
-        _, environment = prepare_deepspeed_cmd_env(arguments)
-    else:
-        environment = prepare_multi_gpu_env(arguments)
-    for key, value in environment.items():
+    for key, value in environment_of(name, 4).items():
         monkeypatch.setenv(key, value)
     assert (distributed.sharding_engine(), distributed.weights_are_sharded()) == (engine, sharded)
     if engine == "fsdp":
