@@ -34,7 +34,7 @@ def run(config: AuditConfig) -> list[Finding]:
     Raises:
         UserError: a mistake of the user, or findings of the level `fail_on`.
     """
-    stack = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
+    stack = build_rewards(config.rewards, config.reward_files, config.data.answer, config.correct_by)
     weights = ", ".join(f"{name} {weight:g}" for name, weight in stack.weights.items() if weight)
     if config.completions is None:
         probe_scores = score_probes(stack)

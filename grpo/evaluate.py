@@ -39,7 +39,7 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
         subjects.insert(0, baseline_subject(config.baseline, subjects[0], config, composed, overrides))
         match_problems(subjects[1].examples, subjects[0].examples)
     for key in override_keys(overrides) if all(subject.from_file for subject in subjects) else ():
-        if key.partition(".")[0] in POLICY_SETTINGS and key != "data.answer_match":
+        if key.partition(".")[0] in POLICY_SETTINGS and key != "data.answer":
             raise UserError(f"{key}: completions=FILE uses no policy, so this has no effect; leave it out.")
     # Both are checked before the first takes hours.
     evaluations = [prepare_evaluation(subject) for subject in subjects]

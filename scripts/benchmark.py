@@ -67,7 +67,7 @@ from grpo.rewards.stack import build_rewards
 from grpo.sampling.build import build_sampler
 from grpo.tasks.example import Example
 from grpo.tasks.splits import load_splits
-from grpo.tasks.train_set import build_train_set
+from grpo.tasks.train_set import select_train_examples
 from grpo.training.arguments import build_args
 from grpo.training.recorder import Recorder
 from grpo.training.trackers.interface import NoTracker
@@ -242,7 +242,7 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *overrides: str) -
     examples = load_splits(config.data).train
     if case.prompt_tokens:
         examples = lengthen_questions(examples[:64], tokenizer, config.system_prompt, case.prompt_tokens)
-    rows, _ = build_train_set(examples, tokenizer, config)
+    train_examples, _ = select_train_examples(examples, tokenizer, config)
     batch = derive_batch(case.num_generations, case.prompts, config.micro_batch_size)
     out = folder / name.replace(" ", "_")
     out.mkdir()
@@ -254,7 +254,7 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *overrides: str) -
         policy.config._name_or_path = str(out / "policy")
     arguments = partial(build_vllm_args, case) if name == "vllm" else build_args
     with patch("grpo.training.trainer.build_args", arguments):
-        trainer: Any = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
+        trainer: Any = build_trainer(config, batch, policy, tokenizer, train_examples, rewards, rollout, recorder, out)
     if case.forced and name != "vllm":
         if hasattr(rollout, "is_eos"):
             rollout.is_eos.fill_(False)

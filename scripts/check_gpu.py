@@ -60,7 +60,7 @@ from grpo.sampling.generate_sampler import GenerateSampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from grpo.tasks.arithmetic import generate_problems
 from grpo.tasks.splits import load_splits
-from grpo.tasks.train_set import build_train_set
+from grpo.tasks.train_set import select_train_examples
 from grpo.training.recorder import Recorder
 from grpo.training.trackers.interface import NoTracker
 from grpo.training.trainer import Trainer, build_trainer
@@ -288,14 +288,14 @@ def build_longest_trainer(config: Config, out: Path, phase: Callable[[str], None
     assert config.max_prompt_length
     lengths_near_limit = range(config.max_prompt_length - 3, config.max_prompt_length + 1)
     longest = [example for example, length in zip(examples, lengths, strict=True) if length in lengths_near_limit]
-    rows, _ = build_train_set(longest, tokenizer, config)
+    train_examples, _ = select_train_examples(longest, tokenizer, config)
     with torch.device(config.device):
         policy: Any = build_policy(config.model, config.seed)
     policy.to(config.device)
     rollout: Any = build_sampler(policy, tokenizer, config)
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
     recorder = Recorder(config, rewards, NoTracker(), out)
-    trainer: Any = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
+    trainer: Any = build_trainer(config, batch, policy, tokenizer, train_examples, rewards, rollout, recorder, out)
     if hasattr(rollout, "is_eos"):
         rollout.is_eos.fill_(False)
     sample, score, create = (

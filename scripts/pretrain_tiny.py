@@ -31,9 +31,11 @@ from grpo.config.composition import compose
 from grpo.core.process import guard_streams
 from grpo.policy.chat_template import build_messages
 from grpo.rewards.scoring import score_reward
-from grpo.tasks.answers import answers_match, last_number
+from grpo.rewards.scoring_batch import ScoringBatch
+from grpo.tasks.answer_types import ANSWER_TYPES
 from grpo.tasks.arithmetic import Problem, generate_problems, make_problem
 from grpo.tasks.arithmetic_templates import OPERATIONS
+from grpo.tasks.example import Example
 
 # Style of an answer -> its share of the chats. Only the last style is the format that the system prompt requests.
 STYLES = {
@@ -249,15 +251,17 @@ def evaluate_policy(
     generated = policy.generate(**encoded, max_new_tokens=120, do_sample=sample, top_k=0)
     width = encoded["input_ids"].shape[1]
     texts = [prefix + text for text in tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)]
-    questions, golds = [p.question for p in problems], [str(p.answer) for p in problems]
-    numbers = [last_number(text) or "" for text in texts]
-    return {
-        "strict_format": sum(score > 0 for score in score_reward("strict_format", texts, golds, questions))
-        / len(problems),
-        "accuracy_strict": sum(score > 0 for score in score_reward("correctness", texts, golds, questions))
-        / len(problems),
-        "accuracy_flexible": sum(map(answers_match, numbers, golds)) / len(problems),
+    batch = ScoringBatch(texts, [Example(problem.question, str(problem.answer)) for problem in problems])
+    number = ANSWER_TYPES["number"]
+    right = {
+        "strict_format": [score > 0 for score in score_reward("strict_format", batch, number)],
+        "accuracy_strict": [score > 0 for score in score_reward("correctness", batch, number)],
+        "accuracy_flexible": [
+            number.matches(number.extract_anywhere(text) or "", example)
+            for text, example in zip(texts, batch.examples, strict=True)
+        ],
     }
+    return {name: sum(values) / len(problems) for name, values in right.items()}
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ know what a command does with the config.
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,6 +132,15 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         return load_config(hydra_compose("config", list(overrides)), Config)
 
 
+def _rename_answer_settings(data: Any) -> Any:
+    """The saved settings of a dataset, in which older runs have `gold` and `answer_match` instead of `answer`."""
+    if not isinstance(data, dict) or "answer_match" not in data:
+        return data
+    return {name: value for name, value in data.items() if name not in ("gold", "answer_match")} | {
+        "answer": data["answer_match"]
+    }
+
+
 class UnsetVariable(UserError):
     """Saved settings refer to an environment variable that is not set."""
 
@@ -142,7 +152,11 @@ def config_from_saved(settings: dict[str, Any], schema: type[Schema]) -> Schema:
         UserError: a setting is missing, or its value is not allowed in this version.
         UnsetVariable: an environment variable of the settings is not set.
     """
-    shared = {item.name: settings.get(item.name, MISSING) for item in fields(schema)}
+    shared = {
+        item.name: settings.get(item.name, MISSING if item.default is NO_DEFAULT else item.default)
+        for item in fields(schema)
+    }
+    shared["data"] = _rename_answer_settings(shared["data"])
     if missing := [name for name, value in shared.items() if value == MISSING]:
         raise UserError(f"there is no {', '.join(missing)}.")
     if unset := unset_variables(shared):

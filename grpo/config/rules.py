@@ -39,8 +39,8 @@ ALARM_NAMES = (
     "not_finite",
 )
 
-# How an answer is compared with the reference answer: the values of data.answer_match.
-ANSWER_MATCHES = ("number", "text", "strict")
+# What counts as a right answer: the values of data.answer.
+ANSWER_TYPE_NAMES = ("number", "strict", "text")
 
 # Rules of the settings of every command that runs a policy. None is not checked: the type tells where it is allowed.
 COMMON_RULES: dict[str, Rule] = {
@@ -64,8 +64,7 @@ COMMON_RULES: dict[str, Rule] = {
     "data.min_steps": between(1, 4),
     "data.max_steps": between(1, 4),
     "data.max_number": between(100, 10_000),
-    "data.gold": one_of("number", "text"),
-    "data.answer_match": one_of(*ANSWER_MATCHES),
+    "data.answer": one_of(*ANSWER_TYPE_NAMES),
     "rollout.name": one_of(*SAMPLER_SETTINGS),
     "rollout.top_p": (lambda value: 0 < value <= 1, "must be above 0 and at most 1"),
     "rollout.top_k": between(0, 1_000_000),
@@ -136,7 +135,7 @@ RULES: dict[type, dict[str, Rule]] = {
         ),
         "show": between(0, MAX_PROBLEMS),
     },
-    AuditConfig: {"fail_on": one_of("warning", "note"), "data.answer_match": one_of(*ANSWER_MATCHES)},
+    AuditConfig: {"fail_on": one_of("warning", "note"), "data.answer": one_of(*ANSWER_TYPE_NAMES)},
 }
 RULES[PlanConfig] = RULES[Config] | {
     "world_size": between(1, 1_000_000),

@@ -1,6 +1,7 @@
 """The typed schema of `conf/`: one dataclass per group and per command, registered with Hydra.
 
-The values and their meanings are in `conf/*.yaml`. Nothing in `grpo.config` imports torch.
+The values and their meanings are in `conf/*.yaml`. A field has a default here if older runs did not save it, or if only
+some options of a group have it. Nothing in `grpo.config` imports torch.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """A dataset: its problems and how answers are compared."""
+    """A dataset: its problems, and what counts as a right answer."""
 
     name: str
     path: str | None
@@ -38,7 +39,7 @@ class DataConfig:
     eval_problems: int | None
     validation_problems: int | None
     seed: int
-    answer_match: str
+    answer: str
     # only of arithmetic
     min_steps: int | None = None
     max_steps: int | None = None
@@ -49,7 +50,6 @@ class DataConfig:
     validation_file: str | None = None
     question_column: str | None = None
     answer_column: str | None = None
-    gold: str | None = None
 
 
 @dataclass
@@ -116,7 +116,7 @@ class TrackingConfig:
     entity: str | None = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CommonConfig:
     """The settings of every command that runs a policy."""
 
@@ -125,6 +125,7 @@ class CommonConfig:
     rollout: RolloutConfig
     rewards: dict[str, float]
     reward_files: list[str]
+    correct_by: str = "correctness"
     seed: int
     device: str
     threads: int | None
@@ -135,7 +136,7 @@ class CommonConfig:
     eval_batch_size: int
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Config(CommonConfig):
     """A training run."""
 
@@ -162,7 +163,7 @@ class Config(CommonConfig):
     stop_on: list[str]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class EvaluateConfig(CommonConfig):
     """An evaluation."""
 
@@ -179,9 +180,9 @@ class EvaluateConfig(CommonConfig):
 
 @dataclass
 class AuditDataConfig:
-    """How the audit compares answers."""
+    """What counts as a right answer in the audit."""
 
-    answer_match: str
+    answer: str
 
 
 @dataclass
@@ -191,6 +192,7 @@ class AuditConfig:
     data: AuditDataConfig
     rewards: dict[str, float]
     reward_files: list[str]
+    correct_by: str
     completions: str | None
     fail_on: str | None
 
@@ -208,7 +210,7 @@ class HardwareConfig:
     link: float
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PlanConfig(Config):
     """A training run, and the hardware that it would run on."""
 

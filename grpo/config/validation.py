@@ -180,7 +180,7 @@ def _check_engine(config: CommonConfig) -> None:
 
 def _check_data(data: DataConfig) -> None:
     arithmetic_settings = ["min_steps", "max_steps", "max_number"]
-    file_settings = ["train_file", "question_column", "answer_column", "gold"]
+    file_settings = ["train_file", "question_column", "answer_column"]
     if data.name == "arithmetic":
         required = [*arithmetic_settings, "train_problems", "eval_problems", "validation_problems"]
         forbidden = [*file_settings, "path", "test_file", "validation_file"]

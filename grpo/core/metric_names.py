@@ -17,6 +17,8 @@ MIN_LENGTH = "completions/min_length"
 MAX_LENGTH = "completions/max_length"
 CLIPPED_RATIO = "completions/clipped_ratio"  # the share of completions truncated at the limit
 
+CORRECT = "completions/correct"  # the share of right completions, by the reward `correct_by`
+
 # Shares of the groups of a step.
 ALL_CORRECT = "groups/all_correct"
 NONE_CORRECT = "groups/none_correct"

@@ -12,8 +12,8 @@ import numpy as np
 from grpo.core.errors import UserError
 from grpo.core.statistics import Floats, bootstrap_intervals, mcnemar_p_value
 from grpo.evaluation.evaluation import Evaluation
-from grpo.tasks.answers import strict_number
 from grpo.tasks.example import Example
+from grpo.tasks.numbers import strict_number
 
 
 @dataclass(frozen=True)

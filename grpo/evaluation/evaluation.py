@@ -16,9 +16,8 @@ from grpo.core.metric_names import REWARD, evaluated_score
 from grpo.core.progress import progress
 from grpo.core.statistics import MAX_SAMPLES, Interval, bootstrap_intervals, maj_at_k, pass_at_k, wilson_interval
 from grpo.evaluation.completion import Completion, CompletionBatch
-from grpo.rewards.scoring import score_reward
+from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
-from grpo.tasks.answers import answers_match, extract_answer, last_number, voting_key
 from grpo.tasks.example import Example
 
 # Figures that are 0 or 1 for each completion.
@@ -36,21 +35,16 @@ def evaluate_completions(
     completions: list[dict[int, Completion]] = [{} for _ in examples]
     right = total = 0
     for batch in batches:
-        rows = [(completion.text, examples[i]) for (i, _), completion in batch.items()]
-        right += sum(value > 0 for value in _score_rows("correctness", rows, rewards))
-        total += len(rows)
+        texts = [completion.text for completion in batch.values()]
+        if texts:
+            new = ScoringBatch(texts, [examples[i] for i, _ in batch])
+            right += sum(score > 0 for score in rewards.score_one(rewards.correct_by, new))
+        total += len(texts)
         for (i, sample), completion in batch.items():
             completions[i][sample] = completion
-        on_answered(len(rows), f"correct {right / max(1, total):.1%}")
+        on_answered(len(texts), f"correct {right / max(1, total):.1%}")
     in_order = [[samples[number] for number in sorted(samples)] for samples in completions]
     return Evaluation(list(examples), in_order, rewards, k)
-
-
-def _score_rows(name: str, rows: Sequence[tuple[str, Example]], rewards: RewardStack) -> list[float]:
-    if not rows:
-        return []
-    golds, questions = [example.gold for _, example in rows], [example.question for _, example in rows]
-    return score_reward(name, [text for text, _ in rows], golds, questions, rewards.answer_match)
 
 
 class Evaluation:
@@ -59,8 +53,8 @@ class Evaluation:
     Attributes:
         values: name -> its value (N,) for each completion; those of one problem are adjacent.
         by_problem: figure -> its mean (E,) for each of the E problems, or its estimate.
-        figures: figure -> its mean over the problems: `accuracy_strict` (the answer inside `<answer>`, the
-            `correctness` reward), `accuracy_flexible` (the last number anywhere), `strict_format`, `soft_format` and
+        figures: figure -> its mean over the problems: `accuracy_strict` (the reward `correct_by` is above 0),
+            `accuracy_flexible` (the answer is right, whatever its format), `strict_format`, `soft_format` and
             `truncated` as shares, `mean_completion_tokens`, `reward` (the weighted total) and `rewards/<name>` as raw
             scores; with several completions per problem also `pass@k` and `maj@k`, of strict answers, and `/flexible`.
     """
@@ -81,20 +75,25 @@ class Evaluation:
             for completion in samples
         ]
         flat = [completion for samples in completions for completion in samples]
-        texts, golds = [text for text, _ in rows], [example.gold for _, example in rows]
-        scores = rewards.score(texts, golds, [example.question for _, example in rows])
+        texts, answer_type = [text for text, _ in rows], rewards.answer_type
+        batch = ScoringBatch(texts, [example for _, example in rows])
+        scores = rewards.score(batch)
         self.answers = {
-            "strict": [extract_answer(text) for text in texts],
-            "flexible": [last_number(text) for text in texts],
+            "strict": [answer_type.extract(text) for text in texts],
+            "flexible": [answer_type.extract_anywhere(text) for text in texts],
+        }
+        self.right = {
+            "strict": [score > 0 for score in scores[rewards.correct_by]],
+            "flexible": [
+                answer is not None and answer_type.matches(answer, example)
+                for answer, example in zip(self.answers["flexible"], batch.examples, strict=True)
+            ],
         }
         values: dict[str, list[Any]] = {
-            "accuracy_strict": [value > 0 for value in _score_rows("correctness", rows, rewards)],
-            "accuracy_flexible": [
-                number is not None and answers_match(number, gold, rewards.answer_match)
-                for number, gold in zip(self.answers["flexible"], golds, strict=True)
-            ],
-            "strict_format": [value > 0 for value in _score_rows("strict_format", rows, rewards)],
-            "soft_format": [value > 0 for value in _score_rows("soft_format", rows, rewards)],
+            "accuracy_strict": self.right["strict"],
+            "accuracy_flexible": self.right["flexible"],
+            "strict_format": [score > 0 for score in rewards.score_one("strict_format", batch)],
+            "soft_format": [score > 0 for score in rewards.score_one("soft_format", batch)],
             "truncated": [completion.truncated for completion in flat],
             "mean_completion_tokens": [completion.tokens for completion in flat],
             REWARD: rewards.total(scores),
@@ -138,14 +137,15 @@ class Evaluation:
 
     def _votes(self, kind: str) -> tuple[list[int], list[tuple[int, ...]]]:
         """For each problem, the number of right completions, and the number that agree on each wrong answer."""
-        right, wrong, rule = [], [], self.rewards.answer_match
-        for example, start, count in zip(self.examples, self.starts, self.counts, strict=True):
-            answers = [answer for answer in self.answers[kind][start : start + count] if answer is not None]
-            wrong_answers = [answer for answer in answers if not answers_match(answer, example.gold, rule)]
-            right.append(len(answers) - len(wrong_answers))
-            votes = Counter(voting_key(answer, rule) for answer in wrong_answers)
-            wrong.append(tuple(sorted(votes.values())))
-        return right, wrong
+        right_counts, wrong_counts = [], []
+        for start, count in zip(self.starts, self.counts, strict=True):
+            right = self.right[kind][start : start + count]
+            answers = zip(right, self.answers[kind][start : start + count], strict=True)
+            wrong = [answer for is_right, answer in answers if not is_right and answer is not None]
+            votes = Counter(map(self.rewards.answer_type.voting_key, wrong))
+            right_counts.append(sum(right))
+            wrong_counts.append(tuple(sorted(votes.values())))
+        return right_counts, wrong_counts
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:

@@ -44,12 +44,12 @@ class StoredEvaluation:
 def prepare_evaluation(subject: Subject) -> Callable[[], StoredEvaluation]:
     """Check everything that is quick to check; the function that is returned then evaluates the subject."""
     config = subject.config
-    rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
+    rewards = build_rewards(config.rewards, config.reward_files, config.data.answer, config.correct_by)
     if subject.from_file is not None:
         file, completions = subject.from_file
         source = {"path": str(file), "sha256": file_sha256(file), "n": len(completions)}
         protocol = {"completions": source, "problems": problems_digest(subject.examples)}
-        protocol |= {"extraction": describe_extraction(config.data.answer_match), "rewards": config.rewards}
+        protocol |= {"extraction": describe_extraction(config), "rewards": config.rewards}
         sampling = ""
     else:
         check_packages(config)
@@ -157,8 +157,8 @@ def _generate_and_score(
     with spinner("loading the policy"):
         tokenizer = build_tokenizer(config.model)
         policy: Any = build_policy(config.model, subject.seed)
-        questions = [example.question for example in subject.examples]
-        notes = (*check_policy(policy, tokenizer, questions, config), slow_bfloat16_warning(config))
+        prompts = [example.prompt for example in subject.examples]
+        notes = (*check_policy(policy, tokenizer, prompts, config), slow_bfloat16_warning(config))
         policy.to(config.device)
         sampler = build_sampler(policy, tokenizer, config)
     for note in filter(None, notes):
@@ -168,7 +168,7 @@ def _generate_and_score(
     if journal.saved:
         say(f"{subject.title}: resuming after {len(journal.saved):,} of {total:,} completions.")
     answered = generate_completions(
-        sampler, tokenizer, questions, config, config.samples, config.temperature, journal.saved.keys()
+        sampler, tokenizer, prompts, config, config.samples, config.temperature, journal.saved.keys()
     )
     with progress(f"evaluating {subject.title}", total) as advance:
         evaluation = evaluate_completions(subject.examples, journal.save(answered), rewards, config.k, advance)

@@ -12,7 +12,7 @@ from grpo.core.device import is_out_of_memory
 from grpo.core.errors import UserError
 from grpo.core.text import replace_surrogates
 from grpo.evaluation.completion import Completion, CompletionBatch, SampleId
-from grpo.policy.chat_template import prompt_ids
+from grpo.policy.chat_template import Prompt, prompt_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 def generate_completions(
     sampler: "Sampler",
     tokenizer: "PreTrainedTokenizerBase",
-    questions: Sequence[str],
+    prompts: Sequence[Prompt],
     config: CommonConfig,
     samples: int = 1,
     temperature: float = 0.0,
     skip: Set[SampleId] = frozenset(),
 ) -> Iterator[CompletionBatch]:
-    """Completions of every question in batches, longest prompts first; greedy at temperature 0.
+    """Completions of every prompt in batches, longest prompts first; greedy at temperature 0.
 
-    A sampled completion depends only on the seed, the index of its question and its own number, so that neither an
+    A sampled completion depends only on the seed, the index of its prompt and its own number, so that neither an
     interruption nor the batch size changes it. When memory runs out, the batch is halved and a message printed.
 
     Args:
@@ -40,10 +40,10 @@ def generate_completions(
     Raises:
         UserError: there is not enough memory for a single completion.
     """
-    if not questions:
+    if not prompts:
         return
-    prompts = prompt_ids(tokenizer, questions, config.system_prompt)
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    token_ids = prompt_ids(tokenizer, prompts, config.system_prompt)
+    order = sorted(range(len(token_ids)), key=lambda i: -len(token_ids[i]))
     ids = [sample_id for i in order for number in range(samples) if (sample_id := (i, number)) not in skip]
     size, start = config.eval_batch_size, 0
     while start < len(ids):
@@ -51,7 +51,7 @@ def generate_completions(
         seeds = [(config.seed, *sample_id) for sample_id in batch] if temperature else None
         try:
             completions = sampler.complete(
-                [prompts[i] for i, _ in batch], config.max_completion_length, temperature or None, seeds
+                [token_ids[i] for i, _ in batch], config.max_completion_length, temperature or None, seeds
             )
         except (MemoryError, RuntimeError) as error:
             size = _halve_batch(len(batch), error)
@@ -77,12 +77,12 @@ def _halve_batch(size: int, error: Exception) -> int:
 
 
 def generate_greedily(
-    sampler: "Sampler", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str], config: CommonConfig
+    sampler: "Sampler", tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt], config: CommonConfig
 ) -> list[str]:
     """One greedy completion for each question."""
     texts = {
         i: completion.text
-        for batch in generate_completions(sampler, tokenizer, questions, config)
+        for batch in generate_completions(sampler, tokenizer, prompts, config)
         for (i, _), completion in batch.items()
     }
-    return [texts[i] for i in range(len(questions))]
+    return [texts[i] for i in range(len(prompts))]

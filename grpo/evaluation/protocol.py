@@ -12,20 +12,16 @@ from grpo.config.samplers import NEUTRAL_SAMPLING, non_neutral_sampling
 from grpo.config.schema import CommonConfig
 from grpo.core.files import file_sha256
 from grpo.runs.provenance import problems_digest
+from grpo.tasks.answer_types import ANSWER_TYPES
 from grpo.tasks.example import Example
 
-ANSWER_MATCH_RULES = {
-    "number": "holding one number, the one of the gold answer; golds without one are compared as text",
-    "text": "equal to the gold answer as text, apart from case and surrounding punctuation",
-    "strict": "equal to the gold answer as nothing but a number, else as text",
-}
 
-
-def describe_extraction(answer_match: str) -> dict[str, str]:
-    """A description of how answers are extracted from completions and compared."""
+def describe_extraction(config: CommonConfig) -> dict[str, str]:
+    """A description of what counts as right: in the requested format (`strict`), and anywhere in the completion."""
+    answer_type = ANSWER_TYPES[config.data.answer]
     return {
-        "strict": f"the last closed <answer> block, {ANSWER_MATCH_RULES[answer_match]}",
-        "flexible": "the last number anywhere",
+        "strict": f"{config.correct_by} is above 0; the answer {answer_type.rule}",
+        "flexible": answer_type.anywhere,
     }
 
 
@@ -52,7 +48,7 @@ def evaluation_protocol(
         "system_prompt": config.system_prompt,
         "decoding": decoding,
         "max_completion_length": config.max_completion_length,
-        "extraction": describe_extraction(config.data.answer_match),
+        "extraction": describe_extraction(config),
         "rewards": config.rewards,
         "reward_files": {name: file_sha256(Path(name).expanduser()) for name in config.reward_files},
         "computing": {

@@ -96,7 +96,8 @@ def baseline_subject(
         )
     # The same rewards and the same rule score both: totals of different rewards cannot be compared.
     subject.config.rewards, subject.config.reward_files = evaluated.config.rewards, evaluated.config.reward_files
-    subject.config.data = replace(subject.config.data, answer_match=evaluated.config.data.answer_match)
+    subject.config.correct_by = evaluated.config.correct_by
+    subject.config.data = replace(subject.config.data, answer=evaluated.config.data.answer)
     return subject
 
 

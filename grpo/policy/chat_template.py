@@ -12,6 +12,7 @@ from typing import Any
 from grpo.core.errors import UserError, first_line
 
 Message = dict[str, str]
+Prompt = str | tuple[Message, ...]  # a question, or the messages of a conversation
 
 
 @dataclass(frozen=True)
@@ -25,21 +26,28 @@ class TemplateFraming:
 UNKNOWN_FRAMING = TemplateFraming()
 
 
-def build_messages(question: str, system_prompt: str) -> list[Message]:
-    """The chat messages that ask `question`; an empty system prompt is left out."""
-    user = {"role": "user", "content": question}
-    return [{"role": "system", "content": system_prompt}, user] if system_prompt else [user]
+def build_messages(prompt: Prompt, system_prompt: str) -> list[Message]:
+    """The chat messages of a prompt; `system_prompt` is left out if it is empty, or if the prompt has its own."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if not system_prompt or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system_prompt}, *messages]
 
 
-def prompt_ids(tokenizer: Any, questions: Sequence[str], system_prompt: str) -> list[list[int]]:
-    """The token ids of each question's prompt with the start of the assistant's turn, without padding.
+def prompt_text(prompt: Prompt) -> str:
+    """The text of a prompt without system prompt and chat template."""
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+
+
+def prompt_ids(tokenizer: Any, prompts: Sequence[Prompt], system_prompt: str) -> list[list[int]]:
+    """The token ids of each prompt with the start of the assistant's turn, without padding.
 
     Raises:
         UserError: the chat template refuses the prompt.
     """
-    if not questions:
+    if not prompts:
         return []
-    chats = [build_messages(question, system_prompt) for question in questions]
+    chats = [build_messages(prompt, system_prompt) for prompt in prompts]
     with _template_errors():
         encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)
     return encoded["input_ids"]

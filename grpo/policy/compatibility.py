@@ -11,7 +11,7 @@ from typing import Any
 from grpo.config.samplers import VLLM_ENGINES
 from grpo.config.schema import CommonConfig
 from grpo.core.errors import UserError
-from grpo.policy.chat_template import prompt_ids
+from grpo.policy.chat_template import Prompt, prompt_ids, prompt_text
 from grpo.policy.end_tokens import add_end_of_turn_token, find_eos_token_ids
 from grpo.policy.prefix_sharing import unwrap_adapters
 
@@ -20,8 +20,8 @@ from grpo.policy.prefix_sharing import unwrap_adapters
 POSITION_TABLE = re.compile(r"(^|\.)(wpe|embed_positions|pos_\w+|position_embeddings?)(\.|$)")
 
 
-def check_policy(policy: Any, tokenizer: Any, questions: Iterable[str], config: CommonConfig) -> list[str]:
-    """Check the policy against its tokenizer and the prompts of `questions`.
+def check_policy(policy: Any, tokenizer: Any, prompts: Iterable[Prompt], config: CommonConfig) -> list[str]:
+    """Check the policy against its tokenizer and the prompts of the problems.
 
     Also adds the token that ends a turn in the chat template to the policy's end-of-sequence tokens.
 
@@ -36,10 +36,10 @@ def check_policy(policy: Any, tokenizer: Any, questions: Iterable[str], config: 
     rows = model.get_input_embeddings().num_embeddings
     notes = add_end_of_turn_token(model, tokenizer, path, rows)
     _check_special_tokens(model, tokenizer, path, rows)
-    questions = list(dict.fromkeys(questions))
+    prompts = list({str(prompt): prompt for prompt in prompts}.values())
     if (largest := max(tokenizer.get_vocab().values())) >= rows:
-        _check_prompts(tokenizer, questions, config, rows, largest)
-    return notes + _check_lengths(model, tokenizer, questions, config)
+        _check_prompts(tokenizer, prompts, config, rows, largest)
+    return notes + _check_lengths(model, tokenizer, prompts, config)
 
 
 def _check_special_tokens(model: Any, tokenizer: Any, path: str, rows: int) -> None:
@@ -63,12 +63,12 @@ def _advice(largest: int) -> str:
     )
 
 
-def _check_prompts(tokenizer: Any, questions: list[str], config: CommonConfig, rows: int, largest: int) -> None:
+def _check_prompts(tokenizer: Any, prompts: list[Prompt], config: CommonConfig, rows: int, largest: int) -> None:
     """Check that every token of the prompts has a row in the embeddings.
 
     Other tokens of the vocabulary may lack one, as in Gemma 3's text models.
     """
-    for ids in prompt_ids(tokenizer, questions, config.system_prompt):
+    for ids in prompt_ids(tokenizer, prompts, config.system_prompt):
         if (highest := max(ids)) >= rows:
             token = tokenizer.convert_ids_to_tokens(highest)
             raise UserError(
@@ -94,26 +94,26 @@ def position_limit(model: Any) -> tuple[int | None, bool]:
     return limit, table or settings.model_type == "mpt"  # MPT's ALiBi tensor has that length
 
 
-def _check_lengths(model: Any, tokenizer: Any, questions: list[str], config: CommonConfig) -> list[str]:
+def _check_lengths(model: Any, tokenizer: Any, prompts: list[Prompt], config: CommonConfig) -> list[str]:
     limit, fixed = position_limit(model)
     if limit is None:
         return []
     completion = config.max_completion_length
     template_length = len(prompt_ids(tokenizer, ["?"], config.system_prompt)[0])
-    # A token has at least one byte, so only questions with many bytes need to be tokenized.
+    # A token has at least one byte, so only prompts with many bytes need to be tokenized.
     long = [
-        question
-        for question in questions
-        if template_length + len(question.encode("utf-8", "replace")) + completion > limit
+        prompt
+        for prompt in prompts
+        if template_length + len(prompt_text(prompt).encode("utf-8", "replace")) + completion > limit
     ]
-    prompt = max(map(len, prompt_ids(tokenizer, long, config.system_prompt)), default=0)
-    if prompt + completion <= limit:
+    prompt_length = max(map(len, prompt_ids(tokenizer, long, config.system_prompt)), default=0)
+    if prompt_length + completion <= limit:
         return []
-    sizes = f"the longest prompt has {prompt:,} tokens, with its completion {prompt + completion:,}"
+    sizes = f"the longest prompt has {prompt_length:,} tokens, with its completion {prompt_length + completion:,}"
     positions = f"{config.model.path} has {limit:,} positions (max_position_embeddings)"
     advice = "Use shorter problems, or a shorter system_prompt."
-    if prompt < limit:
-        advice = f"Set max_completion_length={limit - prompt} or less."
+    if prompt_length < limit:
+        advice = f"Set max_completion_length={limit - prompt_length} or less."
     if fixed or config.rollout.name in VLLM_ENGINES:
         raise UserError(f"max_completion_length={completion}: {sizes}, and {positions}. {advice}")
     # Rotary positions can be computed for any length.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from grpo.core.metric_names import (
     ALL_CORRECT,
+    CORRECT,
     CORRECTNESS_CONSTANT,
     MIXED,
     NONE_CORRECT,
@@ -158,6 +159,7 @@ def attribution_metrics(
     fraction_correct = correct.reshape(-1, num_generations).mean(axis=1)
     *constant_rewards, constant_total = attribution.zero_std.T
     metrics |= {
+        CORRECT: float(correct.mean()),
         ALL_CORRECT: float((fraction_correct == 1).mean()),
         NONE_CORRECT: float((fraction_correct == 0).mean()),
         MIXED: float(((fraction_correct > 0) & (fraction_correct < 1)).mean()),

@@ -1,19 +1,22 @@
 """The five rewards of the default stack (conf/rewards/default.yaml), each a small function of one completion.
 
-Importing this module registers them. They know the answer format of grpo/tasks/answers.py, and nothing of weights.
+Importing this module registers them. They know the answer format (grpo/tasks/answer_format.py) and nothing of weights.
 """
 
 import re
 
 from grpo.rewards.registry import reward
-from grpo.tasks.answers import INTEGER, TAGS, answers_match, extract_answer
+from grpo.tasks.answer_format import TAGS, extract_answer
+from grpo.tasks.answer_type import AnswerType
+from grpo.tasks.example import Example
+from grpo.tasks.numbers import INTEGER
 
 
 @reward
-def correctness(completion: str, gold: str, answer_match: str = "number") -> float:
-    """2.0 if the answer in the last closed answer block equals the gold answer by the rule `answer_match`."""
-    answer = extract_answer(completion)
-    return 2.0 if answer is not None and answers_match(answer, gold, answer_match) else 0.0
+def correctness(completion: str, example: Example, answer_type: AnswerType) -> float:
+    """2.0 if the answer in the requested format is right by `answer_type`, the type of data.answer."""
+    answer = answer_type.extract(completion)
+    return 2.0 if answer is not None and answer_type.matches(answer, example) else 0.0
 
 
 @reward

@@ -13,6 +13,7 @@ import numpy as np
 from grpo.core.statistics import Floats
 from grpo.rewards.advantages import ROUNDING, Attribution, attribute
 from grpo.rewards.finding import Finding, format_score, join_with_and
+from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.example import Example
 
@@ -82,10 +83,7 @@ def score_completions(
     for row, (problem, _) in enumerate(keys):
         groups[problem].append(row)
     texts = [batch[key] for key in keys]
-    row_examples = [examples[problem] for problem, _ in keys]
-    scores = stack.score(
-        texts, [example.gold for example in row_examples], [example.question for example in row_examples]
-    )
+    scores = stack.score(ScoringBatch(texts, [examples[problem] for problem, _ in keys]))
     return CompletionScores(texts, stack, np.array(list(scores.values())).T, groups)
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from grpo.core.statistics import Floats
 from grpo.rewards.advantages import ROUNDING
 from grpo.rewards.probes import PROBE_INDEX, PROBES, Probe
+from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
+from grpo.tasks.example import Example
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ def score_probes(stack: RewardStack) -> ProbeScores:
     Raises:
         UserError: a reward raised, or did not return a finite number for each completion.
     """
-    columns = zip(*((probe.completion, probe.gold, probe.question) for probe in PROBES), strict=True)
-    scores = stack.score(*map(list, columns))
+    examples = [Example(probe.question, probe.gold) for probe in PROBES]
+    scores = stack.score(ScoringBatch([probe.completion for probe in PROBES], examples))
     names = [name for name, weight in stack.weights.items() if weight]
     raw = np.array([scores[name] for name in names]).T
     return ProbeScores(names, raw, raw * [stack.weights[name] for name in names])

@@ -1,7 +1,7 @@
 """The probes of `grpo.audit`: completions whose score under a stack of rewards shows what it pays for.
 
 A table of texts: each probe has a question, its gold answer, and a kind, which says whether its answer is right and
-whether it has the format with the tags of grpo/tasks/answers.py. It knows no reward. grpo/rewards/probe_scores.py
+whether it has the format with the tags of grpo/tasks/answer_format.py. It knows no reward. grpo/rewards/probe_scores.py
 scores the probes, and grpo/rewards/probe_rules.py judges the scores.
 """
 

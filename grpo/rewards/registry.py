@@ -15,16 +15,17 @@ from grpo.core.errors import UserError
 
 RewardFunction = Callable[..., Any]
 REWARDS: dict[str, RewardFunction] = {}
-ARGUMENTS = ("completion", "gold", "question")
-ANSWER_MATCH_ARGUMENT = "answer_match"  # the argument that gives a reward the rule by which answers are compared
+ARGUMENTS = ("completion", "gold", "question", "example")
+ANSWER_TYPE_ARGUMENT = "answer_type"  # the argument that gives a reward the type of answers, data.answer
 
 
 def reward(function: RewardFunction) -> RewardFunction:
     """Register `function` as a reward under its own name, without a trailing underscore (`int_` -> `int`).
 
-    It takes any of `completion`, `gold`, `question` and returns a number. Or it scores a batch: it takes any of
-    `completions`, `golds`, `questions` and returns a list with one number for each completion; the completions of the
-    same prompt are adjacent. Both kinds may also take `answer_match`, the rule of `grpo.tasks.answers.answers_match`.
+    It takes any of `completion`, `gold`, `question`, `example` and returns a number. Or it scores a batch: it takes any
+    of `completions`, `golds`, `questions`, `examples` and returns a list with one number for each completion; the
+    completions of the same prompt are adjacent. Both kinds may also take `answer_type`, an `AnswerType` of
+    grpo/tasks/answer_types.py.
 
     Raises:
         UserError: the name is taken, or the function takes other arguments.
@@ -34,7 +35,7 @@ def reward(function: RewardFunction) -> RewardFunction:
         raise UserError(f"reward '{name}' is defined twice; the name is taken. Give the function another name.")
     parameters = inspect.signature(function).parameters
     single, batched = set(ARGUMENTS), {f"{argument}s" for argument in ARGUMENTS}
-    inputs = parameters.keys() - {ANSWER_MATCH_ARGUMENT}
+    inputs = parameters.keys() - {ANSWER_TYPE_ARGUMENT}
     if not inputs or not (inputs <= single or inputs <= batched):
         raise UserError(
             f"reward '{name}' takes ({', '.join(parameters)}); a reward takes any of ({', '.join(ARGUMENTS)}), "

@@ -18,9 +18,11 @@ from typing import Any
 from grpo.core.errors import UserError
 from grpo.core.signals import StoppedBySignal
 from grpo.rewards.process_state import restored_process_state
-from grpo.rewards.registry import ANSWER_MATCH_ARGUMENT, ARGUMENTS, REWARDS, RewardFunction
+from grpo.rewards.registry import ANSWER_TYPE_ARGUMENT, ARGUMENTS, REWARDS, RewardFunction
 from grpo.rewards.reward_files import REWARD_SOURCES, SHIPPED_REWARDS
+from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.user_file import describe_error
+from grpo.tasks.answer_type import AnswerType
 
 
 class NonFiniteReward(UserError):
@@ -34,14 +36,8 @@ NOT_SCORE_LISTS = (Mapping, Set, str, bytes, bytearray, memoryview)
 MAX_SCORE = 1e12
 
 
-def score_reward(
-    name: str,
-    completions: Sequence[str],
-    golds: Sequence[str],
-    questions: Sequence[str],
-    answer_match: str = "number",
-) -> list[float]:
-    """Score all completions with one reward.
+def score_reward(name: str, batch: ScoringBatch, answer_type: AnswerType) -> list[float]:
+    """Score the completions of a batch with one reward.
 
     For a reward from a file, the state of this process is restored afterwards, and random numbers are seeded with the
     completions: a repeated or resumed run gets the same scores.
@@ -50,24 +46,29 @@ def score_reward(
         UserError: the reward raised, or returned the wrong number of scores, or a value that is not a number.
         NonFiniteReward: a score is nan, infinite or too large.
     """
-    columns = {"completion": completions, "gold": golds, "question": questions}
     if name in SHIPPED_REWARDS:
-        return _call_reward(name, columns, answer_match)
-    file, seed = REWARD_SOURCES.get(name), zlib.crc32("\0".join(completions).encode("utf-8", "replace"))
+        return _call_reward(name, batch, answer_type)
+    file, seed = REWARD_SOURCES.get(name), zlib.crc32("\0".join(batch.completions).encode("utf-8", "replace"))
     try:
         with restored_process_state(seed), file.imports() if file else nullcontext():
-            return _call_reward(name, columns, answer_match)
+            return _call_reward(name, batch, answer_type)
     except OSError as error:
         raise UserError(f"reward '{name}' changed this process, which cannot be restored: {error}.") from error
 
 
-def _call_reward(name: str, columns: dict[str, Sequence[str]], answer_match: str) -> list[float]:
-    """Call a reward with the `columns` that are its parameters: once per completion, or once for the batch."""
-    function, completions = REWARDS[name], columns["completion"]
+def _call_reward(name: str, batch: ScoringBatch, answer_type: AnswerType) -> list[float]:
+    """Call a reward with the values that it takes by name: once per completion, or once for the batch."""
+    function, completions = REWARDS[name], batch.completions
+    columns: dict[str, Sequence[Any]] = {
+        "completion": completions,
+        "gold": [example.gold for example in batch.examples],
+        "question": [example.question for example in batch.examples],
+        "example": batch.examples,
+    }
     parameters = inspect.signature(function).parameters
-    arguments = [argument for argument in parameters if argument != ANSWER_MATCH_ARGUMENT]
-    if ANSWER_MATCH_ARGUMENT in parameters:
-        function = partial(function, answer_match=answer_match)
+    arguments = [argument for argument in parameters if argument != ANSWER_TYPE_ARGUMENT]
+    if ANSWER_TYPE_ARGUMENT in parameters:
+        function = partial(function, answer_type=answer_type)
     if any(argument in arguments for argument in ARGUMENTS):
         values: list[Any] = []
         with _errors_named(name, completions, values):
@@ -88,7 +89,7 @@ def _call_reward(name: str, columns: dict[str, Sequence[str]], answer_match: str
 
 
 def _score_batch(
-    name: str, function: RewardFunction, arguments: dict[str, list[str]], completions: Sequence[str]
+    name: str, function: RewardFunction, arguments: dict[str, list[Any]], completions: Sequence[str]
 ) -> list[Any]:
     """The values that a reward returns for a batch, one for each completion."""
     values: list[Any] = []

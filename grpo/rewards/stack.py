@@ -13,6 +13,9 @@ from grpo.core.errors import UserError, suggest_name
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.reward_files import REWARD_SOURCES, load_reward_files
 from grpo.rewards.scoring import score_reward
+from grpo.rewards.scoring_batch import ScoringBatch
+from grpo.tasks.answer_type import AnswerType
+from grpo.tasks.answer_types import ANSWER_TYPES
 
 
 @dataclass(frozen=True)
@@ -21,17 +24,21 @@ class RewardStack:
 
     Attributes:
         weights: reward -> weight.
-        answer_match: the rule by which answers are compared with gold answers, data.answer_match.
+        answer_type: what counts as a right answer, data.answer.
+        correct_by: the reward whose positive value means that a completion is right.
     """
 
     weights: dict[str, float]
-    answer_match: str = "number"
+    answer_type: AnswerType
+    correct_by: str
 
-    def score(
-        self, completions: Sequence[str], golds: Sequence[str], questions: Sequence[str]
-    ) -> dict[str, list[float]]:
+    def score(self, batch: ScoringBatch) -> dict[str, list[float]]:
         """The raw, unweighted scores: `{reward: [score of each completion]}`."""
-        return {name: score_reward(name, completions, golds, questions, self.answer_match) for name in self.weights}
+        return {name: self.score_one(name, batch) for name in self.weights}
+
+    def score_one(self, name: str, batch: ScoringBatch) -> list[float]:
+        """The raw scores of one reward, which need not be in the stack."""
+        return score_reward(name, batch, self.answer_type)
 
     def total(self, scores: dict[str, list[float]]) -> list[float]:
         """The weighted sum of `scores` for each completion."""
@@ -39,8 +46,13 @@ class RewardStack:
         return [math.fsum(row) for row in zip(*columns, strict=True)]
 
 
-def build_rewards(weights: dict[str, float], files: Sequence[str] = (), answer_match: str = "number") -> RewardStack:
-    """The rewards of a run, after loading `files`. `correctness` is always measured.
+def build_rewards(
+    weights: dict[str, float],
+    files: Sequence[str] = (),
+    answer_type: str = "number",
+    correct_by: str = "correctness",
+) -> RewardStack:
+    """The rewards of a run, after loading `files`. `correct_by` is measured in any case.
 
     Raises:
         UserError: a reward is unknown, a weight is not finite or too large, or all weights are zero.
@@ -60,4 +72,8 @@ def build_rewards(weights: dict[str, float], files: Sequence[str] = (), answer_m
         raise UserError(
             "rewards: every weight is 0, so there is nothing to train on; give at least one reward a weight."
         )
-    return RewardStack({**weights, "correctness": weights.get("correctness", 0.0)}, answer_match)
+    if correct_by not in REWARDS:
+        raise UserError(
+            f"correct_by={correct_by}: there is no reward '{correct_by}'.{suggest_name(correct_by, REWARDS)}"
+        )
+    return RewardStack({**weights, correct_by: weights.get(correct_by, 0.0)}, ANSWER_TYPES[answer_type], correct_by)

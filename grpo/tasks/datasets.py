@@ -14,7 +14,7 @@ from grpo.core.errors import UserError
 from grpo.core.paths import display_path
 from grpo.policy.hub import hub_error, prepare_hub
 from grpo.tasks import arithmetic
-from grpo.tasks.answers import single_number, strict_number
+from grpo.tasks.answer_types import ANSWER_TYPES
 from grpo.tasks.example import Example
 from grpo.tasks.jsonl import read_jsonl, text_column
 
@@ -38,7 +38,10 @@ def load_arithmetic(config: DataConfig, split: str) -> list[Example]:
         min_steps=config.min_steps,
         max_steps=config.max_steps,
     )
-    return [Example(problem.question, str(problem.answer)) for problem in islice(source, *ranges[split])]
+    return [
+        Example(problem.question, str(problem.answer), columns=problem.row())
+        for problem in islice(source, *ranges[split])
+    ]
 
 
 def load_gsm8k(config: DataConfig, split: str) -> list[Example] | None:
@@ -79,20 +82,19 @@ def load_jsonl(config: DataConfig, split: str) -> list[Example] | None:
 
 
 def _example_from_row(row: dict[str, Any], config: DataConfig) -> Example:
-    """The question and the gold answer of a row: the text after `####` in the answer column, or all of it.
+    """The question and the reference answer of a row: the text after `####` in the answer column, or all of it.
 
     Raises:
-        UserError: a column is missing, or the gold answer is empty or not a number where data.gold demands one.
+        UserError: a column is missing, or the reference answer is empty or unreadable under data.answer.
     """
     assert config.question_column is not None and config.answer_column is not None
     question, answer = (text_column(row, key).strip() for key in (config.question_column, config.answer_column))
     gold = answer.rpartition("####")[2].strip()
-    read_number = strict_number if config.answer_match == "strict" else single_number
-    if config.gold == "number" and read_number(gold) is None:
-        raise UserError(f"the gold answer {gold!r} is not a number; set data.gold=text for answers in words.")
     if not gold:
         raise UserError(f"nothing follows #### in '{config.answer_column}'.")
-    return Example(question, gold)
+    example = Example(question, gold, columns=row)
+    ANSWER_TYPES[config.answer].check_reference(example)
+    return example
 
 
 # data.name -> the function that loads the split `train`, `validation` or `test` (the held-out problems); it returns

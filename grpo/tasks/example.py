@@ -1,15 +1,35 @@
-"""One problem of a dataset: a question and its gold answer.
+"""One problem of a dataset: a question and its reference answer, and the other columns of its row.
 
 Used by everything that handles problems. It knows nothing of datasets.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from grpo.policy.chat_template import Message
 
 
 @dataclass(frozen=True)
 class Example:
+    """A problem. Two problems are equal if question and reference answer are.
+
+    Attributes:
+        question: the question as text.
+        gold: the reference answer.
+        messages: the prompt as chat messages, for a row that has it in this form.
+        columns: the row as the dataset has it, for the rewards that take a column by name.
+    """
+
     question: str
     gold: str
+    messages: tuple[Message, ...] | None = field(default=None, compare=False)
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def prompt(self) -> str | tuple[Message, ...]:
+        """What the policy is asked: the messages if there are any, else the question."""
+        return self.question if self.messages is None else self.messages
 
     @property
     def key(self) -> str:

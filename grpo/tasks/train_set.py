@@ -1,9 +1,9 @@
-"""The rows that TRL trains on: the training problems whose prompts are within the length limit.
+"""The problems that TRL trains on: those whose prompts are within the length limit, and TRL's dataset of them.
 
 Called before the trainer is built. It knows nothing of datasets and splits.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from grpo.config.schema import Config
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def build_train_set(
+def select_train_examples(
     examples: Iterable[Example], tokenizer: "PreTrainedTokenizerBase", config: Config
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """TRL's training rows (`prompt`, `question`, `gold`) with prompts of at most `max_prompt_length` tokens, and notes.
+) -> tuple[list[Example], list[str]]:
+    """The training problems with prompts of at most `max_prompt_length` tokens, and notes for the user.
 
     Raises:
         UserError: fewer prompts remain than one rollout needs.
     """
     examples, notes = list(examples), []
     if config.max_prompt_length is not None:
-        ids = prompt_ids(tokenizer, [example.question for example in examples], config.system_prompt)
+        ids = prompt_ids(tokenizer, [example.prompt for example in examples], config.system_prompt)
         lengths = [len(prompt) for prompt in ids]
         short_enough = [
             example for example, length in zip(examples, lengths, strict=True) if length <= config.max_prompt_length
@@ -48,12 +48,11 @@ def build_train_set(
             f"prompts_per_step={config.prompts_per_step}{rollout}: there are only {len(examples)} training prompts; "
             f"{'a rollout' if steps > 1 else 'an optimizer step'} takes at most that many."
         )
-    rows = [
-        {
-            "prompt": build_messages(example.question, config.system_prompt),
-            "question": example.question,
-            "gold": example.gold,
-        }
-        for example in examples
+    return examples, notes
+
+
+def trl_rows(examples: Sequence[Example], system_prompt: str) -> list[dict[str, Any]]:
+    """The rows of TRL's dataset: the chat messages, and the index of the problem, by which rewards find its columns."""
+    return [
+        {"prompt": build_messages(example.prompt, system_prompt), "row": row} for row, example in enumerate(examples)
     ]
-    return rows, notes

@@ -4,6 +4,7 @@ The recorder calls it after each logged rollout. It reads `GRPOTrainer._logs` (T
 the last generation batch, and knows nothing of metrics or alarms.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from grpo.core.files import atomic_write
 from grpo.core.text import replace_surrogates
 from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
+from grpo.tasks.example import Example
 from grpo.training.trackers.interface import Tracker
 
 
@@ -21,6 +23,7 @@ class CompletionLog:
 
     Attributes:
         trl_logs: `GRPOTrainer._logs` of the trainer, set once it is built.
+        examples: the training problems, by the rows that `TrlReward` logs; set once the trainer is built.
         table: rows of the tracker's table.
         last_sampled: the step at which rows were last added to the table.
         quarters: quarters of the run for which a table has been logged.
@@ -29,6 +32,7 @@ class CompletionLog:
     def __init__(self, config: Config, rewards: RewardStack, tracker: Tracker, run: RunDir) -> None:
         self.config, self.rewards, self.tracker, self.run = config, rewards, tracker, run
         self.trl_logs: dict[str, Any] = {}
+        self.examples: Sequence[Example] = ()
         self.table: list[list[Any]] = []
         self.last_sampled = 0
         self.quarters = 0
@@ -46,7 +50,8 @@ class CompletionLog:
         logs = self.trl_logs
         scores = {name: list(logs["rewards"][name]) for name in self.rewards.weights}
         completions = [replace_surrogates(messages[0]["content"]) for messages in logs["completion"]]
-        questions, golds = logs["extra"]["question"], logs["extra"]["gold"]
+        problems = [self.examples[row] for row in logs["extra"]["row"]]
+        questions, golds = [example.question for example in problems], [example.gold for example in problems]
         columns = ["step", "question", "gold", "completion", *scores, "total", "advantage"]
         total, advantages = self.rewards.total(scores), list(logs["advantages"])
         rows = zip(questions, golds, completions, *scores.values(), total, advantages, strict=True)

@@ -5,7 +5,6 @@ The session calls it before, during and after training. It knows nothing of the 
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +63,8 @@ class PolicyEvaluator:
         """Evaluate on `examples`, answered greedily, with a progress bar that stays if `lasting`."""
         self.update_sampling_model()
         indices = range(distributed.rank(), len(examples), distributed.world_size())
-        questions = [examples[i].question for i in indices]
-        answers = gather_batches(generate_completions(self.sampler, self.tokenizer, questions, self.config), indices)
+        prompts = [examples[i].prompt for i in indices]
+        answers = gather_batches(generate_completions(self.sampler, self.tokenizer, prompts, self.config), indices)
         with progress(f"evaluating {when}", len(examples), lasting) as advance:
             evaluation = evaluate_completions(examples, answers, self.rewards, on_answered=advance)
         if self.config.rollout.name in ENGINES:  # the engine needs the memory until the next evaluation
@@ -90,14 +89,15 @@ class PolicyEvaluator:
         """Answer the example questions greedily and write them to `transcripts.jsonl`."""
         self.update_sampling_model()
         with spinner(f"answering the example questions at step {step}"):
-            questions = [example.question for example in self.examples]
-            answers = generate_greedily(self.sampler, self.tokenizer, questions, self.config)
+            prompts = [example.prompt for example in self.examples]
+            answers = generate_greedily(self.sampler, self.tokenizer, prompts, self.config)
         if not distributed.is_main_process():
             return
         # A run that was interrupted may have answered at this step already.
         lines = [line for line in read_transcripts(self.run_dir) if line["step"] < step]
         for example, completion in zip(self.examples, answers, strict=True):
-            lines.append({"step": step, **asdict(example), "completion": completion})
+            problem = {"question": example.question, "gold": example.gold}
+            lines.append({"step": step, **problem, "completion": completion})
         with atomic_write(self.run_dir.transcripts_jsonl) as partial:
             partial.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 

@@ -45,7 +45,7 @@ class Recorder(TrainerCallback):
         start_bar: Callable[[int], Advance] = no_bar,
         framing: TemplateFraming = UNKNOWN_FRAMING,
     ) -> None:
-        self.config, self.tracker, self.out = config, tracker, out
+        self.config, self.rewards, self.tracker, self.out = config, rewards, tracker, out
         run = RunDir(out)
         self.is_main_process = distributed.is_main_process()
         self.metrics_file = MetricsFile(run.metrics_jsonl, writes=self.is_main_process)

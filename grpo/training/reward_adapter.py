@@ -6,6 +6,7 @@ finite: TRL would leave that reward out without a message.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,31 +14,32 @@ from torch import Tensor
 
 from grpo.core import distributed
 from grpo.rewards.advantages import attribute, attribution_metrics
-from grpo.rewards.scoring import NonFiniteReward, score_reward
+from grpo.rewards.scoring import NonFiniteReward
+from grpo.rewards.scoring_batch import ScoringBatch
+from grpo.rewards.stack import RewardStack
+from grpo.tasks.example import Example
 from grpo.training.nonfinite import NonFiniteMixin
 
 
 class TrlReward:
-    """The reward `name` as TRL calls it: (completions, columns of the dataset) -> one score for each completion.
+    """The reward `name` as TRL calls it: (completions, rows of the problems) -> one score for each completion.
 
     If a score is not finite, all scores are nan, so that every process sees it where TRL gathers them, and `fault` says
-    which score was wrong. With `log_columns`, TRL's log of completions receives question and gold.
+    which score was wrong. With `log_rows`, TRL's log of completions receives the rows.
     """
 
-    def __init__(self, name: str, answer_match: str, log_columns: bool) -> None:
-        self.__name__, self.answer_match, self.log_columns = name, answer_match, log_columns
+    def __init__(self, name: str, rewards: RewardStack, examples: Sequence[Example], log_rows: bool) -> None:
+        self.__name__, self.rewards, self.examples, self.log_rows = name, rewards, examples, log_rows
         self.fault = ""
 
-    def __call__(
-        self, completions: list[Any], gold: list[str], question: list[str], log_extra: Any, **_: Any
-    ) -> list[float]:
-        if self.log_columns:
-            log_extra("question", question)
-            log_extra("gold", gold)
+    def __call__(self, completions: list[Any], row: list[int], log_extra: Any, **_: Any) -> list[float]:
+        if self.log_rows:
+            log_extra("row", row)
         try:
             self.fault = ""
             texts = [messages[0]["content"] for messages in completions]
-            return score_reward(self.__name__, texts, gold, question, self.answer_match)
+            batch = ScoringBatch(texts, [self.examples[index] for index in row])
+            return self.rewards.score_one(self.__name__, batch)
         except NonFiniteReward as error:
             self.fault = str(error)
             return [math.nan] * len(completions)
@@ -71,7 +73,7 @@ class ScoringMixin(NonFiniteMixin):
             self.scale_rewards,
             self.multi_objective_aggregation,
         )
-        correct = raw[:, self.reward_func_names.index("correctness")] > 0
+        correct = raw[:, self.reward_func_names.index(self.recorder.rewards.correct_by)] > 0
         metrics = attribution_metrics(attribution, self.reward_func_names, correct, self.num_generations)
         for name, value in metrics.items():
             self._metrics["train"][name].append(value)

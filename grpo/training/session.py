@@ -38,7 +38,7 @@ from grpo.runs.run_dir import RunDir
 from grpo.runs.signature import sign
 from grpo.tasks.example import SHOWCASE
 from grpo.tasks.splits import load_splits
-from grpo.tasks.train_set import build_train_set
+from grpo.tasks.train_set import select_train_examples
 from grpo.training.environment import check_environment
 from grpo.training.policy_evaluator import PolicyEvaluator, answers_before_and_after
 from grpo.training.run_output import banner, notes_on_policy, out_of_memory_advice, say_results
@@ -123,7 +123,7 @@ class Session:
         """
         config = self.config
         # The quick checks come first. On a CPU, a mistake ends the command before PyTorch is imported.
-        self.rewards = build_rewards(config.rewards, config.reward_files, config.data.answer_match)
+        self.rewards = build_rewards(config.rewards, config.reward_files, config.data.answer, config.correct_by)
         self.batch = check_environment(config)
         say(banner(to_interpolations(config), self.rewards, self.batch, self.run_dir.path))
         if warning := slow_bfloat16_warning(config):
@@ -161,11 +161,10 @@ class Session:
 
         config, splits = self.config, self.splits
         self.tokenizer = build_tokenizer(config.model)
-        self.train_rows, notes = build_train_set(splits.train, self.tokenizer, config)
+        self.train_examples, notes = select_train_examples(splits.train, self.tokenizer, config)
         policy: Any = build_policy(config.model, config.seed)
-        questions = [SHOWCASE.question, *(row["question"] for row in self.train_rows)]
-        questions += [example.question for example in (*splits.validation, *splits.held_out)]
-        notes += check_policy(policy, self.tokenizer, questions, config)
+        problems = (SHOWCASE, *self.train_examples, *splits.validation, *splits.held_out)
+        notes += check_policy(policy, self.tokenizer, [example.prompt for example in problems], config)
         # Training uses the sampler of this config too, unless rollout sets top_p or the like: then TRL samples.
         self.evaluation_config = replace(config, rollout=evaluation_rollout(config.rollout))
         if distributed.weights_are_sharded():  # accelerate places the shards; a full copy samples
@@ -233,7 +232,9 @@ class Session:
             try:
                 with self.signals.deferred("finishing the step, then saving"):
                     if self.checkpoint:
-                        self.trainer.resume_from(self.checkpoint, optimizer_steps(self.config, len(self.train_rows)))
+                        self.trainer.resume_from(
+                            self.checkpoint, optimizer_steps(self.config, len(self.train_examples))
+                        )
                     else:
                         self.trainer.train()
             except (MemoryError, RuntimeError) as error:
@@ -272,7 +273,7 @@ class Session:
                 self.batch,
                 self.policy,
                 self.tokenizer,
-                self.train_rows,
+                self.train_examples,
                 self.rewards,
                 self.sampler,
                 self.recorder,
@@ -390,7 +391,7 @@ class Session:
                 "evaluate_after": round(seconds("training_end", "evaluation_after_end"), 2),
             },
             "batch": asdict(self.batch),
-            "problems": {"train": len(self.train_rows), "held_out": len(self.splits.held_out)},
+            "problems": {"train": len(self.train_examples), "held_out": len(self.splits.held_out)},
             "examples": answers_before_and_after(self.run_dir, step),
             "versions": self.provenance["versions"],
             "provenance": self.provenance,

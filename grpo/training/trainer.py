@@ -4,8 +4,8 @@
 (TRL 1.16) that it replaces, and why.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +17,8 @@ from grpo.config.schema import Config
 from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
 from grpo.sampling.sampler import Sampler
+from grpo.tasks.example import Example
+from grpo.tasks.train_set import trl_rows
 from grpo.training.arguments import build_args
 from grpo.training.checkpointing import CheckpointingMixin
 from grpo.training.recorder import Recorder
@@ -37,13 +39,13 @@ def build_trainer(
     batch: BatchSplit,
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train_rows: list[dict[str, Any]],
+    examples: Sequence[Example],
     rewards: RewardStack,
     sampler: Sampler,
     recorder: Recorder,
     out: Path,
 ) -> Trainer:
-    """The trainer of a run in the directory `out`; `train_rows` are the rows of TRL's dataset."""
+    """The trainer of a run in the directory `out`, which trains on the problems `examples`."""
     if config.model.init == "random" and (config.algorithm.beta > 0 or config.rollout.name == "vllm"):
         # TRL loads the reference policy, and vLLM its copy, from the policy's folder, so random weights need one.
         reference = RunDir(out).reference
@@ -58,14 +60,12 @@ def build_trainer(
         share_prompts=config.share_prompts,
         recorder=recorder,
         model=policy,
-        reward_funcs=[
-            TrlReward(name, rewards.answer_match, log_columns=i == 0) for i, name in enumerate(rewards.weights)
-        ],
+        reward_funcs=[TrlReward(name, rewards, examples, log_rows=i == 0) for i, name in enumerate(rewards.weights)],
         args=args,
-        train_dataset=Dataset.from_list(train_rows),
+        train_dataset=Dataset.from_list(trl_rows(examples, config.system_prompt)),
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    recorder.completion_log.trl_logs = trainer._logs
+    recorder.completion_log.trl_logs, recorder.completion_log.examples = trainer._logs, examples
     return trainer

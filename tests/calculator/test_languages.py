@@ -3,7 +3,7 @@
 import re
 
 from grpo.calculator import PAGE
-from grpo.tasks.answers import TAGS
+from grpo.tasks.answer_format import TAGS
 from tests.helpers.calculator import EXAMPLES, KINDS, reasons, totals
 from tests.helpers.random_completions import many_completions
 

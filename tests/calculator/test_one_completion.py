@@ -5,7 +5,7 @@ import re
 import pytest
 
 from grpo.core.tables import FORMAT_TAG
-from grpo.tasks.answers import TAGS, extract_answer
+from grpo.tasks.answer_format import TAGS, extract_answer
 from tests.helpers.calculator import EXAMPLES, by_python, reasons, totals, typed, until
 from tests.helpers.random_completions import many_completions
 from tests.helpers.reward_tables import PERFECT, answered

@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 from grpo.rewards.stack import RewardStack
-from grpo.tasks.answers import TAGS
+from grpo.tasks.answer_format import TAGS
 from tests.helpers import answer_tables, reward_tables
 from tests.helpers.calculator import KINDS, NAMES, Case, ask, by_page, by_python, differences
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k

@@ -340,7 +340,7 @@ def test_the_rule_for_completions_of_a_file(tmp_path, monkeypatch) -> None:
         lines(tmp_path / f"{name}.jsonl", [row | {"completion": f"<answer>{answer}</answer>"}])
     for rule, first, second in (("number", 1, 1), ("text", 0, 1), ("strict", 1, 0)):
         # One rule scores both sides.
-        evaluated("completions=a.jsonl", "baseline=b.jsonl", f"data.answer_match={rule}", f"name={rule}")
+        evaluated("completions=a.jsonl", "baseline=b.jsonl", f"data.answer={rule}", f"name={rule}")
         report = report_of(tmp_path / "outputs" / "evaluations", rule)
         assert report["figures"]["accuracy_strict"] == first
         (difference,) = (tmp_path / "outputs" / "evaluations").glob(f"{rule}-vs-*.json")

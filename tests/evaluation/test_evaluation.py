@@ -199,17 +199,17 @@ def made(
     *problems: list[str],
     golds: list[str] | None = None,
     k: list[int] | None = None,
-    answer_match: str = "number",
+    answer_type: str = "number",
 ) -> Evaluation:
     """The evaluation of texts, some for each problem, whose gold is 5."""
     golds = golds or ["5"] * len(problems)
     examples = [Example(f"question {i}", gold) for i, gold in enumerate(golds)]
     completions = [[Completion(text, None, None) for text in texts] for texts in problems]
-    return Evaluation(examples, completions, build_rewards({"correctness": 1.0}, answer_match=answer_match), k)
+    return Evaluation(examples, completions, build_rewards({"correctness": 1.0}, answer_type=answer_type), k)
 
 
 @pytest.mark.parametrize(
-    ("answer_match", "gold", "right", "wrong"),
+    ("answer_type", "gold", "right", "wrong"),
     [
         ("number", "5", 2, (1, 2)),  # 6 and 6.0 pens are one answer
         ("strict", "5", 1, (1, 1, 1, 1)),
@@ -217,9 +217,9 @@ def made(
         ("text", "(SIX)", 1, (1, 1, 1, 1)),
     ],
 )
-def test_the_rule_decides_what_is_right_and_what_votes(answer_match, gold: str, right: int, wrong: tuple) -> None:
+def test_the_rule_decides_what_is_right_and_what_votes(answer_type, gold: str, right: int, wrong: tuple) -> None:
     texts = [tagged(answer) for answer in ("5", "**5 pens**", "6", "6.0 pens", "six")]
-    evaluation = made(texts, golds=[gold], answer_match=answer_match)
+    evaluation = made(texts, golds=[gold], answer_type=answer_type)
     assert evaluation.figures["accuracy_strict"] == right / 5
     assert evaluation.figures["maj@4"] == pytest.approx(maj_at_k(5, right, wrong, 4))
     flexible = {"5": 2 / 5, "5 pens": 0, "(SIX)": 0}[gold]

@@ -1,4 +1,4 @@
-"""Tables of answers: the number in a text, and which answers are the same under each rule of data.answer_match."""
+"""Tables of answers: the number in a text, and which answers are the same under each type of data.answer."""
 
 ONE_NUMBER = [
     # Words and units around it

@@ -5,7 +5,8 @@ import re
 from functools import cache
 
 from grpo.calculator import PAGE
-from grpo.tasks.answers import TAGS, single_number
+from grpo.tasks.answer_format import TAGS
+from grpo.tasks.numbers import single_number
 from tests.helpers.calculator import Case
 
 # Python's white space, and other characters that look like it.

@@ -11,7 +11,7 @@ from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.stack import build_rewards
 from grpo.sampling.build import build_sampler
 from grpo.tasks.splits import load_splits
-from grpo.tasks.train_set import build_train_set
+from grpo.tasks.train_set import select_train_examples
 from grpo.training.recorder import Recorder
 from grpo.training.trackers.interface import NoTracker
 from grpo.training.trainer import Trainer, build_trainer
@@ -34,11 +34,11 @@ def build(out: Path, *overrides: str, double: bool = False, attention: str = "sd
     if double:
         policy.double()
     rewards = build_rewards(config.rewards, [])
-    rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
+    examples, _ = select_train_examples(load_splits(config.data).train, tokenizer, config)
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
     rollout = build_sampler(policy, tokenizer, config)
     recorder = Recorder(config, rewards, NoTracker(), out)
-    built = build_trainer(config, batch, policy, tokenizer, rows, rewards, rollout, recorder, out)
+    built = build_trainer(config, batch, policy, tokenizer, examples, rewards, rollout, recorder, out)
     if built.ref_model is not None:  # another policy than the one trained
         torch.manual_seed(1)
         for parameter in built.ref_model.parameters():

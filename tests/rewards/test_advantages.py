@@ -80,6 +80,7 @@ def test_logged_metrics() -> None:
             "advantage_share/length": (-2 * 0.9 * 0.1 + 2 * 0.15**2) / power,
             "advantage_flips/correctness": 2 / 6,
             "advantage_flips/length": 0,
+            "completions/correct": 1 / 2,
             "groups/all_correct": 1 / 3,
             "groups/none_correct": 1 / 3,
             "groups/mixed": 1 / 3,

@@ -21,8 +21,8 @@ from grpo.rewards.finding import Finding
 from grpo.rewards.probe_rules import judge_probes
 from grpo.rewards.probe_scores import score_probes
 from grpo.rewards.probes import AS_REQUESTED, CHANGES, PROBES, WRONG
-from grpo.rewards.scoring import score_reward
 from grpo.rewards.stack import build_rewards
+from tests.helpers.scoring import score
 
 MINE = """
 from grpo.rewards import reward
@@ -92,7 +92,7 @@ def test_the_probes_are_what_their_kind_says() -> None:
         [getattr(probe, name) for probe in PROBES if probe.kind in (AS_REQUESTED, WRONG)]
         for name in ("completion", "gold", "question")
     ]
-    right, strict = score_reward("correctness", *columns), score_reward("strict_format", *columns)
+    right, strict = score("correctness", *columns), score("strict_format", *columns)
     honest = sum(probe.kind == AS_REQUESTED for probe in PROBES)
     assert right[:honest] == [2.0] * honest and strict[:honest] == [0.5] * honest and not any(right[honest:])
     # Equal questions are adjacent in a batch.
@@ -154,12 +154,12 @@ def test_warnings_of_the_shipped_stacks(stack: str) -> None:
         assert all(finding.level == "note" for finding in run(f"rewards={stack}", "fail_on=warning"))
 
 
-def test_the_answer_rule_of_a_run_can_be_audited(folder) -> None:
-    notes = [finding.text for finding in run("data.answer_match=strict", "rewards=correctness_only")]
+def test_the_answer_type_of_a_run_can_be_audited(folder) -> None:
+    notes = [finding.text for finding in run("data.answer=strict", "rewards=correctness_only")]
     assert notes[0] == "18 pens for 18: refused by correctness."
     lines(folder / "made.jsonl", [{"question": "?", "gold": "7", "completion": "<answer>7.0</answer>"}])
-    for answer_match, right in (("number", 2.0), ("strict", 2.0), ("text", 0.0)):
-        stack = build_rewards({"correctness": 1.0}, answer_match=answer_match)
+    for answer, right in (("number", 2.0), ("strict", 2.0), ("text", 0.0)):
+        stack = build_rewards({"correctness": 1.0}, answer_type=answer)
         assert audit.score_file(stack, folder / "made.jsonl").raw == [[right]]
 
 
@@ -333,9 +333,9 @@ def test_findings_of_a_file(folder, rows: list, weights: dict, findings: list[st
         ("fail_on=often", "fail_on=often: must be one of warning, note."),
         ("fail=warning", "fail: there is no such setting. Did you mean 'fail_on'?"),
         ("model=tiny", "model: there is no such setting. Known: completions, data, fail_on, reward_files, rewards."),
-        ("data.answer_match=exact", "data.answer_match=exact: must be one of number, text, strict."),
+        ("data.answer=exact", "data.answer=exact: must be one of number, strict, text."),
         ("data.seed=1", "data.seed: there is no such setting."),
-        ("data=gsm8k", "data: this command has no group data, only data.answer_match."),
+        ("data=gsm8k", "data: this command has no group data, only data.answer."),
         ("+seed=1", "seed: there is no such setting."),
     ],
 )

@@ -9,8 +9,9 @@ import torch
 
 from grpo.core.errors import UserError
 from grpo.rewards.reward_files import load_reward_files
-from grpo.rewards.scoring import NonFiniteReward, score_reward
+from grpo.rewards.scoring import NonFiniteReward
 from grpo.rewards.stack import build_rewards
+from tests.helpers.scoring import score
 
 HEAD = "from grpo.rewards import reward\n"
 
@@ -22,7 +23,7 @@ def write(folder: Path, text: str, name: str = "mine.py") -> str:
 
 
 def scored(*completions: str, name: str = "mine") -> list[float]:
-    return score_reward(name, completions, ["1"] * len(completions), ["?"] * len(completions))
+    return score(name, completions, ["1"] * len(completions), ["?"] * len(completions))
 
 
 def returning(folder: Path, value: str, argument: str = "completion") -> None:

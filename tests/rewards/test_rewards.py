@@ -6,18 +6,18 @@ from hypothesis import strategies as st
 
 from grpo.config.composition import compose
 from grpo.config.groups import option_names
-from grpo.config.rules import ANSWER_MATCHES
 from grpo.core.errors import UserError
 from grpo.rewards.registry import REWARDS
-from grpo.rewards.scoring import score_reward
 from grpo.rewards.stack import build_rewards
-from grpo.tasks.answers import TAGS
+from grpo.tasks.answer_format import TAGS
+from grpo.tasks.answer_types import ANSWER_TYPES
 from tests.helpers import reward_tables
 from tests.helpers.reward_tables import PERFECT, answered
+from tests.helpers.scoring import batch_of, score
 
 
 def one(name: str, completion: str, gold: str = "18") -> float:
-    return score_reward(name, [completion], [gold], ["How many?"])[0]
+    return score(name, [completion], [gold], ["How many?"])[0]
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_completions_of_200_000_characters_are_scored() -> None:
         text = piece * (200_000 // len(piece))
         for name in REWARDS:
             one(name, text)
-        for answer_match in ANSWER_MATCHES:
-            score_reward("correctness", [answered(text)], ["18"], [""], answer_match)
+        for answer in ANSWER_TYPES:
+            score("correctness", [answered(text)], ["18"], answer=answer)
     assert one("correctness", answered("$" + " " * 200_000 + "- x")) == 0.0
 
 
@@ -145,19 +145,19 @@ def write(folder, text: str) -> str:
 def test_a_reward_of_the_user(tmp_path) -> None:
     file = write(tmp_path, "def brevity(completion):\n    return -len(completion) / 100\n")
     stack = build_rewards({"correctness": 1.0, "brevity": 0.5}, [file])
-    assert stack.score(["x" * 50], ["1"], ["?"]) == {"correctness": [0.0], "brevity": [-0.5]}
+    assert stack.score(batch_of(["x" * 50])) == {"correctness": [0.0], "brevity": [-0.5]}
     assert stack.total({"correctness": [2.0], "brevity": [-0.5]}) == [1.75]
 
 
-def test_rewards_receive_the_answer_rule_of_their_stack(tmp_path) -> None:
-    body = "def rule(completion, answer_match):\n    return len(answer_match)\n\n\n"
-    body += "@reward\ndef rules(completions, answer_match):\n    return [len(answer_match)] * len(completions)\n"
+def test_rewards_receive_the_answer_type_of_their_stack(tmp_path) -> None:
+    body = "def rule(completion, answer_type):\n    return len(answer_type.name)\n\n\n"
+    body += "@reward\ndef rules(completions, answer_type):\n    return [len(answer_type.name)] * len(completions)\n"
     file = write(tmp_path, body)
     weights = {"correctness": 1.0, "rule": 1.0, "rules": 1.0}
     texts, golds = [answered(text) for text in ("18 pens", "18", "A")], ["18", "018", "(a)"]
-    # Two stacks in one process, each with its own rule
-    stacks = [build_rewards(weights, [file], answer_match) for answer_match in ANSWER_MATCHES]
-    assert [stack.score(texts, golds, [""] * 3) for stack in stacks] == [
+    # Two stacks in one process, each with its own type
+    stacks = [build_rewards(weights, [file], answer) for answer in ("number", "text", "strict")]
+    assert [stack.score(batch_of(texts, golds)) for stack in stacks] == [
         {"correctness": [2.0, 2.0, 2.0], "rule": [6.0] * 3, "rules": [6.0] * 3},
         {"correctness": [0.0, 0.0, 2.0], "rule": [4.0] * 3, "rules": [4.0] * 3},
         {"correctness": [0.0, 2.0, 0.0], "rule": [6.0] * 3, "rules": [6.0] * 3},
@@ -169,7 +169,7 @@ def test_a_reward_may_score_a_batch(tmp_path) -> None:
         tmp_path, "def shortest(completions):\n    return [len(c) == min(map(len, completions)) for c in completions]\n"
     )
     build_rewards({"shortest": 1.0}, [file])
-    assert score_reward("shortest", ["aa", "a"], ["", ""], ["", ""]) == [0.0, 1.0]
+    assert score("shortest", ["aa", "a"], ["", ""], ["", ""]) == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_reward_that_fails_is_named(tmp_path, body: str, message: str) -> None
     file = write(tmp_path, body)
     stack = build_rewards({"bad": 1.0}, [file])
     with pytest.raises(UserError, match=message):
-        stack.score(["the text"], ["1"], ["?"])
+        stack.score(batch_of(["the text"]))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_reward_that_fails_is_named(tmp_path, body: str, message: str) -> None
     [
         ("def correctness(completion):\n    return 1\n", "'correctness' is defined twice"),
         ("def odd(prompt):\n    return 1\n", r"'odd' takes \(prompt\)"),
-        ("def blind(answer_match):\n    return 1\n", r"'blind' takes \(answer_match\)"),
+        ("def blind(answer_type):\n    return 1\n", r"'blind' takes \(answer_type\)"),
         ("def mixed(completion, golds):\n    return 1\n", r"'mixed' takes \(completion, golds\)"),
         ("syntax error\n", "my_rewards.py failed with SyntaxError"),
         ("def fine(completion):\n    return 1\n\nraise SystemExit(3)\n", "my_rewards.py failed with SystemExit: 3"),

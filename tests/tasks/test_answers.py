@@ -3,8 +3,9 @@
 import pytest
 
 from grpo.policy.chat_template import build_messages
-from grpo.tasks.answers import answers_match, last_number, single_number
+from grpo.tasks.numbers import last_number, single_number
 from tests.helpers.answer_tables import ONE_NUMBER, SAME_BY_NUMBER, SAME_BY_TEXT, SAME_STRICTLY
+from tests.helpers.scoring import is_right
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_the_only_number_of_a_text(text: str, number: float | None) -> None:
     SAME_BY_NUMBER,
 )
 def test_same_answer(left: str, right: str, same: bool) -> None:
-    assert answers_match(left, right) is same and answers_match(right, left) is same
+    assert is_right(left, right) is same and is_right(right, left) is same
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_same_answer(left: str, right: str, same: bool) -> None:
     SAME_BY_TEXT,
 )
 def test_texts(left: str, right: str, same: bool) -> None:
-    assert answers_match(left, right, "text") is same and answers_match(right, left, "text") is same
+    assert is_right(left, right, "text") is same and is_right(right, left, "text") is same
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_texts(left: str, right: str, same: bool) -> None:
     SAME_STRICTLY,
 )
 def test_the_strict_rule(left: str, right: str, same: bool) -> None:
-    assert answers_match(left, right, "strict") is same and answers_match(right, left, "strict") is same
+    assert is_right(left, right, "strict") is same and is_right(right, left, "strict") is same
 
 
 def test_an_empty_system_prompt_is_omitted() -> None:

@@ -13,7 +13,7 @@ from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_tokenizer
 from grpo.tasks.example import SHOWCASE
 from grpo.tasks.splits import load_held_out, load_splits
-from grpo.tasks.train_set import build_train_set
+from grpo.tasks.train_set import select_train_examples
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
 
 
@@ -65,22 +65,8 @@ def test_jsonl(tmp_path) -> None:
 def test_text_answers_and_a_test_file(tmp_path) -> None:
     jsonl(tmp_path, {"question": "Where?", "answer": "東京"}, name="test.jsonl")
     overrides = jsonl(tmp_path, {"question": "Capital of France?", "answer": " Paris "})
-    loaded = splits([*overrides, "data.gold=text", "data.test_file=test.jsonl"])
+    loaded = splits([*overrides, "data.answer=text", "data.test_file=test.jsonl"])
     assert [loaded.train[0].gold, loaded.held_out[0].gold] == ["Paris", "東京"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "rule"),
-    [
-        ([], "number"),
-        (["data.gold=text"], "text"),
-        (["data.answer_match=strict"], "strict"),
-        (["data.gold=text", "data.answer_match=number"], "number"),
-    ],
-)
-def test_the_rule_follows_data_gold_if_it_is_not_set(settings: list[str], rule: str) -> None:
-    assert compose(["data=jsonl", "data.path=somewhere", *settings]).data.answer_match == rule
-    assert compose([setting for setting in settings if "gold" not in setting]).data.answer_match != "text"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +84,7 @@ def test_gold_answers_that_are_numbers(tmp_path, gold: str, rules: list[str]) ->
     overrides = jsonl(tmp_path, {"question": "How many?", "answer": gold}, {"question": "How much?", "answer": gold})
     for rule in ("number", "strict"):
         with nullcontext() if rule in rules else pytest.raises(UserError, match="is not a number"):
-            assert splits([*overrides, f"data.answer_match={rule}"]).train[0].gold == gold
+            assert splits([*overrides, f"data.answer={rule}"]).train[0].gold == gold
 
 
 def test_validation_problems(tmp_path) -> None:
@@ -282,9 +268,9 @@ GOOD = {"question": "How many?", "answer": "1"}
         ({"question": "How many?", "answer": ""}, "line 3: 'answer' is ''"),
         (
             {"question": "How many?", "answer": "plenty"},
-            "line 3: the gold answer 'plenty' is not a number.*data.gold=text",
+            "line 3: the reference answer 'plenty' is not a number.*data.answer=text",
         ),
-        ({"question": "How many?", "answer": "so 5 ####"}, "line 3: the gold answer '' is not a number"),
+        ({"question": "How many?", "answer": "so 5 ####"}, "line 3: nothing follows ####"),
         ({"question": "How many?", "answer": ["1"]}, r"line 3: 'answer' is \['1'\]"),
         ({"question": "How many?", "answer": True}, "line 3: 'answer' is True"),
         ('{"question": "How \\ud800?", "answer": "1"}', "line 3: 'question' is .* not valid text"),
@@ -313,13 +299,13 @@ def test_long_prompts_are_dropped_with_a_note() -> None:
     config = compose(["max_prompt_length=80"])
     tokenizer = build_tokenizer(config.model)
     examples = load_splits(config.data).train
-    kept, notes = build_train_set(examples, tokenizer, config)
+    kept, notes = select_train_examples(examples, tokenizer, config)
     assert 0 < len(kept) < 2000
     assert notes == [
         f"{2000 - len(kept):,} of 2,000 training prompts have more than 80 tokens (max_prompt_length) and are dropped; "
         f"{len(kept):,} remain."
     ]
-    assert max(map(len, prompt_ids(tokenizer, [row["question"] for row in kept], config.system_prompt))) <= 80
+    assert max(map(len, prompt_ids(tokenizer, [example.prompt for example in kept], config.system_prompt))) <= 80
 
 
 def test_too_few_prompts() -> None:
@@ -327,6 +313,6 @@ def test_too_few_prompts() -> None:
     tokenizer = build_tokenizer(config.model)
     examples = load_splits(config.data).train
     with pytest.raises(UserError, match=r"max_prompt_length=10: every training prompt is longer; the shortest has \d+"):
-        build_train_set(examples, tokenizer, config)
+        select_train_examples(examples, tokenizer, config)
     with pytest.raises(UserError, match="prompts_per_step=4: there are only 3 training prompts"):
-        build_train_set(examples[:3], tokenizer, compose())
+        select_train_examples(examples[:3], tokenizer, compose())

@@ -27,7 +27,7 @@ from grpo.rewards.registry import REWARDS
 from grpo.rewards.stack import RewardStack
 from grpo.sampling.build import build_sampler
 from grpo.tasks.splits import load_splits
-from grpo.tasks.train_set import build_train_set
+from grpo.tasks.train_set import select_train_examples
 from grpo.training.recorder import Recorder
 from grpo.training.trackers.interface import NoTracker
 from grpo.training.trainer import Trainer, build_trainer
@@ -59,12 +59,12 @@ def build(
     config = compose([*batch, "max_completion_length=48", "temperature=1.5", "data.train_problems=40", *overrides])
     tokenizer = build_tokenizer(config.model)
     policy = build_policy(config.model, 0).to(getattr(torch, dtype))
-    rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
+    examples, _ = select_train_examples(load_splits(config.data).train, tokenizer, config)
     cut = derive_batch(K, prompts, micro, world_size=distributed.world_size())
     rollout = build_sampler(policy, tokenizer, config)
     stack = RewardStack(weights)
     recorder = Recorder(config, stack, NoTracker(), out)
-    return build_trainer(config, cut, policy, tokenizer, rows, stack, rollout, recorder, out)
+    return build_trainer(config, cut, policy, tokenizer, examples, stack, rollout, recorder, out)
 
 
 def ours(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -165,10 +165,10 @@ def test_a_reward_that_raises_stops_the_run(train, tmp_path) -> None:
 def test_the_rule_for_answers_reaches_training_and_evaluation(train, tmp_path) -> None:
     file = tmp_path / "rule.py"
     file.write_text(
-        "from grpo.rewards import reward\n\n\n@reward\ndef is_strict(completion, answer_match):\n"
-        "    return answer_match == 'strict'\n"
+        "from grpo.rewards import reward\n\n\n@reward\ndef is_strict(completion, answer_type):\n"
+        "    return answer_type.name == 'strict'\n"
     )
-    out, results = train(f"reward_files=[{file}]", "+rewards.is_strict=1", "data.answer_match=strict")
+    out, results = train(f"reward_files=[{file}]", "+rewards.is_strict=1", "data.answer=strict")
     assert results["after"]["rewards/is_strict"] == 1.0
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [step["rewards/is_strict/mean"] for step in steps if "rewards/is_strict/mean" in step] == [1.0, 1.0]

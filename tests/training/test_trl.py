@@ -27,7 +27,7 @@ from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.stack import RewardStack
 from grpo.sampling.build import build_sampler
 from grpo.tasks.splits import load_splits
-from grpo.tasks.train_set import build_train_set
+from grpo.tasks.train_set import select_train_examples
 from grpo.training.arguments import build_args
 from grpo.training.callbacks import OnTrainBegin
 from grpo.training.recorder import Recorder
@@ -39,13 +39,13 @@ from tests.conftest import SMALL
 def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
     config = compose(SMALL)
     tokenizer = build_tokenizer(config.model)
-    train_rows, _ = build_train_set(load_splits(config.data).train, tokenizer, config)
+    examples, _ = select_train_examples(load_splits(config.data).train, tokenizer, config)
     rewards = RewardStack(config.rewards)
     recorder = Recorder(config, rewards, NoTracker(), tmp_path)
     batch = derive_batch(4, 2, 4)
     policy = build_policy(config.model, 0)
     rollout = build_sampler(policy, tokenizer, config)
-    built = build_trainer(config, batch, policy, tokenizer, train_rows, rewards, rollout, recorder, tmp_path)
+    built = build_trainer(config, batch, policy, tokenizer, examples, rewards, rollout, recorder, tmp_path)
     built.train()
     logs = built._logs
     assert {"prompt", "completion", "rewards", "advantages", "extra"} <= logs.keys()

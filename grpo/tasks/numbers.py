@@ -1,15 +1,13 @@
-"""Answers: extracting one from a completion, and comparing it with the gold answer.
+"""Numbers in texts: reading the only number of an answer, or the last one of a completion, and comparing two numbers.
 
-Called by the rewards and by the evaluation, which therefore agree on what is correct. The calculator page
-(grpo/assets/calculator.html) has the same patterns; tests compare both. It knows nothing of rewards.
+Called by grpo/tasks/answer_types.py. The calculator page (grpo/assets/calculator.html) has the same patterns; tests
+compare both. It knows nothing of completions and references.
 """
 
 import math
 import re
 import unicodedata
 from decimal import Decimal
-
-TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 INTEGER = re.compile(rf"[+-]?{_DIGITS}")
@@ -44,24 +42,6 @@ _FRACTION_CHARACTER = re.compile(r"[\u00bc-\u00be\u2150-\u215e]")  # such as one
 _NO_SEPARATORS = str.maketrans("", "", _SEPARATORS)
 # The minus sign and the en dash count as `-`; a currency sign counts as white space.
 _SYMBOLS = str.maketrans({"\u2212": "-", "\u2013": "-", **dict.fromkeys("$\u20ac\u00a3\u00a5\u20b9", " ")})
-
-# Characters that are stripped around an answer: white space, punctuation, quotes, brackets, Markdown, LaTeX's `$`.
-# Not `+-<>#%=`, which distinguish answers, and not a point before a text, which may be a decimal point.
-_AFTER = "".join(filter(str.isspace, map(chr, range(0x3001)))) + (
-    ".,;:!?'\"`*_$\\()[]{}"
-    "\u2018\u2019\u201c\u201d\u00ab\u00bb\u2026\u3002\uff0c\u3001\uff01\uff1f\uff1a\uff1b\uff08\uff09\u3010\u3011\u300c\u300d"
-)
-_BEFORE = _AFTER.replace(".", "")
-_LATEX_TEXT = re.compile(r"\\(?:boxed|text[a-z]*|math[a-z]*)(?=\s*\{)")
-
-
-def extract_answer(text: str) -> str | None:
-    """The text inside the last closed `<answer>...</answer>`, stripped; None if no block is closed."""
-    start = text.rfind("<answer>", 0, max(0, text.rfind("</answer>")))
-    if start == -1:
-        return None
-    start += len("<answer>")
-    return text[start : text.index("</answer>", start)].strip()
 
 
 def strict_number(text: str) -> Decimal | None:
@@ -113,42 +93,11 @@ def _number_value(sign: str, mixed: str, numerator: str, exponent: str, denomina
     return Decimal(value) if value.is_integer() else value
 
 
-def normalized_text(text: str) -> str:
-    """`text` in lower case, without surrounding punctuation, brackets and Markdown, and LaTeX's \\boxed and \\text."""
-    return _LATEX_TEXT.sub("", text).replace("\u2212", "-").lstrip(_BEFORE).rstrip(_AFTER).lower()
-
-
-def answers_match(answer: str, gold: str, answer_match: str = "number") -> bool:
-    """Whether two answers are equal under a rule of `ANSWER_MATCHES`, the value of data.answer_match.
-
-    - `number`: `answer` has exactly one number (`single_number`), and it equals that of `gold`: exactly if both are
-      whole, else within a relative `TOLERANCE`. If `gold` does not have exactly one number, they are compared as text.
-    - `text`: equal as text, ignoring case and surrounding punctuation and brackets; never compared as numbers.
-    - `strict`: if both consist of a number (`strict_number`), exactly equal as numbers; else equal as stripped text.
-    """
-    if answer_match == "strict":
-        left, right = strict_number(answer), strict_number(gold)
-        return answer.strip() == gold.strip() if left is None or right is None else left == right
-    if answer_match == "number" and (expected := single_number(gold)) is not None:
-        number = single_number(answer)
-        return number is not None and _same_number(number, expected)
-    text = normalized_text(gold)
-    return answer.strip() == gold.strip() or (text != "" and normalized_text(answer) == text)
-
-
-def _same_number(left: Decimal | float, right: Decimal | float) -> bool:
+def same_number(left: Decimal | float, right: Decimal | float) -> bool:
+    """Whether two numbers are equal: exactly if both are whole, else within a relative `TOLERANCE`."""
     if isinstance(left, Decimal) and isinstance(right, Decimal):
         return left == right
     return math.isclose(left, right, rel_tol=TOLERANCE)
-
-
-def voting_key(answer: str, answer_match: str = "number") -> Decimal | float | str:
-    """A key that is the same for equal answers, to count votes (majority of K completions)."""
-    if answer_match == "strict":
-        return answer.strip() if (number := strict_number(answer)) is None else number
-    if answer_match == "number" and (value := single_number(answer)) is not None:
-        return value
-    return normalized_text(answer)
 
 
 def last_number(text: str) -> str | None:

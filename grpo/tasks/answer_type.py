@@ -1,0 +1,53 @@
+"""`AnswerType`: how an answer is read from a completion, and compared with the reference answer of its problem.
+
+The base class of the types in grpo/tasks/answer_types.py. The rewards and the evaluation call the type of the run,
+data.answer, and therefore agree on what is right. It knows nothing of rewards.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from typing import ClassVar
+
+from grpo.core.errors import UserError
+from grpo.tasks.answer_format import extract_answer
+from grpo.tasks.example import Example
+from grpo.tasks.numbers import last_number
+
+
+class AnswerType(ABC):
+    """How an answer is read from a completion, and compared with the reference answer of its problem.
+
+    Attributes:
+        name: the value of data.answer.
+        rule: when an answer is right, as a phrase after "the answer".
+        anywhere: what `extract_anywhere` reads, as a phrase.
+    """
+
+    name: ClassVar[str]
+    rule: ClassVar[str]
+    anywhere: ClassVar[str] = "the last number anywhere"
+
+    def extract(self, completion: str) -> str | None:
+        """The answer in the requested format; None if there is none."""
+        return extract_answer(completion)
+
+    def extract_anywhere(self, completion: str) -> str | None:
+        """The most likely answer of a completion in any format; None if there is none."""
+        return last_number(completion)
+
+    @abstractmethod
+    def matches(self, answer: str, example: Example) -> bool:
+        """Whether `answer` is right for the problem `example`."""
+
+    @abstractmethod
+    def voting_key(self, answer: str) -> Hashable:
+        """A key that is the same for equal answers, to count votes (majority of K completions)."""
+
+    def check_reference(self, example: Example) -> None:
+        """Check that the reference answer of `example` can be compared with.
+
+        Raises:
+            UserError: it cannot; the message has the value and the rule.
+        """
+        if not example.gold:
+            raise UserError("the reference answer is empty.")
