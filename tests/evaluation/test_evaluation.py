@@ -20,6 +20,7 @@ from grpo.evaluation.generation import generate_completions, generate_greedily
 from grpo.evaluation.storage import save_evaluation
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.loading import build_policy, build_tokenizer
+from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import build_rewards
 from grpo.sampling.build import build_sampler
 from grpo.tasks.arithmetic import generate_problems
@@ -169,7 +170,7 @@ def test_the_figures_are_those_of_the_rewards(rollout, tokenizer) -> None:
     answered = generate_completions(rollout, tokenizer, QUESTIONS, config)
     evaluation = evaluate_completions(EXAMPLES, answered, rewards, on_answered=lambda *what: told.append(what))
     figures, texts = evaluation.figures, [of[0].text for of in evaluation.completions]
-    scores = rewards.score(texts, [example.gold for example in EXAMPLES], QUESTIONS)
+    scores = rewards.score(ScoringBatch(texts, EXAMPLES))
     assert figures["accuracy_strict"] == sum(scores["correctness"]) / 2 / 128
     assert figures["strict_format"] == sum(scores["strict_format"]) / 0.5 / 128
     assert figures["reward"] == pytest.approx(sum(rewards.total(scores)) / 128)

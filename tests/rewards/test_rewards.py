@@ -58,7 +58,7 @@ def test_xmlcount(completion: str, expected: float) -> None:
 
 def test_a_perfect_completion_scores_4() -> None:
     stack = build_rewards(compose().rewards)
-    assert stack.total(stack.score([PERFECT], ["18"], ["How many?"])) == [4.0]
+    assert stack.total(stack.score(batch_of([PERFECT], ["18"]))) == [4.0]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_verbatim(name: str, completion: str, expected: float) -> None:
 
 def test_the_best_verbatim_score_is_3_5() -> None:
     stack = build_rewards({name: 1.0 for name in REWARDS if name.startswith("verbatim")})
-    assert stack.total(stack.score([PERFECT], ["18"], ["How many?"])) == [3.5]
+    assert stack.total(stack.score(batch_of([PERFECT], ["18"]))) == [3.5]
 
 
 RANGES = {
@@ -228,6 +228,6 @@ def test_rewards_of_one_run_are_not_in_the_next(tmp_path) -> None:
     for folder, value in (("a", 1.0), ("b", 2.0)):
         (tmp_path / folder).mkdir()
         file = write(tmp_path / folder, f"def mine(completion):\n    return {value}\n")
-        assert build_rewards({"mine": 1.0}, [file]).score(["x"], ["1"], ["?"])["mine"] == [value]
+        assert build_rewards({"mine": 1.0}, [file]).score(batch_of(["x"]))["mine"] == [value]
     with pytest.raises(UserError, match="no reward 'mine'"):
         build_rewards({"mine": 1.0})
