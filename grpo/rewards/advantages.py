@@ -5,7 +5,8 @@ changes the curves and the audit, not the training, and fails the tests that com
 step, and `grpo.audit` before anything is trained; therefore it is in grpo/rewards. It knows no models or losses.
 
 One function per estimator maps the scores of groups to the parts a_ik of the advantages: A_i = sum_k a_ik for
-completion i and reward k. Another estimator is one such function and one row in `estimator`.
+completion i and reward k. A formula that TRL has needs one such function and one row in `estimator`. A new one also
+needs a change of TRL's training (CONTRIBUTING.md names the method).
 """
 
 from collections.abc import Callable, Sequence
@@ -87,7 +88,8 @@ def batch_std(groups: Floats, weights: Floats) -> tuple[Floats, Bools]:
 def gdpo(groups: Floats, weights: Floats) -> tuple[Floats, Bools]:
     """GDPO (arXiv 2601.05242): a_ik = w_k z_ik / (d + 1e-4).
 
-    z_ik is the reward, standardized in its group; d is the std of sum_k w_k z_ik in the batch.
+    z_ik is the reward, standardized in its group; d is the std of sum_k w_k z_ik in the batch. No setting in conf/
+    selects it; TRL's argument `multi_objective_aggregation="normalize_then_sum"` does.
     """
     centered = _centered(groups)
     standardized = centered / (centered.std(axis=1, ddof=1, keepdims=True) + EPSILON)

@@ -21,7 +21,7 @@ def correctness(completion: str, example: Example, answer_type: AnswerType) -> f
 
 @reward
 def int_(completion: str) -> float:
-    """0.5 if the answer in the last closed answer block is an integer, with or without thousands commas."""
+    """0.5 if the answer in the last closed answer block is an integer in ASCII digits; thousands commas are allowed."""
     answer = extract_answer(completion)
     return 0.5 if answer is not None and INTEGER.fullmatch(answer) else 0.0
 

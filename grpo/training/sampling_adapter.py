@@ -56,7 +56,7 @@ class SamplingMixin(BaseTrainer):
     def _generate_single_turn(
         self, prompt_ids: list, images: Any, multimodal_fields: dict, num_generations: int, *args: Any, **kwargs: Any
     ) -> tuple[list, list | None]:
-        """One completion for each of the B prompts and, from vLLM, the log-probabilities it was sampled with.
+        """One completion for each of the prompts and, from vLLM, the log-probabilities it was sampled with.
 
         Our sampler finds equal prompts by their tokens: it also merges two groups that have the same prompt.
         """

@@ -155,8 +155,8 @@ class PrefixSharingMixin(BaseTrainer):
         if distributed.weights_are_sharded():  # each forward gathers weights, so all make the same number of them
             return [(has_tokens.nonzero()[:, 0], torch.is_grad_enabled())]
         if torch.is_grad_enabled() and self._advantages is not None:
-            moved = row_numbers[self._advantages.cpu() != 0]
-            gradient = torch.isin(prompt_numbers, prompt_numbers[moved][has_tokens[moved]])
+            rows_with_advantage = row_numbers[self._advantages.cpu() != 0]
+            gradient = torch.isin(prompt_numbers, prompt_numbers[rows_with_advantage][has_tokens[rows_with_advantage]])
             if not gradient.any():
                 # One group has a gradient of zero all the same: without gradients the optimizer would skip the step.
                 gradient = prompt_numbers == prompt_numbers[has_tokens][0]
