@@ -48,8 +48,8 @@ from grpo.core.process import guard_streams
 from grpo.core.run_log import quiet_libraries
 from grpo.planning.architecture import read_architecture
 from grpo.planning.memory import memory_by_phase
+from grpo.planning.memory_parts import Parts
 from grpo.planning.planned_run import PlannedRun
-from grpo.planning.resident_memory import Parts
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.hub import ASSETS, resolve_model_path
 from grpo.policy.loading import build_policy, build_tokenizer

@@ -4,8 +4,9 @@ Called by `grpo.plan` and by the checks that compare it with measurements. Tenso
 allocates them. docs/memory-planning.md explains the formulas and compares them with measurements. It imports no torch.
 """
 
+from grpo.planning.memory_parts import GRADIENTS, OPTIMIZER, PARTS, Parts
 from grpo.planning.planned_run import PlannedRun
-from grpo.planning.resident_memory import GRADIENTS, OPTIMIZER, PARTS, Parts, resident_memory
+from grpo.planning.resident_memory import resident_memory
 from grpo.planning.sampling_memory import sampling_moments
 from grpo.planning.training_memory import training_moments
 

@@ -14,8 +14,8 @@ from grpo.config.schema import HardwareConfig, PlanConfig
 from grpo.core.tables import empty_table
 from grpo.planning.fit import CUDA_CONTEXT_GIB, FRAGMENTATION, GIB, usable_memory
 from grpo.planning.memory import peak_memory, sum_of_parts
+from grpo.planning.memory_parts import PARTS, Parts
 from grpo.planning.planned_run import PlannedRun
-from grpo.planning.resident_memory import PARTS, Parts
 
 
 def plan_facts(run: PlannedRun, config: PlanConfig, hardware: HardwareConfig, origin: str) -> dict[str, str]:

@@ -1,34 +1,24 @@
-"""The parts of memory, and the parts that a device stores at every moment: weights, optimizer states, buffers.
+"""The memory that a device needs at every moment: weights, optimizer states, buffers.
 
 The peaks of sampling, training and the update each add to this. Weights, gradients and optimizer states, and how they
 are sharded: Rajbhandari et al. 2020 (arXiv:1910.02054), sections 3.1 and 5. Adapters: Hu et al. 2021
 (arXiv:2106.09685). NF4 and its constants: Dettmers et al. 2023 (arXiv:2305.14314), section 3.
 """
 
-from grpo.planning.planned_run import PlannedRun
-from grpo.policy.buffer_sizes import GRAPH_TOKEN_MULTIPLE
-
-Parts = dict[str, float]  # part -> bytes, or seconds
-
-WEIGHTS, ADAPTERS, REFERENCE = "weights", "LoRA adapters", "reference policy"
-GRADIENTS, OPTIMIZER, COMMUNICATION = "gradients", "optimizer states", "communication"
-COPIES, SAMPLER = "bf16 copies of weights", "sampler's weights"
-CACHE, GRAPHS = "keys and values", "CUDA graphs' memory"
-LOGITS, ACTIVATIONS = "logits, log-probs", "activations"
-PARTS = (
-    WEIGHTS,
+from grpo.planning.kv_cache_memory import completion_cache, decode_step_memory, prompt_cache
+from grpo.planning.memory_parts import (
     ADAPTERS,
-    REFERENCE,
-    GRADIENTS,
-    OPTIMIZER,
-    COMMUNICATION,
-    COPIES,
-    SAMPLER,
     CACHE,
+    COMMUNICATION,
     GRAPHS,
-    LOGITS,
-    ACTIVATIONS,
+    OPTIMIZER,
+    REFERENCE,
+    SAMPLER,
+    WEIGHTS,
+    Parts,
 )
+from grpo.planning.planned_run import PlannedRun
+
 # Bytes of a weight in NF4: 4 bits, a constant of 8 bits per 64 weights, and one of 32 bits per 256 of those constants.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
@@ -56,7 +46,7 @@ def resident_memory(run: PlannedRun) -> Parts:
         parts[SAMPLER] = parts.get(SAMPLER, 0.0) + arch.parameters * run.compute_bytes
     if run.fused_decoder and run.on_cuda:  # CUDA graphs keep their storage between rollouts
         parts[CACHE] = completion_cache(run) + prompt_cache(run)
-        parts[GRAPHS] = sum(decode_step(run).values())
+        parts[GRAPHS] = sum(decode_step_memory(run).values())
     return parts
 
 
@@ -69,27 +59,3 @@ def fused_weights(run: PlannedRun) -> float:
         return float(run.compute_bytes * arch.linear_parameters)
     fused = h * (arch.query_size + 2 * arch.key_size) + 2 * h * i
     return float(run.compute_bytes * arch.num_hidden_layers * fused)
-
-
-def completion_cache(run: PlannedRun) -> float:
-    """Bytes of the keys and values of all sampled completions."""
-    arch, work = run.architecture, run.workload
-    per_token = run.compute_bytes * arch.num_hidden_layers
-    return 2.0 * work.sampled * work.completion_tokens * arch.key_size * per_token
-
-
-def prompt_cache(run: PlannedRun) -> float:
-    """Bytes of the keys and values of the distinct prompts of a rollout, at the width that the sampler pads them to."""
-    arch, work = run.architecture, run.workload
-    width = work.prompt_tokens - 1
-    width += -width % GRAPH_TOKEN_MULTIPLE if run.on_cuda and run.fused_decoder else 0
-    return 2.0 * work.sampled_prompts * width * arch.key_size * run.compute_bytes * arch.num_hidden_layers
-
-
-def decode_step(run: PlannedRun) -> Parts:
-    """Bytes of one decode step of every sampled completion, without the cache."""
-    arch, work = run.architecture, run.workload
-    scores = arch.num_attention_heads * (work.prompt_tokens + work.completion_tokens) * 4.0 * 3
-    layer = 3 * arch.intermediate_size * run.linear_output_bytes + 2 * arch.hidden_size * 4
-    # Logits, their softmax, the softmax in float64, and its cumulative sums.
-    return {LOGITS: work.sampled * arch.vocab_size * 24.0, ACTIVATIONS: work.sampled * (scores + layer)}

@@ -6,8 +6,9 @@ Called by `grpo.plan` and by `scripts/benchmark.py`. It imports no torch.
 from dataclasses import dataclass
 
 from grpo.config.samplers import VLLM_ENGINES
+from grpo.planning.memory_parts import Parts
 from grpo.planning.planned_run import PlannedRun
-from grpo.planning.resident_memory import NF4_BYTES, Parts
+from grpo.planning.resident_memory import NF4_BYTES
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,10 @@ Called by `grpo.planning.memory`. It counts the tensors of the samplers in `grpo
 """
 
 from grpo.config.samplers import VLLM_ENGINES
+from grpo.planning.kv_cache_memory import completion_cache, decode_step_memory, prompt_cache
+from grpo.planning.memory_parts import ACTIVATIONS, CACHE, COMMUNICATION, COPIES, GRAPHS, LOGITS, SAMPLER, Parts
 from grpo.planning.planned_run import PlannedRun
-from grpo.planning.resident_memory import (
-    ACTIVATIONS,
-    CACHE,
-    COMMUNICATION,
-    COPIES,
-    GRAPHS,
-    LOGITS,
-    SAMPLER,
-    Parts,
-    completion_cache,
-    decode_step,
-    prompt_cache,
-    resident_memory,
-)
+from grpo.planning.resident_memory import resident_memory
 
 
 def sampling_moments(run: PlannedRun) -> list[Parts]:
@@ -57,7 +46,7 @@ def _prefix_sampler_moments(run: PlannedRun, resident: Parts) -> list[Parts]:
     prefill_tokens = work.sampled_prompts * (work.prompt_tokens - 1)
     prefill = resident | {COPIES: copies, ACTIVATIONS: _forward_activations(run, prefill_tokens)}
     prefill[CACHE] = resident.get(CACHE, 0.0) + prompts
-    decode = resident | ({} if GRAPHS in resident else decode_step(run))
+    decode = resident | ({} if GRAPHS in resident else decode_step_memory(run))
     decode[CACHE] = prompts + (resident[CACHE] if CACHE in resident else prompts + completion_cache(run))
     if not run.fused_decoder:
         return [prefill, decode | {COPIES: copies}]

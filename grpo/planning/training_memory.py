@@ -4,16 +4,9 @@ Called by `grpo.planning.memory`. Activations are counted in the way of Korthika
 section 4, for the layers of Qwen2 instead of GPT's.
 """
 
+from grpo.planning.memory_parts import ACTIVATIONS, COMMUNICATION, COPIES, GRADIENTS, LOGITS, Parts
 from grpo.planning.planned_run import PlannedRun
-from grpo.planning.resident_memory import (
-    ACTIVATIONS,
-    COMMUNICATION,
-    COPIES,
-    GRADIENTS,
-    LOGITS,
-    Parts,
-    resident_memory,
-)
+from grpo.planning.resident_memory import resident_memory
 
 # Tokens and columns of logits that TRL's fused head stores at a time (trl/kernels/chunked_logprob.py).
 TILE_TOKENS, TILE_WIDTH = 4096, 32768

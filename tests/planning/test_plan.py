@@ -19,7 +19,7 @@ from grpo.config.groups import CONF, option_names
 from grpo.config.schema import PlanConfig
 from grpo.core.errors import UserError
 from grpo.plan import compose_plan, hardware_of, run
-from grpo.planning import resident_memory, training_memory
+from grpo.planning import memory_parts, training_memory
 from grpo.planning.architecture import Architecture, read_architecture
 from grpo.planning.fit import batch_of, nearest_fitting, usable_memory
 from grpo.planning.memory import memory_by_phase, peak_memory
@@ -31,7 +31,7 @@ from scripts.check_gpu import build_longest_trainer
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
 from tests.helpers.models import QWEN, needs_bitsandbytes, needs_qwen
 
-RESIDENT = {getattr(resident_memory, name) for name in ("WEIGHTS", "ADAPTERS", "REFERENCE", "OPTIMIZER", "SAMPLER")}
+RESIDENT = {getattr(memory_parts, name) for name in ("WEIGHTS", "ADAPTERS", "REFERENCE", "OPTIMIZER", "SAMPLER")}
 STEPS = ["max_steps=2", "save_steps=null", "tracking=none", "max_completion_length=16", "num_generations=4"]
 TINY = ["max_prompt_length=84", "prompts_per_step=2", "data.train_problems=200", *STEPS]
 RANDOM = [*TINY, "model.init=random"]
@@ -56,7 +56,7 @@ def planned(*overrides: str) -> PlannedRun:
     return PlannedRun(config, batch_of(config), read_architecture(config.model)[0], config.sharding)
 
 
-def memory(*overrides: str) -> dict[str, resident_memory.Parts]:
+def memory(*overrides: str) -> dict[str, memory_parts.Parts]:
     return memory_by_phase(planned(*overrides))
 
 
