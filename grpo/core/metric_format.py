@@ -5,21 +5,31 @@ Tables, reports and progress lines call it. It does not know how a metric is com
 
 from collections.abc import Callable, Iterable
 
-from grpo.core.metric_names import SCORE_PREFIX
+from grpo.core.metric_names import (
+    ACCURACY_FLEXIBLE,
+    ACCURACY_STRICT,
+    MEAN_COMPLETION_TOKENS,
+    REWARD,
+    SCORE_PREFIX,
+    SOFT_FORMAT,
+    STRICT_FORMAT,
+    TRAIN_SECONDS,
+    TRUNCATED,
+)
 
 # metric -> label; tables list the metrics in this order
 METRIC_LABELS = {
-    "strict_format": "exact format",
-    "soft_format": "reasoning, then answer",
-    "accuracy_strict": "correct inside <answer>",
-    "accuracy_flexible": "correct as last number",
-    "mean_completion_tokens": "mean completion tokens",
-    "truncated": "truncated at the limit",
-    "reward": "mean total reward",
-    "train_seconds": "seconds of training",
+    STRICT_FORMAT: "exact format",
+    SOFT_FORMAT: "reasoning, then answer",
+    ACCURACY_STRICT: "correct inside <answer>",
+    ACCURACY_FLEXIBLE: "correct as last number",
+    MEAN_COMPLETION_TOKENS: "mean completion tokens",
+    TRUNCATED: "truncated at the limit",
+    REWARD: "mean total reward",
+    TRAIN_SECONDS: "seconds of training",
 }
 # The formats of metrics that are not a fraction; fractions are written in percent.
-NON_PERCENT_FORMATS = {"reward": "{:z.2f}", "mean_completion_tokens": "{:z.1f}", "train_seconds": "{:z.1f}"}
+NON_PERCENT_FORMATS = {REWARD: "{:z.2f}", MEAN_COMPLETION_TOKENS: "{:z.1f}", TRAIN_SECONDS: "{:z.1f}"}
 
 
 def label_and_formatter(metric: str) -> tuple[str, Callable[[float], str]]:

@@ -26,13 +26,23 @@ MIXED = "groups/mixed"
 CORRECTNESS_CONSTANT = "groups/correctness_constant"
 ZERO_STD = "groups/zero_std"  # the total reward does not vary
 
-# Figures of an evaluation, on held-out or on validation problems: `rewards/NAME` is the mean score of a reward. During
-# training, `eval/` precedes the figures on validation problems; held-out problems are evaluated before and after it.
+# Figures of an evaluation, on held-out or on validation problems: those below, `reward` (the weighted total), and
+# `rewards/NAME` (the mean score of a reward).
+ACCURACY_STRICT = "accuracy_strict"  # the answer inside <answer> is right: the `correctness` reward
+ACCURACY_FLEXIBLE = "accuracy_flexible"  # the last number anywhere is right
+STRICT_FORMAT = "strict_format"
+SOFT_FORMAT = "soft_format"
+TRUNCATED = "truncated"
+MEAN_COMPLETION_TOKENS = "mean_completion_tokens"
 SCORE_PREFIX = "rewards/"
+
+# During training, `eval/` precedes the figures on validation problems; held-out problems are evaluated before and after.
 VALIDATION_PREFIX = "eval/"
-VALIDATION_ACCURACY = f"{VALIDATION_PREFIX}accuracy_strict"
+VALIDATION_ACCURACY = f"{VALIDATION_PREFIX}{ACCURACY_STRICT}"
 VALIDATION_ACCURACY_LOW = f"{VALIDATION_ACCURACY}_low"
 VALIDATION_ACCURACY_HIGH = f"{VALIDATION_ACCURACY}_high"
+
+TRAIN_SECONDS = "train_seconds"  # in results.json: seconds of training, without evaluations
 
 
 def evaluated_score(reward: str) -> str:

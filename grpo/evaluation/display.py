@@ -11,6 +11,7 @@ from typing import Any
 from grpo.core.console import say
 from grpo.core.files import write_json
 from grpo.core.metric_format import ordered_metrics
+from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT
 from grpo.core.paths import display_path
 from grpo.core.tables import answers_table, comparison_table, key_value_table
 from grpo.evaluation.description import protocol_differences
@@ -40,7 +41,7 @@ def print_comparison(stored: dict[str, StoredEvaluation], k: Sequence[int] | Non
         if names:
             selected = {name: differences[name] for name in names}
             say(comparison_table((before, after), first.evaluation.figures, second.evaluation.figures, selected))
-    right = differences["accuracy_strict"]
+    right = differences[ACCURACY_STRICT]
     if right.gained is not None:
         n = len(second.evaluation.examples)
         say(f"Right only under {after}: {right.gained:,} of {n:,}; only under {before}: {right.lost:,}.")
@@ -62,11 +63,11 @@ def print_examples(count: int, evaluations: dict[str, Evaluation]) -> None:
         *([match_problems(sides[0].examples, sides[1].examples)] if sides[1:] else []),
     ]
 
-    def are_correct(indices: tuple[int, ...], figure: str = "accuracy_strict") -> list[bool]:
+    def are_correct(indices: tuple[int, ...], figure: str = ACCURACY_STRICT) -> list[bool]:
         return [bool(side.values[figure][side.starts[i]]) for side, i in zip(sides, indices, strict=True)]
 
     def answer_labels(indices: tuple[int, ...]) -> list[str]:
-        flexible = are_correct(indices, "accuracy_flexible")
+        flexible = are_correct(indices, ACCURACY_FLEXIBLE)
         return [
             "right" if strict else "right, but not in <answer>" if anywhere else "wrong"
             for strict, anywhere in zip(are_correct(indices), flexible, strict=True)

@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 
 from grpo.core.errors import UserError
-from grpo.core.metric_names import REWARD, evaluated_score
+from grpo.core.metric_names import (
+    ACCURACY_FLEXIBLE,
+    ACCURACY_STRICT,
+    MEAN_COMPLETION_TOKENS,
+    REWARD,
+    SOFT_FORMAT,
+    STRICT_FORMAT,
+    TRUNCATED,
+    evaluated_score,
+)
 from grpo.core.progress import progress
 from grpo.core.statistics import MAX_SAMPLES, Interval, bootstrap_intervals, maj_at_k, pass_at_k, wilson_interval
 from grpo.evaluation.completion import Completion, CompletionBatch
@@ -21,7 +30,7 @@ from grpo.rewards.stack import RewardStack
 from grpo.tasks.example import Example
 
 # Figures that are 0 or 1 for each completion.
-BINARY_FIGURES = ("accuracy_strict", "accuracy_flexible", "strict_format", "soft_format", "truncated")
+BINARY_FIGURES = (ACCURACY_STRICT, ACCURACY_FLEXIBLE, STRICT_FORMAT, SOFT_FORMAT, TRUNCATED)
 
 
 def evaluate_completions(
@@ -90,12 +99,12 @@ class Evaluation:
             ],
         }
         values: dict[str, list[Any]] = {
-            "accuracy_strict": self.right["strict"],
-            "accuracy_flexible": self.right["flexible"],
-            "strict_format": [score > 0 for score in rewards.score_one("strict_format", batch)],
-            "soft_format": [score > 0 for score in rewards.score_one("soft_format", batch)],
-            "truncated": [completion.truncated for completion in flat],
-            "mean_completion_tokens": [completion.tokens for completion in flat],
+            ACCURACY_STRICT: self.right["strict"],
+            ACCURACY_FLEXIBLE: self.right["flexible"],
+            STRICT_FORMAT: [score > 0 for score in rewards.score_one("strict_format", batch)],
+            SOFT_FORMAT: [score > 0 for score in rewards.score_one("soft_format", batch)],
+            TRUNCATED: [completion.truncated for completion in flat],
+            MEAN_COMPLETION_TOKENS: [completion.tokens for completion in flat],
             REWARD: rewards.total(scores),
             **{evaluated_score(name): column for name, column in scores.items()},
         }
@@ -162,10 +171,10 @@ class Evaluation:
         return {"n": len(self.examples), **self.figures, "intervals": intervals}
 
     def as_metrics(self, prefix: str) -> dict[str, float]:
-        """`prefix/figure`, `prefix/figure_low`, `prefix/figure_high`."""
-        low = {f"{prefix}/{name}_low": interval[0] for name, interval in self.intervals.items()}
-        high = {f"{prefix}/{name}_high": interval[1] for name, interval in self.intervals.items()}
-        return {f"{prefix}/{name}": value for name, value in self.figures.items()} | low | high
+        """Each figure and the bounds of its interval, after `prefix`: `eval/reward`, `eval/reward_low`."""
+        low = {f"{prefix}{name}_low": interval[0] for name, interval in self.intervals.items()}
+        high = {f"{prefix}{name}_high": interval[1] for name, interval in self.intervals.items()}
+        return {f"{prefix}{name}": value for name, value in self.figures.items()} | low | high
 
     def columns(self) -> dict[str, list[Any]]:
         """The columns of a table with a row for each completion."""
@@ -187,6 +196,6 @@ class Evaluation:
             **{
                 name: column.astype(bool).tolist() if name in BINARY_FIGURES else column.tolist()
                 for name, column in self.values.items()
-                if name not in ("truncated", "mean_completion_tokens")
+                if name not in (TRUNCATED, MEAN_COMPLETION_TOKENS)
             },
         }

@@ -9,10 +9,11 @@ from math import isfinite
 from typing import Any
 
 from grpo.config.keys import flatten
+from grpo.core.metric_names import ACCURACY_STRICT, TRAIN_SECONDS
 from grpo.core.text import format_setting
 from grpo.runs.saved_run import SavedRun
 
-PRIMARY_METRIC = "accuracy_strict"
+PRIMARY_METRIC = ACCURACY_STRICT
 # Settings that do not change the numbers of a run, and the seed, in which the runs of an arm differ.
 NOT_FACTORS = {"seed", "resume", "tracking", "threads", "save_steps", "save_total_limit"}
 
@@ -54,7 +55,7 @@ def truncate_text(text: str, most: int) -> str:
 
 def final_value(run: SavedRun, metric: str) -> float | None:
     """A metric after training, or `train_seconds`; None if the run lacks it or it is not finite."""
-    value = (run.results if metric == "train_seconds" else run.results["after"]).get(metric)
+    value = (run.results if metric == TRAIN_SECONDS else run.results["after"]).get(metric)
     return float(value) if isinstance(value, int | float) and isfinite(value) else None
 
 

@@ -12,7 +12,7 @@ from grpo.config.batch import BatchSplit
 from grpo.config.composition import compose
 from grpo.config.keys import flatten
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter, ordered_metrics
-from grpo.core.metric_names import advantage_flips, advantage_share, reward_mean, reward_zero_std
+from grpo.core.metric_names import ACCURACY_STRICT, advantage_flips, advantage_share, reward_mean, reward_zero_std
 from grpo.core.text import format_setting, plural, with_sign
 from grpo.reports.figures import save_png, smoothing_window
 from grpo.reports.page import write_page
@@ -74,12 +74,12 @@ def headline(run: SavedRun) -> str:
         last_step = int(run.history.index[-1]) if len(run.history) else 0
         return f"Not finished: {last_step:,} {plural(last_step, 'step')} logged, and no evaluation after training yet."
     before, after = results["before"], results["after"]
-    difference = results["difference"]["accuracy_strict"]
-    first, last = (format_metric("accuracy_strict", metrics["accuracy_strict"]) for metrics in (before, after))
+    difference = results["difference"][ACCURACY_STRICT]
+    first, last = (format_metric(ACCURACY_STRICT, metrics[ACCURACY_STRICT]) for metrics in (before, after))
     steps = f"{results['steps']:,} {plural(results['steps'], 'step')}"
     subject = f"right answers on {after['n']:,} held-out {plural(after['n'], 'problem')}"
     if not difference["value"]:
-        interval = format_interval("accuracy_strict", *after["intervals"]["accuracy_strict"])
+        interval = format_interval(ACCURACY_STRICT, *after["intervals"][ACCURACY_STRICT])
         return f"In {steps}, {subject} stayed at {last} (95% interval {interval})."
     points = f"{difference['value'] * 100:+z.1f} points, 95% interval {_points(difference)}"
     if is_significant_change(difference):

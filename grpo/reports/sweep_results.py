@@ -15,7 +15,7 @@ from grpo.core import files
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import parse_json_object
 from grpo.core.metric_format import METRIC_LABELS
-from grpo.core.metric_names import SCORE_PREFIX
+from grpo.core.metric_names import REWARD, SCORE_PREFIX
 from grpo.core.text import plural
 from grpo.reports.arms import (
     PRIMARY_METRIC,
@@ -85,7 +85,7 @@ class SweepResults:
         runs = [run for arm in self.arms for run in arm.runs.values()]
         rewards = dict.fromkeys(name for run in runs for name in run.results["after"] if name.startswith(SCORE_PREFIX))
         same_weights = all(run.weights == runs[0].weights for run in runs)
-        labelled = [name for name in METRIC_LABELS if name != PRIMARY_METRIC and (same_weights or name != "reward")]
+        labelled = [name for name in METRIC_LABELS if name != PRIMARY_METRIC and (same_weights or name != REWARD)]
         return [name for name in (*labelled, *rewards) if any(final_value(run, name) is not None for run in runs)]
 
     def relative_name(self, folder: Path) -> str:

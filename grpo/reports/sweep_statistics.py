@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from grpo.core.metric_format import METRIC_LABELS
-from grpo.core.metric_names import SCORE_PREFIX
+from grpo.core.metric_names import MEAN_COMPLETION_TOKENS, SCORE_PREFIX
 from grpo.core.statistics import (
     Interval,
     PairedTTest,
@@ -93,7 +93,7 @@ def _metrics_by_problem(run: SavedRun) -> pd.DataFrame | None:
         table = table.set_index(["problem", "question", "gold"]).sort_index()
     except (OSError, ValueError, KeyError):
         return None
-    table = table.rename(columns={"tokens": "mean_completion_tokens"})
+    table = table.rename(columns={"tokens": MEAN_COMPLETION_TOKENS})
     metrics = [name for name in table if name in METRIC_LABELS or str(name).startswith(SCORE_PREFIX)]
     return table[metrics].astype(np.float64).groupby(level=[0, 1, 2]).mean()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.core.errors import UserError
+from grpo.core.metric_names import TRAIN_SECONDS
 from grpo.core.paths import display_path
 from grpo.core.text import format_duration
 from grpo.runs.results import read_results
@@ -32,7 +33,7 @@ def estimate_duration(jobs: Sequence[Job], parallel: int, step_seconds: float | 
         folder, results = earlier
         phases, batch = results["seconds"], results["batch"]
         completions = batch["num_generations"] * batch["prompts_per_step"]
-        step = results["train_seconds"] / max(1, results["steps"])
+        step = results[TRAIN_SECONDS] / max(1, results["steps"])
         other_phases = sum(phases.values()) - phases["train"] - phases["start"]
         start, problems = phases["start"], results["problems"]["train"]
         seconds = [

@@ -11,7 +11,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from grpo.core.metric_format import format_metric
-from grpo.core.metric_names import REWARD
+from grpo.core.metric_names import ACCURACY_STRICT, REWARD, STRICT_FORMAT
 from grpo.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def describe_outcome(results: dict[str, Any] | str) -> str:
     if isinstance(results, str):
         return f"failed: {shorten(results, 300, placeholder=' ...')}"
     after = results["after"]
-    right, form = (format_metric(name, after[name]) for name in ("accuracy_strict", "strict_format"))
+    right, form = (format_metric(name, after[name]) for name in (ACCURACY_STRICT, STRICT_FORMAT))
     seconds = sum(results["seconds"].values())
     early = f"; ended by {results['stopped_by']} after step {results['steps']}" if results["stopped_by"] else ""
     return f"{right} right, exact format {form}, {seconds:.0f} s{early}"

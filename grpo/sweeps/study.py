@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from grpo.config.schema import SearchConfig
 from grpo.core.errors import UserError, first_line
+from grpo.core.metric_names import TRAIN_SECONDS
 from grpo.runs.results import STOPPED_BY_PRUNING, read_job_outcome
 from grpo.training.session import ShouldPrune
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 
 JOURNAL = "optuna.log"  # in the sweep's folder
-TRAIN_SECONDS = "train_seconds"
 
 
 def open_study(settings: SearchConfig, folder: Path) -> "optuna.Study":
@@ -77,7 +77,7 @@ def report_trial(study: "optuna.Study", number: int, job: "Job", settings: Searc
     elif results and results["stopped_by"] == STOPPED_BY_PRUNING:
         study.tell(number, state=TrialState.PRUNED)
     elif results:
-        metrics = results["after"] | {TRAIN_SECONDS: results["train_seconds"]}
+        metrics = results["after"] | {TRAIN_SECONDS: results[TRAIN_SECONDS]}
         study.tell(number, [metrics[name] for name in (*settings.maximize, *settings.minimize)])
 
 

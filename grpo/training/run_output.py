@@ -12,6 +12,7 @@ from grpo.config.schema import Config
 from grpo.core.console import say
 from grpo.core.environment_values import to_interpolations
 from grpo.core.metric_format import ordered_metrics
+from grpo.core.metric_names import TRAIN_SECONDS
 from grpo.core.paths import display_path
 from grpo.core.tables import answers_table, comparison_table, run_header
 from grpo.core.text import plural
@@ -85,4 +86,4 @@ def say_results(
     steps = f"{results['steps']} {plural(results['steps'], 'step')}"
     if results["stopped_by"]:
         steps += f" of {max_steps} (ended by {results['stopped_by']})"
-    say(f"{steps} in {results['train_seconds']:.0f} s. Everything is in {display_path(out)}")
+    say(f"{steps} in {results[TRAIN_SECONDS]:.0f} s. Everything is in {display_path(out)}")

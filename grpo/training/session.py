@@ -20,6 +20,7 @@ from grpo.core.device import is_out_of_memory, set_determinism, set_threads
 from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError
 from grpo.core.files import atomic_folder, write_json
+from grpo.core.metric_names import ACCURACY_STRICT, TRAIN_SECONDS, VALIDATION_PREFIX
 from grpo.core.progress import progress, spinner
 from grpo.core.redact import redacted
 from grpo.core.run_log import quiet_libraries
@@ -305,9 +306,9 @@ class Session:
         validation = self.splits.validation
         evaluation = self.evaluator.evaluate(validation, f"at step {step}", lasting=False)
         self.evaluator.save(evaluation, f"step_{step:06d}", "validation", f"step {step}")
-        self.recorder.record_metrics(evaluation.as_metrics("eval"), step)
-        low, high = evaluation.intervals["accuracy_strict"]
-        accuracy = evaluation.figures["accuracy_strict"]
+        self.recorder.record_metrics(evaluation.as_metrics(VALIDATION_PREFIX), step)
+        low, high = evaluation.intervals[ACCURACY_STRICT]
+        accuracy = evaluation.figures[ACCURACY_STRICT]
         say(f"step {step}: {accuracy:.1%} of {len(validation)} validation problems right ({low:.1%} to {high:.1%})")
         # Only the main process knows of the search. At step 0 a trial has not trained yet.
         ends_early = self.should_prune is not None and step > 0 and self.should_prune(evaluation.figures, step)
@@ -360,7 +361,7 @@ class Session:
         differences = paired_differences(self.after, self.before)
         results = self._results(step, differences)
         write_json(self.run_dir.results_json, results)
-        self.tracker.summarize(self.before.as_metrics("before") | self.after.as_metrics("after"))
+        self.tracker.summarize(self.before.as_metrics("before/") | self.after.as_metrics("after/"))
         say_results(results, self.before, self.after, differences, self.trainer.state.max_steps, self.run_dir.path)
         return results
 
@@ -374,7 +375,7 @@ class Session:
             "before": self.before.as_json(),
             "after": self.after.as_json(),
             "difference": {name: asdict(difference) for name, difference in differences.items()},
-            "train_seconds": self.train_seconds,
+            TRAIN_SECONDS: self.train_seconds,
             "steps": step,
             "stopped_by": self.recorder.stopped_by,
             "seed": self.config.seed,
