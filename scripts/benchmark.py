@@ -256,8 +256,8 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *overrides: str) -
     with patch("grpo.training.trainer.build_args", arguments):
         trainer: Any = build_trainer(config, batch, policy, tokenizer, train_examples, rewards, rollout, recorder, out)
     if case.forced and name != "vllm":
-        if hasattr(rollout, "is_eos"):
-            rollout.is_eos.fill_(False)
+        if hasattr(rollout, "is_end_token"):
+            rollout.is_end_token.fill_(False)
         else:
             trainer.generation_config.min_new_tokens = case.limit
     if case.model != "tiny":

@@ -296,8 +296,8 @@ def build_longest_trainer(config: Config, out: Path, phase: Callable[[str], None
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
     recorder = Recorder(config, rewards, NoTracker(), out)
     trainer: Any = build_trainer(config, batch, policy, tokenizer, train_examples, rewards, rollout, recorder, out)
-    if hasattr(rollout, "is_eos"):
-        rollout.is_eos.fill_(False)
+    if hasattr(rollout, "is_end_token"):
+        rollout.is_end_token.fill_(False)
     sample, score, create = (
         trainer._generate_single_turn,
         trainer._generate_and_score_completions,

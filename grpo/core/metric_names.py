@@ -28,8 +28,8 @@ ZERO_STD = "groups/zero_std"  # the total reward does not vary
 
 # Figures of an evaluation, on held-out or on validation problems: those below, `reward` (the weighted total), and
 # `rewards/NAME` (the mean score of a reward).
-ACCURACY_STRICT = "accuracy_strict"  # the answer inside <answer> is right: the `correctness` reward
-ACCURACY_FLEXIBLE = "accuracy_flexible"  # the last number anywhere is right
+ACCURACY_STRICT = "accuracy_strict"  # the reward `correct_by` is above 0
+ACCURACY_FLEXIBLE = "accuracy_flexible"  # the answer is right, whatever its format
 STRICT_FORMAT = "strict_format"
 SOFT_FORMAT = "soft_format"
 TRUNCATED = "truncated"

@@ -163,7 +163,7 @@ def _generate_and_score(
         sampler = build_sampler(policy, tokenizer, config)
     for note in filter(None, notes):
         say(note)
-    protocol["stop"] = tokenizer.convert_ids_to_tokens(sampler.eos_token_ids)
+    protocol["stop"] = tokenizer.convert_ids_to_tokens(sampler.end_token_ids)
     total = len(subject.examples) * config.samples
     if journal.saved:
         say(f"{subject.title}: resuming after {len(journal.saved):,} of {total:,} completions.")

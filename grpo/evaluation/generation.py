@@ -58,7 +58,7 @@ def generate_completions(
             continue
         texts = map(replace_surrogates, tokenizer.batch_decode(completions, skip_special_tokens=True))
         yield {
-            sample_id: Completion(text, len(tokens), truncated=tokens[-1] not in sampler.eos_token_ids)
+            sample_id: Completion(text, len(tokens), truncated=tokens[-1] not in sampler.end_token_ids)
             for sample_id, text, tokens in zip(batch, texts, completions, strict=True)
         }
         start += len(batch)

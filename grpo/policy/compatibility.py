@@ -12,7 +12,7 @@ from grpo.config.samplers import VLLM_ENGINES
 from grpo.config.schema import CommonConfig
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import Prompt, prompt_ids, prompt_text
-from grpo.policy.end_tokens import add_end_of_turn_token, find_eos_token_ids
+from grpo.policy.end_tokens import add_end_of_turn_token, find_end_token_ids
 from grpo.policy.prefix_sharing import unwrap_adapters
 
 # Names of tables with one row for each position, learned or computed: GPT-2, OPT, GPT-J, CTRL, BERT. Policies with
@@ -43,7 +43,7 @@ def check_policy(policy: Any, tokenizer: Any, prompts: Iterable[Prompt], config:
 
 
 def _check_special_tokens(model: Any, tokenizer: Any, path: str, rows: int) -> None:
-    if not find_eos_token_ids(model, tokenizer):
+    if not find_end_token_ids(model, tokenizer):
         raise UserError(
             f"model.path={path}: no completion can end: eos_token {tokenizer.eos_token!r} has id "
             f"{tokenizer.eos_token_id}, and the policy's embeddings have {rows} rows. {_advice(tokenizer.eos_token_id)}"

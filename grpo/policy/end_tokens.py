@@ -9,14 +9,14 @@ from grpo.policy.chat_template import find_end_of_turn_id
 from grpo.policy.prefix_sharing import unwrap_adapters
 
 
-def find_eos_token_ids(policy: Any, tokenizer: Any) -> list[int]:
+def find_end_token_ids(policy: Any, tokenizer: Any) -> list[int]:
     """The ids of the tokens that end a completion, from the tokenizer and the policy's generation config."""
     model = unwrap_adapters(policy)
     rows = model.get_input_embeddings().num_embeddings
-    return sorted(token for token in {tokenizer.eos_token_id, *_declared_eos_token_ids(model)} - {None} if token < rows)
+    return sorted(token for token in {tokenizer.eos_token_id, *_declared_end_token_ids(model)} - {None} if token < rows)
 
 
-def _declared_eos_token_ids(model: Any) -> list[int]:
+def _declared_end_token_ids(model: Any) -> list[int]:
     declared = model.generation_config.eos_token_id
     return declared if isinstance(declared, list) else [] if declared is None else [declared]
 
@@ -24,9 +24,9 @@ def _declared_eos_token_ids(model: Any) -> list[int]:
 def add_end_of_turn_token(model: Any, tokenizer: Any, path: str, rows: int) -> list[str]:
     """Add the token that ends a turn in the chat template to the generation config, from which TRL reads it, too."""
     end = find_end_of_turn_id(tokenizer)
-    if end is None or end >= rows or end in find_eos_token_ids(model, tokenizer):
+    if end is None or end >= rows or end in find_end_token_ids(model, tokenizer):
         return []
-    model.generation_config.eos_token_id = [*_declared_eos_token_ids(model), end]
+    model.generation_config.eos_token_id = [*_declared_end_token_ids(model), end]
     return [
         f"The chat template of {path} ends a turn with {tokenizer.convert_ids_to_tokens(end)!r}, which its "
         "generation_config.json does not list (eos_token_id): this token ends completions, too."

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from grpo.policy.buffer_sizes import GRAPH_TOKEN_MULTIPLE
 from grpo.sampling.kv_cache import KVCache, PromptPrefill
-from grpo.sampling.token_sampler import EOS_CHECK_INTERVAL, TokenSampler
+from grpo.sampling.token_sampler import END_CHECK_INTERVAL, TokenSampler
 
 
 class CudaGraphs:
@@ -68,13 +68,13 @@ class CudaGraphs:
         slots = StaticSlots.create(prefill, prompt_of_row, uniforms, max_new_tokens)
         # The extra row receives what idle slots sample.
         completions = torch.full((len(prompt_of_row) + 1, max_new_tokens), -1, device=prefill.last_ids.device)
-        for length in range(0, max_new_tokens, EOS_CHECK_INTERVAL):
+        for length in range(0, max_new_tokens, END_CHECK_INTERVAL):
             shape = slots.shape
             static_slots = self.storage.setdefault(shape, slots)
             if static_slots is not slots:
                 static_slots.copy_from(slots)
                 slots = static_slots
-            end = min(length + EOS_CHECK_INTERVAL, max_new_tokens)
+            end = min(length + END_CHECK_INTERVAL, max_new_tokens)
             slots.cache.read_width = min(-(-end // GRAPH_TOKEN_MULTIPLE) * GRAPH_TOKEN_MULTIPLE, max_new_tokens)
             key = (*shape, slots.cache.read_width, token_sampler.temperature)
             if key not in self.graphs:
@@ -161,7 +161,7 @@ class StaticSlots:
         uniforms = None if self.uniforms is None else self.uniforms.index_select(1, self.cache.length)[:, 0]
         tokens = token_sampler.next(self.cache, uniforms, self.slot)
         self.sampled_ids.index_copy_(1, self.cache.length, tokens.where(self.unfinished, -1)[:, None])
-        self.unfinished &= ~token_sampler.is_eos[tokens]
+        self.unfinished &= ~token_sampler.is_end_token[tokens]
         self.cache.append(tokens)
 
     def compact(self, length: int) -> "StaticSlots":

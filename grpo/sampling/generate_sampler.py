@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from grpo.policy.end_tokens import find_eos_token_ids
+from grpo.policy.end_tokens import find_end_token_ids
 from grpo.policy.prefix_sharing import unwrap_adapters
 from grpo.sampling.policy_state import sampling_mode
 from grpo.sampling.sampler import RowSeed
@@ -27,7 +27,7 @@ class GenerateSampler:
         """`parameters`: top_p, top_k, min_p or repetition_penalty; without any, samples follow the policy."""
         self.policy, self.tokenizer, self.bf16 = policy, tokenizer, bf16
         self.sampling_parameters = parameters
-        self.eos_token_ids = find_eos_token_ids(policy, tokenizer)
+        self.end_token_ids = find_end_token_ids(policy, tokenizer)
 
     def complete(
         self,
@@ -49,7 +49,7 @@ class GenerateSampler:
                 torch.manual_seed(int(np.random.SeedSequence(seeds[0]).generate_state(1)[0]))
             generated = self.policy.generate(**encoded, max_new_tokens=max_new_tokens)  # (B, P + C)
         rows = generated[:, encoded["input_ids"].shape[1] :].tolist()
-        return [row[: next((n for n, token in enumerate(row, 1) if token in self.eos_token_ids), None)] for row in rows]
+        return [row[: next((n for n, token in enumerate(row, 1) if token in self.end_token_ids), None)] for row in rows]
 
     def release_memory(self) -> None:
         """`generate` reserves no memory between calls."""
@@ -63,7 +63,7 @@ class GenerateSampler:
         settings = (sampling if temperature else {"do_sample": False}) | self.sampling_parameters
         model.generation_config = GenerationConfig(
             **settings,
-            eos_token_id=self.eos_token_ids,
+            eos_token_id=self.end_token_ids,
             pad_token_id=self.tokenizer.pad_token_id,
             bos_token_id=original.bos_token_id,
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grpo.core.console import say
-from grpo.policy.end_tokens import find_eos_token_ids
+from grpo.policy.end_tokens import find_end_token_ids
 from grpo.policy.prefix_sharing import (
     PrefixSharingUnsupported,
     enable_prefix_sharing,
@@ -51,9 +51,11 @@ class PrefixSharingSampler:
         self.policy, self.tokenizer, self.bf16 = policy, tokenizer, bf16
         self.fallback: GenerateSampler | None = None
         model = unwrap_adapters(policy)
-        self.is_eos = torch.zeros(model.config.get_text_config().vocab_size, dtype=torch.bool, device=model.device)
-        self.eos_token_ids = find_eos_token_ids(policy, tokenizer)
-        self.is_eos[self.eos_token_ids] = True  # (V,)
+        self.is_end_token = torch.zeros(
+            model.config.get_text_config().vocab_size, dtype=torch.bool, device=model.device
+        )
+        self.end_token_ids = find_end_token_ids(policy, tokenizer)
+        self.is_end_token[self.end_token_ids] = True  # (V,)
         self.decoder: Decoder = TransformersDecoder(policy)
         self.graphs: CudaGraphs | None = None
         if fused:
@@ -104,7 +106,7 @@ class PrefixSharingSampler:
                 forward_packed(model.base_model, prefill)
             if self.graphs:
                 torch.clear_autocast_cache()  # weights cast for the prefill, of which the decoder has its own copies
-            token_sampler = TokenSampler(self.decoder, temperature, self.is_eos)
+            token_sampler = TokenSampler(self.decoder, temperature, self.is_end_token)
             decode = self.graphs.decode if self.graphs else decode_trie
             return decode(token_sampler, prefill, prompt_of_row, uniforms, max_new_tokens)
 

@@ -10,7 +10,7 @@ RowSeed = tuple[int, ...]  # the entropy of one row's random numbers, as numpy's
 
 
 class Sampler(Protocol):
-    eos_token_ids: list[int]  # the tokens that end a completion
+    end_token_ids: list[int]  # the tokens that end a completion
 
     def complete(
         self,

@@ -13,7 +13,7 @@ from grpo.policy.prefix_sharing import PackedBatch, forward_packed
 from grpo.sampling.kv_cache import KVCache
 
 # Tokens between two checks for ended completions; a check waits for the device.
-EOS_CHECK_INTERVAL = 8
+END_CHECK_INTERVAL = 8
 
 
 class Decoder(Protocol):
@@ -45,12 +45,12 @@ class TokenSampler:
 
     Attributes:
         temperature: None decodes greedily.
-        is_eos: (V,) whether a token ends a completion.
+        is_end_token: (V,) whether a token ends a completion.
     """
 
     decoder: Decoder
     temperature: float | None
-    is_eos: Tensor
+    is_end_token: Tensor
 
     def next(self, cache: KVCache, uniforms: Tensor | None, slot: Tensor) -> Tensor:
         """The next tokens (B,) of the completions in the slots `slot` (B,), from uniforms in [0, 1) (B,)."""

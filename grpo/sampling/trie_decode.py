@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from grpo.sampling.kv_cache import KVCache, PromptPrefill
-from grpo.sampling.token_sampler import EOS_CHECK_INTERVAL, TokenSampler
+from grpo.sampling.token_sampler import END_CHECK_INTERVAL, TokenSampler
 
 
 def decode_trie(
@@ -30,7 +30,7 @@ def decode_trie(
     completions: list[list[int]] = [[] for _ in prompt_of_row]
     slot_of_row, unfinished = list(prompt_of_row), list(range(len(prompt_of_row)))
     slot = torch.tensor(slot_of_row, device=device)
-    eos_token_ids = set(token_sampler.is_eos.nonzero()[:, 0].tolist())
+    end_token_ids = set(token_sampler.is_end_token.nonzero()[:, 0].tolist())
     if uniforms is not None:
         uniforms = uniforms.T.contiguous().to(device)  # (C, B)
     for length in range(1, max_new_tokens + 1):
@@ -38,7 +38,7 @@ def decode_trie(
         tokens = token_sampler.next(cache, None if uniforms is None else uniforms[length - 1], slot).tolist()
         for row in unfinished:
             completions[row].append(tokens[row])
-        unfinished = [row for row in unfinished if tokens[row] not in eos_token_ids]
+        unfinished = [row for row in unfinished if tokens[row] not in end_token_ids]
         if not unfinished:
             break
         # The children of the trie's current leaves: (slot, token) -> rows.
@@ -46,7 +46,7 @@ def decode_trie(
         for row in unfinished:
             children.setdefault((slot_of_row[row], tokens[row]), []).append(row)
         diverged = len(children) > len({parent for parent, _ in children})
-        if diverged or (length % EOS_CHECK_INTERVAL == 0 and len(children) < len(cache.ids)):
+        if diverged or (length % END_CHECK_INTERVAL == 0 and len(children) < len(cache.ids)):
             new_slots = _assign_slots(cache, list(children), length)
             slot_of_row = [0] * len(prompt_of_row)  # ended rows read slot 0 and ignore the result
             for new_slot, rows in zip(new_slots, children.values(), strict=True):

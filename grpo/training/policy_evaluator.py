@@ -50,7 +50,7 @@ class PolicyEvaluator:
         self.config, self.evaluation_config, self.run_dir = config, evaluation_config, RunDir(out)
         self.policy, self.sampling_model, self.tokenizer, self.sampler = policy, sampling_model, tokenizer, sampler
         self.rewards, self.examples = rewards, examples
-        self.end_tokens: list[str] = tokenizer.convert_ids_to_tokens(sampler.eos_token_ids)
+        self.end_tokens: list[str] = tokenizer.convert_ids_to_tokens(sampler.end_token_ids)
 
     def update_sampling_model(self) -> None:
         """Copy the weights of a sharded policy to the model that samples; without shards it is the policy itself."""

@@ -114,8 +114,8 @@ class SamplingMixin(BaseTrainer):
             UserError: an engine failed. Continuous batching then returns what it has, even if that is nothing.
         """
         limit = self.args.max_completion_length
-        eos_token_ids = set(self.eos_token_ids)
-        complete = sum(len(ids) == limit or bool(ids and ids[-1] in eos_token_ids) for ids in completions)
+        end_token_ids = set(self.eos_token_ids)
+        complete = sum(len(ids) == limit or bool(ids and ids[-1] in end_token_ids) for ids in completions)
         if complete < count:
             raise UserError(
                 f"step {self.state.global_step + 1}: rollout={self.recorder.config.rollout.name} gave up on "

@@ -54,7 +54,7 @@ def build_trainer(
         policy.config._name_or_path = policy.name_or_path = str(reference)
     args = build_args(config, batch, rewards, out)
     if config.rollout.name in VLLM_ENGINES:  # vLLM reads end tokens only from the policy's folder
-        args.generation_kwargs = {"stop_token_ids": sampler.eos_token_ids}
+        args.generation_kwargs = {"stop_token_ids": sampler.end_token_ids}
     trainer = Trainer(
         sampler=None if config.rollout.name in ENGINES else sampler,
         share_prompts=config.share_prompts,

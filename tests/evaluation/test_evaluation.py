@@ -127,7 +127,7 @@ class Small:
     """A rollout with memory for a few completions."""
 
     def __init__(self, rollout, most: int, error: Exception) -> None:
-        self.rollout, self.most, self.error, self.eos_token_ids = rollout, most, error, rollout.eos_token_ids
+        self.rollout, self.most, self.error, self.end_token_ids = rollout, most, error, rollout.end_token_ids
         self.sizes: list[int] = []
 
     def complete(self, prompts, *args):

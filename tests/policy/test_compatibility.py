@@ -177,7 +177,7 @@ def test_a_declared_eos_token_that_the_policy_cannot_sample(folder) -> None:
     change(folder, "generation_config.json", eos_token_id=[640, 32007])
     assert checked(folder) == []
     policy, tokenizer = build_policy(model(path=str(folder)), 0), build_tokenizer(model(path=str(folder)))
-    assert build_sampler(policy, tokenizer, compose()).eos_token_ids == [640]
+    assert build_sampler(policy, tokenizer, compose()).end_token_ids == [640]
 
 
 LLAMA3 = (

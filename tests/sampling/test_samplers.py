@@ -191,7 +191,7 @@ def test_a_completion_ends_with_an_end_token_or_at_the_limit(policy, tokenizer, 
     # If every first token is an end token, completions are one token long.
     policy.generation_config.eos_token_id = [tokenizer.eos_token_id, *{completion[0] for completion in greedy}]
     sampler = build(policy, tokenizer, kind)
-    assert sampler.eos_token_ids == sorted(policy.generation_config.eos_token_id)
+    assert sampler.end_token_ids == sorted(policy.generation_config.eos_token_id)
     assert sampler.complete(prompts[:8], LIMIT) == [completion[:1] for completion in greedy]
     # With a frequent token as the only end token, some completions end in the middle.
     token, _ = Counter(token for completion in greedy for token in completion[3:]).most_common(1)[0]
@@ -201,7 +201,7 @@ def test_a_completion_ends_with_an_end_token_or_at_the_limit(policy, tokenizer, 
         prompts[:8], LIMIT
     )
     # Without end tokens, all completions reach the limit.
-    sampler.is_eos.fill_(False)
+    sampler.is_end_token.fill_(False)
     assert {len(completion) for completion in sampler.complete(prompts[:8], 11)} == {11}
 
 
