@@ -46,7 +46,7 @@ def print_answers(folder: Path, questions: list[str], max_tokens: int | None, tr
     with spinner("importing PyTorch and Transformers"):
         quiet_libraries()
         from grpo.evaluation.generation import generate_greedily
-        from grpo.policy.compatibility import check_policy
+        from grpo.policy.compatibility import prepare_policy
         from grpo.policy.loading import build_policy, build_tokenizer
         from grpo.sampling.build import build_sampler
 
@@ -58,7 +58,7 @@ def print_answers(folder: Path, questions: list[str], max_tokens: int | None, tr
     for when, model in (("before", config.model), ("after", trained_model(config.model, folder))):
         with spinner(f"loading the policy as it was {when} training"):
             policy, tokenizer = build_policy(model, config.seed), build_tokenizer(model)
-            notes = check_policy(policy, tokenizer, questions, replace(config, model=model))
+            notes = prepare_policy(policy, tokenizer, questions, replace(config, model=model))
             sampler = build_sampler(policy, tokenizer, config)
         for note in notes:
             print_message(note, console)

@@ -36,7 +36,8 @@ TRUNCATED = "truncated"
 MEAN_COMPLETION_TOKENS = "mean_completion_tokens"
 SCORE_PREFIX = "rewards/"
 
-# During training, `eval/` precedes the figures on validation problems; held-out problems are evaluated before and after.
+# During training, `eval/` precedes the figures on validation problems. Held-out problems are evaluated before and
+# after it.
 VALIDATION_PREFIX = "eval/"
 VALIDATION_ACCURACY = f"{VALIDATION_PREFIX}{ACCURACY_STRICT}"
 VALIDATION_ACCURACY_LOW = f"{VALIDATION_ACCURACY}_low"

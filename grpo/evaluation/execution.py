@@ -149,7 +149,7 @@ def _generate_and_score(
     rewards: RewardStack,
 ) -> StoredEvaluation:
     config, started = subject.config, time.perf_counter()
-    from grpo.policy.compatibility import check_policy
+    from grpo.policy.compatibility import prepare_policy
     from grpo.policy.loading import build_policy, build_tokenizer
     from grpo.sampling.build import build_sampler
 
@@ -158,7 +158,7 @@ def _generate_and_score(
         tokenizer = build_tokenizer(config.model)
         policy: Any = build_policy(config.model, subject.seed)
         prompts = [example.prompt for example in subject.examples]
-        notes = (*check_policy(policy, tokenizer, prompts, config), slow_bfloat16_warning(config))
+        notes = (*prepare_policy(policy, tokenizer, prompts, config), slow_bfloat16_warning(config))
         policy.to(config.device)
         sampler = build_sampler(policy, tokenizer, config)
     for note in filter(None, notes):

@@ -1,6 +1,6 @@
-"""Checks that a policy, its tokenizer, its chat template and the lengths of a run fit together.
+"""Checks that a policy, its tokenizer, its chat template and the lengths of a run fit; adds a missing end token.
 
-Every command that builds a policy calls `check_policy` before the first forward pass, where a mismatch would raise an
+Every command that builds a policy calls `prepare_policy` before the first forward pass, where a mismatch would raise an
 index error. This module does not know about training.
 """
 
@@ -20,10 +20,8 @@ from grpo.policy.prefix_sharing import unwrap_adapters
 POSITION_TABLE = re.compile(r"(^|\.)(wpe|embed_positions|pos_\w+|position_embeddings?)(\.|$)")
 
 
-def check_policy(policy: Any, tokenizer: Any, prompts: Iterable[Prompt], config: CommonConfig) -> list[str]:
-    """Check the policy against its tokenizer and the prompts of the problems.
-
-    Also adds the token that ends a turn in the chat template to the policy's end-of-sequence tokens.
+def prepare_policy(policy: Any, tokenizer: Any, prompts: Iterable[Prompt], config: CommonConfig) -> list[str]:
+    """Add the token that ends a turn to the policy's end tokens; check the policy for the prompts of the problems.
 
     Returns:
         Notes and warnings for the user.

@@ -1,6 +1,6 @@
 """The tokens that end a completion: those of the tokenizer, of the generation config, and of the chat template.
 
-The check of a policy adds the token of the chat template once; samplers and evaluations read the ids afterwards.
+`prepare_policy` adds the token of the chat template once; samplers and evaluations read the ids afterwards.
 """
 
 from typing import Any

@@ -1,6 +1,7 @@
 """An arm of a sweep: the runs that differ only in their seed, named by the settings in which arms differ.
 
-Used by `sweep_results` to sort runs into arms, and by the modules that show arms. It reads no files.
+Used by `sweep_results` to sort runs into arms, and by the modules that show arms. The
+factors, the settings that differ, are those of the saved runs: a folder may hold several sweeps. It reads no files.
 """
 
 from collections.abc import Sequence

@@ -89,7 +89,7 @@ def compose_jobs(
 
     Args:
         combinations: the overrides of each job.
-        varied: the keys that differ between jobs, which name them.
+        varied: the keys of the settings that differ between jobs, which name them; the caller decides which.
         first: the number of the first job.
         on_this_machine: also check the devices and files of this machine.
 

@@ -43,15 +43,15 @@ ATTEMPTS = 2  # a job whose process was killed is started a second time
 def run_grid(context: HydraContext, master: DictConfig, launcher: Launcher, arguments: Sequence[str]) -> None:
     """Run a job for each combination of the values in `arguments`, which are overrides as typed."""
     listed = expand_overrides(context, arguments)
-    varied = [key for key, values in listed.items() if len(values) > 1]
+    varied = [key for key, values in listed.items() if len(values) > 1]  # these settings differ, and name the jobs
     settings = load_sweeper(master.hydra.sweeper, SweeperConfig)
     combinations = [list(values) for values in product(*listed.values())]
     jobs = compose_jobs(context, master, combinations, varied, on_this_machine=runs_on_this_machine(launcher))
     refuse_duplicates(jobs)
     with SweepRunner(master, launcher, settings, varied, jobs, jobs[0], len(jobs)) as sweep:
         finished = [job for job in jobs if has_all_steps(job.folder, job.config)]
-        factors = [f"{key.lstrip('+')} ({len(listed[key])})" for key in varied]
-        sweep.print_header("job", len(finished), [job for job in jobs if job not in finished], " x ".join(factors))
+        variation = " x ".join(f"{key.lstrip('+')} ({len(listed[key])})" for key in varied)
+        sweep.print_header("job", len(finished), [job for job in jobs if job not in finished], variation)
         sweep.run_jobs(jobs)
     sweep.report()
 
@@ -62,6 +62,7 @@ class SweepRunner:
     Args:
         jobs: those known at the start; a search adds others.
         example: any job, for the number of parallel jobs.
+        varied: the keys of the settings that differ between jobs.
         total: how many jobs there will be.
         identity: what distinguishes this sweep from others, in addition to its jobs.
 
@@ -127,13 +128,16 @@ class SweepRunner:
     def _folder_override(self) -> str:
         return f"hydra.sweep.dir={quoted_path(Path(display_path(self.folder.path)))}"
 
-    def print_header(self, noun: str, finished: int, remaining: Sequence[Job], varied: str) -> None:
-        """Print what will run, and how long it will take if an estimate is possible."""
+    def print_header(self, noun: str, finished: int, remaining: Sequence[Job], variation: str) -> None:
+        """Print what will run, and how long it will take if an estimate is possible.
+
+        `variation` says in which settings the jobs differ, and in how many values: `num_generations (2) x seed (3)`.
+        """
         lines = {
             "sweep": f"{self.total} {plural(self.total, noun)}" + (f", {finished} of them done" if finished else "")
         }
-        if varied:
-            lines["sweep"] += f": {varied}"
+        if variation:
+            lines["sweep"] += f": {variation}"
         if self.parallel > 1:
             lines["sweep"] += f"; {self.parallel} in parallel"
         lines["folder"] = display_path(self.folder.path)

@@ -1,4 +1,4 @@
-"""`Recorder`: the callback of transformers' `Trainer` that records each logged step of a run.
+"""`Recorder` records each logged step of a run, as a `TrainerCallback` of transformers.
 
 It hands the metrics to `metrics.jsonl`, the tracker, the alarms and the progress bar, and the completions to
 `completions/`. The session builds one for each run and reads its times; the parts of the trainer show their phase

@@ -156,7 +156,7 @@ class Session:
         """Load policy and tokenizer and tokenize the training set; returns notes for the user."""
         import torch
 
-        from grpo.policy.compatibility import check_policy
+        from grpo.policy.compatibility import prepare_policy
         from grpo.policy.loading import build_policy, build_tokenizer
         from grpo.policy.sharding import full_copy
 
@@ -165,7 +165,7 @@ class Session:
         self.train_examples, notes = select_train_examples(splits.train, self.tokenizer, config)
         policy: Any = build_policy(config.model, config.seed)
         problems = (SHOWCASE, *self.train_examples, *splits.validation, *splits.held_out)
-        notes += check_policy(policy, self.tokenizer, [example.prompt for example in problems], config)
+        notes += prepare_policy(policy, self.tokenizer, [example.prompt for example in problems], config)
         # Training uses the sampler of this config too, unless rollout sets top_p or the like: then TRL samples.
         self.evaluation_config = replace(config, rollout=evaluation_rollout(config.rollout))
         if distributed.weights_are_sharded():  # accelerate places the shards; a full copy samples

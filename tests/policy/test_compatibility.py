@@ -28,7 +28,7 @@ from grpo.config.composition import compose
 from grpo.core import device
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import find_end_of_turn_id, find_opened_tag
-from grpo.policy.compatibility import check_policy, position_limit
+from grpo.policy.compatibility import position_limit, prepare_policy
 from grpo.policy.hub import ASSETS
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.requirements import slow_bfloat16_warning
@@ -53,7 +53,7 @@ def change(folder: Path, file: str, **values) -> None:
 def checked(folder: Path, *overrides: str, question: str = "1 + 2?") -> list[str]:
     config = compose([f"model.path={folder}", *overrides])
     tokenizer = build_tokenizer(config.model)
-    return check_policy(build_policy(config.model, 0), tokenizer, [question], config)
+    return prepare_policy(build_policy(config.model, 0), tokenizer, [question], config)
 
 
 def save(config, folder: Path) -> None:
