@@ -1,6 +1,7 @@
 """Small callbacks of transformers' `Trainer`: evaluation between steps, a stop on a signal, a call at the start.
 
 `grpo.training.session` and `grpo.training.checkpointing` add them to the trainer. They know nothing of a run's files.
+The callback that records the steps is `Recorder`, in a file of its own.
 """
 
 import signal

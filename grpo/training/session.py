@@ -166,7 +166,8 @@ class Session:
         policy: Any = build_policy(config.model, config.seed)
         problems = (SHOWCASE, *self.train_examples, *splits.validation, *splits.held_out)
         notes += prepare_policy(policy, self.tokenizer, [example.prompt for example in problems], config)
-        # Training uses the sampler of this config too, unless rollout sets top_p or the like: then TRL samples.
+        # The sampler of this config evaluates. With rollout=fast, training uses it, too; with others, TRL samples
+        # (grpo/training/sampling_adapter.py).
         self.evaluation_config = replace(config, rollout=evaluation_rollout(config.rollout))
         if distributed.weights_are_sharded():  # accelerate places the shards; a full copy samples
             sampling_model = full_copy(policy, torch.bfloat16 if config.bf16 else policy.dtype, config.device)
@@ -259,7 +260,7 @@ class Session:
             from grpo.training.trainer import build_trainer
 
         config = self.config
-        # The alarms name the tag and the tokens in their messages.
+        # The alarms name the opened tag and the end tokens in their messages.
         framing = TemplateFraming(
             find_opened_tag(self.tokenizer, config.system_prompt), tuple(self.evaluator.end_tokens)
         )
@@ -290,8 +291,8 @@ class Session:
     def _evaluate_between_steps(self, step: int) -> bool:
         """Answer the example questions and validate at their steps; returns whether training ends.
 
-        The example questions are answered at a third and at two thirds of training, here, and before and after it. The
-        time is counted apart from that of training.
+        The example questions are answered here at a third and at two thirds of training, and by the stages before and
+        after it. The time is counted apart from that of training.
         """
         started = time.perf_counter()
         last_step = self.trainer.state.max_steps
