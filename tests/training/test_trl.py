@@ -3,7 +3,7 @@
 `CompletionLog` reads `GRPOTrainer._logs`, to which `TrlReward` adds question and gold through `log_extra`. The parts
 of `Trainer` override the methods listed below. Other tests show by behaviour what the overrides rely on:
 tests/training/test_trainer.py that a step computes what TRL computes, tests/training/test_distributed.py that scores are
-gathered, tests/sampling/test_engines.py what TRL does around vLLM and continuous batching, tests/runs/test_resume.py that
+gathered, tests/sampling/ what TRL does around vLLM and continuous batching, tests/runs/test_resume.py that
 a checkpoint holds the complete state of a run.
 """
 
