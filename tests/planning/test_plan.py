@@ -81,6 +81,24 @@ def allocations(profiled: Any) -> list[tuple[int, int]]:
     return series
 
 
+def shorten_first_step(trainer: Any) -> None:
+    """Completions of 2 tokens in the first step, of which nothing is measured but the state that it leaves."""
+    sample, limit = trainer._generate_single_turn, trainer.args.max_completion_length
+
+    def set_limit(tokens: int) -> None:
+        trainer.args.max_completion_length = trainer.generation_config.max_new_tokens = tokens
+
+    def sample_two_tokens(*args: Any, **kwargs: Any) -> Any:
+        set_limit(2)
+        try:
+            return sample(*args, **kwargs)
+        finally:
+            set_limit(limit)
+            trainer._generate_single_turn = sample
+
+    trainer._generate_single_turn = sample_two_tokens
+
+
 def measure_peaks(config: PlanConfig, out: Path) -> dict[str, int]:
     """The peak bytes of each phase of the last step, and the bytes at its start (`resident`)."""
     began: list[tuple[str, int]] = []
@@ -91,6 +109,7 @@ def measure_peaks(config: PlanConfig, out: Path) -> dict[str, int]:
         began.append((name, time.time_ns()))
 
     trainer, _ = build_longest_trainer(config, out, phase)
+    shorten_first_step(trainer)
     models = [model for model in (trainer.model, trainer.ref_model) if model is not None]
     # Built before the profile, and possibly mapped from a file, which no allocator counts.
     weights = sum(parameter.nbytes for model in models for parameter in model.parameters())

@@ -1,18 +1,13 @@
 """The benchmark script: the arms take turns, and what it prints is what it writes."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 from grpo.policy.hub import ASSETS
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 
-
-def test_the_quick_form(tmp_path) -> None:
+def test_the_quick_form(forked, tmp_path) -> None:
     options = ["--policy", str(ASSETS / "tiny"), "--steps", "2", "--arms", "trl", "fast", "--out", str(tmp_path)]
-    done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True)
+    done = forked("scripts.benchmark", *options)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "benchmark.json").read_text())
     natural, forced = report["cases"]

@@ -312,12 +312,12 @@ def test_fsdp_on_a_cpu_is_refused(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_of_runs_of_several_processes(unbroken, tmp_path) -> None:
+def test_a_sweep_of_runs_of_several_processes(unbroken, forked_run, tmp_path) -> None:
     spread = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2", "hydra.sweeper.parallel=1"]
-    code, said = run(1, tmp_path, "-m", *spread, *STEPS, "max_steps=4", "seed=0,1")
+    code, said = forked_run(1, tmp_path, "-m", *spread, *STEPS, "max_steps=4", "seed=0,1")
     assert code == 0, said
     jobs = sorted(path.parent for path in tmp_path.glob("outputs/sweeps/*/*/*/results.json"))
     assert [results(job)["batch"]["world_size"] for job in jobs] == [2, 2]
     assert lines(jobs[0]) == lines(unbroken[0]) != lines(jobs[1])
-    code, said = run(1, tmp_path, "-m", *spread, *STEPS, "max_steps=4", "seed=0", "reward_files=[none.py]")
+    code, said = forked_run(1, tmp_path, "-m", *spread, *STEPS, "max_steps=4", "seed=0", "reward_files=[none.py]")
     assert code and "none.py" in said
