@@ -21,7 +21,7 @@ from grpo.tasks.jsonl import read_jsonl, text_column
 DEFAULT_TRAIN_FILE = "train.jsonl"  # the default in conf/data/jsonl.yaml
 
 
-def load_arithmetic(config: DataConfig, split: str) -> list[Example]:
+def load_arithmetic(config: DataConfig, split: str, notes: list[str]) -> list[Example]:
     assert config.seed is not None and config.max_number is not None
     assert config.min_steps is not None and config.max_steps is not None
     assert config.eval_problems is not None and config.validation_problems is not None
@@ -44,9 +44,9 @@ def load_arithmetic(config: DataConfig, split: str) -> list[Example]:
     ]
 
 
-def load_gsm8k(config: DataConfig, split: str) -> list[Example] | None:
+def load_gsm8k(config: DataConfig, split: str, notes: list[str]) -> list[Example] | None:
     if config.path is not None:
-        return load_jsonl(config, split)
+        return load_jsonl(config, split, notes)
     if split == "validation":
         return None
     prepare_hub()
@@ -59,7 +59,7 @@ def load_gsm8k(config: DataConfig, split: str) -> list[Example] | None:
     return [_example_from_row(row, config) for row in dataset]
 
 
-def load_jsonl(config: DataConfig, split: str) -> list[Example] | None:
+def load_jsonl(config: DataConfig, split: str, notes: list[str]) -> list[Example] | None:
     assert config.path is not None
     folder = Path(display_path(Path(config.path).expanduser()))  # the setting is absolute; messages show it as typed
     files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
@@ -98,8 +98,8 @@ def _example_from_row(row: dict[str, Any], config: DataConfig) -> Example:
 
 
 # data.name -> the function that loads the split `train`, `validation` or `test` (the held-out problems); it returns
-# None if the dataset has no such split.
-LOADERS: dict[str, Callable[[DataConfig, str], list[Example] | None]] = {
+# None if the dataset has no such split, and adds notes for the user to the list that it is given.
+LOADERS: dict[str, Callable[[DataConfig, str, list[str]], list[Example] | None]] = {
     "arithmetic": load_arithmetic,
     "gsm8k": load_gsm8k,
     "jsonl": load_jsonl,

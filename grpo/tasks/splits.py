@@ -36,7 +36,7 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
     """
     splits = Splits([], [], [], [])
     notes, load = splits.notes, LOADERS[config.name]
-    train, held_out = load(config, "train"), load(config, "test")
+    train, held_out = load(config, "train", notes), load(config, "test", notes)
     assert train is not None
     if held_out is None:
         held_out, train = _draw_from_train(train, "eval_problems", config, notes)
@@ -49,7 +49,7 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
         )
     train = _exclude_shared(without_showcase, held_out, ("training", "held-out"), config, notes)
     if validation:
-        validation_problems = load(config, "validation")
+        validation_problems = load(config, "validation", notes)
         if validation_problems is None:
             validation_problems, train = _draw_from_train(train, "validation_problems", config, notes)
         else:
@@ -66,7 +66,7 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
 
 def load_held_out(config: DataConfig) -> list[Example]:
     """Load only the held-out problems: the same as those of `load_splits`."""
-    held_out = LOADERS[config.name](config, "test")
+    held_out = LOADERS[config.name](config, "test", [])
     if held_out is None:
         return load_splits(config).held_out
     return _require_problems(_draw_problems(held_out, config.eval_problems, config), "held-out", config)
