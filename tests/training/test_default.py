@@ -33,7 +33,15 @@ def test_it_learns_with_other_seeds(forked, tmp_path, seed: int) -> None:
 
 @pytest.mark.slow
 def test_it_learns_with_trls_sampler_and_step(forked, tmp_path) -> None:
-    learned(forked, tmp_path, "rollout=generate", "share_prompts=false", "max_steps=50", "tracking=none")
+    learned(
+        forked,
+        tmp_path,
+        "rollout=generate",
+        "share_prompts=false",
+        "prompts_per_step=2",
+        "max_steps=60",
+        "tracking=none",
+    )
 
 
 def test_the_embedded_default_learns_to_reason(command, tmp_path) -> None:
