@@ -6,6 +6,8 @@
 
 from dataclasses import dataclass
 
+from grpo.config.rules import ANSWER_TYPE_NAMES
+
 
 @dataclass(frozen=True)
 class Hint:
@@ -188,7 +190,7 @@ HINTS: dict[str, list[Hint]] = {
         ),
         Hint(("prompt_key", "prompt_column", "input_key"), "data.question_column"),
         Hint(("answer_key", "label_key", "reward_model_key", "response_key"), "data.answer_column"),
-        Hint(("answer_match", "gold"), "data.answer", "what counts as right: number, strict or text"),
+        Hint(("answer_match", "gold"), "data.answer", "what counts as right: " + ", ".join(ANSWER_TYPE_NAMES)),
         Hint(("max_train_samples", "train_size", "num_train_samples", "train_max_samples"), "data.train_problems"),
         Hint(
             ("max_eval_samples", "eval_size", "num_eval_samples", "val_max_samples"),

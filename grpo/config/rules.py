@@ -40,7 +40,7 @@ ALARM_NAMES = (
 )
 
 # What counts as a right answer: the values of data.answer.
-ANSWER_TYPE_NAMES = ("number", "strict", "text")
+ANSWER_TYPE_NAMES = ("number", "strict", "text", "choice", "math", "equation")
 
 # Rules of the settings of every command that runs a policy. None is not checked: the type tells where it is allowed.
 COMMON_RULES: dict[str, Rule] = {

@@ -55,8 +55,10 @@ def build_rewards(
     """The rewards of a run, after loading `files`. `correct_by` is measured in any case.
 
     Raises:
-        UserError: a reward is unknown, a weight is not finite or too large, or all weights are zero.
+        UserError: a reward is unknown, a weight is not finite or too large, all weights are zero, or a package that the
+            answer type needs is not installed.
     """
+    ANSWER_TYPES[answer_type].check_package()
     load_reward_files(files)
     for name, weight in weights.items():
         if name not in REWARDS:

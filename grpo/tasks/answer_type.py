@@ -6,12 +6,12 @@ data.answer, and therefore agree on what is right. It knows nothing of rewards.
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
+from importlib.util import find_spec
 from typing import ClassVar
 
 from grpo.core.errors import UserError
 from grpo.tasks.answer_format import extract_answer
 from grpo.tasks.example import Example
-from grpo.tasks.numbers import last_number
 
 
 class AnswerType(ABC):
@@ -21,19 +21,35 @@ class AnswerType(ABC):
         name: the value of data.answer.
         rule: when an answer is right, as a phrase after "the answer".
         anywhere: what `extract_anywhere` reads, as a phrase.
+        anywhere_label: the same in a few words, for tables.
+        package: the module that the comparison imports, and the extra of this project that installs it.
     """
 
     name: ClassVar[str]
     rule: ClassVar[str]
-    anywhere: ClassVar[str] = "the last number anywhere"
+    anywhere: ClassVar[str]
+    anywhere_label: ClassVar[str]
+    package: ClassVar[tuple[str, str] | None] = None
+
+    def check_package(self) -> None:
+        """Check that the package that the comparison needs is installed.
+
+        Raises:
+            UserError: it is not.
+        """
+        if self.package is not None and find_spec(self.package[0]) is None:
+            module, extra = self.package
+            raise UserError(
+                f"data.answer={self.name}: needs the {module.replace('_', '-')} package: pip install 'grpo[{extra}]'."
+            )
 
     def extract(self, completion: str) -> str | None:
         """The answer in the requested format; None if there is none."""
         return extract_answer(completion)
 
+    @abstractmethod
     def extract_anywhere(self, completion: str) -> str | None:
         """The most likely answer of a completion in any format; None if there is none."""
-        return last_number(completion)
 
     @abstractmethod
     def matches(self, answer: str, example: Example) -> bool:

@@ -8,9 +8,12 @@ from grpo.config.composition import compose
 from grpo.config.groups import option_names
 from grpo.core.errors import UserError
 from grpo.rewards.registry import REWARDS
+from grpo.rewards.scoring import score_reward
+from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import build_rewards
 from grpo.tasks.answer_format import TAGS
 from grpo.tasks.answer_types import ANSWER_TYPES
+from grpo.tasks.example import Example
 from tests.helpers import reward_tables
 from tests.helpers.reward_tables import PERFECT, answered
 from tests.helpers.scoring import batch_of, score
@@ -127,7 +130,8 @@ def test_completions_of_200_000_characters_are_scored() -> None:
         for name in REWARDS:
             one(name, text)
         for answer in ANSWER_TYPES:
-            score("correctness", [answered(text)], ["18"], answer=answer)
+            batch = ScoringBatch([answered(text)], [Example("?", "18", columns={"numbers": [18]})])
+            score_reward("correctness", batch, ANSWER_TYPES[answer])
     assert one("correctness", answered("$" + " " * 200_000 + "- x")) == 0.0
 
 

@@ -1,0 +1,83 @@
+"""A choice as an answer: the letter of one of the options of a problem.
+
+A value of data.answer. The options are in the row (grpo/tasks/options.py); without them, the reference answer is a
+letter.
+"""
+
+import re
+from collections.abc import Hashable, Mapping
+from typing import ClassVar
+
+from grpo.core.errors import UserError
+from grpo.tasks.answer_format import extract_answer
+from grpo.tasks.answer_type import AnswerType
+from grpo.tasks.example import Example
+from grpo.tasks.normalized_text import normalized_text
+from grpo.tasks.options import letter_of_text, option_letter, read_options
+
+_MARKUP = re.compile(r"[*_`${}]|\\(?:boxed|text[a-z]*|math[a-z]*)(?=\s*\{)")
+_SPACE = r"\s{0,9}"  # bounded: adjacent runs of white space would take quadratic time on a long text
+_ANSWER_IS = rf"(?:answer|option|choice)(?:\s{{1,9}}is)?{_SPACE}:?{_SPACE}"
+# A letter alone, in brackets, or before `)`, `.`, `:` or `,` and the text of the option.
+_CHOICE = re.compile(
+    rf"(?:(?:the\s{{1,9}})?(?:(?:correct|right|final)\s{{1,9}})?{_ANSWER_IS})?"
+    r"(?:[(\[]\s*([A-Z])\s*[)\]]|([A-Z])(?=\s*(?:$|[).:,])))[).:,\s]*(.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+_OTHER_LETTER = re.compile(r"(?<![A-Za-z])(?:\([A-Z]\)|[A-Z][).:](?=\s|$))|^(?:(?:and|or)\s)?\s*[A-Z]$")
+# In any format: a capital letter in brackets or asterisks, before `)`, after "answer is", or alone on its line.
+_ANYWHERE = re.compile(
+    rf"[(\[{{*]([A-Z])[)\]}}*]|(?:^|(?<=\s))([A-Z])(?=\))|(?i:\b{_ANSWER_IS})([A-Z])(?![A-Za-z'])"
+    r"|^[ \t]*([A-Z])[.:]?[ \t]*$",
+    re.MULTILINE,
+)
+
+
+class ChoiceAnswer(AnswerType):
+    """The letter of the right option: `B`, `(B)`, `B.`, `B) 8` or `**B**`, or the text of that option.
+
+    `B) 8` is wrong if 8 is the text of another option, and so is an answer that names several letters.
+    """
+
+    name: ClassVar[str] = "choice"
+    rule: ClassVar[str] = "is the letter of the right option, with or without its text"
+    anywhere: ClassVar[str] = "the answer block, else the last letter of an option anywhere"
+    anywhere_label: ClassVar[str] = "last letter of an option"
+
+    def extract_anywhere(self, completion: str) -> str | None:
+        if (block := extract_answer(completion)) is not None:
+            return block
+        letters = [next(filter(None, match.groups())) for match in _ANYWHERE.finditer(completion)]
+        return letters[-1] if letters else None
+
+    def matches(self, answer: str, example: Example) -> bool:
+        options = read_options(example.columns) or {}
+        return chosen_letter(answer, options) == _reference_letter(example)
+
+    def voting_key(self, answer: str) -> Hashable:
+        return chosen_letter(answer, {}) or normalized_text(answer)
+
+    def check_reference(self, example: Example) -> None:
+        super().check_reference(example)
+        if _reference_letter(example) is None:
+            options = read_options(example.columns)
+            rule = f"an option of the row (A to {max(options)}), its text or its index" if options else "a letter"
+            columns = "" if options else "; options are read from a column 'choices' or 'options'"
+            raise UserError(f"the reference answer {example.gold!r} is not {rule}{columns}.")
+
+
+def chosen_letter(answer: str, options: Mapping[str, str]) -> str | None:
+    """The letter that an answer chooses, in upper case; None if it chooses none or several."""
+    text = _MARKUP.sub("", answer).strip()
+    if (match := _CHOICE.fullmatch(text)) is None:
+        return letter_of_text(answer, options)
+    letter, rest = (match[1] or match[2]).upper(), match[3].strip()
+    if _OTHER_LETTER.search(rest) or letter_of_text(rest, options) not in (None, letter):
+        return None
+    return letter if not options or letter in options else None
+
+
+def _reference_letter(example: Example) -> str | None:
+    if read_options(example.columns) is not None:
+        return option_letter(example.gold, example.columns)
+    return chosen_letter(example.gold, {})

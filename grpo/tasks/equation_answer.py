@@ -1,0 +1,116 @@
+"""An arithmetic expression as an answer: the game Countdown, with numbers to combine and a target to reach.
+
+A value of data.answer. A row has the numbers in its column `numbers` (or `nums`); the reference answer is the target.
+The expression is parsed with limits and evaluated exactly; nothing that a policy wrote is executed.
+"""
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from fractions import Fraction
+from typing import Any, ClassVar
+
+from grpo.core.errors import UserError
+from grpo.tasks.answer_format import extract_answer
+from grpo.tasks.answer_type import AnswerType
+from grpo.tasks.example import Example
+
+NUMBER_COLUMNS = ("numbers", "nums")
+MAX_LENGTH = 200  # characters of an expression; it bounds the depth of its tree and the size of its value
+_EXPRESSION = re.compile(r"[0-9+\-*/() ]+")
+# Runs of the characters of an expression, with `=` and what models write for the four operations.
+_EQUATION = re.compile(r"[0-9(][0-9+\-*/() =\u00d7\u00b7\u00f7\u2212]*")
+_SYMBOLS = str.maketrans({"\u00d7": "*", "\u00b7": "*", "\u00f7": "/", "\u2212": "-", "\n": " ", "\t": " "})
+_OPERATIONS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: lambda left, right: left + right,
+    ast.Sub: lambda left, right: left - right,
+    ast.Mult: lambda left, right: left * right,
+    ast.Div: lambda left, right: left / right,
+}
+
+
+class EquationAnswer(AnswerType):
+    """An expression of `+ - * /` and brackets that uses each of the numbers exactly once and equals the target.
+
+    As in the recipe of TinyZero, every number must be used. `= 24` may follow, with the target.
+    """
+
+    name: ClassVar[str] = "equation"
+    rule: ClassVar[str] = "is an expression that uses each number exactly once and equals the target"
+    anywhere: ClassVar[str] = "the answer block, else the last expression anywhere"
+    anywhere_label: ClassVar[str] = "last expression"
+
+    def extract_anywhere(self, completion: str) -> str | None:
+        if (block := extract_answer(completion)) is not None:
+            return block
+        candidates = [match[0].strip() for match in _EQUATION.finditer(completion)]
+        candidates = [text for text in candidates if re.search(r"[0-9)] *[+\-*/\u00d7\u00b7\u00f7\u2212]", text)]
+        return candidates[-1] if candidates else None
+
+    def matches(self, answer: str, example: Example) -> bool:
+        numbers, target = problem_numbers(example), _whole_number(example.gold)
+        expression, equals, result = answer.translate(_SYMBOLS).partition("=")
+        if equals and _whole_number(result) != target:
+            return False
+        used, value = evaluate_expression(expression.strip())
+        return value == target and Counter(used) == Counter(numbers)
+
+    def voting_key(self, answer: str) -> Hashable:
+        return "".join(answer.translate(_SYMBOLS).partition("=")[0].split())
+
+    def check_reference(self, example: Example) -> None:
+        super().check_reference(example)
+        if _whole_number(example.gold) is None:
+            raise UserError(f"the reference answer {example.gold!r} is not a whole number; it is the target to reach.")
+        problem_numbers(example)
+
+
+def problem_numbers(example: Example) -> list[int]:
+    """The numbers of a problem.
+
+    Raises:
+        UserError: the row has no column of numbers, or it holds something else.
+    """
+    columns: Mapping[str, Any] = example.columns
+    for name in NUMBER_COLUMNS:
+        if name in columns:
+            values = list(columns[name]) if hasattr(columns[name], "__iter__") else [columns[name]]
+            numbers = [_whole_number(str(value)) for value in values]
+            if not numbers or None in numbers:
+                raise UserError(f"'{name}' is {columns[name]!r}; it must be a list of whole numbers.")
+            return [number for number in numbers if number is not None]
+    raise UserError(
+        "data.answer=equation needs the numbers of each problem in a column 'numbers'; there is "
+        f"{', '.join(map(repr, columns)) or 'no column'}."
+    )
+
+
+def evaluate_expression(text: str) -> tuple[list[int], Fraction | None]:
+    """The numbers in an expression of whole numbers, `+ - * /` and brackets, and its exact value.
+
+    The value is None if the text is no such expression, is longer than `MAX_LENGTH`, or divides by zero.
+    """
+    if len(text) > MAX_LENGTH or not _EXPRESSION.fullmatch(text):
+        return [], None
+    used: list[int] = []
+    try:
+        return used, _value(ast.parse(text, mode="eval").body, used)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return [], None
+
+
+def _value(node: ast.expr, used: list[int]) -> Fraction:
+    match node:
+        case ast.Constant(value=int(number)):
+            used.append(number)
+            return Fraction(number)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand, used)
+        case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _OPERATIONS:
+            return _OPERATIONS[type(operation)](_value(left, used), _value(right, used))
+    raise ValueError(f"no arithmetic: {type(node).__name__}")
+
+
+def _whole_number(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"\s*-?[0-9]{1,18}\s*", text) else None

@@ -1,0 +1,27 @@
+"""Texts compared as answers: without case, surrounding punctuation, brackets and markup.
+
+Called by the answer types. The calculator page (grpo/assets/calculator.html) has the same rules. It knows nothing of
+completions and references.
+"""
+
+import re
+
+# Characters that are stripped around an answer: white space, punctuation, quotes, brackets, Markdown, LaTeX's `$`.
+# Not `+-<>#%=`, which distinguish answers, and not a point before a text, which may be a decimal point.
+_AFTER = "".join(filter(str.isspace, map(chr, range(0x3001)))) + (
+    ".,;:!?'\"`*_$\\()[]{}"
+    "\u2018\u2019\u201c\u201d\u00ab\u00bb\u2026\u3002\uff0c\u3001\uff01\uff1f\uff1a\uff1b\uff08\uff09\u3010\u3011\u300c\u300d"
+)
+_BEFORE = _AFTER.replace(".", "")
+_LATEX_TEXT = re.compile(r"\\(?:boxed|text[a-z]*|math[a-z]*)(?=\s*\{)")
+
+
+def normalized_text(text: str) -> str:
+    """`text` in lower case, without surrounding punctuation, brackets and Markdown, and LaTeX's \\boxed and \\text."""
+    return _LATEX_TEXT.sub("", text).replace("\u2212", "-").lstrip(_BEFORE).rstrip(_AFTER).lower()
+
+
+def same_text(answer: str, reference: str) -> bool:
+    """Whether two texts are equal, ignoring case and surrounding punctuation and brackets."""
+    text = normalized_text(reference)
+    return answer.strip() == reference.strip() or (text != "" and normalized_text(answer) == text)

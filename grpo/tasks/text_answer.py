@@ -1,0 +1,35 @@
+"""A text as an answer, never compared as a number. A value of data.answer."""
+
+import re
+from collections.abc import Hashable
+from typing import ClassVar
+
+from grpo.tasks.answer_format import TAGS, extract_answer
+from grpo.tasks.answer_type import AnswerType
+from grpo.tasks.example import Example
+from grpo.tasks.normalized_text import normalized_text, same_text
+
+_ANSWER_IS = re.compile(r"\banswer\s{0,9}(?:is\b|:)\s{0,9}:?", re.IGNORECASE)  # before the answer in a line of prose
+_TAG = re.compile("|".join(TAGS))
+
+
+class TextAnswer(AnswerType):
+    """The same text, ignoring case and surrounding punctuation and brackets; never compared as numbers."""
+
+    name: ClassVar[str] = "text"
+    rule: ClassVar[str] = "is the text of the reference answer, apart from case and surrounding punctuation"
+    anywhere: ClassVar[str] = "the answer block, else the last line, of that what follows `answer is` or `answer:`"
+    anywhere_label: ClassVar[str] = "last line"
+
+    def extract_anywhere(self, completion: str) -> str | None:
+        if (block := extract_answer(completion)) is not None:
+            return block
+        lines = _TAG.sub("\n", completion).split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), None)
+        return None if last is None else _ANSWER_IS.split(last)[-1].strip()
+
+    def matches(self, answer: str, example: Example) -> bool:
+        return same_text(answer, example.gold)
+
+    def voting_key(self, answer: str) -> Hashable:
+        return normalized_text(answer)
