@@ -1,7 +1,8 @@
 """The memory of the prefix-sharing sampler while it decodes: its KV cache, and the tensors of one decode step.
 
 Called by `resident_memory` for CUDA graphs, which retain this memory between rollouts, and by `sampling_memory`. It
-counts the tensors of `grpo/sampling/kv_cache.py`, which it does not import.
+counts the tensors of `grpo/sampling/kv_cache.py`, which it does not import. The cache of `rollout=generate` is in
+`sampling_memory.py`.
 """
 
 from grpo.planning.memory_parts import ACTIVATIONS, LOGITS, Parts

@@ -47,6 +47,7 @@ def _prefix_sampler_moments(run: PlannedRun, resident: Parts) -> list[Parts]:
     prefill = resident | {COPIES: copies, ACTIVATIONS: _forward_activations(run, prefill_tokens)}
     prefill[CACHE] = resident.get(CACHE, 0.0) + prompts
     decode = resident | ({} if GRAPHS in resident else decode_step_memory(run))
+    # Twice the prompts: the keys and values of the prefill, and the copy in `KVCache`.
     decode[CACHE] = prompts + (resident[CACHE] if CACHE in resident else prompts + completion_cache(run))
     if not run.fused_decoder:
         return [prefill, decode | {COPIES: copies}]

@@ -42,7 +42,7 @@ class WandbTracker:
         os.environ["WANDB_DATA_DIR"] = str(out / "wandb")
         if not _cache_is_writable():
             os.environ["WANDB_CACHE_DIR"] = str(out / "wandb")
-        self.table = wandb.Table
+        self.table_class = wandb.Table
 
         variable = os.environ.get
         name, own_id = config.run_name or variable("WANDB_NAME"), variable("WANDB_RUN_ID")
@@ -81,7 +81,7 @@ class WandbTracker:
         self.run.log(metrics, step=step)
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        self.run.log({name: self.table(columns=list(columns), data=[list(row) for row in rows])}, step=step)
+        self.run.log({name: self.table_class(columns=list(columns), data=[list(row) for row in rows])}, step=step)
 
     def alert(self, title: str, message: str, step: int) -> None:
         self.run.alert(title=title, text=message, level="WARN", wait_duration=0)
