@@ -6,6 +6,7 @@ python -m grpo.audit completions=file.jsonl
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -35,7 +36,19 @@ def run(config: AuditConfig) -> list[Finding]:
         UserError: a mistake of the user, or findings of the level `fail_on`.
     """
     stack = build_rewards(config.rewards, config.reward_files, config.data.answer, config.correct_by)
+    findings: list[Finding] = []
+    for title, stage in stack.stages().items():
+        findings += _audit_stage(stage, title, config)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    if {None: 0, "warning": warnings, "note": len(findings)}[config.fail_on]:
+        raise UserError(f"fail_on={config.fail_on}: {_counts(findings)}.")
+    return findings
+
+
+def _audit_stage(stack: RewardStack, title: str, config: AuditConfig) -> list[Finding]:
+    """Print the scores and the findings about a stack of constant weights; `title` says when it has them."""
     weights = ", ".join(f"{name} {weight:g}" for name, weight in stack.weights.items() if weight)
+    weights += f" ({title})" * bool(title)
     if config.completions is None:
         probe_scores = score_probes(stack)
         findings = judge_probes(probe_scores)
@@ -47,11 +60,9 @@ def run(config: AuditConfig) -> list[Finding]:
         source = f"{len(completion_scores.completions):,} completions"
         print_completions(weights, completion_scores)
     print_findings(findings)
-    warnings = sum(finding.level == "warning" for finding in findings)
-    counts = f"{_count(warnings, 'warning')}, {_count(len(findings) - warnings, 'note')}"
-    say(Text(f"{counts[0].upper()}{counts[1:]} from {source}.", style="bold yellow" if warnings else "bold"))
-    if {None: 0, "warning": warnings, "note": len(findings)}[config.fail_on]:
-        raise UserError(f"fail_on={config.fail_on}: {counts}.")
+    counts = _counts(findings)
+    warned = any(finding.level == "warning" for finding in findings)
+    say(Text(f"{counts[0].upper()}{counts[1:]} from {source}.", style="bold yellow" if warned else "bold"))
     return findings
 
 
@@ -65,6 +76,11 @@ def score_file(stack: RewardStack, path: Path) -> CompletionScores:
 
     examples, completions = read_completions(path, "completions")
     return score_completions(stack, examples, {key: completion.text for key, completion in completions.items()})
+
+
+def _counts(findings: Sequence[Finding]) -> str:
+    warnings = sum(finding.level == "warning" for finding in findings)
+    return f"{_count(warnings, 'warning')}, {_count(len(findings) - warnings, 'note')}"
 
 
 def _count(count: int, noun: str) -> str:

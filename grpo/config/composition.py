@@ -25,6 +25,7 @@ from grpo.config.rules import SWEEPER_RULES
 from grpo.config.schema import AnyConfig, CommonConfig, Config, SweeperConfig
 from grpo.config.unknown_settings import no_such_setting
 from grpo.config.validation import check_config, check_lists_and_paths, check_value
+from grpo.config.weights import to_weight_settings
 from grpo.core.environment_values import absolute_with_source, mark_environment_values, unset_variables
 from grpo.core.errors import UserError, first_line, shorten
 
@@ -53,6 +54,7 @@ def to_dataclass(composed: DictConfig | ListConfig, schema: type[Schema]) -> Sch
         resolved = OmegaConf.to_object(composed)
     config = mark_environment_values(resolved, OmegaConf.to_container(composed, resolve=False))
     assert isinstance(config, schema)
+    config.rewards = to_weight_settings(config.rewards)
     check_lists_and_paths(config)
     return config
 
@@ -167,6 +169,7 @@ def config_from_saved(settings: dict[str, Any], schema: type[Schema]) -> Schema:
         merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), shared))
     config = mark_environment_values(merged, shared)
     assert isinstance(config, schema)
+    config.rewards = to_weight_settings(config.rewards)
     check_lists_and_paths(config)
     check_config(config)
     return with_absolute_paths(config)

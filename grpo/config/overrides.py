@@ -143,6 +143,10 @@ def explain_spaces(words: Sequence[str], texts: Collection[str]) -> str | None:
     for start, word in enumerate(words):
         following = list(takewhile(lambda argument: "=" not in argument.lstrip("="), words[start + 1 :]))
         key, equals, value = word.partition("=")
+        if value.startswith("{") and not value.endswith("}") and following:
+            end = next((i for i, part in enumerate(following, 1) if part.endswith("}")), len(following))
+            arguments = " ".join([word, *following[:end]])
+            return f"{shorten(arguments)}: a value with spaces needs quotes: {shlex.quote(arguments)}"
         if equals and value and following and key in texts:
             arguments = " ".join([word, *following])
             quoted = shell_argument(key, " ".join([value, *following]))

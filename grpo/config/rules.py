@@ -149,6 +149,12 @@ RULES[PlanConfig] = RULES[Config] | {
 }
 
 WEIGHT_RULE = between(-MAX_WEIGHT, MAX_WEIGHT, "advantages are computed in float32")
+# Rules of a weight schedule, {start: 1.0, end: 0.0, until: 0.5}.
+SCHEDULE_RULES: dict[str, Rule] = {
+    "start": WEIGHT_RULE,
+    "end": WEIGHT_RULE,
+    "until": (lambda value: 0 < value <= 1, "must be above 0 and at most 1: a share of the optimizer steps"),
+}
 
 # Rules of hydra.sweeper, without that prefix.
 SWEEPER_RULES: dict[str, Rule] = {

@@ -123,7 +123,7 @@ class CommonConfig:
     model: ModelConfig
     data: DataConfig
     rollout: RolloutConfig
-    rewards: dict[str, float]
+    rewards: dict[str, Any]
     reward_files: list[str]
     correct_by: str = "correctness"
     seed: int
@@ -190,7 +190,7 @@ class AuditConfig:
     """A test of a stack of rewards, without policy and problems."""
 
     data: AuditDataConfig
-    rewards: dict[str, float]
+    rewards: dict[str, Any]
     reward_files: list[str]
     correct_by: str
     completions: str | None

@@ -15,6 +15,7 @@ from grpo.config.groups import option_names
 from grpo.config.hints import find_hint
 from grpo.config.keys import schema_keys
 from grpo.config.schema import Config
+from grpo.config.weights import SCHEDULE_EXAMPLE
 from grpo.core.errors import suggest_name
 
 
@@ -34,6 +35,8 @@ def no_such_setting(key: str, schema: type[Any]) -> str:
     if "@" in key or key.partition(".")[0] == "experiment":
         file = _experiment_file() or key
         return f"{file}: a file of the group experiment starts with the line `# @package _global_`; add it."
+    if key.startswith("rewards.") and (name := key.rpartition(".")[0]) != "rewards":
+        return f"{key}: {name} has no such key; write '{name}={SCHEDULE_EXAMPLE}'."
     if key.startswith("rewards."):
         return f"{key}: the composed stack has no such reward; add one with +{key}=WEIGHT."
     if is_dataclass(group := {item.name: item.type for item in fields(schema)}.get(key)):

@@ -11,7 +11,7 @@ from typing import Any
 
 from grpo.config.keys import get_setting, list_settings
 from grpo.config.limits import DISTINCT_PROBLEMS, MAX_COMPLETIONS
-from grpo.config.rules import COMMON_RULES, RULES, WEIGHT_RULE
+from grpo.config.rules import COMMON_RULES, RULES, SCHEDULE_RULES, WEIGHT_RULE
 from grpo.config.samplers import (
     CORRECTION_SETTINGS,
     ENGINES,
@@ -76,8 +76,7 @@ def check_config(config: AnyConfig) -> None:
     common = COMMON_RULES if isinstance(config, CommonConfig) else {}
     for key, (is_allowed, rule) in (common | RULES.get(type(config), {})).items():
         check_value(key, get_setting(config, key), is_allowed, rule)
-    for name, weight in config.rewards.items():
-        check_value(f"rewards.{name}", weight, *WEIGHT_RULE)
+    _check_weights(config.rewards)
     if isinstance(config, AuditConfig):
         return
     _check_data(config.data)
@@ -92,6 +91,15 @@ def check_config(config: AnyConfig) -> None:
             raise UserError("model.load_in_4bit=true: 4-bit weights are not trained; add model.lora_rank=16.")
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config)
+
+
+def _check_weights(rewards: dict[str, Any]) -> None:
+    for name, weight in rewards.items():
+        if isinstance(weight, dict):
+            for key, rule in SCHEDULE_RULES.items():
+                check_value(f"rewards.{name}.{key}", weight[key], *rule)
+        else:
+            check_value(f"rewards.{name}", weight, *WEIGHT_RULE)
 
 
 def _check_model(model: ModelConfig) -> None:

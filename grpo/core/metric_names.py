@@ -66,6 +66,11 @@ def advantage_share(reward: str) -> str:
     return f"advantage_share/{reward}"
 
 
+def reward_weight(reward: str) -> str:
+    """The weight of `reward` in the rollout of a step; only of rewards whose weight has a schedule."""
+    return f"reward_weight/{reward}"
+
+
 def advantage_flips(reward: str) -> str:
     """The share of completions whose advantage would change its sign without `reward`."""
     return f"advantage_flips/{reward}"

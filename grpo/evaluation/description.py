@@ -6,6 +6,7 @@ Called when an evaluation is printed, and when its name belongs to another one. 
 from pathlib import Path
 from typing import Any
 
+from grpo.config.weights import format_weights
 from grpo.core.paths import display_path
 
 
@@ -36,8 +37,7 @@ def describe_protocol(protocol: dict[str, Any]) -> dict[str, str]:
             "length": f"at most {protocol['max_completion_length']} tokens, ended by {end_tokens}",
             "weights": f"{computing['weights']}{autocast} on {computing['device']}, rollout={computing['rollout']}",
         }
-    rewards = ", ".join(f"{name} {weight:g}" for name, weight in protocol["rewards"].items())
-    return lines | protocol["extraction"] | {"rewards": rewards}
+    return lines | protocol["extraction"] | {"rewards": format_weights(protocol["rewards"])}
 
 
 def protocol_differences(other: dict[str, Any], protocol: dict[str, Any]) -> dict[str, str]:

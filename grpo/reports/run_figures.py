@@ -31,6 +31,7 @@ from grpo.core.metric_names import (
     ZERO_STD,
     advantage_share,
     reward_mean,
+    reward_weight,
 )
 from grpo.reports.figures import HUES, STYLE, Chart, finish_chart, light_colour, new_axes, smoothing_window
 
@@ -48,13 +49,13 @@ def reward_colours(rewards: Sequence[str]) -> dict[str, str]:
     return fixed | {name: free[i % len(free)] for i, name in enumerate(others)}
 
 
-def run_charts(history: pd.DataFrame, validations: pd.DataFrame, weights: dict[str, float], limit: int) -> list[Chart]:
+def run_charts(history: pd.DataFrame, validations: pd.DataFrame, weights: dict[str, Any], limit: int) -> list[Chart]:
     """The figures of a run, without those whose metrics it lacks.
 
     Args:
         history: a row for each logged step with a rollout, indexed by step; columns as in metrics.jsonl.
         validations: a row for each evaluation on the validation problems, indexed by step.
-        weights: reward -> its weight.
+        weights: reward -> its weight, a number or the mapping of a schedule.
         limit: max_completion_length, tokens.
     """
     with mpl.rc_context(STYLE):
@@ -62,6 +63,7 @@ def run_charts(history: pd.DataFrame, validations: pd.DataFrame, weights: dict[s
         drawn = [
             figures.total_reward(),
             figures.reward_scores(),
+            figures.reward_weights(),
             figures.advantage_shares(),
             figures.groups(),
             figures.completion_length(limit),
@@ -77,7 +79,7 @@ def run_charts(history: pd.DataFrame, validations: pd.DataFrame, weights: dict[s
 class RunFigures:
     """The figures of one run. Thin lines are the logged values, thick lines their running mean."""
 
-    def __init__(self, history: pd.DataFrame, weights: dict[str, float]) -> None:
+    def __init__(self, history: pd.DataFrame, weights: dict[str, Any]) -> None:
         if len(history) == 1:  # a single point would be invisible
             history = pd.concat([history, history]).set_axis(history.index[0] + np.array([-0.5, 0.5]))
         self.history, self.weights, self.colours = history, weights, reward_colours(list(weights))
@@ -100,6 +102,18 @@ class RunFigures:
             labels.append((end, name, self.colours[name]))
         note = "dashed: weight 0, measured only" if 0 in self.weights.values() else ""
         return finish_chart("rewards", "Score of each reward", note, figure, axes, labels)
+
+    def reward_weights(self) -> Chart | None:
+        scheduled = [name for name in self.weights if reward_weight(name) in self.history]
+        if not scheduled:
+            return None
+        figure, axes = new_axes(lines=len(scheduled))
+        labels = []
+        for name in scheduled:
+            weights = self.history[reward_weight(name)]
+            axes.plot(weights.index, weights, color=light_colour(self.colours[name]), linewidth=2.0)
+            labels.append((float(weights.iloc[-1]), name, self.colours[name]))
+        return finish_chart("weights", "Weights with a schedule", "", figure, axes, labels)
 
     def advantage_shares(self) -> Chart | None:
         weighted = [name for name, weight in self.weights.items() if weight]

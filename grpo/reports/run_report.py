@@ -11,6 +11,7 @@ from typing import Any
 from grpo.config.batch import BatchSplit
 from grpo.config.composition import compose
 from grpo.config.keys import flatten
+from grpo.config.weights import format_weight, format_weights
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter, ordered_metrics
 from grpo.core.metric_names import ACCURACY_STRICT, advantage_flips, advantage_share, reward_mean, reward_zero_std
 from grpo.core.text import format_setting, plural, with_sign
@@ -111,7 +112,7 @@ def attribution_rows(run: SavedRun) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "colour": hues[name],
-                "weight": f"{weight:g}",
+                "weight": format_weight(weight),
                 "share": None if share is None or share.isna().all() else float(share.mean()),
                 "flips": float(history[advantage_flips(name)].mean()),
                 "groups_with_difference": 1 - float(history[reward_zero_std(name)].mean()),
@@ -174,7 +175,7 @@ def run_facts(run: SavedRun) -> dict[str, str]:
     facts = {
         "policy": settings["model"]["path"],
         "data": settings["data"]["name"],
-        "rewards": ", ".join(f"{name} {weight:g}" for name, weight in run.weights.items()),
+        "rewards": format_weights(run.weights),
     }
     if not results:
         return facts

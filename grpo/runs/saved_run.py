@@ -33,7 +33,8 @@ class SavedRun:
     transcripts: list[dict[str, Any]]  # step, question, gold, completion
 
     @property
-    def weights(self) -> dict[str, float]:
+    def weights(self) -> dict[str, Any]:
+        """Reward -> its weight as a setting: a number, or the mapping of a schedule."""
         return self.settings["rewards"]
 
 

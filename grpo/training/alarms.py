@@ -23,6 +23,7 @@ from grpo.core.metric_names import (
     REWARD,
     ZERO_STD,
     reward_mean,
+    reward_weight,
     reward_zero_std,
 )
 from grpo.policy.chat_template import UNKNOWN_FRAMING, TemplateFraming
@@ -87,7 +88,7 @@ class Alarms:
     def _current_alarms(self, metrics: Metrics, step: int) -> Iterable[Alarm]:
         alarms = [self._not_finite(metrics, step), self._truncated(metrics, step), self._no_signal(step)]
         if step >= self.window and self.first_window and self._rollout_metrics(step - self.window, step):
-            alarms += [self._constant_reward(reward, step) for reward, weight in self.weights.items() if weight]
+            alarms += [self._constant_reward(reward, step) for reward, weight in self._weights(step) if weight]
             alarms += [self._reward_hacking(step), self._length_limit_or_collapse(step), self._entropy_collapse(step)]
         return filter(None, alarms)
 
@@ -98,6 +99,11 @@ class Alarms:
     def _window_mean(self, key: str, step: int) -> float:
         """The mean over the window that ends at `step`."""
         return fmean(metrics[key] for metrics in self._rollout_metrics(step - self.window, step))
+
+    def _weights(self, step: int) -> list[tuple[str, float]]:
+        """Each reward with its weight at `step`."""
+        metrics = self._rollout_metrics(step - self.window, step)[-1]
+        return [(name, metrics.get(reward_weight(name), weight)) for name, weight in self.weights.items()]
 
     def _not_finite(self, metrics: Metrics, step: int) -> Alarm | None:
         for name in (LOSS, GRAD_NORM, KL, REWARD):
@@ -174,7 +180,7 @@ class Alarms:
         old_correct, new_correct, fall = reward_change("correctness", before, after)
         if math.isnan(fall) or fall > -STANDARD_ERRORS:
             return None
-        for name, weight in self.weights.items():
+        for name, weight in self._weights(step):
             old, new, rise = reward_change(name, before, after)
             if weight and not name.endswith("correctness") and math.copysign(1, weight) * rise >= STANDARD_ERRORS:
                 return Alarm(

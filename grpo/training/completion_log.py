@@ -24,6 +24,7 @@ class CompletionLog:
     Attributes:
         trl_logs: `GRPOTrainer._logs` of the trainer, set once it is built.
         examples: the training problems, by the rows that `TrlReward` logs; set once the trainer is built.
+        weights: reward -> its weight in the last rollout.
         table: rows of the tracker's table.
         last_sampled: the step at which rows were last added to the table.
         quarters: quarters of the run for which a table has been logged.
@@ -33,6 +34,7 @@ class CompletionLog:
         self.config, self.rewards, self.tracker, self.run = config, rewards, tracker, run
         self.trl_logs: dict[str, Any] = {}
         self.examples: Sequence[Example] = ()
+        self.weights = rewards.weights
         self.table: list[list[Any]] = []
         self.last_sampled = 0
         self.quarters = 0
@@ -53,7 +55,7 @@ class CompletionLog:
         problems = [self.examples[row] for row in logs["extra"]["row"]]
         questions, golds = [example.question for example in problems], [example.gold for example in problems]
         columns = ["step", "question", "gold", "completion", *scores, "total", "advantage"]
-        total, advantages = self.rewards.total(scores), list(logs["advantages"])
+        total, advantages = self.rewards.with_weights(self.weights).total(scores), list(logs["advantages"])
         rows = zip(questions, golds, completions, *scores.values(), total, advantages, strict=True)
         return columns, [[step, *row] for row in rows]
 

@@ -65,6 +65,7 @@ class Recorder(TrainerCallback):
         """What a checkpoint stores of the recorder; the keys are part of its format."""
         return {
             "table": self.completion_log.table,
+            "weights": self.completion_log.weights,
             "beside": self.progress.figures,
             "last_step": self.progress.last_step,
             "sampled_at": self.completion_log.last_sampled,
@@ -79,6 +80,7 @@ class Recorder(TrainerCallback):
         """Take over what `state` returned when a checkpoint was written."""
         log = self.completion_log
         log.table, log.last_sampled, log.quarters = state["table"], state["sampled_at"], state["quarters"]
+        log.weights = state.get("weights", log.weights)  # older checkpoints have none
         self.stopped_by, self.between_steps_seconds = state["stopped_by"], state["asking"]
         self.alarms.restore(state["alarms"])
         self._seconds_before = state["seconds"]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from grpo.core import distributed
+from grpo.core.metric_names import reward_weight
 from grpo.rewards.advantages import attribute, attribution_metrics
 from grpo.rewards.scoring import NonFiniteReward
 from grpo.rewards.scoring_batch import ScoringBatch
@@ -51,6 +52,7 @@ class ScoringMixin(NonFiniteMixin):
     def _calculate_rewards(self, *args: Any) -> Tensor:
         """The raw scores (N, R) of the N completions of all processes; nan throughout if one is not finite."""
         self.recorder.progress.show_phase("scoring")
+        self._set_reward_weights()
         scores: Tensor = super()._calculate_rewards(*args)
         faults = [function.fault for function in self.reward_funcs if function.fault]
         self._has_nonfinite_score = bool(scores.isnan().any())
@@ -62,6 +64,20 @@ class ScoringMixin(NonFiniteMixin):
         if self.model.training:
             self._log_attribution(scores)
         return scores
+
+    def _set_reward_weights(self) -> None:
+        """Set TRL's weights (R,) to those of this step; they hold for the rollout that is scored now.
+
+        TRL reads them once per rollout, after the scores. All processes are at the same step.
+        """
+        rewards = self.recorder.rewards
+        if not rewards.schedules:
+            return
+        weights = rewards.weights_at(self.state.global_step, self.state.max_steps)
+        self.recorder.completion_log.weights = weights
+        self.reward_weights = torch.tensor(list(weights.values()), dtype=torch.float32)
+        for name in rewards.schedules:
+            self._metrics["train"][reward_weight(name)].append(weights[name])
 
     def _log_attribution(self, scores: Tensor) -> None:
         """Add the metrics of the advantages that `scores` (N, R) lead to; TRL logs their means over a step."""

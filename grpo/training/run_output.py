@@ -23,12 +23,11 @@ from grpo.rewards.stack import RewardStack
 
 def banner(config: Config, rewards: RewardStack, batch: BatchSplit, out: Path) -> RenderableType:
     """The lines printed before a run: model, data, rewards, batch and run directory."""
-    weights = ", ".join(f"{name} {weight:g}" for name, weight in rewards.weights.items())
     steps = config.algorithm.steps_per_generation
     lines = {
         "model": f"{config.model.path} on {config.device}, seed {config.seed}",
         "data": config.data.name + (f" from {display_path(Path(config.data.path))}" if config.data.path else ""),
-        "rewards": weights,
+        "rewards": rewards.describe_weights(),
         "batch": str(batch) + f", {steps} steps per rollout" * (steps > 1),
         "folder": display_path(out),
     }

@@ -42,7 +42,7 @@ from tests.helpers.refusals import refusal_of
         ("max_steps=1.5", "max_steps=1.5: must be a whole number."),
         ("max_steps=", "max_steps=: must be a whole number."),
         ("optimizer.lr=fast", "optimizer.lr=fast: must be a number."),
-        ("rewards.int=[1]", "rewards.int=[1]: must be a number."),
+        ("rewards.int=[1]", "rewards.int=[1]: must be a number, or a schedule in quotes"),
         ("bf16=maybe", "bf16=maybe: must be true or false."),
         ("system_prompt=[a]", "system_prompt=[a]: must be a text."),
         ("stop_on={a:1}", "stop_on={a:1}: must be a list, in brackets."),

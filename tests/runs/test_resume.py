@@ -74,7 +74,13 @@ CASES: dict[str, tuple[list[str], list[int]]] = {
     "accumulation": (["max_steps=4", "micro_batch_size=2"], [1]),
     "epochs": (["max_steps=10", "data.train_problems=8", "eval_steps=3", "data.validation_problems=4"], [4, 5, 9]),
     "iterations": (["max_steps=6", "algorithm.num_iterations=2", "micro_batch_size=4"], [3]),
-    "steps a rollout": (["max_steps=6", "algorithm.steps_per_generation=2", "logging_steps=3"], [1, 5]),
+    "steps a rollout": (
+        [
+            *("max_steps=6", "algorithm.steps_per_generation=2", "logging_steps=3"),
+            "rewards.xmlcount={start: 2.0, end: 0.5, until: 0.8}",
+        ],
+        [1, 5],
+    ),
 }
 MORE: dict[str, tuple[list[str], list[int]]] = {
     "both": (
