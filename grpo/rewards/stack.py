@@ -32,8 +32,8 @@ class RewardStack:
     """
 
     weights: dict[str, float]
-    answer_type: AnswerType
-    correct_by: str
+    answer_type: AnswerType = ANSWER_TYPES["number"]
+    correct_by: str = "correctness"
     schedules: dict[str, WeightSchedule] = field(default_factory=dict)
 
     @property
