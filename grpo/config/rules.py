@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from grpo.config.data_settings import DATA_SETTINGS
 from grpo.config.limits import MAX_COMPLETIONS, MAX_JOBS, MAX_PROBLEMS, MAX_STEPS, MAX_TOKENS, MAX_WEIGHT
 from grpo.config.samplers import SAMPLER_SETTINGS
 from grpo.config.schema import AuditConfig, Config, EvaluateConfig, PlanConfig
@@ -56,7 +57,7 @@ COMMON_RULES: dict[str, Rule] = {
     "model.lora_rank": between(0, 8_192),
     "model.lora_alpha": between(1, 65_536),
     "model.lora_dropout": BELOW_ONE,
-    "data.name": one_of("arithmetic", "gsm8k", "jsonl"),
+    "data.name": one_of(*DATA_SETTINGS),
     "data.train_problems": between(1, MAX_PROBLEMS),
     "data.eval_problems": between(1, MAX_PROBLEMS),
     "data.validation_problems": between(1, MAX_PROBLEMS),

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+from grpo.config.data_settings import check_data
 from grpo.config.keys import get_setting, list_settings
-from grpo.config.limits import DISTINCT_PROBLEMS, MAX_COMPLETIONS
+from grpo.config.limits import MAX_COMPLETIONS
 from grpo.config.rules import COMMON_RULES, RULES, SCHEDULE_RULES, WEIGHT_RULE
 from grpo.config.samplers import (
     CORRECTION_SETTINGS,
@@ -25,7 +26,6 @@ from grpo.config.schema import (
     AuditConfig,
     CommonConfig,
     Config,
-    DataConfig,
     EvaluateConfig,
     ModelConfig,
     RolloutConfig,
@@ -79,7 +79,7 @@ def check_config(config: AnyConfig) -> None:
     _check_weights(config.rewards)
     if isinstance(config, AuditConfig):
         return
-    _check_data(config.data)
+    check_data(config.data)
     _check_sampler_settings(config.rollout)
     _check_engine(config)
     _check_model(config.model)
@@ -184,36 +184,6 @@ def _check_engine(config: CommonConfig) -> None:
             f"device=cpu: rollout={rollout.name} needs a GPU, device=cuda; on a CPU use rollout=fast, which is also "
             "the fastest there."
         )
-
-
-def _check_data(data: DataConfig) -> None:
-    arithmetic_settings = ["min_steps", "max_steps", "max_number"]
-    file_settings = ["train_file", "question_column", "answer_column"]
-    if data.name == "arithmetic":
-        required = [*arithmetic_settings, "train_problems", "eval_problems", "validation_problems"]
-        forbidden = [*file_settings, "path", "test_file", "validation_file"]
-    else:
-        required, forbidden = file_settings, arithmetic_settings
-    for name in required:
-        if getattr(data, name) is None:
-            raise UserError(f"data.{name}=null: data={data.name} needs a value there.")
-    for name in forbidden:
-        if (value := getattr(data, name)) is not None:
-            raise UserError(
-                f"data.{name}={value}: data={data.name} has no such setting; choose the dataset with data=."
-            )
-    if data.min_steps is not None and data.max_steps is not None and data.min_steps > data.max_steps:
-        raise UserError(f"data.min_steps={data.min_steps}: must not exceed data.max_steps={data.max_steps}.")
-    if data.name == "jsonl" and data.path is None:
-        raise UserError("data.path: data=jsonl needs the folder of your files, data.path=FOLDER, or one file.")
-    if data.name == "arithmetic":
-        for names, split in ((["train_problems"], "training"), (["eval_problems", "validation_problems"], "held-out")):
-            if sum(getattr(data, name) for name in names) > DISTINCT_PROBLEMS[split]:
-                sizes = ", ".join(f"data.{name}={getattr(data, name)}" for name in names)
-                raise UserError(
-                    f"{sizes}: data=arithmetic has at most {DISTINCT_PROBLEMS[split]:,} distinct {split} problems; "
-                    "set fewer."
-                )
 
 
 def _check_evaluation(config: EvaluateConfig) -> None:

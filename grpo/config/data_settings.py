@@ -1,0 +1,69 @@
+"""The settings of each dataset: those that it needs, those that it may have, and checks of their combinations.
+
+Called by validation.py. A new dataset is one row in `DATA_SETTINGS`. It needs neither files nor the hub.
+"""
+
+from dataclasses import fields
+
+from grpo.config.limits import DISTINCT_PROBLEMS
+from grpo.config.schema import DataConfig
+from grpo.core.errors import UserError, shorten
+
+# Settings that every dataset has.
+SHARED_SETTINGS = (
+    "name",
+    "train_problems",
+    "eval_problems",
+    "validation_problems",
+    "seed",
+    "answer",
+)
+
+# data.name -> the settings that need a value, and those that may have one, in addition to the shared ones.
+DATA_SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "arithmetic": (
+        ("min_steps", "max_steps", "max_number", "train_problems", "eval_problems", "validation_problems"),
+        (),
+    ),
+    "gsm8k": (("train_file", "question_column", "answer_column"), ("path", "test_file", "validation_file")),
+    "jsonl": (("train_file", "question_column", "answer_column"), ("path", "test_file", "validation_file")),
+}
+# What a dataset without a default path needs.
+NEEDED_PATHS = {
+    "jsonl": "the folder of your files, data.path=FOLDER, or one file",
+}
+
+
+def check_data(data: DataConfig) -> None:
+    """Check that the dataset has the settings that are given, and that it is given those that it needs.
+
+    Raises:
+        UserError: a setting is missing or does not belong to the dataset, or two values exclude each other.
+    """
+    required, optional = DATA_SETTINGS[data.name]
+    for name in required:
+        if getattr(data, name) is None:
+            raise UserError(f"data.{name}=null: data={data.name} needs a value there.")
+    for name in (item.name for item in fields(data)):
+        value = getattr(data, name)
+        if value is not None and name not in (*SHARED_SETTINGS, *required, *optional):
+            raise UserError(
+                f"data.{name}={shorten(value)}: data={data.name} has no such setting; choose the dataset with data=."
+            )
+    if data.path is None and data.name in NEEDED_PATHS:
+        raise UserError(f"data.path: data={data.name} needs {NEEDED_PATHS[data.name]}.")
+    if data.name == "arithmetic":
+        _check_arithmetic(data)
+
+
+def _check_arithmetic(data: DataConfig) -> None:
+    assert data.min_steps is not None and data.max_steps is not None
+    if data.min_steps > data.max_steps:
+        raise UserError(f"data.min_steps={data.min_steps}: must not exceed data.max_steps={data.max_steps}.")
+    for names, split in ((["train_problems"], "training"), (["eval_problems", "validation_problems"], "held-out")):
+        if sum(getattr(data, name) for name in names) > DISTINCT_PROBLEMS[split]:
+            sizes = ", ".join(f"data.{name}={getattr(data, name)}" for name in names)
+            raise UserError(
+                f"{sizes}: data=arithmetic has at most {DISTINCT_PROBLEMS[split]:,} distinct {split} problems; set "
+                "fewer."
+            )
