@@ -25,7 +25,7 @@ from grpo.rewards.finding import Finding
 from grpo.rewards.probe_rules import judge_probes
 from grpo.rewards.probe_scores import score_probes
 from grpo.rewards.probes import PROBES
-from grpo.rewards.stack import RewardStack, build_rewards
+from grpo.rewards.stack import RewardStack, rewards_of
 from grpo.runs.run_dir import removed_if_unused
 
 
@@ -35,7 +35,7 @@ def run(config: AuditConfig) -> list[Finding]:
     Raises:
         UserError: a mistake of the user, or findings of the level `fail_on`.
     """
-    stack = build_rewards(config.rewards, config.reward_files, config.data.answer, config.correct_by)
+    stack = rewards_of(config)
     findings: list[Finding] = []
     for title, stage in stack.stages().items():
         findings += _audit_stage(stage, title, config)
@@ -75,6 +75,7 @@ def score_file(stack: RewardStack, path: Path) -> CompletionScores:
     from grpo.evaluation.completion_files import read_completions  # reads Parquet, which the probes do not need
 
     examples, completions = read_completions(path, "completions")
+    stack.check_columns(examples, str(path))
     return score_completions(stack, examples, {key: completion.text for key, completion in completions.items()})
 
 

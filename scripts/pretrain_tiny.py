@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM,
 from grpo.config.composition import compose
 from grpo.core.process import guard_streams
 from grpo.policy.chat_template import build_messages
+from grpo.rewards.binding import RewardSettings
 from grpo.rewards.scoring import score_reward
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.tasks.answer_types import ANSWER_TYPES
@@ -254,8 +255,8 @@ def evaluate_policy(
     batch = ScoringBatch(texts, [Example(problem.question, str(problem.answer)) for problem in problems])
     number = ANSWER_TYPES["number"]
     right = {
-        "strict_format": [score > 0 for score in score_reward("strict_format", batch, number)],
-        "accuracy_strict": [score > 0 for score in score_reward("correctness", batch, number)],
+        "strict_format": [score > 0 for score in score_reward("strict_format", batch, RewardSettings(number))],
+        "accuracy_strict": [score > 0 for score in score_reward("correctness", batch, RewardSettings(number))],
         "accuracy_flexible": [
             number.matches(number.extract_anywhere(text) or "", example)
             for text, example in zip(texts, batch.examples, strict=True)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -143,6 +143,13 @@ def _rename_answer_settings(data: Any) -> Any:
     }
 
 
+def _default(item: Field[Any]) -> Any:
+    """The value of a setting that older runs did not save; MISSING if every run has saved it."""
+    if item.default_factory is not NO_DEFAULT:
+        return item.default_factory()
+    return MISSING if item.default is NO_DEFAULT else item.default
+
+
 class UnsetVariable(UserError):
     """Saved settings refer to an environment variable that is not set."""
 
@@ -154,10 +161,7 @@ def config_from_saved(settings: dict[str, Any], schema: type[Schema]) -> Schema:
         UserError: a setting is missing, or its value is not allowed in this version.
         UnsetVariable: an environment variable of the settings is not set.
     """
-    shared = {
-        item.name: settings.get(item.name, MISSING if item.default is NO_DEFAULT else item.default)
-        for item in fields(schema)
-    }
+    shared = {item.name: settings.get(item.name, _default(item)) for item in fields(schema)}
     shared["data"] = _rename_answer_settings(shared["data"])
     if missing := [name for name, value in shared.items() if value == MISSING]:
         raise UserError(f"there is no {', '.join(missing)}.")

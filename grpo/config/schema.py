@@ -4,11 +4,16 @@ The values and their meanings are in `conf/*.yaml`. A field has a default here i
 some options of a group have it. Nothing in `grpo.config` imports torch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+
+def free_mapping() -> Any:
+    """An empty mapping to which `NAME.KEY=VALUE` adds keys: unlike the other settings, it takes any name without +."""
+    return DictConfig({}, key_type=str, flags={"struct": False})
 
 
 @dataclass
@@ -126,6 +131,7 @@ class CommonConfig:
     rewards: dict[str, Any]
     reward_files: list[str]
     correct_by: str = "correctness"
+    reward_args: dict[str, Any] = field(default_factory=free_mapping)
     seed: int
     device: str
     threads: int | None
@@ -185,7 +191,7 @@ class AuditDataConfig:
     answer: str
 
 
-@dataclass
+@dataclass(kw_only=True)
 class AuditConfig:
     """A test of a stack of rewards, without policy and problems."""
 
@@ -193,6 +199,7 @@ class AuditConfig:
     rewards: dict[str, Any]
     reward_files: list[str]
     correct_by: str
+    reward_args: dict[str, Any] = field(default_factory=free_mapping)
     completions: str | None
     fail_on: str | None
 

@@ -51,6 +51,11 @@ def evaluated_score(reward: str) -> str:
     return f"{SCORE_PREFIX}{reward}"
 
 
+def abstained(reward: str) -> str:
+    """The share of completions for which `reward` abstains: it returns None."""
+    return f"abstained/{reward}"
+
+
 def reward_mean(reward: str) -> str:
     """The mean score of `reward` in the rollout of a step (TRL)."""
     return f"{SCORE_PREFIX}{reward}/mean"

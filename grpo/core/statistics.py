@@ -30,10 +30,13 @@ def wilson_interval(successes: int, trials: int) -> Interval:
 def bootstrap_intervals(values: Floats) -> list[Interval]:
     """Percentile bootstrap intervals (Efron 1979) of the row means of `values`, (figures, E), over E problems.
 
-    All rows are resampled with the same indices and a fixed seed. A constant row has an interval of width zero.
+    All rows are resampled with the same indices and a fixed seed. A constant row has an interval of width zero. A
+    problem whose value is nan is left out of its row.
     """
     from scipy.stats import bootstrap as resample
 
+    if np.isnan(values).any():
+        return [bootstrap_intervals(row[None, ~np.isnan(row)])[0] for row in values]
     if values.shape[1] == 1:  # the spread of a single problem is unknown
         return [(float(value), float(value)) for value in values[:, 0]]
     interval = resample(

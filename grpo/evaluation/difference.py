@@ -38,10 +38,12 @@ def paired_differences(evaluation: Evaluation, baseline: Evaluation) -> dict[str
     order = match_problems(evaluation.examples, baseline.examples)
     names = [name for name in evaluation.by_problem if name in baseline.by_problem]
     changes = {name: evaluation.by_problem[name] - baseline.by_problem[name][order] for name in names}
+    # A reward that abstains for a problem on either side has no difference there.
+    changes = {name: change for name, change in changes.items() if not np.isnan(change).all()}
     differences = {}
-    for name, interval in zip(names, bootstrap_intervals(np.stack(list(changes.values()))), strict=True):
+    for name, interval in zip(changes, bootstrap_intervals(np.stack(list(changes.values()))), strict=True):
         change: Floats = changes[name]
-        value = float(change.mean())
+        value = float(np.nanmean(change))
         if name in evaluation.binary and name in baseline.binary:
             gained, lost = int((change > 0).sum()), int((change < 0).sum())
             differences[name] = PairedDifference(value, *interval, gained, lost, mcnemar_p_value(gained, lost))

@@ -4,6 +4,7 @@ Called by training runs and `grpo.evaluate`. It must not import torch: completio
 policy.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -20,10 +21,19 @@ from grpo.core.metric_names import (
     SOFT_FORMAT,
     STRICT_FORMAT,
     TRUNCATED,
+    abstained,
     evaluated_score,
 )
 from grpo.core.progress import progress
-from grpo.core.statistics import MAX_SAMPLES, Interval, bootstrap_intervals, maj_at_k, pass_at_k, wilson_interval
+from grpo.core.statistics import (
+    MAX_SAMPLES,
+    Floats,
+    Interval,
+    bootstrap_intervals,
+    maj_at_k,
+    pass_at_k,
+    wilson_interval,
+)
 from grpo.evaluation.completion import Completion, CompletionBatch
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
@@ -44,16 +54,25 @@ def evaluate_completions(
     completions: list[dict[int, Completion]] = [{} for _ in examples]
     right = total = 0
     for batch in batches:
-        texts = [completion.text for completion in batch.values()]
-        if texts:
-            new = ScoringBatch(texts, [examples[i] for i, _ in batch])
+        if batch:
+            new = scoring_batch(list(batch.values()), [examples[i] for i, _ in batch])
             right += sum(score > 0 for score in rewards.score_one(rewards.correct_by, new))
-        total += len(texts)
+        total += len(batch)
         for (i, sample), completion in batch.items():
             completions[i][sample] = completion
-        on_answered(len(texts), f"correct {right / max(1, total):.1%}")
+        on_answered(len(batch), f"correct {right / max(1, total):.1%}")
     in_order = [[samples[number] for number in sorted(samples)] for samples in completions]
     return Evaluation(list(examples), in_order, rewards, k)
+
+
+def scoring_batch(completions: Sequence[Completion], examples: Sequence[Example]) -> ScoringBatch:
+    """The N completions of `examples` (N,) as rewards receive them."""
+    return ScoringBatch(
+        [completion.text for completion in completions],
+        examples,
+        completion_tokens=[completion.tokens for completion in completions],
+        truncated=[completion.truncated for completion in completions],
+    )
 
 
 class Evaluation:
@@ -65,7 +84,8 @@ class Evaluation:
         figures: figure -> its mean over the problems: `accuracy_strict` (the reward `correct_by` is above 0),
             `accuracy_flexible` (the answer is right, whatever its format), `strict_format`, `soft_format` and
             `truncated` as shares, `mean_completion_tokens`, `reward` (the weighted total) and `rewards/<name>` as raw
-            scores; with several completions per problem also `pass@k` and `maj@k`, of strict answers, and `/flexible`.
+            scores, both without abstentions, and their share, `abstained/<name>`, if there are any; with several
+            completions per problem also `pass@k` and `maj@k`, of strict answers, and `/flexible`.
     """
 
     def __init__(
@@ -78,14 +98,10 @@ class Evaluation:
         assert all(completions) and len(completions) == len(examples) > 0
         self.examples, self.completions, self.rewards = examples, completions, rewards
         self.counts = [len(samples) for samples in completions]
-        rows = [
-            (completion.text, example)
-            for example, samples in zip(examples, completions, strict=True)
-            for completion in samples
-        ]
         flat = [completion for samples in completions for completion in samples]
-        texts, answer_type = [text for text, _ in rows], rewards.answer_type
-        batch = ScoringBatch(texts, [example for _, example in rows])
+        of_samples = [example for example, count in zip(examples, self.counts, strict=True) for _ in range(count)]
+        batch, answer_type = scoring_batch(flat, of_samples), rewards.answer_type
+        texts = batch.completions
         scores = rewards.score(batch)
         self.answers = {
             "strict": [answer_type.extract(text) for text in texts],
@@ -108,18 +124,29 @@ class Evaluation:
             REWARD: rewards.total(scores),
             **{evaluated_score(name): column for name, column in scores.items()},
         }
+        values |= {
+            abstained(name): [math.isnan(score) for score in column]
+            for name, column in scores.items()
+            if any(map(math.isnan, column))
+        }
         self.values = {
             name: np.array(column, dtype=np.float64) for name, column in values.items() if None not in column
         }
         self.starts = np.cumsum([0, *self.counts[:-1]])
         self.by_problem = {
-            name: np.add.reduceat(column, self.starts) / self.counts for name, column in self.values.items()
+            name: self._mean_of_problems(column) for name, column in self.values.items() if not np.isnan(column).all()
         }
         self.has_single_samples = max(self.counts) == 1
         # Figures that are a single 0 or 1 for each problem.
         self.binary = [name for name in self.by_problem if self.has_single_samples and name in BINARY_FIGURES]
         self._add_at_k(list(k or []))
-        self.figures = {name: float(column.mean()) for name, column in self.by_problem.items()}
+        self.figures = {name: float(np.nanmean(column)) for name, column in self.by_problem.items()}
+
+    def _mean_of_problems(self, column: Floats) -> Floats:
+        """The mean (E,) of the values (N,) of each problem without abstentions, nan; nan if there are only those."""
+        known = ~np.isnan(column)
+        sums, counts = (np.add.reduceat(values, self.starts) for values in (np.where(known, column, 0.0), known * 1.0))
+        return np.divide(sums, counts, out=np.full_like(sums, math.nan), where=counts > 0)
 
     def _add_at_k(self, requested: list[int]) -> None:
         fewest, most = min(self.counts), max(self.counts)

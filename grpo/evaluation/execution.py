@@ -23,12 +23,12 @@ from grpo.evaluation.completion_files import CompletionJournal, read_completions
 from grpo.evaluation.description import protocol_differences
 from grpo.evaluation.evaluation import Evaluation, evaluate_completions
 from grpo.evaluation.generation import generate_completions
-from grpo.evaluation.protocol import describe_extraction, evaluation_protocol
+from grpo.evaluation.protocol import describe_arguments, describe_extraction, evaluation_protocol
 from grpo.evaluation.storage import new_origin, save_evaluation
 from grpo.evaluation.subjects import Subject
 from grpo.policy.hub import is_on_hub, prepare_hub
 from grpo.policy.requirements import check_cuda, check_packages, slow_bfloat16_warning
-from grpo.rewards.stack import RewardStack, build_rewards
+from grpo.rewards.stack import RewardStack, rewards_of
 from grpo.runs.provenance import problems_digest
 
 
@@ -44,12 +44,14 @@ class StoredEvaluation:
 def prepare_evaluation(subject: Subject) -> Callable[[], StoredEvaluation]:
     """Check everything that is quick to check; the function that is returned then evaluates the subject."""
     config = subject.config
-    rewards = build_rewards(config.rewards, config.reward_files, config.data.answer, config.correct_by)
+    rewards = rewards_of(config)
+    rewards.check_columns(subject.examples, f"data={config.data.name}" if subject.from_file is None else "the file")
     if subject.from_file is not None:
         file, completions = subject.from_file
         source = {"path": str(file), "sha256": file_sha256(file), "n": len(completions)}
         protocol = {"completions": source, "problems": problems_digest(subject.examples)}
         protocol |= {"extraction": describe_extraction(config), "rewards": config.rewards}
+        protocol |= describe_arguments(config)
         sampling = ""
     else:
         check_packages(config)

@@ -25,6 +25,11 @@ def describe_extraction(config: CommonConfig) -> dict[str, str]:
     }
 
 
+def describe_arguments(config: CommonConfig) -> dict[str, Any]:
+    """The values of reward_args, if there are any."""
+    return {"reward_args": config.reward_args} if config.reward_args else {}
+
+
 def evaluation_protocol(
     config: CommonConfig,
     split: str,
@@ -50,6 +55,7 @@ def evaluation_protocol(
         "max_completion_length": config.max_completion_length,
         "extraction": describe_extraction(config),
         "rewards": config.rewards,
+        **describe_arguments(config),
         "reward_files": {name: file_sha256(Path(name).expanduser()) for name in config.reward_files},
         "computing": {
             "weights": config.model.dtype,

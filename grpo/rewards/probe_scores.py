@@ -65,6 +65,7 @@ def score_probes(stack: RewardStack) -> ProbeScores:
         UserError: a reward raised, or did not return a finite number for each completion.
     """
     examples = [Example(probe.question, probe.gold) for probe in PROBES]
+    stack.check_columns(examples, "a probe of the audit")
     scores = stack.score(ScoringBatch([probe.completion for probe in PROBES], examples))
     names = [name for name, weight in stack.weights.items() if weight]
     raw = np.array([scores[name] for name in names]).T

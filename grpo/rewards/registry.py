@@ -7,39 +7,49 @@ Add a reward without touching this package: decorate a function in your own Pyth
 file in `reward_files=[my_rewards.py]` and give it a weight, `+rewards.<function name>=0.1`.
 """
 
-import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar, overload
 
 from grpo.core.errors import UserError
+from grpo.rewards.signature import Reward, RewardFunction, read_signature
 
-RewardFunction = Callable[..., Any]
-REWARDS: dict[str, RewardFunction] = {}
-ARGUMENTS = ("completion", "gold", "question", "example")
-ANSWER_TYPE_ARGUMENT = "answer_type"  # the argument that gives a reward the type of answers, data.answer
+Function = TypeVar("Function", bound=RewardFunction)
+REWARDS: dict[str, Reward] = {}
 
 
-def reward(function: RewardFunction) -> RewardFunction:
-    """Register `function` as a reward under its own name, without a trailing underscore (`int_` -> `int`).
+@overload
+def reward(function: Function) -> Function: ...
 
-    It takes any of `completion`, `gold`, `question`, `example` and returns a number. Or it scores a batch: it takes any
-    of `completions`, `golds`, `questions`, `examples` and returns a list with one number for each completion; the
-    completions of the same prompt are adjacent. Both kinds may also take `answer_type`, an `AnswerType` of
-    grpo/tasks/answer_types.py.
+
+@overload
+def reward(*, messages: bool | None = None) -> Callable[[Function], Function]: ...
+
+
+def reward(
+    function: Function | None = None, *, messages: bool | None = None
+) -> Function | Callable[[Function], Function]:
+    """Register a function as a reward under its own name, without a trailing underscore (`int_` -> `int`).
+
+    Written as `@reward` or as `@reward(messages=True)`. The parameters of the function say what it receives: docs/
+    rewards.md lists them. It returns a number, or None to abstain; a function of a batch returns a list with one of
+    these for each completion.
+
+    Args:
+        messages: whether completions are lists of chat messages or texts. By default the annotation of `completions`
+            tells (`list[str]` or `list[list[dict]]`); without one, functions in TRL's form receive messages, others
+            texts.
 
     Raises:
-        UserError: the name is taken, or the function takes other arguments.
+        UserError: the name is taken, or the parameters are not those of a reward.
     """
-    name = function.__name__.removesuffix("_")
+    if function is None:
+        return lambda decorated: _register(decorated, messages)
+    return _register(function, messages)
+
+
+def _register(function: Function, messages: bool | None) -> Function:
+    name = getattr(function, "__name__", type(function).__name__).removesuffix("_")
     if name in REWARDS:
         raise UserError(f"reward '{name}' is defined twice; the name is taken. Give the function another name.")
-    parameters = inspect.signature(function).parameters
-    single, batched = set(ARGUMENTS), {f"{argument}s" for argument in ARGUMENTS}
-    inputs = parameters.keys() - {ANSWER_TYPE_ARGUMENT}
-    if not inputs or not (inputs <= single or inputs <= batched):
-        raise UserError(
-            f"reward '{name}' takes ({', '.join(parameters)}); a reward takes any of ({', '.join(ARGUMENTS)}), "
-            f"or any of ({', '.join(f'{argument}s' for argument in ARGUMENTS)}) for a batch."
-        )
-    REWARDS[name] = function
+    REWARDS[name] = read_signature(name, function, messages)
     return function

@@ -5,7 +5,6 @@ file are importable; afterwards the state of this process is restored. An except
 that names the reward, the line and the completion. It knows nothing of weights and advantages.
 """
 
-import inspect
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence, Set, Sized
@@ -17,12 +16,13 @@ from typing import Any
 
 from grpo.core.errors import UserError
 from grpo.core.signals import StoppedBySignal
+from grpo.rewards.binding import BoundArguments, RewardSettings, bind_arguments
 from grpo.rewards.process_state import restored_process_state
-from grpo.rewards.registry import ANSWER_TYPE_ARGUMENT, ARGUMENTS, REWARDS, RewardFunction
+from grpo.rewards.registry import REWARDS
 from grpo.rewards.reward_files import REWARD_SOURCES, SHIPPED_REWARDS
 from grpo.rewards.scoring_batch import ScoringBatch
+from grpo.rewards.signature import Reward
 from grpo.rewards.user_file import describe_error
-from grpo.tasks.answer_type import AnswerType
 
 
 class NonFiniteReward(UserError):
@@ -36,8 +36,8 @@ NOT_SCORE_LISTS = (Mapping, Set, str, bytes, bytearray, memoryview)
 MAX_SCORE = 1e12
 
 
-def score_reward(name: str, batch: ScoringBatch, answer_type: AnswerType) -> list[float]:
-    """Score the completions of a batch with one reward.
+def score_reward(name: str, batch: ScoringBatch, settings: RewardSettings) -> list[float]:
+    """Score the completions of a batch with one reward; nan is the score of a completion for which it abstains.
 
     For a reward from a file, the state of this process is restored afterwards, and random numbers are seeded with the
     completions: a repeated or resumed run gets the same scores.
@@ -47,54 +47,50 @@ def score_reward(name: str, batch: ScoringBatch, answer_type: AnswerType) -> lis
         NonFiniteReward: a score is nan, infinite or too large.
     """
     if name in SHIPPED_REWARDS:
-        return _call_reward(name, batch, answer_type)
+        return _call_reward(name, batch, settings)
     file, seed = REWARD_SOURCES.get(name), zlib.crc32("\0".join(batch.completions).encode("utf-8", "replace"))
     try:
         with restored_process_state(seed), file.imports() if file else nullcontext():
-            return _call_reward(name, batch, answer_type)
+            return _call_reward(name, batch, settings)
     except OSError as error:
         raise UserError(f"reward '{name}' changed this process, which cannot be restored: {error}.") from error
 
 
-def _call_reward(name: str, batch: ScoringBatch, answer_type: AnswerType) -> list[float]:
+def _call_reward(name: str, batch: ScoringBatch, settings: RewardSettings) -> list[float]:
     """Call a reward with the values that it takes by name: once per completion, or once for the batch."""
-    function, completions = REWARDS[name], batch.completions
-    columns: dict[str, Sequence[Any]] = {
-        "completion": completions,
-        "gold": [example.gold for example in batch.examples],
-        "question": [example.question for example in batch.examples],
-        "example": batch.examples,
-    }
-    parameters = inspect.signature(function).parameters
-    arguments = [argument for argument in parameters if argument != ANSWER_TYPE_ARGUMENT]
-    if ANSWER_TYPE_ARGUMENT in parameters:
-        function = partial(function, answer_type=answer_type)
-    if any(argument in arguments for argument in ARGUMENTS):
-        values: list[Any] = []
-        with _errors_named(name, completions, values):
-            for row in zip(*(columns[argument] for argument in arguments), strict=True):
-                values.append(function(**dict(zip(arguments, row, strict=True))))
-    else:
-        values = _score_batch(
-            name, function, {argument: list(columns[argument[:-1]]) for argument in arguments}, completions
-        )
+    reward, completions = REWARDS[name], batch.completions
+    arguments = bind_arguments(reward, batch, settings)
+    score = _score_one_by_one if reward.form == "single" else _score_batch
+    values = score(reward, arguments, completions)
     numbers: list[float | None] = []
     with _errors_named(name, completions, numbers):
         for value in values:
-            numbers.append(_to_float(value))
+            numbers.append(math.nan if value is None else _to_float(value))
     return [
-        _check_score(name, number, value, completion)
+        math.nan if value is None else _check_score(name, number, value, completion)
         for number, value, completion in zip(numbers, values, completions, strict=True)
     ]
 
 
-def _score_batch(
-    name: str, function: RewardFunction, arguments: dict[str, list[Any]], completions: Sequence[str]
-) -> list[Any]:
-    """The values that a reward returns for a batch, one for each completion."""
+def _score_one_by_one(reward: Reward, arguments: BoundArguments, completions: Sequence[str]) -> list[Any]:
+    """The values that a reward returns for each completion; None where an argument is not known."""
+    function = partial(reward.function, **arguments.shared) if arguments.shared else reward.function
+    names, columns = list(arguments.by_completion), list(arguments.by_completion.values())
     values: list[Any] = []
-    with _errors_named(name, completions, values, f"first of {len(completions)} "):
-        returned = function(**arguments)
+    with _errors_named(reward.name, completions, values):
+        for row in zip(*columns, strict=True):
+            is_unknown = arguments.unknown is not None and arguments.unknown[len(values)]
+            values.append(None if is_unknown else function(**dict(zip(names, row, strict=True))))
+    return values
+
+
+def _score_batch(reward: Reward, arguments: BoundArguments, completions: Sequence[str]) -> list[Any]:
+    """The values that a reward returns for a batch, one for each completion; all None if an argument is not known."""
+    if arguments.unknown is not None:
+        return [None] * len(completions)
+    values: list[Any] = []
+    with _errors_named(reward.name, completions, values, f"first of {len(completions)} "):
+        returned = reward.function(**arguments.shared, **{key: list(c) for key, c in arguments.by_completion.items()})
         shape = getattr(returned, "shape", (None,))
         ordered = isinstance(returned, Sized) and not isinstance(returned, NOT_SCORE_LISTS)
         is_list = ordered and len(shape) == 1
@@ -102,8 +98,8 @@ def _score_batch(
     if not is_list or len(values) != len(completions):
         result = f"{len(values)} scores" if is_list else _short_repr(returned)
         raise UserError(
-            f"reward '{name}' returned {result} for {len(completions)} completions; return a list with one score for "
-            "each completion."
+            f"reward '{reward.name}' returned {result} for {len(completions)} completions; return a list with one "
+            "score for each completion."
         )
     return values
 
@@ -127,7 +123,7 @@ def _check_score(name: str, number: float | None, value: Any, completion: str) -
     """
     if number is not None and abs(number) <= MAX_SCORE:
         return number
-    rule = "a reward is a finite number"
+    rule = "a reward is a finite number, or None to abstain"
     if number is not None and math.isfinite(number):
         rule = f"a reward is between -{MAX_SCORE:g} and {MAX_SCORE:g}, otherwise float32 overflows in training"
     error = UserError if number is None else NonFiniteReward

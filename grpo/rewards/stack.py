@@ -1,23 +1,27 @@
 """The rewards of a run with their weights: `RewardStack`, and `build_rewards`, which makes one from the configuration.
 
-Called by the trainer, the evaluation and `grpo.audit`, which all score with the same functions. It knows nothing of
-advantages and training.
+`rewards_of` is called once per run by training, the evaluation and `grpo.audit`, which all score with the same
+functions. It knows nothing of advantages and training.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import mul
 from typing import Any
 
 from grpo.config.limits import MAX_WEIGHT
+from grpo.config.schema import AnyConfig, CommonConfig
 from grpo.config.weights import Weight, WeightSchedule, format_weight, format_weights, parse_weight
-from grpo.core.errors import UserError, suggest_name
+from grpo.core.errors import UserError, shorten, suggest_name
+from grpo.rewards.binding import RewardSettings
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.reward_files import REWARD_SOURCES, load_reward_files
 from grpo.rewards.scoring import score_reward
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.tasks.answer_type import AnswerType
 from grpo.tasks.answer_types import ANSWER_TYPES
+from grpo.tasks.example import Example
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,20 @@ class RewardStack:
 
     Attributes:
         weights: reward -> weight; if the weight has a schedule, its value at the end of the schedule.
-        answer_type: what counts as a right answer, data.answer.
         correct_by: the reward whose positive value means that a completion is right.
         schedules: reward -> schedule, of the rewards whose weight changes during training.
+        settings: what the rewards receive from the settings of the run.
     """
 
     weights: dict[str, float]
-    answer_type: AnswerType = ANSWER_TYPES["number"]
     correct_by: str = "correctness"
     schedules: dict[str, WeightSchedule] = field(default_factory=dict)
+    settings: RewardSettings = RewardSettings(ANSWER_TYPES["number"])
+
+    @property
+    def answer_type(self) -> AnswerType:
+        """What counts as a right answer, data.answer."""
+        return self.settings.answer_type
 
     @property
     def trained(self) -> list[str]:
@@ -68,17 +77,47 @@ class RewardStack:
         return format_weights(self.weights | self.schedules)
 
     def score(self, batch: ScoringBatch) -> dict[str, list[float]]:
-        """The raw, unweighted scores: `{reward: [score of each completion]}`."""
+        """The raw, unweighted scores, nan for an abstention: `{reward: [score of each completion]}`."""
         return {name: self.score_one(name, batch) for name in self.weights}
 
     def score_one(self, name: str, batch: ScoringBatch) -> list[float]:
         """The raw scores of one reward, which need not be in the stack."""
-        return score_reward(name, batch, self.answer_type)
+        return score_reward(name, batch, self.settings)
 
     def total(self, scores: dict[str, list[float]]) -> list[float]:
-        """The sum of `scores`, weighted with `weights`, for each completion."""
-        columns = [[weight * value for value in scores[name]] for name, weight in self.weights.items()]
-        return [math.fsum(row) for row in zip(*columns, strict=True)]
+        """The sum of `scores`, weighted with `weights`, for each completion, without the rewards that abstain.
+
+        It is nan if all rewards with a weight abstain, as in TRL.
+        """
+        weights = list(self.weights.values())
+        return [_weighted_sum(weights, row) for row in zip(*(scores[name] for name in self.weights), strict=True)]
+
+    def check_columns(self, examples: Iterable[Example], data: str) -> None:
+        """Check that each column of the dataset that a reward takes is in `examples`; `data` names them in messages.
+
+        Raises:
+            UserError: there is no such column.
+        """
+        columns: dict[str, None] | None = None
+        for name in self.weights:
+            for column in REWARDS[name].required:
+                if column in self.settings.arguments.get(name, ()):
+                    continue
+                if columns is None:
+                    columns = {known: None for example in examples for known in example.columns}
+                if column not in columns:
+                    raise UserError(
+                        f"rewards.{name}: the reward takes '{column}', which {data} has no column for; its columns: "
+                        f"{', '.join(columns) or 'none'}. For a value of your own, reward_args.{name}.{column}=VALUE."
+                    )
+
+
+def _weighted_sum(weights: Sequence[float], scores: Sequence[float]) -> float:
+    total = math.fsum(map(mul, weights, scores))
+    if not math.isnan(total):
+        return total
+    scored = [(weight, score) for weight, score in zip(weights, scores, strict=True) if not math.isnan(score)]
+    return math.fsum(weight * score for weight, score in scored) if any(weight for weight, _ in scored) else math.nan
 
 
 def build_rewards(
@@ -86,15 +125,19 @@ def build_rewards(
     files: Sequence[str] = (),
     answer_type: str = "number",
     correct_by: str = "correctness",
+    arguments: Mapping[str, Mapping[str, Any]] | None = None,
+    system_prompt: str = "",
 ) -> RewardStack:
     """The rewards of a run, after loading `files`. `correct_by` is measured in any case.
 
     Args:
         weights: the settings `rewards`: reward -> a number, or the mapping of a schedule.
+        arguments: reward -> parameter -> value, reward_args.
+        system_prompt: it opens the prompts that rewards in TRL's form receive.
 
     Raises:
-        UserError: a reward is unknown, a weight is not finite or too large, all weights are always zero, or a package
-            that the answer type needs is not installed.
+        UserError: a reward is unknown, a weight is not finite or too large, all weights are always zero, a value of
+            `arguments` fits no parameter, or a package that the answer type needs is not installed.
     """
     ANSWER_TYPES[answer_type].check_package()
     load_reward_files(files)
@@ -105,10 +148,17 @@ def build_rewards(
         raise UserError(
             f"correct_by={correct_by}: there is no reward '{correct_by}'.{suggest_name(correct_by, REWARDS)}"
         )
+    if "completion_ids" in REWARDS[correct_by].inputs:
+        raise UserError(
+            f"correct_by={correct_by}: the reward takes completion_ids, which only training has; evaluations need one "
+            "that takes the text."
+        )
     schedules = {name: weight for name, weight in parsed.items() if isinstance(weight, WeightSchedule)}
     final = {name: weight.end if isinstance(weight, WeightSchedule) else weight for name, weight in parsed.items()}
     measured = {**final, correct_by: final.get(correct_by, 0.0)}
-    stack = RewardStack(measured, ANSWER_TYPES[answer_type], correct_by, schedules)
+    settings = RewardSettings(ANSWER_TYPES[answer_type], arguments or {}, system_prompt)
+    _check_arguments(settings.arguments)
+    stack = RewardStack(measured, correct_by, schedules, settings)
     if not stack.trained:
         raise UserError(
             "rewards: every weight is 0, so there is nothing to train on; give at least one reward a weight."
@@ -132,3 +182,32 @@ def _check_reward(name: str, weight: Weight) -> None:
             f"rewards.{name}={format_weight(weight)}: a weight is a finite number between -{MAX_WEIGHT:g} and "
             f"{MAX_WEIGHT:g}."
         )
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        UserError: `reward_args` names an unknown reward, or a value fits no parameter.
+    """
+    for name, values in arguments.items():
+        if name not in REWARDS:
+            raise UserError(f"reward_args.{name}: there is no reward '{name}'.{suggest_name(name, REWARDS)}")
+        if not isinstance(values, Mapping):
+            raise UserError(f"reward_args.{name}={shorten(values)}: name the parameter, reward_args.{name}.NAME=VALUE.")
+        REWARDS[name].check_arguments(values)
+
+
+def rewards_of(config: AnyConfig) -> RewardStack:
+    """The rewards that the settings of a command describe.
+
+    Raises:
+        UserError: as `build_rewards`.
+    """
+    return build_rewards(
+        config.rewards,
+        config.reward_files,
+        config.data.answer,
+        config.correct_by,
+        config.reward_args,
+        config.system_prompt if isinstance(config, CommonConfig) else "",
+    )

@@ -22,7 +22,7 @@ from grpo.core.errors import UserError
 from grpo.core.progress import progress
 from grpo.policy.hub import resolve_model_path
 from grpo.policy.requirements import check_device
-from grpo.rewards.stack import build_rewards
+from grpo.rewards.stack import rewards_of
 from grpo.sampling.engines import check_engine_server
 from grpo.tasks.splits import load_splits
 from grpo.training.environment import check_settings
@@ -147,7 +147,7 @@ def _compose_job(context: HydraContext, master: DictConfig, overrides: Sequence[
         with open_dict(composed):
             del composed["hydra"]
         config = load_config(composed, Config)
-    build_rewards(config.rewards, config.reward_files)
+    rewards_of(config)
     check_settings(config)
     return Job(number, tuple(overrides), name, folder, config)
 

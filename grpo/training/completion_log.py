@@ -4,7 +4,7 @@ The recorder calls it after each logged rollout. It reads `GRPOTrainer._logs` (T
 the last generation batch, and knows nothing of metrics or alarms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,6 +16,18 @@ from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
 from grpo.tasks.example import Example
 from grpo.training.trackers.interface import Tracker
+
+ROW = "row"  # TRL's log of completions receives the indices of the problems under this name
+OWN_COLUMNS = ("step", "question", "gold", "completion", "total", "advantage")  # beside the scores
+
+
+def storable(values: Iterable[Any]) -> list[Any]:
+    """Values as a column of a Parquet file, which has one type: texts, if they have several or other types."""
+    values = list(values)
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} or kinds == {bool}:
+        return values
+    return [None if value is None else replace_surrogates(str(value)) for value in values]
 
 
 class CompletionLog:
@@ -44,7 +56,7 @@ class CompletionLog:
         columns, rows = self._latest(step)
         self.run.completions.mkdir(exist_ok=True)
         with atomic_write(self.run.completions_of(step)) as partial:
-            pd.DataFrame(rows, columns=columns).to_parquet(partial, index=False)
+            pd.DataFrame(rows, columns=columns).assign(**self._logged_columns()).to_parquet(partial, index=False)
         self._update_table(columns, rows, step, last_step)
 
     def _latest(self, step: int) -> tuple[list[str], list[list[Any]]]:
@@ -52,12 +64,18 @@ class CompletionLog:
         logs = self.trl_logs
         scores = {name: list(logs["rewards"][name]) for name in self.rewards.weights}
         completions = [replace_surrogates(messages[0]["content"]) for messages in logs["completion"]]
-        problems = [self.examples[row] for row in logs["extra"]["row"]]
+        problems = [self.examples[row] for row in logs["extra"][ROW]]
         questions, golds = [example.question for example in problems], [example.gold for example in problems]
         columns = ["step", "question", "gold", "completion", *scores, "total", "advantage"]
         total, advantages = self.rewards.with_weights(self.weights).total(scores), list(logs["advantages"])
         rows = zip(questions, golds, completions, *scores.values(), total, advantages, strict=True)
         return columns, [[step, *row] for row in rows]
+
+    def _logged_columns(self) -> dict[str, list[Any]]:
+        """The columns that rewards have logged about the last generation batch, with `log_extra`."""
+        count = len(self.trl_logs["completion"])
+        extra = self.trl_logs["extra"].items()
+        return {name: storable(values) for name, values in extra if name != ROW and len(values) == count}
 
     def _update_table(self, columns: list[str], rows: list[list[Any]], step: int, last_step: int) -> None:
         """Add one group every `tracking.completions_every` steps; log the table after each quarter of the run."""

@@ -2,68 +2,169 @@
 
 Wraps one method of `GRPOTrainer` (TRL 1.16): `_calculate_rewards` gathers the scores of all processes. Ours also logs
 how the advantages split among the rewards (`grpo.rewards.advantages`), and rejects a rollout with a score that is not
-finite: TRL would leave that reward out without a message.
+finite. A score of nan is an abstention there, which TRL leaves out of the total.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from logging import LogRecord, getLogger
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from grpo.core import distributed
-from grpo.core.metric_names import reward_weight
+from grpo.core.console import say
+from grpo.core.metric_names import abstained, reward_weight
 from grpo.rewards.advantages import attribute, attribution_metrics
+from grpo.rewards.reward_files import SHIPPED_REWARDS
 from grpo.rewards.scoring import NonFiniteReward
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.example import Example
+from grpo.training.completion_log import OWN_COLUMNS, ROW
 from grpo.training.nonfinite import NonFiniteMixin
 
 
 class TrlReward:
     """The reward `name` as TRL calls it: (completions, rows of the problems) -> one score for each completion.
 
-    If a score is not finite, all scores are nan, so that every process sees it where TRL gathers them, and `fault` says
-    which score was wrong. With `log_rows`, TRL's log of completions receives the rows.
+    If a score is not finite, all scores are infinite, so that every process sees it where TRL gathers them, and `fault`
+    says which score was wrong. With `log_rows`, TRL's log of completions receives the rows.
     """
 
-    def __init__(self, name: str, rewards: RewardStack, examples: Sequence[Example], log_rows: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        rewards: RewardStack,
+        examples: Sequence[Example],
+        end_token_ids: Collection[int],
+        log_rows: bool,
+    ) -> None:
         self.__name__, self.rewards, self.examples, self.log_rows = name, rewards, examples, log_rows
+        self.end_token_ids = set(end_token_ids)
         self.fault = ""
 
-    def __call__(self, completions: list[Any], row: list[int], log_extra: Any, **_: Any) -> list[float]:
+    def __call__(
+        self,
+        completions: list[Any],
+        completion_ids: list[list[int]],
+        row: list[int],
+        trainer_state: Any,
+        log_metric: Any,
+        log_extra: Any,
+        **_: Any,
+    ) -> list[float]:
         if self.log_rows:
-            log_extra("row", row)
+            log_extra(ROW, row)
+        log = RewardLog(log_metric, log_extra, len(completions), self.rewards.weights)
+        batch = ScoringBatch(
+            [messages[0]["content"] for messages in completions],
+            [self.examples[index] for index in row],
+            completion_ids,
+            completion_tokens=[len(ids) for ids in completion_ids],
+            truncated=[not ids or ids[-1] not in self.end_token_ids for ids in completion_ids],
+            step=trainer_state.global_step + 1,
+            max_steps=trainer_state.max_steps,
+            trainer_state=trainer_state,
+            log_metric=log.metric,
+            log_extra=log.column,
+        )
         try:
             self.fault = ""
-            texts = [messages[0]["content"] for messages in completions]
-            batch = ScoringBatch(texts, [self.examples[index] for index in row])
             return self.rewards.score_one(self.__name__, batch)
         except NonFiniteReward as error:
             self.fault = str(error)
-            return [math.nan] * len(completions)
+            return [math.inf] * len(completions)
+
+
+class RewardLog:
+    """TRL's `log_metric` and `log_extra` for a reward, with a check of what it logs about N completions."""
+
+    def __init__(self, log_metric: Any, log_extra: Any, count: int, reward_names: Collection[str]) -> None:
+        self._log_metric, self._log_extra, self.count = log_metric, log_extra, count
+        self.taken = {ROW, *OWN_COLUMNS, *reward_names}
+
+    def metric(self, name: str, value: float) -> None:
+        """Log a metric, whose mean over a logged step is in metrics.jsonl.
+
+        Raises:
+            ValueError: it is not a number.
+        """
+        if not isinstance(value, Real) and getattr(value, "shape", None) != ():
+            raise ValueError(f"log_metric: {name!r} is {type(value).__name__}, not a number")
+        self._log_metric(name, float(value))
+
+    def column(self, column: str, values: Sequence[Any]) -> None:
+        """Log a column of completions/.
+
+        Raises:
+            ValueError: the name is taken, or there is not one value for each completion.
+        """
+        if column in self.taken:
+            raise ValueError(f"log_extra: completions/ has a column {column!r} already; choose another name")
+        if len(values) != self.count:
+            raise ValueError(f"log_extra: {column!r} has {len(values)} values for {self.count} completions")
+        self._log_extra(column, list(values))
+
+
+def _is_not_about_abstentions(record: LogRecord) -> bool:
+    return not record.getMessage().startswith("All reward functions returned None")
+
+
+@contextmanager
+def _without_trl_warning() -> Iterator[None]:
+    """Leaves out TRL's warning, of several lines, about rows without a score; `ScoringMixin` prints one line."""
+    logger = getLogger("trl.trainer.grpo_trainer")
+    logger.addFilter(_is_not_about_abstentions)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_not_about_abstentions)
 
 
 class ScoringMixin(NonFiniteMixin):
     """The part of `Trainer` that scores completions."""
 
+    _has_said_unscored = False
+
     def _calculate_rewards(self, *args: Any) -> Tensor:
-        """The raw scores (N, R) of the N completions of all processes; nan throughout if one is not finite."""
+        """The raw scores (N, R) of the N completions of all processes; nan throughout if one is not finite.
+
+        A completion for which every reward with a weight abstains has no score at all: TRL then leaves it out of its
+        group. A reward that is only measured would otherwise make it one with a total of 0.
+        """
         self.recorder.progress.show_phase("scoring")
         self._set_reward_weights()
-        scores: Tensor = super()._calculate_rewards(*args)
+        extra: Any = self._logs["extra"]
+        for column, values in extra.items():
+            if column != ROW:  # a reward need not log its columns on every step
+                values.clear()
+        with _without_trl_warning():
+            scores: Tensor = super()._calculate_rewards(*args)
         faults = [function.fault for function in self.reward_funcs if function.fault]
-        self._has_nonfinite_score = bool(scores.isnan().any())
+        self._has_nonfinite_score = bool(scores.isinf().any())
         if self._has_nonfinite_score:
             _, prompts, completions, *_ = args
             first, *_ = (fault for of_process in distributed.gather_objects(faults) for fault in of_process)
             self._skip_or_stop(first.rstrip("."), [], {"prompt": prompts, "completion": completions})
             return torch.full_like(scores, math.nan)
-        if self.model.training:
-            self._log_attribution(scores)
-        return scores
+        if not self.model.training:
+            return scores
+        self._log_attribution(scores)
+        for name, column in zip(self.reward_func_names, scores.T, strict=True):
+            if name not in SHIPPED_REWARDS:
+                self._metrics["train"][abstained(name)].append(column.isnan().float().mean().item())
+        has_no_total = scores[:, self.reward_weights.to(scores.device) != 0].isnan().all(dim=1)
+        if has_no_total.any() and not self._has_said_unscored:
+            self._has_said_unscored = True
+            say(
+                f"Step {self.state.global_step + 1}: every reward with a weight abstains for {int(has_no_total.sum())} "
+                f"of {len(scores)} completions; they have no advantage. Further steps are not reported."
+            )
+        return scores.masked_fill(has_no_total[:, None], math.nan)
 
     def _set_reward_weights(self) -> None:
         """Set TRL's weights (R,) to those of this step; they hold for the rollout that is scored now.

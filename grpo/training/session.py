@@ -31,7 +31,7 @@ from grpo.evaluation.storage import load_evaluation
 from grpo.policy.chat_template import TemplateFraming, find_opened_tag
 from grpo.policy.hub import is_on_hub, prepare_hub
 from grpo.policy.requirements import slow_bfloat16_warning
-from grpo.rewards.stack import build_rewards
+from grpo.rewards.stack import rewards_of
 from grpo.runs.labels import RunLabel
 from grpo.runs.provenance import collect_provenance
 from grpo.runs.results import STOPPED_BY_PRUNING
@@ -124,7 +124,7 @@ class Session:
         """
         config = self.config
         # The quick checks come first. On a CPU, a mistake ends the command before PyTorch is imported.
-        self.rewards = build_rewards(config.rewards, config.reward_files, config.data.answer, config.correct_by)
+        self.rewards = rewards_of(config)
         self.batch = check_environment(config)
         say(banner(to_interpolations(config), self.rewards, self.batch, self.run_dir.path))
         if warning := slow_bfloat16_warning(config):
@@ -133,6 +133,9 @@ class Session:
             self.splits = load_splits(config.data, validation=config.eval_steps is not None)
         for note in self.splits.notes:
             say(note)
+        for examples in (self.splits.train, self.splits.held_out, self.splits.validation):
+            if examples:
+                self.rewards.check_columns(examples, f"data={config.data.name}")
         if is_on_hub(config.model.path):
             prepare_hub()
         with spinner("importing PyTorch and Transformers"):

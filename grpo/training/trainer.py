@@ -60,7 +60,10 @@ def build_trainer(
         share_prompts=config.share_prompts,
         recorder=recorder,
         model=policy,
-        reward_funcs=[TrlReward(name, rewards, examples, log_rows=i == 0) for i, name in enumerate(rewards.weights)],
+        reward_funcs=[
+            TrlReward(name, rewards, examples, sampler.eos_token_ids, log_rows=i == 0)
+            for i, name in enumerate(rewards.weights)
+        ],
         args=args,
         train_dataset=Dataset.from_list(trl_rows(examples, config.system_prompt)),
         processing_class=tokenizer,

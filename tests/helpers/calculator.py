@@ -1,11 +1,10 @@
 """The reward calculator in a browser: what a person does on the page, what it shows, and the same scores by Python."""
 
-import inspect
 import json
 import time
 from typing import Any
 
-from grpo.rewards.registry import REWARDS
+from tests.helpers.scoring import score
 
 KINDS = ["correctness", "int", "strict_format", "soft_format", "xmlcount"]
 NAMES = KINDS + [f"verbatim_{kind}" for kind in KINDS]
@@ -14,14 +13,9 @@ Case = tuple[str, str]  # completion and gold
 
 def by_python(cases: list[Case]) -> list[list[float]]:
     """The scores of grpo/rewards for each case, in the order of NAMES."""
-    takes_gold = ["gold" in inspect.signature(REWARDS[name]).parameters for name in NAMES]
-    return [
-        [
-            REWARDS[name](text, gold) if both else REWARDS[name](text)
-            for name, both in zip(NAMES, takes_gold, strict=True)
-        ]
-        for text, gold in cases
-    ]
+    texts, golds = [text for text, _ in cases], [gold for _, gold in cases]
+    scores = [score(name, texts, golds) for name in NAMES]
+    return [list(row) for row in zip(*scores, strict=True)]
 
 
 def by_page(page, cases: list[Case]) -> list[list[float]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from grpo.rewards.binding import RewardSettings
 from grpo.rewards.scoring import score_reward
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.tasks.answer_types import ANSWER_TYPES
@@ -22,7 +23,7 @@ def score(
     answer: str = "number",
 ) -> list[float]:
     """The scores of one reward."""
-    return score_reward(name, batch_of(completions, golds, questions), ANSWER_TYPES[answer])
+    return score_reward(name, batch_of(completions, golds, questions), RewardSettings(ANSWER_TYPES[answer]))
 
 
 def is_right(answer: str, gold: str, answer_type: str = "number") -> bool:

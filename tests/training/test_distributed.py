@@ -23,7 +23,7 @@ from grpo.core import distributed
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.sharding import copy_full_weights, full_copy
 from grpo.rewards.advantages import Attribution, attribute
-from grpo.rewards.registry import REWARDS
+from grpo.rewards.registry import REWARDS, reward
 from grpo.rewards.stack import RewardStack
 from grpo.sampling.build import build_sampler
 from grpo.tasks.splits import load_splits
@@ -177,9 +177,17 @@ def test_a_full_copy_of_a_sharded_policy(run_processes, tmp_path) -> None:
 
 
 def with_rewards() -> None:
-    REWARDS["by_text"] = lambda completion: zlib.crc32(completion.encode()) % 7 / 7
-    REWARDS["by_length"] = lambda completion: len(completion) / 100
-    REWARDS["by_gold"] = lambda gold: zlib.crc32(gold.encode()) % 3
+    @reward
+    def by_text(completion):
+        return zlib.crc32(completion.encode()) % 7 / 7
+
+    @reward
+    def by_length(completion):
+        return len(completion) / 100
+
+    @reward
+    def by_gold(gold):
+        return zlib.crc32(gold.encode()) % 3
 
 
 @pytest.fixture(scope="module")

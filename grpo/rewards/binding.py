@@ -1,0 +1,123 @@
+"""The values of a reward's parameters for a batch: from the batch, the dataset, reward_args, or the default.
+
+Called by grpo/rewards/scoring.py for each batch, and by grpo/rewards/stack.py, which checks before a run that every
+parameter can have a value. It calls no reward.
+
+Where several could give a value, the framework's own names win, then reward_args, then the columns of the dataset, then
+the default of the function.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from grpo.policy.chat_template import build_messages
+from grpo.rewards.scoring_batch import ScoringBatch
+from grpo.rewards.signature import OF_BATCH, OF_COMPLETIONS, TRL_ONLY, Reward
+from grpo.tasks.answer_type import AnswerType
+
+# Values that only some batches have.
+SOMETIMES_UNKNOWN = ("completion_ids", *OF_COMPLETIONS)
+# Values of the trainer that are the same for all completions.
+OF_TRAINER = ("trainer_state", "log_metric", "log_extra")
+# Columns that TRL does not pass on, and names that it uses itself.
+NOT_IN_REST = {"prompt", "completion", "completions", *TRL_ONLY}
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """What rewards receive from the settings of a run.
+
+    Attributes:
+        answer_type: what counts as a right answer, data.answer.
+        arguments: reward -> parameter -> value, reward_args.
+        system_prompt: it opens the prompts that rewards in TRL's form receive.
+    """
+
+    answer_type: AnswerType
+    arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    system_prompt: str = ""
+
+
+@dataclass(frozen=True)
+class BoundArguments:
+    """The arguments of a reward for a batch of N completions.
+
+    Attributes:
+        shared: parameter -> one value for the batch.
+        by_completion: parameter -> (N,) a value for each completion.
+        unknown: (N,) whether a value that the reward needs is not known; None if all are.
+    """
+
+    shared: dict[str, Any]
+    by_completion: dict[str, Sequence[Any]]
+    unknown: list[bool] | None = None
+
+
+def bind_arguments(reward: Reward, batch: ScoringBatch, settings: RewardSettings) -> BoundArguments:
+    """The arguments of `reward` for the completions of `batch`."""
+    shared: dict[str, Any] = dict(settings.arguments.get(reward.name, ()))
+    by_completion: dict[str, Sequence[Any]] = {}
+    unknown: list[bool] | None = None
+    for name in reward.inputs:
+        if name in OF_BATCH or name in OF_TRAINER:
+            shared[name] = settings.answer_type if name == "answer_type" else getattr(batch, name)
+        elif name not in SOMETIMES_UNKNOWN:
+            by_completion[name] = _values(name, reward, batch, settings)
+        elif None not in (values := getattr(batch, name) or [None]):
+            by_completion[name] = values
+        elif name not in reward.defaults:
+            known = getattr(batch, name) or [None] * len(batch.completions)
+            by_completion[name] = known
+            before = unknown or [False] * len(known)
+            unknown = [missing or value is None for missing, value in zip(before, known, strict=True)]
+    _add_columns(shared, by_completion, reward, batch)
+    if reward.takes_rest:
+        _add_rest(shared, by_completion, reward, batch, settings)
+    return BoundArguments(shared, by_completion, unknown)
+
+
+def _add_columns(
+    shared: Mapping[str, Any], by_completion: dict[str, Sequence[Any]], reward: Reward, batch: ScoringBatch
+) -> None:
+    """Add the columns of the dataset that the parameters name, unless reward_args sets them."""
+    optional = [name for name in reward.options if name in reward.defaults and name not in shared]
+    present = batch.column_names() if optional else {}
+    for name in [*reward.required, *(name for name in optional if name in present)]:
+        if name not in shared:
+            by_completion[name] = batch.column(name)
+
+
+def _add_rest(
+    shared: dict[str, Any],
+    by_completion: dict[str, Sequence[Any]],
+    reward: Reward,
+    batch: ScoringBatch,
+    settings: RewardSettings,
+) -> None:
+    """Add what TRL passes to every reward, for a function with **kwargs."""
+    shared |= {name: getattr(batch, name) for name in OF_TRAINER}
+    for name in ("prompts", "completions"):
+        by_completion.setdefault(name, _values(name, reward, batch, settings))
+    if batch.completion_ids is not None:
+        by_completion["completion_ids"] = batch.completion_ids
+    for name in batch.column_names():
+        if name not in NOT_IN_REST and name not in shared and name not in by_completion:
+            by_completion[name] = batch.column(name)
+
+
+def _values(name: str, reward: Reward, batch: ScoringBatch, settings: RewardSettings) -> Sequence[Any]:
+    """(N,) the values of an input that every batch has."""
+    match name.removesuffix("s"):
+        case "completion" if reward.messages:
+            return [[{"role": "assistant", "content": text}] for text in batch.completions]
+        case "completion":
+            return batch.completions
+        case "gold":
+            return [example.gold for example in batch.examples]
+        case "question":
+            return [example.question for example in batch.examples]
+        case "example":
+            return batch.examples
+        case _:
+            return [build_messages(example.prompt, settings.system_prompt) for example in batch.examples]
