@@ -61,7 +61,7 @@ def build_trainer(
         recorder=recorder,
         model=policy,
         reward_funcs=[
-            TrlReward(name, rewards, examples, sampler.eos_token_ids, log_rows=i == 0)
+            TrlReward(name, rewards, examples, sampler.end_token_ids, log_rows=i == 0)
             for i, name in enumerate(rewards.weights)
         ],
         args=args,

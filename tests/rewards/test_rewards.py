@@ -180,7 +180,6 @@ def test_a_reward_may_score_a_batch(tmp_path) -> None:
     ("body", "message"),
     [
         ("def bad(completion):\n    return 1 / 0\n", "'bad' raised ZeroDivisionError.*my_rewards.py:6.*'the text'"),
-        ("def bad(completion):\n    return None\n", "'bad' returned None"),
         ("def bad(completion):\n    return float('nan')\n", "'bad' returned nan"),
         ("def bad(completion):\n    return float('inf')\n", "'bad' returned inf"),
         ("def bad(completion):\n    return 'high'\n", "'bad' returned 'high'"),
@@ -188,7 +187,7 @@ def test_a_reward_may_score_a_batch(tmp_path) -> None:
         ("def bad(completions):\n    return 1 / 0\n", "ZeroDivisionError.*The first of 1 completion"),
         ("def bad(completions):\n    return [1.0, 2.0]\n", "'bad' returned 2 scores for 1 completions"),
         ("def bad(completions):\n    return None\n", "'bad' returned None for 1 completions"),
-        ("def bad(completions):\n    return [None]\n", "'bad' returned None"),
+        ("def bad(completions):\n    return ['high']\n", "'bad' returned 'high'"),
     ],
 )
 def test_a_reward_that_fails_is_named(tmp_path, body: str, message: str) -> None:
