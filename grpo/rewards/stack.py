@@ -38,7 +38,7 @@ class RewardStack:
     weights: dict[str, float]
     correct_by: str = "correctness"
     schedules: dict[str, WeightSchedule] = field(default_factory=dict)
-    settings: RewardSettings = RewardSettings(ANSWER_TYPES["number"])
+    settings: RewardSettings = field(default_factory=lambda: RewardSettings(ANSWER_TYPES["number"]))
 
     @property
     def answer_type(self) -> AnswerType:

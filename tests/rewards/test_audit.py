@@ -332,7 +332,10 @@ def test_findings_of_a_file(folder, rows: list, weights: dict, findings: list[st
         ("reward_files=[nowhere.py]", "reward_files: no file "),
         ("fail_on=often", "fail_on=often: must be one of warning, note."),
         ("fail=warning", "fail: there is no such setting. Did you mean 'fail_on'?"),
-        ("model=tiny", "model: there is no such setting. Known: completions, correct_by, data, fail_on, reward_args, reward_files, rewards."),
+        (
+            "model=tiny",
+            "model: there is no such setting. Known: completions, correct_by, data, fail_on, reward_args, reward_files, rewards.",
+        ),
         ("data.answer=exact", "data.answer=exact: must be one of number, strict, text."),
         ("data.seed=1", "data.seed: there is no such setting."),
         ("data=gsm8k", "data: this command has no group data, only data.answer."),
