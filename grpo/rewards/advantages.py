@@ -34,9 +34,47 @@ EPSILON = 1e-4
 ROUNDING = 1e-6
 
 Bools = NDArray[np.bool_]
-# Scores (G, K, R) of G groups of K completions and the weights (R,) -> the parts (G, K, R) of the advantages, and
-# whether the total is constant inside each group (G,). A group with a constant total has no advantage: its parts are 0.
-Estimator = Callable[[Floats, Floats], tuple[Floats, Bools]]
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """The scores of G groups of K completions by R rewards.
+
+    Attributes:
+        scores: (G, K, R) 0 where a reward abstains: it adds nothing to the total.
+        counted: (G, K, R) which of them are part of means and standard deviations.
+    """
+
+    scores: Floats
+    counted: Bools
+
+    def centered(self) -> Floats:
+        """The scores (G, K, R) minus the mean of the reward in its group; 0 where not counted."""
+        counts = np.maximum(self.counted.sum(axis=1, keepdims=True), 1)
+        mean = np.where(self.counted, self.scores, 0.0).sum(axis=1, keepdims=True) / counts
+        return np.where(self.counted, self.scores - mean, 0.0)
+
+    def constant_rewards(self) -> Bools:
+        """Whether each reward is constant inside each group (G, R), up to rounding."""
+        largest = np.abs(np.where(self.counted, self.scores, 0.0)).max(axis=1)
+        return np.abs(self.centered()).max(axis=1) <= ROUNDING * largest
+
+    def std(self, values: Floats, axis: int | None = None) -> Floats:
+        """The standard deviation of `values` (G, K) or (G, K, R), with Bessel's correction; 0 if fewer than two count.
+
+        Args:
+            axis: 1 for each group; None for the batch.
+        """
+        counted = self.counted if values.ndim == 3 else self.counted.any(axis=-1)
+        count = counted.sum(axis=axis, keepdims=True)
+        mean = np.where(counted, values, 0.0).sum(axis=axis, keepdims=True) / np.maximum(count, 1)
+        squares = np.where(counted, values - mean, 0.0) ** 2
+        return np.sqrt(squares.sum(axis=axis, keepdims=True) / np.maximum(count - 1, 1))
+
+
+# The scores of groups and the weights (R,) -> the parts (G, K, R) of the advantages, and whether the total is constant
+# inside each group (G,). A group with a constant total has no advantage: its parts are 0.
+Estimator = Callable[[GroupScores, Floats], tuple[Floats, Bools]]
 
 
 @dataclass(frozen=True)
@@ -67,36 +105,36 @@ class Attribution:
         return (self.advantages[:, None] * without < 0).mean(axis=0)
 
 
-def no_scaling(groups: Floats, weights: Floats) -> tuple[Floats, Bools]:
+def no_scaling(groups: GroupScores, weights: Floats) -> tuple[Floats, Bools]:
     """Dr. GRPO (Liu et al. 2025, arXiv 2503.20783): a_ik = w_k (r_ik - mean of r_k in the group)."""
-    return _zero_constant_groups(weights * _centered(groups), weights * groups)
+    return _zero_constant_groups(weights * groups.centered(), weights * groups.scores)
 
 
-def group_std(groups: Floats, weights: Floats) -> tuple[Floats, Bools]:
+def group_std(groups: GroupScores, weights: Floats) -> tuple[Floats, Bools]:
     """GRPO (Shao et al. 2024, arXiv 2402.03300): `no_scaling`, divided by the std of the total in the group + 1e-4."""
     parts, constant = no_scaling(groups, weights)
-    std = parts.sum(axis=-1).std(axis=1, ddof=1)
-    return parts / (std[:, None, None] + EPSILON), constant
+    std = groups.std(parts.sum(axis=-1), axis=1)
+    return parts / (std[:, :, None] + EPSILON), constant
 
 
-def batch_std(groups: Floats, weights: Floats) -> tuple[Floats, Bools]:
+def batch_std(groups: GroupScores, weights: Floats) -> tuple[Floats, Bools]:
     """`no_scaling`, divided by the std of the total in the batch + 1e-4 (Liu et al. 2025, arXiv 2508.08221)."""
     parts, constant = no_scaling(groups, weights)
-    return parts / ((groups @ weights).std(ddof=1) + EPSILON), constant
+    std = groups.std(groups.scores @ weights)
+    return parts / (std[:, :, None] + EPSILON), constant
 
 
-def gdpo(groups: Floats, weights: Floats) -> tuple[Floats, Bools]:
+def gdpo(groups: GroupScores, weights: Floats) -> tuple[Floats, Bools]:
     """GDPO (arXiv 2601.05242): a_ik = w_k z_ik / (d + 1e-4).
 
-    z_ik is the reward, standardized in its group; d is the std of sum_k w_k z_ik in the batch. No setting in conf/
-    selects it; TRL's argument `multi_objective_aggregation="normalize_then_sum"` does.
+    z_ik is the reward, standardized in its group; d is the std of sum_k w_k z_ik in the batch.
     """
-    centered = _centered(groups)
-    standardized = centered / (centered.std(axis=1, ddof=1, keepdims=True) + EPSILON)
-    parts = weights * np.where(_constant_rewards(groups)[:, None], 0.0, standardized)
-    std = parts.sum(axis=-1).std(ddof=1)
+    centered = groups.centered()
+    standardized = centered / (groups.std(centered, axis=1) + EPSILON)
+    parts = weights * np.where(groups.constant_rewards()[:, None], 0.0, standardized)
+    std = groups.std(parts.sum(axis=-1))
     parts, constant = _zero_constant_groups(parts, parts)
-    return parts / (std + EPSILON), constant
+    return parts / (std[:, :, None] + EPSILON), constant
 
 
 def estimator(scale_rewards: str, aggregation: str) -> Estimator:
@@ -115,23 +153,24 @@ def attribute(
 ) -> Attribution:
     """Compute the advantages of raw scores and their parts, in float64.
 
+    An abstention, nan, adds 0 to the total. A completion for which all rewards with a weight abstain has no advantage
+    and is not part of its group's mean and standard deviation. With normalize_then_sum, TRL standardizes each reward
+    over the completions that it scores.
+
     Args:
         scores: (N, R) raw scores; the completions of a group, `num_generations` of them, are adjacent.
         weights: (R,) the weight of each reward.
     """
     groups = scores.astype(np.float64).reshape(-1, num_generations, scores.shape[1])
-    parts, constant = estimator(scale_rewards, aggregation)(groups, weights)
+    scored = ~np.isnan(groups)
+    weighted = weights != 0 if weights.any() else np.full(len(weights), True)
+    counted = np.broadcast_to(scored[:, :, weighted].any(axis=-1, keepdims=True), scored.shape)
+    if aggregation == "normalize_then_sum":
+        counted = counted & scored
+    group_scores = GroupScores(np.where(scored, groups, 0.0), counted)
+    parts, constant = estimator(scale_rewards, aggregation)(group_scores, weights)
     parts = parts.reshape(scores.shape)
-    return Attribution(parts.sum(axis=-1), parts, np.column_stack([_constant_rewards(groups), constant]))
-
-
-def _centered(groups: Floats) -> Floats:
-    return groups - groups.mean(axis=1, keepdims=True)
-
-
-def _constant_rewards(groups: Floats) -> Bools:
-    """Whether each reward is constant inside each group (G, R), up to rounding."""
-    return np.abs(_centered(groups)).max(axis=1) <= ROUNDING * np.abs(groups).max(axis=1)
+    return Attribution(parts.sum(axis=-1), parts, np.column_stack([group_scores.constant_rewards(), constant]))
 
 
 def _zero_constant_groups(parts: Floats, terms: Floats) -> tuple[Floats, Bools]:

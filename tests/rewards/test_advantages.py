@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trl.trainer.utils import nanstd as trl_nanstd
 
 from grpo.rewards.advantages import attribute, attribution_metrics
 from tests.helpers.trainers import micro_batches
@@ -51,6 +53,68 @@ def test_parts_sum_to_the_advantage_and_shares_to_one(scale, aggregation, seed, 
         ):  # without scaling, the other rewards alone give the remaining advantage
             rest = by_hand(scores, np.where(np.arange(rewards) == r, 0, weights), k, scale, aggregation)
             assert without == pytest.approx(rest, abs=1e-9)
+
+
+def by_trl(scores: np.ndarray, weights: np.ndarray, k: int, scale: str, aggregation: str, dtype: torch.dtype):
+    """The advantages by the lines of TRL 1.16, `GRPOTrainer._generate_and_score_completions`."""
+
+    def nanstd(values: torch.Tensor, dim: int | None = None, keepdim: bool = False) -> torch.Tensor:
+        """TRL's `nanstd`, which computes Bessel's correction in the default dtype."""
+        torch.set_default_dtype(dtype)
+        try:
+            return trl_nanstd(values, dim=dim, keepdim=keepdim)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    rewards_per_func, reward_weights = torch.tensor(scores, dtype=dtype), torch.tensor(weights, dtype=dtype)
+    unscorable = rewards_per_func.isnan().all(dim=1)
+    if aggregation == "normalize_then_sum":
+        grouped = rewards_per_func.view(-1, k, len(weights))
+        standardized = (grouped - grouped.nanmean(dim=1, keepdim=True)) / (nanstd(grouped, dim=1, keepdim=True) + 1e-4)
+        rewards = (standardized.view(-1, len(weights)) * reward_weights).nansum(dim=1)
+        rewards[unscorable] = torch.nan
+        advantages = (rewards - rewards.nanmean()) / (nanstd(rewards) + 1e-4)
+    else:
+        rewards = (rewards_per_func * reward_weights).nansum(dim=1)
+        rewards[unscorable] = torch.nan
+        advantages = rewards - rewards.view(-1, k).nanmean(dim=1).repeat_interleave(k)
+        if scale == "group":
+            advantages = advantages / (nanstd(rewards.view(-1, k), dim=1).repeat_interleave(k) + 1e-4)
+        elif scale == "batch":
+            advantages = advantages / (nanstd(rewards) + 1e-4)
+    return advantages.nan_to_num(nan=0.0).numpy()
+
+
+@pytest.mark.parametrize(("scale", "aggregation"), MODES)
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 6), st.integers(1, 4), st.integers(1, 4))
+def test_parts_with_abstentions_sum_to_trls_advantages(scale, aggregation, seed, k, groups, rewards) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.choice([0.0, 0.125, 0.5, 2.0], size=(groups * k, rewards))
+    scores[rng.random(scores.shape) < rng.choice([0.1, 0.5, 0.9])] = np.nan
+    weights = rng.choice([-1.0, 0.25, 0.5, 3.0], size=rewards)
+    split = attribute(scores, weights, k, scale, aggregation)
+    exact = by_trl(scores, weights, k, scale, aggregation, torch.float64)
+    assert split.advantages == pytest.approx(exact, abs=1e-12)
+    assert split.parts.sum(axis=1) == pytest.approx(split.advantages, abs=1e-12)
+    # In float32, a group of nearly equal totals divides rounding errors by 1e-4.
+    rounded = by_trl(scores, weights, k, scale, aggregation, torch.float32)
+    assert split.advantages == pytest.approx(rounded, abs=1e-2)
+    assert not split.advantages[np.isnan(scores).all(axis=1)].any()
+
+
+def test_an_abstention_adds_nothing_to_the_total() -> None:
+    """A group of four; the second reward scores the first two completions only; the last has no score at all."""
+    scores = np.array([[2.0, 0.5], [0.0, 0.5], [2.0, np.nan], [np.nan, np.nan]])
+    weights = np.array([1.0, 2.0])
+    split = attribute(scores, weights, 4, "none")
+    totals = np.array([3.0, 1.0, 2.0])
+    assert split.advantages == pytest.approx([*(totals - totals.mean()), 0.0])
+    assert split.parts[:, 1] == pytest.approx([1 - 2 / 3, 1 - 2 / 3, -2 / 3, 0])
+    assert split.zero_std.tolist() == [[False, False, False]]
+    standardized = attribute(scores, weights, 4, aggregation="normalize_then_sum")
+    assert standardized.zero_std.tolist() == [[False, True, False]]  # equal where it scores
+    assert not standardized.parts[:, 1].any()
 
 
 @pytest.mark.parametrize(("scale", "aggregation"), MODES)
