@@ -49,6 +49,8 @@ def reward(
 
 def _register(function: Function, messages: bool | None) -> Function:
     name = getattr(function, "__name__", type(function).__name__).removesuffix("_")
+    if isinstance(function, type):
+        raise UserError(f"reward '{name}' is a class; register an object of it, {name} = reward({name}()).")
     if name in REWARDS:
         raise UserError(f"reward '{name}' is defined twice; the name is taken. Give the function another name.")
     REWARDS[name] = read_signature(name, function, messages)

@@ -19,8 +19,9 @@ The files of a checkpoint and their manifest are in `grpo.runs.checkpoints`.
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -38,6 +39,7 @@ from grpo.core.console import say
 from grpo.core.device import is_out_of_memory
 from grpo.core.errors import UserError, first_line
 from grpo.core.paths import display_path
+from grpo.rewards.reward_state import restore_reward_states, reward_states
 from grpo.runs.checkpoints import CHECKPOINT_PREFIX, atomic_checkpoint, run_state_file, save_snapshot, temporary_folder
 from grpo.runs.run_dir import RunDir
 from grpo.training.base import BaseTrainer
@@ -127,7 +129,7 @@ class CheckpointingMixin(BaseTrainer):
             torch.save(self._run_state(), run_state_file(folder))
             if distributed.is_main_process():
                 save_snapshot(RunDir(self.recorder.out), folder)
-        except (OSError, SafetensorError, RuntimeError) as error:
+        except (OSError, SafetensorError, RuntimeError, UserError) as error:
             # On a full disk torch.save raises a plain RuntimeError.
             if isinstance(error, RuntimeError) and not re.search("inline_container|PytorchStreamWriter", str(error)):
                 raise
@@ -147,6 +149,7 @@ class CheckpointingMixin(BaseTrainer):
             "loss": self._tr_loss,
             "last_logged": self._globalstep_last_logged,
             "recorder": self.recorder.state(),
+            "rewards": safe_reward_states(self.recorder.rewards.weights),
         }
 
     # Resuming
@@ -165,6 +168,7 @@ class CheckpointingMixin(BaseTrainer):
         self._tr_loss = state["loss"].to(self.args.device)
         self._globalstep_last_logged = state["last_logged"]
         self.recorder.restore(state["recorder"])
+        restore_reward_states(state.get("rewards", {}))  # older checkpoints have none
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -254,6 +258,29 @@ def raise_any_failure(failure: Exception | None) -> None:
     """
     if messages := [line for line in distributed.gather_objects(failure and first_line(failure)) if line]:
         raise OSError(messages[0]) from failure
+
+
+def safe_reward_states(names: Iterable[str]) -> dict[str, Any]:
+    """The states of rewards as a checkpoint stores them: `torch.load(..., weights_only=True)` reads them, without code.
+
+    Raises:
+        UserError: a state holds objects that cannot be stored or read so.
+    """
+    states = reward_states(names)
+    for name, state in states.items():
+        rule = "a checkpoint stores numbers, texts, lists, dicts and tensors"
+        buffer = BytesIO()
+        try:
+            torch.save(state, buffer)
+            buffer.seek(0)
+            classes = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
+        except Exception as error:  # pickling calls code of any class
+            raise UserError(
+                f"reward '{name}': its state_dict cannot be saved ({first_line(error)}); {rule}."
+            ) from error
+        if classes:
+            raise UserError(f"reward '{name}': its state_dict holds {', '.join(classes)}; {rule}.")
+    return states
 
 
 def _to_plain(content: Any) -> Any:

@@ -18,6 +18,7 @@ from grpo.evaluation.evaluation import Evaluation, evaluate_completions
 from grpo.evaluation.generation import generate_completions, generate_greedily
 from grpo.evaluation.protocol import evaluation_protocol
 from grpo.evaluation.storage import save_evaluation
+from grpo.rewards.reward_state import unchanged_reward_states
 from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
 from grpo.tasks.example import Example
@@ -65,7 +66,10 @@ class PolicyEvaluator:
         indices = range(distributed.rank(), len(examples), distributed.world_size())
         prompts = [examples[i].prompt for i in indices]
         answers = gather_batches(generate_completions(self.sampler, self.tokenizer, prompts, self.config), indices)
-        with progress(f"evaluating {when}", len(examples), lasting) as advance:
+        with (
+            progress(f"evaluating {when}", len(examples), lasting) as advance,
+            unchanged_reward_states(self.rewards.weights),
+        ):
             evaluation = evaluate_completions(examples, answers, self.rewards, on_answered=advance)
         if self.config.rollout.name in ENGINES:  # the engine needs the memory until the next evaluation
             self.sampler.release_memory()

@@ -157,7 +157,8 @@ class ScoringMixin(NonFiniteMixin):
         for name, column in zip(self.reward_func_names, scores.T, strict=True):
             if name not in SHIPPED_REWARDS:
                 self._metrics["train"][abstained(name)].append(column.isnan().float().mean().item())
-        has_no_total = scores[:, self.reward_weights.to(scores.device) != 0].isnan().all(dim=1)
+        weighted = (self.reward_weights != 0).to(scores.device)
+        has_no_total = scores[:, weighted].isnan().all(dim=1) & weighted.any()
         if has_no_total.any() and not self._has_said_unscored:
             self._has_said_unscored = True
             say(

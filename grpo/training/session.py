@@ -11,6 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
+
 from grpo.config.batch import optimizer_steps
 from grpo.config.samplers import evaluation_rollout
 from grpo.config.schema import Config
@@ -31,6 +33,7 @@ from grpo.evaluation.storage import load_evaluation
 from grpo.policy.chat_template import TemplateFraming, find_opened_tag
 from grpo.policy.hub import is_on_hub, prepare_hub
 from grpo.policy.requirements import slow_bfloat16_warning
+from grpo.rewards.reward_state import state_notes
 from grpo.rewards.stack import rewards_of
 from grpo.runs.labels import RunLabel
 from grpo.runs.provenance import collect_provenance
@@ -127,6 +130,8 @@ class Session:
         self.rewards = rewards_of(config)
         self.batch = check_environment(config)
         say(banner(to_interpolations(config), self.rewards, self.batch, self.run_dir.path))
+        for note in state_notes(self.rewards.weights):
+            say(Text(note, style="yellow"))
         if warning := slow_bfloat16_warning(config):
             say(warning)
         with spinner("loading the data"):

@@ -20,7 +20,7 @@ from grpo.sampling.sampler import Sampler
 from grpo.tasks.example import Example
 from grpo.tasks.train_set import trl_rows
 from grpo.training.arguments import build_args
-from grpo.training.checkpointing import CheckpointingMixin
+from grpo.training.checkpointing import CheckpointingMixin, safe_reward_states
 from grpo.training.recorder import Recorder
 from grpo.training.reward_adapter import ScoringMixin, TrlReward
 from grpo.training.sampling_adapter import SamplingMixin
@@ -52,6 +52,7 @@ def build_trainer(
         policy.save_pretrained(reference)
         tokenizer.save_pretrained(reference)
         policy.config._name_or_path = policy.name_or_path = str(reference)
+    safe_reward_states(rewards.weights)  # a state that cannot be saved is reported before the first step
     args = build_args(config, batch, rewards, out)
     if config.rollout.name in VLLM_ENGINES:  # vLLM reads end tokens only from the policy's folder
         args.generation_kwargs = {"stop_token_ids": sampler.end_token_ids}

@@ -31,11 +31,37 @@ from grpo.training.session import train_run
 from tests.conftest import SMALL, Process
 from tests.helpers.runs import assert_same, lines
 
+# A reward with a state: it abstains for every third completion that it sees, and its score grows with their number.
+SEEN = """
+from grpo.rewards import reward
+
+
+class Seen:
+    __name__ = "seen"
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, completion):
+        self.count += 1
+        return None if self.count % 3 == 0 else self.count * len(completion) / 1000
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+reward(Seen())
+"""
+
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     """Start a run in its own folder, stopped by a signal in step `stop`; or resume it."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "seen.py").write_text(SEEN)
     at: list[int] = []
     on_step_end = Recorder.on_step_end
 
@@ -77,7 +103,7 @@ CASES: dict[str, tuple[list[str], list[int]]] = {
     "steps a rollout": (
         [
             *("max_steps=6", "algorithm.steps_per_generation=2", "logging_steps=3"),
-            "rewards.xmlcount={start: 2.0, end: 0.5, until: 0.8}",
+            *("rewards.xmlcount={start: 2.0, end: 0.5, until: 0.8}", "reward_files=[seen.py]", "+rewards.seen=1"),
         ],
         [1, 5],
     ),
