@@ -63,7 +63,7 @@ def _call_reward(name: str, batch: ScoringBatch, settings: RewardSettings) -> li
     score = _score_one_by_one if reward.form == "single" else _score_batch
     values = score(reward, arguments, completions)
     numbers: list[float | None] = []
-    with _errors_named(name, completions, numbers):
+    with _errors_named(reward, completions, numbers):
         for value in values:
             numbers.append(math.nan if value is None else _to_float(value))
     return [
@@ -77,7 +77,7 @@ def _score_one_by_one(reward: Reward, arguments: BoundArguments, completions: Se
     function = partial(reward.function, **arguments.shared) if arguments.shared else reward.function
     names, columns = list(arguments.by_completion), list(arguments.by_completion.values())
     values: list[Any] = []
-    with _errors_named(reward.name, completions, values):
+    with _errors_named(reward, completions, values):
         for row in zip(*columns, strict=True):
             is_unknown = arguments.unknown is not None and arguments.unknown[len(values)]
             values.append(None if is_unknown else function(**dict(zip(names, row, strict=True))))
@@ -89,7 +89,7 @@ def _score_batch(reward: Reward, arguments: BoundArguments, completions: Sequenc
     if arguments.unknown is not None:
         return [None] * len(completions)
     values: list[Any] = []
-    with _errors_named(reward.name, completions, values, f"first of {len(completions)} "):
+    with _errors_named(reward, completions, values, f"first of {len(completions)} "):
         returned = reward.function(**arguments.shared, **{key: list(c) for key, c in arguments.by_completion.items()})
         shape = getattr(returned, "shape", (None,))
         ordered = isinstance(returned, Sized) and not isinstance(returned, NOT_SCORE_LISTS)
@@ -131,7 +131,7 @@ def _check_score(name: str, number: float | None, value: Any, completion: str) -
 
 
 @contextmanager
-def _errors_named(name: str, completions: Sequence[str], results: list[Any], which: str = "") -> Iterator[None]:
+def _errors_named(reward: Reward, completions: Sequence[str], results: list[Any], which: str = "") -> Iterator[None]:
     """Turn an exception of user code into a `UserError` that names the reward, the line and the completion.
 
     `results` has one value for each completion that is scored; the completion at fault is the next one.
@@ -143,8 +143,20 @@ def _errors_named(name: str, completions: Sequence[str], results: list[Any], whi
     except BaseException as error:  # the timeouts of some libraries are not an `Exception`
         completion = completions[len(results)]
         raise UserError(
-            f"reward '{name}' raised {describe_error(error)}. The {which}completion: {completion!r}"
+            f"reward '{reward.name}' raised {describe_error(error)}. {_hint(reward, error)}The {which}completion: "
+            f"{completion!r}"
         ) from error
+
+
+def _hint(reward: Reward, error: BaseException) -> str:
+    """What to change if a function in TRL's form may have taken texts for messages, or a batch form the reverse."""
+    if not isinstance(error, TypeError | AttributeError | KeyError):
+        return ""
+    if reward.form == "trl" and reward.messages:
+        return "Its completions are lists of messages; for texts, write completions: list[str]. "
+    if reward.form == "batch" and not reward.messages:
+        return "Its completions are texts; for messages, write @reward(messages=True). "
+    return ""
 
 
 def _short_repr(value: Any) -> str:

@@ -7,6 +7,7 @@ functions. It knows nothing of advantages and training.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from operator import mul
 from typing import Any
 
@@ -19,6 +20,7 @@ from grpo.rewards.registry import REWARDS
 from grpo.rewards.reward_files import REWARD_SOURCES, load_reward_files
 from grpo.rewards.scoring import score_reward
 from grpo.rewards.scoring_batch import ScoringBatch
+from grpo.rewards.signature import RESERVED
 from grpo.tasks.answer_type import AnswerType
 from grpo.tasks.answer_types import ANSWER_TYPES
 from grpo.tasks.example import Example
@@ -106,9 +108,12 @@ class RewardStack:
                 if columns is None:
                     columns = {known: None for example in examples for known in example.columns}
                 if column not in columns:
+                    close = get_close_matches(column, [*columns, *RESERVED], n=1, cutoff=0.8)
                     raise UserError(
-                        f"rewards.{name}: the reward takes '{column}', which {data} has no column for; its columns: "
-                        f"{', '.join(columns) or 'none'}. For a value of your own, reward_args.{name}.{column}=VALUE."
+                        f"rewards.{name}: the reward takes '{column}', and {data} has no such column, only "
+                        f"{', '.join(columns) or 'none'}."
+                        + "".join(f" Did you mean '{other}'?" for other in close)
+                        + f" For a value of your own, set reward_args.{name}.{column}=VALUE."
                     )
 
 
@@ -150,8 +155,8 @@ def build_rewards(
         )
     if "completion_ids" in REWARDS[correct_by].inputs:
         raise UserError(
-            f"correct_by={correct_by}: the reward takes completion_ids, which only training has; evaluations need one "
-            "that takes the text."
+            f"correct_by={correct_by}: the reward takes completion_ids, which only training has; name one that takes "
+            "the text."
         )
     schedules = {name: weight for name, weight in parsed.items() if isinstance(weight, WeightSchedule)}
     final = {name: weight.end if isinstance(weight, WeightSchedule) else weight for name, weight in parsed.items()}
