@@ -50,9 +50,9 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
         print_comparison(stored, config.k)
     else:
         figures = {name: value for name, value in main.evaluation.figures.items() if is_requested(name, config.k)}
-        say(metrics_table(figures, main.evaluation.intervals))
+        say(metrics_table(figures, main.evaluation.intervals, main.evaluation.labels))
         if not main.evaluation.has_single_samples:
-            say(at_k_table(figures, main.evaluation.intervals))
+            say(at_k_table(figures, main.evaluation.intervals, main.evaluation.labels))
     print_examples(config.show, {title: result.evaluation for title, result in stored.items()})
     say(f"Every completion with its scores: {display_path(main.path.with_suffix('.parquet').absolute())}")
 

@@ -47,6 +47,7 @@ def sections() -> "list[Section]":
         section(
             "Total reward and right answers",
             lines("Total reward per completion", "reward"),
+            lines("Right completions", "completions/correct"),
             overlay("Validation problems right, with a 95% interval", f"eval/accuracy_strict{INTERVAL}"),
             BarPlot(
                 title="Held-out problems right, before and after training",
@@ -57,6 +58,7 @@ def sections() -> "list[Section]":
             "Each reward (rewards/)",
             overlay("Mean of each reward, unweighted", "rewards/.+/mean"),
             overlay("Spread of each reward and of the total", "(?:rewards/.+/std|reward_std)"),
+            overlay("Share of completions for which a reward abstained", "abstained/.+"),
         ),
         section(
             "Shares of the advantage (advantage_share/)",
@@ -72,7 +74,7 @@ def sections() -> "list[Section]":
                 "groups/none_correct",
             ),
             lines(
-                "Groups without a gradient; groups whose gradient comes only from rewards other than correctness",
+                "Groups without a gradient; groups whose gradient comes from other rewards than that for right answers",
                 "groups/zero_std",
                 "groups/correctness_constant",
             ),
@@ -98,7 +100,7 @@ def sections() -> "list[Section]":
         ),
         section(
             "All validation metrics (eval/, with eval_steps)",
-            overlay("Right as the last number of the text", f"eval/accuracy_flexible{INTERVAL}"),
+            overlay("Right in any format", f"eval/accuracy_flexible{INTERVAL}"),
             overlay("Exact format; reasoning, then answer", f"eval/(?:strict|soft)_format{INTERVAL}"),
             overlay("Total reward", f"eval/reward{INTERVAL}"),
             overlay("Mean of each reward, unweighted", "eval/rewards/.+"),

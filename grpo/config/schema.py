@@ -10,6 +10,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+DEFAULT_CORRECT_BY = "correctness"  # the value of correct_by in conf/common.yaml, and of runs that did not save it
+
 
 def free_mapping() -> Any:
     """An empty mapping to which `NAME.KEY=VALUE` adds keys: unlike the other settings, it takes any name without +."""
@@ -130,7 +132,7 @@ class CommonConfig:
     rollout: RolloutConfig
     rewards: dict[str, Any]
     reward_files: list[str]
-    correct_by: str = "correctness"
+    correct_by: str = DEFAULT_CORRECT_BY
     reward_args: dict[str, Any] = field(default_factory=free_mapping)
     seed: int
     device: str

@@ -3,7 +3,7 @@
 Tables, reports and progress lines call it. It does not know how a metric is computed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from grpo.core.metric_names import (
     ACCURACY_FLEXIBLE,
@@ -17,7 +17,8 @@ from grpo.core.metric_names import (
     TRUNCATED,
 )
 
-# metric -> label; tables list the metrics in this order
+# metric -> label; tables list the metrics in this order. The labels of accuracies are those of numbers as answers;
+# `accuracy_labels` of grpo/tasks/answer_types.py has those of other answers.
 METRIC_LABELS = {
     STRICT_FORMAT: "exact format",
     SOFT_FORMAT: "reasoning, then answer",
@@ -32,8 +33,10 @@ METRIC_LABELS = {
 NON_PERCENT_FORMATS = {REWARD: "{:z.2f}", MEAN_COMPLETION_TOKENS: "{:z.1f}", TRAIN_SECONDS: "{:z.1f}"}
 
 
-def label_and_formatter(metric: str) -> tuple[str, Callable[[float], str]]:
-    """The label of a metric, and the function that formats its values, without a percent sign."""
+def label_and_formatter(metric: str, labels: Mapping[str, str] | None = None) -> tuple[str, Callable[[float], str]]:
+    """The label of a metric, from `labels` if it is there, and the formatter of its values, without a percent sign."""
+    if labels and metric in labels:
+        return labels[metric], label_and_formatter(metric)[1]
     if metric.startswith(SCORE_PREFIX):
         return f"reward {metric.removeprefix(SCORE_PREFIX)}", "{:z.3f}".format
     if metric in NON_PERCENT_FORMATS:

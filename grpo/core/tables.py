@@ -4,6 +4,7 @@ Commands call it and print the result with `grpo.core.console.say`. It does not 
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from grpo.core.console import wrap_lines
 from grpo.core.metric_format import format_interval, format_metric, is_at_k, label_and_formatter, ordered_metrics
+from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT
 from grpo.core.text import format_p_value, printable, with_sign
 
 FORMAT_TAG = re.compile(r"</?(?:reasoning|answer)>")
@@ -58,23 +60,27 @@ def empty_table(*columns: str) -> Table:
     return table
 
 
-def metrics_table(metrics: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
-    """Every metric with its 95% interval, except pass@k and maj@k (see `at_k_table`)."""
+def metrics_table(
+    metrics: dict[str, float], intervals: dict[str, tuple[float, float]], labels: Mapping[str, str]
+) -> Table:
+    """Every metric with its 95% interval, except pass@k and maj@k (see `at_k_table`); `labels`: those of accuracies."""
     table = empty_table("", "95% interval")
     for name in ordered_metrics(metrics):
         table.add_row(
-            Text(label_and_formatter(name)[0]),
+            Text(label_and_formatter(name, labels)[0]),
             format_metric(name, metrics[name]),
             format_interval(name, *intervals[name]),
         )
     return table
 
 
-def at_k_table(metrics: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
+def at_k_table(
+    metrics: dict[str, float], intervals: dict[str, tuple[float, float]], labels: Mapping[str, str]
+) -> Table:
     """pass@k and maj@k with their 95% intervals, one row for each k, first strict, then flexible extraction."""
     table = empty_table("pass@k", "95% interval", "maj@k", "95% interval")
     table.columns[0].header = Text("k: samples of a problem")
-    for suffix, title in (("", "correct inside <answer>"), ("/flexible", "correct as last number")):
+    for suffix, title in (("", labels[ACCURACY_STRICT]), ("/flexible", labels[ACCURACY_FLEXIBLE])):
         ks = [name.removeprefix("pass@").removesuffix(suffix) for name in metrics if is_at_k(name, "pass@", suffix)]
         table.add_row(Text(title, style="bold"))
         for k in ks:
@@ -89,9 +95,17 @@ def at_k_table(metrics: dict[str, float], intervals: dict[str, tuple[float, floa
 
 
 def comparison_table(
-    names: tuple[str, str], first: dict[str, float], second: dict[str, float], differences: dict[str, Any]
+    names: tuple[str, str],
+    first: dict[str, float],
+    second: dict[str, float],
+    differences: dict[str, Any],
+    labels: Mapping[str, str],
 ) -> Table:
-    """Two evaluations of the same problems, and their differences (second minus first) as `compare` returns them."""
+    """Two evaluations of the same problems, and their differences (second minus first) as `compare` returns them.
+
+    Args:
+        labels: the labels of the accuracies.
+    """
     tested = any(difference.p is not None for difference in differences.values())
     table = empty_table(*names, "difference", "95% interval", *(["p"] if tested else []))
     table.columns[2].style = "bold"
@@ -106,7 +120,7 @@ def comparison_table(
         ]
         if difference.p is not None:
             cells.append(format_p_value(difference.p))
-        table.add_row(Text(label_and_formatter(name)[0]), *cells)
+        table.add_row(Text(label_and_formatter(name, labels)[0]), *cells)
     return table
 
 

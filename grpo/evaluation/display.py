@@ -40,7 +40,8 @@ def print_comparison(stored: dict[str, StoredEvaluation], k: Sequence[int] | Non
     ):
         if names:
             selected = {name: differences[name] for name in names}
-            say(comparison_table((before, after), first.evaluation.figures, second.evaluation.figures, selected))
+            figures = first.evaluation.figures, second.evaluation.figures
+            say(comparison_table((before, after), *figures, selected, second.evaluation.labels))
     right = differences[ACCURACY_STRICT]
     if right.gained is not None:
         n = len(second.evaluation.examples)

@@ -37,6 +37,7 @@ from grpo.core.statistics import (
 from grpo.evaluation.completion import Completion, CompletionBatch
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
+from grpo.tasks.answer_types import accuracy_labels
 from grpo.tasks.example import Example
 
 # Figures that are 0 or 1 for each completion.
@@ -192,6 +193,11 @@ class Evaluation:
         return by_wilson | dict(
             zip(others, bootstrap_intervals(np.stack([self.by_problem[name] for name in others])), strict=True)
         )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of the two accuracies in tables."""
+        return accuracy_labels(self.rewards.answer_type, self.rewards.correct_by)
 
     def as_json(self) -> dict[str, Any]:
         intervals = {name: list(interval) for name, interval in self.intervals.items()}

@@ -34,9 +34,10 @@ from grpo.core.metric_names import (
     reward_weight,
 )
 from grpo.reports.figures import HUES, STYLE, Chart, finish_chart, light_colour, new_axes, smoothing_window
+from grpo.rewards.reward_files import SHIPPED_REWARDS
 
 # The built-in rewards have the same colour in every run; your own rewards take the free colours in their order.
-REWARD_COLOURS = dict(zip(("correctness", "int", "strict_format", "soft_format", "xmlcount"), HUES, strict=False))
+REWARD_COLOURS = dict(zip((name for name in SHIPPED_REWARDS if "verbatim" not in name), HUES, strict=False))
 
 
 def reward_colours(rewards: Sequence[str]) -> dict[str, str]:

@@ -130,7 +130,7 @@ def change_rows(run: SavedRun) -> list[dict[str, Any]]:
     rows = []
     for name in ordered_metrics(results["difference"]):
         difference = results["difference"][name]
-        title, formatter = label_and_formatter(name)
+        title, formatter = label_and_formatter(name, run.accuracy_labels)
         cells = [
             (format_metric(name, results[when][name]), results[when]["intervals"][name]) for when in ("before", "after")
         ]

@@ -20,6 +20,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLoca
 from grpo.config.batch import BatchSplit
 from grpo.core.metric_format import NON_PERCENT_FORMATS, label_and_formatter
 from grpo.core.metric_names import (
+    CORRECT,
     FRAC_REWARD_ZERO_STD,
     MEAN_LENGTH,
     SCORE_PREFIX,
@@ -36,13 +37,13 @@ from grpo.runs.saved_run import SavedRun
 
 # metric -> title; each is a mean over the completions of a step
 CURVES = {
-    reward_mean("correctness"): "Score of correctness",
+    CORRECT: "Right completions",
     reward_mean("strict_format"): "Score of strict_format",
     reward_mean("soft_format"): "Score of soft_format",
     MEAN_LENGTH: "Length of completions, tokens",
     FRAC_REWARD_ZERO_STD: "Groups with equal totals",
 }
-SHARE_METRICS = {FRAC_REWARD_ZERO_STD, VALIDATION_ACCURACY}
+SHARE_METRICS = {CORRECT, FRAC_REWARD_ZERO_STD, VALIDATION_ACCURACY}
 MAX_COLOURED_ARMS = len(HUES)  # arms with different colours
 
 
@@ -55,8 +56,10 @@ class DotRow(NamedTuple):
     hue: str
 
 
-def arms_figure(arms: Sequence[Arm], baseline: Arm, hues: Mapping[str, str], labels: Mapping[str, str]) -> Chart:
-    """The primary metric of each arm: a dot for each seed, and their mean."""
+def arms_figure(
+    arms: Sequence[Arm], baseline: Arm, hues: Mapping[str, str], labels: Mapping[str, str], title: str
+) -> Chart:
+    """The primary metric of each arm, whose label is `title`: a dot for each seed, and their mean."""
     rows = [
         DotRow(labels[arm.name], [*arm.values(PRIMARY_METRIC).values()], None, hues.get(arm.name, "soft"))
         for arm in arms
@@ -70,7 +73,7 @@ def arms_figure(arms: Sequence[Arm], baseline: Arm, hues: Mapping[str, str], lab
             axes.axvline(
                 fmean(baseline.values(PRIMARY_METRIC).values()), color=light_colour("soft"), linewidth=1, linestyle=":"
             )
-    return Chart("settings", f"Held-out problems: {label_and_formatter(PRIMARY_METRIC)[0]}", note, figure)
+    return Chart("settings", f"Held-out problems: {title}", note, figure)
 
 
 def dot_rows_figure(rows: Sequence[DotRow]) -> tuple[Figure, Axes]:
@@ -172,9 +175,8 @@ def training_curves(arms: Sequence[Arm], hues: Mapping[str, str], baseline: Arm)
     charts = [training_curve(chosen, names, hues, column, title, column) for column, title in CURVES.items()]
     completions = {arm.name: BatchSplit(**any_run(arm).results["batch"]).completions for arm in chosen}
     if len({*completions.values()}) > 1:
-        title = "Correctness by completions sampled"
-        column = reward_mean("correctness")
-        charts.insert(1, training_curve(chosen, names, hues, column, title, "by_completions", completions))
+        title = "Right completions by completions sampled"
+        charts.insert(1, training_curve(chosen, names, hues, CORRECT, title, "by_completions", completions))
     charts.append(
         training_curve(chosen, names, hues, VALIDATION_ACCURACY, "Validation problems right", VALIDATION_ACCURACY)
     )
@@ -245,7 +247,7 @@ def curve_label(arm: Arm, baseline: Arm) -> str:
     return truncate_text("baseline" if len(text) > 26 and arm is baseline else text, 26)
 
 
-def pareto_figure(trials: Sequence[Trial], objectives: Sequence[str]) -> Chart:
+def pareto_figure(trials: Sequence[Trial], objectives: Sequence[str], labels: Mapping[str, str]) -> Chart:
     """The trials of a search with two objectives; those on the Pareto front are joined by a line."""
     complete = [trial for trial in trials if None not in trial.values]
     best: Any = sorted(trial.values for trial in complete if trial.best)
@@ -262,11 +264,11 @@ def pareto_figure(trials: Sequence[Trial], objectives: Sequence[str]) -> Chart:
         axes.margins(0.08)
         axes.grid(True, axis="both")
         for axis, name in zip((axes.xaxis, axes.yaxis), objectives, strict=True):
-            axis.set_label_text(label_and_formatter(name)[0])
+            axis.set_label_text(label_and_formatter(name, labels)[0])
             axis.set_major_locator(MaxNLocator(5))
             if name not in NON_PERCENT_FORMATS and not name.startswith(SCORE_PREFIX):
                 axis.set_major_formatter(PercentFormatter(1, decimals=0))
                 low, high = axis.get_view_interval()
                 axis.set_view_interval(max(low, -0.02), min(high, 1.02), ignore=True)
     note = "blue: no other trial is at least as good in both and better in one; the numbers are jobs"
-    return Chart("front", " and ".join(label_and_formatter(name)[0] for name in objectives), note, figure)
+    return Chart("front", " and ".join(label_and_formatter(name, labels)[0] for name in objectives), note, figure)

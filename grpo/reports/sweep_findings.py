@@ -44,7 +44,7 @@ def findings(sweep: SweepResults, baseline: Arm | None = None) -> list[str]:
 def _search_findings(sweep: SweepResults) -> list[str]:
     trials = search_trials(sweep)
     best = [trial for trial in trials if trial.best]
-    names = " and ".join(label_and_formatter(name)[0] for name in sweep.maximize)
+    names = " and ".join(label_and_formatter(name, sweep.labels)[0] for name in sweep.maximize)
     if not best:
         return [f"No trial has a value of {names}, the objective of the search."]
     of_trials = f"Of {len(trials)} {plural(len(trials), 'trial')},"

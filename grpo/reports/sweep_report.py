@@ -111,7 +111,7 @@ def write_sweep_report(
         pruned=len(sweep.unfinished) > len(sweep.missing),
         trials=trial_rows(sweep) if sweep.maximize else [],
         objectives=[
-            f"{label_and_formatter(name)[0]}, {'highest' if maximize else 'lowest'} best"
+            f"{label_and_formatter(name, sweep.labels)[0]}, {'highest' if maximize else 'lowest'} best"
             for name, maximize in sweep.maximize.items()
         ],
         effects=[
@@ -150,9 +150,9 @@ def draw_charts(
     if sweep.maximize:
         trials = search_trials(sweep)
         has_front = len(sweep.maximize) == 2 and any(trial.best for trial in trials)
-        return SweepCharts([pareto_figure(trials, [*sweep.maximize])] if has_front else [], [], [])
+        return SweepCharts([pareto_figure(trials, [*sweep.maximize], sweep.labels)] if has_front else [], [], [])
     return SweepCharts(
-        [arms_figure(arms, baseline, hues, labels)],
+        [arms_figure(arms, baseline, hues, labels, sweep.labels[PRIMARY_METRIC])],
         [effect_figure(effect, i, len(effects) > 1) if effect.levels else None for i, effect in enumerate(effects)],
         training_curves(sweep.arms_with_runs, hues, baseline),
     )
@@ -268,7 +268,7 @@ def other_metrics_table(
                 (format_cell(metric, fmean(values) if values else None), bool(contrast and contrast.is_significant))
             )
         rows.append((arm, cells))
-    return {"titles": [label_and_formatter(metric)[0] for metric in sweep.metrics], "rows": rows}
+    return {"titles": [label_and_formatter(metric, sweep.labels)[0] for metric in sweep.metrics], "rows": rows}
 
 
 def level_rows(effect: Effect) -> list[dict[str, str]]:

@@ -15,7 +15,7 @@ from grpo.core import files
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import parse_json_object
 from grpo.core.metric_format import METRIC_LABELS
-from grpo.core.metric_names import REWARD, SCORE_PREFIX
+from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT, REWARD, SCORE_PREFIX
 from grpo.core.text import plural
 from grpo.reports.arms import (
     PRIMARY_METRIC,
@@ -78,6 +78,14 @@ class SweepResults:
     @property
     def job_count(self) -> int:
         return len(self.finished_runs) + len(self.unfinished)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of the two accuracies in tables; general ones if the runs differ in what counts as right."""
+        labels = [run.accuracy_labels for _, run in self.finished_runs]
+        if labels and all(others == labels[0] for others in labels):
+            return labels[0]
+        return {ACCURACY_STRICT: "correct", ACCURACY_FLEXIBLE: "correct in any format"}
 
     @property
     def metrics(self) -> list[str]:

@@ -71,7 +71,7 @@ def _arms_table(sweep: SweepResults, baseline: Arm) -> list[RenderableType]:
                 *_interval_and_p_cells(contrast.paired, contrast.p_holm),
             ]
         table.add_row(label, str(len(arm.runs)), format_metric(PRIMARY_METRIC, mean_accuracy(arm)), *cells)
-    table.caption = "correct: inside <answer>, mean over seeds; paired t intervals with the seed as unit"
+    table.caption = f"{sweep.labels[PRIMARY_METRIC]}: mean over seeds; paired t intervals with the seed as unit"
     table.caption_justify = "left"
     if len(sweep.factors) > 1:
         legend = [Text("Arms are named by their differences from the baseline."), *legend]
@@ -100,7 +100,7 @@ def _interval_and_p_cells(paired: PairedTTest, p_holm: float) -> tuple[str, str]
 
 
 def _trials_table(sweep: SweepResults) -> list[RenderableType]:
-    table = empty_table(*(label_and_formatter(metric)[0] for metric in sweep.maximize))
+    table = empty_table(*(label_and_formatter(metric, sweep.labels)[0] for metric in sweep.maximize))
     table.columns[0].header = "trial"
     trials, total = best_trials(sweep, MAX_TERMINAL_ROWS), len(sweep.finished_runs)
     labels, legend = _row_labels([printable(f"{trial.folder}  {truncate_text(trial.name, 300)}") for trial in trials])

@@ -12,7 +12,7 @@ from operator import mul
 from typing import Any
 
 from grpo.config.limits import MAX_WEIGHT
-from grpo.config.schema import AnyConfig, CommonConfig
+from grpo.config.schema import DEFAULT_CORRECT_BY, AnyConfig, CommonConfig
 from grpo.config.weights import Weight, WeightSchedule, format_weight, format_weights, parse_weight
 from grpo.core.errors import UserError, shorten, suggest_name
 from grpo.rewards.binding import RewardSettings
@@ -38,7 +38,7 @@ class RewardStack:
     """
 
     weights: dict[str, float]
-    correct_by: str = "correctness"
+    correct_by: str = DEFAULT_CORRECT_BY
     schedules: dict[str, WeightSchedule] = field(default_factory=dict)
     settings: RewardSettings = field(default_factory=lambda: RewardSettings(ANSWER_TYPES["number"]))
 
@@ -129,7 +129,7 @@ def build_rewards(
     weights: Mapping[str, Any],
     files: Sequence[str] = (),
     answer_type: str = "number",
-    correct_by: str = "correctness",
+    correct_by: str = DEFAULT_CORRECT_BY,
     arguments: Mapping[str, Mapping[str, Any]] | None = None,
     system_prompt: str = "",
 ) -> RewardStack:

@@ -10,12 +10,14 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from grpo.config.schema import DEFAULT_CORRECT_BY
 from grpo.core import files
 from grpo.core.errors import UserError, first_line, json_type_name
 from grpo.core.files import read_json_lines
 from grpo.core.metric_names import REWARD, VALIDATION_ACCURACY
 from grpo.runs.results import read_results
 from grpo.runs.run_dir import RunDir
+from grpo.tasks.answer_types import ANSWER_TYPES, accuracy_labels
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,15 @@ class SavedRun:
     def weights(self) -> dict[str, Any]:
         """Reward -> its weight as a setting: a number, or the mapping of a schedule."""
         return self.settings["rewards"]
+
+    @property
+    def accuracy_labels(self) -> dict[str, str]:
+        """The labels of the two accuracies in tables."""
+        data = self.settings["data"]
+        answer_type = data.get("answer") or data.get("answer_match")  # the older name
+        return accuracy_labels(
+            ANSWER_TYPES.get(answer_type, ANSWER_TYPES["number"]), self.settings.get("correct_by", DEFAULT_CORRECT_BY)
+        )
 
 
 def read_run(folder: Path) -> SavedRun:

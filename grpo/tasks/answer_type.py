@@ -20,6 +20,7 @@ class AnswerType(ABC):
     Attributes:
         name: the value of data.answer.
         rule: when an answer is right, as a phrase after "the answer".
+        label: where the answer in the requested format is, for tables.
         anywhere: what `extract_anywhere` reads, as a phrase.
         anywhere_label: the same in a few words, for tables.
         package: the module that the comparison imports, and the extra of this project that installs it.
@@ -27,6 +28,7 @@ class AnswerType(ABC):
 
     name: ClassVar[str]
     rule: ClassVar[str]
+    label: ClassVar[str] = "inside <answer>"
     anywhere: ClassVar[str]
     anywhere_label: ClassVar[str]
     package: ClassVar[tuple[str, str] | None] = None

@@ -47,6 +47,7 @@ class MathAnswer(AnswerType):
 
     name: ClassVar[str] = "math"
     rule: ClassVar[str] = "is equal to the reference answer by math-verify, in the block or in \\boxed{}"
+    label: ClassVar[str] = "inside <answer> or \\boxed{}"
     anywhere: ClassVar[str] = "the last \\boxed{} anywhere, else the answer block, else the last number"
     anywhere_label: ClassVar[str] = "last \\boxed{} or number"
     package: ClassVar[tuple[str, str] | None] = ("math_verify", "math")

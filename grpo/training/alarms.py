@@ -14,6 +14,7 @@ from grpo.config.schema import Config
 from grpo.core.metric_names import (
     ALL_CORRECT,
     CLIPPED_RATIO,
+    CORRECT,
     ENTROPY,
     GRAD_NORM,
     KL,
@@ -62,6 +63,7 @@ class Alarms:
 
     def __init__(self, config: Config, rewards: RewardStack, framing: TemplateFraming = UNKNOWN_FRAMING) -> None:
         self.config, self.weights, self.framing = config, rewards.weights, framing
+        self.correct_by = rewards.correct_by
         algorithm = config.algorithm
         steps_per_rollout = algorithm.num_iterations * algorithm.steps_per_generation
         self.window = max(config.alarm_window, MIN_ROLLOUTS * config.logging_steps * steps_per_rollout)
@@ -94,7 +96,7 @@ class Alarms:
 
     def _rollout_metrics(self, start: int, end: int) -> list[Metrics]:
         """The metrics of steps with a rollout, after step `start` and up to step `end`."""
-        return [metrics for step, metrics in self.history if start < step <= end and ZERO_STD in metrics]
+        return [metrics for step, metrics in self.history if start < step <= end and CORRECT in metrics]
 
     def _window_mean(self, key: str, step: int) -> float:
         """The mean over the window that ends at `step`."""
@@ -177,17 +179,17 @@ class Alarms:
         after = self._rollout_metrics(step - self.window, step)
         if step < 2 * self.window or min(len(before), len(after)) < 2:
             return None
-        old_correct, new_correct, fall = reward_change("correctness", before, after)
+        old_correct, new_correct, fall = metric_change(CORRECT, before, after)
         if math.isnan(fall) or fall > -STANDARD_ERRORS:
             return None
         for name, weight in self._weights(step):
-            old, new, rise = reward_change(name, before, after)
-            if weight and not name.endswith("correctness") and math.copysign(1, weight) * rise >= STANDARD_ERRORS:
+            old, new, rise = metric_change(reward_mean(name), before, after)
+            if weight and name != self.correct_by and math.copysign(1, weight) * rise >= STANDARD_ERRORS:
                 return Alarm(
                     "reward_hacking",
-                    f"{name} rose from {old:.2f} to {new:.2f} while right answers fell from {old_correct / 2:.0%} to "
-                    f"{new_correct / 2:.0%} (means of {self.window} steps, at step {step}). Lower rewards.{name}, or "
-                    "raise rewards.correctness.",
+                    f"{name} rose from {old:.2f} to {new:.2f} while right answers fell from {old_correct:.0%} to "
+                    f"{new_correct:.0%} (means of {self.window} steps, at step {step}). Lower rewards.{name}, or "
+                    f"raise rewards.{self.correct_by}.",
                 )
         return None
 
@@ -214,7 +216,7 @@ class Alarms:
         if ENTROPY not in self.first_window[0]:
             return None
         entropy, start = self._window_mean(ENTROPY, step), fmean(metrics[ENTROPY] for metrics in self.first_window)
-        accuracy = self._window_mean(reward_mean("correctness"), step) / 2
+        accuracy = self._window_mean(CORRECT, step)
         if entropy >= 0.1 * start or accuracy >= 0.9:
             return None
         return Alarm(
@@ -225,9 +227,9 @@ class Alarms:
         )
 
 
-def reward_change(reward: str, before: list[Metrics], after: list[Metrics]) -> tuple[float, float, float]:
-    """Mean score of `reward` before and after, and their difference in standard errors (Welch)."""
-    columns = [[metrics[reward_mean(reward)] for metrics in rows] for rows in (before, after)]
+def metric_change(key: str, before: list[Metrics], after: list[Metrics]) -> tuple[float, float, float]:
+    """Mean of a metric before and after, and their difference in standard errors (Welch)."""
+    columns = [[metrics[key] for metrics in rows] for rows in (before, after)]
     old, new = map(fmean, columns)
     error = math.sqrt(sum(variance(column) / len(column) for column in columns))
     return old, new, (new - old) / error if error else math.copysign(math.inf, new - old) * (new != old)

@@ -78,7 +78,7 @@ def say_results(
     """Print the held-out figures before and after, the answers to the example questions, and where everything is."""
     say(f"\n{results['problems']['held_out']:,} held-out problems, answered greedily")
     main_figures = {name: differences[name] for name in ordered_metrics(differences, rewards=False)}
-    say(comparison_table(("before", "after"), before.figures, after.figures, main_figures))
+    say(comparison_table(("before", "after"), before.figures, after.figures, main_figures, after.labels))
     for example in results["examples"]:
         title = f"{example['question']} (gold: {example['gold']})"
         say(answers_table(title, {when: example[when] for when in ("before", "after")}))

@@ -5,7 +5,7 @@ The recorder moves it, and the parts of the trainer show their phase on it. It k
 
 from collections.abc import Callable
 
-from grpo.core.metric_names import MEAN_LENGTH, REWARD, reward_mean
+from grpo.core.metric_names import CORRECT, MEAN_LENGTH, REWARD
 
 Advance = Callable[[int, str], None]  # (steps, text beside the bar)
 
@@ -50,7 +50,7 @@ class StepProgress:
 def figures_of(metrics: dict[str, float]) -> str:
     """Reward, share of correct completions and mean length, in a few words."""
     parts = [f"reward {metrics[REWARD]:.2f}"]
-    if reward_mean("correctness") in metrics:
-        parts.append(f"correct {metrics[reward_mean('correctness')] / 2:.0%}")
+    if CORRECT in metrics:
+        parts.append(f"correct {metrics[CORRECT]:.0%}")
     parts.append(f"{metrics[MEAN_LENGTH]:.0f} tokens")
     return ", ".join(parts)

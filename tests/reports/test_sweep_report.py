@@ -22,7 +22,7 @@ from tests.helpers.made_up import made_up, made_up_sweep, plan
 FIGURES = {
     "settings",
     "effect_0",
-    "rewards_correctness_mean",
+    "completions_correct",
     "by_completions",
     "rewards_strict_format_mean",
     "rewards_soft_format_mean",

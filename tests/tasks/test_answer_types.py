@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from grpo.core.errors import UserError
-from grpo.tasks.answer_types import ANSWER_TYPES
+from grpo.tasks.answer_types import ANSWER_TYPES, accuracy_labels
 from grpo.tasks.example import Example
 
 needs_math_verify = pytest.mark.skipif(find_spec("math_verify") is None, reason="math-verify is not installed")
@@ -206,6 +206,19 @@ def test_what_is_read(answer_type: str, completion: str, strict: str | None, any
 )
 def test_equal_answers_get_the_same_vote(answer_type: str, answers: list[str]) -> None:
     assert len({ANSWER_TYPES[answer_type].voting_key(answer) for answer in answers}) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer_type", "correct_by", "labels"),
+    [
+        ("number", "correctness", ["correct inside <answer>", "correct as last number"]),
+        ("choice", "correctness", ["correct inside <answer>", "correct as last letter of an option"]),
+        ("math", "correctness", ["correct inside <answer> or \\boxed{}", "correct as last \\boxed{} or number"]),
+        ("number", "solved", ["correct by the reward solved", "correct as last number"]),
+    ],
+)
+def test_labels_of_accuracies(answer_type: str, correct_by: str, labels: list[str]) -> None:
+    assert [*accuracy_labels(ANSWER_TYPES[answer_type], correct_by).values()] == labels
 
 
 @pytest.mark.parametrize(

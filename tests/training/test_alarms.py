@@ -28,6 +28,7 @@ HEALTHY = {
     "groups/zero_std/correctness": 0.2,
     "groups/zero_std/strict_format": 0.2,
     "groups/zero_std/xmlcount": 0.2,
+    "completions/correct": 0.5,
     "rewards/correctness/mean": 1.0,
     "rewards/strict_format/mean": 0.25,
     "rewards/xmlcount/mean": 0.25,
@@ -35,10 +36,11 @@ HEALTHY = {
 
 
 def raised(
-    changes, steps: int = 40, *overrides: str, weights=None, framing=UNKNOWN_FRAMING
+    changes, steps: int = 40, *overrides: str, weights=None, framing=UNKNOWN_FRAMING, correct_by="correctness"
 ) -> list[tuple[int, str, str]]:
     """(step, name, message) of every alarm, where step i logs HEALTHY | changes(i)."""
-    stack = RewardStack(weights or {"correctness": 1.0, "strict_format": 1.0, "xmlcount": 0.0})
+    weights = weights or {"correctness": 1.0, "strict_format": 1.0, "xmlcount": 0.0}
+    stack = RewardStack(weights, correct_by=correct_by)
     alarms = Alarms(compose(["alarm_window=10", *overrides]), stack, framing)
     every = alarms.config.logging_steps
     return [
@@ -73,7 +75,7 @@ def wobble(step: int) -> float:
         (
             lambda i: {
                 "rewards/strict_format/mean": 0.2 + 0.2 * (i > 15) + wobble(i),
-                "rewards/correctness/mean": 1.0 - 0.4 * (i > 15) + wobble(i),
+                "completions/correct": 0.5 - 0.2 * (i > 15) + wobble(i) / 2,
             },
             21,
             "reward_hacking",
@@ -100,10 +102,10 @@ def test_each_alarm_is_raised_once_and_names_the_setting(changes, step: int, nam
         # Measured alone; constant with a break; learnt, so that nothing is left to explore.
         lambda i: {"groups/zero_std/xmlcount": 1.0},
         lambda i: {"groups/zero_std/strict_format": float(i % 9 > 0)},
-        lambda i: {"entropy": 0.15 if i <= 10 else 0.001, "rewards/correctness/mean": 1.0 + 0.9 * (i > 10)},
+        lambda i: {"entropy": 0.15 if i <= 10 else 0.001, "completions/correct": 0.5 + 0.45 * (i > 10)},
         # Both rise; and one falls while the other, which is only measured, rises.
-        lambda i: {"rewards/strict_format/mean": 0.01 * i, "rewards/correctness/mean": 0.04 * i},
-        lambda i: {"rewards/xmlcount/mean": 0.01 * i, "rewards/correctness/mean": 2 - 0.04 * i},
+        lambda i: {"rewards/strict_format/mean": 0.01 * i, "completions/correct": 0.02 * i},
+        lambda i: {"rewards/xmlcount/mean": 0.01 * i, "completions/correct": 1 - 0.02 * i},
         lambda i: {"groups/zero_std": float(i % 5 > 0)},
     ],
 )
@@ -129,12 +131,33 @@ def test_a_reward_that_falls_with_correctness_is_not_hacked() -> None:
     def falls(i: int) -> dict[str, float]:
         return {
             "rewards/strict_format/mean": 0.45 - 0.01 * i + wobble(i),
-            "rewards/correctness/mean": 2 - 0.04 * i + wobble(i),
+            "completions/correct": 1 - 0.02 * i + wobble(i) / 2,
         }
 
     assert raised(falls) == []
     ((_, name, message),) = raised(falls, 40, weights={"correctness": 1.0, "strict_format": -1.0})
     assert name == "reward_hacking" and "strict_format" in message
+
+
+def test_right_is_what_correct_by_says() -> None:
+    def changes(i: int) -> dict[str, float]:
+        return {
+            "completions/correct": 0.5 - 0.2 * (i > 15) + wobble(i) / 2,
+            "rewards/correctness/mean": 0.5 + 0.5 * (i > 15) + wobble(i),
+            "rewards/solved/mean": 0.5 - 0.2 * (i > 15) + wobble(i) / 2,
+            "groups/zero_std/solved": 0.2,
+        }
+
+    weights = {"correctness": 1.0, "strict_format": 0.0, "xmlcount": 0.0, "solved": 1.0}
+    ((_, name, message),) = raised(changes, weights=weights, correct_by="solved")
+    assert name == "reward_hacking" and "correctness rose" in message and message.endswith("or raise rewards.solved.")
+
+
+def test_a_run_resumed_from_a_checkpoint_without_shares_of_right_completions_is_checked() -> None:
+    alarms = Alarms(compose(["alarm_window=10"]), RewardStack({"correctness": 1.0}))
+    old = {name: value for name, value in HEALTHY.items() if name != "completions/correct"}
+    alarms.restore({"rows": [(step, old) for step in range(1, 25)], "first": [old] * 10, "said": []})
+    assert [alarm for step in range(25, 60) for alarm in alarms.check(HEALTHY, step)] == []
 
 
 def test_steps_that_are_logged_together() -> None:
