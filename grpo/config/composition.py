@@ -63,10 +63,12 @@ def with_absolute_paths(config: Schema) -> Schema:
     """The config with absolute paths, which mean the same from any working directory; it is changed in place."""
     config.reward_files = [absolute_path(file) for file in config.reward_files]
     if isinstance(config, CommonConfig):
-        if config.data.path is not None:
-            config.data.path = absolute_path(config.data.path)
-        folder = absolute_path(config.model.path)
-        if os.path.exists(folder):  # otherwise it is a policy of the hub, or an embedded one
+        if config.data.difficulty is not None:
+            config.data.difficulty = absolute_path(config.data.difficulty)
+        # A path that does not exist is a dataset or a policy of the hub, or an embedded policy.
+        if config.data.path is not None and os.path.exists(folder := absolute_path(config.data.path)):
+            config.data.path = folder
+        if os.path.exists(folder := absolute_path(config.model.path)):
             config.model.path = folder
     return config
 

@@ -4,6 +4,7 @@ Called by validation.py. A new dataset is one row in `DATA_SETTINGS`. It needs n
 """
 
 from dataclasses import fields
+from typing import Any
 
 from grpo.config.limits import DISTINCT_PROBLEMS
 from grpo.config.schema import DataConfig
@@ -17,7 +18,11 @@ SHARED_SETTINGS = (
     "validation_problems",
     "seed",
     "answer",
+    "difficulty",
+    "solve_rate",
 )
+COLUMN_SETTINGS = ("question_column", "answer_column", "answer_marker", "filter")
+TABLE_SETTINGS = ("path", "subset", "split", "test_file", "validation_file", *COLUMN_SETTINGS)
 
 # data.name -> the settings that need a value, and those that may have one, in addition to the shared ones.
 DATA_SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -25,12 +30,17 @@ DATA_SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("min_steps", "max_steps", "max_number", "train_problems", "eval_problems", "validation_problems"),
         (),
     ),
-    "gsm8k": (("train_file", "question_column", "answer_column"), ("path", "test_file", "validation_file")),
-    "jsonl": (("train_file", "question_column", "answer_column"), ("path", "test_file", "validation_file")),
+    "gsm8k": (("train_file",), TABLE_SETTINGS),
+    "math": ((), ("train_file", *TABLE_SETTINGS)),
+    "jsonl": (("train_file",), ("path", "test_file", "validation_file", *COLUMN_SETTINGS)),
+    "files": ((), ("train_file", *TABLE_SETTINGS)),
+    "hub": ((), ("path", "subset", "split", *COLUMN_SETTINGS)),
 }
 # What a dataset without a default path needs.
 NEEDED_PATHS = {
     "jsonl": "the folder of your files, data.path=FOLDER, or one file",
+    "files": "the folder of your files, data.path=FOLDER, or one file",
+    "hub": "the name of a dataset of the hub, data.path=OWNER/NAME",
 }
 
 
@@ -54,6 +64,8 @@ def check_data(data: DataConfig) -> None:
         raise UserError(f"data.path: data={data.name} needs {NEEDED_PATHS[data.name]}.")
     if data.name == "arithmetic":
         _check_arithmetic(data)
+    _check_filter(data.filter)
+    _check_solve_rate(data.solve_rate)
 
 
 def _check_arithmetic(data: DataConfig) -> None:
@@ -67,3 +79,22 @@ def _check_arithmetic(data: DataConfig) -> None:
                 f"{sizes}: data=arithmetic has at most {DISTINCT_PROBLEMS[split]:,} distinct {split} problems; set "
                 "fewer."
             )
+
+
+def _check_filter(columns: Any) -> None:
+    values = columns.values() if isinstance(columns, dict) else () if columns is None else ({},)
+    for value in values:
+        items = value if isinstance(value, list) else [value]
+        if not items or any(isinstance(item, list | dict) for item in items):
+            raise UserError(
+                f"data.filter={shorten(columns)}: must be columns with a value or a list of values, as in "
+                "'data.filter={level:[4,5],type:Algebra}'."
+            )
+
+
+def _check_solve_rate(bounds: list[float]) -> None:
+    if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
+        raise UserError(
+            f"data.solve_rate={shorten(bounds)}: must be the lowest and the highest solve rate, from 0 to 1, as in "
+            "data.solve_rate=[0.1,0.9]."
+        )

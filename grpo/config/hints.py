@@ -180,13 +180,17 @@ HINTS: dict[str, list[Hint]] = {
         Hint(
             ("dataset_name", "dataset", "dataset_path", "data_path", "data_dir", "dataset_config"),
             "data.path",
-            "a folder of JSON lines, with data=jsonl; data=gsm8k and data=arithmetic are shipped",
+            "data=hub data.path=OWNER/NAME, data=files data.path=FOLDER; docs/data.md",
         ),
-        Hint(("train_files", "dataset_train_split"), "data.train_file", "in data.path, with data=jsonl"),
+        Hint(
+            ("train_files", "dataset_train_split"),
+            "data.train_file",
+            "a file in data.path, with data=files; data.split is a split of the hub",
+        ),
         Hint(
             ("val_files", "test_files", "dataset_test_split", "eval_dataset", "val_file"),
             "data.test_file",
-            "the held-out problems, in data.path, with data=jsonl; data.validation_file has those for eval_steps",
+            "the held-out problems, in data.path, with data=files; data.validation_file has those for eval_steps",
         ),
         Hint(("prompt_key", "prompt_column", "input_key"), "data.question_column"),
         Hint(("answer_key", "label_key", "reward_model_key", "response_key"), "data.answer_column"),

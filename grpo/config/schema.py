@@ -51,12 +51,18 @@ class DataConfig:
     min_steps: int | None = None
     max_steps: int | None = None
     max_number: int | None = None
-    # only of gsm8k and jsonl
+    # only of datasets in files and of the hub
     train_file: str | None = None
     test_file: str | None = None
     validation_file: str | None = None
+    subset: str | None = None
+    split: str | None = None
     question_column: str | None = None
     answer_column: str | None = None
+    answer_marker: str | None = None
+    filter: Any = None  # a mapping; OmegaConf would not add keys to an empty one
+    difficulty: str | None = None
+    solve_rate: list[float] = field(default_factory=lambda: [0.1, 0.9])
 
 
 @dataclass

@@ -40,6 +40,7 @@ PATH_SETTINGS = (
     "data.train_file",
     "data.test_file",
     "data.validation_file",
+    "data.difficulty",
     "reward_files",
     "resume",
     "run",

@@ -11,8 +11,9 @@ from typing import Any
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import atomic_write
 from grpo.evaluation.completion import Completion, CompletionBatch
+from grpo.tasks.columns import text_column
 from grpo.tasks.example import Example
-from grpo.tasks.jsonl import read_jsonl, text_column
+from grpo.tasks.jsonl import read_jsonl
 
 COMPLETION_SUFFIXES = (".jsonl", ".parquet")
 

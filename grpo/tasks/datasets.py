@@ -5,20 +5,21 @@ in conf/data. The loaders know neither prompts and tokens nor which problems are
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from grpo.config.schema import DataConfig
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path
-from grpo.policy.hub import hub_error, prepare_hub
 from grpo.tasks import arithmetic
-from grpo.tasks.answer_types import ANSWER_TYPES
+from grpo.tasks.data_files import DATA_SUFFIXES, data_files
 from grpo.tasks.example import Example
-from grpo.tasks.jsonl import read_jsonl, text_column
+from grpo.tasks.row_reader import RowReader
+from grpo.tasks.rows import read_files, read_rows
 
 DEFAULT_TRAIN_FILE = "train.jsonl"  # the default in conf/data/jsonl.yaml
+GSM8K_ON_HUB = "openai/gsm8k"
 
 
 def load_arithmetic(config: DataConfig, split: str, notes: list[str]) -> list[Example]:
@@ -45,25 +46,28 @@ def load_arithmetic(config: DataConfig, split: str, notes: list[str]) -> list[Ex
 
 
 def load_gsm8k(config: DataConfig, split: str, notes: list[str]) -> list[Example] | None:
-    if config.path is not None:
-        return load_jsonl(config, split, notes)
-    if split == "validation":
-        return None
-    prepare_hub()
-    from datasets import load_dataset
+    """GSM8K from the hub; from a folder with the files of the hub, main/train-*.parquet; or with train.jsonl."""
+    if config.path is None:
+        at_hub = replace(config, path=GSM8K_ON_HUB, train_file=None, test_file=None, validation_file=None)
+        return load_table(at_hub, split, notes)
+    path = Path(config.path).expanduser()
+    if path.suffix == ".parquet" or any(file.suffix == ".parquet" for file in data_files(path)):
+        subset = config.subset if config.subset and (path / config.subset).is_dir() else None
+        return load_table(replace(config, subset=subset, train_file=None, test_file=None), split, notes)
+    return load_jsonl(config, split, notes)
 
-    try:
-        dataset = load_dataset("openai/gsm8k", "main", split=split)
-    except (OSError, ValueError) as error:
-        raise hub_error("The dataset openai/gsm8k", "data.path", error) from error
-    return [_example_from_row(row, config) for row in dataset]
+
+def load_table(config: DataConfig, split: str, notes: list[str]) -> list[Example] | None:
+    """Any dataset of the hub, and any files."""
+    return read_rows(config, split, RowReader(config, notes).read, notes)
 
 
 def load_jsonl(config: DataConfig, split: str, notes: list[str]) -> list[Example] | None:
-    assert config.path is not None
+    """Files with one JSON object per line, whose names are settings."""
+    assert config.path is not None and config.train_file is not None
     folder = Path(display_path(Path(config.path).expanduser()))  # the setting is absolute; messages show it as typed
     files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
-    if folder.is_file() or (folder.suffix == ".jsonl" and not folder.is_dir()):
+    if folder.is_file() or (folder.suffix in DATA_SUFFIXES and not folder.is_dir()):
         if config.train_file not in (DEFAULT_TRAIN_FILE, folder.name):
             raise UserError(
                 f"data.train_file={config.train_file}: data.path={folder} names the training file already; omit one of "
@@ -72,29 +76,23 @@ def load_jsonl(config: DataConfig, split: str, notes: list[str]) -> list[Example
         folder, files["train"] = folder.parent, folder.name
     if (name := files[split]) is None:
         return None
+    if Path(name).suffix in DATA_SUFFIXES and not name.endswith(".jsonl"):
+        raise UserError(
+            f"data.path: {folder / name} is no JSON Lines file (.jsonl); data=files reads it, as in data=files "
+            f"data.path={folder / name}."
+        )
     others = sorted(path.name for path in folder.glob("*.jsonl"))
     if not (folder / name).exists() and others:
         raise UserError(
             f"data.path: there is no file {folder / name}; the folder has {', '.join(others[:9])}: set "
             f"data.{split}_file=NAME."
         )
-    return list(read_jsonl(folder / name, lambda row: _example_from_row(row, config)))
-
-
-def _example_from_row(row: dict[str, Any], config: DataConfig) -> Example:
-    """The question and the reference answer of a row: the text after `####` in the answer column, or all of it.
-
-    Raises:
-        UserError: a column is missing, or the reference answer is empty or unreadable under data.answer.
-    """
-    assert config.question_column is not None and config.answer_column is not None
-    question, answer = (text_column(row, key).strip() for key in (config.question_column, config.answer_column))
-    gold = answer.rpartition("####")[2].strip()
-    if not gold:
-        raise UserError(f"nothing follows #### in '{config.answer_column}'.")
-    example = Example(question, gold, columns=row)
-    ANSWER_TYPES[config.answer].check_reference(example)
-    return example
+    if not (folder / name).exists() and (found := data_files(folder)):
+        raise UserError(
+            f"data.path: there is no file {folder / name}; data=files reads the other data files of the folder, such "
+            f"as {found[0].relative_to(folder)}."
+        )
+    return read_files([folder / name], config, RowReader(config, notes).read)
 
 
 # data.name -> the function that loads the split `train`, `validation` or `test` (the held-out problems); it returns
@@ -102,5 +100,8 @@ def _example_from_row(row: dict[str, Any], config: DataConfig) -> Example:
 LOADERS: dict[str, Callable[[DataConfig, str, list[str]], list[Example] | None]] = {
     "arithmetic": load_arithmetic,
     "gsm8k": load_gsm8k,
+    "math": load_table,
     "jsonl": load_jsonl,
+    "files": load_table,
+    "hub": load_table,
 }

@@ -1,11 +1,10 @@
-"""Reads files with one JSON object per line, with messages that name file, line and column.
+"""Reads files with one JSON object per line, with messages that name file and line.
 
-Called by the loaders of datasets and by the reader of completions. It does not know what the columns mean.
+Called by the loaders of datasets and by the reader of completions. It knows nothing of columns.
 """
 
 import json
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,24 +38,3 @@ def read_jsonl(path: Path, parse_row: Callable[[dict[str, Any]], Item], setting:
             yield parse_row(row)
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}") from error
-
-
-def text_column(row: dict[str, Any], key: str, blank: bool = False) -> str:
-    """The text or number in the column `key`, as text, which may be empty only if `blank`.
-
-    Raises:
-        UserError: the column is missing, or contains another type.
-    """
-    if key not in row:
-        raise UserError(f"there is no column '{key}', only {', '.join(map(repr, row))}.")
-    value = row[key]
-    types = str | int | float | Decimal
-    if isinstance(value, bool) or not isinstance(value, types) or value != value or not (blank or str(value).strip()):
-        raise UserError(f"'{key}' is {value!r}; it must hold text or a number.")
-    if isinstance(value, float | Decimal):
-        value = format(Decimal(str(value)), "f")
-    try:
-        str(value).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(f"'{key}' is {value!r}, which is not valid text: {error.reason}.") from error
-    return str(value)

@@ -4,11 +4,12 @@ Called by training, evaluation and sweeps. It knows nothing of prompts and token
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grpo.config.schema import DataConfig
 from grpo.core.errors import UserError
 from grpo.tasks.datasets import LOADERS
+from grpo.tasks.difficulty import select_by_solve_rate
 from grpo.tasks.example import SHOWCASE, Example
 
 # Without a file of held-out problems, a fifth of the training split is drawn by default, at most this many problems.
@@ -60,6 +61,8 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
             _draw_problems(validation_problems, config.validation_problems, config), "validation", config
         )
         train = _exclude_shared(train, validation_problems, ("training", "validation"), config, notes)
+    if config.difficulty is not None:
+        train = select_by_solve_rate(train, config, notes)
     splits.train = _require_problems(_draw_problems(train, config.train_problems, config), "train", config)
     return splits
 
@@ -68,7 +71,7 @@ def load_held_out(config: DataConfig) -> list[Example]:
     """Load only the held-out problems: the same as those of `load_splits`."""
     held_out = LOADERS[config.name](config, "test", [])
     if held_out is None:
-        return load_splits(config).held_out
+        return load_splits(replace(config, difficulty=None)).held_out
     return _require_problems(_draw_problems(held_out, config.eval_problems, config), "held-out", config)
 
 
@@ -120,29 +123,30 @@ def _split_at_random(examples: list[Example], count: int, config: DataConfig) ->
 def _draw_from_train(
     train: list[Example], setting: str, config: DataConfig, notes: list[str]
 ) -> tuple[list[Example], list[Example]]:
-    """Held-out or validation problems drawn from the training split, because there is no file of them, and its rest.
+    """Held-out or validation problems drawn from the training split, because the dataset has none, and its rest.
 
     `setting` is the name of the setting with their number: `eval_problems` (held out) or `validation_problems`.
 
     Raises:
         UserError: the split is too small for that number.
     """
-    file = {"eval_problems": "test_file"}.get(setting, "validation_file")
+    split = {"eval_problems": "test"}.get(setting, "validation")
+    missing = f"{split} split" if config.train_file is None else f"data.{split}_file"
     requested, default = getattr(config, setting), max(1, min(MAX_HELD_OUT_BY_DEFAULT, len(train) // 5))
     count = default if requested is None else requested
     if len(train) < 2:
         raise UserError(
-            f"data={config.name}: the training split has {len(train)} problems, too few to hold some out; name another "
-            f"file, data.{file}=FILE."
+            f"data={config.name}: the training split has {len(train)} problems, too few to hold some out"
+            + ("." if config.train_file is None else f"; name another file, data.{split}_file=FILE.")
         )
     if count >= len(train):
         raise UserError(
-            f"data.{setting}={count}: the training split has only {len(train):,} problems, and without a data.{file} "
+            f"data.{setting}={count}: the training split has only {len(train):,} problems, and without a {missing} "
             f"they are drawn from it; set data.{setting}={default}, or null for a fifth."
         )
     hint = f"; data.{setting}=N sets another number" if requested is None else ""
     notes.append(
-        f"No data.{file}: {count:,} of the {len(train):,} training problems, drawn with data.seed={config.seed}, are "
+        f"No {missing}: {count:,} of the {len(train):,} training problems, drawn with data.seed={config.seed}, are "
         f"held out of training{hint}."
     )
     return _split_at_random(train, count, config)

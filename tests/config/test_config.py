@@ -23,7 +23,8 @@ GROUPS = {
     ("group", "name"), [(group, name) for group, names in sorted(GROUPS.items()) for name in sorted(names)]
 )
 def test_every_option_composes(group: str, name: str) -> None:
-    extra = {"jsonl": ["data.path=somewhere"], "vllm": ["device=cuda"], "vllm_server": ["device=cuda"]}
+    extra = {name: ["data.path=somewhere"] for name in ("jsonl", "files", "hub")}
+    extra |= {"vllm": ["device=cuda"], "vllm_server": ["device=cuda"]}
     (compose_plan if group == "hardware" else compose)([f"{group}={name}", *extra.get(name, [])])
 
 
@@ -85,6 +86,9 @@ def test_every_setting_has_a_comment() -> None:
         "data/arithmetic",
         "data/gsm8k",
         "data/jsonl",
+        "data/files",
+        "data/hub",
+        "data/math",
         "hardware/rtx3090",
     ],
 )

@@ -1,0 +1,55 @@
+"""A prompt as a list of chat messages, as verl, open-r1 and TRL store it in a column.
+
+Called by the reader of rows. It knows neither the chat template nor the system prompt of a run.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from grpo.core.errors import UserError, shorten
+from grpo.policy.chat_template import Message, prompt_text
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def is_chat(value: Any) -> bool:
+    """Whether `value` is a list of messages, each with a role."""
+    return (
+        isinstance(value, list | tuple) and bool(value) and all(isinstance(m, Mapping) and "role" in m for m in value)
+    )
+
+
+def read_chat(value: Any, column: str) -> tuple[Message, ...]:
+    """The messages in `value` up to the last of the user; the assistant's turns after it are no part of the prompt.
+
+    Raises:
+        UserError: a message has an unknown role or no text, or none is the user's.
+    """
+    messages = [_read_message(message, f"'{column}', message {n}") for n, message in enumerate(value, start=1)]
+    while messages and messages[-1]["role"] != "user":
+        messages.pop()
+    if not messages:
+        raise UserError(f"'{column}' has no message of the user; its roles are {_roles(value)}.")
+    return tuple(messages)
+
+
+def chat_question(messages: Sequence[Message]) -> str:
+    """The question of a chat: the user's message if there is one, else all turns without the system message."""
+    return prompt_text(tuple(message for message in messages if message["role"] != "system")).strip()
+
+
+def _read_message(message: Mapping[str, Any], place: str) -> Message:
+    role, content = message["role"], message.get("content")
+    if isinstance(content, list | tuple) and all(isinstance(part, Mapping) for part in content):
+        if other := [part.get("type") for part in content if part.get("type") != "text"]:
+            raise UserError(f"{place} has a part of type {other[0]!r}; prompts have text only.")
+        content = "".join(str(part.get("text", "")) for part in content)
+    if role not in ROLES:
+        raise UserError(f"{place} has the role {role!r}; roles are {', '.join(ROLES)}.")
+    if not isinstance(content, str) or not content.strip():
+        raise UserError(f"{place} is {shorten(repr(content))}; it must hold text.")
+    return {"role": role, "content": content}
+
+
+def _roles(value: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(str(message["role"]) for message in value)

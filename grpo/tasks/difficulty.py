@@ -1,0 +1,45 @@
+"""data.difficulty: the training problems whose solve rate by some policy is within data.solve_rate.
+
+A file of difficulties has one JSON object per line with `question` and `solve_rate`, the share of completions that were
+right; other keys are ignored. Questions are the same if they are equal apart from white space (`Example.key`); of
+several lines with one question, the last counts. Called by grpo/tasks/splits.py.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from grpo.config.schema import DataConfig
+from grpo.core.errors import UserError
+from grpo.core.paths import display_path
+from grpo.tasks.columns import require_value, text_column
+from grpo.tasks.example import Example
+from grpo.tasks.jsonl import read_jsonl
+
+
+def select_by_solve_rate(examples: list[Example], config: DataConfig, notes: list[str]) -> list[Example]:
+    """The examples with a solve rate from the first to the second value of data.solve_rate, both included.
+
+    Raises:
+        UserError: the file cannot be read, or no example is left.
+    """
+    assert config.difficulty is not None
+    path = Path(display_path(Path(config.difficulty).expanduser()))
+    rates = dict(read_jsonl(path, _read_line, "data.difficulty"))
+    low, high = config.solve_rate
+    known = [example for example in examples if example.key in rates]
+    selected = [example for example in known if low <= rates[example.key] <= high]
+    counts = (
+        f"{len(selected):,} of {len(examples):,} training problems have a solve rate from {low:g} to {high:g} in "
+        f"{path}; {len(known) - len(selected):,} have another, {len(examples) - len(known):,} have none"
+    )
+    if not selected:
+        raise UserError(f"data.difficulty={path}: {counts}; set other bounds, data.solve_rate=[LOW,HIGH].")
+    notes.append(f"{counts}. The others are left out.")
+    return selected
+
+
+def _read_line(row: dict[str, Any]) -> tuple[str, float]:
+    question, rate = text_column(row, "question"), require_value(row, "solve_rate")
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
+        raise UserError(f"'solve_rate' is {rate!r}; it must be a number from 0 to 1.")
+    return Example(question, "").key, float(rate)

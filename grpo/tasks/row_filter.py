@@ -1,0 +1,53 @@
+"""data.filter: which rows of a dataset are retained, by the values of their columns.
+
+Called by grpo/tasks/rows.py before rows become problems, so that a reference answer of another row may be unreadable.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from grpo.core.errors import UserError, shorten
+from grpo.tasks.columns import Row, require_value
+from grpo.tasks.data_files import listed
+
+Item = TypeVar("Item")
+
+
+class RowFilter:
+    """Retains the rows in which each column has one of the wanted values, which are compared as text: 5 is '5'."""
+
+    def __init__(self, wanted: Mapping[str, Any] | None) -> None:
+        self.wanted = {
+            column: value if isinstance(value, list) else [value] for column, value in (wanted or {}).items()
+        }
+        self.seen: dict[str, dict[str, None]] = {column: {} for column in self.wanted}  # sets in the order of the rows
+
+    def parsed(
+        self, parse: Callable[[Row], Item], rows: Callable[[Callable[[Row], Item | None]], Iterable[Item | None]]
+    ) -> list[Item]:
+        """The results of `parse` for the retained rows; `rows(function)` calls a function for every row.
+
+        Raises:
+            UserError: there are rows, and none is retained; or a row has no such column.
+        """
+        items = list(rows(lambda row: parse(row) if self.retains(row) else None))
+        retained = [item for item in items if item is not None]
+        if items and not retained:
+            found = "; ".join(f"'{column}' has {listed(sorted(values))}" for column, values in self.seen.items())
+            raise UserError(f"data.filter={shorten(self.wanted)}: none of the {len(items):,} rows is left; {found}.")
+        return retained
+
+    def retains(self, row: Row) -> bool:
+        """Whether the row has a wanted value in each column.
+
+        Raises:
+            UserError: the row has no such column.
+        """
+        values = {column: require_value(row, column) for column in self.wanted}
+        for column, value in values.items():
+            if len(self.seen[column]) < 1_000:
+                self.seen[column][shorten(value, 40)] = None
+        return all(
+            any(value == item or (item is not None and str(value) == str(item)) for item in self.wanted[column])
+            for column, value in values.items()
+        )
