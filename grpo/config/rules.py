@@ -43,8 +43,17 @@ ALARM_NAMES = (
 # What counts as a right answer: the values of data.answer.
 ANSWER_TYPE_NAMES = ("number", "strict", "text", "choice", "math", "equation")
 
+# Rules of how rewards are executed, for every command that scores completions.
+REWARD_RULES: dict[str, Rule] = {
+    "reward_timeout": between(0.001, 1_000_000),
+    "on_reward_timeout": one_of("score", "stop"),
+    "reward_workers": between(0, 1_024),
+    "reward_concurrency": between(1, 100_000),
+}
+
 # Rules of the settings of every command that runs a policy. None is not checked: the type tells where it is allowed.
 COMMON_RULES: dict[str, Rule] = {
+    **REWARD_RULES,
     "seed": between(0, 2**32 - 1),
     "device": one_of("cpu", "cuda"),
     "threads": between(1, 1_024),
@@ -136,7 +145,7 @@ RULES: dict[type, dict[str, Rule]] = {
         ),
         "show": between(0, MAX_PROBLEMS),
     },
-    AuditConfig: {"fail_on": one_of("warning", "note"), "data.answer": one_of(*ANSWER_TYPE_NAMES)},
+    AuditConfig: {**REWARD_RULES, "fail_on": one_of("warning", "note"), "data.answer": one_of(*ANSWER_TYPE_NAMES)},
 }
 RULES[PlanConfig] = RULES[Config] | {
     "world_size": between(1, 1_000_000),

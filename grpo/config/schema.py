@@ -140,6 +140,10 @@ class CommonConfig:
     reward_files: list[str]
     correct_by: str = DEFAULT_CORRECT_BY
     reward_args: dict[str, Any] = field(default_factory=free_mapping)
+    reward_timeout: float | None = None
+    on_reward_timeout: str = "score"
+    reward_workers: int = 0
+    reward_concurrency: int = 16
     seed: int
     device: str
     threads: int | None
@@ -208,6 +212,10 @@ class AuditConfig:
     reward_files: list[str]
     correct_by: str
     reward_args: dict[str, Any] = field(default_factory=free_mapping)
+    reward_timeout: float | None
+    on_reward_timeout: str
+    reward_workers: int
+    reward_concurrency: int
     completions: str | None
     fail_on: str | None
 

@@ -29,17 +29,28 @@ def restored_process_state(seed: int) -> Iterator[None]:
     with ExitStack() as stack:
         for restore in _restorers():
             stack.callback(restore)
-        random.seed(seed)
         stack.enter_context(_protected_streams())
         if numpy := _imported_module("numpy"):
             stack.callback(numpy.random.set_state, numpy.random.get_state())
             stack.enter_context(numpy.errstate())
-            numpy.random.seed(seed)
         if torch := _imported_module("torch"):
-            stack.enter_context(_restored_torch(torch, seed))
+            stack.enter_context(_restored_torch(torch))
         else:
             stack.callback(_reset_torch_defaults)
+        seed_generators(seed)
         yield
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the random number generators of Python, and those of numpy and torch if they are already imported."""
+    seed %= 2**32  # numpy takes no larger one
+    random.seed(seed)
+    if numpy := _imported_module("numpy"):
+        numpy.random.seed(seed)
+    if torch := _imported_module("torch"):
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed(seed)
 
 
 def _imported_module(name: str) -> Any:
@@ -115,7 +126,7 @@ def _protected_streams() -> Iterator[None]:
 
 
 @contextmanager
-def _restored_torch(torch: Any, seed: int) -> Iterator[None]:
+def _restored_torch(torch: Any) -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     accessors = [
         (torch.are_deterministic_algorithms_enabled, partial(torch.use_deterministic_algorithms, warn_only=warn_only)),
@@ -132,9 +143,6 @@ def _restored_torch(torch: Any, seed: int) -> Iterator[None]:
         torch.set_grad_enabled(grad),
         torch.random.fork_rng(gpus),
     ):
-        torch.default_generator.manual_seed(seed)
-        if gpus:
-            torch.cuda.manual_seed(seed)
         try:
             yield
         finally:

@@ -7,10 +7,11 @@ Add a reward without touching this package: decorate a function in your own Pyth
 file in `reward_files=[my_rewards.py]` and give it a weight, `+rewards.<function name>=0.1`.
 """
 
+import math
 from collections.abc import Callable
 from typing import TypeVar, overload
 
-from grpo.core.errors import UserError
+from grpo.core.errors import UserError, shorten
 from grpo.rewards.signature import Reward, RewardFunction, read_signature
 
 Function = TypeVar("Function", bound=RewardFunction)
@@ -22,11 +23,11 @@ def reward(function: Function) -> Function: ...
 
 
 @overload
-def reward(*, messages: bool | None = None) -> Callable[[Function], Function]: ...
+def reward(*, messages: bool | None = None, on_timeout: float | None = None) -> Callable[[Function], Function]: ...
 
 
 def reward(
-    function: Function | None = None, *, messages: bool | None = None
+    function: Function | None = None, *, messages: bool | None = None, on_timeout: float | None = None
 ) -> Function | Callable[[Function], Function]:
     """Register a function as a reward under its own name, without a trailing underscore (`int_` -> `int`).
 
@@ -38,20 +39,24 @@ def reward(
         messages: whether completions are lists of chat messages or texts. By default the annotation of `completions`
             tells (`list[str]` or `list[list[dict]]`); without one, functions in TRL's form receive messages, others
             texts.
+        on_timeout: the score of a completion for which the function takes longer than reward_timeout. Without one, the
+            run stops.
 
     Raises:
-        UserError: the name is taken, or the parameters are not those of a reward.
+        UserError: the name is taken, the parameters are not those of a reward, or `on_timeout` is no score.
     """
     if function is None:
-        return lambda decorated: _register(decorated, messages)
-    return _register(function, messages)
+        return lambda decorated: _register(decorated, messages, on_timeout)
+    return _register(function, messages, on_timeout)
 
 
-def _register(function: Function, messages: bool | None) -> Function:
+def _register(function: Function, messages: bool | None, on_timeout: float | None) -> Function:
     name = getattr(function, "__name__", type(function).__name__).removesuffix("_")
     if isinstance(function, type):
         raise UserError(f"reward '{name}' is a class; register an object of it, {name} = reward({name}()).")
     if name in REWARDS:
         raise UserError(f"reward '{name}' is defined twice; the name is taken. Give the function another name.")
-    REWARDS[name] = read_signature(name, function, messages)
+    if on_timeout is not None and not (isinstance(on_timeout, int | float) and math.isfinite(on_timeout)):
+        raise UserError(f"reward '{name}': on_timeout={shorten(on_timeout)}: must be a finite number, a score.")
+    REWARDS[name] = read_signature(name, function, messages, on_timeout)
     return function

@@ -7,7 +7,7 @@ that names the reward, the line and the completion. It knows nothing of weights 
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence, Set, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set, Sized
 from contextlib import contextmanager, nullcontext
 from decimal import Decimal
 from functools import partial
@@ -15,14 +15,14 @@ from numbers import Real
 from typing import Any
 
 from grpo.core.errors import UserError
-from grpo.core.signals import StoppedBySignal
+from grpo.rewards.async_scoring import AwaitValues, await_on_new_loop
 from grpo.rewards.binding import BoundArguments, RewardSettings, bind_arguments
-from grpo.rewards.process_state import restored_process_state
+from grpo.rewards.process_state import restored_process_state, seed_generators
 from grpo.rewards.registry import REWARDS
+from grpo.rewards.reward_error import RewardErrors
 from grpo.rewards.reward_files import REWARD_SOURCES, SHIPPED_REWARDS
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.signature import Reward
-from grpo.rewards.user_file import describe_error
 
 
 class NonFiniteReward(UserError):
@@ -36,61 +36,110 @@ NOT_SCORE_LISTS = (Mapping, Set, str, bytes, bytearray, memoryview)
 MAX_SCORE = 1e12
 
 
-def score_reward(name: str, batch: ScoringBatch, settings: RewardSettings) -> list[float]:
+def score_reward(
+    name: str,
+    batch: ScoringBatch,
+    settings: RewardSettings,
+    await_values: AwaitValues = await_on_new_loop,
+    seed: int | None = None,
+) -> list[float]:
     """Score the completions of a batch with one reward; nan is the score of a completion for which it abstains.
 
     For a reward from a file, the state of this process is restored afterwards, and random numbers are seeded with the
     completions: a repeated or resumed run gets the same scores.
+
+    Args:
+        await_values: awaits the calls of an async reward.
+        seed: of random numbers; None: `batch_seed`. In the single form, completion i has `seed` + i.
 
     Raises:
         UserError: the reward raised, or returned the wrong number of scores, or a value that is not a number.
         NonFiniteReward: a score is nan, infinite or too large.
     """
     if name in SHIPPED_REWARDS:
-        return _call_reward(name, batch, settings)
-    file, seed = REWARD_SOURCES.get(name), zlib.crc32("\0".join(batch.completions).encode("utf-8", "replace"))
+        return _call_reward(name, batch, settings, await_values)
+    seed = batch_seed(batch) if seed is None else seed
+    with _process_of_reward(name, seed):
+        return _call_reward(name, batch, settings, await_values, seed)
+
+
+def score_rows(name: str, batch: ScoringBatch, settings: RewardSettings, seed: int) -> Iterator[float]:
+    """The scores of a reward from a file in the single form, each as soon as it is computed; see `score_reward`."""
+    reward = REWARDS[name]
+    with _process_of_reward(name, seed):
+        yield from _score_one_by_one(reward, bind_arguments(reward, batch, settings), batch.completions, seed)
+
+
+@contextmanager
+def _process_of_reward(name: str, seed: int) -> Iterator[None]:
+    """A context for a reward from a file: its modules are importable, and the state of the process is restored."""
+    file = REWARD_SOURCES.get(name)
     try:
         with restored_process_state(seed), file.imports() if file else nullcontext():
-            return _call_reward(name, batch, settings)
+            yield
     except OSError as error:
         raise UserError(f"reward '{name}' changed this process, which cannot be restored: {error}.") from error
 
 
-def _call_reward(name: str, batch: ScoringBatch, settings: RewardSettings) -> list[float]:
+def batch_seed(batch: ScoringBatch) -> int:
+    """The seed of random numbers in rewards that score `batch`."""
+    return zlib.crc32("\0".join(batch.completions).encode("utf-8", "replace"))
+
+
+def _call_reward(
+    name: str, batch: ScoringBatch, settings: RewardSettings, await_values: AwaitValues, seed: int | None = None
+) -> list[float]:
     """Call a reward with the values that it takes by name: once per completion, or once for the batch."""
     reward, completions = REWARDS[name], batch.completions
     arguments = bind_arguments(reward, batch, settings)
-    score = _score_one_by_one if reward.form == "single" else _score_batch
-    values = score(reward, arguments, completions)
-    numbers: list[float | None] = []
-    with _errors_named(reward, completions, numbers):
-        for value in values:
-            numbers.append(math.nan if value is None else _to_float(value))
-    return [
-        math.nan if value is None else _check_score(name, number, value, completion)
-        for number, value, completion in zip(numbers, values, completions, strict=True)
-    ]
+    if reward.form == "single" and not reward.is_async:
+        return list(_score_one_by_one(reward, arguments, completions, seed))
+    if reward.form == "single":
+        values = await_values(reward, [call or _abstain for call in _calls(reward, arguments)], completions)
+    else:
+        values = _score_batch(reward, arguments, completions, await_values)
+    return [_to_score(reward, value, completion) for value, completion in zip(values, completions, strict=True)]
 
 
-def _score_one_by_one(reward: Reward, arguments: BoundArguments, completions: Sequence[str]) -> list[Any]:
-    """The values that a reward returns for each completion; None where an argument is not known."""
-    function = partial(reward.function, **arguments.shared) if arguments.shared else reward.function
+def _calls(reward: Reward, arguments: BoundArguments) -> Iterator[Callable[[], Any] | None]:
+    """The call of a reward for each completion; None where an argument is not known."""
     names, columns = list(arguments.by_completion), list(arguments.by_completion.values())
-    values: list[Any] = []
-    with _errors_named(reward, completions, values):
-        for row in zip(*columns, strict=True):
-            is_unknown = arguments.unknown is not None and arguments.unknown[len(values)]
-            values.append(None if is_unknown else function(**dict(zip(names, row, strict=True))))
-    return values
+    for index, row in enumerate(zip(*columns, strict=True)):
+        is_unknown = arguments.unknown is not None and arguments.unknown[index]
+        yield None if is_unknown else partial(reward.function, **arguments.shared, **dict(zip(names, row, strict=True)))
 
 
-def _score_batch(reward: Reward, arguments: BoundArguments, completions: Sequence[str]) -> list[Any]:
+async def _abstain() -> None:
+    """The call of an async reward for which an argument is not known."""
+
+
+def _score_one_by_one(
+    reward: Reward, arguments: BoundArguments, completions: Sequence[str], seed: int | None
+) -> Iterator[float]:
+    """The score of each completion; nan where the reward abstains or an argument is not known."""
+    for index, (call, completion) in enumerate(zip(_calls(reward, arguments), completions, strict=True)):
+        if seed is not None:
+            seed_generators(seed + index)
+        with RewardErrors(reward, completions, index):
+            value = call() if call else None
+        yield _to_score(reward, value, completion)
+
+
+def _score_batch(
+    reward: Reward, arguments: BoundArguments, completions: Sequence[str], await_values: AwaitValues
+) -> list[Any]:
     """The values that a reward returns for a batch, one for each completion; all None if an argument is not known."""
     if arguments.unknown is not None:
         return [None] * len(completions)
+    columns = {name: list(column) for name, column in arguments.by_completion.items()}
+    call = partial(reward.function, **arguments.shared, **columns)
     values: list[Any] = []
-    with _errors_named(reward, completions, values, f"first of {len(completions)} "):
-        returned = reward.function(**arguments.shared, **{key: list(c) for key, c in arguments.by_completion.items()})
+    if reward.is_async:
+        (returned,) = await_values(reward, [call], completions)
+    else:
+        with RewardErrors(reward, completions):
+            returned = call()
+    with RewardErrors(reward, completions):
         shape = getattr(returned, "shape", (None,))
         ordered = isinstance(returned, Sized) and not isinstance(returned, NOT_SCORE_LISTS)
         is_list = ordered and len(shape) == 1
@@ -102,6 +151,23 @@ def _score_batch(reward: Reward, arguments: BoundArguments, completions: Sequenc
             "score for each completion."
         )
     return values
+
+
+def _to_score(reward: Reward, value: Any, completion: str) -> float:
+    """What a reward returned as a score; nan for None.
+
+    Raises:
+        UserError: it is not a number.
+        NonFiniteReward: it is nan, infinite or too large.
+    """
+    if value is None:
+        return math.nan
+    if type(value) is float:
+        number: float | None = value
+    else:
+        with RewardErrors(reward, [completion]):
+            number = _to_float(value)
+    return _check_score(reward.name, number, value, completion)
 
 
 def _to_float(value: Any) -> float | None:
@@ -128,35 +194,6 @@ def _check_score(name: str, number: float | None, value: Any, completion: str) -
         rule = f"a reward is between -{MAX_SCORE:g} and {MAX_SCORE:g}, otherwise float32 overflows in training"
     error = UserError if number is None else NonFiniteReward
     raise error(f"reward '{name}' returned {_short_repr(value)}; {rule}. The completion: {completion!r}")
-
-
-@contextmanager
-def _errors_named(reward: Reward, completions: Sequence[str], results: list[Any], which: str = "") -> Iterator[None]:
-    """Turn an exception of user code into a `UserError` that names the reward, the line and the completion.
-
-    `results` has one value for each completion that is scored; the completion at fault is the next one.
-    """
-    try:
-        yield
-    except (KeyboardInterrupt, StoppedBySignal):
-        raise
-    except BaseException as error:  # the timeouts of some libraries are not an `Exception`
-        completion = completions[len(results)]
-        raise UserError(
-            f"reward '{reward.name}' raised {describe_error(error)}. {_hint(reward, error)}The {which}completion: "
-            f"{completion!r}"
-        ) from error
-
-
-def _hint(reward: Reward, error: BaseException) -> str:
-    """What to change if a function in TRL's form may have taken texts for messages, or a batch form the reverse."""
-    if not isinstance(error, TypeError | AttributeError | KeyError):
-        return ""
-    if reward.form == "trl" and reward.messages:
-        return "Its completions are lists of messages; for texts, write completions: list[str]. "
-    if reward.form == "batch" and not reward.messages:
-        return "Its completions are texts; for messages, write @reward(messages=True). "
-    return ""
 
 
 def _short_repr(value: Any) -> str:

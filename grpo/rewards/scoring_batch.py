@@ -4,7 +4,7 @@ Made by the trainer, the evaluation and `grpo.audit`, and passed to grpo/rewards
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +44,21 @@ class ScoringBatch:
     trainer_state: Any = field(default_factory=lambda: SimpleNamespace(global_step=1, max_steps=1, epoch=1.0))
     log_metric: Callable[[str, float], None] = log_nothing
     log_extra: Callable[[str, list[Any]], None] = log_nothing
+
+    def rows(self, start: int, stop: int) -> "ScoringBatch":
+        """The batch of the completions from `start` to `stop`."""
+
+        def part(values: Sequence[Any] | None) -> Sequence[Any] | None:
+            return None if values is None else values[start:stop]
+
+        return replace(
+            self,
+            completions=self.completions[start:stop],
+            examples=self.examples[start:stop],
+            completion_ids=part(self.completion_ids),
+            completion_tokens=part(self.completion_tokens),
+            truncated=part(self.truncated),
+        )
 
     def column(self, name: str) -> list[Any]:
         """(N,) the column `name` of the dataset; None for a row without it."""

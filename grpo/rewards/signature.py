@@ -45,6 +45,7 @@ class Reward:
         types: parameter -> the type of its values, if the default or the annotation tells.
         messages: whether completions are lists of chat messages, as TRL has them, or texts.
         takes_rest: whether it has **kwargs.
+        on_timeout: the score of a completion for which it takes longer than reward_timeout; None: there is none.
     """
 
     name: str
@@ -56,6 +57,14 @@ class Reward:
     types: Mapping[str, type]
     messages: bool
     takes_rest: bool
+    on_timeout: float | None = None
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it is written as `async def`."""
+        return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(
+            getattr(self.function, "__call__", None)  # noqa: B004  (an object with `async def __call__`)
+        )
 
     @property
     def options(self) -> list[str]:
@@ -90,7 +99,9 @@ TYPE_NAMES: dict[type, str] = {
 }
 
 
-def read_signature(name: str, function: RewardFunction, messages: bool | None = None) -> Reward:
+def read_signature(
+    name: str, function: RewardFunction, messages: bool | None = None, on_timeout: float | None = None
+) -> Reward:
     """The reward `name`. `messages` says whether it takes chat messages; None: the annotation tells, or the form.
 
     Raises:
@@ -120,6 +131,7 @@ def read_signature(name: str, function: RewardFunction, messages: bool | None = 
         types={key: kind for key, item in named.items() if (kind := _value_type(item)) is not None},
         messages=messages,
         takes_rest=takes_rest,
+        on_timeout=on_timeout,
     )
 
 

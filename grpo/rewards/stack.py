@@ -16,9 +16,9 @@ from grpo.config.schema import DEFAULT_CORRECT_BY, AnyConfig, CommonConfig
 from grpo.config.weights import Weight, WeightSchedule, format_weight, format_weights, parse_weight
 from grpo.core.errors import UserError, shorten, suggest_name
 from grpo.rewards.binding import RewardSettings
+from grpo.rewards.execution import DEFAULT_SETTINGS, ExecutionSettings, RewardExecutor
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.reward_files import REWARD_SOURCES, load_reward_files
-from grpo.rewards.scoring import score_reward
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.signature import RESERVED
 from grpo.tasks.answer_type import AnswerType
@@ -35,12 +35,14 @@ class RewardStack:
         correct_by: the reward whose positive value means that a completion is right.
         schedules: reward -> schedule, of the rewards whose weight changes during training.
         settings: what the rewards receive from the settings of the run.
+        executor: it calls the rewards.
     """
 
     weights: dict[str, float]
     correct_by: str = DEFAULT_CORRECT_BY
     schedules: dict[str, WeightSchedule] = field(default_factory=dict)
     settings: RewardSettings = field(default_factory=lambda: RewardSettings(ANSWER_TYPES["number"]))
+    executor: RewardExecutor = field(default_factory=RewardExecutor, compare=False)
 
     @property
     def answer_type(self) -> AnswerType:
@@ -84,7 +86,7 @@ class RewardStack:
 
     def score_one(self, name: str, batch: ScoringBatch) -> list[float]:
         """The raw scores of one reward, which need not be in the stack."""
-        return score_reward(name, batch, self.settings)
+        return self.executor.score(name, batch, self.settings)
 
     def total(self, scores: dict[str, list[float]]) -> list[float]:
         """The sum of `scores`, weighted with `weights`, for each completion, without the rewards that abstain.
@@ -132,6 +134,7 @@ def build_rewards(
     correct_by: str = DEFAULT_CORRECT_BY,
     arguments: Mapping[str, Mapping[str, Any]] | None = None,
     system_prompt: str = "",
+    execution: ExecutionSettings = DEFAULT_SETTINGS,
 ) -> RewardStack:
     """The rewards of a run, after loading `files`. `correct_by` is measured in any case.
 
@@ -139,6 +142,7 @@ def build_rewards(
         weights: the settings `rewards`: reward -> a number, or the mapping of a schedule.
         arguments: reward -> parameter -> value, reward_args.
         system_prompt: it opens the prompts that rewards in TRL's form receive.
+        execution: how the rewards are executed.
 
     Raises:
         UserError: a reward is unknown, a weight is not finite or too large, all weights are always zero, a value of
@@ -163,7 +167,9 @@ def build_rewards(
     measured = {**final, correct_by: final.get(correct_by, 0.0)}
     settings = RewardSettings(ANSWER_TYPES[answer_type], arguments or {}, system_prompt)
     _check_arguments(settings.arguments)
-    stack = RewardStack(measured, correct_by, schedules, settings)
+    executor = RewardExecutor(execution, files)
+    executor.check(measured)
+    stack = RewardStack(measured, correct_by, schedules, settings, executor)
     if not stack.trained:
         raise UserError(
             "rewards: every weight is 0, so there is nothing to train on; give at least one reward a weight."
@@ -215,4 +221,5 @@ def rewards_of(config: AnyConfig) -> RewardStack:
         config.correct_by,
         config.reward_args,
         config.system_prompt if isinstance(config, CommonConfig) else "",
+        ExecutionSettings.from_config(config),
     )

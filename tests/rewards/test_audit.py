@@ -334,7 +334,7 @@ def test_findings_of_a_file(folder, rows: list, weights: dict, findings: list[st
         ("fail=warning", "fail: there is no such setting. Did you mean 'fail_on'?"),
         (
             "model=tiny",
-            "model: there is no such setting. Known: completions, correct_by, data, fail_on, reward_args, reward_files, rewards.",
+            "model: there is no such setting. Known: completions, correct_by, data, fail_on, on_reward_timeout, reward_args, reward_concurrency, reward_files, reward_timeout, reward_workers, rewards.",
         ),
         ("data.answer=exact", "data.answer=exact: must be one of number, strict, text."),
         ("data.seed=1", "data.seed: there is no such setting."),

@@ -184,7 +184,7 @@ def test_a_reward_may_score_a_batch(tmp_path) -> None:
         ("def bad(completion):\n    return float('inf')\n", "'bad' returned inf"),
         ("def bad(completion):\n    return 'high'\n", "'bad' returned 'high'"),
         ("def bad(completion):\n    return 10**400\n", "'bad' returned 1000"),
-        ("def bad(completions):\n    return 1 / 0\n", "ZeroDivisionError.*The first of 1 completion"),
+        ("def bad(completions):\n    return 1 / 0\n", "ZeroDivisionError.*The completion: .the text"),
         ("def bad(completions):\n    return [1.0, 2.0]\n", "'bad' returned 2 scores for 1 completions"),
         ("def bad(completions):\n    return None\n", "'bad' returned None for 1 completions"),
         ("def bad(completions):\n    return ['high']\n", "'bad' returned 'high'"),
