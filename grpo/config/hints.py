@@ -210,6 +210,11 @@ HINTS: dict[str, list[Hint]] = {
             "reward_files",
             "Python files with @reward functions; +rewards.NAME=WEIGHT adds a reward",
         ),
+        Hint(
+            ("reward_kwargs", "reward_params", "reward_parameters"),
+            "reward_args",
+            "one value for each parameter, as in reward_args.brevity.limit=200",
+        ),
         Hint(("reward_weights", "reward_weight"), "rewards.NAME", "one weight for each reward, as in rewards.int=0.5"),
     ],
     "Run": [

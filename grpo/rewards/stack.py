@@ -112,8 +112,8 @@ class RewardStack:
                 if column not in columns:
                     close = get_close_matches(column, [*columns, *RESERVED], n=1, cutoff=0.8)
                     raise UserError(
-                        f"rewards.{name}: the reward takes '{column}', and {data} has no such column, only "
-                        f"{', '.join(columns) or 'none'}."
+                        f"rewards.{name}: the reward takes '{column}', and {data} has no such column"
+                        + (f", only {', '.join(columns)}." if columns else "; it has none.")
                         + "".join(f" Did you mean '{other}'?" for other in close)
                         + f" For a value of your own, set reward_args.{name}.{column}=VALUE."
                     )
