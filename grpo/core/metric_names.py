@@ -35,6 +35,7 @@ SOFT_FORMAT = "soft_format"
 TRUNCATED = "truncated"
 MEAN_COMPLETION_TOKENS = "mean_completion_tokens"
 SCORE_PREFIX = "rewards/"
+ABSTAINED_PREFIX = "abstained/"
 
 # During training, `eval/` precedes the figures on validation problems. Held-out problems are evaluated before and
 # after it.
@@ -53,7 +54,7 @@ def evaluated_score(reward: str) -> str:
 
 def abstained(reward: str) -> str:
     """The share of completions for which `reward` abstains: it returns None."""
-    return f"abstained/{reward}"
+    return f"{ABSTAINED_PREFIX}{reward}"
 
 
 def reward_mean(reward: str) -> str:

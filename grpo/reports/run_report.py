@@ -13,7 +13,14 @@ from grpo.config.composition import compose
 from grpo.config.keys import flatten
 from grpo.config.weights import format_weight, format_weights
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter, ordered_metrics
-from grpo.core.metric_names import ACCURACY_STRICT, advantage_flips, advantage_share, reward_mean, reward_zero_std
+from grpo.core.metric_names import (
+    ACCURACY_STRICT,
+    abstained,
+    advantage_flips,
+    advantage_share,
+    reward_mean,
+    reward_zero_std,
+)
 from grpo.core.text import format_setting, plural, with_sign
 from grpo.reports.figures import save_png, smoothing_window
 from grpo.reports.page import write_page
@@ -56,6 +63,7 @@ def write_run_report(folder: Path, figures: Path | None = None, out: Path | None
         run=run,
         headline=headline(run),
         attribution=attribution_rows(run),
+        abstentions=abstentions(run),
         changes=change_rows(run),
         transcripts=transcripts_by_question(run),
         charts=charts,
@@ -121,6 +129,13 @@ def attribution_rows(run: SavedRun) -> list[dict[str, Any]]:
             }
         )
     return sorted(rows, key=lambda row: -(row["share"] or 0))
+
+
+def abstentions(run: SavedRun) -> str:
+    """The share of the completions for which each reward abstained, `style 25.0%`; empty if none did."""
+    shares = {name: run.history[key] for name in run.weights if (key := abstained(name)) in run.history}
+    # The metric is absent until a reward abstains for the first time.
+    return ", ".join(f"{name} {share.fillna(0).mean():.1%}" for name, share in shares.items())
 
 
 def change_rows(run: SavedRun) -> list[dict[str, Any]]:

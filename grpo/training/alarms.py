@@ -109,7 +109,8 @@ class Alarms:
 
     def _not_finite(self, metrics: Metrics, step: int) -> Alarm | None:
         for name in (LOSS, GRAD_NORM, KL, REWARD):
-            if not math.isfinite(metrics.get(name, 0.0)):
+            all_abstained = name == REWARD and ZERO_STD in metrics  # otherwise it has no attribution
+            if not math.isfinite(metrics.get(name, 0.0)) and not all_abstained:
                 where = "algorithm.beta or optimizer.lr" if name == KL else "optimizer.lr or optimizer.max_grad_norm"
                 then = "the policy may be damaged from here on"
                 if self.config.on_nonfinite == "skip" and name != KL:
@@ -157,7 +158,8 @@ class Alarms:
         rows = self._rollout_metrics(step - self.window, step)
         if any(metrics[reward_zero_std(reward)] < 1 for metrics in rows):
             return None
-        score, tag = rows[-1][reward_mean(reward)], self.framing.opened_tag
+        scores = [metrics[reward_mean(reward)] for metrics in rows if not math.isnan(metrics[reward_mean(reward)])]
+        gave, tag = f"gave {scores[-1]:g}" if scores else "abstained", self.framing.opened_tag
         advice = f"python -m grpo.audit tests the stack; rewards.{reward}=0 only measures it."
         if tag:  # an audit does not show this: its probes contain the tag
             advice = (
@@ -168,8 +170,8 @@ class Alarms:
             )
         return Alarm(
             "constant_reward",
-            f"{reward} was equal for all completions of every group for {self.window} steps up to step {step} (it gave "
-            f"{score:g}), so it teaches nothing. Is it learnt, or can it not be earned? {advice}",
+            f"{reward} was equal for all completions of every group for {self.window} steps up to step {step} (it "
+            f"{gave}), so it teaches nothing. Is it learnt, or can it not be earned? {advice}",
             reward,
         )
 
@@ -230,6 +232,9 @@ class Alarms:
 def metric_change(key: str, before: list[Metrics], after: list[Metrics]) -> tuple[float, float, float]:
     """Mean of a metric before and after, and their difference in standard errors (Welch)."""
     columns = [[metrics[key] for metrics in rows] for rows in (before, after)]
+    columns = [[score for score in column if not math.isnan(score)] for column in columns]  # nan: a reward abstained
+    if min(map(len, columns)) < 2:
+        return math.nan, math.nan, math.nan
     old, new = map(fmean, columns)
     error = math.sqrt(sum(variance(column) / len(column) for column in columns))
     return old, new, (new - old) / error if error else math.copysign(math.inf, new - old) * (new != old)

@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
-from grpo.core.metric_names import REWARD
+from grpo.core.metric_names import ABSTAINED_PREFIX, REWARD
 from grpo.policy.chat_template import UNKNOWN_FRAMING, TemplateFraming
 from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
@@ -54,6 +54,7 @@ class Recorder(TrainerCallback):
         self.alarms = Alarms(config, rewards, framing)
         self.stopped_by: str | None = None
         self.between_steps_seconds = 0.0
+        self._abstained: set[str] = set()  # the metrics of the rewards that have abstained
         self._seconds_before = 0.0  # training time of the sessions before a resume
         self._started = time.perf_counter()
 
@@ -70,6 +71,7 @@ class Recorder(TrainerCallback):
             "last_step": self.progress.last_step,
             "sampled_at": self.completion_log.last_sampled,
             "quarters": self.completion_log.quarters,
+            "abstained": sorted(self._abstained),
             "stopped_by": self.stopped_by,
             "asking": self.between_steps_seconds,
             "alarms": self.alarms.state(),
@@ -81,6 +83,7 @@ class Recorder(TrainerCallback):
         log = self.completion_log
         log.table, log.last_sampled, log.quarters = state["table"], state["sampled_at"], state["quarters"]
         log.weights = state.get("weights", log.weights)  # older checkpoints have none
+        self._abstained = set(state.get("abstained", ()))
         self.stopped_by, self.between_steps_seconds = state["stopped_by"], state["asking"]
         self.alarms.restore(state["alarms"])
         self._seconds_before = state["seconds"]
@@ -104,6 +107,7 @@ class Recorder(TrainerCallback):
             for name, value in logs.items()
             if isinstance(value, int | float | None)
         }
+        metrics = self._without_rewards_that_never_abstain(metrics)
         self.record_metrics(metrics, step)
         for alarm in self.alarms.check(metrics, step):
             self._raise_alarm(alarm, step, control)
@@ -112,6 +116,12 @@ class Recorder(TrainerCallback):
         self.progress.move_to(step, metrics if has_rollout else None)
         if has_rollout and self.is_main_process:
             self.completion_log.save(step, state.max_steps)
+
+    def _without_rewards_that_never_abstain(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The metrics without the share of abstentions of rewards that have had none since training began."""
+        shares = {name: share for name, share in metrics.items() if name.startswith(ABSTAINED_PREFIX)}
+        self._abstained |= {name for name, share in shares.items() if share}
+        return {name: value for name, value in metrics.items() if name not in shares or name in self._abstained}
 
     def record_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Append a line to metrics.jsonl, and log the same to the tracker."""

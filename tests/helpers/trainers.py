@@ -8,7 +8,7 @@ import torch
 from grpo.config.batch import derive_batch
 from grpo.config.composition import compose
 from grpo.policy.loading import build_policy, build_tokenizer
-from grpo.rewards.stack import build_rewards
+from grpo.rewards.stack import rewards_of
 from grpo.sampling.build import build_sampler
 from grpo.tasks.splits import load_splits
 from grpo.tasks.train_set import select_train_examples
@@ -33,7 +33,7 @@ def build(out: Path, *overrides: str, double: bool = False, attention: str = "sd
                 torch.nn.init.normal_(parameter, std=0.01)
     if double:
         policy.double()
-    rewards = build_rewards(config.rewards, [])
+    rewards = rewards_of(config)
     examples, _ = select_train_examples(load_splits(config.data).train, tokenizer, config)
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
     rollout = build_sampler(policy, tokenizer, config)

@@ -160,6 +160,40 @@ def test_logged_metrics() -> None:
     ]
 
 
+ABSTAINS = "from grpo.rewards import reward\n\n\n@reward\ndef even(completion):\n    return {} or None\n".format(
+    "len(completion) % 2 == 0 and len(completion) / 100"
+)
+
+
+@pytest.mark.parametrize(("scale", "aggregation"), MODES)
+def test_scheduled_and_abstaining_rewards_have_trls_advantages(trainer, tmp_path, scale, aggregation) -> None:
+    """A step in the middle of a schedule, and completions that the only rewards with a weight do not score."""
+    (tmp_path / "even.py").write_text(ABSTAINS)
+    built = trainer(
+        f"algorithm.scale_rewards={scale}",
+        *("rewards=no_correctness", "rewards.strict_format=0", "rewards.soft_format=0", "rewards.int=0"),
+        "rewards.xmlcount={start: 0.0, end: 2.0, until: 0.5}",
+        *(f"reward_files=[{tmp_path / 'even.py'}]", "+rewards.even={start: 1.5, end: 0.5, until: 1.0}"),
+    )
+    built.multi_objective_aggregation = aggregation
+    for step, weights in ((0, {"even": 1.5}), (2, {"xmlcount": 1.0, "even": 1.25})):
+        built.state.global_step, built.state.max_steps = step, 8
+        built._logs["advantages"].clear()
+        micro_batches(built)
+        names = built.reward_func_names
+        assert built.reward_weights.tolist() == [weights.get(name, 0.0) for name in names]
+        raw = np.array([built._logs["rewards"][name] for name in names]).T
+        split = attribute(raw, built.reward_weights.double().numpy(), built.num_generations, scale, aggregation)
+        advantages = np.array(built._logs["advantages"])
+        assert split.advantages == pytest.approx(advantages, abs=1e-4) and np.abs(split.advantages).max() > 0.01
+        logged = {name: values[-1] for name, values in built._metrics["train"].items()}
+        assert [logged[f"advantage_share/{name}"] for name in names] == pytest.approx(split.shares())
+        assert logged["reward_weight/even"] == weights["even"]
+        abstains = np.isnan(raw[:, names.index("even")])
+        assert logged["abstained/even"] == pytest.approx(abstains.mean()) and 0 < abstains.mean() < 1
+        assert step > 0 or not np.abs(advantages[abstains] > 1e-6).any()
+
+
 @pytest.mark.parametrize(("scale", "aggregation"), MODES)
 def test_the_advantages_equal_those_of_trl(trainer, scale: str, aggregation: str) -> None:
     built = trainer(f"algorithm.scale_rewards={scale}", "rewards=no_format", "rewards.xmlcount=-2", "rewards.int=0.5")

@@ -81,6 +81,12 @@ def wobble(step: int) -> float:
             "reward_hacking",
             "strict_format rose from .* to .* right answers fell from 50% .*Lower rewards.strict_format",
         ),
+        (
+            lambda i: {"groups/zero_std/strict_format": 1.0, "rewards/strict_format/mean": math.nan},
+            10,
+            "constant_reward",
+            r"strict_format was equal for all completions of every group for 10 steps up to step 10 \(it abstained\)",
+        ),
         (lambda i: {"completions/mean_length": 20.0 if i <= 10 else 2.0}, 16, "length_collapse", "from 20 to"),
         (lambda i: {"completions/mean_length": min(64.0, 4.0 * i)}, 20, "length_limit", "58.0 of the 64 tokens"),
         (lambda i: {"entropy": 0.15 if i <= 10 else 0.001}, 20, "entropy_collapse", "0.001 nats .* 50% right.*lr"),
@@ -107,6 +113,9 @@ def test_each_alarm_is_raised_once_and_names_the_setting(changes, step: int, nam
         lambda i: {"rewards/strict_format/mean": 0.01 * i, "completions/correct": 0.02 * i},
         lambda i: {"rewards/xmlcount/mean": 0.01 * i, "completions/correct": 1 - 0.02 * i},
         lambda i: {"groups/zero_std": float(i % 5 > 0)},
+        # Every reward abstains, or one does in half of the steps.
+        lambda i: {"reward": math.nan},
+        lambda i: {"rewards/strict_format/mean": math.nan if i % 2 else 0.25},
     ],
 )
 def test_healthy_metrics_raise_no_alarm(changes) -> None:
