@@ -49,11 +49,11 @@ def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
     built.train()
     logs = built._logs
     assert {"prompt", "completion", "rewards", "advantages", "extra"} <= logs.keys()
-    assert set(logs["extra"]) == {"question", "gold"} and set(logs["rewards"]) == set(config.rewards)
-    assert {len(column) for column in (logs["completion"], logs["advantages"], logs["extra"]["gold"])} == {8}
+    assert set(logs["extra"]) == {"row"} and set(logs["rewards"]) == set(config.rewards)
+    assert {len(column) for column in (logs["completion"], logs["advantages"], logs["extra"]["row"])} == {8}
     # Groups stand together, in the order of generation.
-    questions = list(logs["extra"]["question"])
-    assert questions[:4] == [questions[0]] * 4 and questions[4:] == [questions[4]] * 4 != questions[:4]
+    rows = list(logs["extra"]["row"])
+    assert rows[:4] == [rows[0]] * 4 and rows[4:] == [rows[4]] * 4 != rows[:4]
 
 
 # The parameters of the methods that `Trainer` overrides, in trl 1.16.0 and transformers 5.23.0.
