@@ -140,6 +140,16 @@ def test_what_a_reward_receives(tmp_path, what: str, source: str, expected: list
     assert stack.score(BATCH)["mine"] == expected
 
 
+def test_the_rewards_of_trl_itself(tmp_path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from trl.rewards import get_soft_overlong_punishment, think_format_reward\nfrom grpo.rewards import reward\n\n"
+        "reward(think_format_reward)\nreward(get_soft_overlong_punishment(max_completion_len=3, soft_punish_cache=2))\n"
+    )
+    weights = {"think_format_reward": 1.0, "soft_overlong_punishment_reward": 1.0}
+    scores = build_rewards(weights, [str(tmp_path / "mine.py")]).score(BATCH)
+    assert [scores[name] for name in weights] == [[1.0, 0.0], [-1.0, 0.0]]
+
+
 REFUSED = [
     ("def mine(): return 1", {}, r"'mine' takes \(\); a reward takes any of \(completion, gold"),
     ("def mine(level): return 1", {}, r"'mine' takes \(level\); a reward takes any of"),
