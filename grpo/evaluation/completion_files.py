@@ -11,10 +11,12 @@ from typing import Any
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import atomic_write
 from grpo.evaluation.completion import Completion, CompletionBatch
+from grpo.tasks.column_table import read_dataset_columns
 from grpo.tasks.columns import text_column
 from grpo.tasks.example import Example
 from grpo.tasks.jsonl import read_jsonl
 
+OPTIONAL_COLUMNS = ("tokens", "truncated")  # what a file may say about a completion
 COMPLETION_SUFFIXES = (".jsonl", ".parquet")
 
 
@@ -22,7 +24,8 @@ def read_completions(path: Path, setting: str) -> tuple[list[Example], Completio
     """The problems and completions of a file with `question`, `gold` and `completion` in each row.
 
     Rows with the same question and gold are samples of one problem; if the file has a column `problem`, that must be
-    the same, too. `tokens` and `truncated` are read if the file has them.
+    the same, too. `tokens` and `truncated` are read if the file has them. The columns of the dataset in a file of this
+    package, and all columns of another file, are the columns of the problem.
 
     Raises:
         UserError: the file is missing, damaged or empty, or a row lacks a value.
@@ -58,20 +61,23 @@ def _read_parquet_rows(path: Path, setting: str) -> Iterator[CompletionRow]:
     from pyarrow import parquet
 
     try:
-        rows = parquet.read_table(path).to_pylist()
+        table = parquet.read_table(path)
     except FileNotFoundError as error:
         raise UserError(f"{setting}: there is no file {path}.") from error
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{setting}: {path} is damaged or not a Parquet file: {first_line(error)}.") from error
-    for number, row in enumerate(rows, start=1):
+    rows = zip(table.to_pylist(), read_dataset_columns(table), strict=True)
+    for number, (row, columns) in enumerate(rows, start=1):
         try:
-            yield _parse_row(row)
+            yield _parse_row(row, columns)
         except UserError as error:
             raise UserError(f"{path}, row {number}: {error}") from error
 
 
-def _parse_row(row: dict[str, Any]) -> CompletionRow:
-    example = Example(text_column(row, "question").strip(), text_column(row, "gold").rpartition("####")[2].strip())
+def _parse_row(row: dict[str, Any], columns: dict[str, Any] | None = None) -> CompletionRow:
+    question, gold = text_column(row, "question").strip(), text_column(row, "gold").rpartition("####")[2].strip()
+    columns = {name: value for name, value in (columns or row).items() if name not in ("completion", *OPTIONAL_COLUMNS)}
+    example = Example(question, gold, columns=columns)
     tokens, truncated = row.get("tokens"), row.get("truncated")
     if isinstance(tokens, float) and tokens.is_integer():  # pandas stores integers beside missing values as floats
         tokens = int(tokens)

@@ -209,6 +209,10 @@ class Evaluation:
         high = {f"{prefix}{name}_high": interval[1] for name, interval in self.intervals.items()}
         return {f"{prefix}{name}": value for name, value in self.figures.items()} | low | high
 
+    def row_examples(self) -> list[Example]:
+        """The problem of each row of `columns`."""
+        return [example for example, count in zip(self.examples, self.counts, strict=True) for _ in range(count)]
+
     def columns(self) -> dict[str, list[Any]]:
         """The columns of a table with a row for each completion."""
         rows = [

@@ -14,6 +14,7 @@ from grpo.evaluation.completion import Completion
 from grpo.evaluation.evaluation import Evaluation, evaluate_completions
 from grpo.rewards.stack import RewardStack
 from grpo.runs.provenance import RECORDED_PACKAGES
+from grpo.tasks.column_table import add_dataset_columns
 from grpo.tasks.example import Example
 
 
@@ -51,6 +52,7 @@ def save_evaluation(
     path.parent.mkdir(parents=True, exist_ok=True)
     # Both files are complete before either replaces an old one.
     with atomic_write(path) as report, atomic_write(path.with_suffix(".parquet")) as table:
-        parquet.write_table(pyarrow.table(evaluation.columns()), table)
+        rows = pyarrow.table(evaluation.columns())
+        parquet.write_table(add_dataset_columns(rows, evaluation.row_examples()), table)
         stored = {"protocol": protocol, "figures": evaluation.as_json(), "parquet_sha256": file_sha256(table)}
         report.write_text(to_json((origin or new_origin()) | stored), encoding="utf-8")

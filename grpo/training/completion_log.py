@@ -8,12 +8,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
+import pyarrow
+from pyarrow import parquet
 
 from grpo.config.schema import Config
 from grpo.core.files import atomic_write
 from grpo.core.text import replace_surrogates
 from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
+from grpo.tasks.column_table import add_dataset_columns
 from grpo.tasks.example import Example
 from grpo.training.trackers.interface import Tracker
 
@@ -56,7 +59,9 @@ class CompletionLog:
         columns, rows = self._latest(step)
         self.run.completions.mkdir(exist_ok=True)
         with atomic_write(self.run.completions_of(step)) as partial:
-            pd.DataFrame(rows, columns=columns).assign(**self._logged_columns()).to_parquet(partial, index=False)
+            frame = pd.DataFrame(rows, columns=columns).assign(**self._logged_columns())
+            table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+            parquet.write_table(add_dataset_columns(table, self._problems()), partial)
         self._update_table(columns, rows, step, last_step)
 
     def _latest(self, step: int) -> tuple[list[str], list[list[Any]]]:
@@ -64,12 +69,16 @@ class CompletionLog:
         logs = self.trl_logs
         scores = {name: list(logs["rewards"][name]) for name in self.rewards.weights}
         completions = [replace_surrogates(messages[0]["content"]) for messages in logs["completion"]]
-        problems = [self.examples[row] for row in logs["extra"][ROW]]
+        problems = self._problems()
         questions, golds = [example.question for example in problems], [example.gold for example in problems]
         columns = ["step", "question", "gold", "completion", *scores, "total", "advantage"]
         total, advantages = self.rewards.with_weights(self.weights).total(scores), list(logs["advantages"])
         rows = zip(questions, golds, completions, *scores.values(), total, advantages, strict=True)
         return columns, [[step, *row] for row in rows]
+
+    def _problems(self) -> list[Example]:
+        """The problem of each completion of the last generation batch."""
+        return [self.examples[row] for row in self.trl_logs["extra"][ROW]]
 
     def _logged_columns(self) -> dict[str, list[Any]]:
         """The columns that rewards have logged about the last generation batch, with `log_extra`."""
