@@ -36,7 +36,7 @@ def test_what_a_run_leaves_behind(train) -> None:
         assert row["reward"] == pytest.approx(sum(row[f"rewards/{name}/mean"] for name in STACK), abs=1e-5)
 
     table = pd.read_parquet(out / "completions" / "step_000002.parquet")
-    assert list(table.columns) == ["step", "question", "gold", "completion", *STACK, "total", "advantage"]
+    assert list(table.columns) == ["step", "question", "gold", "completion", *STACK, "total", "advantage", "answer"]
     assert len(table) == 8 and set(table["step"]) == {2}
     assert (table["total"] - table[STACK].sum(axis=1)).abs().max() < 1e-6
     assert table.groupby("question")["advantage"].sum().abs().max() < 1e-4
