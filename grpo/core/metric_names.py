@@ -17,6 +17,9 @@ MIN_LENGTH = "completions/min_length"
 MAX_LENGTH = "completions/max_length"
 CLIPPED_RATIO = "completions/clipped_ratio"  # the share of completions truncated at the limit
 
+STEP_TIME = "step_time"  # seconds
+TIME_PREFIX = "time/"
+
 CORRECT = "completions/correct"  # the share of right completions, by the reward `correct_by`
 
 # Shares of the groups of a step.
@@ -50,6 +53,16 @@ TRAIN_SECONDS = "train_seconds"  # in results.json: seconds of training, without
 def evaluated_score(reward: str) -> str:
     """The mean score of `reward` in an evaluation."""
     return f"{SCORE_PREFIX}{reward}"
+
+
+def reward_seconds(reward: str) -> str:
+    """The seconds that `reward` took for the rollout of a step, in the slowest process."""
+    return f"{TIME_PREFIX}reward/{reward}"
+
+
+def is_time(metric: str) -> bool:
+    """Whether a metric of a step is a time, which differs between two runs with the same settings."""
+    return metric == STEP_TIME or metric.startswith(TIME_PREFIX)
 
 
 def abstained(reward: str) -> str:

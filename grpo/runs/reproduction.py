@@ -12,13 +12,11 @@ from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, read_json_lines
+from grpo.core.metric_names import is_time
 from grpo.runs.labels import resume_command
 from grpo.runs.results import read_results
 from grpo.runs.run_dir import RunDir
 from grpo.runs.settings import read_config, read_overrides
-
-# The keys of a line of metrics.jsonl that are times.
-TIMINGS = {"step_time"}
 
 
 def reproducible_settings(folder: Path) -> tuple[Config, list[str], dict[str, Any]]:
@@ -41,7 +39,8 @@ def reproducible_settings(folder: Path) -> tuple[Config, list[str], dict[str, An
         raise UserError(
             f"{folder} was trained by {processes} processes, and this command starts one. To run it again: {command}"
         )
-    extended = any(not key.startswith("tracking.") for resume in provenance["resumed"] for key in resume["settings"])
+    lengths = ("max_steps", "num_train_epochs")
+    extended = any(key in lengths for resume in provenance["resumed"] for key in resume["settings"])
     if extended and config.optimizer.schedule != "constant":
         raise UserError(
             f"{folder} was resumed with more steps, which changed its learning rates: no single run has the same ones."
@@ -98,7 +97,7 @@ def _first_metric_difference(first: list[dict[str, Any]], second: list[dict[str,
     for left, right in zip(first, second, strict=False):
         if left.get("step") != right.get("step"):
             return [f"metrics.jsonl: a line of step {left.get('step')} against one of step {right.get('step')}"]
-        names = [name for name in left | right if name not in TIMINGS and left.get(name, "") != right.get(name, "")]
+        names = [name for name in left | right if not is_time(name) and left.get(name, "") != right.get(name, "")]
         if names:
             name, more = names[0], f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             return [

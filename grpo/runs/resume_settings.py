@@ -17,8 +17,17 @@ from grpo.core.paths import display_path
 from grpo.core.text import format_setting
 from grpo.runs.settings import override_key, read_config, read_overrides
 
-# The settings and groups that can be changed when a run is resumed.
-RESUMABLE_SETTINGS = ("max_steps.", "num_train_epochs.", "tracking.")
+# The settings and groups that can be changed when a run is resumed. A run that a slow reward has stopped resumes with
+# another limit of time.
+RESUMABLE_SETTINGS = (
+    "max_steps.",
+    "num_train_epochs.",
+    "tracking.",
+    "reward_timeout.",
+    "on_reward_timeout.",
+    "reward_workers.",
+    "reward_concurrency.",
+)
 COMMAND_ONLY_SETTINGS = ("resume", "trust_run")  # belong to one command: a run does not save them
 
 
@@ -54,8 +63,8 @@ def resumed_config(folder: Path, composed: Config, overrides: Sequence[str]) -> 
             value = f"{name}{format_setting(to_interpolations(saved[changed]))}" if changed in saved else None
             saved_as = "" if value is None else f" (here {value})"
             raise UserError(
-                f"{override}: a run that is resumed keeps its settings{saved_as}; only max_steps, num_train_epochs and "
-                "tracking can be changed. For other settings, start a new run."
+                f"{override}: a run that is resumed keeps its settings{saved_as}; only "
+                f"{', '.join(RESUMABLE_SETTINGS).replace('.', '')} can be changed. For other settings, start a new run."
             )
     config = replace(config, tracking=replace(config.tracking, **tracking), **scalars, resume=None, trust_run=False)
     check_config(config)

@@ -6,6 +6,7 @@ finite. A score of nan is an abstention there, which TRL leaves out of the total
 """
 
 import math
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from logging import LogRecord, getLogger
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from grpo.core import distributed
 from grpo.core.console import say
-from grpo.core.metric_names import abstained, reward_weight
+from grpo.core.metric_names import abstained, reward_seconds, reward_weight
 from grpo.rewards.advantages import attribute, attribution_metrics
 from grpo.rewards.reward_files import SHIPPED_REWARDS
 from grpo.rewards.scoring import NonFiniteReward
@@ -32,7 +33,8 @@ class TrlReward:
     """The reward `name` as TRL calls it: (completions, rows of the problems) -> one score for each completion.
 
     If a score is not finite, all scores are infinite, so that every process sees it where TRL gathers them, and `fault`
-    says which score was wrong. With `log_rows`, TRL's log of completions receives the rows.
+    says which score was wrong. With `log_rows`, TRL's log of completions receives the rows. `seconds` is how long the
+    last call took.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class TrlReward:
     ) -> None:
         self.__name__, self.rewards, self.examples, self.log_rows = name, rewards, examples, log_rows
         self.end_token_ids = set(end_token_ids)
-        self.fault = ""
+        self.fault, self.seconds = "", 0.0
 
     def __call__(
         self,
@@ -72,12 +74,15 @@ class TrlReward:
             log_metric=log.metric,
             log_extra=log.column,
         )
+        started = time.perf_counter()
         try:
             self.fault = ""
             return self.rewards.score_one(self.__name__, batch)
         except NonFiniteReward as error:
             self.fault = str(error)
             return [math.inf] * len(completions)
+        finally:
+            self.seconds = time.perf_counter() - started
 
 
 class RewardLog:
@@ -154,6 +159,9 @@ class ScoringMixin(NonFiniteMixin):
         if not self.model.training:
             return scores
         self._log_attribution(scores)
+        seconds = distributed.gather_objects([function.seconds for function in self.reward_funcs])
+        for name, of_processes in zip(self.reward_func_names, zip(*seconds, strict=True), strict=True):
+            self._metrics["train"][reward_seconds(name)].append(max(of_processes))
         for name, column in zip(self.reward_func_names, scores.T, strict=True):
             if name not in SHIPPED_REWARDS:
                 self._metrics["train"][abstained(name)].append(column.isnan().float().mean().item())

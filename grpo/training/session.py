@@ -100,6 +100,7 @@ def train_run(
         exit_code = stopped.exit_code
         raise
     finally:
+        session.rewards.executor.close()
         with spinner("closing the tracker"):
             session.tracker.finish(exit_code)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from grpo.core.metric_names import is_time
 from grpo.runs.reproduction import numeric_differences
 
 # The rewards of the default stack.
@@ -17,6 +18,10 @@ STACK = ["correctness", "int", "strict_format", "soft_format", "xmlcount"]
 
 def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if not is_time(name)} for row in rows]
 
 
 def assert_same(first: Path, second: Path) -> None:

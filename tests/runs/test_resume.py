@@ -29,7 +29,7 @@ from grpo.runs.signature import sign
 from grpo.training.recorder import Recorder
 from grpo.training.session import train_run
 from tests.conftest import SMALL, Process
-from tests.helpers.runs import assert_same, lines
+from tests.helpers.runs import assert_same, lines, without_times
 
 # A reward with a state: it abstains for every third completion that it sees, and its score grows with their number.
 SEEN = """
@@ -250,7 +250,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(runs, capsys, 
     runs("run")
     said = capsys.readouterr().out
     assert "checkpoint-4 is damaged (" in said and "Resuming from step 3." in said
-    assert [{**row, "step_time": 0} for row in lines(out)] == [{**row, "step_time": 0} for row in unstopped]
+    assert without_times(lines(out)) == without_times(unstopped)
     names = sorted(path.name for path in (out / "checkpoints").iterdir())
     assert names == ["checkpoint-3", "checkpoint-4", "damaged-checkpoint-4"]
 
@@ -289,6 +289,36 @@ def test_more_steps_and_another_tracker(runs) -> None:
 
     events = EventAccumulator(str(out / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("reward")] == [1, 2, 3, 4, 5, 6]
+
+
+SLOW = """
+import os
+import random
+import time
+
+from grpo.rewards import reward
+
+
+@reward
+def slow(completion, step):
+    if step == 3 and os.path.exists("hang"):
+        time.sleep(60)
+    return random.random()
+"""
+
+
+def test_a_run_that_a_slow_reward_has_stopped_is_resumed(runs, tmp_path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    own = ["reward_files=[slow.py]", "+rewards.slow=1", "max_steps=4", "save_steps=2"]
+    unstopped = runs("unstopped", *own)
+    (tmp_path / "hang").touch()
+    with pytest.raises(UserError, match="reward 'slow' took longer than reward_timeout=1 seconds"):
+        runs("run", *own, "reward_timeout=1")
+    (tmp_path / "hang").unlink()
+    out = runs("run", "reward_timeout=60", "reward_workers=2")
+    assert numeric_differences(out, unstopped) == []
+    steps = [row for row in lines(out) if "reward" in row]
+    assert [row["time/reward/slow"] > 0 and row["time/reward/correctness"] > 0 for row in steps] == [True] * 4
 
 
 DATA = [{"question": f"What is {a} plus {b}?", "answer": f"#### {a + b}"} for a in range(5) for b in range(5)]

@@ -26,6 +26,7 @@ from grpo.config.batch import derive_batch
 from grpo.config.composition import compose
 from grpo.core import distributed
 from grpo.core.errors import UserError
+from grpo.core.metric_names import is_time
 from grpo.policy.requirements import check_device
 from grpo.runs.checkpoints import newest_complete_checkpoint
 from tests.conftest import SMALL, Process, surroundings
@@ -108,7 +109,7 @@ def trained(run: Run, processes: int, folder: Path, *arguments: str) -> tuple[Pa
 
 def lines(out: Path) -> list[dict[str, Any]]:
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "step_time"} for line in metrics]
+    return [{name: value for name, value in line.items() if not is_time(name)} for line in metrics]
 
 
 def results(out: Path) -> dict[str, Any]:
