@@ -6,6 +6,7 @@ Tables, reports and progress lines call it. It does not know how a metric is com
 from collections.abc import Callable, Iterable, Mapping
 
 from grpo.core.metric_names import (
+    ABSTAINED_PREFIX,
     ACCURACY_FLEXIBLE,
     ACCURACY_STRICT,
     MEAN_COMPLETION_TOKENS,
@@ -39,6 +40,8 @@ def label_and_formatter(metric: str, labels: Mapping[str, str] | None = None) ->
         return labels[metric], label_and_formatter(metric)[1]
     if metric.startswith(SCORE_PREFIX):
         return f"reward {metric.removeprefix(SCORE_PREFIX)}", "{:z.3f}".format
+    if metric.startswith(ABSTAINED_PREFIX):
+        return f"{metric.removeprefix(ABSTAINED_PREFIX)} abstained", lambda value: f"{value * 100:z.1f}"
     if metric in NON_PERCENT_FORMATS:
         return METRIC_LABELS[metric], NON_PERCENT_FORMATS[metric].format
     return METRIC_LABELS.get(metric, metric), lambda value: f"{value * 100:z.1f}"
@@ -46,7 +49,11 @@ def label_and_formatter(metric: str, labels: Mapping[str, str] | None = None) ->
 
 def format_metric(metric: str, value: float) -> str:
     """A value of a metric; fractions with a percent sign."""
-    is_fraction = "@" in metric or metric in METRIC_LABELS.keys() - NON_PERCENT_FORMATS.keys()
+    is_fraction = (
+        "@" in metric
+        or metric.startswith(ABSTAINED_PREFIX)
+        or metric in METRIC_LABELS.keys() - NON_PERCENT_FORMATS.keys()
+    )
     return label_and_formatter(metric)[1](value) + "%" * is_fraction
 
 
@@ -57,10 +64,10 @@ def format_interval(metric: str, low: float, high: float) -> str:
 
 
 def ordered_metrics(metrics: Iterable[str], rewards: bool = True) -> list[str]:
-    """The metrics that a table shows, in its order; `rewards=False` leaves out the scores of single rewards."""
+    """The metrics that a table shows, in its order; `rewards=False` leaves out those of single rewards."""
     metrics = list(metrics)
     return [name for name in METRIC_LABELS if name in metrics] + [
-        name for name in metrics if rewards and name.startswith(SCORE_PREFIX)
+        name for name in metrics if rewards and name.startswith((SCORE_PREFIX, ABSTAINED_PREFIX))
     ]
 
 

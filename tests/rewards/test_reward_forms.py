@@ -344,7 +344,7 @@ def test_training_computes_what_trl_computes(train, tmp_path) -> None:
         assert saved["steps"].tolist() == theirs._pending_extra_logs.pop("steps")
         assert lines[index]["mean_steps"] == pytest.approx(theirs._pending_metrics.pop("mean_steps")[0])
         assert lines[index]["rewards/mine/mean"] == pytest.approx(np.nanmean(expected))
-        assert lines[index]["abstained/mine"] == 0.25 and lines[index]["abstained/ending"] == 0.0
+        assert lines[index]["abstained/mine"] == 0.25 and "abstained/ending" not in lines[index]
         lengths = np.array([len(row) if row[-1] != tokenizer.eos_token_id else 0 for row in ids])
         assert saved["ending"].tolist() == pytest.approx((-lengths * (index + 1) / 2).tolist())
     # The same names in **kwargs.
@@ -353,6 +353,28 @@ def test_training_computes_what_trl_computes(train, tmp_path) -> None:
     # Evaluations have no token ids, so the reward abstains there.
     assert results["after"]["abstained/mine"] == 1.0 and "rewards/mine" not in results["after"]
     assert results["after"]["rewards/ending"] <= 0.0
+
+
+def test_what_a_reward_logs_is_checked() -> None:
+    from grpo.training.completion_log import storable
+    from grpo.training.reward_adapter import RewardLog
+
+    metrics: list[Any] = []
+    log = RewardLog(lambda *logged: metrics.append(logged), lambda *logged: metrics.append(logged), 2, ["mine"])
+    log.metric("share", np.float32(0.5))
+    log.column("parts", ["a", "b"])
+    assert metrics == [("share", 0.5), ("parts", ["a", "b"])]
+    for refused, message in (
+        (lambda: log.metric("share", "x"), "log_metric: 'share' is str, not a number"),
+        (lambda: log.column("parts", [1]), "log_extra: 'parts' has 1 values for 2 completions"),
+        (lambda: log.column("mine", [1, 2]), "completions/ has a column 'mine' already"),
+        (lambda: log.column("total", [1, 2]), "completions/ has a column 'total' already"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refused()
+    # A column of a Parquet file has one type.
+    assert storable([1, 2.5, None]) == [1, 2.5, None] and storable([True, None]) == [True, None]
+    assert storable([1, "a", None, ["\ud800"]])[:3] == ["1", "a", None]
 
 
 ABSTAINING = """
