@@ -25,9 +25,19 @@ from grpo.core.tables import key_value_table
 from grpo.planning.architecture import read_architecture
 from grpo.planning.fit import batch_of, nearest_fitting, usable_memory
 from grpo.planning.memory import memory_by_phase, peak_memory
-from grpo.planning.plan_report import fit_facts, memory_table, plan_facts, proposals_text, time_facts, time_table
+from grpo.planning.plan_report import (
+    fit_facts,
+    memory_table,
+    plan_facts,
+    proposals_text,
+    reward_facts,
+    time_facts,
+    time_table,
+)
 from grpo.planning.planned_run import PlannedRun
 from grpo.planning.roofline import DeviceRates, step_seconds
+from grpo.rewards.reward_seconds import measure_seconds
+from grpo.rewards.stack import rewards_of
 from grpo.runs.run_dir import removed_if_unused
 
 DEFAULT_HARDWARE = {"cuda": "rtx3090", "cpu": "cpu"}
@@ -66,7 +76,22 @@ def run(config: PlanConfig) -> None:
     rates = DeviceRates(hardware.flops_bf16, hardware.flops_fp32, hardware.bandwidth, hardware.link)
     seconds = {part: value for part, value in step_seconds(planned, rates).items() if value}
     say(time_table(seconds))
-    say(key_value_table(time_facts(config, seconds)))
+    say(key_value_table(time_facts(config, seconds) | reward_facts(planned, *seconds_of_rewards(config))))
+
+
+def seconds_of_rewards(config: PlanConfig) -> tuple[dict[str, float], dict[str, str]]:
+    """Seconds per completion of each reward, given or measured, and why the others cannot be measured.
+
+    Raises:
+        UserError: a mistake in the settings of the rewards.
+    """
+    if config.reward_seconds is not None:
+        return {"reward_seconds": config.reward_seconds}, {}
+    rewards = rewards_of(config)
+    try:
+        return measure_seconds(rewards)
+    finally:
+        rewards.executor.close()
 
 
 def hardware_of(config: PlanConfig) -> HardwareConfig:

@@ -150,6 +150,7 @@ RULES: dict[type, dict[str, Rule]] = {
 RULES[PlanConfig] = RULES[Config] | {
     "world_size": between(1, 1_000_000),
     "sharding": one_of("ddp", "zero2", "zero3", "fsdp2"),
+    "reward_seconds": between(0, 1_000_000),
     "hardware.device": one_of("cpu", "cuda"),
     "hardware.memory": between(0.1, 1_000_000),
     "hardware.flops_bf16": between(1, 1e21),

@@ -239,6 +239,7 @@ class PlanConfig(Config):
 
     world_size: int
     sharding: str
+    reward_seconds: float | None
     hardware: HardwareConfig | None = None
 
 

@@ -4,6 +4,7 @@ Called by `grpo.plan`, which prints them. It neither prints nor computes memory 
 """
 
 from copy import deepcopy
+from math import ceil
 
 from rich.table import Table
 from rich.text import Text
@@ -105,14 +106,35 @@ def time_facts(config: PlanConfig, parts: Parts) -> dict[str, str]:
     return facts
 
 
+def reward_facts(run: PlannedRun, seconds: dict[str, float], faults: dict[str, str]) -> dict[str, str]:
+    """The time of the rewards, which is not part of the lower bound.
+
+    Args:
+        seconds: reward -> seconds per completion on this machine; with `reward_seconds`, one entry for all rewards.
+        faults: reward -> why it is not measured.
+    """
+    config = run.config
+    completions = ceil(config.prompts_per_step * config.num_generations / run.world_size)
+    each = sum(seconds.values())
+    process = " on each process" * (run.world_size > 1)
+    slowest = f"; the slowest is {max(seconds, key=lambda name: seconds[name])}" * (len(seconds) > 1)
+    facts = {
+        "rewards": f"{seconds_as_text(completions * each)} per step{process}: {completions:,} completions x "
+        f"{seconds_as_text(each)}{slowest}"
+    }
+    for name, fault in faults.items():
+        facts[f"reward {name}"] = f"not measured: {fault}. For a time of your own, reward_seconds=VALUE"
+    return facts
+
+
 def bytes_as_text(size: float) -> str:
     """A number of bytes in GiB, or in MiB below 1 GiB."""
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
 
 
 def seconds_as_text(seconds: float) -> str:
-    """A duration in hours, minutes or seconds, with one decimal."""
-    for size, unit in ((3600, "h"), (60, "min")):
+    """A duration in hours, minutes, seconds, milliseconds or microseconds, with one decimal."""
+    for size, unit in ((3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+    return f"{seconds * 1e6:.1f} µs"

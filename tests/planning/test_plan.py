@@ -341,6 +341,34 @@ def test_the_printed_plan(light) -> None:
     assert " ".join(f"{sum(parts.values()) / 2**30:.2f}" for parts in phases) in " ".join(done.stdout.split())
 
 
+MINE = """
+import time
+from grpo.rewards import reward
+
+@reward
+def sleepy(completion):
+    time.sleep(0.002)
+    return 1
+
+@reward
+def levels(completion, level):
+    return 1 / level
+"""
+
+
+def test_the_time_of_the_rewards_is_measured_or_given(tmp_path, capsys) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    own = [f"reward_files=[{tmp_path / 'mine.py'}]", "+rewards.sleepy=1", "+rewards.levels=1"]
+    run(compose_plan(own))
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"rewards \d+\.\d m?s per step: 64 completions x \d+\.\d ms; the slowest is sleepy", said)
+    assert "reward levels not measured: reward 'levels' raised TypeError: unsupported operand" in said
+    run(compose_plan([*own, "reward_seconds=0.5", "reward_workers=2", "world_size=2"]))
+    assert "rewards 16.0 s per step on each process: 32 completions x 500.0 ms" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_it_imports_no_torch(light) -> None:
     done = light("grpo.plan", "experiment=gsm8k", "hardware=h100")
     assert done.returncode == 0, done.stderr
