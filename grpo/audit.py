@@ -19,13 +19,15 @@ from grpo.config.groups import CONF
 from grpo.config.schema import AuditConfig
 from grpo.core.console import error_message, say
 from grpo.core.errors import UserError
+from grpo.rewards.answer_probes import built_in_probes
 from grpo.rewards.audit_report import print_completions, print_findings, print_probes
 from grpo.rewards.completion_scores import CompletionScores, judge_completions, score_completions
 from grpo.rewards.finding import Finding
+from grpo.rewards.probe import Probe
 from grpo.rewards.probe_rules import judge_probes
-from grpo.rewards.probe_scores import score_probes
-from grpo.rewards.probes import PROBES
+from grpo.rewards.probe_scores import in_format_of, score_probes
 from grpo.rewards.stack import RewardStack, rewards_of
+from grpo.rewards.user_probes import read_probes
 from grpo.runs.run_dir import removed_if_unused
 
 
@@ -49,21 +51,30 @@ def _audit_stage(stack: RewardStack, title: str, config: AuditConfig) -> list[Fi
     """Print the scores and the findings about a stack of constant weights; `title` says when it has them."""
     weights = ", ".join(f"{name} {weight:g}" for name, weight in stack.weights.items() if weight)
     weights += f" ({title})" * bool(title)
+    texts: dict[str, str] = {}
     if config.completions is None:
-        probe_scores = score_probes(stack)
+        probes = _probes(stack, config)
+        texts = {probe.name: probe.completion for probe in probes}
+        probe_scores = score_probes(stack, probes)
         findings = judge_probes(probe_scores)
-        source = f"{len(PROBES)} probes"
+        source = f"{len(probes)} probes"
         print_probes(weights, probe_scores, findings)
     else:
         completion_scores = score_file(stack, Path(config.completions).expanduser())
         findings = list(judge_completions(completion_scores))
         source = f"{len(completion_scores.completions):,} completions"
         print_completions(weights, completion_scores)
-    print_findings(findings)
+    print_findings(findings, texts)
     counts = _counts(findings)
     warned = any(finding.level == "warning" for finding in findings)
     say(Text(f"{counts[0].upper()}{counts[1:]} from {source}.", style="bold yellow" if warned else "bold"))
     return findings
+
+
+def _probes(stack: RewardStack, config: AuditConfig) -> tuple[Probe, ...]:
+    if config.probes is not None:
+        return read_probes(Path(config.probes).expanduser())
+    return in_format_of(stack, built_in_probes(config.data.answer))
 
 
 def score_file(stack: RewardStack, path: Path) -> CompletionScores:

@@ -217,6 +217,7 @@ class AuditConfig:
     reward_workers: int
     reward_concurrency: int
     completions: str | None
+    probes: str | None
     fail_on: str | None
 
 

@@ -46,6 +46,7 @@ PATH_SETTINGS = (
     "run",
     "baseline",
     "completions",
+    "probes",
 )
 
 
@@ -79,6 +80,8 @@ def check_config(config: AnyConfig) -> None:
         check_value(key, get_setting(config, key), is_allowed, rule)
     _check_weights(config.rewards)
     if isinstance(config, AuditConfig):
+        if config.probes is not None and config.completions is not None:
+            raise UserError(f"probes={config.probes}: completions= is scored instead of probes; give one of them.")
         return
     check_data(config.data)
     _check_sampler_settings(config.rollout)

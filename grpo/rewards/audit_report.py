@@ -3,7 +3,7 @@
 Called only by grpo/audit.py. It computes no score and no finding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from math import ceil
 
@@ -20,18 +20,25 @@ from grpo.core.text import printable
 from grpo.rewards.completion_scores import CompletionScores
 from grpo.rewards.finding import Finding, format_score
 from grpo.rewards.probe_scores import ProbeScores
-from grpo.rewards.probes import CHANGES, PROBES, probe_named
+from grpo.rewards.probe_templates import CHANGES, REFERENCE
+
+SHOWN_PAIRS = 3
 
 
 def print_probes(weights: str, scores: ProbeScores, findings: Sequence[Finding]) -> None:
-    """Print the best probe, the scores of all probes, and the effect of each change of format."""
+    """Print the best probe, the scores of all probes, the effect of each change, and the time of each reward."""
     best, best_sum = scores.best, scores.weighted.max(axis=0).sum()
     limit = "" if scores.total(best.name) >= best_sum - scores.rounding else f" of {format_score(best_sum)}"
     total = format_score(scores.total(best.name))
     lines = {"weights": weights, "best": f"{total}{limit}, attained by '{best.name}':\n{one_line(best.completion)}"}
+    built_in = REFERENCE in scores.index
+    if built_in and "<think>" in scores.probe(REFERENCE).completion:
+        lines["format"] = "<think> tags, which these rewards pay for, instead of <reasoning>"
     say(key_value_table(lines))
     say(_probes_table(scores, findings))
-    say(_changes_table(scores))
+    if built_in:
+        say(_changes_table(scores))
+    say(_times_table(scores))
 
 
 def print_completions(weights: str, scores: CompletionScores) -> None:
@@ -53,17 +60,37 @@ def print_completions(weights: str, scores: CompletionScores) -> None:
     say(key_value_table(lines))
     say(_distribution_table(scores))
     say(_variance_table(scores))
+    _print_inverted_pairs(scores)
 
 
-def print_findings(findings: Sequence[Finding]) -> None:
-    """Print warnings, then notes, each with its example if it has one."""
+def _print_inverted_pairs(scores: CompletionScores) -> None:
+    """Print up to `SHOWN_PAIRS` pairs of which the wrong completion has the higher total, with their scores."""
+    for wrong, right in scores.inverted_pairs.examples[:SHOWN_PAIRS]:
+        group = next(k for k, rows in enumerate(scores.groups) if wrong in rows)
+        lines = {"question": one_line(scores.questions[group], 140)}
+        for title, row in (("wrong", wrong), ("right", right)):
+            parts = ", ".join(
+                f"{name} {format_score(part)}"
+                for name, part in zip(scores.names, scores.weighted[row], strict=True)
+                if part
+            )
+            total = format_score(scores.totals[row])
+            lines[title] = f"{total}{f' = {parts}' if parts else ''}\n{one_line(scores.completions[row], 140)}"
+        say(key_value_table(lines))
+        say("")
+
+
+def print_findings(findings: Sequence[Finding], texts: Mapping[str, str]) -> None:
+    """Print warnings, then notes, each example once; `texts` are the probes by their names."""
+    shown: set[str] = set()
     for level, style in (("warning", "bold yellow"), ("note", "")):
         table = Table.grid(padding=(0, 1))
         for finding in findings:
             if finding.level == level:
                 table.add_row(Text("!" if level == "warning" else "-", style=style), Text(finding.text))
-                if finding.example is not None:
-                    table.add_row("", Text(one_line(probe_named(finding.example).completion, 140), style="dim"))
+                if finding.example is not None and finding.example not in shown:
+                    shown.add(finding.example)
+                    table.add_row("", Text(one_line(texts[finding.example], 140), style="dim"))
         if table.row_count:
             say(Text(f"{level.capitalize()}s", style=style or "bold"))
             say(table)
@@ -81,19 +108,21 @@ def _probes_table(scores: ProbeScores, findings: Sequence[Finding]) -> Table:
     warned = {name for finding in findings if finding.level == "warning" for name in finding.probes}
     prefix = _common_prefix(scores.names)
     totals, *columns = map(_format_column, [scores.totals, *scores.raw.T])
-    names = [f"  {probe.name}" for probe in PROBES]
+    names = [f"  {probe.name}" for probe in scores.probes]
     room = console.width - max(map(cell_len, names)) - max(map(len, totals)) - 4
     heads = _column_heads([name.removeprefix(prefix) for name in scores.names], columns, room)
     table = _score_table(f"probe\n(rewards: {prefix}...)" if prefix else "probe", "total", *heads)
     cells = zip(totals, *columns, strict=True)
-    for kind, rows in groupby(zip(PROBES, cells, strict=True), key=lambda row: row[0].kind):
+    kinds = list(dict.fromkeys(probe.kind for probe in scores.probes))
+    by_kind = sorted(zip(scores.probes, cells, strict=True), key=lambda row: kinds.index(row[0].kind))
+    for kind, rows in groupby(by_kind, key=lambda row: row[0].kind):
         table.add_row(Text(kind, style="bold"))
         for probe, values in rows:
             is_warned = probe.name in warned
             table.add_row(
                 Text(f"{'!' if is_warned else ' '} {probe.name}", style="yellow" if is_warned else ""),
                 Text(values[0], style="bold"),
-                *(Text(value, style="" if float(value) else "dim") for value in values[1:]),
+                *(Text(value, style="dim" if value.strip("-0.") == "" else "") for value in values[1:]),
             )
     return table
 
@@ -110,10 +139,26 @@ def _changes_table(scores: ProbeScores) -> Table:
     return table
 
 
+def _times_table(scores: ProbeScores) -> Table:
+    table = _score_table("one call of a reward", "median time")
+    for name, seconds in scores.seconds.items():
+        table.add_row(Text(name), _format_time(seconds))
+    return table
+
+
+def _format_time(seconds: float) -> str:
+    """A short duration with three digits: `12.3 µs`, `4.56 ms`, `1.2 s`."""
+    scale, unit = next(((s, u) for s, u in ((1e6, "µs"), (1e3, "ms")) if seconds * s < 999.5), (1.0, "s"))
+    return f"{seconds * scale:.3g} {unit}"
+
+
 def _distribution_table(scores: CompletionScores) -> Table:
     table = _score_table("score", "mean", "std", "min", "25%", "50%", "75%", "max", ">0")
     columns = np.column_stack([scores.raw, scores.totals]).T
-    for name, values in zip([*scores.names, "total"], columns, strict=True):
+    for name, column in zip([*scores.names, "total"], columns, strict=True):
+        if not len(values := column[~np.isnan(column)]):
+            table.add_row(Text(name), "abstains")
+            continue
         statistics = np.array([values.mean(), values.std(), *np.percentile(values, [0, 25, 50, 75, 100])])
         table.add_row(Text(name), *_format_column(statistics), f"{(values > 0).mean():.0%}")
     return table
@@ -170,7 +215,11 @@ def _break_word(word: str, width: int) -> str:
 
 
 def _format_column(values: Floats, sign: str = "") -> list[str]:
-    """Numbers with as few decimals as they need, at most three; with one decimal if there are large numbers."""
-    decimals = next((d for d in (1, 2) if np.allclose(values, np.round(values, d), rtol=0, atol=5e-5)), 3)
-    decimals = 1 if np.abs(values).max() >= 100 else decimals
-    return [f"{value:{sign}z.{decimals}f}" for value in values]
+    """Numbers with as few decimals as they need, at most three; with one decimal if there are large numbers.
+
+    nan, an abstention, is shown as `-`.
+    """
+    known = np.nan_to_num(values)
+    decimals = next((d for d in (1, 2) if np.allclose(known, np.round(known, d), rtol=0, atol=5e-5)), 3)
+    decimals = 1 if np.abs(known).max() >= 100 else decimals
+    return ["-" if np.isnan(value) else f"{value:{sign}z.{decimals}f}" for value in values]

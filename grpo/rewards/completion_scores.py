@@ -11,8 +11,9 @@ from itertools import combinations
 import numpy as np
 
 from grpo.core.statistics import Floats
-from grpo.rewards.advantages import ROUNDING, Attribution, attribute
+from grpo.rewards.advantages import ROUNDING, Attribution, Bools, attribute
 from grpo.rewards.finding import Finding, format_score, join_with_and
+from grpo.rewards.inverted_pairs import InvertedPairs, find_inverted_pairs
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.example import Example
@@ -27,14 +28,16 @@ class CompletionScores:
     Attributes:
         completions: the N texts.
         stack: the R rewards, including those with weight 0.
-        raw: (N, R) the score of each completion by each reward.
+        raw: (N, R) the score of each completion by each reward; nan if it abstains.
         groups: the rows of the completions of each group.
+        questions: the question of each group.
     """
 
     completions: list[str]
     stack: RewardStack
     raw: Floats
     groups: list[list[int]]
+    questions: list[str]
 
     @property
     def names(self) -> list[str]:
@@ -44,9 +47,24 @@ class CompletionScores:
     def weights(self) -> Floats:
         return np.array(list(self.stack.weights.values()))
 
-    @property
+    @cached_property
+    def weighted(self) -> Floats:
+        """(N, R) the scores times the weights, 0 for an abstention."""
+        return np.nan_to_num(self.raw) * self.weights
+
+    @cached_property
     def totals(self) -> Floats:
-        return self.raw @ self.weights
+        return self.weighted.sum(axis=1)
+
+    @cached_property
+    def is_correct(self) -> Bools:
+        """(N,) whether the reward `correct_by` counts a completion as right."""
+        return self.raw[:, self.names.index(self.stack.correct_by)] > 0
+
+    @cached_property
+    def inverted_pairs(self) -> InvertedPairs:
+        rounding = ROUNDING * float(np.abs(self.weighted).max())
+        return find_inverted_pairs(self.totals, self.is_correct, self.groups, rounding)
 
     @cached_property
     def attribution(self) -> Attribution:
@@ -54,7 +72,7 @@ class CompletionScores:
         parts, zero_std = [np.zeros((0, len(self.names)))], [np.zeros((0, len(self.names) + 1), dtype=bool)]
         for size in sorted({len(group) for group in self.groups} - {1}):
             rows = [row for group in self.groups if len(group) == size for row in group]
-            attribution = attribute(self.raw[rows], self.weights, size, scale_rewards="none")
+            attribution = attribute(np.nan_to_num(self.raw[rows]), self.weights, size, scale_rewards="none")
             parts.append(attribution.parts)
             zero_std.append(attribution.zero_std)
         joined = np.concatenate(parts)
@@ -63,7 +81,10 @@ class CompletionScores:
     def correlations(self) -> Floats:
         """Pearson correlations (R + 1, R + 1) of the rewards and, last, the total; NaN if one of a pair is constant."""
         columns = np.column_stack([self.raw, self.totals])
-        centered = columns - columns.mean(axis=0)
+        known = ~np.isnan(columns)
+        means = np.where(known, columns, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        columns = np.where(known, columns, means)  # an abstention adds nothing to a covariance
+        centered = columns - means
         centered[:, np.abs(centered).max(axis=0) <= ROUNDING * np.abs(columns).max(axis=0)] = 0.0
         norms = np.sqrt((centered**2).sum(axis=0))
         products = np.outer(norms, norms)
@@ -84,13 +105,19 @@ def score_completions(
         groups[problem].append(row)
     texts = [batch[key] for key in keys]
     scores = stack.score(ScoringBatch(texts, [examples[problem] for problem, _ in keys]))
-    return CompletionScores(texts, stack, np.array(list(scores.values())).T, groups)
+    questions = [example.question for example in examples]
+    return CompletionScores(texts, stack, np.array(list(scores.values())).T, groups, questions)
 
 
 def judge_completions(scores: CompletionScores) -> Iterator[Finding]:
     """All findings, warnings first."""
     names, correlations, shares = scores.names, scores.correlations(), scores.attribution.shares()
     weighted = [k for k in range(len(names)) if scores.weights[k]]
+    pairs = scores.inverted_pairs
+    if pairs.inverted:
+        count = f"{pairs.inverted:,} of {pairs.comparable:,} pairs ({pairs.inverted / pairs.comparable:.1%})"
+        text = f"Wrong outscores right in {count} of completions of the same question; {scores.stack.correct_by} says "
+        yield Finding("warning", f"{text}which is right.")
     constant = [k for k in weighted if np.isnan(correlations[k, k])]
     if constant:
         listing = join_with_and(f"{names[k]} ({format_score(scores.raw[0, k])})" for k in constant)

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+Level = Literal["warning", "note"]
+
 
 @dataclass(frozen=True)
 class Finding:
     """A fault of a stack of rewards (`warning`) or a limit of it (`note`), as text, with the probes that show it."""
 
-    level: Literal["warning", "note"]
+    level: Level
     text: str
     probes: tuple[str, ...] = ()
     example: str | None = None  # the name of the probe that is printed with the finding

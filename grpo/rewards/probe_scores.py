@@ -3,32 +3,56 @@
 Called by `grpo.audit`; grpo/rewards/probe_rules.py judges them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import median
+from time import perf_counter
 
 import numpy as np
 
 from grpo.core.statistics import Floats
-from grpo.rewards.advantages import ROUNDING
-from grpo.rewards.probes import PROBE_INDEX, PROBES, Probe
+from grpo.rewards.advantages import ROUNDING, Bools
+from grpo.rewards.executed_code import is_of_completion, recorded_execution
+from grpo.rewards.probe import Probe
+from grpo.rewards.probe_templates import REFERENCE
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
-from grpo.tasks.example import Example
+from grpo.tasks.answer_type import AnswerType
+
+SECONDS_OF_TIMING = 0.2  # per reward; a reward that takes longer is timed on fewer probes
 
 
 @dataclass(frozen=True)
 class ProbeScores:
-    """The scores of the N probes under a stack.
+    """The scores of N probes under a stack.
 
     Attributes:
+        probes: the N probes.
         names: the R rewards with a weight.
-        raw: (N, R) the score of each probe by each reward.
-        weighted: (N, R) the scores times the weights; those of a probe sum to its total.
+        raw: (N, R) the score of each probe by each reward; nan if it abstains.
+        weighted: (N, R) the scores times the weights, 0 for an abstention; those of a probe sum to its total.
+        correct_by: the reward whose positive value means that a completion is right.
+        is_correct: (N,) whether it counts a probe as right.
+        matches: (N,) whether the answer in the requested format is right by data.answer.
+        seconds: reward -> the median time of one call.
+        executed: reward -> the first probe of which it executes a part as Python code.
     """
 
+    probes: tuple[Probe, ...]
     names: list[str]
     raw: Floats
     weighted: Floats
+    correct_by: str
+    is_correct: Bools
+    matches: Bools
+    seconds: dict[str, float]
+    executed: dict[str, str]
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """name of a probe -> its row."""
+        return {probe.name: row for row, probe in enumerate(self.probes)}
 
     @cached_property
     def totals(self) -> Floats:
@@ -43,14 +67,20 @@ class ProbeScores:
     @cached_property
     def best(self) -> Probe:
         """The first probe with the highest total."""
-        return PROBES[int(np.argmax(self.totals >= self.totals.max() - self.rounding))]
+        return self.probes[int(np.argmax(self.totals >= self.totals.max() - self.rounding))]
+
+    def probe(self, name: str) -> Probe:
+        return self.probes[self.index[name]]
 
     def total(self, probe: str) -> float:
-        return float(self.totals[PROBE_INDEX[probe]])
+        return float(self.totals[self.index[probe]])
+
+    def names_of_kind(self, *kinds: str) -> list[str]:
+        return [probe.name for probe in self.probes if probe.kind in kinds]
 
     def change(self, before: str, after: str) -> tuple[float, dict[str, float]]:
         """The difference in total between two probes, and its parts: reward -> the difference that it causes."""
-        parts = self.weighted[PROBE_INDEX[after]] - self.weighted[PROBE_INDEX[before]]
+        parts = self.weighted[self.index[after]] - self.weighted[self.index[before]]
         return float(parts.sum()), self.nonzero_parts(parts)
 
     def nonzero_parts(self, parts: Floats) -> dict[str, float]:
@@ -58,15 +88,73 @@ class ProbeScores:
         return {name: float(part) for name, part in zip(self.names, parts, strict=True) if abs(part) > self.rounding}
 
 
-def score_probes(stack: RewardStack) -> ProbeScores:
+def score_probes(stack: RewardStack, probes: Sequence[Probe]) -> ProbeScores:
     """Score the probes.
 
     Raises:
         UserError: a reward raised, or did not return a finite number for each completion.
     """
-    examples = [Example(probe.question, probe.gold) for probe in PROBES]
-    stack.check_columns(examples, "a probe of the audit")
-    scores = stack.score(ScoringBatch([probe.completion for probe in PROBES], examples))
-    names = [name for name, weight in stack.weights.items() if weight]
+    scores: dict[str, list[float]] = {}
+    seconds: dict[str, float] = {}
+    executed: dict[str, str] = {}
+    stack.check_columns([probe.example for probe in probes], "a probe of the audit")
+    batch = _batch(probes)
+    for name, weight in stack.weights.items():
+        if not weight and name != stack.correct_by:
+            continue
+        with recorded_execution() as recorded:
+            scores[name] = stack.score_one(name, batch)
+        if weight:
+            seconds[name] = _seconds_per_call(stack, name, probes)
+        for source in recorded.sources:
+            if probe := next((probe for probe in probes if is_of_completion(source, probe.completion)), None):
+                executed.setdefault(name, probe.name)
+    names = list(seconds)
     raw = np.array([scores[name] for name in names]).T
-    return ProbeScores(names, raw, raw * [stack.weights[name] for name in names])
+    weighted = np.nan_to_num(raw) * [stack.weights[name] for name in names]
+    is_correct = np.array(scores[stack.correct_by]) > 0
+    matches = np.array([_matches(stack.answer_type, probe) for probe in probes])
+    return ProbeScores(tuple(probes), names, raw, weighted, stack.correct_by, is_correct, matches, seconds, executed)
+
+
+def _matches(answer_type: AnswerType, probe: Probe) -> bool:
+    answer = answer_type.extract(probe.completion)
+    return answer is not None and answer_type.matches(answer, probe.example)
+
+
+def in_format_of(stack: RewardStack, probes: Sequence[Probe]) -> tuple[Probe, ...]:
+    """The probes with the tags that the stack pays for: `<think>` for `<reasoning>` if it pays more for these.
+
+    Raises:
+        UserError: as `score_probes`.
+    """
+    stack.check_columns([probe.example for probe in probes], "a probe of the audit")
+    asked = next(probe for probe in probes if probe.name == REFERENCE)
+    thinking = _with_think_tags(asked)
+    batch = _batch([asked, thinking])
+    totals = stack.total({name: stack.score_one(name, batch) for name in stack.weights})
+    if totals[1] > totals[0] + ROUNDING * abs(totals[0]):
+        return tuple(map(_with_think_tags, probes))
+    return tuple(probes)
+
+
+def _with_think_tags(probe: Probe) -> Probe:
+    return replace(probe, completion=probe.completion.replace("reasoning>", "think>"))
+
+
+def _batch(probes: Sequence[Probe]) -> ScoringBatch:
+    return ScoringBatch([probe.completion for probe in probes], [probe.example for probe in probes])
+
+
+def _seconds_per_call(stack: RewardStack, name: str, probes: Sequence[Probe]) -> float:
+    """The median time of scoring one probe, over as many probes as fit into `SECONDS_OF_TIMING`."""
+    seconds: list[float] = []
+    start = perf_counter()
+    for probe in probes:
+        before = perf_counter()
+        stack.score_one(name, _batch([probe]))
+        after = perf_counter()
+        seconds.append(after - before)
+        if after - start > SECONDS_OF_TIMING:
+            break
+    return median(seconds)

@@ -16,13 +16,18 @@ from grpo.config.groups import CONF, option_names
 from grpo.config.hydra_errors import translate_errors
 from grpo.config.schema import AuditConfig
 from grpo.core.errors import UserError
+from grpo.rewards.answer_probes import FORMS, PROBLEMS, built_in_probes
 from grpo.rewards.completion_scores import CompletionScores, judge_completions
 from grpo.rewards.finding import Finding
+from grpo.rewards.probe import AS_REQUESTED
 from grpo.rewards.probe_rules import judge_probes
 from grpo.rewards.probe_scores import score_probes
-from grpo.rewards.probes import AS_REQUESTED, CHANGES, PROBES, WRONG
+from grpo.rewards.probe_templates import CHANGES
+from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import build_rewards
-from tests.helpers.scoring import score
+from grpo.tasks.answer_types import ANSWER_TYPES
+
+PROBES = built_in_probes("number")
 
 MINE = """
 from grpo.rewards import reward
@@ -77,7 +82,7 @@ def run(*overrides: str) -> list[Finding]:
 def found(level: str, **weights: float) -> list[str]:
     return [
         finding.text
-        for finding in judge_probes(score_probes(build_rewards(weights, ["mine.py"])))
+        for finding in judge_probes(score_probes(build_rewards(weights, ["mine.py"]), PROBES))
         if finding.level == level
     ]
 
@@ -86,67 +91,77 @@ def lines(path: Path, rows: list) -> None:
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
-def test_the_probes_are_what_their_kind_says() -> None:
-    assert len({probe.name for probe in PROBES}) == len(PROBES)
-    columns = [
-        [getattr(probe, name) for probe in PROBES if probe.kind in (AS_REQUESTED, WRONG)]
-        for name in ("completion", "gold", "question")
-    ]
-    right, strict = score("correctness", *columns), score("strict_format", *columns)
-    honest = sum(probe.kind == AS_REQUESTED for probe in PROBES)
-    assert right[:honest] == [2.0] * honest and strict[:honest] == [0.5] * honest and not any(right[honest:])
+@pytest.mark.parametrize("answer", ["number", "choice", "text", "equation", pytest.param("math", id="math")])
+def test_the_probes_are_what_they_say(answer: str) -> None:
+    misjudged = []
+    if answer == "math":
+        pytest.importorskip("math_verify")
+        misjudged = ["3 answers in one"]  # math-verify compares the last of several expressions
+    probes = built_in_probes(answer)
+    assert len({probe.name for probe in probes}) == len(probes)
+    assert {name for pair in CHANGES.values() for name in pair} <= {probe.name for probe in probes}
+    batch = ScoringBatch([probe.completion for probe in probes], [probe.example for probe in probes])
+    stack = build_rewards({"correctness": 1.0, "strict_format": 1.0}, answer_type=answer)
+    scores = stack.score(batch)
+    for probe, correct, strict in zip(probes, scores["correctness"], scores["strict_format"], strict=True):
+        if probe.right is not None and "<answer>" in probe.completion and probe.name not in misjudged:
+            assert correct == 2.0 * probe.right, probe.name
+        assert probe.kind != AS_REQUESTED or strict == 0.5, probe.name
     # Equal questions are adjacent in a batch.
-    questions = [probe.question for probe in PROBES]
+    questions = [probe.example.question for probe in probes]
     assert sum(a != b for a, b in pairwise(questions)) == len(set(questions)) - 1
-    assert {name for pair in CHANGES.values() for name in pair} <= {probe.name for probe in PROBES}
+
+
+def test_every_type_of_answers_has_probes() -> None:
+    assert set(PROBLEMS) == set(FORMS) == set(ANSWER_TYPES)
 
 
 def test_verbatim(capsys) -> None:
     findings = run("rewards=verbatim")
     assert [finding.text for finding in findings if finding.level == "warning"] == [
-        "verbatim_strict_format and verbatim_soft_format exclude each other: no probe is paid by both, so the best score "
-        "found is 3.5; the best of each reward would sum to 4.",
-        "A missing last line break is charged for the whole completion, 0.001 per character (verbatim_xmlcount): a right "
-        "answer of 86 characters falls from 3.5 to 2.916, one of 804 from 3 to 2.198.",
-        "More reasoning lowers the score of the same answer: by 0.5 in 'three lines' (verbatim_strict_format) and by "
-        "0.718 in 'many lines, no break' (verbatim_xmlcount).",
-        "A bare answer without tags earns 2.5 of 3.5 (verbatim_correctness 2, verbatim_int 0.5).",
+        "Wrong outscores right in 36 of 577 pairs: 'wrong as asked' 1.5 over '18.0' 1, '$18' 1 and '18 pens' 1 (verbatim_int).",
+        "verbatim_strict_format and verbatim_soft_format exclude each other: no probe is paid by both, so the best score found is 3.5; the best of each reward would sum to 4.",
         "verbatim_correctness reads numbers, but refuses the right answers 1,080 for gold 1080 and 1080 for gold 1,080.",
-        "verbatim_int reads numbers, but refuses the right answers -5 and 1,080, and pays for ² (superscript), "
-        "٣ (Arabic-Indic) and １８ (full-width).",
-        "verbatim_xmlcount pays up to 0.5 and falls to -0.906; the lowest total is -0.906, of 'wrong, then long text'.",
-        "Right without work outscores right with work: 'empty reasoning' 3.5 and 'filler reasoning' 3.5 over 'three lines' "
-        "3; 'bare number' 2.5 over 'many lines, no break' 2.198.",
+        "verbatim_int reads numbers, but refuses the right answers -5 and 1,080, and pays for ² (superscript), ٣ (Arabic-Indic) and １８ (full-width).",
+        "Right without work outscores right with work: 'empty reasoning' 3.5 and 'filler reasoning' 3.5 over 'three lines' 3; 'bare answer' 2.5 over 'many lines, no break' 2.016.",
+        "Wrong answers differ by 2.406, more than the 2 that right adds: 'wrong, then long text' -0.906 and 'wrong as asked' 1.5 (verbatim_int 0.5, verbatim_strict_format 0.5, verbatim_xmlcount 1.406).",
+        "More reasoning lowers the score of the same answer: by 0.5 in 'three lines' (verbatim_strict_format) and by 0.9 in 'many lines, no break' (verbatim_xmlcount).",
+        "A missing last line break is charged for the whole completion, 0.001 per character (verbatim_xmlcount): a right answer of 86 characters falls from 3.5 to 2.916, one of 986 from 3 to 2.016.",
+        "A bare answer without tags earns 2.5 of 3.5 (verbatim_correctness 2, verbatim_int 0.5).",
+        "Another format pays more than the requested one: 'tags inline, no break' 3 over 'one line, no break' 2.916 (verbatim_soft_format 0.5, verbatim_xmlcount -0.416).",
     ]
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 80
     flat = " ".join(said.split())
     assert r"best 3.5 of 4, attained by 'one line': <reasoning>\n3 boxes of 6 pens are 3 * 6 = 18 pens." in flat
     assert "no last line break -0.584 strict_format -0.5, xmlcount -0.084" in flat
-    assert "! bare number 2.500 2.0 0.5 0.0 0.0 0.000" in flat and "  bare sentence  " in said
-    assert flat.endswith(f"8 warnings, 3 notes from {len(PROBES)} probes.")
+    assert "! bare answer 2.500 2.0 0.5 0.0 0.0 0.000" in flat and "  bare sentence  " in said
+    assert flat.endswith(f"10 warnings, 4 notes from {len(PROBES)} probes.")
 
 
 def test_default_has_limits_and_no_faults(capsys) -> None:
     assert [(finding.level, finding.text) for finding in run("fail_on=warning")] == [
-        ("note", "18.0, $18 and 18 pens for 18: refused by int."),
-        ("note", "No work pays as much as work, 4: filler reasoning."),
         (
             "note",
-            "Format pays without a right answer: 'wrong as asked' 2, 'no answer in the tags' 0.5 and 'template copied' 1.5, "
-            "of 4.",
+            "Wrong outscores right, which correctness does not count as right: 'wrong as asked' 2 over 'boxed, no tags' 0, 'bare answer' 0 and 'bare sentence' 0.",
+        ),
+        ("note", "18.0, $18, 18 pens, \\boxed{18} and **18** for 18: refused by int."),
+        ("note", "No work pays as much as work, 4: filler reasoning and empty steps."),
+        (
+            "note",
+            "Format pays without a right answer: 'wrong as asked' 2, 'no answer in the tags' 0.5 and 'template copied' 1.5, of 4.",
         ),
     ]
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 80 and "best     4, attained by 'one line':" in said
-    assert said.endswith(f"No warnings, 3 notes from {len(PROBES)} probes.\n")
-    with pytest.raises(UserError, match=r"^fail_on=note: no warnings, 3 notes.$"):
+    assert said.endswith(f"No warnings, 4 notes from {len(PROBES)} probes.\n")
+    with pytest.raises(UserError, match=r"^fail_on=note: no warnings, 4 notes.$"):
         run("fail_on=note")
 
 
 @pytest.mark.parametrize("stack", option_names("rewards"))
 def test_warnings_of_the_shipped_stacks(stack: str) -> None:
-    warned = {"verbatim": "8 warnings, 3 notes", "no_correctness": "1 warning, 2 notes"}
+    warned = {"verbatim": "10 warnings, 4 notes", "no_correctness": "2 warnings, 3 notes"}
     if stack in warned:
         with pytest.raises(UserError, match=rf"^fail_on=warning: {warned[stack]}.$"):
             run(f"rewards={stack}", "fail_on=warning")
@@ -156,7 +171,7 @@ def test_warnings_of_the_shipped_stacks(stack: str) -> None:
 
 def test_the_answer_type_of_a_run_can_be_audited(folder) -> None:
     notes = [finding.text for finding in run("data.answer=strict", "rewards=correctness_only")]
-    assert notes[0] == "18 pens for 18: refused by correctness."
+    assert notes[0] == r"18 pens, \boxed{18} and **18** for 18: refused by correctness."
     lines(folder / "made.jsonl", [{"question": "?", "gold": "7", "completion": "<answer>7.0</answer>"}])
     for answer, right in (("number", 2.0), ("strict", 2.0), ("text", 0.0)):
         stack = build_rewards({"correctness": 1.0}, answer_type=answer)
@@ -172,50 +187,49 @@ def test_measured_rewards_are_not_judged() -> None:
     [
         (
             {"correctness": 1, "flat": 1},
-            ["flat gives every probe the same score, 0.25: it distinguishes none of them."],
+            [
+                "flat gives every probe the same score, 0.25: it distinguishes none of them.",
+            ],
         ),
         (
             {"correctness": 1, "anywhere": 1},
             [
-                "A bare answer without tags earns 1 of 3 (anywhere).",
+                "anywhere pays for wrong answers as for right ones: '3 answers in one', 'right work, wrong end', 'no answer in the tags', '118 for 18', '180 for 18', '-18 for 18' and 4 more.",
                 "anywhere reads numbers, but refuses the right answers 1,080 for gold 1080 and 1080 for gold 1,080.",
+                "A bare answer without tags earns 1 of 3 (anywhere).",
             ],
         ),
         (
             {"length": 1},
             [
-                "Padding pays: 704 characters of filler add 704 (length).",
-                "A bare answer without tags earns 17 of 86 (length).",
+                "Wrong outscores right in 175 of 577 pairs: 'wrong, padded' 972 over 'answer tags alone' 22, 'empty reasoning' 48 and 'filler reasoning' 51 (length).",
                 "A right answer earns no more than a wrong one in the same format: 86 and 86.",
-                "Wrong outscores right: 'wrong, then long text' 767 over 'one line, no break' 85.",
-                "Repetition pays: 'everything twice' 172, 'inline, then in lines' 167, 'reasoning twice' "
-                "150, 'last of 3 right' 130, 'first of 3 right' 130, 'answer twice' 108 and '3 answers in one' 92, against 86 without.",
+                "Right without work outscores right with work: 'empty steps' 143 over 'one line' 86.",
+                "Padding pays: 886 characters of filler add 886 (length).",
+                "Another format pays more than the requested one: 'preamble before' 104 over 'one line' 86 (length); 'short text after' 105 over 'one line' 86 (length); 'long text after' 789 over 'one line, no break' 85 (length).",
+                "Repetition pays: 'everything twice' 172, 'inline, then in lines' 167, 'reasoning twice' 150, 'last of 3 right' 130, 'first of 3 right' 130, 'answer twice' 108 and '3 answers in one' 92, against 86 without.",
             ],
         ),
         (
             {"correctness": 1, "strict_format": 1, "signed": 1},
             [
-                "signed excludes each of correctness and strict_format: no probe is paid by both, so the best score found is "
-                "1.5; the best of each reward would sum to 3.5.",
-                "A bare answer without tags earns 1 of 1.5 (signed).",
-                "signed pays up to 1 and falls to -1; the lowest total is -1, of 'bare sentence'.",
+                "signed excludes each of correctness and strict_format: no probe is paid by both, so the best score found is 1.5; the best of each reward would sum to 3.5.",
+                "A bare answer without tags earns 2 of 2.5 (signed).",
             ],
         ),
         # A price on length may be deliberate; its effect is reported all the same.
         (
             {"correctness": 1, "length": -0.001},
             [
-                "More reasoning lowers the score of the same answer: by 0.718 in 'many lines' (length).",
-                "Right without work outscores right with work: 'answer tags alone' 1.978, 'empty reasoning' 1.952 and "
-                "'filler reasoning' 1.949 over 'many lines' 1.196.",
+                "Right without work outscores right with work: 'answer tags alone' 1.978, 'empty reasoning' 1.952, 'filler reasoning' 1.949 and 'empty steps' 1.857 over 'many lines' 1.014.",
+                "More reasoning lowers the score of the same answer: by 0.9 in 'many lines' (length).",
             ],
         ),
         (
             {"correctness": 1, "floored": 1},
             [
-                "A missing last line break is charged for the whole completion, 0.001 per character (floored): a right answer of "
-                "86 characters falls from 2.5 to 2.415, one of 804 from 2.5 to 2.",
                 "More reasoning lowers the score of the same answer: by 0.415 in 'long line, no break' (floored).",
+                "A missing last line break is charged for the whole completion, 0.001 per character (floored): a right answer of 86 characters falls from 2.5 to 2.415, one of 986 from 2.5 to 2.",
             ],
         ),
     ],
@@ -227,7 +241,6 @@ def test_faults_of_other_stacks(weights: dict, warnings: list[str]) -> None:
 def test_a_line_break_at_a_fixed_price_is_a_note() -> None:
     assert "A missing last line break costs 0.5 (closed)." in found("note", correctness=1, closed=1)
     assert "A last line break costs 0.5 (closed)." in found("note", correctness=1, closed=-1)
-    assert "Only a penalty, never above 0: closed (down to -0.5)." in found("note", correctness=1, closed=-1)
 
 
 def test_a_reward_that_fails_is_named() -> None:
@@ -332,11 +345,8 @@ def test_findings_of_a_file(folder, rows: list, weights: dict, findings: list[st
         ("reward_files=[nowhere.py]", "reward_files: no file "),
         ("fail_on=often", "fail_on=often: must be one of warning, note."),
         ("fail=warning", "fail: there is no such setting. Did you mean 'fail_on'?"),
-        (
-            "model=tiny",
-            "model: there is no such setting. Known: completions, correct_by, data, fail_on, on_reward_timeout, reward_args, reward_concurrency, reward_files, reward_timeout, reward_workers, rewards.",
-        ),
-        ("data.answer=exact", "data.answer=exact: must be one of number, strict, text."),
+        ("model=tiny", "model: there is no such setting. Known: completions, correct_by, data, fail_on, "),
+        ("data.answer=exact", "data.answer=exact: must be one of number, strict, text, choice, math, equation."),
         ("data.seed=1", "data.seed: there is no such setting."),
         ("data=gsm8k", "data: this command has no group data, only data.answer."),
         ("+seed=1", "seed: there is no such setting."),
@@ -359,7 +369,7 @@ def test_every_setting_has_a_comment() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["rewards=verbatim", "fail_on=warning"], 1, ["error: fail_on=warning: 8 warnings, 3 notes."]),
+        (["rewards=verbatim", "fail_on=warning"], 1, ["error: fail_on=warning: 10 warnings, 4 notes."]),
         (["completions=made.jsonl", *CROSSES, "fail_on=warning"], 0, []),
     ],
 )
@@ -378,9 +388,9 @@ def test_the_command_imports_nothing_heavy_and_leaves_no_files(
 def test_the_probes_are_as_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "reward-audit.md").read_text(encoding="utf-8")
     assert (
-        f"8 warnings, 3 notes from {len(PROBES)} probes." in text and f"that these {len(PROBES)} found nothing" in text
+        f"10 warnings, 4 notes from {len(PROBES)} probes." in text and f"that these {len(PROBES)} found nothing" in text
     )
-    for probe in ("many lines, no break    2.198", "bare number             2.500"):
+    for probe in ("many lines, no break    2.016", "bare answer             2.500"):
         assert probe in text
 
 

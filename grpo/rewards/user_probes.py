@@ -1,0 +1,54 @@
+"""The user's own probes: a file with a question, its reference answer, a completion, and whether it is right per line.
+
+Called by `grpo.audit probes=FILE`. It knows no reward.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from grpo.core.errors import UserError
+from grpo.rewards.probe import OWN_RIGHT, OWN_WRONG, Probe
+from grpo.tasks.example import Example
+from grpo.tasks.jsonl import read_jsonl, text_column
+
+COLUMNS = ("question", "gold", "completion", "right", "name")
+
+
+def read_probes(path: Path) -> tuple[Probe, ...]:
+    """The probes of a file of JSON Lines: right ones first, those with the same question adjacent.
+
+    `gold` may be any JSON value; a value that is not text is compared as its JSON text. `name` may be left out. All
+    columns reach the rewards.
+
+    Raises:
+        UserError: the file cannot be read or is empty, a line lacks a value, or two lines have the same name.
+    """
+    probes: list[Probe] = []
+    names: set[str] = set()
+    for probe in read_jsonl(path, _parse_row, "probes"):
+        name = probe.name or f"probe {len(probes) + 1}"
+        if name in names:
+            raise UserError(f"{path}: two probes have the name {name!r}; give each its own.")
+        names.add(name)
+        probes.append(Probe(name, probe.kind, probe.completion, probe.example, probe.right))
+    if not probes:
+        raise UserError(f"probes={path}: the file has no probes.")
+    questions = {probe.example.question: order for order, probe in reversed(list(enumerate(probes)))}
+    return tuple(sorted(probes, key=lambda probe: (not probe.right, questions[probe.example.question])))
+
+
+def _parse_row(row: dict[str, Any]) -> Probe:
+    gold, right = row.get("gold"), row.get("right")
+    if gold is None:
+        text_column(row, "gold")
+    if not isinstance(right, bool):
+        raise UserError(f"'right' is {json.dumps(right)}; it must be true or false: whether the completion is right.")
+    example = Example(
+        text_column(row, "question").strip(),
+        gold.strip() if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False),
+        columns=row,
+    )
+    name = text_column(row, "name") if "name" in row else ""
+    completion = text_column(row, "completion", blank=True)
+    return Probe(name, OWN_RIGHT if right else OWN_WRONG, completion, example, right)
