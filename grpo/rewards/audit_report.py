@@ -54,7 +54,7 @@ def print_completions(weights: str, scores: CompletionScores) -> None:
     if len(constant):
         count = f"{constant.sum():,} of {len(constant):,}"
         lines["no spread"] = f"the total does not vary in {count} groups of two or more"
-    totals = scores.totals
+    totals = np.nan_to_num(scores.totals)
     for title, row in (("best", int(np.argmax(totals))), ("worst", int(np.argmin(totals)))):
         lines[title] = f"{format_score(totals[row])}: {one_line(scores.completions[row])}"
     say(key_value_table(lines))
@@ -107,7 +107,7 @@ def _probes_table(scores: ProbeScores, findings: Sequence[Finding]) -> Table:
     """One row per probe; `!` marks the probes of warnings."""
     warned = {name for finding in findings if finding.level == "warning" for name in finding.probes}
     prefix = _common_prefix(scores.names)
-    totals, *columns = map(_format_column, [scores.totals, *scores.raw.T])
+    totals, *columns = map(_format_column, [np.where(scores.is_scored, scores.totals, np.nan), *scores.raw.T])
     names = [f"  {probe.name}" for probe in scores.probes]
     room = console.width - max(map(cell_len, names)) - max(map(len, totals)) - 4
     heads = _column_heads([name.removeprefix(prefix) for name in scores.names], columns, room)

@@ -54,7 +54,9 @@ class CompletionScores:
 
     @cached_property
     def totals(self) -> Floats:
-        return self.weighted.sum(axis=1)
+        """(N,) the sum of the weighted scores; nan if all rewards with a weight abstain."""
+        unscored = np.isnan(self.raw[:, self.weights != 0]).all(axis=1)
+        return np.where(unscored, np.nan, self.weighted.sum(axis=1))
 
     @cached_property
     def is_correct(self) -> Bools:
@@ -72,7 +74,7 @@ class CompletionScores:
         parts, zero_std = [np.zeros((0, len(self.names)))], [np.zeros((0, len(self.names) + 1), dtype=bool)]
         for size in sorted({len(group) for group in self.groups} - {1}):
             rows = [row for group in self.groups if len(group) == size for row in group]
-            attribution = attribute(np.nan_to_num(self.raw[rows]), self.weights, size, scale_rewards="none")
+            attribution = attribute(self.raw[rows], self.weights, size, scale_rewards="none")
             parts.append(attribution.parts)
             zero_std.append(attribution.zero_std)
         joined = np.concatenate(parts)

@@ -35,7 +35,7 @@ def find_inverted_pairs(
     """Compare each wrong completion of a group with each right one.
 
     Args:
-        totals: (N,) the total of each completion.
+        totals: (N,) the total of each completion; one without a total, nan, is in no pair.
         is_correct: (N,) whether it is right.
         groups: the rows of the completions of each question.
         rounding: the largest difference that counts as a rounding error.
@@ -44,6 +44,7 @@ def find_inverted_pairs(
     examples: list[tuple[float, int, int]] = []
     for group in groups:
         rows = np.array(group)
+        rows = rows[~np.isnan(totals[rows])]
         right, wrong = rows[is_correct[rows]], rows[~is_correct[rows]]
         comparable += len(right) * len(wrong)
         if not len(right) or not len(wrong):

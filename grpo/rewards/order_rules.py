@@ -19,7 +19,9 @@ EXAMPLES = 3  # pairs that a finding shows
 
 def wrong_outscores_right(scores: ProbeScores) -> Iterator[Finding]:
     """Every wrong probe against every right one of the same question."""
-    probes = [(row, probe) for row, probe in enumerate(scores.probes) if probe.kind != LENGTHS]
+    probes = [
+        (row, probe) for row, probe in enumerate(scores.probes) if probe.kind != LENGTHS and scores.is_scored[row]
+    ]
     right = np.array([row for row, probe in probes if probe.right is True], dtype=int)
     wrong = np.array([row for row, probe in probes if probe.right is False], dtype=int)
     if not len(right) or not len(wrong):

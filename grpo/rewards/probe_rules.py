@@ -38,12 +38,14 @@ def _constant_reward(scores: ProbeScores) -> Iterator[Finding]:
 
 
 def _abstention(scores: ProbeScores) -> Iterator[Finding]:
-    """How many probes a reward leaves to the others; it then adds nothing to their total."""
+    """How many probes a reward leaves to the others, and how many have no score at all."""
     counts = np.isnan(scores.raw).sum(axis=0)
     partial = [k for k in np.flatnonzero(counts) if counts[k] < len(scores.raw)]
     if partial:
-        listing = join_with_and(f"{scores.names[k]} on {counts[k]} of {len(scores.raw)}" for k in partial)
-        yield Finding("note", f"A reward abstains on some probes and adds 0 there: {listing}.")
+        listing = join_with_and(f"{scores.names[k]} ({counts[k]} of {len(scores.raw)} probes)" for k in partial)
+        none = int((~scores.is_scored).sum())
+        without = f"; {none} {'have' if none > 1 else 'has'} no score, so no advantage" if none else ""
+        yield Finding("note", f"Abstentions of {listing}{without}.")
 
 
 def _executed(scores: ProbeScores) -> Iterator[Finding]:

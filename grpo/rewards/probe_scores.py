@@ -55,6 +55,11 @@ class ProbeScores:
         return {probe.name: row for row, probe in enumerate(self.probes)}
 
     @cached_property
+    def is_scored(self) -> Bools:
+        """(N,) whether a probe has a score; one on which all rewards abstain has none, and no advantage in training."""
+        return (~np.isnan(self.raw)).any(axis=1)
+
+    @cached_property
     def totals(self) -> Floats:
         """(N,) the weighted sum of each probe's scores."""
         return self.weighted.sum(axis=1)

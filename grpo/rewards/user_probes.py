@@ -9,10 +9,9 @@ from typing import Any
 
 from grpo.core.errors import UserError
 from grpo.rewards.probe import OWN_RIGHT, OWN_WRONG, Probe
+from grpo.tasks.columns import text_column
 from grpo.tasks.example import Example
-from grpo.tasks.jsonl import read_jsonl, text_column
-
-COLUMNS = ("question", "gold", "completion", "right", "name")
+from grpo.tasks.jsonl import read_jsonl
 
 
 def read_probes(path: Path) -> tuple[Probe, ...]:

@@ -43,7 +43,7 @@ def audited() -> dict[str, list[Finding]]:
     return result | {
         name: findings("single_faults", [name])
         for name in ("closeness", "gold_in_answer", "gold_anywhere", "truncated_number", "truthy_number", "falsy_gold")
-        + ("boxed_only", "plain_number_only", "evaluated", "parsed_safely")
+        + ("boxed_only", "plain_number_only", "evaluated", "parsed_safely", "number_or_nothing")
     }
 
 
@@ -148,6 +148,11 @@ def test_a_constant_changes_no_finding() -> None:
     zero, minus = (findings("single_faults", [name]) for name in ("zero_or_two", "minus_or_plus_one"))
     assert [(f.level, f.probes) for f in zero] == [(f.level, f.probes) for f in minus]
     assert not any("below" in f.text or "falls" in f.text for f in minus)
+
+
+def test_abstentions_are_counted(audited) -> None:
+    texts = [finding.text for finding in audited["number_or_nothing"]]
+    assert "Abstentions of number_or_nothing (12 of 75 probes); 12 have no score, so no advantage." in texts
 
 
 def test_the_order_of_findings_and_the_shown_format(tmp_path, monkeypatch, capsys) -> None:
