@@ -11,7 +11,7 @@ from typing import Any
 from grpo.core.errors import UserError, shorten
 from grpo.tasks.chat_prompt import is_chat
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 # Names of the question, in lower case: GSM8K, OpenBookQA; MATH, open-r1; TRL; and common ones.
 QUESTION_NAMES = ("question", "problem", "prompt", "query", "instruction", "input")
@@ -25,7 +25,7 @@ ANSWER_NAMES = (
 )
 
 
-def find_value(row: Mapping[str, Any], path: str) -> Any:
+def find_value(row: Row, path: str) -> Any:
     """The value of a column, or of the dotted path of a nested value, `reward_model.ground_truth`.
 
     A part of the path is a key of a mapping, or the index of a list; text with a JSON object counts as a mapping.
@@ -51,7 +51,7 @@ def find_value(row: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def text_column(row: Mapping[str, Any], path: str, blank: bool = False) -> str:
+def text_column(row: Row, path: str, blank: bool = False) -> str:
     """The text or number in the column `path`, as text, which may be empty only if `blank`.
 
     Raises:
@@ -70,7 +70,7 @@ def text_column(row: Mapping[str, Any], path: str, blank: bool = False) -> str:
     return str(value)
 
 
-def require_value(row: Mapping[str, Any], path: str) -> Any:
+def require_value(row: Row, path: str) -> Any:
     """The value that `find_value` finds.
 
     Raises:
@@ -82,7 +82,7 @@ def require_value(row: Mapping[str, Any], path: str) -> Any:
         raise UserError(f"there is no column '{path}', only {_listed(row)}.") from error
 
 
-def recognize_question(row: Mapping[str, Any]) -> str:
+def recognize_question(row: Row) -> str:
     """The name of the column with the question; a column `prompt` with chat messages is preferred.
 
     Raises:
@@ -100,7 +100,7 @@ def recognize_question(row: Mapping[str, Any]) -> str:
     )
 
 
-def recognize_answer(row: Mapping[str, Any]) -> str:
+def recognize_answer(row: Row) -> str:
     """The name or dotted path of the column with the reference answer.
 
     Raises:
@@ -116,14 +116,14 @@ def recognize_answer(row: Mapping[str, Any]) -> str:
     )
 
 
-def _has(row: Mapping[str, Any], path: str) -> bool:
+def _has(row: Row, path: str) -> bool:
     try:
         return find_value(row, path) is not None
     except KeyError:
         return False
 
 
-def _only(present: Sequence[str], role: str, row: Mapping[str, Any]) -> str:
+def _only(present: Sequence[str], role: str, row: Row) -> str:
     if len(present) > 1:
         raise UserError(
             f"{' and '.join(map(repr, present))} may each be the {role} (columns: {_listed(row)}); type "
@@ -132,5 +132,5 @@ def _only(present: Sequence[str], role: str, row: Mapping[str, Any]) -> str:
     return present[0]
 
 
-def _listed(row: Mapping[str, Any]) -> str:
+def _listed(row: Row) -> str:
     return ", ".join(map(repr, row))

@@ -3,7 +3,7 @@
 Called by grpo/tasks/rows.py before rows become problems, so that a reference answer of another row may be unreadable.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from grpo.core.errors import UserError, shorten
@@ -22,15 +22,16 @@ class RowFilter:
         }
         self.seen: dict[str, dict[str, None]] = {column: {} for column in self.wanted}  # sets in the order of the rows
 
-    def parsed(
-        self, parse: Callable[[Row], Item], rows: Callable[[Callable[[Row], Item | None]], Iterable[Item | None]]
-    ) -> list[Item]:
-        """The results of `parse` for the retained rows; `rows(function)` calls a function for every row.
+    def before(self, parse: Callable[[Row], Item]) -> Callable[[Row], Item | None]:
+        """`parse` for the retained rows; the function gives None for the others."""
+        return lambda row: parse(row) if self.retains(row) else None
+
+    def require(self, items: Sequence[Item | None]) -> list[Item]:
+        """The items of the retained rows.
 
         Raises:
-            UserError: there are rows, and none is retained; or a row has no such column.
+            UserError: there are rows, and none is retained.
         """
-        items = list(rows(lambda row: parse(row) if self.retains(row) else None))
         retained = [item for item in items if item is not None]
         if items and not retained:
             found = "; ".join(f"'{column}' has {listed(sorted(values))}" for column, values in self.seen.items())

@@ -5,7 +5,7 @@ so only what needs it imports it.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +28,33 @@ BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "j
 TYPE_NAMES = {".parquet": "Parquet", ".arrow": "Arrow", ".csv": "CSV", ".json": "JSON"}
 # pandas would read the texts `NA` and `None` as missing values.
 READ_OPTIONS: dict[str, dict[str, Any]] = {"csv": {"keep_default_na": False}}
+
+
+# Rows of a larger dataset stay in its file, and are read again when somebody asks for a column: open-r1 has gigabytes
+# of solutions.
+MAX_BYTES_IN_MEMORY = 500_000_000
+
+
+class StoredRow(Mapping[str, Any]):
+    """A row of a dataset in a file.
+
+    Attributes:
+        values_in_memory: the row; None reads it from the file.
+    """
+
+    def __init__(self, table: "Dataset", number: int, values_in_memory: Row | None) -> None:
+        self.table, self.number, self.values_in_memory = table, number, values_in_memory
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.table.column_names:
+            raise KeyError(name)
+        return (self.values_in_memory or self.table[self.number])[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table.column_names)
+
+    def __len__(self) -> int:
+        return len(self.table.column_names)
 
 
 def read_rows(config: DataConfig, split: str, parse: Parse[Item], notes: list[str]) -> list[Item] | None:
@@ -53,11 +80,11 @@ def read_files(files: list[Path], config: DataConfig, parse: Parse[Item]) -> lis
         UserError: as `read_rows`.
     """
     row_filter = RowFilter(config.filter)
+    parse_retained = row_filter.before(parse)
     if files[0].suffix == ".jsonl":
-        return row_filter.parsed(parse, lambda parse_row: (row for f in files for row in read_jsonl(f, parse_row)))
-    table = _load_files(files)
+        return row_filter.require([item for file in files for item in read_jsonl(file, parse_retained)])
     source = str(files[0]) if len(files) == 1 else f"{files[0].parent}, {len(files)} {files[0].suffix} files"
-    return row_filter.parsed(parse, lambda parse_row: _parse_table(table, parse_row, source))
+    return row_filter.require(_parse_table(_load_files(files), parse_retained, source))
 
 
 def _no_such_path(config: DataConfig) -> list[Path]:
@@ -87,10 +114,8 @@ def _read_hub(config: DataConfig, split: str, parse: Parse[Item]) -> list[Item] 
     chosen = choose_split(list(splits), split, config, f"data.path={source}")
     if chosen is None:
         return None
-    table = splits[chosen]
-    return RowFilter(config.filter).parsed(
-        parse, lambda parse_row: _parse_table(table, parse_row, f"{source}, {chosen} split")
-    )
+    row_filter = RowFilter(config.filter)
+    return row_filter.require(_parse_table(splits[chosen], row_filter.before(parse), f"{source}, {chosen} split"))
 
 
 def _subsets_in(message: str) -> str:
@@ -99,12 +124,19 @@ def _subsets_in(message: str) -> str:
     return listed([name.strip(" '\"") for name in names.partition("]")[0].split(",")])
 
 
-def _parse_table(table: Iterable[Row], parse: Parse[Item], source: str) -> Iterator[Item]:
-    for number, row in enumerate(table, start=1):
+def _parse_table(table: "Dataset | list[Row]", parse: Parse[Item], source: str) -> list[Item]:
+    # A list is an empty table.
+    store = None if isinstance(table, list) or table.data.nbytes <= MAX_BYTES_IN_MEMORY else table
+    items = []
+    for number, values in enumerate(table):
+        row = values if store is None else StoredRow(store, number, values)
         try:
-            yield parse(row)
+            items.append(parse(row))
         except UserError as error:
-            raise UserError(f"{source}, row {number}: {error}") from error
+            raise UserError(f"{source}, row {number + 1}: {error}") from error
+        if isinstance(row, StoredRow):
+            row.values_in_memory = None
+    return items
 
 
 def _load_files(files: list[Path]) -> "Dataset | list[Row]":

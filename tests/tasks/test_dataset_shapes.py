@@ -208,6 +208,19 @@ def test_shapes(tmp_path, configs, shape: str, suffix: str) -> None:
     assert (own in notes) == (roles is not None and roles[0] == "system")
 
 
+def test_rows_of_a_large_dataset_stay_in_its_file(tmp_path, configs, monkeypatch) -> None:
+    monkeypatch.setattr("grpo.tasks.rows.MAX_BYTES_IN_MEMORY", 0)
+    write(
+        tmp_path / "train.parquet",
+        *(VERL | {"prompt": f"{i}?", "reward_model": {"ground_truth": str(i)}} for i in range(6)),
+    )
+    config = replace(configs["files"], path=str(tmp_path))
+    loaded = load_splits(replace(config, filter={"data_source": "x"}))
+    for example in loaded.held_out:
+        assert example.columns["reward_model"] == {"ground_truth": example.gold}
+        assert list(example.columns) == list(VERL) and example.columns.get("no such column") is None
+
+
 ROW = {"question": "2 + 3?", "answer": "5"}
 OTHER = {"question": "3 + 3?", "answer": "6"}
 THIRD = {"question": "4 + 3?", "answer": "7"}
