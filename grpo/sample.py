@@ -15,7 +15,7 @@ from grpo.core.process import check_process, guard_streams
 from grpo.core.progress import spinner
 from grpo.core.run_log import quiet_libraries
 from grpo.core.tables import answers_table
-from grpo.policy.hub import is_on_hub, prepare_hub
+from grpo.policy.hub import is_loaded_from_hub, prepare_hub
 from grpo.runs.run_dir import resolve_link
 from grpo.runs.settings import read_finished_run_config, read_settings, trained_model
 from grpo.runs.trust import require_trust
@@ -41,7 +41,7 @@ def print_answers(folder: Path, questions: list[str], max_tokens: int | None, tr
         policy=True,
     )
     config = read_finished_run_config(folder)
-    if is_on_hub(config.model.path):
+    if is_loaded_from_hub(config.model):
         prepare_hub()
     with spinner("importing PyTorch and Transformers"):
         quiet_libraries()

@@ -4,9 +4,10 @@ Called by every command, once it has its settings, and by scripts and tests that
 know what a command does with the config.
 """
 
+import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from grpo.config.groups import CONF
 from grpo.config.hydra_errors import translate_errors, type_rule
 from grpo.config.keys import list_settings, schema_keys
 from grpo.config.rules import SWEEPER_RULES
-from grpo.config.schema import AnyConfig, CommonConfig, Config, SweeperConfig
+from grpo.config.schema import AnyConfig, CommonConfig, Config, ModelConfig, SweeperConfig
 from grpo.config.unknown_settings import no_such_setting
 from grpo.config.validation import check_config, check_lists_and_paths, check_value
 from grpo.config.weights import to_weight_settings
@@ -70,7 +71,23 @@ def with_absolute_paths(config: Schema) -> Schema:
             config.data.path = folder
         if os.path.exists(folder := absolute_path(config.model.path)):
             config.model.path = folder
+        _complete_model_settings(config.model)
     return config
+
+
+def _complete_model_settings(model: ModelConfig) -> None:
+    """Make the other paths of the policy absolute; the rank of an adapter that is trained further becomes lora_rank."""
+    if model.gguf is not None and not os.path.exists(os.path.join(model.path, model.gguf)):
+        file = absolute_path(model.gguf)
+        model.gguf = file if os.path.exists(file) else model.gguf  # otherwise it is a file of the hub
+    if model.tokenizer is not None and os.path.exists(folder := absolute_path(model.tokenizer)):
+        model.tokenizer = folder
+    if model.adapter is None:
+        return
+    model.adapter = absolute_path(model.adapter)
+    if model.lora_rank == 0 and not model.merge_adapter:
+        with suppress(OSError, ValueError, KeyError, TypeError):  # grpo/policy/adapters.py has the message
+            model.lora_rank = int(json.loads(Path(model.adapter, "adapter_config.json").read_text())["r"])
 
 
 def absolute_path(path: str) -> str:

@@ -55,7 +55,7 @@ REWARD_RULES: dict[str, Rule] = {
 COMMON_RULES: dict[str, Rule] = {
     **REWARD_RULES,
     "seed": between(0, 2**32 - 1),
-    "device": one_of("cpu", "cuda"),
+    "device": (lambda value: value in ("cpu", "cuda"), "must be one of cpu, cuda; on a Mac use device=cpu bf16=false"),
     "threads": between(1, 1_024),
     "max_completion_length": between(1, MAX_TOKENS),
     "eval_batch_size": between(1, MAX_COMPLETIONS),

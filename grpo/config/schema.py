@@ -4,6 +4,7 @@ The values and their meanings are in `conf/*.yaml`. A field has a default here i
 some options of a group have it. Nothing in `grpo.config` imports torch.
 """
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,25 @@ class ModelConfig:
     load_in_4bit: bool
     trust_pickle: bool
     trust_remote_code: bool
+    gguf: str | None = None
+    tokenizer: str | None = None
+    adapter: str | None = None
+    merge_adapter: bool = False
+
+    @property
+    def name(self) -> str:
+        """The place of the weights: a hub id, an embedded policy, a folder or a GGUF file."""
+        return self.path if self.gguf is None else os.path.join(self.path, self.gguf)
+
+    @property
+    def setting(self) -> str:
+        """The setting that selects the weights, with its value, as messages begin with it."""
+        return f"model.path={self.path}" if self.gguf is None else f"model.gguf={self.name}"
+
+    @property
+    def trains_adapter(self) -> bool:
+        """Whether LoRA adapters are trained instead of all weights."""
+        return self.lora_rank > 0 or (self.adapter is not None and not self.merge_adapter)
 
 
 @dataclass
@@ -286,4 +306,11 @@ def divide(number: int, divisor: int) -> int:
     return number // divisor
 
 
+def full_or_lora(full: float, lora: float, *, _root_: DictConfig) -> float:
+    """The resolver of `${full_or_lora:5e-6,5e-5}`: one value if all weights are trained, another for LoRA adapters."""
+    model = _root_.model
+    return lora if model.lora_rank > 0 or (model.adapter is not None and not model.merge_adapter) else full
+
+
 OmegaConf.register_new_resolver("divide", divide, replace=True)
+OmegaConf.register_new_resolver("full_or_lora", full_or_lora, replace=True)

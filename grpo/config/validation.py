@@ -36,6 +36,9 @@ from grpo.core.paths import path_fault
 # The settings that are paths.
 PATH_SETTINGS = (
     "model.path",
+    "model.gguf",
+    "model.tokenizer",
+    "model.adapter",
     "data.path",
     "data.train_file",
     "data.test_file",
@@ -91,7 +94,7 @@ def check_config(config: AnyConfig) -> None:
         if config.trust_run and config.resume is None:
             raise UserError("trust_run=true: applies to resume=FOLDER only; leave it out.")
         _check_batch(config)
-        if config.model.load_in_4bit and not config.model.lora_rank:
+        if config.model.load_in_4bit and not config.model.trains_adapter:
             raise UserError("model.load_in_4bit=true: 4-bit weights are not trained; add model.lora_rank=16.")
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config)
@@ -115,6 +118,22 @@ def _check_model(model: ModelConfig) -> None:
     if model.load_in_4bit and model.init == "random":
         raise UserError(
             "model.load_in_4bit=true: quantizes weights while they are loaded, and model.init=random loads none."
+        )
+    for name, value in (("gguf", model.gguf), ("adapter", model.adapter)):
+        if value is not None and model.init == "random":
+            raise UserError(
+                f"model.{name}={value}: has trained weights, and model.init=random has none; leave out one."
+            )
+    if model.gguf is not None and model.load_in_4bit:
+        raise UserError(
+            f"model.gguf={model.gguf}: its weights are dequantized to model.dtype, not loaded in 4 bits; leave out "
+            "model.load_in_4bit=true, or give the folder of the original weights, model.path=FOLDER."
+        )
+    if model.merge_adapter and model.adapter is None:
+        raise UserError("model.merge_adapter=true: there is no adapter to merge; add model.adapter=FOLDER.")
+    if model.merge_adapter and model.load_in_4bit:
+        raise UserError(
+            "model.merge_adapter=true: adapters are not merged into 4-bit weights; leave out model.load_in_4bit=true."
         )
 
 
@@ -178,10 +197,13 @@ def _check_engine(config: CommonConfig) -> None:
         raise UserError(
             f"rollout={rollout.name}: it samples in training only; evaluate with rollout=fast, as a run does itself."
         )
-    if rollout.name == "vllm" and config.model.init == "random" and config.model.lora_rank:
+    model = config.model
+    has_no_folder = model.init == "random" or model.gguf is not None or model.merge_adapter
+    if rollout.name == "vllm" and model.trains_adapter and has_no_folder:
+        source = "model.init=random" if model.init == "random" else model.setting
         raise UserError(
-            f"model.init=random model.lora_rank={config.model.lora_rank}: rollout=vllm loads its copy of the policy "
-            "from a folder, and random weights with adapters have none; leave one of the two out."
+            f"{source} model.lora_rank={model.lora_rank}: rollout=vllm loads its copy of the policy from a folder, and "
+            "these weights with new adapters have none; train all weights, model.lora_rank=0, or use rollout=fast."
         )
     if rollout.name in VLLM_ENGINES and config.device == "cpu":
         raise UserError(

@@ -26,8 +26,8 @@ from grpo.evaluation.generation import generate_completions
 from grpo.evaluation.protocol import describe_arguments, describe_extraction, evaluation_protocol
 from grpo.evaluation.storage import new_origin, save_evaluation
 from grpo.evaluation.subjects import Subject
-from grpo.policy.hub import is_on_hub, prepare_hub
-from grpo.policy.requirements import check_cuda, check_packages, slow_bfloat16_warning
+from grpo.policy.hub import is_loaded_from_hub, prepare_hub
+from grpo.policy.requirements import check_cuda, check_model_files, check_packages, slow_bfloat16_warning
 from grpo.rewards.stack import RewardStack, rewards_of
 from grpo.runs.provenance import problems_digest
 
@@ -55,8 +55,9 @@ def prepare_evaluation(subject: Subject) -> Callable[[], StoredEvaluation]:
         sampling = ""
     else:
         check_packages(config)
+        check_model_files(config.model)
         check_cuda(config)
-        if is_on_hub(config.model.path):
+        if is_loaded_from_hub(config.model):
             prepare_hub()
         with spinner("importing PyTorch and Transformers"):
             quiet_libraries()

@@ -63,7 +63,7 @@ def main_subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequen
     if config.run is not None:
         return _from_run("run", resolve_link(Path(config.run).expanduser()), composed, overrides)
     check_config(config)
-    stem = f"{_file_name(Path(config.model.path).name)}-{config.data.name}"
+    stem = f"{_file_name(Path(config.model.name).name)}-{config.data.name}"
     return Subject("policy", config, EVALUATIONS_FOLDER, stem, load_held_out(config.data), config.seed)
 
 
@@ -145,8 +145,8 @@ def _from_run(
                 OmegaConf.update(merged, key, OmegaConf.select(composed, key), merge=False)
     config = load_config(merged, EvaluateConfig)
     stem = f"before-{config.data.name}" if before else config.data.name
-    if config.model.path != saved.model.path:
-        title, stem = "policy", f"{_file_name(Path(config.model.path).name)}-{stem}"
+    if config.model.name != saved.model.name:
+        title, stem = "policy", f"{_file_name(Path(config.model.name).name)}-{stem}"
     destination = RunDir(folder).evaluations if os.access(folder, os.W_OK) else EVALUATIONS_FOLDER
     if destination != EVALUATIONS_FOLDER:
         refuse_links(folder, trusted=bool(composed.trust_run))

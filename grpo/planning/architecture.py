@@ -1,4 +1,4 @@
-"""The sizes of a policy, read from its config.json or from those shipped with the package.
+"""The sizes of a policy, read from its config.json, its GGUF file or from those shipped with the package.
 
 Used by the memory and time formulas of a plan. It imports no torch and sends no request to the hub.
 """
@@ -11,7 +11,19 @@ from typing import Any
 
 from grpo.config.schema import ModelConfig
 from grpo.core.errors import UserError
-from grpo.policy.hub import ASSETS, resolve_model_path
+from grpo.policy.gguf_file import EMBEDDING, HEAD, read_gguf
+from grpo.policy.hub import ASSETS, resolve_gguf, resolve_model_path
+
+# The names of the sizes in the metadata of a GGUF file, after the name of the architecture.
+GGUF_SIZES = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+}
+GGUF_MODEL_TYPES = {"gemma3": "gemma3_text"}  # where transformers' model_type differs
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,9 @@ class Architecture:
     def layer_parameters(self) -> int:
         """Parameters of all layers, biases and norms included."""
         bias = (self.query_size + 2 * self.key_size) * (self.model_type == "qwen2")
-        return self.linear_parameters + self.num_hidden_layers * (2 * self.hidden_size + bias)
+        norms = self.hidden_size * (4 if self.model_type == "gemma3_text" else 2)
+        head_norms = 2 * self.head_dim * (self.model_type in ("qwen3", "gemma3_text"))  # of queries and keys
+        return self.linear_parameters + self.num_hidden_layers * (norms + head_norms + bias)
 
     @property
     def parameters(self) -> int:
@@ -96,6 +110,8 @@ def read_architecture(model: ModelConfig) -> tuple[Architecture, str]:
     Raises:
         UserError: there is neither, or they are not those of a decoder of the Qwen2 kind.
     """
+    if model.gguf is not None:
+        return _read_gguf_architecture(model)
     path = resolve_model_path(model.path)
     shipped = json.loads((ASSETS / "architectures.json").read_text())
     file: Any = Path(path) / "config.json"
@@ -112,10 +128,29 @@ def read_architecture(model: ModelConfig) -> tuple[Architecture, str]:
             f"model.path={model.path}: its config.json is not on this machine, and a plan does not ask a hub. Give a "
             f"folder that has it, or a model whose sizes are shipped: {', '.join(shipped)}."
         )
+    return _architecture(model, settings, origin), origin
+
+
+def _read_gguf_architecture(model: ModelConfig) -> tuple[Architecture, str]:
+    path = Path(*resolve_gguf(model))
+    if not path.is_file():
+        raise UserError(
+            f"{model.setting}: the file is not on this machine, and a plan does not ask a hub; download it."
+        )
+    file, origin = read_gguf(path, model.setting), f"metadata of {model.name}"
+    sizes = {name: file.size_of(stored) for name, stored in GGUF_SIZES.items()}
+    settings = {name: size for name, size in sizes.items() if size is not None} | {
+        "model_type": GGUF_MODEL_TYPES.get(file.architecture, file.architecture),
+        "vocab_size": file.tensors[EMBEDDING].shape[0],
+        "tie_word_embeddings": HEAD not in file.tensors or file.tied_copy() is not None,
+    }
+    return _architecture(model, settings, origin), origin
+
+
+def _architecture(model: ModelConfig, settings: Mapping[str, Any], origin: str) -> Architecture:
     try:
-        return Architecture.from_settings(settings, model.num_layers), origin
+        return Architecture.from_settings(settings, model.num_layers)
     except KeyError as error:
         raise UserError(
-            f"model.path={model.path}: its config.json has no {error.args[0]}; a plan supports decoders of the Qwen2 "
-            "kind."
+            f"{model.setting}: there is no {error.args[0]} in the {origin}; a plan supports decoders of the Qwen2 kind."
         ) from error

@@ -13,6 +13,7 @@ from grpo.config.schema import CommonConfig
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import Prompt, prompt_ids, prompt_text
 from grpo.policy.end_tokens import add_end_of_turn_token, find_end_token_ids
+from grpo.policy.gguf_policy import tied_copy_note
 from grpo.policy.prefix_sharing import unwrap_adapters
 
 # Names of tables with one row for each position, learned or computed: GPT-2, OPT, GPT-J, CTRL, BERT. Policies with
@@ -30,25 +31,27 @@ def prepare_policy(policy: Any, tokenizer: Any, prompts: Iterable[Prompt], confi
         UserError: a token of a prompt has no row in the embeddings, no token can end a completion, or a prompt with its
             completion is longer than the policy's table of positions.
     """
-    model, path = unwrap_adapters(policy), config.model.path
+    model = unwrap_adapters(policy)
     rows = model.get_input_embeddings().num_embeddings
-    notes = add_end_of_turn_token(model, tokenizer, path, rows)
-    _check_special_tokens(model, tokenizer, path, rows)
+    notes = add_end_of_turn_token(model, tokenizer, config.model.name, rows)
+    _check_special_tokens(model, tokenizer, config.model.setting, rows)
     prompts = list({str(prompt): prompt for prompt in prompts}.values())
     if (largest := max(tokenizer.get_vocab().values())) >= rows:
         _check_prompts(tokenizer, prompts, config, rows, largest)
+    if config.model.gguf is not None and (note := tied_copy_note(config.model)):
+        notes.append(note)
     return notes + _check_lengths(model, tokenizer, prompts, config)
 
 
-def _check_special_tokens(model: Any, tokenizer: Any, path: str, rows: int) -> None:
+def _check_special_tokens(model: Any, tokenizer: Any, setting: str, rows: int) -> None:
     if not find_end_token_ids(model, tokenizer):
         raise UserError(
-            f"model.path={path}: no completion can end: eos_token {tokenizer.eos_token!r} has id "
+            f"{setting}: no completion can end: eos_token {tokenizer.eos_token!r} has id "
             f"{tokenizer.eos_token_id}, and the policy's embeddings have {rows} rows. {_advice(tokenizer.eos_token_id)}"
         )
     if tokenizer.pad_token_id >= rows:
         raise UserError(
-            f"model.path={path}: pad_token {tokenizer.pad_token!r} has id {tokenizer.pad_token_id}, and the policy's "
+            f"{setting}: pad_token {tokenizer.pad_token!r} has id {tokenizer.pad_token_id}, and the policy's "
             f"embeddings have {rows} rows. Set pad_token in tokenizer_config.json to one that it has, such as "
             f"{tokenizer.eos_token!r}; padding is masked, so any token works."
         )
@@ -70,7 +73,7 @@ def _check_prompts(tokenizer: Any, prompts: list[Prompt], config: CommonConfig, 
         if (highest := max(ids)) >= rows:
             token = tokenizer.convert_ids_to_tokens(highest)
             raise UserError(
-                f"model.path={config.model.path}: the prompts contain {token!r}, a token with id {highest}, and the "
+                f"{config.model.setting}: the prompts contain {token!r}, a token with id {highest}, and the "
                 f"policy's embeddings have {rows} rows. {_advice(largest)}"
             )
 
@@ -108,7 +111,7 @@ def _check_lengths(model: Any, tokenizer: Any, prompts: list[Prompt], config: Co
     if prompt_length + completion <= limit:
         return []
     sizes = f"the longest prompt has {prompt_length:,} tokens, with its completion {prompt_length + completion:,}"
-    positions = f"{config.model.path} has {limit:,} positions (max_position_embeddings)"
+    positions = f"{config.model.name} has {limit:,} positions (max_position_embeddings)"
     advice = "Use shorter problems, or a shorter system_prompt."
     if prompt_length < limit:
         advice = f"Set max_completion_length={limit - prompt_length} or less."

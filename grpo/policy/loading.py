@@ -1,12 +1,12 @@
 """Loading and saving of the policy and its tokenizer.
 
-The weights come from the hub, a local folder or the embedded assets, or are random (`model.init=random`). Commands and
-the training session call this module. It does not know how the policy is trained or sampled.
+The weights come from the hub, a local folder, a GGUF file or the embedded assets, or are random (`model.init=random`).
+Commands and the training session call this module. It does not know how the policy is trained or sampled.
 """
 
 import copy
 import errno
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,55 +26,80 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from grpo.config.schema import ModelConfig
 from grpo.core.device import is_out_of_memory
 from grpo.core.errors import UserError, first_line
-from grpo.policy.hub import hub_error, is_on_hub, resolve_model_path
+from grpo.core.files import file_sha256
+from grpo.policy.adapters import add_adapters, load_adapter
+from grpo.policy.gguf_policy import gguf_options, load_gguf_policy, open_gguf
+from grpo.policy.hub import hub_error, is_on_hub, resolve_gguf, resolve_model_path, resolve_tokenizer
 
 SAFETENSORS_FILES, PICKLED_FILES = "*.safetensors", "pytorch_model*.bin"
 
 
 def policy_identity(config: ModelConfig, seed: int) -> dict[str, Any]:
-    """What identifies the policy: a digest of its files or a commit of the hub, and the seed of random weights.
+    """What identifies the policy: digests of its files or commits of the hub, and the seed of random weights.
 
     Raises:
         UserError: the policy cannot be found.
     """
-    path = resolve_model_path(config.path)
-    identity: dict[str, Any] = {"path": config.path}
-    if Path(path).is_dir():
-        digest = sha256()
-        for file in sorted(file for file in Path(path).iterdir() if file.is_file()):
-            with file.open("rb") as content:
-                digest.update(file.name.encode() + file_digest(content, "sha256").digest())
-        identity["sha256"] = digest.hexdigest()
+    identity: dict[str, Any] = {"path": config.name}
+    if config.gguf is not None:
+        folder, name = resolve_gguf(config)
+        file = Path(folder, name)
+        identity |= {"sha256": file_sha256(file)} if file.is_file() else _commit(config, folder, name)
     else:
-        try:
-            config_file = cached_file(path, "config.json", revision=config.revision)
-        except (OSError, ValueError) as error:
-            raise _loading_error(config.path, error) from error
-        identity["commit"] = extract_commit_hash(config_file, None)
+        path = resolve_model_path(config.path)
+        identity |= {"sha256": _digest(path)} if Path(path).is_dir() else _commit(config, path, "config.json")
+    if config.tokenizer is not None:
+        identity["tokenizer"] = {"path": config.tokenizer}
+        if Path(config.tokenizer).is_dir():
+            identity["tokenizer"]["sha256"] = _digest(config.tokenizer)
+    if config.adapter is not None:
+        adapter = {"path": config.adapter, "sha256": _digest(config.adapter)}
+        identity["adapter"] = adapter | {"merged": config.merge_adapter}
     if config.init == "random":
         identity |= {"num_layers": config.num_layers, "seed": seed}
     return identity | ({"load_in_4bit": True} if config.load_in_4bit else {})
 
 
-def _loading_error(path: str, error: Exception) -> UserError:
+def _digest(folder: str) -> str:
+    """A digest of the names and contents of the files in a folder."""
+    digest = sha256()
+    for file in sorted(file for file in Path(folder).expanduser().iterdir() if file.is_file()):
+        digest.update(file.name.encode() + bytes.fromhex(file_sha256(file)))
+    return digest.hexdigest()
+
+
+def _commit(config: ModelConfig, path: str, file: str) -> dict[str, Any]:
+    """The commit of a file on the hub."""
+    try:
+        return {"commit": extract_commit_hash(cached_file(path, file, revision=config.revision), None)}
+    except (OSError, ValueError) as error:
+        raise _loading_error(config, error) from error
+
+
+def _loading_error(config: ModelConfig, error: Exception, setting: str | None = None) -> UserError:
+    """The message for an error of transformers; `setting` names the files that were read, with its value."""
+    setting = setting or config.setting
+    key, _, place = setting.partition("=")
     if isinstance(error, UserError):
         return error
     if "Unrecognized configuration class" in str(error):
-        return UserError(f"model.path={path}: it is not a decoder; transformers has no AutoModelForCausalLM.")
+        return UserError(f"{setting}: it is not a decoder; transformers has no AutoModelForCausalLM.")
     if is_out_of_memory(error):
         return UserError(
-            f"model.path={path}: out of memory while its weights are loaded. model.dtype=bfloat16 needs half as much; "
+            f"{setting}: out of memory while its weights are loaded. model.dtype=bfloat16 needs half as much; "
             "or use a smaller policy."
         )
     if "trust_remote_code" in str(error):
         return UserError(
-            f"model.path={path}: the model needs its own Python code, which runs only with "
+            f"{setting}: the model needs its own Python code, which runs only with "
             "model.trust_remote_code=true. Read it first."
         )
-    if is_on_hub(path):
-        return hub_error(f"The model {path}", "model.path", error)
+    if is_on_hub(config.path if key == "model.gguf" and place != config.gguf else place):
+        return hub_error(f"The {'model' if key == 'model.path' else key.partition('.')[2]} {place}", key, error)
     why = first_line(error) if str(error) else type(error).__name__
-    return UserError(f"model.path={path}: cannot be loaded; a file is missing or damaged: {why}.")
+    if key == "model.gguf":
+        return UserError(f"{setting}: transformers cannot load it: {why}.")
+    return UserError(f"{setting}: cannot be loaded; a file is missing or damaged: {why}.")
 
 
 def from_pretrained_options(config: ModelConfig) -> dict[str, Any]:
@@ -92,31 +117,31 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     Raises:
         UserError: the tokenizer cannot be loaded, has no chat template or no eos_token, or is damaged.
     """
+    setting = config.setting if config.tokenizer is None else f"model.tokenizer={config.tokenizer}"
     try:
+        if config.tokenizer is not None:
+            options: dict[str, Any] = {"pretrained_model_name_or_path": resolve_tokenizer(config.tokenizer)}
+        elif config.gguf is not None:
+            options = gguf_options(config)
+        else:
+            options = {"pretrained_model_name_or_path": resolve_model_path(config.path), "revision": config.revision}
         tokenizer = AutoTokenizer.from_pretrained(
-            resolve_model_path(config.path),
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-            padding_side="left",
+            **options, trust_remote_code=config.trust_remote_code, padding_side="left"
         )
-    except UserError:
-        raise
     except Exception as error:  # the tokenizers library raises plain Exception
-        raise _loading_error(config.path, error) from error
+        raise _loading_error(config, error, setting) from error
     if tokenizer.chat_template is None:
         raise UserError(
-            f"model.path={config.path}: its tokenizer has no chat template, so no prompt can be built; use an "
+            f"{setting}: its tokenizer has no chat template, so no prompt can be built; use an "
             "instruction-tuned model, or put a chat_template.jinja into its folder."
         )
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"model.path={config.path}: its tokenizer has no eos_token, so no completion could end; set it in "
+            f"{setting}: its tokenizer has no eos_token, so no completion could end; set it in "
             "tokenizer_config.json to the token that ends an answer."
         )
     if not tokenizer("1 + 2")["input_ids"]:
-        raise UserError(
-            f"model.path={config.path}: its tokenizer is damaged or incomplete: it gives no token for '1 + 2'."
-        )
+        raise UserError(f"{setting}: its tokenizer is damaged or incomplete: it gives no token for '1 + 2'.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -128,30 +153,40 @@ def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
     Raises:
         UserError: the weights cannot be loaded, or a setting exceeds the size of the policy.
     """
-    path, dtype = resolve_model_path(config.path), getattr(torch, config.dtype)
     set_seed(seed)
     try:
-        architecture = AutoConfig.from_pretrained(
-            path, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
-        _check_architecture(architecture, config)
-        if config.init == "random":
-            if config.num_layers is not None:
-                architecture.num_hidden_layers = config.num_layers
-                if getattr(architecture, "layer_types", None):
-                    architecture.layer_types = architecture.layer_types[: config.num_layers]
-            policy = AutoModelForCausalLM.from_config(
-                architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
-            )
-        else:
-            if Path(path).is_dir():
-                _require_weights(config, Path(path))
-            policy = AutoModelForCausalLM.from_pretrained(
-                path, **from_pretrained_options(config), **_quantization_options(config), dtype=dtype
-            )
+        policy = _load_weights(config)
     except Exception as error:  # a damaged config.json can raise any exception
-        raise _loading_error(config.path, error) from error
-    return _add_adapters(policy, config) if config.lora_rank else policy
+        raise _loading_error(config, error) from error
+    if config.adapter is not None:
+        policy = load_adapter(policy, config)
+        if not config.merge_adapter:
+            return policy
+    return add_adapters(policy, config) if config.lora_rank else policy
+
+
+def _load_weights(config: ModelConfig) -> PreTrainedModel:
+    if config.gguf is not None:
+        file = open_gguf(config)
+        architecture = AutoConfig.from_pretrained(**gguf_options(config))
+        _check_architecture(architecture, config)
+        return load_gguf_policy(config, file, architecture)
+    path, dtype = resolve_model_path(config.path), getattr(torch, config.dtype)
+    architecture = AutoConfig.from_pretrained(
+        path, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    _check_architecture(architecture, config)
+    if config.init == "random":
+        if config.num_layers is not None:
+            architecture.num_hidden_layers = config.num_layers
+            if getattr(architecture, "layer_types", None):
+                architecture.layer_types = architecture.layer_types[: config.num_layers]
+        return AutoModelForCausalLM.from_config(architecture, dtype=dtype, trust_remote_code=config.trust_remote_code)
+    if Path(path).is_dir():
+        _require_weights(config, Path(path))
+    return AutoModelForCausalLM.from_pretrained(
+        path, **from_pretrained_options(config), **_quantization_options(config), dtype=dtype
+    )
 
 
 def _check_architecture(architecture: Any, config: ModelConfig) -> None:
@@ -162,24 +197,24 @@ def _check_architecture(architecture: Any, config: ModelConfig) -> None:
     """
     if architecture.is_encoder_decoder:
         raise UserError(
-            f"model.path={config.path}: {architecture.model_type} has an encoder and a decoder; a policy is a decoder "
+            f"{config.setting}: {architecture.model_type} has an encoder and a decoder; a policy is a decoder "
             "alone (AutoModelForCausalLM)."
         )
     text = architecture.get_text_config()
     pad, rows = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
     if isinstance(pad, int) and rows and pad >= rows:
         raise UserError(
-            f"model.path={config.path}: config.json has pad_token_id={pad}, and vocab_size={rows} rows in its "
+            f"{config.setting}: config.json has pad_token_id={pad}, and vocab_size={rows} rows in its "
             "embeddings; set it to null there, since padding is masked."
         )
     layers, width = getattr(text, "num_hidden_layers", None), getattr(text, "hidden_size", None)
     if layers and config.num_layers is not None and config.num_layers > layers:
         raise UserError(
-            f"model.num_layers={config.num_layers}: must be at most {layers}, the number of layers of {config.path}."
+            f"model.num_layers={config.num_layers}: must be at most {layers}, the number of layers of {config.name}."
         )
     if width and config.lora_rank > width:
         raise UserError(
-            f"model.lora_rank={config.lora_rank}: adapters of rank {width}, the width of {config.path} (hidden_size), "
+            f"model.lora_rank={config.lora_rank}: adapters of rank {width}, the width of {config.name} (hidden_size), "
             "can express any change of its weights; give that or less, model.lora_rank=16."
         )
 
@@ -209,24 +244,6 @@ def _require_weights(config: ModelConfig, folder: Path) -> None:
         f"model.path={config.path}: the folder has no weights (*.safetensors). To build its architecture with random "
         "weights, add model.init=random."
     )
-
-
-def _add_adapters(policy: PreTrainedModel, config: ModelConfig) -> Any:
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    module: Any
-    for module in policy.modules():
-        # On some CPUs bitsandbytes repacks the weights for sampling into a format that training cannot read.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    adapters = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules="all-linear",
-        task_type=TaskType.CAUSAL_LM,
-    )
-    return get_peft_model(policy, adapters)
 
 
 def save_policy(policy: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -4,17 +4,24 @@ Training, sweeps and evaluation call it before they load a policy. It does not k
 """
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from grpo.config.batch import BatchSplit, optimizer_steps
 from grpo.config.limits import GSM8K_PROBLEMS
-from grpo.config.schema import CommonConfig, Config
+from grpo.config.schema import CommonConfig, Config, ModelConfig
 from grpo.core import distributed
 from grpo.core.device import cpu_lacks_bfloat16
 from grpo.core.errors import UserError
 from grpo.core.text import format_duration
+from grpo.policy.adapters import check_adapter
+from grpo.policy.gguf_file import read_gguf
+from grpo.policy.hub import resolve_gguf, resolve_model_path, resolve_tokenizer
 
 # Assumed speed of a few CPU cores, for the estimate in the message about a missing GPU.
 CPU_FLOP_PER_SECOND = 1e11
+# Schulman et al. 2025, "LoRA Without Regret" (thinkingmachines.ai/blog/lora): the best learning rate of LoRA is about
+# ten times that of full fine-tuning, which for GRPO is around 1e-6 to 5e-6.
+LOW_LORA_LEARNING_RATE = 1e-5
 
 
 def slow_bfloat16_warning(config: CommonConfig) -> str | None:
@@ -39,13 +46,46 @@ def check_packages(config: CommonConfig) -> None:
     needed = []
     if config.model.load_in_4bit:
         needed.append(("model.load_in_4bit=true", "bitsandbytes", "qlora"))
+    if config.model.adapter is not None:
+        needed.append((f"model.adapter={config.model.adapter}", "peft", "lora"))
     if config.model.lora_rank:
         needed.append((f"model.lora_rank={config.model.lora_rank}", "peft", "lora"))
+    if config.model.gguf is not None:
+        needed.append((config.model.setting, "gguf", "gguf"))
     if isinstance(config, Config) and config.optimizer.name == "adamw_8bit":
         needed.append(("optimizer.name=adamw_8bit", "bitsandbytes", "qlora"))
     for setting, package, extra in needed:
         if find_spec(package) is None:
             raise UserError(f"{setting}: needs the {package} package: pip install {package}, or 'grpo[{extra}]'.")
+
+
+def check_model_files(model: ModelConfig) -> None:
+    """Check the files of the policy that are on this machine, as far as that takes no torch.
+
+    Raises:
+        UserError: a file or folder is missing, a GGUF file cannot be read, or the adapter does not fit the settings.
+    """
+    if model.gguf is not None:
+        file = Path(*resolve_gguf(model))
+        if file.is_file():  # otherwise it is on the hub
+            read_gguf(file, model.setting)
+    else:
+        resolve_model_path(model.path)
+    if model.tokenizer is not None:
+        resolve_tokenizer(model.tokenizer)
+    if model.adapter is not None:
+        check_adapter(model)
+
+
+def lora_learning_rate_warning(config: Config) -> str | None:
+    """A warning if LoRA adapters are trained with a learning rate for all weights."""
+    if not config.model.lora_rank or config.optimizer.lr >= LOW_LORA_LEARNING_RATE:
+        return None
+    return (
+        f"Warning: optimizer.lr={config.optimizer.lr:g} with LoRA adapters (model.lora_rank={config.model.lora_rank}): "
+        f"they need about ten times the learning rate of all weights and hardly learn below "
+        f"{LOW_LORA_LEARNING_RATE:g}; type optimizer.lr={10 * config.optimizer.lr:g}."
+    )
 
 
 def check_cuda(config: CommonConfig) -> None:
@@ -72,6 +112,7 @@ def check_device(config: Config, batch: BatchSplit) -> None:
             does not fit the number of processes.
     """
     check_packages(config)
+    check_model_files(config.model)
     if engine := distributed.sharding_engine():
         _check_sharding(config, engine)
     if config.device == "cpu":

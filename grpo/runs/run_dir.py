@@ -41,7 +41,7 @@ class RunDir:
         # Results.
         self.results_json = path / "results.json"  # of a finished run
         self.policy = path / "policy"  # the trained policy
-        self.reference = path / "reference"  # random weights before training, loaded as the reference policy
+        self.reference = path / "reference"  # weights before training, if no folder has them: the reference policy
         self.report_html = path / "report.html"
         self.error_txt = path / "error.txt"  # of a job of a sweep: why it has no results
         # For resuming.

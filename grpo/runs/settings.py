@@ -146,4 +146,5 @@ def trained_model(model: ModelConfig, run: Path) -> ModelConfig:
     """The final policy of a run that was trained from `model`."""
     # Saved complete and unquantized, however it was trained.
     path = os.path.abspath(RunDir(run).policy)
-    return replace(model, path=path, revision=None, init="pretrained", num_layers=None, load_in_4bit=False)
+    plain: dict[str, Any] = {"gguf": None, "tokenizer": None, "adapter": None, "merge_adapter": False}
+    return replace(model, path=path, revision=None, init="pretrained", num_layers=None, load_in_4bit=False, **plain)

@@ -20,8 +20,7 @@ from grpo.config.overrides import refuse_too_many_jobs
 from grpo.config.schema import Config
 from grpo.core.errors import UserError
 from grpo.core.progress import progress
-from grpo.policy.hub import resolve_model_path
-from grpo.policy.requirements import check_device
+from grpo.policy.requirements import check_device, check_model_files
 from grpo.rewards.stack import rewards_of
 from grpo.sampling.engines import check_engine_server
 from grpo.tasks.splits import load_splits
@@ -104,7 +103,7 @@ def compose_jobs(
             name = " ".join(short_override(override) for override in overrides if override.partition("=")[0] in varied)
             try:
                 job = _compose_job(context, master, overrides, name or f"job {number}", number)
-                files = repr((job.config.model.path, job.config.data, job.config.rollout))
+                files = repr((job.config.model, job.config.data, job.config.rollout))
                 if on_this_machine and files not in checked:
                     _check_files(job.config)
                     checked.add(files)
@@ -153,7 +152,7 @@ def _compose_job(context: HydraContext, master: DictConfig, overrides: Sequence[
 
 
 def _check_files(config: Config) -> None:
-    resolve_model_path(config.model.path)
+    check_model_files(config.model)
     if config.data.path is not None:
         load_splits(config.data)
     check_engine_server(config)

@@ -25,7 +25,7 @@ def banner(config: Config, rewards: RewardStack, batch: BatchSplit, out: Path) -
     """The lines printed before a run: model, data, rewards, batch and run directory."""
     steps = config.algorithm.steps_per_generation
     lines = {
-        "model": f"{config.model.path} on {config.device}, seed {config.seed}",
+        "model": f"{config.model.name} on {config.device}, seed {config.seed}",
         "data": config.data.name + (f" from {display_path(Path(config.data.path))}" if config.data.path else ""),
         "rewards": rewards.describe_weights(),
         "batch": str(batch) + f", {steps} steps per rollout" * (steps > 1),

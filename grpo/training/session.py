@@ -31,8 +31,8 @@ from grpo.evaluation.difference import PairedDifference, paired_differences
 from grpo.evaluation.evaluation import Evaluation
 from grpo.evaluation.storage import load_evaluation
 from grpo.policy.chat_template import TemplateFraming, find_opened_tag
-from grpo.policy.hub import is_on_hub, prepare_hub
-from grpo.policy.requirements import slow_bfloat16_warning
+from grpo.policy.hub import is_loaded_from_hub, prepare_hub
+from grpo.policy.requirements import lora_learning_rate_warning, slow_bfloat16_warning
 from grpo.rewards.reward_state import state_notes
 from grpo.rewards.stack import rewards_of
 from grpo.runs.labels import RunLabel
@@ -133,8 +133,9 @@ class Session:
         say(banner(to_interpolations(config), self.rewards, self.batch, self.run_dir.path))
         for note in state_notes(self.rewards.weights):
             say(Text(note, style="yellow"))
-        if warning := slow_bfloat16_warning(config):
-            say(warning)
+        for warning in (slow_bfloat16_warning(config), lora_learning_rate_warning(config)):
+            if warning:
+                say(warning)
         with spinner("loading the data"):
             self.splits = load_splits(config.data, validation=config.eval_steps is not None)
         for note in self.splits.notes:
@@ -142,7 +143,7 @@ class Session:
         for examples in (self.splits.train, self.splits.held_out, self.splits.validation):
             if examples:
                 self.rewards.check_columns(examples, f"data={config.data.name}")
-        if is_on_hub(config.model.path):
+        if is_loaded_from_hub(config.model):
             prepare_hub()
         with spinner("importing PyTorch and Transformers"):
             quiet_libraries()

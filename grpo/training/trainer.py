@@ -46,8 +46,10 @@ def build_trainer(
     out: Path,
 ) -> Trainer:
     """The trainer of a run in the directory `out`, which trains on the problems `examples`."""
-    if config.model.init == "random" and (config.algorithm.beta > 0 or config.rollout.name == "vllm"):
-        # TRL loads the reference policy, and vLLM its copy, from the policy's folder, so random weights need one.
+    model = config.model
+    has_no_folder = model.init == "random" or model.gguf is not None or model.merge_adapter
+    if has_no_folder and not model.lora_rank and (config.algorithm.beta > 0 or config.rollout.name == "vllm"):
+        # TRL loads the reference policy, and vLLM its copy, from the policy's folder, so other weights need one.
         reference = RunDir(out).reference
         policy.save_pretrained(reference)
         tokenizer.save_pretrained(reference)

@@ -135,7 +135,7 @@ def test_every_setting_of_a_group_has_a_comment(file: str) -> None:
         ("optimizer.lr=nan", "optimizer.lr=nan: must be a finite number."),
         ("optimizer.warmup=1.5", "optimizer.warmup=1.5: must be a fraction of the steps below 1, or a whole number"),
         ("seed=-1", "seed=-1: must be between 0 and 4,294,967,295."),
-        ("device=gpu", "device=gpu: must be one of cpu, cuda."),
+        ("device=gpu", "device=gpu: must be one of cpu, cuda; on a Mac use device=cpu bf16=false."),
         ("temperature=0", "temperature=0.0: must be between 0.0001 and 100."),
         ("algorithm.loss_type=ppo", "algorithm.loss_type=ppo: must be one of grpo"),
         ("data=jsonl", "data.path: data=jsonl needs the folder of your files"),
