@@ -14,6 +14,7 @@ import torch
 import trl.kernels.chunked_logprob
 import trl.trainer.utils
 from torch.profiler import ProfilerActivity, profile
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from grpo.config.groups import CONF, option_names
 from grpo.config.schema import PlanConfig
@@ -26,6 +27,7 @@ from grpo.planning.memory import memory_by_phase, peak_memory
 from grpo.planning.plan_report import bytes_as_text
 from grpo.planning.planned_run import PlannedRun
 from grpo.planning.roofline import DeviceRates, step_seconds
+from grpo.policy.hub import ASSETS
 from grpo.policy.loading import build_policy
 from scripts.check_gpu import build_longest_trainer
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
@@ -212,12 +214,36 @@ def test_the_parameters_are_those_of_the_policy() -> None:
         assert run.trained_parameters == sum(trained)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("0.5b", 494.0), ("1.5b", 1543.7), ("3b", 3085.9)])
-def test_shipped_sizes_need_no_hub(name: str, millions: float) -> None:
-    """They add up to the parameters on Qwen2.5's model cards: 0.49, 1.54 and 3.09 billion."""
-    of, origin = read_architecture(compose_plan([f"model=qwen2.5-{name}"]).model)
-    assert of.parameters / 1e6 == pytest.approx(millions, abs=0.05)
-    assert "Qwen/Qwen2.5-" in origin
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("qwen2.5-0.5b", 494_032_768),
+        ("qwen2.5-1.5b", 1_543_714_304),
+        ("qwen2.5-3b", 3_085_938_688),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-1.7b", 1_720_574_976),
+        ("smollm2-135m", 134_515_008),
+        ("smollm2-360m", 361_821_120),
+        ("smollm2-1.7b", 1_711_376_384),
+        ("llama3.2-1b", 1_235_814_400),
+        ("gemma3-270m", 268_098_176),
+        ("gemma3-1b", 999_885_952),
+    ],
+)
+def test_shipped_sizes_need_no_hub(name: str, parameters: int) -> None:
+    """They add up to the parameters that the hub counts in the published weights."""
+    model = compose_plan([f"model={name}"]).model
+    of, origin = read_architecture(model)
+    assert of.parameters == parameters == pytest.approx(model.parameters, rel=0.005)
+    assert origin == f"as shipped, of {model.path}"
+
+
+@pytest.mark.parametrize("name", ["qwen3-0.6b", "smollm2-135m", "gemma3-270m"])
+def test_parameters_are_those_of_transformers(name: str) -> None:
+    shipped = json.loads((ASSETS / "architectures.json").read_text())[compose_plan([f"model={name}"]).model.path]
+    with torch.device("meta"):
+        policy = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shipped))
+    assert Architecture.from_settings(shipped).parameters == sum(each.numel() for each in policy.parameters())
 
 
 @needs_qwen
