@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.core.errors import UserError
+from grpo.core.packages import require_package
 
 # struct formats of the fixed-size value types; 8 is a string, 9 an array.
 FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -118,8 +119,10 @@ def read_gguf(path: Path, setting: str) -> GgufFile:
     """The header of `path`, checked. `setting` is the setting that names the file, for messages.
 
     Raises:
-        UserError: it is not a GGUF file, one of several parts, truncated, or has an unknown quantization.
+        UserError: the `gguf` package is missing, or the file is not a GGUF file, one of several parts, truncated, or
+            has an unknown quantization.
     """
+    require_package(setting, "gguf", "gguf")
     if path.stat().st_size < 24:
         raise UserError(f"{setting}: the file is truncated, with {path.stat().st_size} bytes; download it again.")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -94,8 +94,10 @@ def _loading_error(config: ModelConfig, error: Exception, setting: str | None = 
             f"{setting}: the model needs its own Python code, which runs only with "
             "model.trust_remote_code=true. Read it first."
         )
-    if is_on_hub(config.path if key == "model.gguf" and place != config.gguf else place):
-        return hub_error(f"The {'model' if key == 'model.path' else key.partition('.')[2]} {place}", key, error)
+    if key == "model.gguf" and is_on_hub(config.path) and place != config.gguf:
+        return hub_error(f"The file {place}", "model.path", error)
+    if is_on_hub(place):
+        return hub_error(f"The {key.partition('.')[2].replace('path', 'model')} {place}", key, error)
     why = first_line(error) if str(error) else type(error).__name__
     if key == "model.gguf":
         return UserError(f"{setting}: transformers cannot load it: {why}.")

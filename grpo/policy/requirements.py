@@ -12,6 +12,7 @@ from grpo.config.schema import CommonConfig, Config, ModelConfig
 from grpo.core import distributed
 from grpo.core.device import cpu_lacks_bfloat16
 from grpo.core.errors import UserError
+from grpo.core.packages import require_package
 from grpo.core.text import format_duration
 from grpo.policy.adapters import check_adapter
 from grpo.policy.gguf_file import read_gguf
@@ -55,8 +56,7 @@ def check_packages(config: CommonConfig) -> None:
     if isinstance(config, Config) and config.optimizer.name == "adamw_8bit":
         needed.append(("optimizer.name=adamw_8bit", "bitsandbytes", "qlora"))
     for setting, package, extra in needed:
-        if find_spec(package) is None:
-            raise UserError(f"{setting}: needs the {package} package: pip install {package}, or 'grpo[{extra}]'.")
+        require_package(setting, package, extra)
 
 
 def check_model_files(model: ModelConfig) -> None:

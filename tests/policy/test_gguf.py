@@ -10,10 +10,10 @@ from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.config.composition import compose
+from grpo.core import packages
 from grpo.core.errors import UserError
 from grpo.plan import compose_plan
 from grpo.planning.architecture import read_architecture
-from grpo.policy import requirements
 from grpo.policy.chat_template import prompt_ids
 from grpo.policy.compatibility import prepare_policy
 from grpo.policy.loading import build_policy, build_tokenizer, policy_identity, save_policy
@@ -136,10 +136,12 @@ def test_settings_that_do_not_go_with_a_gguf_file(overrides: list[str], message:
         compose(["model.gguf=x.gguf", *overrides])
 
 
-def test_the_gguf_package_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requirements, "find_spec", lambda package: None)
-    with pytest.raises(UserError, match=r"needs the gguf package: pip install gguf, or 'grpo\[gguf\]'"):
-        check_packages(compose(["model.gguf=x.gguf"]))
+def test_the_gguf_package_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "find_spec", lambda package: None)
+    config = compose([f"model.gguf={write_gguf(tmp_path / 'tiny.gguf')}"])
+    for check in (lambda: check_packages(config), lambda: read_architecture(config.model)):
+        with pytest.raises(UserError, match=r"needs the gguf package: pip install gguf, or 'grpo\[gguf\]'"):
+            check()
 
 
 def test_a_path_that_holds_a_gguf_file_says_what_to_type(tmp_path: Path) -> None:

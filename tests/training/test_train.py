@@ -300,7 +300,7 @@ def test_a_missing_package_is_named_before_anything_is_loaded(
     train, monkeypatch, package: str, override: str, said: str
 ) -> None:
     here = find_spec
-    monkeypatch.setattr("grpo.policy.requirements.find_spec", lambda name: None if name == package else here(name))
+    monkeypatch.setattr("grpo.core.packages.find_spec", lambda name: None if name == package else here(name))
     monkeypatch.setattr(
         "grpo.training.session.load_splits", lambda *args, **kwargs: pytest.fail("problems were loaded")
     )
