@@ -64,7 +64,6 @@ def tied_copy_note(config: ModelConfig) -> str | None:
     if not (used := file.tied_copy()):
         return None
     other = EMBEDDING if used == HEAD else HEAD
-    return (
-        f"{config.setting}: the file stores the tied embeddings twice; both uses get {used} "
-        f"({file.tensors[used].quantization}), which is more precise than {other} ({file.tensors[other].quantization})."
-    )
+    chosen, replaced = file.tensors[used].quantization, file.tensors[other].quantization
+    reason = "" if chosen == replaced else f", which is more precise than {other} ({replaced})"
+    return f"{config.setting}: the file stores the tied embeddings twice; both uses get {used} ({chosen}){reason}."

@@ -56,7 +56,8 @@ def find_earlier_run(job: Job) -> tuple[Path, dict[str, Any]] | None:
             results = read_results(folder) or {}
             settings = results["provenance"]["settings"]
             same = all(settings[key] == getattr(job.config, key) for key in ("device", "max_completion_length", "bf16"))
-            same = same and settings["model"]["path"] == job.config.model.path
+            model = settings["model"]
+            same = same and (model["path"], model.get("gguf")) == (job.config.model.path, job.config.model.gguf)
             if same and settings["data"]["name"] == job.config.data.name and results["steps"]:
                 return folder, results
         except (OSError, UserError, KeyError, TypeError):  # written by another version, or damaged

@@ -35,6 +35,7 @@ def distance(loaded: torch.Tensor, original: torch.Tensor) -> float:
         ("Q8_0", None, 0.01, None),
         ("Q4_0", None, 0.11, None),
         ("Q4_0", "Q8_0", 0.11, "output.weight (Q8_0), which is more precise than token_embd.weight (Q4_0)"),
+        ("Q8_0", "Q8_0", 0.01, "both uses get output.weight (Q8_0)."),
         ("Q8_0", "Q4_0", 0.01, "token_embd.weight (Q8_0), which is more precise than output.weight (Q4_0)"),
     ],
 )
