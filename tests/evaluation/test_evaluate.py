@@ -460,7 +460,7 @@ def test_mistakes(folder, overrides: list[str], message: str) -> None:
             "",
             "were changed: there is no eval_batch_size. Its policy can still be used, model",
         ),
-        ("device: cpu", "device: tpu", "device=tpu: must be one of cpu, cuda."),
+        ("device: cpu", "device: tpu", "device=tpu: must be one of cpu, cuda"),
         ("model:", "model: [", ".hydra/config.yaml is damaged: "),
     ],
 )
