@@ -64,7 +64,11 @@ def main_subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequen
         return _from_run("run", resolve_link(Path(config.run).expanduser()), composed, overrides)
     check_config(config)
     stem = f"{_file_name(Path(config.model.name).name)}-{config.data.name}"
-    return Subject("policy", config, EVALUATIONS_FOLDER, stem, load_held_out(config.data), config.seed)
+    notes: list[str] = []
+    examples = load_held_out(config.data, notes)
+    for note in notes:
+        say(note)
+    return Subject("policy", config, EVALUATIONS_FOLDER, stem, examples, config.seed)
 
 
 def baseline_subject(

@@ -107,7 +107,11 @@ def _named_files(config: DataConfig) -> dict[str, str]:
 
 def _files_by_split(folder: Path, config: DataConfig, notes: list[str]) -> dict[str, list[Path]]:
     files = data_files(folder)
-    if config.subset is None and len(subsets := _subsets(folder, files)) > 1:
+    subsets = _subsets(folder, files)
+    if any(file.parent == folder for file in files):
+        # Folders beside the data have something else, such as `outputs`.
+        files = [file for file in files if file.relative_to(folder).parts[0] not in subsets]
+    elif len(subsets) > 1:
         raise UserError(f"data.path={folder} has the subsets {listed(subsets)}; type data.subset=NAME.")
     by_split: dict[str, list[Path]] = {}
     without = []

@@ -263,6 +263,17 @@ LAYOUTS = {
     ),
     "three splits": ({"train.json": [ROW], "dev.json": [OTHER], "test.json": [THIRD]}, {}, (1, 1, 1), ""),
     "a type for each split": ({"train.csv": [ROW], "eval.jsonl": [OTHER]}, {}, (1, 1, None), ""),
+    "results of runs beside it": (
+        {
+            "train.csv": [ROW],
+            "test.csv": [OTHER],
+            "outputs/a/completions/step_1.parquet": [THIRD],
+            "old/b.csv": [THIRD],
+        },
+        {},
+        (1, 1, None),
+        "",
+    ),
     "only a test split": ({"test.jsonl": [ROW, OTHER]}, {}, (1, 1, None), "1 of the 2 training problems"),
     "training on another split": (
         {"train.csv": [ROW], "test.csv": [OTHER, THIRD]},
