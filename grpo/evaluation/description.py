@@ -23,6 +23,7 @@ def describe_protocol(protocol: dict[str, Any]) -> dict[str, str]:
         details += [f"random weights of seed {policy['seed']}"] if "seed" in policy else []
         location = f" in {display_path(Path(data['path']))}" if "path" in data else ""
         prompt = " ".join(protocol["system_prompt"].split())
+        own = protocol.get("own_system_prompts", 0)
         settings = ", ".join(f"{name} {'none' if value is None else value}" for name, value in decoding.items())
         penalty = decoding.get("repetition_penalty")
         end_tokens = " or ".join(protocol.get("stop", []))
@@ -30,7 +31,8 @@ def describe_protocol(protocol: dict[str, Any]) -> dict[str, str]:
         lines = {
             "policy": display_path(Path(policy["path"])) + (f" ({', '.join(details)})" if details else ""),
             "problems": f"{protocol['problems']['n']:,} {protocol['split']} problems of {data['name']}{location}",
-            "prompt": f"{prompt!r}, then the question" if prompt else "the question alone",
+            "prompt": (f"{prompt!r}, then the question" if prompt else "the question alone")
+            + (f"; {own:,} with a system prompt of their own instead" if own else ""),
             "sampling": settings
             if decoding["temperature"]
             else "greedy" + (f", repetition_penalty {penalty}" if penalty else ""),

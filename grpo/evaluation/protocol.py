@@ -44,13 +44,15 @@ def evaluation_protocol(
     if temperature:
         decoding["seed"] = config.seed
     settings = asdict(config.data).items()
-    unused = "train_" if split == "validation" else ("train_", "validation_")
+    unused = ("train_", "difficulty", "solve_rate", *(() if split == "validation" else ("validation_",)))
+    own_system_prompts = sum(example.has_system_prompt for example in examples)
     return {
         "policy": policy,
         "split": split,
         "data": {name: value for name, value in settings if value is not None and not name.startswith(unused)},
         "problems": problems_digest(examples),
         "system_prompt": config.system_prompt,
+        **({"own_system_prompts": own_system_prompts} if own_system_prompts else {}),
         "decoding": decoding,
         "max_completion_length": config.max_completion_length,
         "extraction": describe_extraction(config),

@@ -97,8 +97,10 @@ def _has_secret_name(path: str) -> bool:
 
 
 def problems_digest(examples: Sequence[Example]) -> dict[str, Any]:
-    """The number of problems, and a digest of their questions and gold answers."""
-    text = json.dumps([[example.question, example.gold] for example in examples])
+    """The number of problems, and a digest of their questions, chat messages if they have any, and gold answers."""
+    text = json.dumps(
+        [[example.question, example.gold, *([example.messages] if example.messages else [])] for example in examples]
+    )
     return {"n": len(examples), "sha256": sha256(text.encode()).hexdigest()}
 
 

@@ -32,6 +32,11 @@ class Example:
         return self.question if self.messages is None else self.messages
 
     @property
+    def has_system_prompt(self) -> bool:
+        """Whether the messages have their own system prompt, to which that of the run is not added."""
+        return self.messages is not None and self.messages[0]["role"] == "system"
+
+    @property
     def key(self) -> str:
         """The question with normalized white space. Two problems with the same key are the same problem."""
         return " ".join(self.question.split())

@@ -46,7 +46,7 @@ class RowReader:
         gold = read_reference(text, find_marker(text, self.config.answer_marker), self.answer)
         example = Example(question, gold, messages, row)
         self.answer_type.check_reference(example)
-        if messages and messages[0]["role"] == "system":
+        if example.has_system_prompt:
             self._add_note(
                 f"Prompts in '{self.question}' have their own system message: system_prompt is not added to them."
             )

@@ -633,3 +633,22 @@ def test_json_lines_need_no_library(light, tmp_path) -> None:
         ended = light("grpo.train", f"data={name}", "data.path=.", "data.eval_problems=9", "tracking=none")
         assert "data.eval_problems=9: the training split has only 9 problems" in ended.stderr
         assert "datasets" not in ended.modules
+
+
+def test_the_protocol_tells_prompts_with_their_own_system_message(configs, tmp_path) -> None:
+    from grpo.evaluation.description import describe_protocol
+    from grpo.evaluation.protocol import evaluation_protocol
+
+    protocols = []
+    for system in ("Be brief.", "Be long."):
+        write(
+            tmp_path / "a.jsonl",
+            {"prompt": [{"role": "system", "content": system}, CHAT[1]], "answer": "5"},
+            ROW | {"prompt": "1?"},
+        )
+        examples = load_splits(replace(configs["files"], path=str(tmp_path), eval_problems=1), validation=False)
+        policy = {"path": "embedded:tiny"}
+        protocols.append(evaluation_protocol(compose(), "held-out", examples.train + examples.held_out, policy))
+    assert protocols[0]["own_system_prompts"] == 1 and protocols[0]["problems"] != protocols[1]["problems"]
+    assert describe_protocol(protocols[0])["prompt"].endswith("; 1 with a system prompt of their own instead")
+    assert not {"difficulty", "solve_rate", "train_file"} & protocols[0]["data"].keys()
