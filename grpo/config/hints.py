@@ -181,21 +181,22 @@ HINTS: dict[str, list[Hint]] = {
     ],
     "Data": [
         Hint(
-            ("dataset_name", "dataset", "dataset_path", "data_path", "data_dir", "dataset_config"),
+            ("dataset_name", "dataset", "dataset_path", "data_path", "data_dir"),
             "data.path",
             "data=hub data.path=OWNER/NAME, data=files data.path=FOLDER; docs/data.md",
         ),
-        Hint(
-            ("train_files", "dataset_train_split"),
-            "data.train_file",
-            "a file in data.path, with data=files; data.split is a split of the hub",
-        ),
+        Hint(("dataset_config", "dataset_config_name", "dataset_subset"), "data.subset", "with data=hub or data=files"),
+        Hint(("dataset_train_split", "dataset_split", "train_split"), "data.split", "with data=hub or data=files"),
+        Hint(("train_files",), "data.train_file", "a file in data.path, with data=files"),
         Hint(
             ("val_files", "test_files", "dataset_test_split", "eval_dataset", "val_file"),
             "data.test_file",
             "the held-out problems, in data.path, with data=files; data.validation_file has those for eval_steps",
         ),
-        Hint(("prompt_key", "prompt_column", "input_key"), "data.question_column"),
+        Hint(
+            ("prompt_key", "prompt_column", "input_key", "dataset_prompt_column", "dataset_text_field"),
+            "data.question_column",
+        ),
         Hint(("answer_key", "label_key", "reward_model_key", "response_key"), "data.answer_column"),
         Hint(("answer_match", "gold"), "data.answer", "what counts as right: " + ", ".join(ANSWER_TYPE_NAMES)),
         Hint(("max_train_samples", "train_size", "num_train_samples", "train_max_samples"), "data.train_problems"),
