@@ -157,7 +157,7 @@ def _subset_folder(path: Path, subset: str | None) -> Path:
 
 
 def _subsets(folder: Path, files: Iterable[Path]) -> list[str]:
-    """The folders at the top that name neither a split nor, as `data` does, nothing."""
+    """The folders in `folder` that have data files and are named neither after a split nor `data`."""
     tops = {file.relative_to(folder).parts[0] for file in files if file.parent != folder}
     return sorted(name for name in tops if name != "data" and split_of_name(name) is None)
 
