@@ -3,6 +3,7 @@
 Called by validation.py. A new dataset is one row in `DATA_SETTINGS`. It needs neither files nor the hub.
 """
 
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -30,6 +31,14 @@ DATA_SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("min_steps", "max_steps", "max_number", "train_problems", "eval_problems", "validation_problems"),
         (),
     ),
+    "countdown": (
+        (
+            *("min_numbers", "max_numbers", "max_operand", "max_target"),
+            *("train_problems", "eval_problems", "validation_problems"),
+        ),
+        (),
+    ),
+    "reasoning_gym": (("task", "train_problems", "eval_problems", "validation_problems"), ()),
     "gsm8k": (("train_file",), TABLE_SETTINGS),
     "math": ((), ("train_file", *TABLE_SETTINGS)),
     "jsonl": (("train_file",), ("path", "test_file", "validation_file", *COLUMN_SETTINGS)),
@@ -64,8 +73,30 @@ def check_data(data: DataConfig) -> None:
         raise UserError(f"data.path: data={data.name} needs {NEEDED_PATHS[data.name]}.")
     if data.name == "arithmetic":
         _check_arithmetic(data)
+    if data.name == "countdown":
+        _check_countdown(data)
     _check_filter(data.filter)
     _check_solve_rate(data.solve_rate)
+
+
+def _check_countdown(data: DataConfig) -> None:
+    assert data.min_numbers is not None and data.max_numbers is not None and data.max_operand is not None
+    assert data.max_target is not None and data.train_problems is not None
+    assert data.eval_problems is not None and data.validation_problems is not None
+    for low, high in (("min_numbers", "max_numbers"), ("max_operand", "max_target")):
+        if getattr(data, low) > getattr(data, high):
+            raise UserError(f"data.{low}={getattr(data, low)}: must not exceed data.{high}={getattr(data, high)}.")
+    sizes = range(data.min_numbers, data.max_numbers + 1)
+    sets = sum(math.comb(data.max_operand + size - 1, size) for size in sizes)
+    # An eighth of the sets is for held-out and validation problems. Half of the sets are enough: the generator draws
+    # sets until it has enough new ones.
+    for names, most in ((["train_problems"], sets * 7 // 16), (["eval_problems", "validation_problems"], sets // 16)):
+        if sum(getattr(data, name) for name in names) > most:
+            requested = " ".join(f"data.{name}={getattr(data, name)}" for name in names)
+            raise UserError(
+                f"{requested}: at most {most:,} such problems are generated with these numbers; set fewer, or raise "
+                "data.max_operand or data.max_numbers."
+            )
 
 
 def _check_arithmetic(data: DataConfig) -> None:

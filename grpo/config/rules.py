@@ -41,7 +41,7 @@ ALARM_NAMES = (
 )
 
 # What counts as a right answer: the values of data.answer.
-ANSWER_TYPE_NAMES = ("number", "strict", "text", "choice", "math", "equation")
+ANSWER_TYPE_NAMES = ("number", "strict", "text", "choice", "math", "equation", "reasoning_gym")
 
 # Rules of how rewards are executed, for every command that scores completions.
 REWARD_RULES: dict[str, Rule] = {
@@ -74,6 +74,11 @@ COMMON_RULES: dict[str, Rule] = {
     "data.min_steps": between(1, 4),
     "data.max_steps": between(1, 4),
     "data.max_number": between(100, 10_000),
+    "data.task": (lambda value: value.isidentifier(), "must be the name of a task of reasoning_gym, as in chain_sum"),
+    "data.min_numbers": between(2, 6),
+    "data.max_numbers": between(2, 6),
+    "data.max_operand": between(10, 1_000),
+    "data.max_target": between(10, 10_000),
     "data.answer": one_of(*ANSWER_TYPE_NAMES),
     "rollout.name": one_of(*SAMPLER_SETTINGS),
     "rollout.top_p": (lambda value: 0 < value <= 1, "must be above 0 and at most 1"),

@@ -71,6 +71,12 @@ class DataConfig:
     min_steps: int | None = None
     max_steps: int | None = None
     max_number: int | None = None
+    task: str | None = None  # only of reasoning_gym
+    # only of countdown
+    min_numbers: int | None = None
+    max_numbers: int | None = None
+    max_operand: int | None = None
+    max_target: int | None = None
     # only of datasets in files and of the hub
     train_file: str | None = None
     test_file: str | None = None

@@ -13,5 +13,5 @@ def require_package(setting: str, package: str, extra: str) -> None:
     Raises:
         UserError: the package, which `pip install grpo[extra]` installs, is missing.
     """
-    if find_spec(package) is None:
+    if find_spec(package.replace("-", "_")) is None:
         raise UserError(f"{setting}: needs the {package} package: pip install {package}, or 'grpo[{extra}]'.")

@@ -6,10 +6,10 @@ data.answer, and therefore agree on what is right. It knows nothing of rewards.
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from importlib.util import find_spec
 from typing import ClassVar
 
 from grpo.core.errors import UserError
+from grpo.core.packages import require_package
 from grpo.tasks.answer_format import extract_answer
 from grpo.tasks.example import Example
 
@@ -23,7 +23,7 @@ class AnswerType(ABC):
         label: where the answer in the requested format is, for tables.
         anywhere: what `extract_anywhere` reads, as a phrase.
         anywhere_label: the same in a few words, for tables.
-        package: the module that the comparison imports, and the extra of this project that installs it.
+        package: the package that the comparison needs, and the extra of this project that installs it.
     """
 
     name: ClassVar[str]
@@ -39,11 +39,8 @@ class AnswerType(ABC):
         Raises:
             UserError: it is not.
         """
-        if self.package is not None and find_spec(self.package[0]) is None:
-            module, extra = self.package
-            raise UserError(
-                f"data.answer={self.name}: needs the {module.replace('_', '-')} package: pip install 'grpo[{extra}]'."
-            )
+        if self.package is not None:
+            require_package(f"data.answer={self.name}", *self.package)
 
     def extract(self, completion: str) -> str | None:
         """The answer in the requested format; None if there is none."""

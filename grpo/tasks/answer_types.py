@@ -12,6 +12,7 @@ from grpo.tasks.choice_answer import ChoiceAnswer
 from grpo.tasks.equation_answer import EquationAnswer
 from grpo.tasks.math_answer import MathAnswer
 from grpo.tasks.number_answer import NumberAnswer, StrictAnswer
+from grpo.tasks.reasoning_gym import ReasoningGymAnswer
 from grpo.tasks.text_answer import TextAnswer
 
 ANSWER_TYPES: dict[str, AnswerType] = {
@@ -23,6 +24,7 @@ ANSWER_TYPES: dict[str, AnswerType] = {
         ChoiceAnswer(),
         MathAnswer(),
         EquationAnswer(),
+        ReasoningGymAnswer(),
     )
 }
 

@@ -13,8 +13,10 @@ from grpo.config.schema import DataConfig
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path
 from grpo.tasks import arithmetic
+from grpo.tasks.countdown import load_countdown
 from grpo.tasks.data_files import DATA_SUFFIXES, data_files
 from grpo.tasks.example import Example
+from grpo.tasks.reasoning_gym import load_reasoning_gym
 from grpo.tasks.row_reader import RowReader
 from grpo.tasks.rows import read_files, read_rows
 
@@ -99,6 +101,8 @@ def load_jsonl(config: DataConfig, split: str, notes: list[str]) -> list[Example
 # None if the dataset has no such split, and adds notes for the user to the list that it is given.
 LOADERS: dict[str, Callable[[DataConfig, str, list[str]], list[Example] | None]] = {
     "arithmetic": load_arithmetic,
+    "countdown": load_countdown,
+    "reasoning_gym": load_reasoning_gym,
     "gsm8k": load_gsm8k,
     "math": load_table,
     "jsonl": load_jsonl,

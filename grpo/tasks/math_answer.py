@@ -2,14 +2,13 @@ r"""Mathematics as an answer: an expression, a set, an interval or a matrix in L
 
 A value of data.answer, for datasets such as MATH. math-verify computes with sympy, which may run without end on text
 that a policy wrote. It therefore runs in a process that limits its own CPU time and memory
-(grpo/tasks/math_verifier.py), and an answer that exceeds the limits is wrong.
+(grpo/tasks/verifier_program.py), and an answer that exceeds the limits is wrong.
 """
 
 import re
 from collections.abc import Hashable
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path
 from typing import ClassVar
 
 from grpo.core.errors import UserError, shorten
@@ -24,7 +23,7 @@ MAX_LENGTH = 500  # characters of an answer; a longer one is wrong
 MAX_DEPTH = 8  # nested brackets of an answer, on which the parser takes exponential time; a deeper one is wrong
 _BOXED = re.compile(r"\\f?boxed\s*\{")
 _UNIT = re.compile(r"(?:\s+[A-Za-z]{3,})+\s*\.?$")  # words after a number, as in `18 square feet`
-_VERIFIER = VerifierProcess(Path(__file__).with_name("math_verifier.py"))
+_VERIFIER = VerifierProcess("math_verify")
 
 
 def last_boxed(text: str) -> str | None:
@@ -50,7 +49,7 @@ class MathAnswer(AnswerType):
     label: ClassVar[str] = "inside <answer> or \\boxed{}"
     anywhere: ClassVar[str] = "the last \\boxed{} anywhere, else the answer block, else the last number"
     anywhere_label: ClassVar[str] = "last \\boxed{} or number"
-    package: ClassVar[tuple[str, str] | None] = ("math_verify", "math")
+    package: ClassVar[tuple[str, str] | None] = ("math-verify", "math")
 
     def extract(self, completion: str) -> str | None:
         block = extract_answer(completion)

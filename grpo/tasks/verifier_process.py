@@ -11,21 +11,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+PROGRAM = Path(__file__).with_name("verifier_program.py")
+
 
 class VerifierProcess:
-    """A program that replies to each line of JSON with a line of JSON; it starts with the first request.
+    """The process of one judge of grpo/tasks/verifier_program.py; it starts with the first request.
 
     A process that ends instead of a reply is started again for the next request. After a fork, the child starts a
     process of its own.
     """
 
-    def __init__(self, program: Path) -> None:
-        self.program = program
+    def __init__(self, judge: str) -> None:
+        self.judge = judge
         self._process: subprocess.Popen[str] | None = None
         self._owner = 0  # the id of the process that started it
 
     def ask(self, request: Any) -> Any:
-        """The reply to `request`; None if the program ended instead."""
+        """The reply to `request`; None if the process ended instead."""
         process = self._running_process()
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -45,7 +47,7 @@ class VerifierProcess:
             self._owner = os.getpid()
             # -P: the folder of the program is not searched for modules. A new session: Ctrl-C ends the run first.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(self.program)],
+                [sys.executable, "-P", str(PROGRAM), self.judge],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -158,7 +158,10 @@ OWN = {
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rewards=nope"], "rewards=nope: rewards has no option 'nope'. Known: correctness_only, default, mine, no_"),
+        (
+            ["rewards=nope"],
+            "rewards=nope: rewards has no option 'nope'. Known: any_answer, correctness_only, default, mine, no_",
+        ),
         (["experiment=whol"], "experiment=whol: experiment has no option 'whol'. Did you mean 'whole'?"),
         (["experiment=whole"], "num_generations=1: must be between 2 and 65,536"),
         (["experiment=packaged"], "a file of the group experiment starts with the line `# @package _global_`"),
