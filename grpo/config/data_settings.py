@@ -41,6 +41,7 @@ DATA_SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "reasoning_gym": (("task", "train_problems", "eval_problems", "validation_problems"), ()),
     "gsm8k": (("train_file",), TABLE_SETTINGS),
     "math": ((), ("train_file", *TABLE_SETTINGS)),
+    "multiple_choice": ((), ("train_file", *TABLE_SETTINGS)),
     "jsonl": (("train_file",), ("path", "test_file", "validation_file", *COLUMN_SETTINGS)),
     "files": ((), ("train_file", *TABLE_SETTINGS)),
     "hub": ((), ("path", "subset", "split", *COLUMN_SETTINGS)),

@@ -13,13 +13,22 @@ from grpo.tasks.chat_prompt import is_chat
 
 Row = Mapping[str, Any]
 
-# Names of the question, in lower case: GSM8K, OpenBookQA; MATH, open-r1; TRL; and common ones.
-QUESTION_NAMES = ("question", "problem", "prompt", "query", "instruction", "input")
+# Names of the question, in lower case: GSM8K; OpenBookQA; MATH, open-r1; TRL; and common ones.
+QUESTION_NAMES = ("question", "question_stem", "problem", "prompt", "query", "instruction", "input")
 # Names of the reference answer. A column of an earlier line is preferred: the worked solution of MATH-500 and open-r1
 # stands beside the answer itself.
 ANSWER_NAMES = (
     ("reward_model.ground_truth",),  # verl
-    ("answer", "ground_truth", "final_answer", "expected_answer", "reference_answer", "gold_answer", "gold"),
+    (
+        "answer",
+        "answerkey",
+        "ground_truth",
+        "final_answer",
+        "expected_answer",
+        "reference_answer",
+        "gold_answer",
+        "gold",
+    ),
     ("solution",),
     ("output", "response", "target", "completion"),
 )

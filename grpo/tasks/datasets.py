@@ -16,6 +16,7 @@ from grpo.tasks import arithmetic
 from grpo.tasks.countdown import load_countdown
 from grpo.tasks.data_files import DATA_SUFFIXES, data_files
 from grpo.tasks.example import Example
+from grpo.tasks.multiple_choice import load_multiple_choice
 from grpo.tasks.reasoning_gym import load_reasoning_gym
 from grpo.tasks.row_reader import RowReader
 from grpo.tasks.rows import read_files, read_rows
@@ -105,6 +106,7 @@ LOADERS: dict[str, Callable[[DataConfig, str, list[str]], list[Example] | None]]
     "reasoning_gym": load_reasoning_gym,
     "gsm8k": load_gsm8k,
     "math": load_table,
+    "multiple_choice": load_multiple_choice,
     "jsonl": load_jsonl,
     "files": load_table,
     "hub": load_table,

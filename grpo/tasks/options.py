@@ -17,17 +17,19 @@ def read_options(row: Mapping[str, Any]) -> dict[str, str] | None:
     """The options of a row, letter -> text, from its column `choices` or `options`; None if it has no such column.
 
     The column is a list of texts, `{"text": [...], "label": [...]}`, a list of `{"text", "label"}`, or `{"A": text}`.
-    The letters are A, B, C, ... in the order of the row, whatever its labels are.
+    The letters are the labels of the row if these are letters, else A, B, C, ... in its order.
 
     Raises:
         UserError: the column holds something else.
     """
     if (name := next((name for name in OPTION_COLUMNS if name in row), None)) is None:
         return None
-    texts = [text for _, text in _labelled_texts(row[name], name)]
+    labels, texts = zip(*_labelled_texts(row[name], name), strict=True)
     if not 2 <= len(texts) <= len(ascii_uppercase):
         raise UserError(f"'{name}' has {len(texts)} options; there must be 2 to {len(ascii_uppercase)}.")
-    return dict(zip(ascii_uppercase, texts, strict=False))
+    letters = [label.upper() for label in labels if label and label.upper() in set(ascii_uppercase)]
+    own_letters = len(set(letters)) == len(texts)
+    return dict(zip(letters if own_letters else ascii_uppercase, texts, strict=False))
 
 
 def option_letter(answer: Any, row: Mapping[str, Any]) -> str | None:

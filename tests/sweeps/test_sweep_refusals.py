@@ -37,6 +37,12 @@ from tests.helpers.sweeps import FEW
             ["rewards=default,nope"],
             "1 of 2 jobs cannot run, so none was started.\n  rewards=nope: rewards has no option",
         ),
+        # The stack of rewards is that of each job's dataset.
+        (
+            ["data=arithmetic,countdown", "rewards.int=0.5"],
+            "1 of 2 jobs cannot run, so none was started.\n  data=countdown: rewards.int: the composed stack has no such",
+        ),
+        (["correct_by=correctness,nope"], "correct_by=nope: there is no reward 'nope'."),
         (
             ["experiment=sweep_k_equal_budget", "num_generations=5,8"],
             "num_generations=5 seed=1, num_generations=5 seed=2: prompts_per_step: 64 cannot be divided by 5.",

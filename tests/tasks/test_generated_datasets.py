@@ -6,8 +6,9 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from hydra import compose as hydra_compose
 
-from grpo.config.composition import compose
+from grpo.config.composition import compose, config_search_path
 from grpo.core.errors import UserError
 from grpo.rewards.stack import build_rewards
 from grpo.tasks.answer_types import ANSWER_TYPES
@@ -107,12 +108,19 @@ def test_settings_of_countdown(overrides: list[str], message: str) -> None:
 
 
 def test_a_dataset_chooses_rewards_unless_they_are_typed_or_set_by_an_experiment() -> None:
-    for dataset in ("countdown", "reasoning_gym"):
+    for dataset in ("countdown", "reasoning_gym", "math", "multiple_choice"):
         assert "int" not in compose([f"data={dataset}"]).rewards
         assert "int" not in compose([f"data={dataset}", "experiment=sweep_lr"]).rewards
         assert compose([f"data={dataset}", "rewards=default"]).rewards["int"] == 1.0
         assert "verbatim_int" in compose([f"data={dataset}", "experiment=gsm8k_original"]).rewards
     assert compose([]).rewards["int"] == 1.0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "plan"])
+def test_other_commands_have_the_rewards_of_the_dataset(command: str) -> None:
+    with config_search_path():
+        assert "int" not in hydra_compose(command, ["data=countdown"]).rewards
+        assert "int" in hydra_compose(command, ["data=countdown", "rewards=default"]).rewards
 
 
 def test_a_task_of_reasoning_gym(reasoning_gym: None) -> None:
