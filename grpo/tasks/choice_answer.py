@@ -24,7 +24,7 @@ _CHOICE = re.compile(
     r"(?:[(\[]\s*([A-Z])\s*[)\]]|([A-Z])(?=\s*(?:$|[).:,])))[).:,\s]*(.*)",
     re.DOTALL | re.IGNORECASE,
 )
-_OTHER_LETTER = re.compile(r"(?<![A-Za-z])(?:\([A-Z]\)|[A-Z][).:](?=\s|$))|^(?:(?:and|or)\s)?\s*[A-Z]$")
+_OTHER_LETTER = re.compile(r"(?<![A-Za-z])(?:\([A-Z]\)|[A-Z][).:](?=\s|$))|^[A-Z]\W?$|\b(?:and|or)\s\(?[A-Z]\W?$")
 # In any format: a capital letter in brackets or asterisks, before `)`, after "answer is", or alone on its line.
 _ANYWHERE = re.compile(
     rf"[(\[{{*]([A-Z])[)\]}}*]|(?:^|(?<=\s))([A-Z])(?=\))|(?i:\b{_ANSWER_IS})([A-Z])(?![A-Za-z'])"
@@ -72,7 +72,8 @@ def chosen_letter(answer: str, options: Mapping[str, str]) -> str | None:
     if (match := _CHOICE.fullmatch(text)) is None:
         return letter_of_text(answer, options)
     letter, rest = (match[1] or match[2]).upper(), match[3].strip()
-    if _OTHER_LETTER.search(rest) or letter_of_text(rest, options) not in (None, letter):
+    named = letter_of_text(rest, options)  # an option's own text may contain letters
+    if named not in (None, letter) or (named is None and _OTHER_LETTER.search(rest)):
         return None
     return letter if not options or letter in options else None
 

@@ -129,7 +129,7 @@ def test_completions_of_200_000_characters_are_scored() -> None:
         text = piece * (200_000 // len(piece))
         for name in REWARDS:
             one(name, text)
-        for answer in ANSWER_TYPES:
+        for answer in ANSWER_TYPES.keys() - {"reasoning_gym"}:
             batch = ScoringBatch([answered(text)], [Example("?", "18", columns={"numbers": [18]})])
             score_reward("correctness", batch, ANSWER_TYPES[answer])
     assert one("correctness", answered("$" + " " * 200_000 + "- x")) == 0.0

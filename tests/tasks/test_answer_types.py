@@ -52,6 +52,11 @@ def example(gold: str, columns: dict[str, Any] | None = None) -> Example:
         ("A or B", "A", {}, False),
         ("B) or C)", "B", {}, False),
         ("A) B) C) D)", "A", {}, False),
+        ("B) 8, or C.", "B", {}, False),
+        ("B, (C)", "B", {}, False),
+        ("B and (C)", "B", {}, False),
+        ("B) vitamin C", "B", {}, True),
+        ("B) vitamins A and C", "B", {"choices": ["none", "vitamins A and C"]}, True),
         ("ABCD", "A", {}, False),
         # The options of the row: the reference is a letter, an index from 0, a text or a label
         ("B", "1", LETTERS, True),
