@@ -67,10 +67,12 @@ def print_examples(count: int, evaluations: dict[str, Evaluation]) -> None:
     def are_correct(indices: tuple[int, ...], figure: str = ACCURACY_STRICT) -> list[bool]:
         return [bool(side.values[figure][side.starts[i]]) for side, i in zip(sides, indices, strict=True)]
 
+    requested = sides[0].labels[ACCURACY_STRICT].removeprefix("correct ")
+
     def answer_labels(indices: tuple[int, ...]) -> list[str]:
         flexible = are_correct(indices, ACCURACY_FLEXIBLE)
         return [
-            "right" if strict else "right, but not in <answer>" if anywhere else "wrong"
+            "right" if strict else f"right, but not {requested}" if anywhere else "wrong"
             for strict, anywhere in zip(are_correct(indices), flexible, strict=True)
         ]
 

@@ -324,8 +324,8 @@ def test_shown_texts_are_labelled(tmp_path, monkeypatch, capsys) -> None:
         rows = [{"question": f"{i} + 1?", "gold": "3", "completion": text} for i, text in enumerate(completions)]
         lines(tmp_path / f"{name}.jsonl", rows)
     evaluated("completions=a.jsonl", "baseline=b.jsonl", "name=x", "show=4")
-    labels = re.findall(r"(baseline|file): (right, but not in <answer>|right|wrong)", capsys.readouterr().out)
-    partly = "right, but not in <answer>"
+    labels = re.findall(r"(baseline|file): (right, but not inside <answer>|right|wrong)", capsys.readouterr().out)
+    partly = "right, but not inside <answer>"
     # Those that divide the two come first.
     expected = [(partly, "right"), ("wrong", "right"), (partly, partly), (partly, "wrong")]
     assert labels == [

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from grpo.config.composition import compose
 from grpo.config.groups import option_names
 from grpo.core.errors import UserError
+from grpo.rewards.binding import RewardSettings
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.scoring import score_reward
 from grpo.rewards.scoring_batch import ScoringBatch
@@ -131,7 +132,7 @@ def test_completions_of_200_000_characters_are_scored() -> None:
             one(name, text)
         for answer in ANSWER_TYPES.keys() - {"reasoning_gym"}:
             batch = ScoringBatch([answered(text)], [Example("?", "18", columns={"numbers": [18]})])
-            score_reward("correctness", batch, ANSWER_TYPES[answer])
+            score_reward("correctness", batch, RewardSettings(ANSWER_TYPES[answer]))
     assert one("correctness", answered("$" + " " * 200_000 + "- x")) == 0.0
 
 
