@@ -57,7 +57,7 @@ class ProbeScores:
     @cached_property
     def is_scored(self) -> Bools:
         """(N,) whether a probe has a score; one on which all rewards abstain has none, and no advantage in training."""
-        return (~np.isnan(self.raw)).any(axis=1)
+        return np.asarray((~np.isnan(self.raw)).any(axis=1))
 
     @cached_property
     def totals(self) -> Floats:
