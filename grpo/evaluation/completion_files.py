@@ -12,7 +12,7 @@ from grpo.core.errors import UserError, first_line
 from grpo.core.files import atomic_write
 from grpo.evaluation.completion import Completion, CompletionBatch
 from grpo.tasks.column_table import read_dataset_columns
-from grpo.tasks.columns import text_column
+from grpo.tasks.columns import reference_column, text_column
 from grpo.tasks.example import Example
 from grpo.tasks.jsonl import read_jsonl
 
@@ -75,7 +75,7 @@ def _read_parquet_rows(path: Path, setting: str) -> Iterator[CompletionRow]:
 
 
 def _parse_row(row: dict[str, Any], columns: dict[str, Any] | None = None) -> CompletionRow:
-    question, gold = text_column(row, "question").strip(), text_column(row, "gold").rpartition("####")[2].strip()
+    question, gold = text_column(row, "question").strip(), reference_column(row, "gold").rpartition("####")[2].strip()
     columns = {name: value for name, value in (columns or row).items() if name not in ("completion", *OPTIONAL_COLUMNS)}
     example = Example(question, gold, columns=columns)
     tokens, truncated = row.get("tokens"), row.get("truncated")

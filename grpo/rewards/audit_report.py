@@ -90,7 +90,7 @@ def print_findings(findings: Sequence[Finding], texts: Mapping[str, str]) -> Non
                 table.add_row(Text("!" if level == "warning" else "-", style=style), Text(finding.text))
                 if finding.example is not None and finding.example not in shown:
                     shown.add(finding.example)
-                    table.add_row("", Text(one_line(texts[finding.example], 140), style="dim"))
+                    table.add_row("", Text(one_line(texts[finding.example], 140), style="dim", overflow="fold"))
         if table.row_count:
             say(Text(f"{level.capitalize()}s", style=style or "bold"))
             say(table)

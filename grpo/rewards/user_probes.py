@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo.core.errors import UserError
 from grpo.rewards.probe import OWN_RIGHT, OWN_WRONG, Probe
-from grpo.tasks.columns import text_column
+from grpo.tasks.columns import reference_column, text_column
 from grpo.tasks.example import Example
 from grpo.tasks.jsonl import read_jsonl
 
@@ -17,7 +17,7 @@ from grpo.tasks.jsonl import read_jsonl
 def read_probes(path: Path) -> tuple[Probe, ...]:
     """The probes of a file of JSON Lines: right ones first, those with the same question adjacent.
 
-    `gold` may be any JSON value; a value that is not text is compared as its JSON text. `name` may be left out. All
+    `gold` is text, a number, or a list or an object, which is compared as its JSON text. `name` may be left out. All
     columns reach the rewards.
 
     Raises:
@@ -38,16 +38,10 @@ def read_probes(path: Path) -> tuple[Probe, ...]:
 
 
 def _parse_row(row: dict[str, Any]) -> Probe:
-    gold, right = row.get("gold"), row.get("right")
-    if gold is None:
-        text_column(row, "gold")
+    right = row.get("right")
     if not isinstance(right, bool):
         raise UserError(f"'right' is {json.dumps(right)}; it must be true or false: whether the completion is right.")
-    example = Example(
-        text_column(row, "question").strip(),
-        gold.strip() if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False),
-        columns=row,
-    )
+    example = Example(text_column(row, "question").strip(), reference_column(row, "gold").strip(), columns=row)
     name = text_column(row, "name") if "name" in row else ""
     completion = text_column(row, "completion", blank=True)
     return Probe(name, OWN_RIGHT if right else OWN_WRONG, completion, example, right)

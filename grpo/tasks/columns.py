@@ -79,6 +79,18 @@ def text_column(row: Row, path: str, blank: bool = False) -> str:
     return str(value)
 
 
+def reference_column(row: Mapping[str, Any], path: str) -> str:
+    """The reference answer in the column `path`: text or a number as text, a list or an object as its JSON text.
+
+    Raises:
+        UserError: the column is missing, or contains another type.
+    """
+    value = require_value(row, path)
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return text_column(row, path)
+
+
 def require_value(row: Row, path: str) -> Any:
     """The value that `find_value` finds.
 

@@ -112,8 +112,12 @@ def test_the_probes_are_what_they_say(answer: str) -> None:
     assert sum(a != b for a, b in pairwise(questions)) == len(set(questions)) - 1
 
 
-def test_every_type_of_answers_has_probes() -> None:
-    assert set(PROBLEMS) == set(FORMS) == set(ANSWER_TYPES)
+def test_types_of_answers_without_probes_say_so() -> None:
+    assert set(PROBLEMS) == set(FORMS) == set(ANSWER_TYPES) - {"reasoning_gym"}
+    with pytest.raises(
+        UserError, match=r"^data\.answer=reasoning_gym: there are no built-in probes .*, probes=FILE\.$"
+    ):
+        built_in_probes("reasoning_gym")
 
 
 def test_verbatim(capsys) -> None:
@@ -346,7 +350,7 @@ def test_findings_of_a_file(folder, rows: list, weights: dict, findings: list[st
         ("fail_on=often", "fail_on=often: must be one of warning, note."),
         ("fail=warning", "fail: there is no such setting. Did you mean 'fail_on'?"),
         ("model=tiny", "model: there is no such setting. Known: completions, correct_by, data, fail_on, "),
-        ("data.answer=exact", "data.answer=exact: must be one of number, strict, text, choice, math, equation."),
+        ("data.answer=exact", "data.answer=exact: must be one of number, strict, text, choice, math, equation"),
         ("data.seed=1", "data.seed: there is no such setting."),
         ("data=gsm8k", "data: this command has no group data, only data.answer."),
         ("+seed=1", "seed: there is no such setting."),

@@ -249,7 +249,7 @@ def test_inverted_pairs_of_a_file(tmp_path, monkeypatch, capsys) -> None:
             {"question": "1?", "gold": "1", "completion": "<answer>1</answer>"},
             {"question": "1?", "gold": "1", "completion": format_only},
             {"question": "1?", "gold": "1", "completion": "no"},
-            {"question": "3?", "gold": "3", "completion": format_only},
+            {"question": "3?", "gold": {"value": [3]}, "completion": format_only},
         ],
     )
     weights = ["rewards=default", "rewards.correctness=0.5", "completions=made.jsonl"]
