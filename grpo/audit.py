@@ -65,8 +65,7 @@ def _audit_stage(stack: RewardStack, title: str, config: AuditConfig) -> list[Fi
         source = f"{len(completion_scores.completions):,} completions"
         print_completions(weights, completion_scores)
     print_findings(findings, texts)
-    counts = _counts(findings)
-    warned = any(finding.level == "warning" for finding in findings)
+    counts, warned = _counts(findings), any(finding.level == "warning" for finding in findings)
     say(Text(f"{counts[0].upper()}{counts[1:]} from {source}.", style="bold yellow" if warned else "bold"))
     return findings
 

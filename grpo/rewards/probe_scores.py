@@ -20,6 +20,7 @@ from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.answer_type import AnswerType
 
+PROBES_NAMED = "a probe (probes=FILE takes your own)"  # in messages about columns
 SECONDS_OF_TIMING = 0.2  # per reward; a reward that takes longer is timed on fewer probes
 
 
@@ -102,7 +103,7 @@ def score_probes(stack: RewardStack, probes: Sequence[Probe]) -> ProbeScores:
     scores: dict[str, list[float]] = {}
     seconds: dict[str, float] = {}
     executed: dict[str, str] = {}
-    stack.check_columns([probe.example for probe in probes], "a probe of the audit")
+    stack.check_columns([probe.example for probe in probes], PROBES_NAMED)
     batch = _batch(probes)
     for name, weight in stack.weights.items():
         if not weight and name != stack.correct_by:
@@ -133,7 +134,7 @@ def in_format_of(stack: RewardStack, probes: Sequence[Probe]) -> tuple[Probe, ..
     Raises:
         UserError: as `score_probes`.
     """
-    stack.check_columns([probe.example for probe in probes], "a probe of the audit")
+    stack.check_columns([probe.example for probe in probes], PROBES_NAMED)
     asked = next(probe for probe in probes if probe.name == REFERENCE)
     thinking = _with_think_tags(asked)
     batch = _batch([asked, thinking])

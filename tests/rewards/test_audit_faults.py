@@ -225,6 +225,15 @@ def test_mistakes_in_probes(tmp_path, monkeypatch, row: dict, message: str) -> N
     assert str(error.value).startswith("own.jsonl") and str(error.value).endswith(message)
 
 
+def test_a_column_that_probes_lack(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(COLUMN_REWARD.replace("completion, example", "completion, level"))
+    with pytest.raises(
+        UserError, match=r"takes 'level', and a probe \(probes=FILE takes your own\) has no such column"
+    ):
+        run("reward_files=[mine.py]", "+rewards.by_case=1")
+
+
 def test_probes_and_completions_exclude_each_other(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^probes=a\.jsonl: completions= is scored instead of probes"):
