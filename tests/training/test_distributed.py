@@ -19,6 +19,7 @@ from torch.distributed.fsdp import fully_shard
 import grpo.training.reward_adapter
 from grpo.config.batch import derive_batch
 from grpo.config.composition import compose
+from grpo.config.weights import WeightSchedule
 from grpo.core import distributed
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.sharding import copy_full_weights, full_copy
@@ -42,6 +43,8 @@ CASES = list(product(SHAPES, SCALES, AGGREGATIONS))
 # `by_text` and `by_length` vary wherever completions do, `by_gold` between groups alone.
 NAMES = ["correctness", "xmlcount", "by_text", "by_length", "by_gold"]
 
+ABSTAINING = {"correctness": 0.0, "sometimes": 1.0, "by_length": -0.5}
+
 
 def draw_weights(seed: int) -> dict[str, float]:
     """Random ones, a negative one and a zero among them."""
@@ -51,7 +54,13 @@ def draw_weights(seed: int) -> dict[str, float]:
 
 
 def build(
-    out: Path, weights: dict[str, float], prompts: int, micro: int, *overrides: str, dtype: str = "float32"
+    out: Path,
+    weights: dict[str, float],
+    prompts: int,
+    micro: int,
+    *overrides: str,
+    dtype: str = "float32",
+    schedules: dict[str, WeightSchedule] | None = None,
 ) -> Trainer:
     """This process's part of a run."""
     out.mkdir()
@@ -62,7 +71,7 @@ def build(
     examples, _ = select_train_examples(load_splits(config.data).train, tokenizer, config)
     cut = derive_batch(K, prompts, micro, world_size=distributed.world_size())
     rollout = build_sampler(policy, tokenizer, config)
-    stack = RewardStack(weights)
+    stack = RewardStack(weights, schedules=schedules or {})
     recorder = Recorder(config, stack, NoTracker(), out)
     return build_trainer(config, cut, policy, tokenizer, examples, stack, rollout, recorder, out)
 
@@ -99,11 +108,27 @@ def work(out: Path) -> None:
                 "logged": {name: value for name, (value,) in ours(built._metrics["train"]).items()},
             }
         )
-    run = build(out / f"run_{rank}", draw_weights(0), 1, 8, "max_steps=2", "logging_steps=1")
+    abstaining = []
+    for number, aggregation in enumerate(AGGREGATIONS):
+        built = build(out / f"abstaining_{number}_{rank}", ABSTAINING, 3, 8)
+        built.multi_objective_aggregation = aggregation
+        batches = micro_batches(built)
+        abstaining.append(
+            {
+                "loss": np.concatenate([inputs["advantages"] for inputs in batches]).tolist(),
+                "scores": list(built._logs["rewards"]["sometimes"]),
+                "parts": splits[-1].parts.tolist(),
+                "logged": {name: value for name, (value,) in built._metrics["train"].items()},
+            }
+        )
+    schedules = {"by_text": WeightSchedule(1.0, 0.0, 1.0)}
+    run = build(out / f"run_{rank}", draw_weights(0), 1, 8, "max_steps=2", "logging_steps=1", schedules=schedules)
     run.train()
     history = [logs for logs in run.state.log_history if "reward" in logs]
-    steps = [{"grad_norm": logs["grad_norm"], **ours(logs)} for logs in history]
-    (out / f"rank_{rank}.json").write_text(json.dumps({"cases": seen, "steps": steps}))
+    steps = [
+        {"grad_norm": logs["grad_norm"], "weight": logs["reward_weight/by_text"], **ours(logs)} for logs in history
+    ]
+    (out / f"rank_{rank}.json").write_text(json.dumps({"cases": seen, "steps": steps, "abstaining": abstaining}))
 
 
 def work_on_gradients(out: Path) -> None:
@@ -188,6 +213,10 @@ def with_rewards() -> None:
     @reward
     def by_gold(gold):
         return zlib.crc32(gold.encode()) % 3
+
+    @reward
+    def sometimes(completion):
+        return None if len(completion) % 3 == 0 else len(completion) % 5 / 5
 
 
 @pytest.fixture(scope="module")
@@ -293,9 +322,20 @@ def test_the_cases_hold_what_they_are_for(two) -> None:
     assert (every == 0).any(axis=0).all() and (every < 0).any(axis=0).all()
 
 
+def test_each_rank_attributes_the_advantages_with_abstentions(two) -> None:
+    for first, second in zip(*(rank["abstaining"] for rank in two), strict=True):
+        assert first["parts"] == second["parts"] and first["logged"]["abstained/sometimes"] > 0
+        assert first["logged"]["abstained/sometimes"] == second["logged"]["abstained/sometimes"]
+        assert first["logged"]["abstained/sometimes"] == pytest.approx(np.isnan(first["scores"]).mean())
+        advantages = np.array(first["loss"] + second["loss"])
+        assert np.array(first["parts"]).sum(axis=1) == pytest.approx(advantages, abs=1e-5)
+        assert np.abs(advantages).max() > 0.01
+
+
 def test_what_real_steps_log_is_the_same_on_both(two) -> None:
     first, second = (rank["steps"] for rank in two)
     assert first == second and len(first) == 2
+    assert [logs["weight"] for logs in first] == [1.0, 0.5]
     for logs in first:
         assert logs["grad_norm"] > 0
         assert sum(logs[f"advantage_share/{name}"] for name in NAMES) == pytest.approx(1, abs=1e-9)
