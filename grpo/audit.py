@@ -26,6 +26,7 @@ from grpo.rewards.finding import Finding
 from grpo.rewards.probe import Probe
 from grpo.rewards.probe_rules import judge_probes
 from grpo.rewards.probe_scores import in_format_of, score_probes
+from grpo.rewards.reward_state import unchanged_reward_states
 from grpo.rewards.stack import RewardStack, rewards_of
 from grpo.rewards.user_probes import read_probes
 from grpo.runs.run_dir import removed_if_unused
@@ -40,7 +41,8 @@ def run(config: AuditConfig) -> list[Finding]:
     stack = rewards_of(config)
     findings: list[Finding] = []
     for title, stage in stack.stages().items():
-        findings += _audit_stage(stage, title, config)
+        with unchanged_reward_states(stack.weights):  # every stage meets rewards that have seen nothing
+            findings += _audit_stage(stage, title, config)
     warnings = sum(finding.level == "warning" for finding in findings)
     if {None: 0, "warning": warnings, "note": len(findings)}[config.fail_on]:
         raise UserError(f"fail_on={config.fail_on}: {_counts(findings)}.")

@@ -3,7 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hydra import compose
 
+from grpo import audit
+from grpo.config.composition import config_search_path, load_config
+from grpo.config.schema import AuditConfig
 from grpo.core.errors import UserError
 from grpo.rewards.reward_state import (
     is_stateful,
@@ -139,3 +143,13 @@ def test_a_checkpoint_stores_no_code(stack, state, message: str | None) -> None:
         return
     with pytest.raises(UserError, match=message):
         safe_reward_states(["saved"])
+
+
+def test_an_audit_of_a_schedule_starts_each_stage_with_the_same_state(tmp_path: Path, capsys) -> None:
+    (tmp_path / "novelty.py").write_text(FILE.replace("(Novelty, Saved, Half, Broken)", "(Saved,)"))
+    overrides = [f"reward_files=[{tmp_path / 'novelty.py'}]", "+rewards.saved={start: 1.0, end: 2.0, until: 1.0}"]
+    with config_search_path():
+        audit.run(load_config(compose("audit", overrides), AuditConfig))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "saved 1 (at the start of training)" in shown and "saved 2 (at the end of the schedules)" in shown
+    assert reward_states(["saved"]) == {"saved": {"seen": []}}
