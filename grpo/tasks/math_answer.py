@@ -23,6 +23,8 @@ MAX_LENGTH = 500  # characters of an answer; a longer one is wrong
 MAX_DEPTH = 8  # nested brackets of an answer, on which the parser takes exponential time; a deeper one is wrong
 _BOXED = re.compile(r"\\f?boxed\s*\{")
 _UNIT = re.compile(r"(?:\s+[A-Za-z]{3,})+\s*\.?$")  # words after a number, as in `18 square feet`
+_ENVIRONMENT = re.compile(r"\\begin\{.*?\\end\{[^{}]*\}", re.DOTALL)
+_DELIMITER = re.compile(r"\$|\\[\[\]()]")
 _VERIFIER = VerifierProcess("math_verify")
 
 
@@ -61,6 +63,8 @@ class MathAnswer(AnswerType):
     def matches(self, answer: str, example: Example) -> bool:
         if len(answer) > MAX_LENGTH or _depth(answer) > MAX_DEPTH:
             return False
+        if _count_lines(answer) > 1 >= _count_lines(example.gold):  # math-verify would read the last of several answers
+            return False
         if _without_space(answer) == _without_space(example.gold):
             return True
         expected, number = strict_number(example.gold), strict_number(_UNIT.sub("", answer))
@@ -91,6 +95,11 @@ def _depth(text: str) -> int:
     """The greatest number of brackets that are open at once in `text`."""
     steps = [1 if character in "({[" else -1 for character in text if character in "({[)}]"]
     return max(accumulate(steps), default=0)
+
+
+def _count_lines(text: str) -> int:
+    """The lines of `text` that are not blank; a LaTeX environment, such as a matrix, is part of one line."""
+    return sum(bool(line.strip()) for line in _DELIMITER.sub("", _ENVIRONMENT.sub("m", text)).splitlines())
 
 
 def _without_space(text: str) -> str:

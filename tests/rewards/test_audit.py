@@ -91,12 +91,10 @@ def lines(path: Path, rows: list) -> None:
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
-@pytest.mark.parametrize("answer", ["number", "choice", "text", "equation", pytest.param("math", id="math")])
+@pytest.mark.parametrize("answer", ["number", "choice", "text", "equation", "math"])
 def test_the_probes_are_what_they_say(answer: str) -> None:
-    misjudged = []
     if answer == "math":
         pytest.importorskip("math_verify")
-        misjudged = ["3 answers in one"]  # math-verify compares the last of several expressions
     probes = built_in_probes(answer)
     assert len({probe.name for probe in probes}) == len(probes)
     assert {name for pair in CHANGES.values() for name in pair} <= {probe.name for probe in probes}
@@ -104,7 +102,7 @@ def test_the_probes_are_what_they_say(answer: str) -> None:
     stack = build_rewards({"correctness": 1.0, "strict_format": 1.0}, answer_type=answer)
     scores = stack.score(batch)
     for probe, correct, strict in zip(probes, scores["correctness"], scores["strict_format"], strict=True):
-        if probe.right is not None and "<answer>" in probe.completion and probe.name not in misjudged:
+        if probe.right is not None and "<answer>" in probe.completion:
             assert correct == 2.0 * probe.right, probe.name
         assert probe.kind != AS_REQUESTED or strict == 0.5, probe.name
     # Equal questions are adjacent in a batch.

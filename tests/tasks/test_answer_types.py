@@ -164,6 +164,9 @@ def test_mathematics() -> None:
         ("(" * 400, "7", False),
         ("7", "7", True),
         ("\\frac{14}{2}", "7", True),
+        ("\\frac{4}{2}\n\\frac{3}{2}", "\\frac{3}{2}", False),  # several answers
+        ("\\[\n\\frac{3}{2}\n\\]", "1.5", True),
+        ("\\begin{pmatrix} 1 \\\\\n 2 \\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}", True),
     ]
     wrong = [row for row in table if ANSWER_TYPES["math"].matches(row[0], example(row[1])) is not row[2]]
     assert wrong == []
