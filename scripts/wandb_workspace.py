@@ -59,6 +59,8 @@ def sections() -> "list[Section]":
             overlay("Mean of each reward, unweighted", "rewards/.+/mean"),
             overlay("Spread of each reward and of the total", "(?:rewards/.+/std|reward_std)"),
             overlay("Share of completions for which a reward abstained", "abstained/.+"),
+            overlay("Weight of each reward with a schedule", "reward_weight/.+"),
+            overlay("Seconds per step that each reward takes", "time/reward/.+"),
         ),
         section(
             "Shares of the advantage (advantage_share/)",
@@ -104,6 +106,7 @@ def sections() -> "list[Section]":
             overlay("Exact format; reasoning, then answer", f"eval/(?:strict|soft)_format{INTERVAL}"),
             overlay("Total reward", f"eval/reward{INTERVAL}"),
             overlay("Mean of each reward, unweighted", "eval/rewards/.+"),
+            overlay("Share of completions for which a reward abstained", "eval/abstained/.+"),
             overlay("Tokens per completion", f"eval/mean_completion_tokens{INTERVAL}"),
             overlay("Share truncated at max_completion_length", f"eval/truncated{INTERVAL}"),
             is_open=False,

@@ -19,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from grpo.config.data_settings import FILE_DATASETS
 from grpo.config.groups import CONF
 from grpo.config.hydra_errors import translate_errors, type_rule
 from grpo.config.keys import list_settings, schema_keys
@@ -66,9 +67,11 @@ def with_absolute_paths(config: Schema) -> Schema:
     if isinstance(config, CommonConfig):
         if config.data.difficulty is not None:
             config.data.difficulty = absolute_path(config.data.difficulty)
-        # A path that does not exist is a dataset or a policy of the hub, or an embedded policy.
-        if config.data.path is not None and os.path.exists(folder := absolute_path(config.data.path)):
-            config.data.path = folder
+        # Any other path that does not exist is a dataset or a policy of the hub, or an embedded policy.
+        if config.data.path is not None:
+            path = absolute_path(config.data.path)
+            if config.data.name in FILE_DATASETS or os.path.exists(path):
+                config.data.path = path
         if os.path.exists(folder := absolute_path(config.model.path)):
             config.model.path = folder
         _complete_model_settings(config.model)

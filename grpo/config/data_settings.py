@@ -46,6 +46,8 @@ DATA_SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "files": ((), ("train_file", *TABLE_SETTINGS)),
     "hub": ((), ("path", "subset", "split", *COLUMN_SETTINGS)),
 }
+# Datasets whose path is never a name of the hub.
+FILE_DATASETS = ("jsonl", "files")
 # What a dataset without a default path needs.
 NEEDED_PATHS = {
     "jsonl": "the folder of your files, data.path=FOLDER, or one file",

@@ -237,7 +237,9 @@ def test_an_abstention_in_a_worker(stack) -> None:
 
 
 def test_a_file_that_only_a_worker_cannot_load(stack) -> None:
-    text = "if '-c' in sys.orig_argv: raise OSError('no display')\n@reward\ndef mine(completion):\n    return 1\n"
+    text = (
+        f"if os.getpid() != {os.getpid()}: raise OSError('no display')\n@reward\ndef mine(completion):\n    return 1\n"
+    )
     with pytest.raises(UserError, match=r"A worker process of the rewards could not start: .*OSError: no display"):
         scored(stack(text, workers=1), "a")
 

@@ -182,7 +182,7 @@ def test_the_message_and_the_extra_name_the_same_vllm_versions() -> None:
             [*SERVER, "device=cpu"],
             "device=cpu: rollout=vllm_server needs a GPU, device=cuda; on a CPU use rollout=fast",
         ),
-        ([*VLLM, "model.init=random", "model.lora_rank=4"], "random weights with adapters have none; leave one of the"),
+        ([*VLLM, "model.init=random", "model.lora_rank=4"], "these weights with new adapters have none"),
     ],
 )
 def test_wrong_settings_of_an_engine_are_refused(overrides: list[str], message: str) -> None:

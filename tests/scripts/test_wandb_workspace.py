@@ -51,10 +51,14 @@ def shown(panel: dict[str, Any], logged: set[str]) -> set[str]:
 
 def test_all_that_a_run_logs_is_in_a_panel(train, tmp_path) -> None:
     file = tmp_path / "mine.py"
-    file.write_text("from grpo.rewards import reward\n\n\n@reward\ndef of_my_own(completion):\n    return 1.0\n")
+    file.write_text(
+        "from grpo.rewards import reward\n\n\n@reward\ndef of_my_own(completion):\n"
+        "    return 1.0 if len(completion) % 2 else None\n"
+    )
     stack = ["rewards=verbatim", f"reward_files=[{file}]", "+rewards.of_my_own=0.1"]
+    schedule = ["rewards.verbatim_int={start: 1.0, end: 0.5, until: 1.0}"]
     validation = ["eval_steps=1", "data.validation_problems=4"]
-    out, results = train("algorithm=grpo_kl", "optimizer.lr=0.01", *stack, *validation)
+    out, results = train("algorithm=grpo_kl", "optimizer.lr=0.01", *stack, *schedule, *validation)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     logged = {name for row in rows if "alarm" not in row for name in row}
     summary = {f"{when}/{name}" for when in ("before", "after") for name in results[when]}

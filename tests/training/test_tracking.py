@@ -54,9 +54,8 @@ def test_an_offline_run_holds_the_curves_and_the_table(train, capsys) -> None:
     assert said.count("W&B: not logged in, so tracked offline. To upload: wandb sync run/wandb/offline-run-") == 1
 
 
-def test_an_unreachable_service_costs_seconds(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+def test_an_unreachable_service_costs_seconds(tmp_path, environment, capsys) -> None:
+    environment({"WANDB_API_KEY": "x" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"})
     began = time.perf_counter()
     tracker = build_tracker(compose().tracking, {}, tmp_path)
     assert time.perf_counter() - began < 15

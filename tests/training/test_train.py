@@ -175,7 +175,7 @@ def test_the_rule_for_answers_reaches_training_and_evaluation(train, tmp_path) -
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [step["rewards/is_strict/mean"] for step in steps if "rewards/is_strict/mean" in step] == [1.0, 1.0]
     protocol = json.loads((out / "evaluations" / "after.json").read_text())["protocol"]
-    assert protocol["extraction"]["strict"].endswith("equal to the gold answer as nothing but a number, else as text")
+    assert protocol["extraction"]["strict"].endswith("is the number of the reference answer and nothing else")
 
 
 def test_tensorboard(train) -> None:
