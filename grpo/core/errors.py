@@ -3,7 +3,7 @@
 Every package raises it; commands print its message without a traceback. This module imports nothing of the package.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -25,6 +25,12 @@ def json_type_name(content: Any) -> str:
         return "a boolean"
     names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number"}
     return names.get(type(content), type(content).__name__)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message; the first nine if there are more."""
+    more = f" and {len(names) - 9:,} more" if len(names) > 9 else ""
+    return ", ".join(names[:9]) + more
 
 
 def shorten(value: Any, longest: int = 200) -> str:

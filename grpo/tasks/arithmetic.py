@@ -1,19 +1,21 @@
 """Word problems in GSM8K's form (question, worked solution, `#### N`), made from a seed.
 
-Called by grpo/tasks/datasets.py, and by the script that trains the embedded model. A template draws its numbers and
-works them out step by step; a draw is rejected if a step does not give a whole number between 1 and `max_number`.
-Training and held-out problems differ in the numbers themselves, not in names or nouns: no template has the same numbers
-in both.
+The loader is called through `LOADERS` of grpo/tasks/datasets.py, the generator also by the script that trains the
+embedded policy. A template draws its numbers and works them out step by step; a draw is rejected if a step does not
+give a whole number between 1 and `max_number`. Training and held-out problems differ in the numbers themselves, not in
+names or nouns: no template has the same numbers in both. This module knows nothing of prompts and completions.
 """
 
 import random
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
+from grpo.config.schema import DataConfig
 from grpo.tasks.arithmetic_templates import OPERATIONS, TEMPLATES, Draw, RejectedDraw
+from grpo.tasks.example import Example
+from grpo.tasks.generated import is_held_out, take_split
 
-HELD_OUT_ONE_IN = 8
 # The steps of the showcase question, which is always held out.
 SHOWCASE_STEPS = ((60, "/", 20), (8, "*", 3), (120, "/", 24))
 
@@ -34,6 +36,21 @@ class Problem:
         return {"question": self.question, "answer": "\n".join((*self.solution, f"#### {self.answer}"))}
 
 
+def load_arithmetic(config: DataConfig, split: str, notes: list[str]) -> list[Example]:
+    """The problems of a split."""
+    assert config.seed is not None and config.max_number is not None
+    assert config.min_steps is not None and config.max_steps is not None
+    generate = partial(
+        generate_problems,
+        seed=config.seed,
+        max_number=config.max_number,
+        min_steps=config.min_steps,
+        max_steps=config.max_steps,
+    )
+    problems = take_split(generate, config, split)
+    return [Example(problem.question, str(problem.answer), columns=problem.row()) for problem in problems]
+
+
 def make_problem(rng: random.Random, max_number: int, min_steps: int, max_steps: int) -> Problem:
     """One problem with `min_steps` to `max_steps` steps; all templates are equally likely."""
     templates = [(n, make) for n in range(min_steps, max_steps + 1) for make in TEMPLATES[n]]
@@ -46,8 +63,7 @@ def make_problem(rng: random.Random, max_number: int, min_steps: int, max_steps:
         except RejectedDraw:
             continue
     assert len(draw.steps) == steps, make.__name__
-    key = f"{make.__name__} {draw.steps}".encode()
-    held_out = tuple(draw.steps) == SHOWCASE_STEPS or zlib.crc32(key) % HELD_OUT_ONE_IN == 0
+    held_out = tuple(draw.steps) == SHOWCASE_STEPS or is_held_out(f"{make.__name__} {draw.steps}")
     left, operation, right = draw.steps[-1]
     answer = OPERATIONS[operation](left, right)
     return Problem(make.__name__, question, tuple(draw.steps), tuple(draw.lines), answer, held_out)

@@ -14,10 +14,8 @@ from grpo.tasks.example import Example
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KIND, NAME = (
-    b"dataset_column",
-    b"dataset_name",
-)  # in the metadata of a field: VALUE or JSON, and the name in the dataset
+# Keys in the metadata of a field: its kind, VALUE or JSON, and the name of the column in the dataset.
+KIND, NAME = b"dataset_column", b"dataset_name"
 VALUE, JSON = b"value", b"json"
 MAX_INTEGER = 2**63
 

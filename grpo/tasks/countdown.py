@@ -1,32 +1,25 @@
-"""Problems of the game Countdown, made from a seed: combine the numbers to reach the target. The loader of countdown.
+"""Problems of the game Countdown, made from a seed: combine the numbers to reach the target.
 
-Called through `LOADERS` of grpo/tasks/datasets.py. Every problem has a solution, because the target is made by
-combining its numbers. Training and held-out problems share no set of numbers.
+The loader is called through `LOADERS` of grpo/tasks/datasets.py. Every problem has a solution, because the target is
+made by combining its numbers. Training and held-out problems share no set of numbers. This module does not know how an
+answer is judged: grpo/tasks/equation_answer.py does that.
 """
 
 import random
-import zlib
 from collections.abc import Iterator
-from itertools import islice
+from functools import partial
 
 from grpo.config.schema import DataConfig
 from grpo.tasks.example import Example
-
-HELD_OUT_ONE_IN = 8
+from grpo.tasks.generated import is_held_out, take_split
 
 
 def load_countdown(config: DataConfig, split: str, notes: list[str]) -> list[Example]:
-    """The problems of a split; the validation problems follow the held-out problems in the same sequence."""
-    assert config.eval_problems is not None and config.validation_problems is not None
-    ranges = {
-        "train": (0, config.train_problems),
-        "test": (0, config.eval_problems),
-        "validation": (config.eval_problems, config.eval_problems + config.validation_problems),
-    }
-    return list(islice(generate_problems(split != "train", config), *ranges[split]))
+    """The problems of a split."""
+    return take_split(partial(generate_problems, config), config, split)
 
 
-def generate_problems(held_out: bool, config: DataConfig) -> Iterator[Example]:
+def generate_problems(config: DataConfig, held_out: bool) -> Iterator[Example]:
     """An endless sequence of problems with distinct sets of numbers, the same for the same seed."""
     assert config.min_numbers is not None and config.max_numbers is not None
     assert config.max_operand is not None and config.max_target is not None
@@ -37,7 +30,7 @@ def generate_problems(held_out: bool, config: DataConfig) -> Iterator[Example]:
             rng.randint(1, config.max_operand) for _ in range(rng.randint(config.min_numbers, config.max_numbers))
         ]
         key = tuple(sorted(numbers))
-        if key in seen or (zlib.crc32(f"{key}".encode()) % HELD_OUT_ONE_IN == 0) is not held_out:
+        if key in seen or is_held_out(str(key)) is not held_out:
             continue
         target = combine(rng, numbers)
         if target <= config.max_target:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from grpo.config.schema import DataConfig
-from grpo.core.errors import UserError
+from grpo.core.errors import UserError, listed
 from grpo.core.paths import display_path
 
 DATA_SUFFIXES = (".parquet", ".arrow", ".csv", ".json", ".jsonl")
@@ -19,7 +19,6 @@ SPLIT_WORDS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-MAX_NAMES = 9  # names that a message lists
 
 
 def split_of_name(name: str) -> str | None:
@@ -51,11 +50,10 @@ def choose_split(names: Sequence[str], use: str, config: DataConfig, source: str
         raise UserError(f"data.split={train}: {source} has no such split, only {listed(names)}.")
     if use == "train":
         return train
-    uses = {
-        split: min((name for name in names if name != train and split_of_name(name) == split), key=_preference)
-        for split in ("validation", "test")
-        if any(name != train and split_of_name(name) == split for name in names)
-    }
+    uses: dict[str, str] = {}
+    for split in ("validation", "test"):
+        if candidates := [name for name in names if name != train and split_of_name(name) == split]:
+            uses[split] = min(candidates, key=_preference)
     if "test" not in uses and "validation" in uses:
         uses["test"] = uses.pop("validation")
     return uses.get(use)
@@ -182,9 +180,3 @@ def _others(folder: Path) -> str:
 
 def listed_files(files: Sequence[Path]) -> str:
     return listed([file.name for file in files])
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names for a message; the first few if there are many."""
-    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more

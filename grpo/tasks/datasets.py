@@ -1,18 +1,18 @@
-"""The loaders of datasets: from the settings of conf/data to the problems of a split.
+"""`LOADERS`, the loaders of all datasets, and those that read tables: files, the hub, GSM8K and MATH.
 
-Called by grpo/tasks/splits.py through `LOADERS`. A new dataset is one function here, one row in `LOADERS` and one file
-in conf/data. The loaders know neither prompts and tokens nor which problems are held out.
+A loader makes the problems of a split from the settings of conf/data. Called by grpo/tasks/splits.py. A new dataset is
+one loader, here or in a file of its own, one row in `LOADERS` and one file in conf/data. The loaders know neither
+prompts and tokens nor which problems are left out of training.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from grpo.config.schema import DataConfig
-from grpo.core.errors import UserError
+from grpo.core.errors import UserError, listed
 from grpo.core.paths import display_path
-from grpo.tasks import arithmetic
+from grpo.tasks.arithmetic import load_arithmetic
 from grpo.tasks.countdown import load_countdown
 from grpo.tasks.data_files import DATA_SUFFIXES, data_files
 from grpo.tasks.example import Example
@@ -23,29 +23,6 @@ from grpo.tasks.rows import read_files, read_rows
 
 DEFAULT_TRAIN_FILE = "train.jsonl"  # the default in conf/data/jsonl.yaml
 GSM8K_ON_HUB = "openai/gsm8k"
-
-
-def load_arithmetic(config: DataConfig, split: str, notes: list[str]) -> list[Example]:
-    assert config.seed is not None and config.max_number is not None
-    assert config.min_steps is not None and config.max_steps is not None
-    assert config.eval_problems is not None and config.validation_problems is not None
-    ranges = {
-        "train": (0, config.train_problems),
-        "test": (0, config.eval_problems),
-        # The validation problems follow the held-out problems in the generator's sequence that is not for training.
-        "validation": (config.eval_problems, config.eval_problems + config.validation_problems),
-    }
-    source = arithmetic.generate_problems(
-        split != "train",
-        seed=config.seed,
-        max_number=config.max_number,
-        min_steps=config.min_steps,
-        max_steps=config.max_steps,
-    )
-    return [
-        Example(problem.question, str(problem.answer), columns=problem.row())
-        for problem in islice(source, *ranges[split])
-    ]
 
 
 def load_gsm8k(config: DataConfig, split: str, notes: list[str]) -> list[Example] | None:
@@ -87,8 +64,7 @@ def load_jsonl(config: DataConfig, split: str, notes: list[str]) -> list[Example
     others = sorted(path.name for path in folder.glob("*.jsonl"))
     if not (folder / name).exists() and others:
         raise UserError(
-            f"data.path: there is no file {folder / name}; the folder has {', '.join(others[:9])}: set "
-            f"data.{split}_file=NAME."
+            f"data.path: there is no file {folder / name}; the folder has {listed(others)}: set data.{split}_file=NAME."
         )
     if not (folder / name).exists() and (found := data_files(folder)):
         raise UserError(

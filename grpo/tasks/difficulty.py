@@ -1,8 +1,9 @@
 """data.difficulty: the training problems whose solve rate by some policy is within data.solve_rate.
 
-A file of difficulties has one JSON object per line with `question` and `solve_rate`, the share of completions that were
-right; other keys are ignored. Questions are the same if they are equal apart from white space (`Example.key`); of
-several lines with one question, the last counts. Called by grpo/tasks/splits.py.
+Called by grpo/tasks/splits.py. A file of difficulties has one JSON object per line with `question` and `solve_rate`,
+the share of completions that were right; other keys are ignored. Questions are the same if they are equal apart from
+white space (`Example.key`); of several lines with one question, the last counts. It does not know which policy solved
+the problems.
 """
 
 from pathlib import Path

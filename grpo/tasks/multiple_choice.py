@@ -1,7 +1,7 @@
-"""Multiple-choice problems, from rows in the shape of ARC, MMLU or OpenBookQA: the loader of multiple_choice.
+"""Multiple-choice problems, from rows in the shape of ARC, MMLU or OpenBookQA.
 
-Called through `LOADERS` of grpo/tasks/datasets.py. The options of a row are written below its question. It knows
-neither completions nor how answers are compared.
+The loader is called through `LOADERS` of grpo/tasks/datasets.py. The options of a row are written below its
+question. This module knows neither completions nor how answers are compared.
 """
 
 from collections.abc import Mapping

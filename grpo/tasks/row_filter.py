@@ -1,14 +1,14 @@
 """data.filter: which rows of a dataset are retained, by the values of their columns.
 
-Called by grpo/tasks/rows.py before rows become problems, so that a reference answer of another row may be unreadable.
+Called by grpo/tasks/rows.py before rows become problems: the reference answer of a row that is left out may be
+unreadable. It does not know which columns hold question and answer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from grpo.core.errors import UserError, shorten
+from grpo.core.errors import UserError, listed, shorten
 from grpo.tasks.columns import Row, require_value
-from grpo.tasks.data_files import listed
 
 Item = TypeVar("Item")
 

@@ -53,13 +53,13 @@ class RowReader:
         return example
 
     def _recognize_columns(self, row: Mapping[str, Any]) -> None:
-        self.is_first, given = False, (self.question, self.answer)
+        self.is_first, all_are_set = False, self.question is not None and self.answer is not None
         self.question = self.question or recognize_question(row)
         self.answer = self.answer or recognize_answer(row)
         marker = find_marker(text_column(row, self.answer, blank=True), self.config.answer_marker)
-        after = f" after {marker}" if marker else ""
-        # The standard form, question, answer and ####, needs no line.
-        if None in given and (self.question, self.answer, marker in ("", HASHES)) != ("question", "answer", True):
+        has_standard_form = (self.question, self.answer) == ("question", "answer") and marker in ("", HASHES)
+        if not all_are_set and not has_standard_form:
+            after = f" after {marker}" if marker else ""
             self._add_note(
                 f"data={self.config.name}: question from '{self.question}', answer from '{self.answer}'{after}."
             )
@@ -97,15 +97,10 @@ def read_reference(text: str, marker: str, column: str) -> str:
     """
     if not marker:
         return text
-    answer = (
-        (last_boxed(text) if marker == BOXED else text.rpartition(marker)[2]) if _has_marker(text, marker) else None
-    )
+    _, found, after = text.rpartition(marker)
+    answer = last_boxed(text) if marker == BOXED else after if found else None
     if answer is None:
         raise UserError(f"there is no {marker} in '{column}'; data.answer_marker='' takes the complete text.")
     if not answer.strip():
         raise UserError(f"nothing follows {marker} in '{column}'.")
     return answer.strip()
-
-
-def _has_marker(text: str, marker: str) -> bool:
-    return last_boxed(text) is not None if marker == BOXED else marker in text

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpo.config.schema import DataConfig
-from grpo.core.errors import UserError, first_line
+from grpo.core.errors import UserError, first_line, listed
 from grpo.policy.hub import hub_error, is_hub_id, prepare_hub
 from grpo.tasks.columns import Row
-from grpo.tasks.data_files import choose_split, files_of_split, listed, listed_files
+from grpo.tasks.data_files import choose_split, files_of_split, listed_files
 from grpo.tasks.jsonl import read_jsonl
 from grpo.tasks.row_filter import RowFilter
 
@@ -28,8 +28,6 @@ BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "j
 TYPE_NAMES = {".parquet": "Parquet", ".arrow": "Arrow", ".csv": "CSV", ".json": "JSON"}
 # pandas would read the texts `NA` and `None` as missing values.
 READ_OPTIONS: dict[str, dict[str, Any]] = {"csv": {"keep_default_na": False}}
-
-
 # Rows of a larger dataset stay in its file, and are read again when somebody asks for a column: open-r1 has gigabytes
 # of solutions.
 MAX_BYTES_IN_MEMORY = 500_000_000

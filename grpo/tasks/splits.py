@@ -18,7 +18,7 @@ MAX_HELD_OUT_BY_DEFAULT = 200
 
 @dataclass
 class Splits:
-    """The problems of a dataset by use, and notes for the user on the omitted problems and the reason."""
+    """The problems of a dataset by use, and notes for the user: which problems are left out, and why."""
 
     train: list[Example]
     validation: list[Example]

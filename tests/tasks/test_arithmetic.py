@@ -5,9 +5,10 @@ from collections import Counter
 from itertools import islice
 
 from grpo.config.limits import DISTINCT_PROBLEMS
-from grpo.tasks.arithmetic import HELD_OUT_ONE_IN, SHOWCASE_STEPS, generate_problems
+from grpo.tasks.arithmetic import SHOWCASE_STEPS, generate_problems
 from grpo.tasks.arithmetic_templates import OPERATIONS, TEMPLATES
 from grpo.tasks.example import SHOWCASE
+from grpo.tasks.generated import HELD_OUT_ONE_IN
 
 
 def take(held_out: bool, count: int = 1000, **settings):

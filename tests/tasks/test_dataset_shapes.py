@@ -13,6 +13,7 @@ import pytest
 
 from grpo.config.composition import compose
 from grpo.core.errors import UserError
+from grpo.tasks.datasets import load_table
 from grpo.tasks.splits import load_held_out, load_splits
 
 BOXED = "Add them: \\boxed{\\frac{1}{2}} is $\\boxed{\\frac{3}{4}}$."
@@ -146,7 +147,7 @@ SHAPES = {
         {"query": "2 + 3?", "answer": 5},
         {},
         ("2 + 3?", "5", None),
-        "question from 'query', answer",
+        "question from 'query', answer from 'answer'.",
     ),
     "capitals": (
         {"ID": "1", "Problem": "2 + 3?", "Answer": 5.0},
@@ -200,12 +201,11 @@ def test_shapes(tmp_path, configs, shape: str, suffix: str) -> None:
     assert [message["role"] for message in example.messages or ()] == (roles or [])
     assert dict(example.columns).keys() == row.keys()
     notes: list[str] = []
-    from grpo.tasks.datasets import load_table
-
     assert load_table(replace(config, **settings), "train", notes)[0].columns == row
-    assert notes[:1] == [f"data=files: {note}"] * bool(note) or notes[0].startswith(f"data=files: {note}")
-    own = "Prompts in 'prompt' have their own system message: system_prompt is not added to them."
-    assert (own in notes) == (roles is not None and roles[0] == "system")
+    expected = [f"data=files: {note}"] if note else []
+    if roles is not None and roles[0] == "system":
+        expected.append("Prompts in 'prompt' have their own system message: system_prompt is not added to them.")
+    assert notes == expected
 
 
 def test_rows_of_a_large_dataset_stay_in_its_file(tmp_path, configs, monkeypatch) -> None:
