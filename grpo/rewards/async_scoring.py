@@ -1,10 +1,9 @@
 """Awaits the calls of an `async def` reward on the event loop, and turns failures into messages about a completion.
 
-Called by grpo/rewards/scoring.py, which checks the values. It knows nothing of seeds and of the state of the process.
+Called by grpo/rewards/scoring.py, which checks the values. It knows nothing of seeds and the state of the process.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from typing import Any
 
 from grpo.core.errors import UserError
@@ -13,15 +12,8 @@ from grpo.rewards.event_loop import BlockedLoop, Call, RewardEventLoop
 from grpo.rewards.reward_error import reward_error
 from grpo.rewards.signature import Reward
 
-DEFAULT_CONCURRENCY = 16
 # (reward, calls, completions) -> the values that the calls return
 AwaitValues = Callable[[Reward, Sequence[Call], Sequence[str]], list[Any]]
-
-
-def await_on_new_loop(reward: Reward, calls: Sequence[Call], completions: Sequence[str]) -> list[Any]:
-    """`await_values` without a limit of time, on a loop that ends with the call."""
-    with closing(RewardEventLoop(DEFAULT_CONCURRENCY)) as event_loop:
-        return await_values(event_loop, TimeLimit(), reward, calls, completions)
 
 
 def await_values(
@@ -45,8 +37,7 @@ def await_values(
         raise UserError(
             f"reward '{reward.name}' is async and blocks the event loop for longer than reward_timeout="
             f"{limit.seconds:g} seconds: it must await what takes long. Written without async, it runs in a process "
-            "that can be killed. "
-            f"{describe_completion(completions, None)}"
+            f"that can be killed. {describe_completion(completions, None)}"
         ) from None
     except CallFailed as failed:
         index = failed.index if single else None

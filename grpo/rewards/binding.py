@@ -46,31 +46,30 @@ class BoundArguments:
     Attributes:
         shared: parameter -> one value for the batch.
         by_completion: parameter -> (N,) a value for each completion.
-        unknown: (N,) whether a value that the reward needs is not known; None if all are.
+        unknown: (N,) whether a value that the reward needs is not known.
     """
 
     shared: dict[str, Any]
     by_completion: dict[str, Sequence[Any]]
-    unknown: list[bool] | None = None
+    unknown: list[bool]
 
 
 def bind_arguments(reward: Reward, batch: ScoringBatch, settings: RewardSettings) -> BoundArguments:
     """The arguments of `reward` for the completions of `batch`."""
     shared: dict[str, Any] = dict(settings.arguments.get(reward.name, ()))
     by_completion: dict[str, Sequence[Any]] = {}
-    unknown: list[bool] | None = None
+    unknown = [False] * len(batch.completions)
     for name in reward.inputs:
         if name in OF_BATCH or name in OF_TRAINER:
             shared[name] = settings.answer_type if name == "answer_type" else getattr(batch, name)
         elif name not in SOMETIMES_UNKNOWN:
             by_completion[name] = _values(name, reward, batch, settings)
-        elif None not in (values := getattr(batch, name) or [None]):
+        else:
+            values = getattr(batch, name) or [None] * len(batch.completions)
+            if None in values and name in reward.defaults:
+                continue  # the function's own default
             by_completion[name] = values
-        elif name not in reward.defaults:
-            known = getattr(batch, name) or [None] * len(batch.completions)
-            by_completion[name] = known
-            before = unknown or [False] * len(known)
-            unknown = [missing or value is None for missing, value in zip(before, known, strict=True)]
+            unknown = [missing or value is None for missing, value in zip(unknown, values, strict=True)]
     _add_columns(shared, by_completion, reward, batch)
     if reward.takes_rest:
         _add_rest(shared, by_completion, reward, batch, settings)

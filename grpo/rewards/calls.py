@@ -1,4 +1,4 @@
-"""The results of calls of rewards that can take long: a value, `OVERDUE`, or `CallFailed`; and the limit of their time.
+"""The results of calls of rewards that can take long: a value, `OVERDUE`, or `CallFailed`; and their time limit.
 
 Used by grpo/rewards/event_loop.py and worker_pool.py, which make the calls, and by scoring.py and execution.py. It
 starts nothing.
@@ -21,7 +21,7 @@ class Overdue(Enum):
 
 OVERDUE = Overdue.OVERDUE
 
-# Seconds that a cancelled coroutine, and a thread or process that ends, have to finish.
+# Seconds that a cancelled coroutine has to finish, and a thread or process to end.
 GRACE_SECONDS = 2.0
 
 

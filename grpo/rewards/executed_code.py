@@ -43,7 +43,7 @@ def _add_hook() -> None:
 
 
 def _record(event: str, arguments: tuple[Any, ...]) -> None:
-    """Python raises `compile` with a source text, and `exec` with code; `ast.parse` raises only the first."""
+    """Record an audit event of Python: `compile` has a source text, `exec` has code. `ast.parse` only compiles."""
     if event not in ("compile", "exec") or (recorder := _recorder.get()) is None:
         return
     if event == "compile":

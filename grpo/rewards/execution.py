@@ -13,7 +13,7 @@ from typing import Any
 
 from grpo.config.schema import AnyConfig
 from grpo.core.errors import UserError
-from grpo.rewards.async_scoring import DEFAULT_CONCURRENCY, await_values
+from grpo.rewards.async_scoring import await_values
 from grpo.rewards.binding import RewardSettings
 from grpo.rewards.calls import OVERDUE, CallFailed, TimeLimit, describe_completion
 from grpo.rewards.event_loop import RewardEventLoop
@@ -33,8 +33,8 @@ class ExecutionSettings:
 
     workers: int = 0
     timeout: float | None = None
-    on_timeout: str = "score"
-    concurrency: int = DEFAULT_CONCURRENCY
+    on_overdue: str = "score"
+    concurrency: int = 16
 
     @classmethod
     def from_config(cls, config: AnyConfig) -> "ExecutionSettings":
@@ -42,11 +42,11 @@ class ExecutionSettings:
 
     @property
     def worker_count(self) -> int:
-        """The number of worker processes: with a limit of time at least one, because only a process can be killed."""
+        """The number of worker processes: with a time limit at least one, because only a process can be killed."""
         return self.workers or int(self.timeout is not None)
 
 
-DEFAULT_SETTINGS = ExecutionSettings()
+DEFAULT_EXECUTION = ExecutionSettings()
 
 
 class RewardExecutor:
@@ -55,10 +55,10 @@ class RewardExecutor:
     Both start when a reward needs them first. They end with `close`, with this object, or with the process.
     """
 
-    def __init__(self, settings: ExecutionSettings = DEFAULT_SETTINGS, files: Sequence[str] = ()) -> None:
-        self.settings, self.limit = settings, TimeLimit(settings.timeout, settings.on_timeout)
-        self._loop = RewardEventLoop(settings.concurrency, self.limit.seconds)
-        self._pool = WorkerPool(settings.worker_count, files, self.limit.seconds)
+    def __init__(self, execution: ExecutionSettings = DEFAULT_EXECUTION, files: Sequence[str] = ()) -> None:
+        self.execution, self.limit = execution, TimeLimit(execution.timeout, execution.on_overdue)
+        self._loop = RewardEventLoop(execution.concurrency, execution.timeout)
+        self._pool = WorkerPool(execution.worker_count, files, execution.timeout)
         self.close = weakref.finalize(self, _close, self._loop, self._pool)
 
     def check(self, names: Iterable[str]) -> None:
@@ -69,9 +69,9 @@ class RewardExecutor:
         """
         for name in names:
             if self._runs_in_worker(name) and is_stateful(name):
-                setting = f"reward_workers={self.settings.workers}"
-                if not self.settings.workers:
-                    setting = f"reward_timeout={self.settings.timeout:g}"
+                setting = f"reward_workers={self.execution.workers}"
+                if not self.execution.workers:
+                    setting = f"reward_timeout={self.execution.timeout:g}"
                 raise UserError(
                     f"{setting}: runs the reward '{name}' in worker processes, and it has a state (state_dict), which "
                     "they do not share; leave the setting out, or make the reward async."
@@ -88,7 +88,7 @@ class RewardExecutor:
         return score_reward(name, batch, settings, partial(await_values, self._loop, self.limit))
 
     def _runs_in_worker(self, name: str) -> bool:
-        return self._pool.count > 0 and name in REWARD_SOURCES and not REWARDS[name].is_async
+        return self._pool.max_workers > 0 and name in REWARD_SOURCES and not REWARDS[name].is_async
 
     def _score_in_workers(self, reward: Reward, batch: ScoringBatch, settings: RewardSettings) -> list[float]:
         completions, seed = batch.completions, batch_seed(batch)

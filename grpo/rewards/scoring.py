@@ -15,7 +15,7 @@ from numbers import Real
 from typing import Any
 
 from grpo.core.errors import UserError
-from grpo.rewards.async_scoring import AwaitValues, await_on_new_loop
+from grpo.rewards.async_scoring import AwaitValues
 from grpo.rewards.binding import BoundArguments, RewardSettings, bind_arguments
 from grpo.rewards.process_state import restored_process_state, seed_generators
 from grpo.rewards.registry import REWARDS
@@ -40,7 +40,7 @@ def score_reward(
     name: str,
     batch: ScoringBatch,
     settings: RewardSettings,
-    await_values: AwaitValues = await_on_new_loop,
+    await_values: AwaitValues | None = None,
     seed: int | None = None,
 ) -> list[float]:
     """Score the completions of a batch with one reward; nan is the score of a completion for which it abstains.
@@ -49,7 +49,7 @@ def score_reward(
     completions: a repeated or resumed run gets the same scores.
 
     Args:
-        await_values: awaits the calls of an async reward.
+        await_values: awaits the calls of the reward; None if it is not async.
         seed: of random numbers; None: `batch_seed`. In the single form, completion i has `seed` + i.
 
     Raises:
@@ -87,7 +87,7 @@ def batch_seed(batch: ScoringBatch) -> int:
 
 
 def _call_reward(
-    name: str, batch: ScoringBatch, settings: RewardSettings, await_values: AwaitValues, seed: int | None = None
+    name: str, batch: ScoringBatch, settings: RewardSettings, await_values: AwaitValues | None, seed: int | None = None
 ) -> list[float]:
     """Call a reward with the values that it takes by name: once per completion, or once for the batch."""
     reward, completions = REWARDS[name], batch.completions
@@ -95,6 +95,7 @@ def _call_reward(
     if reward.form == "single" and not reward.is_async:
         return list(_score_one_by_one(reward, arguments, completions, seed))
     if reward.form == "single":
+        assert await_values is not None
         values = await_values(reward, [call or _abstain for call in _calls(reward, arguments)], completions)
     else:
         values = _score_batch(reward, arguments, completions, await_values)
@@ -105,8 +106,8 @@ def _calls(reward: Reward, arguments: BoundArguments) -> Iterator[Callable[[], A
     """The call of a reward for each completion; None where an argument is not known."""
     names, columns = list(arguments.by_completion), list(arguments.by_completion.values())
     for index, row in enumerate(zip(*columns, strict=True)):
-        is_unknown = arguments.unknown is not None and arguments.unknown[index]
-        yield None if is_unknown else partial(reward.function, **arguments.shared, **dict(zip(names, row, strict=True)))
+        call = partial(reward.function, **arguments.shared, **dict(zip(names, row, strict=True)))
+        yield None if arguments.unknown[index] else call
 
 
 async def _abstain() -> None:
@@ -126,15 +127,16 @@ def _score_one_by_one(
 
 
 def _score_batch(
-    reward: Reward, arguments: BoundArguments, completions: Sequence[str], await_values: AwaitValues
+    reward: Reward, arguments: BoundArguments, completions: Sequence[str], await_values: AwaitValues | None
 ) -> list[Any]:
     """The values that a reward returns for a batch, one for each completion; all None if an argument is not known."""
-    if arguments.unknown is not None:
+    if any(arguments.unknown):
         return [None] * len(completions)
     columns = {name: list(column) for name, column in arguments.by_completion.items()}
     call = partial(reward.function, **arguments.shared, **columns)
     values: list[Any] = []
     if reward.is_async:
+        assert await_values is not None
         (returned,) = await_values(reward, [call], completions)
     else:
         with RewardErrors(reward, completions):

@@ -30,7 +30,7 @@ RESERVED = frozenset((*SINGULAR, *PLURAL, *OF_COMPLETIONS, *OF_BATCH, *TRL_ONLY)
 # A reward takes at least one of these, or **kwargs.
 SUBJECTS = frozenset((*SINGULAR, *PLURAL, *OF_COMPLETIONS, "completion_ids"))
 TEXTS = re.compile(r"\bstr\b")
-MESSAGES = re.compile(r"dict|mapping|message|any|list\[\s*list", re.IGNORECASE)
+MESSAGES = re.compile(r"dict|mapping|message|list\[\s*list", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -167,19 +167,18 @@ def _takes_messages(annotation: Any, default: bool) -> bool:
     if annotation is None or annotation is inspect.Parameter.empty:
         return default
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    if "any" in text.lower():
+        return default
     if MESSAGES.search(text):
-        return True if "any" not in text.lower() else default
+        return True
     return False if TEXTS.search(text) else default
 
 
 def _value_type(parameter: inspect.Parameter) -> type | None:
     """The type of a parameter's values by its annotation, else by its default; None if neither tells."""
-    for kind in (parameter.annotation, type(parameter.default)):
-        if kind in TYPE_NAMES:
-            return kind
-        if kind is not inspect.Parameter.empty and kind is parameter.annotation:
-            return None  # an annotation that is not checked, such as `float | None`
-    return None
+    is_annotated = parameter.annotation is not inspect.Parameter.empty
+    kind = parameter.annotation if is_annotated else type(parameter.default)
+    return kind if isinstance(kind, type) and kind in TYPE_NAMES else None  # others, as `float | None`, are not checked
 
 
 def _has_type(value: Any, kind: type) -> bool:

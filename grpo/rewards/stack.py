@@ -16,7 +16,7 @@ from grpo.config.schema import DEFAULT_CORRECT_BY, AnyConfig, CommonConfig
 from grpo.config.weights import Weight, WeightSchedule, format_weight, format_weights, parse_weight
 from grpo.core.errors import UserError, shorten, suggest_name
 from grpo.rewards.binding import RewardSettings
-from grpo.rewards.execution import DEFAULT_SETTINGS, ExecutionSettings, RewardExecutor
+from grpo.rewards.execution import DEFAULT_EXECUTION, ExecutionSettings, RewardExecutor
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.reward_files import REWARD_SOURCES, load_reward_files
 from grpo.rewards.scoring_batch import ScoringBatch
@@ -134,7 +134,7 @@ def build_rewards(
     correct_by: str = DEFAULT_CORRECT_BY,
     arguments: Mapping[str, Mapping[str, Any]] | None = None,
     system_prompt: str = "",
-    execution: ExecutionSettings = DEFAULT_SETTINGS,
+    execution: ExecutionSettings = DEFAULT_EXECUTION,
 ) -> RewardStack:
     """The rewards of a run, after loading `files`. `correct_by` is measured in any case.
 

@@ -1,8 +1,7 @@
 """Worker processes that score completions: they can be killed when a reward hangs, and they score in parallel.
 
 Made by grpo/rewards/execution.py, once per run and process. The code of a worker is grpo/rewards/worker.py. Workers are
-new processes, not forks, so they share no memory with this one. It knows nothing of
-scores.
+new processes, not forks, so they share no memory with this one. This module knows nothing of scores.
 """
 
 import os
@@ -107,15 +106,16 @@ class WorkerFailed(Exception):
 
 
 class WorkerPool:
-    """At most `count` workers, started when they are needed first and after one was killed.
+    """Worker processes, started when they are needed first and after one was killed.
 
     Attributes:
+        max_workers: how many run at once.
         files: the reward files that they load.
         timeout: the seconds that a reply may take; None: no limit.
     """
 
-    def __init__(self, count: int, files: Sequence[str], timeout: float | None = None) -> None:
-        self.count, self.files, self.timeout = count, tuple(files), timeout
+    def __init__(self, max_workers: int, files: Sequence[str], timeout: float | None = None) -> None:
+        self.max_workers, self.files, self.timeout = max_workers, tuple(files), timeout
         self._workers: list[Worker] = []
         self._owner = os.getpid()
 
@@ -130,7 +130,7 @@ class WorkerPool:
             UserError: the workers cannot start.
         """
         replies: list[Any] = [None] * count
-        size = ceil(count / self.count / (PARTS if self.count > 1 else 1))
+        size = ceil(count / self.max_workers / (PARTS if self.max_workers > 1 else 1))
         waiting = deque((start, min(start + size, count)) for start in range(0, count, size))
         running: dict[Worker, _Part] = {}
         try:
@@ -142,19 +142,17 @@ class WorkerPool:
                 for worker, part in list(running.items()):
                     if worker.connection in readable or worker.has_ended():
                         replies[part.next] = _receive(worker, part.next)
+                        part.next, part.since = part.next + 1, time.monotonic()
+                        if part.next == part.stop:
+                            del running[worker]
                     elif self._is_overdue(part):
-                        replies[part.next] = OVERDUE
                         if stop_at_overdue:
                             raise CallFailed(part.next, None)
+                        replies[part.next] = OVERDUE
                         self._kill(worker)
                         del running[worker]
-                        waiting.extendleft([(part.next + 1, part.stop)] * (part.next + 1 < part.stop))
-                        continue
-                    else:
-                        continue
-                    part.next, part.since = part.next + 1, time.monotonic()
-                    if part.next == part.stop:
-                        del running[worker]
+                        if part.next + 1 < part.stop:
+                            waiting.appendleft((part.next + 1, part.stop))
             return replies
         finally:
             for worker in running:
@@ -175,7 +173,7 @@ class WorkerPool:
         for worker in [worker for worker in self._workers if worker not in running and worker.has_ended()]:
             self._kill(worker)
         setup = Setup(self.files, "numpy" in sys.modules)
-        while len(self._workers) < min(self.count, len(running) + wanted):
+        while len(self._workers) < min(self.max_workers, len(running) + wanted):
             self._workers.append(Worker(setup))
         idle = [worker for worker in self._workers if worker not in running][:wanted]
         for worker in idle:

@@ -243,7 +243,7 @@ def test_probes_and_completions_exclude_each_other(tmp_path, monkeypatch) -> Non
 def test_inverted_pairs_by_hand() -> None:
     # Two questions: right 3 and 1, wrong 2 and 1; right 0, wrong 5. A tie is not inverted.
     totals, correct = np.array([3.0, 1, 2, 1, 0, 5]), np.array([True, True, False, False, True, False])
-    pairs = find_inverted_pairs(totals, correct, [[0, 1, 2, 3], [4, 5], []][:2], 1e-6)
+    pairs = find_inverted_pairs(totals, correct, [[0, 1, 2, 3], [4, 5]], 1e-6)
     assert (pairs.comparable, pairs.inverted, pairs.examples) == (5, 2, [(5, 4), (2, 1)])
     none = find_inverted_pairs(totals[:2], correct[:2], [[0, 1]], 1e-6)
     assert (none.comparable, none.inverted, none.examples) == (0, 0, [])

@@ -43,6 +43,7 @@ FORMS: list[tuple[str, str, list[Any]]] = [
     ("the answer type", "def mine(completion, answer_type): return len(answer_type.name)", [6, 6]),
     ("a default", "def mine(completion, limit=15): return len(completion) > limit", [1, 0]),
     ("a default that a column replaces", "def mine(completion, level=9): return level", [1, 3]),
+    ("an annotation that is no type", "def mine(completion, level: ['any'] = 9): return level", [1, 3]),
     ("a keyword parameter", "def mine(completion, *, level): return level", [1, 3]),
     ("an abstention", "def mine(completion, task): return 1.0 if task == 'math' else None", [1, NAN]),
     ("messages by annotation", "def mine(completion: list[dict]): return len(completion[0]['content'])", [21, 10]),
@@ -66,7 +67,7 @@ FORMS: list[tuple[str, str, list[Any]]] = [
         "def mine(completions: list[list[dict[str, str]]]): return [len(c[0]['content']) for c in completions]",
         [21, 10],
     ),
-    # Written anew from the examples of TRL's documentation.
+    # After the examples of TRL's documentation.
     (
         FROM_TRL + "token counts",
         "def mine(completion_ids, **kwargs): return [float(len(ids)) for ids in completion_ids]",

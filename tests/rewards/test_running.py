@@ -1,4 +1,4 @@
-"""Slow rewards: async rewards on an event loop, rewards in worker processes, limits of time, and clean ends."""
+"""Slow rewards: async rewards on an event loop, rewards in worker processes, time limits, and clean ends."""
 
 import math
 import os
@@ -86,14 +86,14 @@ def test_an_overdue_completion_gets_the_score_that_the_reward_states(stack, caps
     ("form", "named"), [("single", "The completion: 'slow'"), ("batch", "The first of 2 completions: 'a'")]
 )
 @pytest.mark.parametrize(
-    ("decorator", "on_timeout", "advice"),
+    ("decorator", "on_overdue", "advice"),
     [
         ("@reward", "score", "or give the reward a score for this case: @reward(on_timeout=0.0)"),
         ("@reward(on_timeout=0)", "stop", "or on_reward_timeout=score"),
     ],
 )
-def test_an_overdue_reward_stops_the_run(stack, form, kind, named, decorator, on_timeout, advice) -> None:
-    rewards = stack(waiting(form, kind, decorator), timeout=0.2, on_timeout=on_timeout)
+def test_an_overdue_reward_stops_the_run(stack, form, kind, named, decorator, on_overdue, advice) -> None:
+    rewards = stack(waiting(form, kind, decorator), timeout=0.2, on_overdue=on_overdue)
     with pytest.raises(UserError) as error:
         scored(rewards, "a", "slow")
     assert str(error.value) == (
@@ -160,7 +160,7 @@ def test_an_async_reward_that_blocks_the_event_loop(stack) -> None:
         scored(rewards, "a")
 
 
-def test_an_async_reward_without_an_executor_and_with_a_client_of_its_own(stack) -> None:
+def test_an_async_reward_with_a_lock_of_its_own(stack) -> None:
     text = "lock = asyncio.Semaphore(1)\n@reward\nasync def mine(completion):\n    async with lock:\n        await asyncio.sleep(0)\n        return 1\n"
     rewards = stack(text)
     assert [scored(rewards, *"abc") for _ in range(2)] == [[1.0] * 3] * 2  # the lock belongs to one loop
