@@ -16,7 +16,7 @@ def _verbatim_answer(completion: str) -> str:
 
 @reward
 def verbatim_correctness(completion: str, gold: str) -> float:
-    """2.0 if the text after the last `<answer>`, or the complete text without a tag, is the gold answer."""
+    """2.0 if the text after the last `<answer>`, or the complete text without a tag, is the reference answer."""
     return 2.0 if _verbatim_answer(completion) == gold else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Extracting answers from completions, and comparing them with gold answers."""
+"""Extracting answers from completions, and comparing them with reference answers."""
 
 import pytest
 
