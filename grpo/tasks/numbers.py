@@ -58,8 +58,8 @@ def single_number(text: str) -> Decimal | float | None:
 
     Markup, words, units, currency signs and thousands separators are ignored; a percent sign is a unit, so `20%` is 20.
     Fractions (`1/2`, `1 1/2`, LaTeX's) and `1e3` are numbers. The same number twice counts as one number; arithmetic
-    (`10-5`, `3 x 3`) as none. The result does not depend on the reference answer, so a text that lists numbers cannot match
-    several.
+    (`10-5`, `3 x 3`) as none. The result does not depend on the reference answer, so a text that lists numbers cannot
+    match several.
     """
     plain = text.translate(_SYMBOLS).replace("\\!", "").replace("\\,", ",").replace("{,}", ",")
     plain = _FRACTION_CHARACTER.sub(lambda match: " " + unicodedata.normalize("NFKC", match[0]), plain)
