@@ -22,7 +22,7 @@ from grpo.runs.trust import require_trust
 from grpo.tasks.example import SHOWCASE
 
 # The settings that are read from the run; rewards and data are not needed.
-USED_SETTINGS = {"model", "system_prompt", "max_completion_length", "seed", "eval_batch_size"}
+USED_SETTINGS = {"model", "system_prompt", "chat_template_kwargs", "max_completion_length", "seed", "eval_batch_size"}
 
 
 def print_answers(folder: Path, questions: list[str], max_tokens: int | None, trusted: bool = False) -> None:
@@ -60,7 +60,7 @@ def print_answers(folder: Path, questions: list[str], max_tokens: int | None, tr
             policy, tokenizer = build_policy(model, config.seed), build_tokenizer(model)
             notes = prepare_policy(policy, tokenizer, questions, replace(config, model=model))
             sampler = build_sampler(policy, tokenizer, config)
-        for note in notes:
+        for note in notes if when == "before" else ():  # the trained policy has the same template
             print_message(note, console)
         with spinner(f"asking the policy as it was {when} training"):
             answers.append(generate_greedily(sampler, tokenizer, questions, config))

@@ -61,7 +61,7 @@ from grpo.core.run_log import quiet_libraries
 from grpo.planning.architecture import Architecture
 from grpo.planning.planned_run import PlannedRun
 from grpo.planning.roofline import DeviceRates, step_seconds
-from grpo.policy.chat_template import prompt_ids
+from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.stack import build_rewards
 from grpo.sampling.build import build_sampler
@@ -208,12 +208,12 @@ def now() -> float:
     return time.perf_counter()
 
 
-def lengthen_questions(examples: list[Example], tokenizer: Any, system_prompt: str, tokens: int) -> list[Example]:
+def lengthen_questions(examples: list[Example], chat: ChatTemplate, tokens: int) -> list[Example]:
     """The problems with filler words before each question, so that each prompt has at least `tokens` tokens."""
     longer = []
     for example in examples:
         question = example.question
-        while (missing := tokens - len(prompt_ids(tokenizer, [question], system_prompt)[0])) > 0:
+        while (missing := tokens - len(chat.prompt_ids([question])[0])) > 0:
             question = f"{'pens ' * max(1, missing // 2)}{question}"
         longer.append(Example(question, example.gold))
     return longer
@@ -241,7 +241,7 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *overrides: str) -
     rewards = build_rewards(config.rewards)
     examples = load_splits(config.data).train
     if case.prompt_tokens:
-        examples = lengthen_questions(examples[:64], tokenizer, config.system_prompt, case.prompt_tokens)
+        examples = lengthen_questions(examples[:64], ChatTemplate.of(tokenizer, config), case.prompt_tokens)
     train_examples, _ = select_train_examples(examples, tokenizer, config)
     batch = derive_batch(case.num_generations, case.prompts, config.micro_batch_size)
     out = folder / name.replace(" ", "_")

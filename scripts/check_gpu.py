@@ -50,7 +50,7 @@ from grpo.planning.architecture import read_architecture
 from grpo.planning.memory import memory_by_phase
 from grpo.planning.memory_parts import Parts
 from grpo.planning.planned_run import PlannedRun
-from grpo.policy.chat_template import prompt_ids
+from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.hub import ASSETS, resolve_model_path
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.stack import build_rewards
@@ -122,7 +122,7 @@ def check_graphs() -> str:
     policy.cuda()
     questions = [problem.question for problem in islice(generate_problems(True, seed=0), 256)]
     answer_start = tokenizer("<reasoning>\n")["input_ids"]
-    prompts = [ids + answer_start for ids in prompt_ids(tokenizer, questions, config.system_prompt)]
+    prompts = [ids + answer_start for ids in ChatTemplate.of(tokenizer, config).prompt_ids(questions)]
     report = compare_tokens(policy, tokenizer, prompts, 48, 1e-3)
     if QWEN:
         config = compose(["experiment=gsm8k", f"model.path={QWEN}", "model.init=random"])
@@ -130,7 +130,8 @@ def check_graphs() -> str:
         set_seed(0)
         policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(QWEN)).float().eval()
         policy.cuda()
-        prompts = [ids for ids in prompt_ids(tokenizer, questions[:8], config.system_prompt) for _ in range(4)]
+        chat = ChatTemplate.of(tokenizer, config)
+        prompts = [ids for ids in chat.prompt_ids(questions[:8]) for _ in range(4)]
         report += [f"Qwen2.5-0.5B: {line}" for line in compare_tokens(policy, tokenizer, prompts, 40, 1e-3)]
     return "; ".join(report)
 
@@ -282,9 +283,8 @@ def build_longest_trainer(config: Config, out: Path, phase: Callable[[str], None
     tokenizer = build_tokenizer(config.model)
     rewards = build_rewards(config.rewards, [])
     examples = load_splits(config.data).train
-    lengths = [
-        len(ids) for ids in prompt_ids(tokenizer, [example.question for example in examples], config.system_prompt)
-    ]
+    chat = ChatTemplate.of(tokenizer, config)
+    lengths = [len(ids) for ids in chat.prompt_ids([example.question for example in examples])]
     assert config.max_prompt_length
     lengths_near_limit = range(config.max_prompt_length - 3, config.max_prompt_length + 1)
     longest = [example for example, length in zip(examples, lengths, strict=True) if length in lengths_near_limit]

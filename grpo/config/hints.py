@@ -207,6 +207,11 @@ HINTS: dict[str, list[Hint]] = {
         ),
         Hint(("data_seed", "shuffle_seed"), "data.seed"),
         Hint(("system", "prompt_template", "instruction"), "system_prompt"),
+        Hint(
+            ("apply_chat_template_kwargs", "enable_thinking"),
+            "chat_template_kwargs",
+            "as in chat_template_kwargs.enable_thinking=false",
+        ),
     ],
     "Rewards": [
         Hint(

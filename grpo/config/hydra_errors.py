@@ -110,6 +110,8 @@ def _refused_override(match: re.Match[str], refusal: Refusal) -> str:
         return f"{override}: a list is written in brackets, {key}=[{shorten(value)}]."
     if "is not Optional" in refusal.cause:
         return f"{override}: it needs a value."
+    if "DictConfig with ListConfig" in refusal.cause and match[1].partition("=")[2].startswith("["):
+        return f"{override}: must be a mapping, in braces."
     if rule := type_rule(refusal.cause):
         return f"{override}: {rule}."
     if isinstance(refusal.error.__cause__, GrammarParseError):

@@ -177,6 +177,7 @@ class CommonConfig:
     deterministic: bool
     max_completion_length: int
     system_prompt: str
+    chat_template_kwargs: dict[str, Any] = field(default_factory=free_mapping)
     eval_batch_size: int
 
 

@@ -33,6 +33,26 @@ from grpo.config.schema import (
 from grpo.core.errors import UserError, shorten
 from grpo.core.paths import path_fault
 
+# Arguments of transformers' apply_chat_template, and what it passes to every template.
+TEMPLATE_ARGUMENTS = (
+    "conversation",
+    "messages",
+    "tools",
+    "documents",
+    "chat_template",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tokenize",
+    "sanitize_control_tokens",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+)
+
 # The settings that are paths.
 PATH_SETTINGS = (
     "model.path",
@@ -53,12 +73,19 @@ PATH_SETTINGS = (
 )
 
 
+# The settings that are mappings to which any name can be added; their type alone lets OmegaConf take any value.
+MAPPINGS = ("reward_args", "chat_template_kwargs")
+
+
 def check_lists_and_paths(config: AnyConfig) -> None:
-    """Check the types of list elements, which OmegaConf does not check, and that paths are possible.
+    """Check the types of mappings and list elements, which OmegaConf does not check, and that paths are possible.
 
     Raises:
-        UserError: a list with elements of another type, or a path that no file can have.
+        UserError: a value or an element of another type, or a path that no file can have.
     """
+    for key in MAPPINGS:
+        if not isinstance(value := getattr(config, key, {}), dict):
+            raise UserError(f"{key}={shorten('null' if value is None else value)}: must be a mapping, in braces.")
     for key, kind in list_settings(type(config)).items():
         values: Any = get_setting(config, key) or []
         if not all(isinstance(value, kind) for value in values):
@@ -87,6 +114,7 @@ def check_config(config: AnyConfig) -> None:
             raise UserError(f"probes={config.probes}: completions= is scored instead of probes; give one of them.")
         return
     check_data(config.data)
+    _check_template_kwargs(config)
     _check_sampler_settings(config.rollout)
     _check_engine(config)
     _check_model(config.model)
@@ -107,6 +135,15 @@ def _check_weights(rewards: dict[str, Any]) -> None:
                 check_value(f"rewards.{name}.{key}", weight[key], *rule)
         else:
             check_value(f"rewards.{name}", weight, *WEIGHT_RULE)
+
+
+def _check_template_kwargs(config: CommonConfig) -> None:
+    for name, value in config.chat_template_kwargs.items():
+        if name in TEMPLATE_ARGUMENTS:
+            raise UserError(
+                f"chat_template_kwargs.{name}={shorten(value)}: {name} is no variable of a chat template but set for "
+                "all of them; leave it out. A variable is given as in chat_template_kwargs.enable_thinking=false."
+            )
 
 
 def _check_model(model: ModelConfig) -> None:

@@ -23,7 +23,6 @@ def describe_protocol(protocol: dict[str, Any]) -> dict[str, str]:
         details += [f"random weights of seed {policy['seed']}"] if "seed" in policy else []
         location = f" in {display_path(Path(data['path']))}" if "path" in data else ""
         prompt = " ".join(protocol["system_prompt"].split())
-        own = protocol.get("own_system_prompts", 0)
         settings = ", ".join(f"{name} {'none' if value is None else value}" for name, value in decoding.items())
         penalty = decoding.get("repetition_penalty")
         end_tokens = " or ".join(protocol.get("stop", []))
@@ -31,8 +30,7 @@ def describe_protocol(protocol: dict[str, Any]) -> dict[str, str]:
         lines = {
             "policy": display_path(Path(policy["path"])) + (f" ({', '.join(details)})" if details else ""),
             "problems": f"{protocol['problems']['n']:,} {protocol['split']} problems of {data['name']}{location}",
-            "prompt": (f"{prompt!r}, then the question" if prompt else "the question alone")
-            + (f"; {own:,} with a system prompt of their own instead" if own else ""),
+            "prompt": (f"{prompt!r}, then the question" if prompt else "the question alone") + _template_line(protocol),
             "sampling": settings
             if decoding["temperature"]
             else "greedy" + (f", repetition_penalty {penalty}" if penalty else ""),
@@ -40,6 +38,16 @@ def describe_protocol(protocol: dict[str, Any]) -> dict[str, str]:
             "weights": f"{computing['weights']}{autocast} on {computing['device']}, rollout={computing['rollout']}",
         }
     return lines | protocol["extraction"] | {"rewards": format_weights(protocol["rewards"])}
+
+
+def _template_line(protocol: dict[str, Any]) -> str:
+    """What is special about the prompts of a protocol."""
+    own, values = protocol.get("own_system_prompts", 0), protocol.get("chat_template_kwargs", {})
+    parts = [" in the same turn"] if not protocol.get("system_role", True) else []
+    parts += [f"; {own:,} with a system prompt of their own instead"] if own else []
+    parts += [f"; {name}={value} in the chat template" for name, value in values.items()]
+    parts += [f"; the prompt ends with {protocol['opened']!r}, which is scored"] if "opened" in protocol else []
+    return "".join(parts)
 
 
 def protocol_differences(other: dict[str, Any], protocol: dict[str, Any]) -> dict[str, str]:

@@ -23,9 +23,16 @@ from grpo.evaluation.completion_files import CompletionJournal, read_completions
 from grpo.evaluation.description import protocol_differences
 from grpo.evaluation.evaluation import Evaluation, evaluate_completions
 from grpo.evaluation.generation import generate_completions
-from grpo.evaluation.protocol import describe_arguments, describe_extraction, evaluation_protocol
+from grpo.evaluation.protocol import (
+    TEMPLATE_FACTS,
+    describe_arguments,
+    describe_extraction,
+    describe_template,
+    evaluation_protocol,
+)
 from grpo.evaluation.storage import new_origin, save_evaluation
 from grpo.evaluation.subjects import Subject
+from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.hub import is_loaded_from_hub, prepare_hub
 from grpo.policy.requirements import check_cuda, check_model_files, check_packages, slow_bfloat16_warning
 from grpo.rewards.stack import RewardStack, rewards_of
@@ -106,7 +113,7 @@ def _stored_report(path: Path, identity: str, protocol: dict[str, Any]) -> dict[
         lines = [
             f"{name}: {line}"
             for name, line in protocol_differences(
-                other, {"stop": other.get("stop", [])} | to_interpolations(protocol)
+                other, {name: other[name] for name in TEMPLATE_FACTS if name in other} | to_interpolations(protocol)
             ).items()
         ]
         raise UserError(
@@ -166,7 +173,9 @@ def _generate_and_score(
         sampler = build_sampler(policy, tokenizer, config)
     for note in filter(None, notes):
         say(note)
-    protocol["stop"] = tokenizer.convert_ids_to_tokens(sampler.end_token_ids)
+    protocol |= describe_template(
+        ChatTemplate.of(tokenizer, config), tokenizer.convert_ids_to_tokens(sampler.end_token_ids)
+    )
     total = len(subject.examples) * config.samples
     if journal.saved:
         say(f"{subject.title}: resuming after {len(journal.saved):,} of {total:,} completions.")

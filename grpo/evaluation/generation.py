@@ -12,7 +12,7 @@ from grpo.core.device import is_out_of_memory
 from grpo.core.errors import UserError
 from grpo.core.text import replace_surrogates
 from grpo.evaluation.completion import Completion, CompletionBatch, SampleId
-from grpo.policy.chat_template import Prompt, prompt_ids
+from grpo.policy.chat_template import ChatTemplate, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +42,8 @@ def generate_completions(
     """
     if not prompts:
         return
-    token_ids = prompt_ids(tokenizer, prompts, config.system_prompt)
+    chat = ChatTemplate.of(tokenizer, config)
+    token_ids = chat.prompt_ids(prompts)
     order = sorted(range(len(token_ids)), key=lambda i: -len(token_ids[i]))
     ids = [sample_id for i in order for number in range(samples) if (sample_id := (i, number)) not in skip]
     size, start = config.eval_batch_size, 0
@@ -56,7 +57,7 @@ def generate_completions(
         except (MemoryError, RuntimeError) as error:
             size = _halve_batch(len(batch), error)
             continue
-        texts = map(replace_surrogates, tokenizer.batch_decode(completions, skip_special_tokens=True))
+        texts = map(replace_surrogates, chat.completion_texts(completions))
         yield {
             sample_id: Completion(text, len(tokens), truncated=tokens[-1] not in sampler.end_token_ids)
             for sample_id, text, tokens in zip(batch, texts, completions, strict=True)

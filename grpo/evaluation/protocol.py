@@ -11,9 +11,12 @@ from typing import Any
 from grpo.config.samplers import NEUTRAL_SAMPLING, non_neutral_sampling
 from grpo.config.schema import CommonConfig
 from grpo.core.files import file_sha256
+from grpo.policy.chat_template import ChatTemplate
 from grpo.runs.provenance import problems_digest
 from grpo.tasks.answer_types import ANSWER_TYPES
 from grpo.tasks.example import Example
+
+TEMPLATE_FACTS = ("stop", "opened", "system_role")  # the keys of `describe_template`
 
 
 def describe_extraction(config: CommonConfig) -> dict[str, str]:
@@ -30,6 +33,16 @@ def describe_arguments(config: CommonConfig) -> dict[str, Any]:
     return {"reward_args": config.reward_args} if config.reward_args else {}
 
 
+def describe_template(chat: ChatTemplate, end_tokens: Sequence[str]) -> dict[str, Any]:
+    """What the policy's chat template adds to a protocol; it is known once the tokenizer is loaded."""
+    facts: dict[str, Any] = {"stop": list(end_tokens)}
+    if chat.opened:
+        facts["opened"] = chat.opened
+    if chat.system_prompt and "system" in chat.missing_roles:
+        facts["system_role"] = False
+    return facts
+
+
 def evaluation_protocol(
     config: CommonConfig,
     split: str,
@@ -38,7 +51,7 @@ def evaluation_protocol(
     samples: int = 1,
     temperature: float = 0.0,
 ) -> dict[str, Any]:
-    """How completions are generated and scored: everything the figures depend on, except the end tokens."""
+    """How completions are generated and scored: all that the figures depend on, without `describe_template`."""
     decoding: dict[str, Any] = {"samples": samples, "temperature": temperature}
     decoding |= (NEUTRAL_SAMPLING if temperature else {}) | non_neutral_sampling(config.rollout)
     if temperature:
@@ -53,6 +66,7 @@ def evaluation_protocol(
         "problems": problems_digest(examples),
         "system_prompt": config.system_prompt,
         **({"own_system_prompts": own_system_prompts} if own_system_prompts else {}),
+        **({"chat_template_kwargs": config.chat_template_kwargs} if config.chat_template_kwargs else {}),
         "decoding": decoding,
         "max_completion_length": config.max_completion_length,
         "extraction": describe_extraction(config),

@@ -31,7 +31,8 @@ from grpo.tasks.example import Example
 from grpo.tasks.splits import load_held_out, load_splits
 
 # Settings that have no effect on completions from a file.
-POLICY_SETTINGS = {"model", "data", "rollout", "system_prompt", "max_completion_length", "samples", "temperature"}
+POLICY_SETTINGS = {"model", "data", "rollout", "system_prompt", "chat_template_kwargs", "max_completion_length"}
+POLICY_SETTINGS |= {"samples", "temperature"}
 EVALUATIONS_FOLDER = Path("outputs/evaluations")
 
 

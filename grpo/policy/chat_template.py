@@ -1,25 +1,32 @@
-"""The policy's chat template: prompts as token ids, the token that ends a turn, the tag that a prompt ends with.
+"""The policy's chat template: prompts as token ids, what surrounds a completion, and the text of one as it is scored.
 
-The loader, the samplers and the data sets call it. It does not know about answers or rewards.
+The loader, the samplers, the data sets, training and evaluations call it, so that all of them ask the policy the same.
+It does not know about answers or rewards.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from grpo.core.errors import UserError, first_line
+from grpo.config.schema import CommonConfig
+from grpo.core.errors import UserError, first_line, shorten
 
 Message = dict[str, str]
 Prompt = str | tuple[Message, ...]  # a question, or the messages of a conversation
+
+INSTRUCTION_ROLES = ("system", "developer")
+TAG = re.compile(r"<([A-Za-z][\w:.-]*)>")
+INSTRUCTION, QUESTION, REPLY = "Count them", "How many?", "42 pens"  # turns of the conversations that are tried
 
 
 @dataclass(frozen=True)
 class TemplateFraming:
     """What the policy's chat template writes before and after a completion."""
 
-    opened_tag: str | None = None  # the tag that the prompt ends with, such as <think>
+    opened: str = ""  # the text that a prompt opens and a completion continues, such as "<think>\n"
     end_tokens: tuple[str, ...] = ()  # the tokens that end a completion
 
 
@@ -39,18 +46,141 @@ def prompt_text(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
 
 
-def prompt_ids(tokenizer: Any, prompts: Sequence[Prompt], system_prompt: str) -> list[list[int]]:
-    """The token ids of each prompt with the start of the assistant's turn, without padding.
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The chat template of a tokenizer under the settings of a run. What it can do is found by rendering it.
 
-    Raises:
-        UserError: the chat template refuses the prompt.
+    Attributes:
+        system_prompt: the text before each prompt that has no system message of its own; empty: none.
+        kwargs: values of variables of the template, chat_template_kwargs.
     """
-    if not prompts:
-        return []
-    chats = [build_messages(prompt, system_prompt) for prompt in prompts]
-    with _template_errors():
-        encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)
-    return encoded["input_ids"]
+
+    tokenizer: Any
+    system_prompt: str = ""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tokenizer: Any, config: CommonConfig) -> "ChatTemplate":
+        return cls(tokenizer, config.system_prompt, config.chat_template_kwargs)
+
+    def messages(self, prompt: Prompt) -> list[Message]:
+        """The chat messages of a prompt, with turns of a role that the template lacks put before the user's next."""
+        messages: list[Message] = []
+        instructions: list[str] = []
+        for message in build_messages(prompt, self.system_prompt):
+            if message["role"] in self.missing_roles:
+                instructions.append(message["content"].strip())
+            elif message["role"] == "user":
+                messages.append({"role": "user", "content": "\n\n".join([*instructions, message["content"]])})
+                instructions = []
+            else:
+                messages.append(message)
+        return messages
+
+    def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The token ids of each prompt with the start of the assistant's turn, without padding.
+
+        Special tokens such as BOS are those that the template writes; the tokenizer adds none, as in TRL.
+
+        Raises:
+            UserError: the chat template refuses the prompt.
+        """
+        if not prompts:
+            return []
+        chats = [self.messages(prompt) for prompt in prompts]
+        with _template_errors():
+            encoded = self.tokenizer.apply_chat_template(
+                chats, add_generation_prompt=True, tokenize=True, return_dict=True, **self.kwargs
+            )
+        return encoded["input_ids"]
+
+    def completion_texts(self, completions: Sequence[Sequence[int]]) -> list[str]:
+        """(N,) the text of each completion as it is scored: what the prompt has opened, then its tokens."""
+        return [self.opened + text for text in self.tokenizer.batch_decode(completions, skip_special_tokens=True)]
+
+    @cached_property
+    def missing_roles(self) -> tuple[str, ...]:
+        """The roles of instructions that the template lacks: it refuses such a turn, or leaves it out."""
+        return tuple(role for role in INSTRUCTION_ROLES if INSTRUCTION not in self._try((role, "user")))
+
+    @cached_property
+    def opened(self) -> str:
+        """The end of a prompt from the first tag that it leaves open, such as "<think>\\n"; empty if there is none.
+
+        Tags that also stand before the assistant's text in a conversation, such as `<assistant>`, mark the turn. A tag
+        that is a special token does not count, because completions are decoded without them.
+        """
+        with _template_errors():
+            prompt = self._render(self.messages(QUESTION), add_generation_prompt=True)
+        end = prompt.rpartition(QUESTION)[2] if QUESTION in prompt else ""
+        conversation = self._try(("user", "assistant"))
+        marks = {tag[0] for tag in _open_tags(conversation.rpartition(QUESTION)[2].partition(REPLY)[0])}
+        marks |= {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return next((end[tag.start() :] for tag in _open_tags(end) if tag[0] not in marks), "")
+
+    @cached_property
+    def end_of_turn_id(self) -> int | None:
+        """The id of the special token that follows the assistant's text; None if there is none.
+
+        If a conversation ends without such a token, as in GLM-4's template, the first token of the next turn ends the
+        turn.
+        """
+        for roles in (("user", "assistant"), ("user", "assistant", "user")):
+            text = self._try(roles)
+            after = text.partition(REPLY)[2].lstrip()
+            for token in self.tokenizer(after, add_special_tokens=False)["input_ids"][:1]:
+                if token in self.tokenizer.added_tokens_decoder or token in self.tokenizer.all_special_ids:
+                    return int(token)
+        return None
+
+    def notes(self, policy: str, prompts: Iterable[Prompt]) -> list[str]:
+        """What the user should know of the template of `policy`, for these prompts."""
+        source = self.tokenizer.get_chat_template()
+        notes = [
+            f"chat_template_kwargs.{name}={shorten(value)}: the chat template of {policy} does not name '{name}', so "
+            "it has no effect; correct the name, or leave it out."
+            for name, value in self.kwargs.items()
+            if not re.search(rf"\b{re.escape(name)}\b", source)
+        ]
+        used = {message["role"] for prompt in prompts for message in build_messages(prompt, self.system_prompt)}
+        if missing := [role for role in self.missing_roles if role in used]:
+            roles = " and ".join(missing)
+            notes.append(
+                f"The chat template of {policy} has no {roles} role: the {roles} prompt is put into the user's turn, "
+                "before the question."
+            )
+        bos, (ids,) = self.tokenizer.bos_token_id, self.prompt_ids(["?"])
+        if bos is not None and self.tokenizer("?")["input_ids"][0] == bos and bos not in ids:
+            notes.append(
+                f"The tokenizer of {policy} begins texts with {self.tokenizer.bos_token!r}, and its chat template does "
+                "not write this token: prompts are without it. If the policy knows it, start the template with "
+                "{{ bos_token }}."
+            )
+        if self.opened:
+            notes.append(
+                f"The chat template of {policy} ends the prompt with {self.opened!r}: completions are scored and shown "
+                "with this text before them."
+            )
+        return notes
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+        return self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, tokenize=False, **self.kwargs
+        )
+
+    def _try(self, roles: Sequence[str]) -> str:
+        """The text of a conversation with turns of these roles; empty if the template refuses it."""
+        texts = {"user": QUESTION, "assistant": REPLY}
+        try:
+            with _template_errors():
+                return self._render([{"role": role, "content": texts.get(role, INSTRUCTION)} for role in roles])
+        except UserError:
+            return ""
+
+
+def _open_tags(text: str) -> list[re.Match[str]]:
+    """The tags in `text` that it does not close."""
+    return [tag for tag in TAG.finditer(text) if f"</{tag[1]}>" not in text[tag.end() :]]
 
 
 @contextmanager
@@ -62,36 +192,6 @@ def _template_errors() -> Iterator[None]:
         yield
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise UserError(
-            f"the policy's chat template refuses the prompt: {first_line(error)}. If it takes no system role: "
-            "system_prompt=''."
+            f"the policy's chat template refuses the prompt: {first_line(error)}. Correct the template, "
+            "chat_template.jinja, or take another one with its tokenizer, model.tokenizer=FOLDER."
         ) from error
-
-
-def find_end_of_turn_id(tokenizer: Any) -> int | None:
-    """The id of the special token that follows the assistant's text in the chat template; None if there is none.
-
-    If a conversation ends without such a token, as in GLM-4's template, the first token of the next turn ends the turn.
-    """
-    reply = "42 pens"
-    turns = [*build_messages("How many?", ""), {"role": "assistant", "content": reply}, *build_messages("Why?", "")]
-    for conversation in (turns[:2], turns):
-        try:
-            with _template_errors():
-                text = tokenizer.apply_chat_template(conversation, tokenize=False)
-        except UserError:  # the template refuses it
-            return None
-        after = text.rpartition(reply)[2].lstrip() if reply in text else ""
-        for token in tokenizer(after, add_special_tokens=False)["input_ids"][:1]:
-            if token in tokenizer.added_tokens_decoder or token in tokenizer.all_special_ids:
-                return int(token)
-    return None
-
-
-def find_opened_tag(tokenizer: Any, system_prompt: str) -> str | None:
-    """The tag that the chat template writes at the end of a prompt, such as `<think>`; completions lack it."""
-    with _template_errors():
-        text = tokenizer.apply_chat_template(
-            build_messages("?", system_prompt), add_generation_prompt=True, tokenize=False
-        )
-    tag = re.search(r"<\w+>(?=\s*$)", text)
-    return tag[0] if tag and tag[0] not in tokenizer.all_special_tokens else None

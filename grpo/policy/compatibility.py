@@ -11,7 +11,7 @@ from typing import Any
 from grpo.config.samplers import VLLM_ENGINES
 from grpo.config.schema import CommonConfig
 from grpo.core.errors import UserError
-from grpo.policy.chat_template import Prompt, prompt_ids, prompt_text
+from grpo.policy.chat_template import ChatTemplate, Prompt, prompt_text
 from grpo.policy.end_tokens import add_end_of_turn_token, find_end_token_ids
 from grpo.policy.gguf_policy import tied_copy_note
 from grpo.policy.prefix_sharing import unwrap_adapters
@@ -33,14 +33,16 @@ def prepare_policy(policy: Any, tokenizer: Any, prompts: Iterable[Prompt], confi
     """
     model = unwrap_adapters(policy)
     rows = model.get_input_embeddings().num_embeddings
-    notes = add_end_of_turn_token(model, tokenizer, config.model.name, rows)
+    chat = ChatTemplate.of(tokenizer, config)
+    notes = add_end_of_turn_token(model, chat, config.model.name, rows)
     _check_special_tokens(model, tokenizer, config.model.setting, rows)
     prompts = list({str(prompt): prompt for prompt in prompts}.values())
     if (largest := max(tokenizer.get_vocab().values())) >= rows:
-        _check_prompts(tokenizer, prompts, config, rows, largest)
+        _check_prompts(chat, prompts, config, rows, largest)
     if config.model.gguf is not None and (note := tied_copy_note(config.model)):
         notes.append(note)
-    return notes + _check_lengths(model, tokenizer, prompts, config)
+    notes += _check_lengths(model, chat, prompts, config)
+    return notes + chat.notes(config.model.name, prompts)
 
 
 def _check_special_tokens(model: Any, tokenizer: Any, setting: str, rows: int) -> None:
@@ -64,14 +66,14 @@ def _advice(largest: int) -> str:
     )
 
 
-def _check_prompts(tokenizer: Any, prompts: list[Prompt], config: CommonConfig, rows: int, largest: int) -> None:
+def _check_prompts(chat: ChatTemplate, prompts: list[Prompt], config: CommonConfig, rows: int, largest: int) -> None:
     """Check that every token of the prompts has a row in the embeddings.
 
     Other tokens of the vocabulary may lack one, as in Gemma 3's text models.
     """
-    for ids in prompt_ids(tokenizer, prompts, config.system_prompt):
+    for ids in chat.prompt_ids(prompts):
         if (highest := max(ids)) >= rows:
-            token = tokenizer.convert_ids_to_tokens(highest)
+            token = chat.tokenizer.convert_ids_to_tokens(highest)
             raise UserError(
                 f"{config.model.setting}: the prompts contain {token!r}, a token with id {highest}, and the "
                 f"policy's embeddings have {rows} rows. {_advice(largest)}"
@@ -95,19 +97,19 @@ def position_limit(model: Any) -> tuple[int | None, bool]:
     return limit, table or settings.model_type == "mpt"  # MPT's ALiBi tensor has that length
 
 
-def _check_lengths(model: Any, tokenizer: Any, prompts: list[Prompt], config: CommonConfig) -> list[str]:
+def _check_lengths(model: Any, chat: ChatTemplate, prompts: list[Prompt], config: CommonConfig) -> list[str]:
     limit, fixed = position_limit(model)
     if limit is None:
         return []
     completion = config.max_completion_length
-    template_length = len(prompt_ids(tokenizer, ["?"], config.system_prompt)[0])
+    template_length = len(chat.prompt_ids(["?"])[0])
     # A token has at least one byte, so only prompts with many bytes need to be tokenized.
     long = [
         prompt
         for prompt in prompts
         if template_length + len(prompt_text(prompt).encode("utf-8", "replace")) + completion > limit
     ]
-    prompt_length = max(map(len, prompt_ids(tokenizer, long, config.system_prompt)), default=0)
+    prompt_length = max(map(len, chat.prompt_ids(long)), default=0)
     if prompt_length + completion <= limit:
         return []
     sizes = f"the longest prompt has {prompt_length:,} tokens, with its completion {prompt_length + completion:,}"

@@ -5,7 +5,7 @@
 
 from typing import Any
 
-from grpo.policy.chat_template import find_end_of_turn_id
+from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.prefix_sharing import unwrap_adapters
 
 
@@ -21,13 +21,13 @@ def _declared_end_token_ids(model: Any) -> list[int]:
     return declared if isinstance(declared, list) else [] if declared is None else [declared]
 
 
-def add_end_of_turn_token(model: Any, tokenizer: Any, path: str, rows: int) -> list[str]:
+def add_end_of_turn_token(model: Any, chat: ChatTemplate, path: str, rows: int) -> list[str]:
     """Add the token that ends a turn in the chat template to the generation config, from which TRL reads it, too."""
-    end = find_end_of_turn_id(tokenizer)
-    if end is None or end >= rows or end in find_end_token_ids(model, tokenizer):
+    end = chat.end_of_turn_id
+    if end is None or end >= rows or end in find_end_token_ids(model, chat.tokenizer):
         return []
     model.generation_config.eos_token_id = [*_declared_end_token_ids(model), end]
     return [
-        f"The chat template of {path} ends a turn with {tokenizer.convert_ids_to_tokens(end)!r}, which its "
+        f"The chat template of {path} ends a turn with {chat.tokenizer.convert_ids_to_tokens(end)!r}, which its "
         "generation_config.json does not list (eos_token_id): this token ends completions, too."
     ]

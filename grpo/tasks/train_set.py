@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo.config.schema import Config
 from grpo.core.errors import UserError
-from grpo.policy.chat_template import build_messages, prompt_ids
+from grpo.policy.chat_template import ChatTemplate
 from grpo.tasks.example import Example
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def select_train_examples(
     """
     examples, notes = list(examples), []
     if config.max_prompt_length is not None:
-        ids = prompt_ids(tokenizer, [example.prompt for example in examples], config.system_prompt)
+        ids = ChatTemplate.of(tokenizer, config).prompt_ids([example.prompt for example in examples])
         lengths = [len(prompt) for prompt in ids]
         short_enough = [
             example for example, length in zip(examples, lengths, strict=True) if length <= config.max_prompt_length
@@ -51,8 +51,6 @@ def select_train_examples(
     return examples, notes
 
 
-def trl_rows(examples: Sequence[Example], system_prompt: str) -> list[dict[str, Any]]:
+def trl_rows(examples: Sequence[Example], chat: ChatTemplate) -> list[dict[str, Any]]:
     """The rows of TRL's dataset: the chat messages, and the index of the problem, by which rewards find its columns."""
-    return [
-        {"prompt": build_messages(example.prompt, system_prompt), "row": row} for row, example in enumerate(examples)
-    ]
+    return [{"prompt": chat.messages(example.prompt), "row": row} for row, example in enumerate(examples)]

@@ -159,14 +159,14 @@ class Alarms:
         if any(metrics[reward_zero_std(reward)] < 1 for metrics in rows):
             return None
         scores = [metrics[reward_mean(reward)] for metrics in rows if not math.isnan(metrics[reward_mean(reward)])]
-        gave, tag = f"gave {scores[-1]:g}" if scores else "abstained", self.framing.opened_tag
+        gave, opened = f"gave {scores[-1]:g}" if scores else "abstained", self.framing.opened
         advice = f"python -m grpo.audit tests the stack; rewards.{reward}=0 only measures it."
-        if tag:  # an audit does not show this: its probes contain the tag
+        if opened:  # an audit does not show this: its probes have the format of the run
             advice = (
-                f"The policy's chat template opens {tag} in the prompt, so no completion contains it: a reward that "
-                f"looks for {tag} cannot be earned. Remove {tag} from the end of the template (chat_template.jinja in "
-                f"the policy's folder), or change the reward so that it needs no {tag}; rewards.{reward}=0 only "
-                "measures it."
+                f"The policy's chat template ends the prompt with {opened!r}, and every completion is scored with this "
+                "text before it: a reward that wants another start cannot be earned, and one for this text alone is "
+                "always earned. Change the reward, or the end of the template (chat_template.jinja in the policy's "
+                f"folder); rewards.{reward}=0 only measures it."
             )
         return Alarm(
             "constant_reward",

@@ -33,6 +33,7 @@ def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Pat
         gradient_accumulation_steps=batch.accumulation,
         max_completion_length=config.max_completion_length,
         temperature=config.temperature,
+        chat_template_kwargs=dict(config.chat_template_kwargs),
         # Without such a setting, the neutral value: the policy's own distribution.
         top_p=1.0 if config.rollout.top_p is None else config.rollout.top_p,
         top_k=config.rollout.top_k or 0,

@@ -16,8 +16,9 @@ from grpo.core.progress import progress, spinner
 from grpo.evaluation.completion import CompletionBatch
 from grpo.evaluation.evaluation import Evaluation, evaluate_completions
 from grpo.evaluation.generation import generate_completions, generate_greedily
-from grpo.evaluation.protocol import evaluation_protocol
+from grpo.evaluation.protocol import describe_template, evaluation_protocol
 from grpo.evaluation.storage import save_evaluation
+from grpo.policy.chat_template import ChatTemplate
 from grpo.rewards.reward_state import unchanged_reward_states
 from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
@@ -51,6 +52,7 @@ class PolicyEvaluator:
         self.config, self.evaluation_config, self.run_dir = config, evaluation_config, RunDir(out)
         self.policy, self.sampling_model, self.tokenizer, self.sampler = policy, sampling_model, tokenizer, sampler
         self.rewards, self.examples = rewards, examples
+        self.chat = ChatTemplate.of(tokenizer, config)
         self.end_tokens: list[str] = tokenizer.convert_ids_to_tokens(sampler.end_token_ids)
 
     def update_sampling_model(self) -> None:
@@ -83,9 +85,8 @@ class PolicyEvaluator:
             path: what the protocol names as the path of the policy.
         """
         with spinner("saving the evaluation"):
-            protocol = evaluation_protocol(self.evaluation_config, split, evaluation.examples, {"path": path}) | {
-                "stop": self.end_tokens
-            }
+            protocol = evaluation_protocol(self.evaluation_config, split, evaluation.examples, {"path": path})
+            protocol |= describe_template(self.chat, self.end_tokens)
             if distributed.is_main_process():
                 save_evaluation(evaluation, self.run_dir.evaluation(name), protocol)
 

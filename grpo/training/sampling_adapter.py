@@ -1,11 +1,13 @@
 """Sampling inside TRL's trainer: completions come from one of our samplers, or from an engine that TRL drives.
 
-Replaces two methods of `GRPOTrainer` (TRL 1.16):
+Replaces three methods of `GRPOTrainer` (TRL 1.16):
 
 - `_tokenize_prompts` tokenizes the K copies of each prompt. Ours tokenizes one.
 - `_generate_single_turn` forwards each prompt K times. Ours calls the prefix-sharing sampler. With `rollout=generate`
   and with engines TRL's method runs, wrapped: it leaves the policy in bfloat16 (continuous batching), raises long
   errors (vLLM server) and returns the completions of an engine that failed as if they were complete.
+- `_generate` calls both and decodes the completions. Ours puts the text that the prompt opens, such as `<think>`,
+  before them.
 """
 
 import os
@@ -30,13 +32,15 @@ class SamplingMixin(BaseTrainer):
     """The part of `Trainer` that samples completions.
 
     Attributes:
+        opened: the text that the chat template opens at the end of a prompt; completions are scored with it.
         sampler: ours, called if it shares prefixes or the weights are sharded; None if TRL drives an engine.
         before_sampling: called before our sampler runs, to bring its copy of the weights up to date.
         is_sampling: whether a failure, such as out of memory, comes from sampling.
     """
 
-    def __init__(self, sampler: Sampler | None, **kwargs: Any) -> None:
+    def __init__(self, sampler: Sampler | None, opened: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.opened = opened
         if self.use_vllm:
             # vLLM sets the seed of this process when it starts. Set ours again; processes that share a copy of the
             # policy in vLLM need the same seed.
@@ -52,6 +56,14 @@ class SamplingMixin(BaseTrainer):
         runs = [(prompt, len(list(copies))) for prompt, copies in groupby(prompts)]
         ids, images, fields = super()._tokenize_prompts([prompt for prompt, _ in runs])
         return [row for row, (_, count) in zip(ids, runs, strict=True) for _ in range(count)], images, fields
+
+    def _generate(self, prompts: list) -> tuple:
+        """As in TRL, with the text that the prompt opens before each completion; token ids stay as sampled."""
+        result = super()._generate(prompts)
+        _, _, _, completions, *_ = result
+        for (message,) in completions:
+            message["content"] = self.opened + message["content"]
+        return result
 
     def _generate_single_turn(
         self, prompt_ids: list, images: Any, multimodal_fields: dict, num_generations: int, *args: Any, **kwargs: Any

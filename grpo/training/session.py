@@ -30,7 +30,7 @@ from grpo.core.signals import SignalHandler, StoppedBySignal
 from grpo.evaluation.difference import PairedDifference, paired_differences
 from grpo.evaluation.evaluation import Evaluation
 from grpo.evaluation.storage import load_evaluation
-from grpo.policy.chat_template import TemplateFraming, find_opened_tag
+from grpo.policy.chat_template import TemplateFraming
 from grpo.policy.hub import is_loaded_from_hub, prepare_hub
 from grpo.policy.requirements import lora_learning_rate_warning, slow_bfloat16_warning
 from grpo.rewards.reward_state import state_notes
@@ -271,9 +271,7 @@ class Session:
 
         config = self.config
         # The alarms name the opened tag and the end tokens in their messages.
-        framing = TemplateFraming(
-            find_opened_tag(self.tokenizer, config.system_prompt), tuple(self.evaluator.end_tokens)
-        )
+        framing = TemplateFraming(self.evaluator.chat.opened, tuple(self.evaluator.end_tokens))
 
         def start_bar(steps: int) -> Callable[[int, str], None]:
             return cleanup.enter_context(progress("training", steps))

@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from grpo.config.batch import BatchSplit
 from grpo.config.samplers import ENGINES, VLLM_ENGINES
 from grpo.config.schema import Config
+from grpo.policy.chat_template import ChatTemplate
 from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
 from grpo.sampling.sampler import Sampler
@@ -58,7 +59,9 @@ def build_trainer(
     args = build_args(config, batch, rewards, out)
     if config.rollout.name in VLLM_ENGINES:  # vLLM reads end tokens only from the policy's folder
         args.generation_kwargs = {"stop_token_ids": sampler.end_token_ids}
+    chat = ChatTemplate.of(tokenizer, config)
     trainer = Trainer(
+        opened=chat.opened,
         sampler=None if config.rollout.name in ENGINES else sampler,
         share_prompts=config.share_prompts,
         recorder=recorder,
@@ -68,7 +71,7 @@ def build_trainer(
             for i, name in enumerate(rewards.weights)
         ],
         args=args,
-        train_dataset=Dataset.from_list(trl_rows(examples, config.system_prompt)),
+        train_dataset=Dataset.from_list(trl_rows(examples, chat)),
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)

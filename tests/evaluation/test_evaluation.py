@@ -18,7 +18,7 @@ from grpo.evaluation.difference import paired_differences
 from grpo.evaluation.evaluation import BINARY_FIGURES, Evaluation, evaluate_completions
 from grpo.evaluation.generation import generate_completions, generate_greedily
 from grpo.evaluation.storage import save_evaluation
-from grpo.policy.chat_template import prompt_ids
+from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import build_rewards
@@ -74,7 +74,7 @@ def test_greedy_answers_are_repeatable_whatever_the_batch(rollout, policy, token
     )
     assert alone == again
     near_ties = 0
-    for place, prompt in enumerate(prompt_ids(tokenizer, QUESTIONS, CONFIG.system_prompt)):
+    for place, prompt in enumerate(ChatTemplate.of(tokenizer, CONFIG).prompt_ids(QUESTIONS)):
         left, right = (tokenizer(each[place, 0].text)["input_ids"] for each in (alone, batched))
         if left != right:
             parted = next(n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b)

@@ -27,16 +27,14 @@ from transformers import (
 from grpo.config.composition import compose
 from grpo.core import device
 from grpo.core.errors import UserError
-from grpo.policy.chat_template import find_end_of_turn_id, find_opened_tag
 from grpo.policy.compatibility import position_limit, prepare_policy
 from grpo.policy.hub import ASSETS
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.requirements import slow_bfloat16_warning
 from grpo.sampling.build import build_sampler
-from tests.helpers.models import QWEN, model, needs_qwen
+from tests.helpers.models import model
 
 SIZE = {"vocab_size": 50, "n_embd": 16, "n_layer": 1, "n_head": 2}
-CHATML = (ASSETS / "tiny" / "chat_template.jinja").read_text()
 
 
 @pytest.fixture
@@ -180,48 +178,6 @@ def test_a_declared_eos_token_that_the_policy_cannot_sample(folder) -> None:
     assert build_sampler(policy, tokenizer, compose()).end_token_ids == [640]
 
 
-LLAMA3 = (
-    "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] | trim }}<|eot_id|>"
-    "{% endfor %}"
-)
-GLM4 = "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}"
-HARMONY = (
-    "{% for m in messages %}<|start|>{{ m['role'] }}<|message|>{{ m['content'] }}"
-    "{% if loop.last %}<|return|>{% else %}<|end|>{% endif %}{% endfor %}"
-)
-VICUNA = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% if m['role'] == 'assistant' %} </s>{% endif %}\n{% endfor %}"
-ALPACA = "{% for m in messages %}### {{ m['role'] }}:\n{{ m['content'] }}\n\n{% endfor %}"
-STRICT = "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}{{ messages[0]['content'] }}"
-
-
-@pytest.mark.parametrize(
-    ("template", "added", "end"),
-    [
-        (CHATML, [], "<|im_end|>"),
-        (LLAMA3, ["<|eot_id|>", "<|start_header_id|>"], "<|eot_id|>"),
-        (VICUNA, ["</s>"], "</s>"),
-        (GLM4, ["<|user|>", "<|assistant|>"], "<|user|>"),  # the first token of the next turn ends this turn
-        (HARMONY, ["<|end|>", "<|return|>", "<|start|>"], "<|return|>"),  # <|end|> ends only a part of a turn
-        (LLAMA3, [], None),  # a special token of another policy is plain text for this one
-        (ALPACA, ["</s>"], None),
-        (STRICT, [], None),
-    ],
-    ids=["chatml", "llama3", "vicuna", "glm4", "harmony", "unknown", "alpaca", "strict"],
-)
-def test_the_token_that_ends_a_turn(template: str, added: list[str], end: str | None) -> None:
-    tokenizer = build_tokenizer(model())
-    tokenizer.add_tokens(added)
-    tokenizer.chat_template = template
-    found = find_end_of_turn_id(tokenizer)
-    assert (found and tokenizer.convert_ids_to_tokens(found)) == end
-
-
-@needs_qwen
-def test_the_token_that_ends_a_turn_of_a_real_policy() -> None:
-    tokenizer = build_tokenizer(model(path=QWEN))
-    assert tokenizer.convert_ids_to_tokens(find_end_of_turn_id(tokenizer)) == "<|im_end|>"
-
-
 def test_completions_end_where_the_template_ends_a_turn(folder, train, capsys) -> None:
     # A base model with a ChatML template: its eos_token is another token.
     change(folder, "tokenizer_config.json", eos_token="<|endoftext|>")
@@ -240,22 +196,6 @@ def test_completions_end_where_the_template_ends_a_turn(folder, train, capsys) -
         "<|im_end|>",
         "<|endoftext|>",
     ]
-
-
-@pytest.mark.parametrize(
-    ("opening", "tag"),
-    [
-        ("<think>\n", "<think>"),
-        ("<reasoning>", "<reasoning>"),
-        ("<think>\n\n</think>\n\n", None),
-        ("", None),
-        ("<|think|>", None),
-    ],
-)
-def test_a_tag_that_the_prompt_ends_with(opening: str, tag: str | None) -> None:
-    tokenizer = build_tokenizer(model())
-    tokenizer.chat_template = CHATML.replace("<|im_start|>assistant\n", f"<|im_start|>assistant\n{opening}")
-    assert find_opened_tag(tokenizer, "Write <answer>") == tag
 
 
 @pytest.mark.parametrize(

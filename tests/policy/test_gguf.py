@@ -14,7 +14,7 @@ from grpo.core import packages
 from grpo.core.errors import UserError
 from grpo.plan import compose_plan
 from grpo.planning.architecture import read_architecture
-from grpo.policy.chat_template import prompt_ids
+from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.compatibility import prepare_policy
 from grpo.policy.loading import build_policy, build_tokenizer, policy_identity, save_policy
 from grpo.policy.requirements import check_model_files, check_packages
@@ -50,8 +50,8 @@ def test_a_gguf_file_is_loaded_tied_and_saved_as_an_ordinary_folder(
     assert policy.get_input_embeddings().weight is policy.get_output_embeddings().weight
     of_embeddings = distance(policy.get_input_embeddings().weight, embedded.get_input_embeddings().weight)
     assert (of_embeddings < 0.01) == ("Q8_0" in (quantization, head) or quantization == "F32")
-    expected = prompt_ids(build_tokenizer(model()), PROMPTS, system_prompt)
-    assert prompt_ids(tokenizer, PROMPTS, system_prompt) == expected
+    expected = ChatTemplate(build_tokenizer(model()), system_prompt).prompt_ids(PROMPTS)
+    assert ChatTemplate(tokenizer, system_prompt).prompt_ids(PROMPTS) == expected
     notes = prepare_policy(policy, tokenizer, PROMPTS, replace(compose(), model=config))
     assert [each for each in notes if "twice" in each] == ([] if note is None else [notes[0]])
     assert note is None or note in notes[0]
@@ -59,7 +59,7 @@ def test_a_gguf_file_is_loaded_tied_and_saved_as_an_ordinary_folder(
     save_policy(policy, tokenizer, tmp_path / "saved")
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     saved_tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    assert prompt_ids(saved_tokenizer, PROMPTS, system_prompt) == expected
+    assert ChatTemplate(saved_tokenizer, system_prompt).prompt_ids(PROMPTS) == expected
     with torch.inference_mode():
         ids = torch.tensor(expected)
         assert torch.equal(saved(ids).logits, policy(ids).logits)

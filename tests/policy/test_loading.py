@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.config.composition import compose
 from grpo.core.errors import UserError
-from grpo.policy.chat_template import prompt_ids
+from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.hub import ASSETS
 from grpo.policy.loading import build_policy, build_tokenizer, save_policy
 from tests.helpers.models import QWEN, model, needs_bitsandbytes, needs_qwen
@@ -26,8 +26,8 @@ def test_the_embedded_policy_is_small_and_loads_with_transformers(tmp_path) -> N
     text = "<reasoning>\n8*30=240 pens, $1,080 é 中文 200 201.\n</reasoning>\n<answer>\n-5\n</answer>\n"
     assert saved_tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert saved_tokenizer.decode(saved_tokenizer(text)["input_ids"]) == text
-    prompts = prompt_ids(tokenizer, ["How many pens are 12 boxes of 11?"], compose().system_prompt)
-    assert prompt_ids(saved_tokenizer, ["How many pens are 12 boxes of 11?"], compose().system_prompt) == prompts
+    prompts = ChatTemplate.of(tokenizer, compose()).prompt_ids(["How many pens are 12 boxes of 11?"])
+    assert ChatTemplate.of(saved_tokenizer, compose()).prompt_ids(["How many pens are 12 boxes of 11?"]) == prompts
     with torch.inference_mode():
         ids = torch.tensor(prompts)
         assert torch.equal(saved(ids).logits, policy(ids).logits)

@@ -11,7 +11,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from grpo.config.composition import compose
-from grpo.policy.chat_template import prompt_ids
+from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.sampling.cuda_graphs import CudaGraphs
 from grpo.sampling.generate_sampler import GenerateSampler
@@ -60,7 +60,7 @@ def policy():
 def prompts(tokenizer) -> list[list[int]]:
     questions = [problem.question for problem in islice(generate_problems(True, seed=0), 256)]
     begun = tokenizer("<reasoning>\n")["input_ids"]  # with this start, the embedded policy reasons
-    return [ids + begun for ids in prompt_ids(tokenizer, questions, CONFIG.system_prompt)]
+    return [ids + begun for ids in ChatTemplate.of(tokenizer, CONFIG).prompt_ids(questions)]
 
 
 @torch.no_grad()

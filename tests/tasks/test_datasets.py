@@ -9,7 +9,7 @@ import pytest
 from grpo.config.composition import compose
 from grpo.config.limits import GSM8K_PROBLEMS
 from grpo.core.errors import UserError
-from grpo.policy.chat_template import prompt_ids
+from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.loading import build_tokenizer
 from grpo.tasks.example import SHOWCASE
 from grpo.tasks.splits import load_held_out, load_splits
@@ -305,7 +305,7 @@ def test_long_prompts_are_dropped_with_a_note() -> None:
         f"{2000 - len(kept):,} of 2,000 training prompts have more than 80 tokens (max_prompt_length) and are dropped; "
         f"{len(kept):,} remain."
     ]
-    assert max(map(len, prompt_ids(tokenizer, [example.prompt for example in kept], config.system_prompt))) <= 80
+    assert max(map(len, ChatTemplate.of(tokenizer, config).prompt_ids([example.prompt for example in kept]))) <= 80
 
 
 def test_too_few_prompts() -> None:

@@ -123,9 +123,11 @@ def test_healthy_metrics_raise_no_alarm(changes) -> None:
 
 
 def test_alarms_name_the_chat_template_as_the_cause() -> None:
-    framing = TemplateFraming("<think>", ("<|im_end|>", "<|endoftext|>"))
+    framing = TemplateFraming("<think>\n", ("<|im_end|>", "<|endoftext|>"))
     ((_, _, message),) = raised(lambda i: {"groups/zero_std/strict_format": 1.0}, framing=framing)
-    assert "The policy's chat template opens <think> in the prompt, so no completion contains it" in message
+    assert (
+        r"The policy's chat template ends the prompt with '<think>\n', and every completion is scored with" in message
+    )
     assert "grpo.audit" not in message and "rewards.strict_format=0" in message
     ((_, _, message),) = raised(lambda i: {"completions/clipped_ratio": 1.0}, framing=framing)
     assert message.startswith(

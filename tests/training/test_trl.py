@@ -71,6 +71,7 @@ OVERRIDDEN = {
     "_load_rng_state": ["self", "checkpoint"],
     "_clip_grad_norm": ["self", "model"],
     "_tokenize_prompts": ["self", "prompts"],
+    "_generate": ["self", "prompts"],
     "_generate_single_turn": [
         "self",
         "prompt_ids",
@@ -267,9 +268,8 @@ LEFT = {
     "auto_find_batch_size": False,
     "average_tokens_across_devices": True,
     "include_num_input_tokens_seen": "no",
-    # Sampling: the policy's own distribution, and the plain chat template.
+    # Sampling: the policy's own distribution.
     "generation_kwargs": None,
-    "chat_template_kwargs": None,
     "cache_implementation": None,
     "max_tool_calling_iterations": None,
     "use_cache": False,
