@@ -64,8 +64,14 @@ def sections() -> "list[Section]":
         ),
         section(
             "Shares of the advantage (advantage_share/)",
-            overlay("Each reward's share of the advantage; below 0 it opposes the total", "advantage_share/.+"),
+            overlay("Each reward's share of the advantage; below 0 it opposes the total", "advantage_share/[^/]+"),
             overlay("Completions whose advantage would change sign without the reward", "advantage_flips/.+"),
+            lines(
+                "Phantom: share of the squared advantages in groups that are all wrong or all right",
+                "advantage_share/phantom",
+                "advantage_share/phantom/none_correct",
+                "advantage_share/phantom/all_correct",
+            ),
         ),
         section(
             "Groups of completions (groups/)",

@@ -120,14 +120,19 @@ HINTS: dict[str, list[Hint]] = {
         Hint(("mu", "ppo_epochs", "num_ppo_epochs", "inner_epochs"), "algorithm.num_iterations"),
         Hint(("loss_agg_mode", "loss"), "algorithm.loss_type", "grpo, bnpo, dr_grpo or dapo"),
         Hint(
-            ("adv_estimator", "advantage_estimator", "algo", "algorithm_name"),
+            ("adv_estimator", "advantage_estimator", "multi_objective_aggregation"),
+            "algorithm.estimator",
+            "group_std, batch_std, no_scaling, gdpo, rloo, reinforce_pp, maxrl or passk",
+        ),
+        Hint(
+            ("algo", "algorithm_name"),
             "algorithm",
-            "a group: grpo, grpo_kl, dr_grpo, dapo or gspo",
+            "a group, as in algorithm=dr_grpo; docs/algorithms.md lists its options",
         ),
         Hint(
             ("norm_adv_by_std_in_grpo", "scale_advantages", "normalize_advantages"),
-            "algorithm.scale_rewards",
-            "group, batch or none",
+            "algorithm.estimator",
+            "group_std, batch_std or no_scaling",
         ),
         Hint(("overlong_filtering", "mask_truncated"), "algorithm.mask_truncated_completions"),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 from grpo.config.data_settings import DATA_SETTINGS
 from grpo.config.limits import MAX_COMPLETIONS, MAX_JOBS, MAX_PROBLEMS, MAX_STEPS, MAX_TOKENS, MAX_WEIGHT
 from grpo.config.samplers import SAMPLER_SETTINGS
-from grpo.config.schema import AuditConfig, Config, EvaluateConfig, PlanConfig
+from grpo.config.schema import TRL_SCALES, AuditConfig, Config, EvaluateConfig, PlanConfig
 
 # Whether a value is allowed, and the rule as text.
 Rule = tuple[Callable[[Any], bool], str]
@@ -37,8 +37,12 @@ ALARM_NAMES = (
     "length_collapse",
     "length_limit",
     "entropy_collapse",
+    "phantom",
     "not_finite",
 )
+
+# The advantage estimators of grpo/rewards/estimators.py.
+ESTIMATOR_NAMES = ("group_std", "batch_std", "no_scaling", "gdpo", "rloo", "reinforce_pp", "maxrl", "passk")
 
 # What counts as a right answer: the values of data.answer.
 ANSWER_TYPE_NAMES = ("number", "strict", "text", "choice", "math", "equation", "reasoning_gym")
@@ -128,7 +132,10 @@ RULES: dict[type, dict[str, Rule]] = {
         ),
         "algorithm.loss_type": one_of("grpo", "bnpo", "dr_grpo", "dapo"),
         "algorithm.beta": between(0, 1_000),
-        "algorithm.scale_rewards": one_of("group", "batch", "none"),
+        "algorithm.estimator": one_of(*ESTIMATOR_NAMES),
+        "algorithm.scale_rewards": one_of(*TRL_SCALES),
+        "algorithm.pass_k": between(2, 65_536, "k = 1 is estimator=group_std"),
+        "algorithm.gate": one_of("off", "correctness", "none_right"),
         "algorithm.epsilon": between(1e-6, 100),
         "algorithm.epsilon_high": between(1e-6, 100),
         "algorithm.importance_sampling_level": one_of("token", "sequence"),

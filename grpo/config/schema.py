@@ -14,6 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 DEFAULT_CORRECT_BY = "correctness"  # the value of correct_by in conf/common.yaml, and of runs that did not save it
 
 
+# The values of algorithm.scale_rewards -> the estimators that they select.
+TRL_SCALES = {"group": "group_std", "batch": "batch_std", "none": "no_scaling"}
+
+
 def free_mapping() -> Any:
     """An empty mapping to which `NAME.KEY=VALUE` adds keys: unlike the other settings, it takes any name without +."""
     return DictConfig({}, key_type=str, flags={"struct": False})
@@ -112,13 +116,21 @@ class AlgorithmConfig:
     loss_type: str
     beta: float
     kl_bias_correction: bool
-    scale_rewards: str
     epsilon: float
     epsilon_high: float | None
     importance_sampling_level: str
     num_iterations: int
     steps_per_generation: int
     mask_truncated_completions: bool
+    estimator: str = "group_std"
+    scale_rewards: str | None = None
+    pass_k: int = 4
+    gate: str = "off"
+
+    @property
+    def advantage_estimator(self) -> str:
+        """The name of the estimator, which `scale_rewards` may select by its name in TRL."""
+        return TRL_SCALES[self.scale_rewards] if self.scale_rewards is not None else self.estimator
 
 
 @dataclass

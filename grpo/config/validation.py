@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+from grpo.config.algorithm_settings import check_algorithm
 from grpo.config.data_settings import check_data
 from grpo.config.keys import get_setting, list_settings
 from grpo.config.limits import MAX_COMPLETIONS
@@ -122,6 +123,7 @@ def check_config(config: AnyConfig) -> None:
         if config.trust_run and config.resume is None:
             raise UserError("trust_run=true: applies to resume=FOLDER only; leave it out.")
         _check_batch(config)
+        check_algorithm(config.algorithm, config.num_generations)
         if config.model.load_in_4bit and not config.model.trains_adapter:
             raise UserError("model.load_in_4bit=true: 4-bit weights are not trained; add model.lora_rank=16.")
     if isinstance(config, EvaluateConfig):

@@ -27,7 +27,13 @@ ALL_CORRECT = "groups/all_correct"
 NONE_CORRECT = "groups/none_correct"
 MIXED = "groups/mixed"
 CORRECTNESS_CONSTANT = "groups/correctness_constant"
-ZERO_STD = "groups/zero_std"  # the total reward does not vary
+ZERO_STD = "groups/zero_std"  # no completion has an advantage
+
+# The share of the squared advantages in groups in which all or no completions are right: advantages without a
+# difference in right answers. It is the sum of the other two.
+PHANTOM = "advantage_share/phantom"
+PHANTOM_NONE_CORRECT = f"{PHANTOM}/none_correct"
+PHANTOM_ALL_CORRECT = f"{PHANTOM}/all_correct"
 
 # Figures of an evaluation, on held-out or on validation problems: those below, `reward` (the weighted total), and
 # `rewards/NAME` (the mean score of a reward).

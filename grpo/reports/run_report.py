@@ -15,6 +15,9 @@ from grpo.config.weights import format_weight, format_weights
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter, ordered_metrics
 from grpo.core.metric_names import (
     ACCURACY_STRICT,
+    PHANTOM,
+    PHANTOM_ALL_CORRECT,
+    PHANTOM_NONE_CORRECT,
     abstained,
     advantage_flips,
     advantage_share,
@@ -63,6 +66,7 @@ def write_run_report(folder: Path, figures: Path | None = None, out: Path | None
         run=run,
         headline=headline(run),
         attribution=attribution_rows(run),
+        phantom=phantom_sentence(run),
         abstentions=abstentions(run),
         changes=change_rows(run),
         transcripts=transcripts_by_question(run),
@@ -114,6 +118,7 @@ def attribution_rows(run: SavedRun) -> list[dict[str, Any]]:
     tenth = max(1, len(history) // 10)
     for name, weight in run.weights.items():
         score, share = history.get(reward_mean(name)), history.get(advantage_share(name))
+        flips = history.get(advantage_flips(name))
         if score is None:
             continue
         rows.append(
@@ -122,13 +127,24 @@ def attribution_rows(run: SavedRun) -> list[dict[str, Any]]:
                 "colour": hues[name],
                 "weight": format_weight(weight),
                 "share": None if share is None or share.isna().all() else float(share.mean()),
-                "flips": float(history[advantage_flips(name)].mean()),
+                "flips": None if flips is None else float(flips.mean()),
                 "groups_with_difference": 1 - float(history[reward_zero_std(name)].mean()),
                 "first": f"{score[:tenth].mean():z.2f}",
                 "last": f"{score[-tenth:].mean():z.2f}",
             }
         )
     return sorted(rows, key=lambda row: -(row["share"] or 0))
+
+
+def phantom_sentence(run: SavedRun) -> str:
+    """How much of the advantages lies in groups without a difference in right answers; empty if nothing was logged."""
+    if PHANTOM not in run.history or run.history[PHANTOM].isna().all():
+        return ""
+    none_correct, all_correct = (run.history[key].mean() for key in (PHANTOM_NONE_CORRECT, PHANTOM_ALL_CORRECT))
+    return (
+        f"{none_correct:.1%} of the squared advantages are in groups whose answers are all wrong, {all_correct:.1%} in "
+        "groups whose answers are all right: there, rewards other than that for right answers move the policy."
+    )
 
 
 def abstentions(run: SavedRun) -> str:

@@ -21,11 +21,12 @@ from grpo.config.batch import BatchSplit
 from grpo.core.metric_format import NON_PERCENT_FORMATS, label_and_formatter
 from grpo.core.metric_names import (
     CORRECT,
-    FRAC_REWARD_ZERO_STD,
     MEAN_LENGTH,
+    PHANTOM,
     SCORE_PREFIX,
     VALIDATION_ACCURACY,
     VALIDATION_PREFIX,
+    ZERO_STD,
     reward_mean,
 )
 from grpo.core.statistics import Interval
@@ -41,9 +42,10 @@ CURVES = {
     reward_mean("strict_format"): "Score of strict_format",
     reward_mean("soft_format"): "Score of soft_format",
     MEAN_LENGTH: "Length of completions, tokens",
-    FRAC_REWARD_ZERO_STD: "Groups with equal totals",
+    ZERO_STD: "Groups without advantages",
+    PHANTOM: "Squared advantages where right answers do not vary",
 }
-SHARE_METRICS = {CORRECT, FRAC_REWARD_ZERO_STD, VALIDATION_ACCURACY}
+SHARE_METRICS = {CORRECT, ZERO_STD, PHANTOM, VALIDATION_ACCURACY}
 MAX_COLOURED_ARMS = len(HUES)  # arms with different colours
 
 

@@ -11,7 +11,8 @@ from itertools import combinations
 import numpy as np
 
 from grpo.core.statistics import Floats
-from grpo.rewards.advantages import ROUNDING, Attribution, Bools, attribute
+from grpo.rewards.advantages import Attribution, attribute
+from grpo.rewards.estimators import ROUNDING, Bools, no_scaling
 from grpo.rewards.finding import Finding, format_score, join_with_and
 from grpo.rewards.inverted_pairs import InvertedPairs, find_inverted_pairs
 from grpo.rewards.scoring_batch import ScoringBatch
@@ -70,11 +71,12 @@ class CompletionScores:
 
     @cached_property
     def attribution(self) -> Attribution:
-        """The advantages and their parts in groups of at least two, without scaling (`scale_rewards: none`)."""
+        """The advantages and their parts in groups of at least two, without scaling."""
         parts, zero_std = [np.zeros((0, len(self.names)))], [np.zeros((0, len(self.names) + 1), dtype=bool)]
         for size in sorted({len(group) for group in self.groups} - {1}):
             rows = [row for group in self.groups if len(group) == size for row in group]
-            attribution = attribute(self.raw[rows], self.weights, size, scale_rewards="none")
+            attribution = attribute(self.raw[rows], self.weights, size, no_scaling)
+            assert attribution.parts is not None
             parts.append(attribution.parts)
             zero_std.append(attribution.zero_std)
         joined = np.concatenate(parts)

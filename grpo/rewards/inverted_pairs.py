@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grpo.core.statistics import Floats
-from grpo.rewards.advantages import Bools
+from grpo.rewards.estimators import Bools
 
 
 @dataclass(frozen=True)

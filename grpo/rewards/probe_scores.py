@@ -12,7 +12,7 @@ from time import perf_counter
 import numpy as np
 
 from grpo.core.statistics import Floats
-from grpo.rewards.advantages import ROUNDING, Bools
+from grpo.rewards.estimators import ROUNDING, Bools
 from grpo.rewards.executed_code import is_of_completion, recorded_execution
 from grpo.rewards.probe import Probe
 from grpo.rewards.probe_templates import REFERENCE

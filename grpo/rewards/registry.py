@@ -56,6 +56,8 @@ def _register(function: Function, messages: bool | None, on_timeout: float | Non
         raise UserError(f"reward '{name}' is a class; register an object of it, {name} = reward({name}()).")
     if name in REWARDS:
         raise UserError(f"reward '{name}' is defined twice; the name is taken. Give the function another name.")
+    if name == "phantom":
+        raise UserError(f"reward '{name}': advantage_share/{name} is another metric. Give the function another name.")
     if on_timeout is not None and not (isinstance(on_timeout, int | float) and math.isfinite(on_timeout)):
         raise UserError(f"reward '{name}': on_timeout={shorten(on_timeout)}: must be a finite number, a score.")
     REWARDS[name] = read_signature(name, function, messages, on_timeout)

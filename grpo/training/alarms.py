@@ -21,6 +21,9 @@ from grpo.core.metric_names import (
     LOSS,
     MEAN_LENGTH,
     NONE_CORRECT,
+    PHANTOM,
+    PHANTOM_ALL_CORRECT,
+    PHANTOM_NONE_CORRECT,
     REWARD,
     ZERO_STD,
     reward_mean,
@@ -92,6 +95,7 @@ class Alarms:
         if step >= self.window and self.first_window and self._rollout_metrics(step - self.window, step):
             alarms += [self._constant_reward(reward, step) for reward, weight in self._weights(step) if weight]
             alarms += [self._reward_hacking(step), self._length_limit_or_collapse(step), self._entropy_collapse(step)]
+            alarms += [self._phantom(step)]
         return filter(None, alarms)
 
     def _rollout_metrics(self, start: int, end: int) -> list[Metrics]:
@@ -147,6 +151,11 @@ class Alarms:
             advice = "All answers are right already: use harder problems (data), or fewer steps (max_steps)."
         elif none_correct > 0.9:
             advice = "No answer is right: use easier problems (data), a stronger model, or more num_generations."
+        if (gate := self.config.algorithm.gate) != "off" and all_correct + none_correct > 0.9:
+            advice += (
+                f" Right answers did not vary within the groups, so algorithm.gate={gate} left out the other rewards; "
+                "algorithm.gate=off trains on them."
+            )
         return Alarm(
             "no_signal",
             f"for {span} steps up to step {step}, the rewards of every group were all equal, so nothing was learnt. "
@@ -194,6 +203,26 @@ class Alarms:
                     f"raise rewards.{self.correct_by}.",
                 )
         return None
+
+    def _phantom(self, step: int) -> Alarm | None:
+        """Whether most of the squared advantages are in groups without a difference in right answers, to no avail."""
+        before = self._rollout_metrics(step - 2 * self.window, step - self.window)
+        rows = [row for row in self._rollout_metrics(step - self.window, step) if PHANTOM in row]
+        if step < 2 * self.window or not before or not rows or self.config.algorithm.gate == "correctness":
+            return None
+        phantom, none_correct, all_correct = (
+            fmean(row[key] for row in rows) for key in (PHANTOM, PHANTOM_NONE_CORRECT, PHANTOM_ALL_CORRECT)
+        )
+        old, new = fmean(row[CORRECT] for row in before), self._window_mean(CORRECT, step)
+        if phantom <= 0.5 or new > old or new >= 0.9:
+            return None
+        return Alarm(
+            "phantom",
+            f"{phantom:.0%} of the squared advantages are in groups whose answers are all wrong ({none_correct:.0%}) "
+            f"or all right ({all_correct:.0%}), and right answers went from {old:.0%} to {new:.0%} (means of "
+            f"{self.window} steps, at step {step}): other rewards than {self.correct_by} move the policy. Leave them "
+            "out in such groups, algorithm.gate=correctness, or lower their weights.",
+        )
 
     def _length_limit_or_collapse(self, step: int) -> Alarm | None:
         """Whether completions have grown to the limit, or shrunk to less than half of their length at the start."""

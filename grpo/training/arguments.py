@@ -16,6 +16,14 @@ from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
 from grpo.sampling.engines import trl_engine_arguments
 
+# The advantage estimators that TRL has, and its arguments for them.
+TRL_ESTIMATORS: dict[str, dict[str, Any]] = {
+    "group_std": {"scale_rewards": "group"},
+    "batch_std": {"scale_rewards": "batch"},
+    "no_scaling": {"scale_rewards": "none"},
+    "gdpo": {"multi_objective_aggregation": "normalize_then_sum"},
+}
+
 
 def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Path) -> GRPOConfig:
     """TRL's arguments. A comment gives the reason for each value that is not a setting of ours."""
@@ -57,7 +65,7 @@ def build_args(config: Config, batch: BatchSplit, rewards: RewardStack, out: Pat
         loss_type=config.algorithm.loss_type,
         beta=config.algorithm.beta,
         use_bias_correction_kl=config.algorithm.kl_bias_correction,
-        scale_rewards=config.algorithm.scale_rewards,
+        **TRL_ESTIMATORS.get(config.algorithm.advantage_estimator, {}),
         epsilon=config.algorithm.epsilon,
         epsilon_high=config.algorithm.epsilon_high,
         importance_sampling_level=config.algorithm.importance_sampling_level,

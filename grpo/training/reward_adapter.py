@@ -1,8 +1,12 @@
 """Scoring inside TRL's trainer: our rewards as TRL calls them, and what each contributes to the advantages.
 
-Wraps one method of `GRPOTrainer` (TRL 1.16): `_calculate_rewards` gathers the scores of all processes. Ours also logs
-how the advantages split among the rewards (`grpo.rewards.advantages`), and rejects a rollout with a score that is not
-finite. A score of nan is an abstention there, which TRL leaves out of the total.
+Wraps two methods of `GRPOTrainer` (TRL 1.16):
+
+- `_calculate_rewards` gathers the scores of all processes. Ours also logs how the advantages split among the rewards
+  (`grpo.rewards.advantages`), and rejects a rollout with a score that is not finite. A score of nan is an abstention
+  there, which TRL leaves out of the total.
+- `_generate_and_score_completions` returns the batch of this process. Ours replaces its advantages if TRL lacks the
+  estimator, or with a gate.
 """
 
 import math
@@ -13,18 +17,22 @@ from logging import LogRecord, getLogger
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from grpo.core import distributed
 from grpo.core.console import say
 from grpo.core.metric_names import abstained, reward_seconds, reward_weight
-from grpo.rewards.advantages import attribute, attribution_metrics
+from grpo.core.statistics import Floats
+from grpo.rewards.advantages import attribute, attribution_metrics, gate_rewards
+from grpo.rewards.estimators import get_estimator
 from grpo.rewards.reward_files import SHIPPED_REWARDS
 from grpo.rewards.scoring import NonFiniteReward
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.example import Example
+from grpo.training.arguments import TRL_ESTIMATORS
 from grpo.training.completion_log import OWN_COLUMNS, ROW
 from grpo.training.nonfinite import NonFiniteMixin
 
@@ -135,6 +143,25 @@ class ScoringMixin(NonFiniteMixin):
 
     _has_said_unscored = False
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        algorithm, rewards = self.recorder.config.algorithm, self.recorder.rewards
+        self._estimator = get_estimator(algorithm.advantage_estimator, algorithm.pass_k)
+        self._trl_computes_advantages = algorithm.advantage_estimator in TRL_ESTIMATORS and algorithm.gate == "off"
+        self._is_shaping = np.array([name != rewards.correct_by for name in self.reward_func_names])
+        self._rollout_advantages: Floats | None = None  # (N,) of the rollout that is scored, of all processes
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._rollout_advantages = None
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self._rollout_advantages is not None and not self._trl_computes_advantages:
+            advantages, count = batch["advantages"], len(inputs)
+            first = self.accelerator.process_index * count
+            batch["advantages"] = advantages.new_tensor(self._rollout_advantages[first : first + count])
+            # TRL's log holds one rollout: these are its values in completions/.
+            self._logs["advantages"].extend(self._rollout_advantages.tolist())
+        return batch
+
     def _calculate_rewards(self, *args: Any) -> Tensor:
         """The raw scores (N, R) of the N completions of all processes; nan throughout if one is not finite.
 
@@ -192,14 +219,11 @@ class ScoringMixin(NonFiniteMixin):
     def _log_attribution(self, scores: Tensor) -> None:
         """Add the metrics of the advantages that `scores` (N, R) lead to; TRL logs their means over a step."""
         raw = scores.cpu().double().numpy()
-        attribution = attribute(
-            raw,
-            self.reward_weights.double().cpu().numpy(),
-            self.num_generations,
-            self.scale_rewards,
-            self.multi_objective_aggregation,
-        )
-        correct = raw[:, self.reward_func_names.index(self.recorder.rewards.correct_by)] > 0
+        correct = raw[:, ~self._is_shaping][:, 0] > 0
+        gated = gate_rewards(self.recorder.config.algorithm.gate, correct, self.num_generations, self._is_shaping)
+        weights = self.reward_weights.double().cpu().numpy()
+        attribution = attribute(raw, weights, self.num_generations, self._estimator, gated)
+        self._rollout_advantages = attribution.advantages
         metrics = attribution_metrics(attribution, self.reward_func_names, correct, self.num_generations)
         for name, value in metrics.items():
             self._metrics["train"][name].append(value)

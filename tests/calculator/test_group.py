@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from grpo.rewards.advantages import attribute
+from grpo.rewards.estimators import batch_std, group_std, no_scaling
 from tests.helpers.calculator import advantages, by_python, reasons, until, verdicts
 from tests.helpers.reward_tables import PERFECT, answered
 
@@ -26,13 +27,17 @@ def test_a_group_is_edited(open_page) -> None:
     assert len(completions) == 4 and completions[2:] == [PERFECT, "18"]
 
     scores = np.array(by_python([(completion, "18") for completion in completions]))[:, :5]
-    for scale, label in (("group", "the group's std"), ("batch", "the batch's std"), ("none", "nothing")):
+    for estimator, label in (
+        (group_std, "the group's std"),
+        (batch_std, "the batch's std"),
+        (no_scaling, "nothing"),
+    ):
         page.get_by_label(label, exact=True).check()
-        split = attribute(scores, np.ones(5), 4, scale)
+        split = attribute(scores, np.ones(5), 4, estimator)
         assert advantages(page) == pytest.approx(split.advantages, abs=1e-9)
         shares = [float(cell.get_attribute("data-value")) for cell in page.locator(".shares dd[data-value]").all()]
         assert shares == pytest.approx(split.shares(), abs=1e-9)
-        assert ("the batch is the group" in page.locator("#note-group").inner_text()) == (scale == "batch")
+        assert ("the batch is the group" in page.locator("#note-group").inner_text()) == (estimator is batch_std)
     assert page.locator(".facts b").all_inner_texts() == [
         "2 / 4",
         f"{scores.sum(1).mean():.3f}".rstrip("0"),

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from grpo.rewards.advantages import attribute
+from grpo.rewards.estimators import batch_std
 from tests.helpers.calculator import DROP, KINDS, advantages, by_python, until
 from tests.helpers.reward_tables import PERFECT, answered
 
@@ -55,7 +56,7 @@ def test_the_rows_of_a_run_are_dropped(open_page, tmp_path) -> None:
         shown = [float(cell.get_attribute("data-value")) for cell in page.locator(".group td:nth-last-child(2)").all()]
         assert shown == pytest.approx(frame["total"][here].tolist(), abs=1e-9)
         step = slice(8 * (group // 2), 8 * (group // 2) + 8)
-        split = attribute(scores[step], np.ones(5), 4, "batch")
+        split = attribute(scores[step], np.ones(5), 4, batch_std)
         assert advantages(page) == pytest.approx(split.advantages.reshape(2, 4)[group % 2], abs=1e-9)
         of_batch = [
             float(share.replace("−", "-"))

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from grpo.config.schema import TRL_SCALES
 from grpo.rewards.advantages import attribute
+from grpo.rewards.estimators import ESTIMATORS
 from tests.helpers.calculator import (
     ask,
 )
@@ -63,7 +65,7 @@ def test_advantages_and_shares(open_page, trl_code, scale: str) -> None:
     varied = 0
     for (scores, weights), page in zip(cases, found, strict=True):
         k, flat = scores.shape[1], scores.reshape(-1, 5)
-        split = attribute(flat, weights, k, scale)
+        split = attribute(flat, weights, k, ESTIMATORS[TRL_SCALES[scale]])
         assert page["advantages"] == pytest.approx(by_trl(trl_code, flat, weights, k, scale), abs=1e-5)
         assert page["advantages"] == pytest.approx(split.advantages, abs=1e-9)
         assert np.array(page["parts"]) == pytest.approx(split.parts, abs=1e-9)

@@ -77,6 +77,22 @@ def test_the_content_of_the_page(finished) -> None:
     assert all(name in page for name in ("trl 1.", "training", "evaluation before"))
 
 
+def test_an_estimator_without_parts_has_no_shares(train) -> None:
+    out, _ = train("algorithm=passk", "algorithm.pass_k=2", "algorithm.gate=none_right")
+    page = write_run_report(out).read_text()
+    assert "Those of this estimator are not a sum over rewards, so there are no shares. Means over" in page
+    assert '<td data-of="flips">none</td>' in page and 'id="advantage_share"' not in page
+
+
+def test_phantom_advantages_are_in_the_page(run) -> None:
+    file = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    parts = {"advantage_share/phantom/none_correct": 0.25, "advantage_share/phantom/all_correct": 0.125}
+    file.write_text("".join(json.dumps(row | parts | {"advantage_share/phantom": 0.375}) + "\n" for row in rows))
+    page = write_run_report(run).read_text()
+    assert "25.0% of the squared advantages are in groups whose answers are all wrong, 12.5% in groups whose" in page
+
+
 def test_figures_are_saved_as_png(run, monkeypatch, capsys) -> None:
     (run / "report.html").unlink()
     monkeypatch.setattr(sys, "argv", ["grpo.report", str(run), "--figures"])

@@ -27,7 +27,8 @@ FIGURES = {
     "rewards_strict_format_mean",
     "rewards_soft_format_mean",
     "completions_mean_length",
-    "frac_reward_zero_std",
+    "groups_zero_std",
+    "advantage_share_phantom",
     "eval_accuracy_strict",
 }
 
@@ -154,7 +155,7 @@ def test_the_command_writes_page_and_table(sweep, monkeypatch, capsys) -> None:
         main()
         return capsys.readouterr().out
 
-    assert "9 figures" in call(str(sweep), "--baseline", "num_generations=4", "--figures")
+    assert "10 figures" in call(str(sweep), "--baseline", "num_generations=4", "--figures")
     assert {file.stem for file in (sweep / "figures").glob("*.png")} == FIGURES
     assert pd.read_csv(sweep / "sweep.csv").query("baseline")["num_generations"].unique().tolist() == [4]
     assert "report.html" in call(str(sweep / "0"))

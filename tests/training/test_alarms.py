@@ -34,6 +34,12 @@ HEALTHY = {
     "rewards/xmlcount/mean": 0.25,
 }
 
+PHANTOM = {
+    "advantage_share/phantom": 0.8,
+    "advantage_share/phantom/none_correct": 0.0,
+    "advantage_share/phantom/all_correct": 0.8,
+}
+
 
 def raised(
     changes, steps: int = 40, *overrides: str, weights=None, framing=UNKNOWN_FRAMING, correct_by="correctness"
@@ -70,8 +76,23 @@ def wobble(step: int) -> float:
             r"strict_format was equal .*for 10 steps",
         ),
         (lambda i: {"groups/zero_std": float(i > 7)}, 12, "no_signal", "5 steps up to step 12.*num_generations"),
+        (
+            lambda i: {
+                "advantage_share/phantom": 0.4 + 0.02 * i,
+                "advantage_share/phantom/none_correct": 0.4,
+                "advantage_share/phantom/all_correct": 0.02 * i,
+            },
+            20,
+            "phantom",
+            r"71% .*all wrong \(40%\) or all right \(31%\), and right answers went from 50% to 50% .*gate=correctness",
+        ),
         (lambda i: {"groups/zero_std": 1.0, "groups/all_correct": 1.0}, 5, "no_signal", "harder problems"),
-        (lambda i: {"groups/zero_std": 1.0, "groups/none_correct": 1.0}, 5, "no_signal", "easier problems"),
+        (
+            lambda i: {"groups/zero_std": 1.0, "groups/none_correct": 1.0},
+            5,
+            "no_signal",
+            "easier problems.*num_generations.$",
+        ),
         (
             lambda i: {
                 "rewards/strict_format/mean": 0.2 + 0.2 * (i > 15) + wobble(i),
@@ -105,6 +126,9 @@ def test_each_alarm_is_raised_once_and_names_the_setting(changes, step: int, nam
     [
         lambda i: {},
         lambda i: {"completions/clipped_ratio": 0.5},
+        # Most of the advantages are in groups without a difference in right answers: while these rise, or are many.
+        lambda i: PHANTOM | {"completions/correct": 0.5 + 0.01 * i},
+        lambda i: PHANTOM | {"completions/correct": 0.95},
         # Measured alone; constant with a break; learnt, so that nothing is left to explore.
         lambda i: {"groups/zero_std/xmlcount": 1.0},
         lambda i: {"groups/zero_std/strict_format": float(i % 9 > 0)},
@@ -206,3 +230,13 @@ def test_a_policy_that_diverges_raises_not_finite(train, monkeypatch) -> None:
     (line,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines() if "not_finite" in line]
     assert results["stopped_by"] == "not_finite" and results["steps"] == line["step"]
     assert "optimizer.lr" in line["message"]
+
+
+@pytest.mark.parametrize(("gate", "names"), [("none_right", ["phantom", "no_signal"]), ("correctness", ["no_signal"])])
+def test_right_answers_that_never_vary_with_a_gate(gate: str, names: list[str]) -> None:
+    def changes(i: int) -> dict[str, float]:
+        return PHANTOM | ({"groups/zero_std": 1.0, "groups/none_correct": 1.0} if i > 20 else {})
+
+    alarms = raised(changes, 40, f"algorithm.gate={gate}")
+    assert [name for _, name, _ in alarms] == names
+    assert f"algorithm.gate={gate} left out the other rewards; algorithm.gate=off trains on them" in alarms[-1][2]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from grpo.config.composition import compose
 from grpo.config.groups import option_names
-from grpo.config.rules import ALARM_NAMES
+from grpo.config.rules import ALARM_NAMES, ESTIMATOR_NAMES
 from grpo.config.schema import Config
 from grpo.core.errors import UserError
 from grpo.training.session import train_run
@@ -66,7 +66,10 @@ VALUES: dict[str, Any] = {
     "optimizer.schedule": ["cosine", "linear", "constant", "constant_with_warmup", "steps"],
     "optimizer.warmup": [0.0, 0.5, 1.0, 2.5, 3.0],
     "algorithm.loss_type": ["grpo", "bnpo", "dr_grpo", "dapo", "ppo"],
-    "algorithm.scale_rewards": ["group", "batch", "none", "all"],
+    "algorithm.estimator": [*ESTIMATOR_NAMES, "gae"],
+    "algorithm.scale_rewards": [None, None, "group", "batch", "none", "all"],
+    "algorithm.pass_k": [1, 2, 3, 4],
+    "algorithm.gate": ["off", "correctness", "none_right", "on"],
     "algorithm.importance_sampling_level": ["token", "sequence", "word"],
     "algorithm.num_iterations": [1, 2, 3],
     "algorithm.steps_per_generation": [1, 2, 5],

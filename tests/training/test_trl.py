@@ -81,6 +81,7 @@ OVERRIDDEN = {
         "has_tool_images",
     ],
     "_prepare_inputs": ["self", "generation_batch"],
+    "_generate_and_score_completions": ["self", "inputs"],
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_compute_loss": ["self", "model", "inputs"],
     "_get_per_token_logps_and_entropies": [
@@ -229,7 +230,6 @@ LEFT = {
     # The loss. Only what published GRPO has; an MoE policy keeps the load-balancing loss of its own config, and a policy with
     # dropout its dropout.
     "delta": None,
-    "multi_objective_aggregation": "sum_then_normalize",
     "off_policy_mask_threshold": None,
     "top_entropy_quantile": 1.0,
     "entropy_coef": 0.0,
@@ -364,7 +364,7 @@ def test_every_argument_of_trl_is_set_or_left_on_purpose(monkeypatch) -> None:
     monkeypatch.setattr("grpo.training.arguments.GRPOConfig", dict)  # what it is called with
     engines = [["rollout=vllm", "device=cuda", "rollout.correction=token_mask"], ["rollout=vllm_server", "device=cuda"]]
     given: set[str] = set()
-    for overrides in ([], ["rollout=continuous_batching"], *engines):
+    for overrides in ([], ["algorithm=gdpo"], ["rollout=continuous_batching"], *engines):
         config = compose(overrides)
         given |= set(build_args(config, derive_batch(16, 4, 64), RewardStack(config.rewards), Path("run")))
     defaults = {

@@ -28,7 +28,7 @@ def test_the_weights_of_a_step_act_on_its_rollout(train) -> None:
         weights = np.array([1, 1, 1, row["reward_weight/soft_format"], row["reward_weight/xmlcount"]])
         assert table["total"].to_numpy() == pytest.approx(table[STACK].to_numpy() @ weights, abs=1e-12)
         assert row["reward"] == pytest.approx(table["total"].mean(), abs=1e-6)
-        split = attribute(table[STACK].to_numpy(), weights, 4, "group")
+        split = attribute(table[STACK].to_numpy(), weights, 4)
         assert split.advantages == pytest.approx(table["advantage"].to_numpy(), abs=1e-4)
         shares = split.shares()
         if shares is not None:
