@@ -1,7 +1,7 @@
 """`Finding`, the unit of the report of `grpo.audit`, and the formatting of numbers and lists in its text.
 
-Called by grpo/rewards/probe_rules.py and completion_scores.py, which create findings, and by audit_report.py,
-which prints them.
+Called by grpo/rewards/probe_rules.py and completion_scores.py, which create findings, and by audit_report.py, which
+prints them. It knows no probe and no reward.
 """
 
 from collections.abc import Iterable

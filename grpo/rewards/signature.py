@@ -110,13 +110,12 @@ def read_signature(
     parameters = _parameters(function)
     named = {key: item for key, item in parameters.items() if item.kind != inspect.Parameter.VAR_KEYWORD}
     takes_rest = len(named) < len(parameters)
-    _check_parameters(name, named, takes_rest)
-    inputs = tuple(key for key in named if key in RESERVED)
     form: Form = "single"
-    if takes_rest or any(key in TRL_ONLY for key in inputs):
+    if takes_rest or any(key in TRL_ONLY for key in named):
         form = "trl"
-    elif any(key in PLURAL for key in inputs):
+    elif any(key in PLURAL for key in named):
         form = "batch"
+    _check_parameters(name, form, named, takes_rest)
     defaults = {key: item.default for key, item in named.items() if item.default is not inspect.Parameter.empty}
     if messages is None:
         item = named.get("completion") or named.get("completions")
@@ -125,7 +124,7 @@ def read_signature(
         name=name,
         function=function,
         form=form,
-        inputs=inputs,
+        inputs=tuple(key for key in named if key in RESERVED),
         required=tuple(key for key in named if key not in RESERVED and key not in defaults),
         defaults=defaults,
         types={key: kind for key, item in named.items() if (kind := _value_type(item)) is not None},
@@ -143,7 +142,7 @@ def _parameters(function: RewardFunction) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(function).parameters
 
 
-def _check_parameters(name: str, named: Mapping[str, inspect.Parameter], takes_rest: bool) -> None:
+def _check_parameters(name: str, form: Form, named: Mapping[str, inspect.Parameter], takes_rest: bool) -> None:
     takes = f"reward '{name}' takes ({', '.join([*named, *['**kwargs'] * takes_rest])})"
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
     if any(item.kind in by_position for item in named.values()):
@@ -153,13 +152,10 @@ def _check_parameters(name: str, named: Mapping[str, inspect.Parameter], takes_r
             f"{takes}; a reward takes any of ({', '.join(SINGULAR)}), or any of ({', '.join(PLURAL)}) for a batch, "
             "and columns of the dataset by name."
         )
-    batched = takes_rest or any(key in (*PLURAL, *TRL_ONLY) for key in named)
-    if batched and "completion" in named:
+    if form != "single" and "completion" in named:
         raise UserError(f"{takes}; a function that scores a batch takes completions, a list, not completion.")
-    if any(key in PLURAL for key in named) and not takes_rest and not any(key in TRL_ONLY for key in named):
-        for key in SINGULAR:
-            if key in named:
-                raise UserError(f"{takes}; a function that scores a batch takes {key}s, a list, not {key}.")
+    if form == "batch" and (singular := [key for key in SINGULAR if key in named]):
+        raise UserError(f"{takes}; a function that scores a batch takes {singular[0]}s, a list, not {singular[0]}.")
 
 
 def _takes_messages(annotation: Any, default: bool) -> bool:

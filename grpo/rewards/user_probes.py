@@ -4,6 +4,7 @@ Called by `grpo.audit probes=FILE`. It knows no reward.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def read_probes(path: Path) -> tuple[Probe, ...]:
         if name in names:
             raise UserError(f"{path}: two probes have the name {name!r}; give each its own.")
         names.add(name)
-        probes.append(Probe(name, probe.kind, probe.completion, probe.example, probe.right))
+        probes.append(replace(probe, name=name))
     if not probes:
         raise UserError(f"probes={path}: the file has no probes.")
     questions = {probe.example.question: order for order, probe in reversed(list(enumerate(probes)))}

@@ -65,9 +65,16 @@ def read_rows(config: DataConfig, split: str, parse: Parse[Item], notes: list[st
     """
     assert config.path is not None
     path = Path(config.path).expanduser()
-    if path.exists() or config.name == "files" or not is_hub_id(config.path):
-        files = files_of_split(config, split, notes) if path.exists() else _no_such_path(config)
+    if path.exists():
+        files = files_of_split(config, split, notes)
         return None if files is None else read_files(files, config, parse)
+    if not is_hub_id(config.path):
+        raise UserError(f"data.path: there is no file or folder {config.path}.")
+    if config.name == "files":
+        raise UserError(
+            f"data.path: there is no file or folder {config.path}; for a dataset of the hub type data=hub "
+            f"data.path={config.path}."
+        )
     return _read_hub(config, split, parse)
 
 
@@ -83,11 +90,6 @@ def read_files(files: list[Path], config: DataConfig, parse: Parse[Item]) -> lis
         return row_filter.require([item for file in files for item in read_jsonl(file, parse_retained)])
     source = str(files[0]) if len(files) == 1 else f"{files[0].parent}, {len(files)} {files[0].suffix} files"
     return row_filter.require(_parse_table(_load_files(files), parse_retained, source))
-
-
-def _no_such_path(config: DataConfig) -> list[Path]:
-    hub = f"; for a dataset of the hub type data=hub data.path={config.path}" if is_hub_id(str(config.path)) else ""
-    raise UserError(f"data.path: there is no file or folder {config.path}{hub}.")
 
 
 def _read_hub(config: DataConfig, split: str, parse: Parse[Item]) -> list[Item] | None:

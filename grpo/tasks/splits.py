@@ -63,7 +63,7 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
         train = _exclude_shared(train, validation_problems, ("training", "validation"), config, notes)
     if config.difficulty is not None:
         train = select_by_solve_rate(train, config, notes)
-    splits.train = _require_problems(_draw_problems(train, config.train_problems, config), "train", config)
+    splits.train = _require_problems(_draw_problems(train, config.train_problems, config), "training", config)
     return splits
 
 
@@ -100,7 +100,7 @@ def _exclude_shared(
 
 def _require_problems(examples: list[Example], split: str, config: DataConfig) -> list[Example]:
     if not examples:
-        raise UserError(f"data={config.name}: the {split} split has no problems.")
+        raise UserError(f"data={config.name}: the {split} split has no problems; name other data, data.path=.")
     return examples
 
 

@@ -33,7 +33,7 @@ def select_train_examples(
         if not short_enough:
             raise UserError(
                 f"max_prompt_length={config.max_prompt_length}: every training prompt is longer; the shortest has "
-                f"{min(lengths)} tokens, the longest {max(lengths)}."
+                f"{min(lengths)} tokens, the longest {max(lengths)}. Set a higher max_prompt_length."
             )
         if len(short_enough) < len(examples):
             notes.append(
@@ -46,7 +46,8 @@ def select_train_examples(
         rollout = f" x algorithm.steps_per_generation={steps} = {config.prompts_per_step * steps}" if steps > 1 else ""
         raise UserError(
             f"prompts_per_step={config.prompts_per_step}{rollout}: there are only {len(examples)} training prompts; "
-            f"{'a rollout' if steps > 1 else 'an optimizer step'} takes at most that many."
+            f"{'a rollout' if steps > 1 else 'an optimizer step'} takes at most that many. Set a lower "
+            "prompts_per_step, or give more problems."
         )
     return examples, notes
 

@@ -290,7 +290,7 @@ def test_bad_files(tmp_path) -> None:
     with pytest.raises(UserError, match="cannot be read as UTF-8"):
         splits(["data=jsonl", f"data.path={tmp_path}"])
     (tmp_path / "train.jsonl").unlink()
-    with pytest.raises(UserError, match="the train split has no problems"):
+    with pytest.raises(UserError, match=r"the training split has no problems; name other data, data\.path="):
         jsonl(tmp_path, GOOD, name="test.jsonl")
         splits([*jsonl(tmp_path, {"question": SHOWCASE.question, "answer": 5}), "data.test_file=test.jsonl"])
 
@@ -299,13 +299,13 @@ def test_long_prompts_are_dropped_with_a_note() -> None:
     config = compose(["max_prompt_length=80"])
     tokenizer = build_tokenizer(config.model)
     examples = load_splits(config.data).train
-    kept, notes = select_train_examples(examples, tokenizer, config)
-    assert 0 < len(kept) < 2000
+    short, notes = select_train_examples(examples, tokenizer, config)
+    assert 0 < len(short) < 2000
     assert notes == [
-        f"{2000 - len(kept):,} of 2,000 training prompts have more than 80 tokens (max_prompt_length) and are dropped; "
-        f"{len(kept):,} remain."
+        f"{2000 - len(short):,} of 2,000 training prompts have more than 80 tokens (max_prompt_length) and are dropped; "
+        f"{len(short):,} remain."
     ]
-    assert max(map(len, ChatTemplate.of(tokenizer, config).prompt_ids([example.prompt for example in kept]))) <= 80
+    assert max(map(len, ChatTemplate.of(tokenizer, config).prompt_ids([example.prompt for example in short]))) <= 80
 
 
 def test_too_few_prompts() -> None:
