@@ -23,9 +23,8 @@ from grpo.rewards.answer_probes import built_in_probes
 from grpo.rewards.audit_report import print_completions, print_findings, print_probes
 from grpo.rewards.completion_scores import CompletionScores, judge_completions, score_completions
 from grpo.rewards.finding import Finding
-from grpo.rewards.probe import Probe
 from grpo.rewards.probe_rules import judge_probes
-from grpo.rewards.probe_scores import in_format_of, score_probes
+from grpo.rewards.probe_scores import paid_format, score_probes
 from grpo.rewards.reward_state import unchanged_reward_states
 from grpo.rewards.stack import RewardStack, rewards_of
 from grpo.rewards.user_probes import read_probes
@@ -55,12 +54,17 @@ def _audit_stage(stack: RewardStack, title: str, config: AuditConfig) -> list[Fi
     weights += f" ({title})" * bool(title)
     texts: dict[str, str] = {}
     if config.completions is None:
-        probes = _probes(stack, config)
+        requested = paid = stack.answer_format
+        if config.probes is not None:
+            probes = read_probes(Path(config.probes).expanduser())
+        else:
+            paid = paid_format(stack)
+            probes = built_in_probes(config.data.answer, paid)
         texts = {probe.name: probe.completion for probe in probes}
         probe_scores = score_probes(stack, probes)
         findings = judge_probes(probe_scores)
         source = f"{len(probes)} probes"
-        print_probes(weights, probe_scores, findings)
+        print_probes(weights, requested, paid, probe_scores, findings)
     else:
         completion_scores = score_file(stack, Path(config.completions).expanduser())
         findings = list(judge_completions(completion_scores))
@@ -70,12 +74,6 @@ def _audit_stage(stack: RewardStack, title: str, config: AuditConfig) -> list[Fi
     counts, warned = _counts(findings), any(finding.level == "warning" for finding in findings)
     say(Text(f"{counts[0].upper()}{counts[1:]} from {source}.", style="bold yellow" if warned else "bold"))
     return findings
-
-
-def _probes(stack: RewardStack, config: AuditConfig) -> tuple[Probe, ...]:
-    if config.probes is not None:
-        return read_probes(Path(config.probes).expanduser())
-    return in_format_of(stack, built_in_probes(config.data.answer))
 
 
 def score_file(stack: RewardStack, path: Path) -> CompletionScores:

@@ -19,10 +19,19 @@ from grpo.policy.hub import is_loaded_from_hub, prepare_hub
 from grpo.runs.run_dir import resolve_link
 from grpo.runs.settings import read_finished_run_config, read_settings, trained_model
 from grpo.runs.trust import require_trust
+from grpo.tasks.answer_format import answer_format_of
 from grpo.tasks.example import SHOWCASE
 
 # The settings that are read from the run; rewards and data are not needed.
-USED_SETTINGS = {"model", "system_prompt", "chat_template_kwargs", "max_completion_length", "seed", "eval_batch_size"}
+USED_SETTINGS = {
+    "model",
+    "format",
+    "system_prompt",
+    "chat_template_kwargs",
+    "max_completion_length",
+    "seed",
+    "eval_batch_size",
+}
 
 
 def print_answers(folder: Path, questions: list[str], max_tokens: int | None, trusted: bool = False) -> None:
@@ -54,7 +63,7 @@ def print_answers(folder: Path, questions: list[str], max_tokens: int | None, tr
     config.device, config.bf16 = "cpu", False
     if max_tokens is not None:
         config.max_completion_length = max_tokens
-    answers = []
+    answers, tags = [], answer_format_of(config.format).tags
     for when, model in (("before", config.model), ("after", trained_model(config.model, folder))):
         with spinner(f"loading the policy as it was {when} training"):
             policy, tokenizer = build_policy(model, config.seed), build_tokenizer(model)
@@ -65,7 +74,7 @@ def print_answers(folder: Path, questions: list[str], max_tokens: int | None, tr
         with spinner(f"asking the policy as it was {when} training"):
             answers.append(generate_greedily(sampler, tokenizer, questions, config))
     for question, first, last in zip(questions, *answers, strict=True):
-        print_message(answers_table(question, {"before": first, "after": last}), console)
+        print_message(answers_table(question, {"before": first, "after": last}, tags), console)
 
 
 def main() -> None:

@@ -55,9 +55,21 @@ REWARD_RULES: dict[str, Rule] = {
     "reward_concurrency": between(1, 100_000),
 }
 
+_TAG_NAME: Rule = (
+    lambda value: re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", value) is not None,
+    "must be the name of a tag without brackets, as in think: letters, digits, _, . and -, a letter first",
+)
+# Rules of the answer format, for every command that scores completions.
+FORMAT_RULES: dict[str, Rule] = {
+    "format.name": one_of("tags", "boxed"),
+    "format.reasoning": _TAG_NAME,
+    "format.answer": _TAG_NAME,
+}
+
 # Rules of the settings of every command that runs a policy. None is not checked: the type tells where it is allowed.
 COMMON_RULES: dict[str, Rule] = {
     **REWARD_RULES,
+    **FORMAT_RULES,
     "seed": between(0, 2**32 - 1),
     "device": (lambda value: value in ("cpu", "cuda"), "must be one of cpu, cuda; on a Mac use device=cpu bf16=false"),
     "threads": between(1, 1_024),
@@ -157,7 +169,12 @@ RULES: dict[type, dict[str, Rule]] = {
         ),
         "show": between(0, MAX_PROBLEMS),
     },
-    AuditConfig: {**REWARD_RULES, "fail_on": one_of("warning", "note"), "data.answer": one_of(*ANSWER_TYPE_NAMES)},
+    AuditConfig: {
+        **REWARD_RULES,
+        **FORMAT_RULES,
+        "fail_on": one_of("warning", "note"),
+        "data.answer": one_of(*ANSWER_TYPE_NAMES),
+    },
 }
 RULES[PlanConfig] = RULES[Config] | {
     "world_size": between(1, 1_000_000),

@@ -96,6 +96,15 @@ class DataConfig:
 
 
 @dataclass
+class FormatConfig:
+    """The answer format; `reasoning` and `answer` are the names of its tags, and only those of tags."""
+
+    name: str = "tags"
+    reasoning: str | None = "reasoning"
+    answer: str | None = "answer"
+
+
+@dataclass
 class OptimizerConfig:
     """The optimizer and its learning rate schedule."""
 
@@ -174,6 +183,7 @@ class CommonConfig:
     model: ModelConfig
     data: DataConfig
     rollout: RolloutConfig
+    format: FormatConfig = field(default_factory=FormatConfig)
     rewards: dict[str, Any]
     reward_files: list[str]
     correct_by: str = DEFAULT_CORRECT_BY
@@ -247,6 +257,8 @@ class AuditConfig:
     """A test of a stack of rewards, without policy and problems."""
 
     data: AuditDataConfig
+    format: FormatConfig
+    system_prompt: str
     rewards: dict[str, Any]
     reward_files: list[str]
     correct_by: str

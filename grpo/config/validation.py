@@ -28,6 +28,7 @@ from grpo.config.schema import (
     CommonConfig,
     Config,
     EvaluateConfig,
+    FormatConfig,
     ModelConfig,
     RolloutConfig,
 )
@@ -110,6 +111,7 @@ def check_config(config: AnyConfig) -> None:
     for key, (is_allowed, rule) in (common | RULES.get(type(config), {})).items():
         check_value(key, get_setting(config, key), is_allowed, rule)
     _check_weights(config.rewards)
+    _check_format(config.format)
     if isinstance(config, AuditConfig):
         if config.probes is not None and config.completions is not None:
             raise UserError(f"probes={config.probes}: completions= is scored instead of probes; give one of them.")
@@ -146,6 +148,23 @@ def _check_template_kwargs(config: CommonConfig) -> None:
                 f"chat_template_kwargs.{name}={shorten(value)}: {name} is no variable of a chat template but set for "
                 "all of them; leave it out. A variable is given as in chat_template_kwargs.enable_thinking=false."
             )
+
+
+def _check_format(answer_format: FormatConfig) -> None:
+    names = {"reasoning": answer_format.reasoning, "answer": answer_format.answer}
+    for key, name in names.items():
+        if answer_format.name == "tags" and name is None:
+            raise UserError(f"format.{key}=null: format=tags needs the name of a tag there.")
+        if answer_format.name != "tags" and name is not None:
+            raise UserError(
+                f"format.{key}={name}: format={answer_format.name} has no tags; leave it out, and choose the format "
+                "with format=."
+            )
+    if answer_format.name == "tags" and answer_format.reasoning == answer_format.answer:
+        raise UserError(
+            f"format.reasoning={answer_format.reasoning} format.answer={answer_format.answer}: the two tags need "
+            "different names."
+        )
 
 
 def _check_model(model: ModelConfig) -> None:

@@ -3,8 +3,7 @@
 Commands call it and print the result with `grpo.core.console.say`. It does not know where the values come from.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +17,6 @@ from grpo.core.console import wrap_lines
 from grpo.core.metric_format import format_interval, format_metric, is_at_k, label_and_formatter, ordered_metrics
 from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT
 from grpo.core.text import format_p_value, printable, with_sign
-
-FORMAT_TAG = re.compile(r"</?(?:reasoning|answer)>")
 
 
 def key_value_table(lines: dict[str, str]) -> RenderableType:
@@ -124,18 +121,18 @@ def comparison_table(
     return table
 
 
-def answers_table(question: str, columns: dict[str, str]) -> Table:
-    """A question and the answers to it, one column for each policy."""
+def answers_table(question: str, columns: dict[str, str], tags: Sequence[str]) -> Table:
+    """A question and the answers to it, one column for each policy, with the `tags` of the format in colour."""
     title = Text(printable(question), style="bold")
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", expand=True)
     for name in columns:
         table.add_column(Text(name), ratio=1, overflow="fold")
-    table.add_row(*map(colour_tags, columns.values()))
+    table.add_row(*(colour_tags(text, tags) for text in columns.values()))
     return table
 
 
-def colour_tags(completion: str) -> Text:
-    """A completion with its <reasoning> and <answer> tags in colour."""
+def colour_tags(completion: str, tags: Sequence[str]) -> Text:
+    """A completion with the `tags` of its format in colour."""
     text = Text(printable(completion).strip("\n"))
-    text.highlight_regex(FORMAT_TAG, style="cyan")
+    text.highlight_words(tags, style="cyan")
     return text

@@ -37,6 +37,8 @@ def describe_protocol(protocol: dict[str, Any]) -> dict[str, str]:
             "length": f"at most {protocol['max_completion_length']} tokens, ended by {end_tokens}",
             "weights": f"{computing['weights']}{autocast} on {computing['device']}, rollout={computing['rollout']}",
         }
+    if "format" in protocol:
+        lines["format"] = protocol["format"]
     return lines | protocol["extraction"] | {"rewards": format_weights(protocol["rewards"])}
 
 

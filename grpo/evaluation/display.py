@@ -67,6 +67,7 @@ def print_examples(count: int, evaluations: dict[str, Evaluation]) -> None:
     def are_correct(indices: tuple[int, ...], figure: str = ACCURACY_STRICT) -> list[bool]:
         return [bool(side.values[figure][side.starts[i]]) for side, i in zip(sides, indices, strict=True)]
 
+    tags = sides[-1].rewards.answer_format.tags
     requested = sides[0].labels[ACCURACY_STRICT].removeprefix("correct ")
 
     def answer_labels(indices: tuple[int, ...]) -> list[str]:
@@ -83,4 +84,4 @@ def print_examples(count: int, evaluations: dict[str, Evaluation]) -> None:
             f"{title}: {label}": side.completions[i][0].text
             for (title, side), i, label in zip(evaluations.items(), indices, answer_labels(indices), strict=True)
         }
-        say(answers_table(f"{example.question} (gold: {example.gold})", texts))
+        say(answers_table(f"{example.question} (gold: {example.gold})", texts, tags))

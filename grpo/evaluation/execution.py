@@ -27,6 +27,7 @@ from grpo.evaluation.protocol import (
     TEMPLATE_FACTS,
     describe_arguments,
     describe_extraction,
+    describe_format,
     describe_template,
     evaluation_protocol,
 )
@@ -37,6 +38,7 @@ from grpo.policy.hub import is_loaded_from_hub, prepare_hub
 from grpo.policy.requirements import check_cuda, check_model_files, check_packages, slow_bfloat16_warning
 from grpo.rewards.stack import RewardStack, rewards_of
 from grpo.runs.provenance import problems_digest
+from grpo.tasks.tokenized_format import check_tokenized_format
 
 
 @dataclass
@@ -56,7 +58,8 @@ def prepare_evaluation(subject: Subject) -> Callable[[], StoredEvaluation]:
     if subject.from_file is not None:
         file, completions = subject.from_file
         source = {"path": str(file), "sha256": file_sha256(file), "n": len(completions)}
-        protocol = {"completions": source, "problems": problems_digest(subject.examples)}
+        protocol: dict[str, Any] = {"completions": source, "problems": problems_digest(subject.examples)}
+        protocol |= describe_format(config)
         protocol |= {"extraction": describe_extraction(config), "rewards": config.rewards}
         protocol |= describe_arguments(config)
         sampling = ""
@@ -166,12 +169,13 @@ def _generate_and_score(
     set_threads(config.threads)
     with spinner("loading the policy"):
         tokenizer = build_tokenizer(config.model)
+        notes = check_tokenized_format(tokenizer, config)
         policy: Any = build_policy(config.model, subject.seed)
         prompts = [example.prompt for example in subject.examples]
-        notes = (*prepare_policy(policy, tokenizer, prompts, config), slow_bfloat16_warning(config))
+        notes += prepare_policy(policy, tokenizer, prompts, config)
         policy.to(config.device)
         sampler = build_sampler(policy, tokenizer, config)
-    for note in filter(None, notes):
+    for note in filter(None, (*notes, slow_bfloat16_warning(config))):
         say(note)
     protocol |= describe_template(
         ChatTemplate.of(tokenizer, config), tokenizer.convert_ids_to_tokens(sampler.end_token_ids)

@@ -13,6 +13,7 @@ from grpo.config.schema import CommonConfig
 from grpo.core.files import file_sha256
 from grpo.policy.chat_template import ChatTemplate
 from grpo.runs.provenance import problems_digest
+from grpo.tasks.answer_format import DEFAULT_FORMAT, answer_format_of
 from grpo.tasks.answer_types import ANSWER_TYPES
 from grpo.tasks.example import Example
 
@@ -43,6 +44,12 @@ def describe_template(chat: ChatTemplate, end_tokens: Sequence[str]) -> dict[str
     return facts
 
 
+def describe_format(config: CommonConfig) -> dict[str, str]:
+    """The settings of the answer format, if it is not the default."""
+    answer_format = answer_format_of(config.format)
+    return {} if answer_format == DEFAULT_FORMAT else {"format": answer_format.setting}
+
+
 def evaluation_protocol(
     config: CommonConfig,
     split: str,
@@ -69,6 +76,7 @@ def evaluation_protocol(
         **({"chat_template_kwargs": config.chat_template_kwargs} if config.chat_template_kwargs else {}),
         "decoding": decoding,
         "max_completion_length": config.max_completion_length,
+        **describe_format(config),
         "extraction": describe_extraction(config),
         "rewards": config.rewards,
         **describe_arguments(config),

@@ -91,7 +91,7 @@ def baseline_subject(
             raise UserError("baseline=before: means the policy from which run= was trained; add run=FOLDER.")
         subject = _from_run("before", resolve_link(Path(config.run).expanduser()), composed, overrides, before=True)
     elif path.suffix in COMPLETION_SUFFIXES:
-        subject = _from_file("baseline", baseline, "baseline", config)
+        subject = _from_file("baseline", baseline, "baseline", replace(config, format=evaluated.config.format))
     elif path.is_dir():
         subject = _from_run("baseline", path, composed, overrides)
     else:
@@ -148,6 +148,10 @@ def _from_run(
                 merged.rewards.pop(key.partition(".")[2], None)
             else:
                 OmegaConf.update(merged, key, OmegaConf.select(composed, key), merge=False)
+    typed = {key.partition(".")[0] for key in override_keys(overrides)}
+    if "format" in typed and "system_prompt" not in typed:  # the prompt asks for the format
+        unresolved: Any = OmegaConf.to_container(composed, resolve=False)
+        merged.system_prompt = unresolved["system_prompt"]
     config = load_config(merged, EvaluateConfig)
     stem = f"before-{config.data.name}" if before else config.data.name
     if config.model.name != saved.model.name:

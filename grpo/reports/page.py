@@ -4,6 +4,7 @@ Used by `run_report` and `sweep_report`. It knows nothing of what a page shows.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from grpo.core.files import atomic_write
-from grpo.core.tables import FORMAT_TAG
 from grpo.core.text import printable
 from grpo.reports.figures import COLOURS, Chart
 
@@ -46,11 +46,11 @@ def render_svg(chart: Chart) -> Markup:
     return Markup(printable(chart.svg()))
 
 
-def highlight_tags(completion: str) -> Markup:
-    """A completion with its format tags in `<b>`."""
+def highlight_tags(completion: str, tags: Sequence[str]) -> Markup:
+    """A completion with the `tags` of its format in `<b>`."""
     text = printable(completion).strip("\n")
     parts, end = [], 0
-    for tag in FORMAT_TAG.finditer(text):
+    for tag in re.finditer("|".join(map(re.escape, tags)), text):
         parts += [escape(text[end : tag.start()]), Markup("<b>{}</b>").format(tag[0])]
         end = tag.end()
     return Markup("").join([*parts, escape(text[end:])])

@@ -70,6 +70,7 @@ def write_run_report(folder: Path, figures: Path | None = None, out: Path | None
         abstentions=abstentions(run),
         changes=change_rows(run),
         transcripts=transcripts_by_question(run),
+        tags=run.answer_format.tags,
         charts=charts,
         window=smoothing_window(len(run.history)),
         logged_steps=f"{len(run.history):,} logged {plural(len(run.history), 'step')}",

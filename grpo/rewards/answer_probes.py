@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from grpo.core.errors import UserError
 from grpo.rewards.probe import RIGHT_FORMS, UNCLEAR_FORMS, WRONG_FORMS, Probe
-from grpo.rewards.probe_templates import ProbeProblem, as_requested, template_probes
+from grpo.rewards.probe_templates import ProbeProblem, template_probes
+from grpo.tasks.answer_format import DEFAULT_FORMAT, AnswerFormat
 from grpo.tasks.example import Example
 
 
@@ -197,8 +198,10 @@ FORMS: dict[str, tuple[AnswerForms, ...]] = {
 }
 
 
-def built_in_probes(answer_type: str) -> tuple[Probe, ...]:
-    """The probes for a type of answers; those with the same question are adjacent, as completions are in training.
+def built_in_probes(answer_type: str, requested: AnswerFormat = DEFAULT_FORMAT) -> tuple[Probe, ...]:
+    """The probes for a type of answers, in the `requested` format.
+
+    Those with the same question are adjacent, as completions are in training.
 
     Raises:
         UserError: there are none for this type.
@@ -206,7 +209,7 @@ def built_in_probes(answer_type: str) -> tuple[Probe, ...]:
     if answer_type not in PROBLEMS:
         raise UserError(f"data.answer={answer_type}: there are no built-in probes for it; give your own, probes=FILE.")
     problem = PROBLEMS[answer_type]
-    probes = template_probes(problem)
+    probes = template_probes(problem, requested)
     for forms in FORMS[answer_type]:
         example = forms.example or problem.example
         answers = (
@@ -215,7 +218,7 @@ def built_in_probes(answer_type: str) -> tuple[Probe, ...]:
             (UNCLEAR_FORMS, None, forms.unclear),
         )
         probes += [
-            Probe(name, kind, as_requested("I work it out step by step.", answer), example, right)
+            Probe(name, kind, requested.render("I work it out step by step.", answer), example, right)
             for kind, right, named in answers
             for name, answer in named.items()
         ]

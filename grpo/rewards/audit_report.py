@@ -21,19 +21,29 @@ from grpo.rewards.completion_scores import CompletionScores
 from grpo.rewards.finding import Finding, format_score
 from grpo.rewards.probe_scores import ProbeScores
 from grpo.rewards.probe_templates import CHANGES, REFERENCE
+from grpo.tasks.answer_format import DEFAULT_FORMAT, AnswerFormat
 
 SHOWN_PAIRS = 3
 
 
-def print_probes(weights: str, scores: ProbeScores, findings: Sequence[Finding]) -> None:
-    """Print the best probe, the scores of all probes, the effect of each change, and the time of each reward."""
+def print_probes(
+    weights: str, requested: AnswerFormat, paid: AnswerFormat, scores: ProbeScores, findings: Sequence[Finding]
+) -> None:
+    """Print the best probe, the scores of all probes, the effect of each change, and the time of each reward.
+
+    Args:
+        requested: the format of the run.
+        paid: the format of the probes.
+    """
     best, best_sum = scores.best, scores.weighted.max(axis=0).sum()
     limit = "" if scores.total(best.name) >= best_sum - scores.rounding else f" of {format_score(best_sum)}"
     total = format_score(scores.total(best.name))
     lines = {"weights": weights, "best": f"{total}{limit}, attained by '{best.name}':\n{one_line(best.completion)}"}
     built_in = REFERENCE in scores.index
-    if built_in and "<think>" in scores.probe(REFERENCE).completion:
-        lines["format"] = "<think> tags, which these rewards pay for, instead of <reasoning>"
+    if requested != DEFAULT_FORMAT:
+        lines["format"] = requested.setting
+    if paid != requested:
+        lines["format"] = f"these rewards pay for {paid.tags[0]} instead of {requested.tags[0]}; set {paid.setting}"
     say(key_value_table(lines))
     say(_probes_table(scores, findings))
     if built_in:

@@ -13,7 +13,8 @@ from typing import Any
 
 from grpo.policy.chat_template import build_messages
 from grpo.rewards.scoring_batch import ScoringBatch
-from grpo.rewards.signature import OF_BATCH, OF_COMPLETIONS, TRL_ONLY, Reward
+from grpo.rewards.signature import OF_BATCH, OF_COMPLETIONS, OF_SETTINGS, TRL_ONLY, Reward
+from grpo.tasks.answer_format import AnswerFormat
 from grpo.tasks.answer_type import AnswerType
 
 # Values that only some batches have.
@@ -29,7 +30,7 @@ class RewardSettings:
     """What rewards receive from the settings of a run.
 
     Attributes:
-        answer_type: what counts as a right answer, data.answer.
+        answer_type: what counts as a right answer, data.answer, in the format of the run.
         arguments: reward -> parameter -> value, reward_args.
         system_prompt: it opens the prompts that rewards in TRL's form receive.
     """
@@ -37,6 +38,11 @@ class RewardSettings:
     answer_type: AnswerType
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     system_prompt: str = ""
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """How a completion shows its reasoning and its answer."""
+        return self.answer_type.answer_format
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,8 @@ def bind_arguments(reward: Reward, batch: ScoringBatch, settings: RewardSettings
     by_completion: dict[str, Sequence[Any]] = {}
     unknown = [False] * len(batch.completions)
     for name in reward.inputs:
-        if name in OF_BATCH or name in OF_TRAINER:
-            shared[name] = settings.answer_type if name == "answer_type" else getattr(batch, name)
+        if name in (*OF_SETTINGS, *OF_BATCH, *OF_TRAINER):
+            shared[name] = getattr(settings if name in OF_SETTINGS else batch, name)
         elif name not in SOMETIMES_UNKNOWN:
             by_completion[name] = _values(name, reward, batch, settings)
         else:

@@ -84,7 +84,7 @@ def _missing_line_break(scores: ProbeScores) -> Iterator[Finding]:
 
 
 def _bare_answer(scores: ProbeScores) -> Iterator[Finding]:
-    """What a right answer without tags and work earns; a warning if that is more than a wrong one in the format."""
+    """What a right answer without format and work earns; a warning if that is more than a wrong one in the format."""
     nothing = scores.total("empty text")
     bare = ("bare answer", "bare sentence")
     if not (paid := tuple(name for name in bare if scores.total(name) > nothing + scores.rounding)):
@@ -93,7 +93,7 @@ def _bare_answer(scores: ProbeScores) -> Iterator[Finding]:
     gain, rewards = scores.change("empty text", highest)
     earned = f"{format_score(gain)} of {format_score(scores.total(REFERENCE) - nothing)}"
     level: Level = "warning" if scores.total(highest) > scores.total("wrong as asked") + scores.rounding else "note"
-    yield Finding(level, f"A bare answer without tags earns {earned}{caused_by(rewards)}.", paid)
+    yield Finding(level, f"A bare answer in no format earns {earned}{caused_by(rewards)}.", paid)
 
 
 def _other_format(scores: ProbeScores) -> Iterator[Finding]:

@@ -124,7 +124,7 @@ def _format_alone(scores: ProbeScores) -> Iterator[Finding]:
     right, nothing = scores.total(REFERENCE), scores.total("empty text")
     if right - scores.total("wrong as asked") <= scores.rounding:
         return
-    without_answer = ("wrong as asked", "no answer in the tags", "template copied")
+    without_answer = ("wrong as asked", "empty answer block", "template copied")
     if paid := [name for name in without_answer if scores.total(name) - nothing > scores.rounding]:
         text = (
             f"Format pays without a right answer: {names_with_totals(scores, paid)}, of {format_score(right)}"

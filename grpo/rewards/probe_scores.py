@@ -4,7 +4,7 @@ Called by `grpo.audit`; grpo/rewards/probe_rules.py judges them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 from time import perf_counter
@@ -12,12 +12,14 @@ from time import perf_counter
 import numpy as np
 
 from grpo.core.statistics import Floats
+from grpo.rewards.answer_probes import built_in_probes
 from grpo.rewards.estimators import ROUNDING, Bools
 from grpo.rewards.executed_code import is_of_completion, recorded_execution
 from grpo.rewards.probe import Probe
 from grpo.rewards.probe_templates import REFERENCE
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
+from grpo.tasks.answer_format import AnswerFormat, TagFormat
 from grpo.tasks.answer_type import AnswerType
 
 PROBES_NAMED = "a probe (probes=FILE takes your own)"  # in messages about columns
@@ -128,24 +130,21 @@ def _matches(answer_type: AnswerType, probe: Probe) -> bool:
     return answer is not None and answer_type.matches(answer, probe.example)
 
 
-def in_format_of(stack: RewardStack, probes: Sequence[Probe]) -> tuple[Probe, ...]:
-    """The probes with the tags that the stack pays for: `<think>` for `<reasoning>` if it pays more for these.
+def paid_format(stack: RewardStack) -> AnswerFormat:
+    """The format for which the stack pays more: that of the run, or that of the tags `<think>` and `<answer>`.
 
     Raises:
-        UserError: as `score_probes`.
+        UserError: as `score_probes`; or there are no built-in probes for the type of answers.
     """
-    stack.check_columns([probe.example for probe in probes], PROBES_NAMED)
-    asked = next(probe for probe in probes if probe.name == REFERENCE)
-    thinking = _with_think_tags(asked)
-    batch = _batch([asked, thinking])
-    totals = stack.total({name: stack.score_one(name, batch) for name in stack.weights})
-    if totals[1] > totals[0] + ROUNDING * abs(totals[0]):
-        return tuple(map(_with_think_tags, probes))
-    return tuple(probes)
-
-
-def _with_think_tags(probe: Probe) -> Probe:
-    return replace(probe, completion=probe.completion.replace("reasoning>", "think>"))
+    formats = stack.answer_format, TagFormat("think")
+    references = [
+        next(probe for probe in built_in_probes(stack.answer_type.name, paid) if probe.name == REFERENCE)
+        for paid in formats
+    ]
+    stack.check_columns([probe.example for probe in references], PROBES_NAMED)
+    batch = _batch(references)
+    asked, thinking = stack.total({name: stack.score_one(name, batch) for name in stack.weights})
+    return formats[thinking > asked + ROUNDING * abs(asked)]
 
 
 def _batch(probes: Sequence[Probe]) -> ScoringBatch:

@@ -1,13 +1,14 @@
 """The probes of one problem that differ in format, length and work: completions made from a few texts about it.
 
-Called by grpo/rewards/answer_probes.py, which has the problems. The tags are those of grpo/tasks/answer_format.py. It
-knows no reward and no type of answers.
+Called by grpo/rewards/answer_probes.py, which has the problems and the format. It knows no reward and no type of
+answers.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from grpo.rewards.probe import AS_REQUESTED, FORMAT_OFF, LENGTHS, NO_WORK, REPEATED, WRONG, Probe
+from grpo.tasks.answer_format import DEFAULT_FORMAT, AnswerFormat, BoxedFormat
 from grpo.tasks.example import Example
 
 
@@ -75,11 +76,11 @@ CHANGES = {
     "a short text after": (REFERENCE, "short text after"),
     "a long text after": (REFERENCE, "long text after"),
     "blank lines between the blocks": (REFERENCE, "blank lines between"),
-    "tags inline": (REFERENCE, "tags inline"),
+    "everything on one line": (REFERENCE, "on one line"),
     "everything twice": (REFERENCE, "everything twice"),
     "the answer twice": (REFERENCE, "answer twice"),
     "three answers, the last right": (REFERENCE, "last of 3 right"),
-    "the bare answer, no tags": (REFERENCE, "bare answer"),
+    "the bare answer": (REFERENCE, "bare answer"),
     "`Step 1:` 12 times for the work": (REFERENCE, "empty steps"),
     "a wrong answer, almost right": (REFERENCE, "wrong as asked"),
     "a wrong answer, far off": (REFERENCE, FAR_OFF),
@@ -87,20 +88,15 @@ CHANGES = {
 }
 
 
-def as_requested(reasoning: str, answer: str) -> str:
-    """A completion in the requested format."""
-    return f"<reasoning>\n{reasoning}\n</reasoning>\n<answer>\n{answer}\n</answer>\n"
-
-
-def template_probes(problem: ProbeProblem) -> list[Probe]:
-    """The probes of a problem that differ in format, length and work."""
+def template_probes(problem: ProbeProblem, requested: AnswerFormat) -> list[Probe]:
+    """The probes of a problem that differ in format, length and work; `requested` is the format of the run."""
     texts = {
-        AS_REQUESTED: dict(_as_requested(problem)),
-        FORMAT_OFF: _format_off(problem),
-        NO_WORK: _without_work(problem),
-        REPEATED: _repeated(problem),
-        WRONG: _wrong(problem),
-        LENGTHS: dict(_lengths(problem)),
+        AS_REQUESTED: dict(_as_requested(problem, requested)),
+        FORMAT_OFF: _format_off(problem, requested),
+        NO_WORK: _without_work(problem, requested),
+        REPEATED: _repeated(problem, requested),
+        WRONG: _wrong(problem, requested),
+        LENGTHS: dict(_lengths(problem, requested)),
     }
     return [
         Probe(name, kind, text, problem.example, _is_right(name, kind))
@@ -129,7 +125,7 @@ def _padded(text: str, sentences: int) -> str:
     return " ".join([text, *_filler(sentences)])
 
 
-def _as_requested(problem: ProbeProblem) -> Iterator[tuple[str, str]]:
+def _as_requested(problem: ProbeProblem, requested: AnswerFormat) -> Iterator[tuple[str, str]]:
     reasoning = dict(
         zip(
             REASONING,
@@ -143,83 +139,76 @@ def _as_requested(problem: ProbeProblem) -> Iterator[tuple[str, str]]:
         )
     )
     for name, text in reasoning.items():
-        yield name, as_requested(text, problem.answer)
+        yield name, requested.render(text, problem.answer)
     numbered = "\n".join(f"Step {number}: {line}" for number, line in enumerate(problem.steps.split("\n"), start=1))
-    yield "numbered steps", as_requested(numbered, problem.answer)
+    yield "numbered steps", requested.render(numbered, problem.answer)
     for name, text in reasoning.items():
-        yield name + NO_LAST_BREAK, as_requested(text, problem.answer)[:-1]
+        yield name + NO_LAST_BREAK, requested.render(text, problem.answer)[:-1]
 
 
-def _format_off(problem: ProbeProblem) -> dict[str, str]:
+def _format_off(problem: ProbeProblem, requested: AnswerFormat) -> dict[str, str]:
     work, answer = problem.work, problem.answer
-    asked = as_requested(work, answer)
-    inline = f"<reasoning>{work}</reasoning> <answer>{answer}</answer>\n"
+    asked = requested.render(work, answer)
+    inline = requested.render_inline(work, answer)
+    other = DEFAULT_FORMAT if isinstance(requested, BoxedFormat) else BoxedFormat()
     return {
         "preamble before": f"Sure, let us see.\n{asked}",
         "short text after": asked + "I hope this helps!\n",
         "long text after": asked + TRAILING_TEXT,
-        "blank lines between": _reasoning_block(work) + "\n\n" + _answer_block(answer),
-        "tags inline": inline,
-        "tags inline" + NO_LAST_BREAK: inline[:-1],
-        "boxed, no tags": f"{work} \\boxed{{{answer}}}",
+        "blank lines between": requested.reasoning_block(work) + "\n\n" + requested.answer_block(answer),
+        "on one line": inline,
+        "on one line" + NO_LAST_BREAK: inline[:-1],
+        f"{other.place} instead": other.render_inline(work, answer)[:-1],
     }
 
 
-def _without_work(problem: ProbeProblem) -> dict[str, str]:
+def _without_work(problem: ProbeProblem, requested: AnswerFormat) -> dict[str, str]:
     answer = problem.answer
     return {
         "bare answer": answer,
         "bare sentence": f"The answer is {answer}.",
-        "answer tags alone": _answer_block(answer),
-        "empty reasoning": as_requested("", answer),
-        "filler reasoning": as_requested("...", answer),
-        "empty steps": as_requested(STEP_LINES, answer),
+        "answer block alone": requested.answer_block(answer),
+        "empty reasoning": requested.render("", answer),
+        "filler reasoning": requested.render("...", answer),
+        "empty steps": requested.render(STEP_LINES, answer),
     }
 
 
-def _repeated(problem: ProbeProblem) -> dict[str, str]:
+def _repeated(problem: ProbeProblem, requested: AnswerFormat) -> dict[str, str]:
     work, answer = problem.work, problem.answer
-    reasoning = _reasoning_block(work)
-    right, wrong, other = map(_answer_block, (answer, problem.wrong_answer, problem.other_answer))
+    reasoning = requested.reasoning_block(work)
+    right, wrong, other = map(requested.answer_block, (answer, problem.wrong_answer, problem.other_answer))
     return {
-        "everything twice": 2 * as_requested(work, answer),
+        "everything twice": 2 * requested.render(work, answer),
         "reasoning twice": 2 * reasoning + right,
         "answer twice": reasoning + 2 * right,
-        "inline, then in lines": f"<reasoning>{work}</reasoning><answer>{answer}</answer>\n{reasoning}{right}",
+        "inline, then in lines": requested.render_inline(work, answer) + reasoning + right,
         "last of 3 right": reasoning + other + wrong + right,
         "first of 3 right": reasoning + right + wrong + other,
-        "3 answers in one": as_requested(work, "\n".join([problem.other_answer, problem.wrong_answer, answer])),
+        "3 answers in one": requested.render(work, "\n".join([problem.other_answer, problem.wrong_answer, answer])),
     }
 
 
-def _wrong(problem: ProbeProblem) -> dict[str, str]:
+def _wrong(problem: ProbeProblem, requested: AnswerFormat) -> dict[str, str]:
     return {
-        "wrong as asked": as_requested(problem.wrong_work, problem.wrong_answer),
-        FAR_OFF: as_requested(problem.far_work, problem.far_answer),
-        "right work, wrong end": as_requested(problem.work, problem.wrong_answer),
-        "wrong, padded": as_requested(_padded(problem.wrong_work, PADDING), problem.wrong_answer),
-        "wrong, empty steps": as_requested(STEP_LINES, problem.wrong_answer),
-        "wrong, then long text": as_requested("I cannot tell.", "none") + TRAILING_TEXT,
-        "a word for an answer": as_requested("I work it out step by step.", "no"),
-        "no answer in the tags": as_requested(problem.work, ""),
-        "template copied": as_requested("...", "..."),
+        "wrong as asked": requested.render(problem.wrong_work, problem.wrong_answer),
+        FAR_OFF: requested.render(problem.far_work, problem.far_answer),
+        "right work, wrong end": requested.render(problem.work, problem.wrong_answer),
+        "wrong, padded": requested.render(_padded(problem.wrong_work, PADDING), problem.wrong_answer),
+        "wrong, empty steps": requested.render(STEP_LINES, problem.wrong_answer),
+        "wrong, then long text": requested.render("I cannot tell.", "none") + TRAILING_TEXT,
+        "a word for an answer": requested.render("I work it out step by step.", "no"),
+        "empty answer block": requested.render(problem.work, ""),
+        "template copied": requested.render("...", "..."),
         "bare wrong answer": problem.wrong_answer,
         "empty text": "",
     }
 
 
-def _lengths(problem: ProbeProblem) -> Iterator[tuple[str, str]]:
+def _lengths(problem: ProbeProblem, requested: AnswerFormat) -> Iterator[tuple[str, str]]:
     for name, sentences in RIGHT_LENGTHS.items():
         if sentences > PADDING:
-            yield name, as_requested(_padded(problem.work, sentences), problem.answer)
+            yield name, requested.render(_padded(problem.work, sentences), problem.answer)
     for name, sentences in WRONG_LENGTHS.items():
         if sentences > PADDING:
-            yield name, as_requested(_padded(problem.wrong_work, sentences), problem.wrong_answer)
-
-
-def _answer_block(answer: str) -> str:
-    return f"<answer>\n{answer}\n</answer>\n"
-
-
-def _reasoning_block(work: str) -> str:
-    return f"<reasoning>\n{work}\n</reasoning>\n"
+            yield name, requested.render(_padded(problem.wrong_work, sentences), problem.wrong_answer)

@@ -18,7 +18,7 @@ def measure_seconds(rewards: RewardStack) -> tuple[dict[str, float], dict[str, s
 
     Workers and the event loop are used as in training. What starts with the first call is not counted.
     """
-    texts = [f"<reasoning>\n120 / 8 x 20 = {i}\n</reasoning>\n<answer>\n{i}\n</answer>\n" for i in range(SAMPLES)]
+    texts = [rewards.answer_format.render(f"120 / 8 x 20 = {i}", str(i)) for i in range(SAMPLES)]
     batch = ScoringBatch(texts, [SHOWCASE] * SAMPLES)
     seconds, faults = {}, {}
     for name in rewards.weights:

@@ -22,11 +22,12 @@ Form = Literal["single", "batch", "trl"]
 SINGULAR = ("completion", "gold", "question", "example")
 PLURAL = tuple(f"{name}s" for name in SINGULAR)
 OF_COMPLETIONS = ("completion_tokens", "truncated")  # under these names in all forms
-# Values that are the same for all completions of a batch.
-OF_BATCH = ("answer_type", "step", "max_steps")
+# Values that are the same for all completions of a run, and of a batch.
+OF_SETTINGS = ("answer_type", "answer_format")
+OF_BATCH = ("step", "max_steps")
 # A function with one of these, or with **kwargs, has TRL's form.
 TRL_ONLY = ("prompts", "completion_ids", "trainer_state", "log_metric", "log_extra")
-RESERVED = frozenset((*SINGULAR, *PLURAL, *OF_COMPLETIONS, *OF_BATCH, *TRL_ONLY))
+RESERVED = frozenset((*SINGULAR, *PLURAL, *OF_COMPLETIONS, *OF_SETTINGS, *OF_BATCH, *TRL_ONLY))
 # A reward takes at least one of these, or **kwargs.
 SUBJECTS = frozenset((*SINGULAR, *PLURAL, *OF_COMPLETIONS, "completion_ids"))
 TEXTS = re.compile(r"\bstr\b")

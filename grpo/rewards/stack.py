@@ -12,15 +12,17 @@ from operator import mul
 from typing import Any
 
 from grpo.config.limits import MAX_WEIGHT
-from grpo.config.schema import DEFAULT_CORRECT_BY, AnyConfig, CommonConfig
+from grpo.config.schema import DEFAULT_CORRECT_BY, AnyConfig
 from grpo.config.weights import Weight, WeightSchedule, format_weight, format_weights, parse_weight
 from grpo.core.errors import UserError, shorten, suggest_name
+from grpo.rewards import verbatim
 from grpo.rewards.binding import RewardSettings
 from grpo.rewards.execution import DEFAULT_EXECUTION, ExecutionSettings, RewardExecutor
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.reward_files import REWARD_SOURCES, load_reward_files
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.signature import RESERVED
+from grpo.tasks.answer_format import DEFAULT_FORMAT, AnswerFormat, answer_format_of
 from grpo.tasks.answer_type import AnswerType
 from grpo.tasks.answer_types import ANSWER_TYPES
 from grpo.tasks.example import Example
@@ -48,6 +50,11 @@ class RewardStack:
     def answer_type(self) -> AnswerType:
         """What counts as a right answer, data.answer."""
         return self.settings.answer_type
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """How a completion shows its reasoning and its answer."""
+        return self.settings.answer_format
 
     @property
     def trained(self) -> list[str]:
@@ -134,6 +141,7 @@ def build_rewards(
     correct_by: str = DEFAULT_CORRECT_BY,
     arguments: Mapping[str, Mapping[str, Any]] | None = None,
     system_prompt: str = "",
+    answer_format: AnswerFormat = DEFAULT_FORMAT,
     execution: ExecutionSettings = DEFAULT_EXECUTION,
 ) -> RewardStack:
     """The rewards of a run, after loading `files`. `correct_by` is measured in any case.
@@ -142,11 +150,13 @@ def build_rewards(
         weights: the settings `rewards`: reward -> a number, or the mapping of a schedule.
         arguments: reward -> parameter -> value, reward_args.
         system_prompt: it opens the prompts that rewards in TRL's form receive.
+        answer_format: how a completion shows its reasoning and its answer.
         execution: how the rewards are executed.
 
     Raises:
         UserError: a reward is unknown, a weight is not finite or too large, all weights are always zero, a value of
-            `arguments` fits no parameter, or a package that the answer type needs is not installed.
+            `arguments` fits no parameter, a reward cannot pay for the format, or a package that the answer type needs
+            is not installed.
     """
     ANSWER_TYPES[answer_type].check_package()
     load_reward_files(files)
@@ -165,7 +175,7 @@ def build_rewards(
     schedules = {name: weight for name, weight in parsed.items() if isinstance(weight, WeightSchedule)}
     final = {name: weight.end if isinstance(weight, WeightSchedule) else weight for name, weight in parsed.items()}
     measured = {**final, correct_by: final.get(correct_by, 0.0)}
-    settings = RewardSettings(ANSWER_TYPES[answer_type], arguments or {}, system_prompt)
+    settings = RewardSettings(ANSWER_TYPES[answer_type].in_format(answer_format), arguments or {}, system_prompt)
     _check_arguments(settings.arguments)
     executor = RewardExecutor(execution, files)
     executor.check(measured)
@@ -174,6 +184,7 @@ def build_rewards(
         raise UserError(
             "rewards: every weight is 0, so there is nothing to train on; give at least one reward a weight."
         )
+    _check_verbatim(stack)
     return stack
 
 
@@ -193,6 +204,19 @@ def _check_reward(name: str, weight: Weight) -> None:
             f"rewards.{name}={format_weight(weight)}: a weight is a finite number between -{MAX_WEIGHT:g} and "
             f"{MAX_WEIGHT:g}."
         )
+
+
+def _check_verbatim(stack: RewardStack) -> None:
+    """
+    Raises:
+        UserError: a reward that reads the default tags is paid for another format.
+    """
+    for name in (*stack.trained, stack.correct_by):
+        if REWARDS[name].function.__module__ == verbatim.__name__ and stack.answer_format != DEFAULT_FORMAT:
+            raise UserError(
+                f"{stack.answer_format.setting}: the reward {name} reads <reasoning> and <answer> only and would pay "
+                "nothing; leave out format, or use rewards=default."
+            )
 
 
 def _check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -220,6 +244,7 @@ def rewards_of(config: AnyConfig) -> RewardStack:
         config.data.answer,
         config.correct_by,
         config.reward_args,
-        config.system_prompt if isinstance(config, CommonConfig) else "",
+        config.system_prompt,
+        answer_format_of(config.format),
         ExecutionSettings.from_config(config),
     )

@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from grpo.config.schema import DEFAULT_CORRECT_BY
+from grpo.config.schema import DEFAULT_CORRECT_BY, FormatConfig
 from grpo.core import files
 from grpo.core.errors import UserError, first_line, json_type_name
 from grpo.core.files import read_json_lines
 from grpo.core.metric_names import REWARD, VALIDATION_ACCURACY
 from grpo.runs.results import read_results
 from grpo.runs.run_dir import RunDir
+from grpo.tasks.answer_format import AnswerFormat, answer_format_of
 from grpo.tasks.answer_types import ANSWER_TYPES, accuracy_labels
 
 
@@ -43,10 +44,14 @@ class SavedRun:
     def accuracy_labels(self) -> dict[str, str]:
         """The labels of the two accuracies in tables."""
         data = self.settings["data"]
-        answer_type = data.get("answer") or data.get("answer_match")  # the older name
-        return accuracy_labels(
-            ANSWER_TYPES.get(answer_type, ANSWER_TYPES["number"]), self.settings.get("correct_by", DEFAULT_CORRECT_BY)
-        )
+        name = data.get("answer") or data.get("answer_match")  # the older name
+        answer_type = ANSWER_TYPES.get(name, ANSWER_TYPES["number"]).in_format(self.answer_format)
+        return accuracy_labels(answer_type, self.settings.get("correct_by", DEFAULT_CORRECT_BY))
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """How its completions show reasoning and answer; older runs had the default and did not save it."""
+        return answer_format_of(FormatConfig(**self.settings.get("format", {})))
 
 
 def read_run(folder: Path) -> SavedRun:

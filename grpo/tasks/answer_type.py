@@ -6,32 +6,43 @@ data.answer, and therefore agree on what is right. It knows nothing of rewards.
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from grpo.core.errors import UserError
 from grpo.core.packages import require_package
-from grpo.tasks.answer_format import extract_answer
+from grpo.tasks.answer_format import DEFAULT_FORMAT, AnswerFormat
 from grpo.tasks.example import Example
 
 
+@dataclass(frozen=True)
 class AnswerType(ABC):
     """How an answer is read from a completion, and compared with the reference answer of its problem.
 
     Attributes:
         name: the value of data.answer.
         rule: when an answer is right, as a phrase after "the answer".
-        label: where the answer in the requested format is, for tables.
         anywhere: what `extract_anywhere` reads, as a phrase.
         anywhere_label: the same in a few words, for tables.
         package: the package that the comparison needs, and the extra of this project that installs it.
+        answer_format: how a completion shows its answer.
     """
 
     name: ClassVar[str]
     rule: ClassVar[str]
-    label: ClassVar[str] = "inside <answer>"
     anywhere: ClassVar[str]
     anywhere_label: ClassVar[str]
     package: ClassVar[tuple[str, str] | None] = None
+    answer_format: AnswerFormat = DEFAULT_FORMAT
+
+    def in_format(self, answer_format: AnswerFormat) -> Self:
+        """This type for completions in another format."""
+        return replace(self, answer_format=answer_format)
+
+    @property
+    def label(self) -> str:
+        """Where the answer in the requested format is, for tables."""
+        return f"inside {self.answer_format.place}"
 
     def check_package(self) -> None:
         """Check that the package that the comparison needs is installed.
@@ -44,7 +55,7 @@ class AnswerType(ABC):
 
     def extract(self, completion: str) -> str | None:
         """The answer in the requested format; None if there is none."""
-        return extract_answer(completion)
+        return self.answer_format.extract_answer(completion)
 
     @abstractmethod
     def extract_anywhere(self, completion: str) -> str | None:

@@ -9,7 +9,6 @@ from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 from grpo.core.errors import UserError
-from grpo.tasks.answer_format import extract_answer
 from grpo.tasks.answer_type import AnswerType
 from grpo.tasks.example import Example
 from grpo.tasks.normalized_text import normalized_text
@@ -45,7 +44,7 @@ class ChoiceAnswer(AnswerType):
     anywhere_label: ClassVar[str] = "last letter of an option"
 
     def extract_anywhere(self, completion: str) -> str | None:
-        if (block := extract_answer(completion)) is not None:
+        if (block := self.extract(completion)) is not None:
             return block
         letters = [next(filter(None, match.groups())) for match in _ANYWHERE.finditer(completion)]
         return letters[-1] if letters else None

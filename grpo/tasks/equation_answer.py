@@ -12,7 +12,6 @@ from fractions import Fraction
 from typing import Any, ClassVar
 
 from grpo.core.errors import UserError
-from grpo.tasks.answer_format import extract_answer
 from grpo.tasks.answer_type import AnswerType
 from grpo.tasks.example import Example
 
@@ -42,7 +41,7 @@ class EquationAnswer(AnswerType):
     anywhere_label: ClassVar[str] = "last expression"
 
     def extract_anywhere(self, completion: str) -> str | None:
-        if (block := extract_answer(completion)) is not None:
+        if (block := self.extract(completion)) is not None:
             return block
         candidates = [match[0].strip() for match in _EQUATION.finditer(completion)]
         candidates = [text for text in candidates if re.search(r"[0-9)] *[+\-*/\u00d7\u00b7\u00f7\u2212]", text)]

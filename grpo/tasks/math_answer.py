@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import ClassVar
 
 from grpo.core.errors import UserError, shorten
-from grpo.tasks.answer_format import extract_answer
+from grpo.tasks.answer_format import last_boxed
 from grpo.tasks.answer_type import AnswerType
 from grpo.tasks.example import Example
 from grpo.tasks.normalized_text import same_text
@@ -21,22 +21,10 @@ from grpo.tasks.verifier_process import VerifierProcess
 
 MAX_LENGTH = 500  # characters of an answer; a longer one is wrong
 MAX_DEPTH = 8  # nested brackets of an answer, on which the parser takes exponential time; a deeper one is wrong
-_BOXED = re.compile(r"\\f?boxed\s*\{")
 _UNIT = re.compile(r"(?:\s+[A-Za-z]{3,})+\s*\.?$")  # words after a number, as in `18 square feet`
 _ENVIRONMENT = re.compile(r"\\begin\{.*?\\end\{[^{}]*\}", re.DOTALL)
 _DELIMITER = re.compile(r"\$|\\[\[\]()]")
 _VERIFIER = VerifierProcess("math_verify")
-
-
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{...}` in `text` that is closed, without white space around it."""
-    for start in reversed(list(_BOXED.finditer(text))[-8:]):
-        depth, begin = 1, start.end()
-        for brace in re.finditer(r"(?<!\\)[{}]", text[begin:]):
-            depth += 1 if brace[0] == "{" else -1
-            if depth == 0:
-                return text[begin : begin + brace.start()].strip()
-    return None
 
 
 class MathAnswer(AnswerType):
@@ -48,17 +36,21 @@ class MathAnswer(AnswerType):
 
     name: ClassVar[str] = "math"
     rule: ClassVar[str] = "is equal to the reference answer by math-verify, in the block or in \\boxed{}"
-    label: ClassVar[str] = "inside <answer> or \\boxed{}"
     anywhere: ClassVar[str] = "the last \\boxed{} anywhere, else the answer block, else the last number"
     anywhere_label: ClassVar[str] = "last \\boxed{} or number"
     package: ClassVar[tuple[str, str] | None] = ("math-verify", "math")
 
+    @property
+    def label(self) -> str:
+        places = dict.fromkeys((self.answer_format.place, r"\boxed{}"))
+        return f"inside {' or '.join(places)}"
+
     def extract(self, completion: str) -> str | None:
-        block = extract_answer(completion)
+        block = super().extract(completion)
         return last_boxed(completion) if block is None else last_boxed(block) or block
 
     def extract_anywhere(self, completion: str) -> str | None:
-        return last_boxed(completion) or extract_answer(completion) or last_number(completion)
+        return last_boxed(completion) or super().extract(completion) or last_number(completion)
 
     def matches(self, answer: str, example: Example) -> bool:
         if len(answer) > MAX_LENGTH or _depth(answer) > MAX_DEPTH:

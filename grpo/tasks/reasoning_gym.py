@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 from grpo.config.schema import DataConfig
 from grpo.core.errors import UserError, first_line, suggest_name
 from grpo.core.packages import require_package
-from grpo.tasks.answer_format import extract_answer
 from grpo.tasks.answer_type import AnswerType
 from grpo.tasks.example import Example
 from grpo.tasks.normalized_text import normalized_text
@@ -70,7 +69,7 @@ class ReasoningGymAnswer(AnswerType):
     package: ClassVar[tuple[str, str] | None] = ("reasoning-gym", "reasoning-gym")
 
     def extract_anywhere(self, completion: str) -> str | None:
-        if (block := extract_answer(completion)) is not None:
+        if (block := self.extract(completion)) is not None:
             return block
         return next((line.strip() for line in reversed(completion.split("\n")) if line.strip()), None)
 

@@ -9,11 +9,11 @@ from typing import Any
 from grpo.config.schema import DataConfig
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import Message
+from grpo.tasks.answer_format import last_boxed
 from grpo.tasks.answer_types import ANSWER_TYPES
 from grpo.tasks.chat_prompt import chat_question, is_chat, read_chat
 from grpo.tasks.columns import recognize_answer, recognize_question, require_value, text_column
 from grpo.tasks.example import Example
-from grpo.tasks.math_answer import last_boxed
 
 BOXED = "\\boxed{}"  # the marker that stands for the content of the last \boxed{...}
 HASHES = "####"

@@ -4,13 +4,11 @@ import re
 from collections.abc import Hashable
 from typing import ClassVar
 
-from grpo.tasks.answer_format import TAGS, extract_answer
 from grpo.tasks.answer_type import AnswerType
 from grpo.tasks.example import Example
 from grpo.tasks.normalized_text import normalized_text, same_text
 
 _ANSWER_IS = re.compile(r"\banswer\s{0,9}(?:is\b|:)\s{0,9}:?", re.IGNORECASE)  # before the answer in a line of prose
-_TAG = re.compile("|".join(TAGS))
 
 
 class TextAnswer(AnswerType):
@@ -22,9 +20,9 @@ class TextAnswer(AnswerType):
     anywhere_label: ClassVar[str] = "last line"
 
     def extract_anywhere(self, completion: str) -> str | None:
-        if (block := extract_answer(completion)) is not None:
+        if (block := self.extract(completion)) is not None:
             return block
-        lines = _TAG.sub("\n", completion).split("\n")
+        lines = re.sub("|".join(map(re.escape, self.answer_format.tags)), "\n", completion).split("\n")
         last = next((line for line in reversed(lines) if line.strip()), None)
         return None if last is None else _ANSWER_IS.split(last)[-1].strip()
 

@@ -19,6 +19,7 @@ from grpo.core.text import plural
 from grpo.evaluation.difference import PairedDifference
 from grpo.evaluation.evaluation import Evaluation
 from grpo.rewards.stack import RewardStack
+from grpo.tasks.answer_format import DEFAULT_FORMAT
 
 
 def banner(config: Config, rewards: RewardStack, batch: BatchSplit, out: Path) -> RenderableType:
@@ -31,6 +32,8 @@ def banner(config: Config, rewards: RewardStack, batch: BatchSplit, out: Path) -
         "batch": str(batch) + f", {steps} steps per rollout" * (steps > 1),
         "folder": display_path(out),
     }
+    if rewards.answer_format != DEFAULT_FORMAT:
+        lines["format"] = rewards.answer_format.setting
     if config.rollout.name in ENGINES:
         lines["rollout"] = f"{config.rollout.name}: repeated or resumed, the run has other numbers in the last digits"
     return run_header(lines)
@@ -79,9 +82,10 @@ def say_results(
     say(f"\n{results['problems']['held_out']:,} held-out problems, answered greedily")
     main_figures = {name: differences[name] for name in ordered_metrics(differences, rewards=False)}
     say(comparison_table(("before", "after"), before.figures, after.figures, main_figures, after.labels))
+    tags = after.rewards.answer_format.tags
     for example in results["examples"]:
         title = f"{example['question']} (gold: {example['gold']})"
-        say(answers_table(title, {when: example[when] for when in ("before", "after")}))
+        say(answers_table(title, {when: example[when] for when in ("before", "after")}, tags))
     steps = f"{results['steps']} {plural(results['steps'], 'step')}"
     if results["stopped_by"]:
         steps += f" of {max_steps} (ended by {results['stopped_by']})"

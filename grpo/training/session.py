@@ -42,6 +42,7 @@ from grpo.runs.run_dir import RunDir
 from grpo.runs.signature import sign
 from grpo.tasks.example import SHOWCASE
 from grpo.tasks.splits import load_splits
+from grpo.tasks.tokenized_format import check_tokenized_format
 from grpo.tasks.train_set import select_train_examples
 from grpo.training.environment import check_environment
 from grpo.training.policy_evaluator import PolicyEvaluator, answers_before_and_after
@@ -173,6 +174,7 @@ class Session:
         config, splits = self.config, self.splits
         self.tokenizer = build_tokenizer(config.model)
         self.train_examples, notes = select_train_examples(splits.train, self.tokenizer, config)
+        notes += check_tokenized_format(self.tokenizer, config)
         policy: Any = build_policy(config.model, config.seed)
         problems = (SHOWCASE, *self.train_examples, *splits.validation, *splits.held_out)
         notes += prepare_policy(policy, self.tokenizer, [example.prompt for example in problems], config)

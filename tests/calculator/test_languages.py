@@ -3,7 +3,7 @@
 import re
 
 from grpo.calculator import PAGE
-from grpo.tasks.answer_format import TAGS
+from grpo.tasks.answer_format import DEFAULT_FORMAT
 from tests.helpers.calculator import EXAMPLES, KINDS, reasons, totals
 from tests.helpers.random_completions import many_completions
 
@@ -54,7 +54,7 @@ NAMES_KEPT = "|".join(
         "default",
         "verbatim",
         r"str\.isdigit",
-        *TAGS,
+        *DEFAULT_FORMAT.tags,
     ]
     + [
         "TRL",

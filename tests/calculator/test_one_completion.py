@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from grpo.core.tables import FORMAT_TAG
-from grpo.tasks.answer_format import TAGS, extract_answer
+from grpo.tasks.answer_format import DEFAULT_FORMAT
 from tests.helpers.calculator import EXAMPLES, by_python, reasons, totals, typed, until
 from tests.helpers.random_completions import many_completions
 from tests.helpers.reward_tables import PERFECT, answered
@@ -99,12 +98,12 @@ def test_tinted_ranges(open_page) -> None:
     )
     for (text, _), (default, verbatim) in zip(many_completions()[:2000], found, strict=True):
         tail = text.rpartition("</answer>")[2].removeprefix("\n") if "</answer>" in text else ""
-        assert default == [re.findall(FORMAT_TAG, text), extract_answer(text), tail]
+        assert default == [re.findall("|".join(DEFAULT_FORMAT.tags), text), DEFAULT_FORMAT.extract_answer(text), tail]
         assert verbatim[1] == text.split("<answer>")[-1].split("</answer>")[0].strip()
     tinted = "() => MARKS.map((name) => Array.from(highlights[name], ({ startContainer, startOffset, endOffset }) => startContainer.data.slice(startOffset, endOffset)))"
     page.locator("[data-t=eg_chatter]").click()
     assert page.evaluate(tinted) == [
-        list(TAGS),
+        list(DEFAULT_FORMAT.tags),
         ["18"],
         ["I hope this helps! Let me know if you have any other questions."],
     ]

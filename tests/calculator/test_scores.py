@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 from grpo.rewards.stack import RewardStack
-from grpo.tasks.answer_format import TAGS
+from grpo.tasks.answer_format import DEFAULT_FORMAT
 from tests.helpers import answer_tables, reward_tables
 from tests.helpers.calculator import KINDS, NAMES, Case, ask, by_page, by_python, differences
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
@@ -37,7 +37,7 @@ def cases_of_the_tests() -> list[Case]:
         "- ",
         "\\frac{",
         "<reasoning>x</reasoning><answer> </answer>",
-        *TAGS,
+        *DEFAULT_FORMAT.tags,
     ]
     # The originals take quadratic time on some of these.
     return cases + [(answered(piece * (20_000 // len(piece))), "18") for piece in long]

@@ -29,13 +29,14 @@ def test_every_option_composes(group: str, name: str) -> None:
 
 
 def test_the_groups_have_the_documented_options() -> None:
-    of_training = {"model", "data", "rewards", "optimizer", "algorithm", "rollout", "tracking", "experiment"}
+    of_training = {"model", "data", "rewards", "optimizer", "algorithm", "rollout", "tracking", "experiment", "format"}
     assert GROUPS.keys() == of_training | {"hardware"}
     assert {"tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b"} <= set(GROUPS["model"])
     assert {f"qwen2.5-{size}-{way}" for size in ("1.5b", "3b") for way in ("lora", "qlora")} <= set(GROUPS["model"])
     assert {"rtx3090", "rtx4090", "a100-40gb", "a100-80gb", "h100", "h200"} <= set(GROUPS["hardware"])
     assert {"default", "no_xmlcount", "no_format", "correctness_only", "verbatim"} <= set(GROUPS["rewards"])
     assert {"grpo", "grpo_kl", "dr_grpo", "dapo", "gspo"} <= set(GROUPS["algorithm"])
+    assert set(GROUPS["format"]) == {"tags", "boxed"}
     assert set(SAMPLER_SETTINGS) == set(GROUPS["rollout"])
     assert {"wandb", "trackio", "tensorboard", "none"} <= set(GROUPS["tracking"])
 
@@ -59,9 +60,9 @@ def test_the_settings_of_the_reference_run() -> None:
 
 def test_every_setting_has_a_comment() -> None:
     commands = (
-        (Config, ["common", "config"]),
-        (EvaluateConfig, ["common", "evaluate"]),
-        (PlanConfig, ["common", "config", "plan"]),
+        (Config, ["common", "format/tags", "config"]),
+        (EvaluateConfig, ["common", "format/tags", "evaluate"]),
+        (PlanConfig, ["common", "format/tags", "config", "plan"]),
     )
     for schema, files in commands:
         text = "\n".join((CONF / f"{file}.yaml").read_text() for file in files)

@@ -113,7 +113,7 @@ INVISIBLE = {
 def test_invisible_characters_are_escaped(text: str, seen: str, tmp_path) -> None:
     assert printable(f"a{text}b") == f"a{seen}b"
     assert "".join(at_80(f"a{text}b")).replace(" ", "") == f"a{seen}b".replace("\n", "").expandtabs().replace(" ", "")
-    assert seen.strip() in highlight_tags(f"<answer>{text}</answer>")
+    assert seen.strip() in highlight_tags(f"<answer>{text}</answer>", ["<answer>", "</answer>"])
 
 
 HOSTILE = "".join(INVISIBLE)

@@ -5,7 +5,7 @@ import re
 from functools import cache
 
 from grpo.calculator import PAGE
-from grpo.tasks.answer_format import TAGS
+from grpo.tasks.answer_format import DEFAULT_FORMAT
 from grpo.tasks.numbers import single_number
 from tests.helpers.calculator import Case
 
@@ -16,8 +16,8 @@ RUNS = re.findall(r"\[0x([0-9a-f]+), 0x([0-9a-f]+)\]", PAGE.read_text(encoding="
 DIGITS = [chr(code) for first, last in RUNS for code in range(int(first, 16), int(last, 16) + 1)]
 DIGITS += list("0123456789") * 20 + list("½Ⅷ九〇৴௰")
 PIECES = [
-    *TAGS,
-    *TAGS,
+    *DEFAULT_FORMAT.tags,
+    *DEFAULT_FORMAT.tags,
     "<answer>\n",
     "\n</answer>",
     "\n</answer>\n",

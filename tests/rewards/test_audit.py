@@ -21,13 +21,15 @@ from grpo.rewards.completion_scores import CompletionScores, judge_completions
 from grpo.rewards.finding import Finding
 from grpo.rewards.probe import AS_REQUESTED
 from grpo.rewards.probe_rules import judge_probes
-from grpo.rewards.probe_scores import score_probes
+from grpo.rewards.probe_scores import paid_format, score_probes
 from grpo.rewards.probe_templates import CHANGES
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import build_rewards
+from grpo.tasks.answer_format import DEFAULT_FORMAT, AnswerFormat, BoxedFormat, TagFormat
 from grpo.tasks.answer_types import ANSWER_TYPES
 
 PROBES = built_in_probes("number")
+DEFAULT_STACK = dict.fromkeys(("correctness", "int", "strict_format", "soft_format", "xmlcount"), 1.0)
 
 MINE = """
 from grpo.rewards import reward
@@ -91,23 +93,38 @@ def lines(path: Path, rows: list) -> None:
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
+@pytest.mark.parametrize("requested", [DEFAULT_FORMAT, TagFormat("think", "solution"), BoxedFormat()])
 @pytest.mark.parametrize("answer", ["number", "choice", "text", "equation", "math"])
-def test_the_probes_are_what_they_say(answer: str) -> None:
+def test_the_probes_are_what_they_say(answer: str, requested: AnswerFormat) -> None:
     if answer == "math":
         pytest.importorskip("math_verify")
-    probes = built_in_probes(answer)
+    probes = built_in_probes(answer, requested)
     assert len({probe.name for probe in probes}) == len(probes)
     assert {name for pair in CHANGES.values() for name in pair} <= {probe.name for probe in probes}
     batch = ScoringBatch([probe.completion for probe in probes], [probe.example for probe in probes])
-    stack = build_rewards({"correctness": 1.0, "strict_format": 1.0}, answer_type=answer)
+    stack = build_rewards({"correctness": 1.0, "strict_format": 1.0}, answer_type=answer, answer_format=requested)
     scores = stack.score(batch)
     for probe, correct, strict in zip(probes, scores["correctness"], scores["strict_format"], strict=True):
-        if probe.right is not None and "<answer>" in probe.completion:
+        if probe.right is not None and requested.tags[-1] in probe.completion:
             assert correct == 2.0 * probe.right, probe.name
         assert probe.kind != AS_REQUESTED or strict == 0.5, probe.name
     # Equal questions are adjacent in a batch.
     questions = [probe.example.question for probe in probes]
     assert sum(a != b for a, b in pairwise(questions)) == len(set(questions)) - 1
+
+
+@pytest.mark.parametrize("requested", [TagFormat("think"), TagFormat(answer="solution"), BoxedFormat()])
+@pytest.mark.parametrize("answer", ["number", "choice", "text", "equation"])
+def test_the_default_stack_has_the_same_warnings_in_each_format(answer: str, requested: AnswerFormat) -> None:
+    def findings(answer_format: AnswerFormat) -> list[Finding]:
+        stack = build_rewards(DEFAULT_STACK, answer_type=answer, answer_format=answer_format)
+        assert paid_format(stack) == answer_format
+        return judge_probes(score_probes(stack, built_in_probes(answer, answer_format)))
+
+    found, expected = findings(requested), findings(DEFAULT_FORMAT)
+    if isinstance(requested, BoxedFormat):  # a preamble and a line break are part of the reasoning there
+        found, expected = ([each for each in some if each.level == "warning"] for some in (found, expected))
+    assert [finding.text for finding in found] == [finding.text for finding in expected]
 
 
 def test_types_of_answers_without_probes_say_so() -> None:
@@ -129,8 +146,8 @@ def test_verbatim(capsys) -> None:
         "Wrong answers differ by 2.406, more than the 2 that right adds: 'wrong, then long text' -0.906 and 'wrong as asked' 1.5 (verbatim_int 0.5, verbatim_strict_format 0.5, verbatim_xmlcount 1.406).",
         "More reasoning lowers the score of the same answer: by 0.5 in 'three lines' (verbatim_strict_format) and by 0.9 in 'many lines, no break' (verbatim_xmlcount).",
         "A missing last line break is charged for the whole completion, 0.001 per character (verbatim_xmlcount): a right answer of 86 characters falls from 3.5 to 2.916, one of 986 from 3 to 2.016.",
-        "A bare answer without tags earns 2.5 of 3.5 (verbatim_correctness 2, verbatim_int 0.5).",
-        "Another format pays more than the requested one: 'tags inline, no break' 3 over 'one line, no break' 2.916 (verbatim_soft_format 0.5, verbatim_xmlcount -0.416).",
+        "A bare answer in no format earns 2.5 of 3.5 (verbatim_correctness 2, verbatim_int 0.5).",
+        "Another format pays more than the requested one: 'on one line, no break' 3 over 'one line, no break' 2.916 (verbatim_soft_format 0.5, verbatim_xmlcount -0.416).",
     ]
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 80
@@ -145,13 +162,13 @@ def test_default_has_limits_and_no_faults(capsys) -> None:
     assert [(finding.level, finding.text) for finding in run("fail_on=warning")] == [
         (
             "note",
-            "Wrong outscores right, which correctness does not count as right: 'wrong as asked' 2 over 'boxed, no tags' 0, 'bare answer' 0 and 'bare sentence' 0.",
+            "Wrong outscores right, which correctness does not count as right: 'wrong as asked' 2 over '\\boxed{} instead' 0, 'bare answer' 0 and 'bare sentence' 0.",
         ),
         ("note", "18.0, $18, 18 pens, \\boxed{18} and **18** for 18: refused by int."),
         ("note", "No work pays as much as work, 4: filler reasoning and empty steps."),
         (
             "note",
-            "Format pays without a right answer: 'wrong as asked' 2, 'no answer in the tags' 0.5 and 'template copied' 1.5, of 4.",
+            "Format pays without a right answer: 'wrong as asked' 2, 'empty answer block' 0.5 and 'template copied' 1.5, of 4.",
         ),
     ]
     said = capsys.readouterr().out
@@ -196,34 +213,34 @@ def test_measured_rewards_are_not_judged() -> None:
         (
             {"correctness": 1, "anywhere": 1},
             [
-                "anywhere pays for wrong answers as for right ones: '3 answers in one', 'right work, wrong end', 'no answer in the tags', '118 for 18', '180 for 18', '-18 for 18' and 4 more.",
+                "anywhere pays for wrong answers as for right ones: '3 answers in one', 'right work, wrong end', 'empty answer block', '118 for 18', '180 for 18', '-18 for 18' and 4 more.",
                 "anywhere reads numbers, but refuses the right answers 1,080 for gold 1080 and 1080 for gold 1,080.",
-                "A bare answer without tags earns 1 of 3 (anywhere).",
+                "A bare answer in no format earns 1 of 3 (anywhere).",
             ],
         ),
         (
             {"length": 1},
             [
-                "Wrong outscores right in 175 of 577 pairs: 'wrong, padded' 972 over 'answer tags alone' 22, 'empty reasoning' 48 and 'filler reasoning' 51 (length).",
+                "Wrong outscores right in 175 of 577 pairs: 'wrong, padded' 972 over 'answer block alone' 22, 'empty reasoning' 48 and 'filler reasoning' 51 (length).",
                 "A right answer earns no more than a wrong one in the same format: 86 and 86.",
                 "Right without work outscores right with work: 'empty steps' 143 over 'one line' 86.",
                 "Padding pays: 886 characters of filler add 886 (length).",
                 "Another format pays more than the requested one: 'preamble before' 104 over 'one line' 86 (length); 'short text after' 105 over 'one line' 86 (length); 'long text after' 789 over 'one line, no break' 85 (length).",
-                "Repetition pays: 'everything twice' 172, 'inline, then in lines' 167, 'reasoning twice' 150, 'last of 3 right' 130, 'first of 3 right' 130, 'answer twice' 108 and '3 answers in one' 92, against 86 without.",
+                "Repetition pays: 'everything twice' 172, 'inline, then in lines' 168, 'reasoning twice' 150, 'last of 3 right' 130, 'first of 3 right' 130, 'answer twice' 108 and '3 answers in one' 92, against 86 without.",
             ],
         ),
         (
             {"correctness": 1, "strict_format": 1, "signed": 1},
             [
                 "signed excludes each of correctness and strict_format: no probe is paid by both, so the best score found is 1.5; the best of each reward would sum to 3.5.",
-                "A bare answer without tags earns 2 of 2.5 (signed).",
+                "A bare answer in no format earns 2 of 2.5 (signed).",
             ],
         ),
         # A price on length may be deliberate; its effect is reported all the same.
         (
             {"correctness": 1, "length": -0.001},
             [
-                "Right without work outscores right with work: 'answer tags alone' 1.978, 'empty reasoning' 1.952, 'filler reasoning' 1.949 and 'empty steps' 1.857 over 'many lines' 1.014.",
+                "Right without work outscores right with work: 'answer block alone' 1.978, 'empty reasoning' 1.952, 'filler reasoning' 1.949 and 'empty steps' 1.857 over 'many lines' 1.014.",
                 "More reasoning lowers the score of the same answer: by 0.9 in 'many lines' (length).",
             ],
         ),
@@ -364,7 +381,7 @@ def test_mistakes(folder, override: str, message: str) -> None:
 def test_every_setting_has_a_comment() -> None:
     text = (CONF / "audit.yaml").read_text()
     for item in fields(AuditConfig):
-        if item.name != "rewards":
+        if item.name not in ("rewards", "format", "system_prompt"):  # of their own files
             assert text.partition(f"\n{item.name}:")[0].splitlines()[-1].startswith("# "), item.name
 
 

@@ -16,7 +16,7 @@ from grpo.rewards.answer_probes import built_in_probes
 from grpo.rewards.finding import Finding
 from grpo.rewards.inverted_pairs import find_inverted_pairs
 from grpo.rewards.probe_rules import judge_probes
-from grpo.rewards.probe_scores import in_format_of, score_probes
+from grpo.rewards.probe_scores import paid_format, score_probes
 from grpo.rewards.stack import build_rewards
 
 STACKS = Path(__file__).parent / "audit_stacks"
@@ -30,7 +30,7 @@ CORRECT_BY = {"gsm8k_demo": "demo_correctness", "open_r1_like": "accuracy", "cou
 
 def findings(file: str, names: list[str], answer: str = "number", correct_by: str = "correctness") -> list[Finding]:
     stack = build_rewards(dict.fromkeys(names, 1.0), [str(STACKS / f"{file}.py")], answer, correct_by)
-    return judge_probes(score_probes(stack, in_format_of(stack, built_in_probes(answer))))
+    return judge_probes(score_probes(stack, built_in_probes(answer, paid_format(stack))))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def audited() -> dict[str, list[Finding]]:
         (
             "gsm8k_demo",
             "warning",
-            "Another format pays more than the requested one: 'tags inline, no break' 3 over 'one",
+            "Another format pays more than the requested one: 'on one line, no break' 3 over 'one",
         ),
         # Text after the answer is free.
         ("countdown_like", "note", "Text after the answer costs nothing, 1.1: short text after and long text after."),
@@ -78,7 +78,7 @@ def audited() -> dict[str, list[Finding]]:
             "warning",
             "as for right ones: '3 answers in one', '118 for 18', '180 for 18', '-18 for 18'",
         ),
-        ("gold_anywhere", "warning", "'right work, wrong end', 'no answer in the tags', '118 for 18'"),
+        ("gold_anywhere", "warning", "'right work, wrong end', 'empty answer block', '118 for 18'"),
         (
             "open_r1_like",
             "warning",
@@ -100,7 +100,7 @@ def audited() -> dict[str, list[Finding]]:
             "note",
             r"18.0, $18, 18 pens, \boxed{18} and **18** for 18: refused by plain_number_only.",
         ),
-        ("boxed_only", "warning", "Another format pays more than the requested one: 'boxed, no tags' 1 over 'one line"),
+        ("boxed_only", "warning", "Another format pays more than the requested one: '\\boxed{} instead' 1 over 'one"),
         # A cosine of the length: it pays for padding a wrong answer, and turns around past its limit.
         ("open_r1_like", "warning", "Padding a wrong answer pays: 886 characters of filler add 0.4264 (cosine_length"),
         (
@@ -114,7 +114,7 @@ def audited() -> dict[str, list[Finding]]:
         ("gsm8k_demo", "warning", "demo_strict_format and demo_soft_format exclude each other"),
         ("gsm8k_demo", "warning", "A missing last line break is charged for the whole completion, 0.001 per character"),
         ("gsm8k_demo", "warning", "demo_int reads numbers, but refuses the right answers -5 and 1,080"),
-        ("gsm8k_demo", "warning", "A bare answer without tags earns 2.5 of 3.5"),
+        ("gsm8k_demo", "warning", "A bare answer in no format earns 2.5 of 3.5"),
         (
             "gsm8k_demo",
             "warning",
@@ -164,7 +164,7 @@ def test_the_order_of_findings_and_the_shown_format(tmp_path, monkeypatch, capsy
     assert levels == sorted(levels, reverse=True)
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 80
-    assert "<think> tags, which these rewards pay for, instead of <reasoning>" in " ".join(said.split())
+    assert "these rewards pay for <think> instead of <reasoning>; set format.reasoning=think" in " ".join(said.split())
     assert "one call of a reward" in said and said.count("µs") + said.count("ms") >= 5
 
 

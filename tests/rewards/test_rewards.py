@@ -12,7 +12,7 @@ from grpo.rewards.registry import REWARDS
 from grpo.rewards.scoring import score_reward
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import build_rewards
-from grpo.tasks.answer_format import TAGS
+from grpo.tasks.answer_format import DEFAULT_FORMAT
 from grpo.tasks.answer_types import ANSWER_TYPES
 from grpo.tasks.example import Example
 from tests.helpers import reward_tables
@@ -88,7 +88,7 @@ RANGES = {
     "verbatim_strict_format": {0.0, 0.5},
     "verbatim_soft_format": {0.0, 0.5},
 }
-pieces = st.sampled_from([*TAGS, "\n", " ", "18", "1,080", "-", "$", "\r", "\x00", "x", "²"])
+pieces = st.sampled_from([*DEFAULT_FORMAT.tags, "\n", " ", "18", "1,080", "-", "$", "\r", "\x00", "x", "²"])
 texts = st.one_of(st.text(), st.lists(st.one_of(pieces, st.text(max_size=3)), max_size=30).map("".join))
 
 

@@ -12,6 +12,7 @@ from grpo.policy.hub import ASSETS
 from grpo.reports.page import highlight_tags
 from grpo.reports.run_report import write_run_report
 from grpo.sample import print_answers
+from grpo.tasks.answer_format import DEFAULT_FORMAT
 from tests.helpers.evaluation import evaluated
 from tests.helpers.refusals import refusal_of
 
@@ -53,7 +54,10 @@ def test_a_tag_that_the_prompt_opens_is_scored_and_shown(train, tmp_path, capsys
     assert all(
         answers[when].startswith("<reasoning>\n") for answers in results["examples"] for when in ("before", "after")
     )
-    assert f"after</small><pre>{highlight_tags(results['examples'][0]['after'])}" in write_run_report(out).read_text()
+    assert (
+        f"after</small><pre>{highlight_tags(results['examples'][0]['after'], DEFAULT_FORMAT.tags)}"
+        in write_run_report(out).read_text()
+    )
     evaluated(f"run={out}", "name=again")
     report = json.loads((out / "evaluations" / "again.json").read_text())
     assert report["figures"] == results["after"]

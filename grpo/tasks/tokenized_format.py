@@ -1,0 +1,62 @@
+"""A check that a policy can write the answer format, with its tokenizer and chat template, before anything is sampled.
+
+Called by training and the evaluation once the tokenizer is loaded. A tag that is a special token is left out when
+completions are decoded, and one that the tokenizer does not know is lost; no completion would then be right. It knows
+nothing of problems and scores.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from grpo.config.schema import CommonConfig
+from grpo.core.errors import UserError
+from grpo.policy.chat_template import ChatTemplate
+from grpo.tasks.answer_format import AnswerFormat, BoxedFormat, TagFormat, answer_format_of
+
+# Names of tags that a message may advise, in the order of preference.
+NAMES = {"reasoning": ("reasoning", "thinking", "work"), "answer": ("answer", "solution", "result")}
+
+
+def check_tokenized_format(tokenizer: Any, config: CommonConfig) -> list[str]:
+    """Check that a completion in the format of the run is the same after encoding and decoding; returns notes.
+
+    Raises:
+        UserError: tags or line breaks are lost; the message names a format that the tokenizer can write, if any.
+    """
+    chat, requested = ChatTemplate.of(tokenizer, config), answer_format_of(config.format)
+    decoded = _decoded(chat, requested)
+    if not requested.is_exact(decoded):
+        lost = [tag for tag in requested.tags if tag not in decoded] or ["the line breaks"]
+        advice = next(
+            (f"set {other.setting}" for other in _others(requested) if other.is_exact(_decoded(chat, other))),
+            "use another tokenizer",
+        )
+        raise UserError(
+            f"{requested.setting}: the tokenizer of {config.model.setting} loses {' and '.join(lost)}: a completion in "
+            f"the format is decoded as {decoded!r}, so none could be right; {advice}."
+        )
+    if decoded.startswith(chat.opened) or requested.is_exact(chat.opened + decoded):
+        return []
+    return [
+        f"{requested.setting}: the chat template opens {chat.opened.strip()} before every completion, so none is "
+        f"exactly in the format, which begins with {requested.tags[0]}; set format.reasoning to the name of that tag."
+    ]
+
+
+def _others(requested: AnswerFormat) -> Iterator[AnswerFormat]:
+    """Formats to advise; the fewest changes come first."""
+    if isinstance(requested, TagFormat):
+        names = {key: (getattr(requested, key), *NAMES[key]) for key in NAMES}
+        pairs = [(i, j) for i in range(4) for j in range(4)]
+        for i, j in sorted(pairs, key=lambda pair: ((pair[0] > 0) + (pair[1] > 0), sum(pair))):
+            if names["reasoning"][i] != names["answer"][j]:
+                yield TagFormat(names["reasoning"][i], names["answer"][j])
+    yield BoxedFormat()
+
+
+def _decoded(chat: ChatTemplate, answer_format: AnswerFormat) -> str:
+    """A completion in the format, encoded and decoded as completions are, after the text that the prompt opens."""
+    text = answer_format.render("1 + 2 = 3", "3")
+    begin = chat.opened if text.startswith(chat.opened) else ""
+    ids = chat.tokenizer(text.removeprefix(begin), add_special_tokens=False)["input_ids"]
+    return begin + str(chat.tokenizer.decode(ids, skip_special_tokens=True))
