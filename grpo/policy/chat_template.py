@@ -109,10 +109,18 @@ class ChatTemplate:
 
         Tags that also stand before the assistant's text in a conversation, such as `<assistant>`, mark the turn. A tag
         that is a special token does not count, because completions are decoded without them.
+
+        Raises:
+            UserError: the chat template refuses the prompt, or leaves out the question.
         """
         with _template_errors():
             prompt = self._render(self.messages(QUESTION), add_generation_prompt=True)
-        end = prompt.rpartition(QUESTION)[2] if QUESTION in prompt else ""
+        if QUESTION not in prompt:  # as templates for images do, which take no plain text
+            raise UserError(
+                f"the policy's chat template leaves out the question; of 'How many?' it makes {shorten(repr(prompt))}. "
+                "Use a policy for text, or a tokenizer whose template takes text, model.tokenizer=FOLDER."
+            )
+        end = prompt.rpartition(QUESTION)[2]
         conversation = self._try(("user", "assistant"))
         marks = {tag[0] for tag in _open_tags(conversation.rpartition(QUESTION)[2].partition(REPLY)[0])}
         marks |= {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}

@@ -7,7 +7,7 @@ Replaces three methods of `GRPOTrainer` (TRL 1.16):
   and with engines TRL's method runs, wrapped: it leaves the policy in bfloat16 (continuous batching), raises long
   errors (vLLM server) and returns the completions of an engine that failed as if they were complete.
 - `_generate` calls both and decodes the completions. Ours puts the text that the prompt opens, such as `<think>`,
-  before them.
+  before them, and decodes them as evaluations do: with a response template, TRL leaves out their reasoning.
 """
 
 import os
@@ -22,25 +22,29 @@ from grpo.core import distributed
 from grpo.core.device import free_memory
 from grpo.core.errors import UserError, first_line
 from grpo.core.paths import display_path
+from grpo.policy.chat_template import ChatTemplate
 from grpo.sampling.policy_state import cast_for_engine, preserve_frozen_weights
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from grpo.sampling.sampler import Sampler
 from grpo.training.base import BaseTrainer
+
+# The attributes of a tokenizer with which TRL takes completions apart; older transformers have the second.
+RESPONSE_PARSERS = ("response_template", "response_schema")
 
 
 class SamplingMixin(BaseTrainer):
     """The part of `Trainer` that samples completions.
 
     Attributes:
-        opened: the text that the chat template opens at the end of a prompt; completions are scored with it.
+        chat: decodes completions as they are scored.
         sampler: ours, called if it shares prefixes or the weights are sharded; None if TRL drives an engine.
         before_sampling: called before our sampler runs, to bring its copy of the weights up to date.
         is_sampling: whether a failure, such as out of memory, comes from sampling.
     """
 
-    def __init__(self, sampler: Sampler | None, opened: str, **kwargs: Any) -> None:
+    def __init__(self, sampler: Sampler | None, chat: ChatTemplate, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.opened = opened
+        self.chat = chat
         if self.use_vllm:
             # vLLM sets the seed of this process when it starts. Set ours again; processes that share a copy of the
             # policy in vLLM need the same seed.
@@ -58,11 +62,12 @@ class SamplingMixin(BaseTrainer):
         return [row for row, (_, count) in zip(ids, runs, strict=True) for _ in range(count)], images, fields
 
     def _generate(self, prompts: list) -> tuple:
-        """As in TRL, with the text that the prompt opens before each completion; token ids stay as sampled."""
+        """As in TRL, with completions as texts of `ChatTemplate.completion_texts`; token ids stay as sampled."""
         result = super()._generate(prompts)
-        _, _, _, completions, *_ = result
-        for (message,) in completions:
-            message["content"] = self.opened + message["content"]
+        _, completion_ids, _, completions, *_ = result
+        if self.chat.opened or any(getattr(self.processing_class, name, None) for name in RESPONSE_PARSERS):
+            texts = self.chat.completion_texts(completion_ids)
+            completions[:] = [[{"role": "assistant", "content": text}] for text in texts]
         return result
 
     def _generate_single_turn(

@@ -61,7 +61,7 @@ def build_trainer(
         args.generation_kwargs = {"stop_token_ids": sampler.end_token_ids}
     chat = ChatTemplate.of(tokenizer, config)
     trainer = Trainer(
-        opened=chat.opened,
+        chat=chat,
         sampler=None if config.rollout.name in ENGINES else sampler,
         share_prompts=config.share_prompts,
         recorder=recorder,

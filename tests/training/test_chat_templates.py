@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from trl.trainer import grpo_trainer
 
 from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.hub import ASSETS
@@ -45,7 +46,9 @@ def test_a_tag_that_the_prompt_opens_is_scored_and_shown(train, tmp_path, capsys
     policy = policy_with(tmp_path / "policy", OPENS)
     rewards = [f"reward_files=[{tmp_path / 'seen.py'}]", "+rewards.seen=0.1"]
     out, results = train(f"model.path={policy}", "chat_template_kwargs.style=open", *rewards)
-    assert r"ends the prompt with '<reasoning>\n': completions are scored and shown with this text" in words(capsys)
+    said = words(capsys)
+    assert r"ends the prompt with '<reasoning>\n': completions are scored and shown with this text" in said
+    assert said.count("<reasoning>") >= 1 + 2 * len(results["examples"])  # the table of answers before and after
     completions = pd.read_parquet(out / "completions" / "step_000001.parquet")
     assert completions["completion"].str.startswith("<reasoning>\n").all() and completions["seen"].eq(1).all()
     saved = pd.read_parquet(out / "evaluations" / "after.parquet")
@@ -84,6 +87,17 @@ def test_a_template_without_a_system_role(train, trainer, tmp_path, capsys, roll
     assert prompts[0][0]["content"].startswith(config.system_prompt.strip() + "\n\n")
     questions = [example.prompt for example in built.recorder.completion_log.examples]
     assert built._tokenize_prompts(prompts)[0] == ChatTemplate.of(built.processing_class, config).prompt_ids(questions)
+
+
+def test_a_tokenizer_that_takes_completions_apart(trainer, monkeypatch) -> None:
+    built = trainer()
+    built.processing_class.response_template = {"a": "template"}
+    monkeypatch.setattr(
+        grpo_trainer, "parse_response", lambda *_, **__: {"role": "assistant", "content": "answer only"}
+    )
+    _, completion_ids, _, completions, *_ = built._generate([built.train_dataset[0]["prompt"]] * 2)
+    texts = built.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+    assert completions == [[{"role": "assistant", "content": text}] for text in texts]
 
 
 @pytest.mark.parametrize(
