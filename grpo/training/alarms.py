@@ -174,8 +174,8 @@ class Alarms:
             advice = (
                 f"The policy's chat template ends the prompt with {opened!r}, and every completion is scored with this "
                 "text before it: a reward that wants another start cannot be earned, and one for this text alone is "
-                "always earned. Change the reward, or the end of the template (chat_template.jinja in the policy's "
-                f"folder); rewards.{reward}=0 only measures it."
+                "always earned. Set format.reasoning to the name of this tag, or change the reward or the template "
+                f"(chat_template.jinja in the policy's folder); rewards.{reward}=0 only measures it."
             )
         return Alarm(
             "constant_reward",
