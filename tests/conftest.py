@@ -19,8 +19,6 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 
-import grpo.core.console  # noqa: F401  # before a test sets COLUMNS, which would fix the width for all later tests
-
 # The smallest run that still trains: two steps of four completions.
 SMALL = [
     "max_steps=2",

@@ -313,9 +313,7 @@ def test_completions_made_elsewhere(light, tmp_path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"made.jsonl", "outputs"}
 
 
-def test_shown_texts_are_labelled(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
+def test_shown_texts_are_labelled(light, tmp_path) -> None:
     texts = {
         "a": ["<answer>\n3\n</answer>", "It is 3.", "<answer>\n3\n</answer>", "It is 4."],
         "b": ["It is $3", "<answer>3", "4", "<answer>5</answer> or 3"],
@@ -323,8 +321,9 @@ def test_shown_texts_are_labelled(tmp_path, monkeypatch, capsys) -> None:
     for name, completions in texts.items():
         rows = [{"question": f"{i} + 1?", "gold": "3", "completion": text} for i, text in enumerate(completions)]
         lines(tmp_path / f"{name}.jsonl", rows)
-    evaluated("completions=a.jsonl", "baseline=b.jsonl", "name=x", "show=4")
-    labels = re.findall(r"(baseline|file): (right, but not inside <answer>|right|wrong)", capsys.readouterr().out)
+    arguments = ["completions=a.jsonl", "baseline=b.jsonl", "name=x", "show=4"]
+    done = light("grpo.evaluate", *arguments, COLUMNS="120")
+    labels = re.findall(r"(baseline|file): (right, but not inside <answer>|right|wrong)", done.stdout)
     partly = "right, but not inside <answer>"
     # Those that divide the two come first.
     expected = [(partly, "right"), ("wrong", "right"), (partly, partly), (partly, "wrong")]

@@ -33,7 +33,8 @@ def environment() -> Iterator[Callable[[dict[str, str]], None]]:
     os.environ.update(before)
 
 
-def test_an_offline_run_holds_the_curves_and_the_table(train, capsys) -> None:
+def test_an_offline_run_holds_the_curves_and_the_table(train, environment, capsys) -> None:
+    environment({})
     out, results = train("tracking=wandb", "max_steps=4", "tracking.completions_every=2", "tracking.completions_rows=6")
     history, summary, tables = read_wandb(out)
     # W&B's step is the training step, and its curves are those of metrics.jsonl.
@@ -66,15 +67,14 @@ def test_an_unreachable_service_costs_seconds(tmp_path, environment, capsys) -> 
 
 
 @pytest.mark.parametrize(
-    "environment",
+    "variables",
     [{"WANDB_API_KEY": "too-short"}, {"WANDB_MODE": "online"}, {"WANDB_MODE": "offline"}, {"WANDB_MODE": "disabled"}],
 )
-def test_wandb_never_asks_and_never_stops_a_run(train, monkeypatch, capsys, environment: dict[str, str]) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+def test_wandb_never_asks_and_never_stops_a_run(train, environment, capsys, variables: dict[str, str]) -> None:
+    environment(variables)
     out, _ = train("tracking=wandb")
     said = capsys.readouterr().out
-    if environment.get("WANDB_MODE") == "disabled":
+    if variables.get("WANDB_MODE") == "disabled":
         assert "W&B" not in said
     else:
         assert "so tracked offline. To upload: wandb sync" in said
@@ -96,10 +96,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("environment", "settings", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_wandb_cannot_take_is_refused_in_one_line(monkeypatch, environment, settings, message: str) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.parametrize(("variables", "settings", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_wandb_cannot_take_is_refused_in_one_line(environment, variables, settings, message: str) -> None:
+    environment(variables)
     config = compose(["tracking=wandb", *settings]).tracking
     with pytest.raises(UserError, match=re.escape(message)) as refused:
         check_tracking(config)
