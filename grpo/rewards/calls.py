@@ -11,6 +11,7 @@ from typing import Any
 
 from grpo.core.console import say
 from grpo.core.errors import UserError
+from grpo.rewards.signature import NOT_STATED, TimeoutScore
 
 
 class Overdue(Enum):
@@ -46,21 +47,21 @@ class TimeLimit:
     seconds: float | None = None
     on_overdue: str = "score"
 
-    def stops(self, score: float | None) -> bool:
+    def stops(self, score: TimeoutScore) -> bool:
         """Whether the run stops when a reward whose score for this case is `score` is overdue."""
-        return score is None or self.on_overdue == "stop"
+        return score is NOT_STATED or self.on_overdue == "stop"
 
-    def error(self, name: str, score: float | None, completions: Sequence[str], index: int | None) -> UserError:
+    def error(self, name: str, score: TimeoutScore, completions: Sequence[str], index: int | None) -> UserError:
         """The error of an overdue reward; `index` is that of the completion, None for a batch."""
         advice = "Set a higher reward_timeout, or give the reward a score for this case: @reward(on_timeout=0.0)"
-        if score is not None:
+        if score is not NOT_STATED:
             advice = "Set a higher reward_timeout, or on_reward_timeout=score"
         return UserError(
             f"reward '{name}' took longer than reward_timeout={self.seconds:g} seconds. {advice}. "
             f"{describe_completion(completions, index)}"
         )
 
-    def replace_overdue(self, name: str, score: float | None, values: list[Any], completions: Sequence[str]) -> None:
+    def replace_overdue(self, name: str, score: TimeoutScore, values: list[Any], completions: Sequence[str]) -> None:
         """Replace `OVERDUE` in `values`, which belong to `completions`, by the reward's score for this case."""
         overdue = [completion for value, completion in zip(values, completions, strict=True) if value is OVERDUE]
         if not overdue:
@@ -68,7 +69,8 @@ class TimeLimit:
         values[:] = [score if value is OVERDUE else value for value in values]
         say(
             f"reward '{name}': {len(overdue)} of {len(completions)} completions took longer than "
-            f"reward_timeout={self.seconds:g} seconds and got {score:g}. The first: {overdue[0]!r}"
+            f"reward_timeout={self.seconds:g} seconds and {'have no score' if score is None else f'got {score:g}'}. "
+            f"The first: {overdue[0]!r}"
         )
 
 

@@ -4,6 +4,7 @@
 knows nothing of weights.
 """
 
+import math
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -120,7 +121,7 @@ class RewardExecutor:
             for function, arguments in reply.logged:
                 getattr(batch, function)(*arguments)
         self.limit.replace_overdue(reward.name, reward.on_timeout, scores, completions)
-        return scores
+        return [math.nan if score is None else score for score in scores]
 
 
 def _plain_state(state: Any) -> SimpleNamespace:

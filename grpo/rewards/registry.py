@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar, overload
 
 from grpo.core.errors import UserError, shorten
-from grpo.rewards.signature import Reward, RewardFunction, read_signature
+from grpo.rewards.signature import NOT_STATED, NotStated, Reward, RewardFunction, TimeoutScore, read_signature
 
 Function = TypeVar("Function", bound=RewardFunction)
 REWARDS: dict[str, Reward] = {}
@@ -23,11 +23,13 @@ def reward(function: Function) -> Function: ...
 
 
 @overload
-def reward(*, messages: bool | None = None, on_timeout: float | None = None) -> Callable[[Function], Function]: ...
+def reward(
+    *, messages: bool | None = None, on_timeout: TimeoutScore = NOT_STATED
+) -> Callable[[Function], Function]: ...
 
 
 def reward(
-    function: Function | None = None, *, messages: bool | None = None, on_timeout: float | None = None
+    function: Function | None = None, *, messages: bool | None = None, on_timeout: TimeoutScore = NOT_STATED
 ) -> Function | Callable[[Function], Function]:
     """Register a function as a reward under its own name, without a trailing underscore (`int_` -> `int`).
 
@@ -39,8 +41,8 @@ def reward(
         messages: whether completions are lists of chat messages or texts. By default the annotation of `completions`
             tells (`list[str]` or `list[list[dict]]`); without one, functions in TRL's form receive messages, others
             texts.
-        on_timeout: the score of a completion for which the function takes longer than reward_timeout. Without one, the
-            run stops.
+        on_timeout: the score of a completion for which the function takes longer than reward_timeout; None: it
+            abstains. Without one, the run stops.
 
     Raises:
         UserError: the name is taken, the parameters are not those of a reward, or `on_timeout` is no score.
@@ -50,7 +52,7 @@ def reward(
     return _register(function, messages, on_timeout)
 
 
-def _register(function: Function, messages: bool | None, on_timeout: float | None) -> Function:
+def _register(function: Function, messages: bool | None, on_timeout: TimeoutScore) -> Function:
     name = getattr(function, "__name__", type(function).__name__).removesuffix("_")
     if isinstance(function, type):
         raise UserError(f"reward '{name}' is a class; register an object of it, {name} = reward({name}()).")
@@ -58,7 +60,10 @@ def _register(function: Function, messages: bool | None, on_timeout: float | Non
         raise UserError(f"reward '{name}' is defined twice; the name is taken. Give the function another name.")
     if name == "phantom":
         raise UserError(f"reward '{name}': advantage_share/{name} is another metric. Give the function another name.")
-    if on_timeout is not None and not (isinstance(on_timeout, int | float) and math.isfinite(on_timeout)):
-        raise UserError(f"reward '{name}': on_timeout={shorten(on_timeout)}: must be a finite number, a score.")
+    is_number = isinstance(on_timeout, int | float) and math.isfinite(on_timeout)
+    if not (is_number or on_timeout is None or isinstance(on_timeout, NotStated)):
+        raise UserError(
+            f"reward '{name}': on_timeout={shorten(on_timeout)}: must be a finite number, a score, or None to abstain."
+        )
     REWARDS[name] = read_signature(name, function, messages, on_timeout)
     return function

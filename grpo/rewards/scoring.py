@@ -5,6 +5,7 @@ file are importable; afterwards the state of this process is restored. An except
 that names the reward, the line and the completion. It knows nothing of weights and advantages.
 """
 
+import inspect
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set, Sized
@@ -34,6 +35,7 @@ NOT_SCORE_LISTS = (Mapping, Set, str, bytes, bytearray, memoryview)
 # Advantages are computed in float32, and a standard deviation squares weighted scores: (MAX_SCORE * MAX_WEIGHT)^2, with
 # the limit of weights in grpo/config/limits.py, leaves room for the sum over a batch.
 MAX_SCORE = 1e12
+AWAIT = "await it, in an async def"
 
 
 def score_reward(
@@ -147,11 +149,9 @@ def _score_batch(
         is_list = ordered and len(shape) == 1
         values.extend(returned if is_list else ())
     if not is_list or len(values) != len(completions):
-        result = f"{len(values)} scores" if is_list else _short_repr(returned)
-        raise UserError(
-            f"reward '{reward.name}' returned {result} for {len(completions)} completions; return a list with one "
-            "score for each completion."
-        )
+        result = f"{len(values)} scores" if is_list else _describe_returned(returned)
+        rule = AWAIT if inspect.iscoroutine(returned) else "return a list with one score for each completion"
+        raise UserError(f"reward '{reward.name}' returned {result} for {len(completions)} completions; {rule}.")
     return values
 
 
@@ -194,12 +194,19 @@ def _check_score(name: str, number: float | None, value: Any, completion: str) -
     rule = "a reward is a finite number, or None to abstain"
     if number is not None and math.isfinite(number):
         rule = f"a reward is between -{MAX_SCORE:g} and {MAX_SCORE:g}, otherwise float32 overflows in training"
+    if inspect.iscoroutine(value):
+        rule = AWAIT
     error = UserError if number is None else NonFiniteReward
-    raise error(f"reward '{name}' returned {_short_repr(value)}; {rule}. The completion: {completion!r}")
+    raise error(f"reward '{name}' returned {_describe_returned(value)}; {rule}. The completion: {completion!r}")
 
 
-def _short_repr(value: Any) -> str:
+def _describe_returned(value: Any) -> str:
     """`repr(value)`, truncated; its type if `repr` fails, as for an integer of more than 4,300 digits."""
+    if inspect.iscoroutine(value):
+        value.close()  # Python warns of one that is never awaited
+        return "a coroutine"
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        return "a generator"
     try:
         text = repr(value)
     except Exception:

@@ -11,6 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Literal
 
 from grpo.core.errors import UserError, shorten, suggest_name
@@ -34,6 +35,17 @@ TEXTS = re.compile(r"\bstr\b")
 MESSAGES = re.compile(r"dict|mapping|message|list\[\s*list", re.IGNORECASE)
 
 
+class NotStated(Enum):
+    """The type of `NOT_STATED`."""
+
+    NOT_STATED = "not stated"
+
+
+NOT_STATED = NotStated.NOT_STATED
+# The score of an overdue completion: a number, None for an abstention, or none is stated.
+TimeoutScore = float | None | NotStated
+
+
 @dataclass(frozen=True)
 class Reward:
     """A function that scores completions, and the meaning of its parameters.
@@ -46,7 +58,7 @@ class Reward:
         types: parameter -> the type of its values, if the default or the annotation tells.
         messages: whether completions are lists of chat messages, as TRL has them, or texts.
         takes_rest: whether it has **kwargs.
-        on_timeout: the score of a completion for which it takes longer than reward_timeout; None: there is none.
+        on_timeout: the score of a completion for which it takes longer than reward_timeout.
     """
 
     name: str
@@ -58,14 +70,12 @@ class Reward:
     types: Mapping[str, type]
     messages: bool
     takes_rest: bool
-    on_timeout: float | None = None
+    on_timeout: TimeoutScore = NOT_STATED
 
     @property
     def is_async(self) -> bool:
         """Whether it is written as `async def`."""
-        return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(
-            getattr(self.function, "__call__", None)  # noqa: B004  (an object with `async def __call__`)
-        )
+        return _is_any(self.function, inspect.iscoroutinefunction)
 
     @property
     def options(self) -> list[str]:
@@ -101,12 +111,12 @@ TYPE_NAMES: dict[type, str] = {
 
 
 def read_signature(
-    name: str, function: RewardFunction, messages: bool | None = None, on_timeout: float | None = None
+    name: str, function: RewardFunction, messages: bool | None = None, on_timeout: TimeoutScore = NOT_STATED
 ) -> Reward:
     """The reward `name`. `messages` says whether it takes chat messages; None: the annotation tells, or the form.
 
     Raises:
-        UserError: the parameters are not those of a reward.
+        UserError: the parameters are not those of a reward, or it is a generator.
     """
     parameters = _parameters(function)
     named = {key: item for key, item in parameters.items() if item.kind != inspect.Parameter.VAR_KEYWORD}
@@ -118,6 +128,9 @@ def read_signature(
         form = "batch"
     _check_parameters(name, form, named, takes_rest)
     defaults = {key: item.default for key, item in named.items() if item.default is not inspect.Parameter.empty}
+    if _is_any(function, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
+        advice = "return it" if form == "single" else "return a list with one score for each completion"
+        raise UserError(f"reward '{name}' contains yield, so a call returns a generator and no score; {advice}.")
     if messages is None:
         item = named.get("completion") or named.get("completions")
         messages = _takes_messages(item.annotation if item else None, default=form == "trl")
@@ -141,6 +154,12 @@ def _parameters(function: RewardFunction) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(function, eval_str=True).parameters
     except Exception:  # an annotation is any expression
         return inspect.signature(function).parameters
+
+
+def _is_any(function: RewardFunction, *kinds: Callable[[Any], bool]) -> bool:
+    """Whether a function, or the `__call__` of an object, is of one of the `kinds`."""
+    call = getattr(function, "__call__", None)  # noqa: B004
+    return any(kind(function) or kind(call) for kind in kinds)
 
 
 def _check_parameters(name: str, form: Form, named: Mapping[str, inspect.Parameter], takes_rest: bool) -> None:

@@ -125,7 +125,7 @@ FORMS: list[tuple[str, str, list[Any]]] = [
 
 def write(folder: Path, source: str) -> str:
     file = folder / "mine.py"
-    decorator = "" if "@reward" in source else "@reward\n"
+    decorator = "" if "@reward" in source or "reward(" in source else "@reward\n"
     file.write_text(f"from grpo.rewards import reward\n\n\n{decorator}{source}\n")
     return str(file)
 
@@ -160,6 +160,24 @@ REFUSED = [
     ("def mine(completion, **kwargs): return 1", {}, r"\(completion, \*\*kwargs\); .* takes completions, a list"),
     ("def mine(*completions): return 1", {}, r"values are passed by name, so \*args"),
     ("def mine(completion, /): return 1", {}, r"values are passed by name, so \*args"),
+    ("def mine(completions): yield 1", {}, r"'mine' contains yield, .* return a list with one score for each"),
+    ("async def mine(completion): yield 1", {}, r"'mine' contains yield, so a call returns a generator.*return it"),
+    ("class Mine:\n    __name__ = 'mine'\n    def __call__(self, completion): yield 1\nreward(Mine())", {}, "yield"),
+    (
+        "async def judge(text): return 1\n@reward\ndef mine(completion): return judge(completion)",
+        {},
+        r"returned a coroutine.*; await it, in an async def",
+    ),
+    (
+        "async def judge(texts): return [1]\nmine = lambda completions: judge(completions)\nmine.__name__ = 'mine'\nreward(mine)",
+        {},
+        r"returned a coroutine.*; await it, in an async def",
+    ),
+    (
+        "def scores(texts): yield 1\n@reward\ndef mine(completions): return scores(completions)",
+        {},
+        "returned a generator for 2 completions; return a list with one score for each",
+    ),
     (
         "def mine(completion, levle): return 1",
         {},

@@ -18,6 +18,7 @@ from grpo.rewards.scoring import NonFiniteReward
 from grpo.rewards.stack import RewardStack, build_rewards
 from tests.helpers.scoring import batch_of
 
+NAN = pytest.approx(math.nan, nan_ok=True)
 HEAD = "import asyncio, os, random, sys, time\nfrom grpo.rewards import reward\n"
 
 
@@ -71,13 +72,15 @@ def waiting(form: str, kind: str, decorator: str = "@reward") -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("form", "expected"), [("single", [1.0, -1.0, 2.0]), ("batch", [-1.0, -1.0, -1.0])])
-def test_an_overdue_completion_gets_the_score_that_the_reward_states(stack, capsys, form, kind, expected) -> None:
-    rewards = stack(waiting(form, kind, "@reward(on_timeout=-1)"), timeout=0.3)
-    assert scored(rewards, "a", "slow", "bb") == expected
+@pytest.mark.parametrize(("form", "count"), [("single", 1), ("batch", 3)])
+@pytest.mark.parametrize(("stated", "score", "got"), [("-1", -1.0, "got -1"), ("None", NAN, "have no score")])
+def test_an_overdue_completion_gets_the_score_that_the_reward_states(
+    stack, capsys, form, kind, count, stated, score, got
+) -> None:
+    rewards = stack(waiting(form, kind, f"@reward(on_timeout={stated})"), timeout=0.3)
+    assert scored(rewards, "a", "slow", "bb") == ([1.0, score, 2.0] if count == 1 else [score] * 3)
     said = " ".join(capsys.readouterr().out.split())
-    count = expected.count(-1.0)
-    assert f"reward 'mine': {count} of 3 completions took longer than reward_timeout=0.3 seconds and got -1" in said
+    assert f"reward 'mine': {count} of 3 completions took longer than reward_timeout=0.3 seconds and {got}" in said
     assert scored(rewards, "a", "bbb") == [1.0, 3.0]  # the next batch
 
 
@@ -90,6 +93,7 @@ def test_an_overdue_completion_gets_the_score_that_the_reward_states(stack, caps
     [
         ("@reward", "score", "or give the reward a score for this case: @reward(on_timeout=0.0)"),
         ("@reward(on_timeout=0)", "stop", "or on_reward_timeout=score"),
+        ("@reward(on_timeout=None)", "stop", "or on_reward_timeout=score"),
     ],
 )
 def test_an_overdue_reward_stops_the_run(stack, form, kind, named, decorator, on_overdue, advice) -> None:
@@ -268,7 +272,9 @@ def test_a_reward_with_a_state_is_refused_in_workers(stack) -> None:
 
 
 def test_a_score_for_overdue_completions_is_a_number(stack) -> None:
-    with pytest.raises(UserError, match="reward 'mine': on_timeout=low: must be a finite number"):
+    with pytest.raises(
+        UserError, match="reward 'mine': on_timeout=low: must be a finite number, a score, or None to abstain"
+    ):
         stack("@reward(on_timeout='low')\ndef mine(completion):\n    return 1\n")
 
 
