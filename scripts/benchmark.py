@@ -9,6 +9,7 @@ A slow moment of the machine therefore slows every arm; read the ratios. Each ar
   trl     TRL with its fastest settings on this machine: no checkpointing, and the fastest micro-batch size and dtype
   shared  this project with the modules of transformers only: rollout.native=false
   fast    this project with its default settings
+  kernels this project with Triton's kernels in the decode step, on a GPU: rollout.kernels=triton
   vllm    TRL with vLLM on the same GPU, if vLLM is installed
 
 The learning rate is so small that the policy of an arm does not change. For the embedded model it is a trained policy:
@@ -84,9 +85,10 @@ SETTINGS = {
     "trl, fp32": [*REFERENCE, "bf16=false"],
     "shared": ["rollout.native=false", f"bf16={CUDA}"],
     "fast": [f"bf16={CUDA}"],
+    "kernels": [f"bf16={CUDA}", "rollout.kernels=triton"],
 }
 if not CUDA:
-    del SETTINGS["trl, fp32"]
+    del SETTINGS["trl, fp32"], SETTINGS["kernels"]
 elif find_spec("vllm"):
     SETTINGS["vllm"] = SETTINGS["trl"]
 WARM_UP = 3
@@ -307,7 +309,7 @@ def measure(case: Case, names: Sequence[str], steps: int, policy_folder: str) ->
         figures = {("trl" if arm.name.startswith("trl") else arm.name): arm.figures() | arm_notes(arm) for arm in arms}
         for arm in arms:
             arm.stop()
-    return {name: figures[name] for name in ("plain", "trl", "shared", "fast", "vllm") if name in figures}
+    return {name: figures[name] for name in ("plain", "trl", "shared", "fast", "kernels", "vllm") if name in figures}
 
 
 def arm_notes(arm: Arm) -> dict[str, Any]:

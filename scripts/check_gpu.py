@@ -4,6 +4,7 @@
 
   graphs     sampling with CUDA graphs: greedy tokens equal those of generate, also after the weights change; sampled
              tokens equal those of the same sampler without graphs
+  kernels    Triton's kernels: their tests, then scripts/benchmark_decode.py without complete steps
   train      the embedded default, and whether twenty steps of it are reproducible to the last bit
   reference  ten steps of experiment=gsm8k at full size with random weights, if GRPO_GSM8K_DIR and GRPO_QWEN_DIR name
              the folders of its data and tokenizer
@@ -182,6 +183,12 @@ def check_reference() -> str:
         steps = [line for line in lines if "step_time" in line]
         last = {name: steps[-1][name] for name in ("step", "step_time", "completions/mean_length")}
         return f"{read_results(out)['seconds']}, in all {time.monotonic() - began:.0f} s; {last}"
+
+
+def check_kernels() -> str:
+    os.environ["GRPO_TEST_CUDA"] = "1"
+    tests = run("pytest", "-n", "0", "-q", "tests/sampling/test_kernels.py").strip().splitlines()[-1]
+    return f"{tests}\n{run('scripts.benchmark_decode', '--steps', '0')}"
 
 
 def train_run(out: Path, *settings: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -415,6 +422,7 @@ def check_plan() -> str:
 
 CHECKS: dict[str, Callable[[], str]] = {
     "graphs": check_graphs,
+    "kernels": check_kernels,
     "train": check_train,
     "reference": check_reference,
     "continuous_batching": check_continuous_batching,

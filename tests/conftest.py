@@ -15,7 +15,9 @@ from typing import Any
 
 os.environ["WANDB_API_KEY"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if "GRPO_TEST_CUDA" not in os.environ:  # scripts/check_gpu.py sets it for the tests of kernels
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
 
 import pytest
 

@@ -97,6 +97,7 @@ COMMON_RULES: dict[str, Rule] = {
     "data.max_target": between(10, 10_000),
     "data.answer": one_of(*ANSWER_TYPE_NAMES),
     "rollout.name": one_of(*SAMPLER_SETTINGS),
+    "rollout.kernels": one_of("torch", "triton"),
     "rollout.top_p": (lambda value: 0 < value <= 1, "must be above 0 and at most 1"),
     "rollout.top_k": between(0, 1_000_000),
     "rollout.min_p": between(0, 1),

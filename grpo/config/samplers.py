@@ -15,7 +15,7 @@ CORRECTION_SETTINGS = ("correction", "correction_max", "correction_min")
 
 # The settings of each sampler, in addition to its name.
 SAMPLER_SETTINGS: dict[str, tuple[str, ...]] = {
-    "fast": ("native",),
+    "fast": ("native", "kernels"),
     "generate": SAMPLING_PARAMETERS,
     "continuous_batching": (),
     "vllm": (*SAMPLING_PARAMETERS, *CORRECTION_SETTINGS, "memory", "sleep", "tensor_parallel"),
@@ -40,5 +40,5 @@ def non_neutral_sampling(rollout: RolloutConfig) -> dict[str, float]:
 def evaluation_rollout(rollout: RolloutConfig) -> RolloutConfig:
     """The sampler that evaluates a run trained with `rollout`: in this process, from the policy's distribution."""
     if rollout.name in ENGINES:
-        return RolloutConfig("fast", native=True)
+        return RolloutConfig("fast", native=True, kernels="torch")
     return replace(rollout, top_p=None, top_k=None, min_p=None, repetition_penalty=None)

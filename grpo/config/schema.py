@@ -148,6 +148,7 @@ class RolloutConfig:
 
     name: str
     native: bool | None = None
+    kernels: str | None = None
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None

@@ -87,5 +87,6 @@ def evaluation_protocol(
             "device": config.device,
             "rollout": config.rollout.name,
             "native": config.rollout.native,
+            **({"kernels": "triton"} if config.rollout.kernels == "triton" else {}),
         },
     }

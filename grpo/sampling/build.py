@@ -20,7 +20,8 @@ def build_sampler(policy: Any, tokenizer: PreTrainedTokenizerBase, config: Commo
     """The sampler that `config.rollout` names; prints a message if the policy needs `generate` instead."""
     if config.rollout.name == "fast":
         try:
-            return PrefixSharingSampler(policy, tokenizer, config.bf16, fused=bool(config.rollout.native))
+            fused, triton = bool(config.rollout.native), config.rollout.kernels == "triton"
+            return PrefixSharingSampler(policy, tokenizer, config.bf16, fused, triton)
         except PrefixSharingUnsupported as reason:
             say(fallback_message(reason))
     return GenerateSampler(policy, tokenizer, config.bf16, **non_neutral_sampling(config.rollout))

@@ -95,6 +95,14 @@ class KVCache:
         self.positions.add_(1)
         self.length.add_(1)
 
+    def completion_storage(self, layer: int, kv: int, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The keys and values of a layer's completions (G * H * A, C, D), with H = `kv`; zero before the first step."""
+        for stored in (self.completion_keys, self.completion_values):
+            if layer not in stored:
+                shape = (len(self.ids) * kv, self.max_new_tokens, dim)
+                stored[layer] = torch.zeros(shape, dtype=dtype, device=self.ids.device)
+        return self.completion_keys[layer], self.completion_values[layer]
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Store the last tokens' keys and values (S, H, D); queries (S, H * Q, D) -> attention (S, H * Q, D).
 
@@ -107,12 +115,10 @@ class KVCache:
         def by_prompt(states: Tensor) -> Tensor:  # (S, heads, D) -> (G * H * A, heads / H, D)
             return states.to(dtype).view(g, a, kv, -1).transpose(1, 2).reshape(g * kv * a, -1, dim)
 
-        for stored, new in ((self.completion_keys, key), (self.completion_values, value)):
-            if layer not in stored:
-                stored[layer] = torch.zeros(slots * kv, self.max_new_tokens, dim, dtype=dtype, device=query.device)
-            stored[layer].index_copy_(1, self.length, by_prompt(new))
-        completion_key = self.completion_keys[layer][:, : self.read_width]
-        completion_value = self.completion_values[layer][:, : self.read_width]
+        own_keys, own_values = self.completion_storage(layer, kv, dim, dtype)
+        own_keys.index_copy_(1, self.length, by_prompt(key))
+        own_values.index_copy_(1, self.length, by_prompt(value))
+        completion_key, completion_value = own_keys[:, : self.read_width], own_values[:, : self.read_width]
         query = by_prompt(query)
         scores = _scores(query, completion_key, self.completion_bias[: self.read_width], scale)
         if width:  # otherwise every prompt is one token long

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grpo.core.console import say
+from grpo.core.errors import first_line
 from grpo.policy.end_tokens import find_end_token_ids
 from grpo.policy.prefix_sharing import (
     PrefixSharingUnsupported,
@@ -26,7 +27,7 @@ from grpo.sampling.generate_sampler import GenerateSampler
 from grpo.sampling.kv_cache import PromptPrefill
 from grpo.sampling.policy_state import sampling_mode
 from grpo.sampling.sampler import RowSeed
-from grpo.sampling.token_sampler import Decoder, TokenSampler, TransformersDecoder
+from grpo.sampling.token_sampler import Decoder, TokenSampler, TransformersDecoder, sample_inverse_cdf
 from grpo.sampling.trie_decode import decode_trie
 
 
@@ -41,8 +42,14 @@ class PrefixSharingSampler:
     state is part of every checkpoint, and each row has its own: the tokens of a row do not depend on the other rows.
     """
 
-    def __init__(self, policy: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool, fused: bool) -> None:
-        """`fused`: decode with a fused decoder if there is one for the policy's architecture.
+    def __init__(
+        self, policy: Any, tokenizer: PreTrainedTokenizerBase, bf16: bool, fused: bool, triton: bool = False
+    ) -> None:
+        """Choose the decoder.
+
+        Args:
+            fused: decode with a fused decoder if there is one for the policy's architecture.
+            triton: on a GPU, use its Triton kernels if they work there.
 
         Raises:
             PrefixSharingUnsupported: the policy's attention does not support shared prompts.
@@ -57,6 +64,7 @@ class PrefixSharingSampler:
         self.end_token_ids = find_end_token_ids(policy, tokenizer)
         self.is_end_token[self.end_token_ids] = True  # (V,)
         self.decoder: Decoder = TransformersDecoder(policy)
+        self.sample = sample_inverse_cdf
         self.graphs: CudaGraphs | None = None
         if fused:
             from grpo.sampling.qwen2 import FusedQwen2Decoder
@@ -64,6 +72,8 @@ class PrefixSharingSampler:
             if FusedQwen2Decoder.supports(policy):
                 self.decoder = FusedQwen2Decoder(policy, torch.bfloat16 if bf16 else model.dtype)
                 self.graphs = CudaGraphs() if model.device.type == "cuda" else None
+                if triton and self.graphs:
+                    self.use_kernels()
 
     def complete(
         self,
@@ -83,6 +93,25 @@ class PrefixSharingSampler:
                 say(fallback_message(reason))
                 self.fallback = GenerateSampler(self.policy, self.tokenizer, self.bf16)
         return self.fallback.complete(prompts, max_new_tokens, temperature, seeds)
+
+    def use_kernels(self) -> None:
+        """Use Triton's kernels from now on; prints a message if they do not compile or compute something else."""
+        dtype = torch.bfloat16 if self.bf16 else unwrap_adapters(self.policy).dtype
+        try:
+            from grpo.sampling import kernels
+            from grpo.sampling.qwen2_triton import TritonQwen2Decoder
+
+            decoder = TritonQwen2Decoder(self.policy, dtype)
+            prompts = [list(range(9)), [0] * 3]
+            difference = decoder.difference(self.policy, self.bf16, prompts, slots=2, steps=4)
+            reason = f"log-probabilities differ by {difference:.2g} on average"
+            works = difference < (1e-3 if dtype == torch.float32 else 0.2)
+        except Exception as error:  # a missing package, or any exception of a compiler
+            works, reason = False, first_line(error)
+        if works:
+            self.decoder, self.sample = decoder, kernels.sample
+        else:
+            say(f"rollout.kernels=triton does not work here: {reason}. Sampling with rollout.kernels=torch instead.")
 
     def release_memory(self) -> None:
         """Free the CUDA graphs and their storage."""
@@ -106,7 +135,7 @@ class PrefixSharingSampler:
                 forward_packed(model.base_model, prefill)
             if self.graphs:
                 torch.clear_autocast_cache()  # weights cast for the prefill, of which the decoder has its own copies
-            token_sampler = TokenSampler(self.decoder, temperature, self.is_end_token)
+            token_sampler = TokenSampler(self.decoder, temperature, self.is_end_token, self.sample)
             decode = self.graphs.decode if self.graphs else decode_trie
             return decode(token_sampler, prefill, prompt_of_row, uniforms, max_new_tokens)
 

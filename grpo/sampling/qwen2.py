@@ -90,10 +90,7 @@ class FusedQwen2Decoder:
 
     def _logits(self, batch: PackedBatch) -> Tensor:
         slots, rotated_heads = len(batch.ids), self.heads + self.key_heads
-        angles = batch.positions[:, None, None] * self.model.model.rotary_emb.inv_freq
-        cos, sin = angles.cos(), angles.sin()
-        # transformers' rotate_half(x) * sin: here the halves of x are exchanged, and the first half of sin is negated.
-        cos, sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+        cos, sin = self._rotary_tables(batch.positions)
         x = F.embedding(batch.ids, self.model.model.embed_tokens.weight)
         for index, layer in enumerate(self.layers):
             qkv = torch.addmm(layer.qkv_bias, self._norm(x), layer.qkv.T).view(slots, -1, self.head_dim)
@@ -103,8 +100,20 @@ class FusedQwen2Decoder:
             x = _add_product(x, attended.view(slots, -1), layer.out)
             gate, up = (self._norm(x) @ layer.gate_up.T).chunk(2, -1)
             x = _add_product(x, F.silu(gate) * up, layer.down)
-        final = self._norm(x) * self.model.model.norm.weight.to(self.dtype)
-        return (final @ self.head.T).float()
+        return self._head(self._norm(x))
+
+    def _rotary_tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (S, 1, D) for x * cos + (x with its halves exchanged) * sin.
+
+        This is transformers' rotate_half: the first half of the sines is negated instead of that of x.
+        """
+        angles = positions[:, None, None] * self.model.model.rotary_emb.inv_freq
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+    def _head(self, normed: Tensor) -> Tensor:
+        """Logits (S, V) from the last layer's output (S, hidden), normalized without weights."""
+        return (normed * self.model.model.norm.weight.to(self.dtype) @ self.head.T).float()
 
     def _norm(self, x: Tensor) -> Tensor:
         """RMSNorm of (S, hidden) without its weights, computed in float32."""

@@ -173,7 +173,7 @@ def test_several_samples(folder, capsys) -> None:
 
 def test_what_the_command_line_does_not_set_is_the_runs(folder) -> None:
     saved = folder / "A" / ".hydra" / "config.yaml"
-    text = saved.read_text().replace("  name: fast\n  native: true", "  name: generate\n  native: null")
+    text = saved.read_text().replace("  name: fast\n  native: true\n  kernels: torch", "  name: generate")
     saved.write_text(text.replace("  top_p: null", "  top_p: 0.5").replace("  xmlcount: 1.0", "  xmlcount: 0.25"))
     evaluated(
         "run=A", "name=x", "system_prompt=Hello", "rewards.int=0", "~rewards.soft_format", "+rewards.verbatim_int=2"
@@ -198,7 +198,7 @@ def test_what_the_command_line_does_not_set_is_the_runs(folder) -> None:
 
 def test_a_finished_run_is_evaluated_with_neutral_sampling(folder) -> None:
     saved = folder / "A" / ".hydra" / "config.yaml"
-    text = saved.read_text().replace("  name: fast\n  native: true", "  name: generate\n  native: null")
+    text = saved.read_text().replace("  name: fast\n  native: true\n  kernels: torch", "  name: generate")
     saved.write_text(text.replace("  repetition_penalty: null", "  repetition_penalty: 5.0"))
     assert non_neutral_sampling(read_finished_run_config(folder / "A").rollout) == {}
 

@@ -13,27 +13,15 @@ from transformers import MistralConfig, MistralForCausalLM
 from grpo.config.composition import compose
 from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.loading import build_policy, build_tokenizer
-from grpo.sampling.cuda_graphs import CudaGraphs
 from grpo.sampling.generate_sampler import GenerateSampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from grpo.sampling.qwen2 import FusedQwen2Decoder
-from grpo.sampling.token_sampler import TokenSampler, TransformersDecoder
+from grpo.sampling.token_sampler import TokenSampler, TransformersDecoder, sample_inverse_cdf
 from grpo.tasks.arithmetic import generate_problems
+from tests.helpers.eager_graphs import EagerGraphs
 
 CONFIG = compose()
 LIMIT = 48
-
-
-class EagerGraphs(CudaGraphs):
-    """Runs each step instead of capturing it; everything else is as on CUDA."""
-
-    def capture(self, slots: Any, token_sampler: TokenSampler) -> Any:
-        class Graph:
-            @staticmethod
-            def replay() -> None:
-                slots.step(token_sampler)
-
-        return Graph
 
 
 def build(policy, tokenizer, kind: str, bf16: bool = False) -> PrefixSharingSampler:
@@ -143,7 +131,7 @@ def chi_squared(sampled_at: float, expected_at: float) -> float:
 
     torch.manual_seed(0)
     draws = 20_000
-    sampler = TokenSampler(ConstantDecoder(), sampled_at, torch.zeros(8, dtype=torch.bool))
+    sampler = TokenSampler(ConstantDecoder(), sampled_at, torch.zeros(8, dtype=torch.bool), sample_inverse_cdf)
     tokens = sampler.next(Slots(), torch.rand(draws, dtype=torch.float64), torch.arange(draws) % 3)
     expected = (ConstantDecoder.logits_row / expected_at).softmax(-1) * draws
     return float(((torch.bincount(tokens, minlength=8) - expected) ** 2 / expected).sum())
