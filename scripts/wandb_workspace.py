@@ -97,12 +97,16 @@ def sections() -> "list[Section]":
         section("Completions, one by one", WeavePanelSummaryTable(table_name="completions")),
         section(
             "Optimisation",
-            lines("Loss", "loss"),
+            lines("Loss; with an entropy bonus also without it", "loss", "policy_loss"),
             lines("Norm of the gradient", "grad_norm"),
             lines("Entropy, nats per token", "entropy"),
+            lines("Weight of the entropy bonus (algorithm.entropy_coef)", "entropy_coef"),
             lines("KL from the policy at the start (algorithm.beta above 0)", "kl"),
             lines("Learning rate", "learning_rate"),
-            overlay("Share of tokens with a clipped ratio", "clip_ratio/.+"),
+            overlay(
+                "Share of tokens with a clipped ratio; with algorithm=vespo the mean weight of a completion",
+                "(?:clip_ratio/.+|cispo_clip_ratio|vespo/.+)",
+            ),
             lines("Seconds per step", "step_time"),
             lines("Tokens seen so far", "num_tokens"),
         ),

@@ -118,7 +118,10 @@ HINTS: dict[str, list[Hint]] = {
         ),
         Hint(("clip_ratio_high", "clip_high", "eps_clip_high"), "algorithm.epsilon_high"),
         Hint(("mu", "ppo_epochs", "num_ppo_epochs", "inner_epochs"), "algorithm.num_iterations"),
-        Hint(("loss_agg_mode", "loss"), "algorithm.loss_type", "grpo, bnpo, dr_grpo or dapo"),
+        Hint(("loss_agg_mode", "loss", "loss_mode"), "algorithm.loss_type", "as in dapo; docs/algorithms.md"),
+        Hint(("clip_ratio_c", "dual_clip"), "algorithm.delta", "the largest ratio where the advantage is negative"),
+        Hint(("entropy_coeff", "entropy_loss_coef", "ent_coef"), "algorithm.entropy_coef"),
+        Hint(("use_adaptive_entropy",), "algorithm.entropy_target", "a number turns it on"),
         Hint(
             ("adv_estimator", "advantage_estimator", "multi_objective_aggregation"),
             "algorithm.estimator",

@@ -41,6 +41,9 @@ ALARM_NAMES = (
     "not_finite",
 )
 
+# The losses that clip the probability ratio on both sides.
+CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+
 # The advantage estimators of grpo/rewards/estimators.py.
 ESTIMATOR_NAMES = ("group_std", "batch_std", "no_scaling", "gdpo", "rloo", "reinforce_pp", "maxrl", "passk")
 
@@ -143,7 +146,7 @@ RULES: dict[type, dict[str, Rule]] = {
             lambda value: 0 <= value < 1 or MAX_STEPS >= value == int(value) >= 1,
             f"must be a fraction of the steps below 1, or a whole number of steps up to {MAX_STEPS:,}",
         ),
-        "algorithm.loss_type": one_of("grpo", "bnpo", "dr_grpo", "dapo"),
+        "algorithm.loss_type": one_of(*CLIPPED_LOSSES, "cispo", "sapo", "vespo"),
         "algorithm.beta": between(0, 1_000),
         "algorithm.estimator": one_of(*ESTIMATOR_NAMES),
         "algorithm.scale_rewards": one_of(*TRL_SCALES),
@@ -151,6 +154,11 @@ RULES: dict[type, dict[str, Rule]] = {
         "algorithm.gate": one_of("off", "correctness", "none_right"),
         "algorithm.epsilon": between(1e-6, 100),
         "algorithm.epsilon_high": between(1e-6, 100),
+        "algorithm.delta": between(1, 1_000_000),
+        "algorithm.top_entropy_quantile": (lambda value: 0 < value <= 1, "must be above 0 and at most 1"),
+        "algorithm.entropy_coef": between(0, 100),
+        "algorithm.entropy_target": between(1e-6, 100),
+        "algorithm.off_policy_mask_threshold": between(1e-6, 1_000),
         "algorithm.importance_sampling_level": one_of("token", "sequence"),
         "algorithm.num_iterations": between(1, 1_000),
         "algorithm.steps_per_generation": between(1, 1_000),

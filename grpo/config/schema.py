@@ -135,6 +135,11 @@ class AlgorithmConfig:
     scale_rewards: str | None = None
     pass_k: int = 4
     gate: str = "off"
+    delta: float | None = None
+    top_entropy_quantile: float = 1.0
+    entropy_coef: float = 0.0
+    entropy_target: float | None = None
+    off_policy_mask_threshold: float | None = None
 
     @property
     def advantage_estimator(self) -> str:

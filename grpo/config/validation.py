@@ -125,7 +125,7 @@ def check_config(config: AnyConfig) -> None:
         if config.trust_run and config.resume is None:
             raise UserError("trust_run=true: applies to resume=FOLDER only; leave it out.")
         _check_batch(config)
-        check_algorithm(config.algorithm, config.num_generations)
+        check_algorithm(config)
         if config.model.load_in_4bit and not config.model.trains_adapter:
             raise UserError("model.load_in_4bit=true: 4-bit weights are not trained; add model.lora_rank=16.")
     if isinstance(config, EvaluateConfig):

@@ -51,8 +51,10 @@ def out_of_memory_advice(config: Config, batch: BatchSplit, step: int, sampling:
         advice = (
             f"micro_batch_size={fitting.per_device} takes the same optimizer steps in smaller micro-batches: {fitting}."
         )
-        if config.algorithm.loss_type == "bnpo":
-            advice += " With loss_type=bnpo the loss differs slightly: it averages within a micro-batch."
+        algorithm = config.algorithm
+        has_bonus = algorithm.entropy_coef > 0 or algorithm.entropy_target is not None
+        if algorithm.loss_type == "bnpo" or algorithm.top_entropy_quantile < 1 or has_bonus:
+            advice += " With these settings of algorithm the loss differs slightly: it averages within a micro-batch."
     elif not config.activation_checkpointing:
         advice = "activation_checkpointing=true needs less memory. " + advice
     return f"out of memory at step {step} with {batch.per_device} completions at once ({batch}). {advice}"

@@ -136,7 +136,8 @@ class PrefixSharingMixin(BaseTrainer):
             with torch.set_grad_enabled(with_gradient), self.accelerator.autocast():
                 part_logps, part_entropies = self._head(model, packed)
             logps = logps.to(part_logps.dtype).index_copy(0, packed_rows, packed.unpack(part_logps))
-            entropies = entropies.index_copy(0, packed_rows, packed.unpack(part_entropies.float()))
+            part_entropies = part_entropies.to(torch.promote_types(part_entropies.dtype, torch.float32))
+            entropies = entropies.to(part_entropies.dtype).index_copy(0, packed_rows, packed.unpack(part_entropies))
         return logps[row_numbers], entropies[row_numbers]
 
     def _forward_parts(

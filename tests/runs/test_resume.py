@@ -117,6 +117,10 @@ MORE: dict[str, tuple[list[str], list[int]]] = {
     "lora": (["max_steps=4", "model.lora_rank=4", "model.lora_dropout=0.1"], [1, 3]),
     "lora with kl": (["max_steps=4", "model.lora_rank=4", "algorithm=grpo_kl"], [2]),
     "random weights": (["max_steps=4", "model.init=random", "model.num_layers=1", "algorithm=grpo_kl"], [2]),
+    "entropy rises to its target": (
+        ["max_steps=4", "algorithm=adaptive_entropy", "algorithm.entropy_target=9"],
+        [1, 2],
+    ),
     "linear": (["max_steps=5", "optimizer.schedule=linear", "optimizer.warmup=2"], [1, 4]),
     "warmup": (["max_steps=5", "optimizer.schedule=constant_with_warmup", "optimizer.warmup=0.5"], [1]),
     "adafactor": (["max_steps=4", "optimizer=adafactor"], [2]),
@@ -131,7 +135,10 @@ MORE: dict[str, tuple[list[str], list[int]]] = {
     "logging": (["max_steps=8", "logging_steps=3", "alarm_window=2"], [2, 4, 7]),
     "checkpointing": (["max_steps=4", "activation_checkpointing=true"], [2]),
     **{
-        algorithm: ([f"algorithm={algorithm}", "max_steps=4", "algorithm.num_iterations=2"], [1, 2])
+        algorithm: (
+            [f"algorithm={algorithm}", "algorithm.pass_k=2", "max_steps=4", "algorithm.num_iterations=2"],
+            [1, 2],
+        )
         for algorithm in option_names("algorithm")
     },
 }

@@ -58,7 +58,9 @@ def test_all_that_a_run_logs_is_in_a_panel(train, tmp_path) -> None:
     stack = ["rewards=verbatim", f"reward_files=[{file}]", "+rewards.of_my_own=0.1"]
     schedule = ["rewards.verbatim_int={start: 1.0, end: 0.5, until: 1.0}"]
     validation = ["eval_steps=1", "data.validation_problems=4"]
-    out, results = train("algorithm=grpo_kl", "optimizer.lr=0.01", *stack, *schedule, *validation)
+    out, results = train(
+        "algorithm=grpo_kl", "algorithm.entropy_coef=0.001", "optimizer.lr=0.01", *stack, *schedule, *validation
+    )
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     logged = {name for row in rows if "alarm" not in row for name in row}
     summary = {f"{when}/{name}" for when in ("before", "after") for name in results[when]}

@@ -65,7 +65,7 @@ VALUES: dict[str, Any] = {
     "optimizer.lr": [1e-12, 1e-4, 1.0, 100.0],
     "optimizer.schedule": ["cosine", "linear", "constant", "constant_with_warmup", "steps"],
     "optimizer.warmup": [0.0, 0.5, 1.0, 2.5, 3.0],
-    "algorithm.loss_type": ["grpo", "bnpo", "dr_grpo", "dapo", "ppo"],
+    "algorithm.loss_type": ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "ppo"],
     "algorithm.estimator": [*ESTIMATOR_NAMES, "gae"],
     "algorithm.scale_rewards": [None, None, "group", "batch", "none", "all"],
     "algorithm.pass_k": [1, 2, 3, 4],

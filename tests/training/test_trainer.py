@@ -12,10 +12,12 @@ from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
 from tests.helpers.trainers import micro_batches, step
 
 ALGORITHMS = sorted(file.stem for file in (CONF / "algorithm").glob("*.yaml"))
-
+# Those that differ from GRPO only for completions of an older policy.
+OFF_POLICY = ["cispo", "gspo", "luspo", "sapo", "two_sided_clip", "vespo"]
 
 CASES = [
     *([f"algorithm={name}"] for name in ALGORITHMS),
+    *([f"algorithm={name}", "algorithm.num_iterations=2", "micro_batch_size=12"] for name in OFF_POLICY),
     ["micro_batch_size=6"],  # a group each
     ["micro_batch_size=4"],  # a group in pieces
     ["algorithm.num_iterations=2", "micro_batch_size=12"],
@@ -59,8 +61,10 @@ def test_the_step_equals_trls_with_its_fused_head(trainer, monkeypatch) -> None:
 
 
 def shuffle(batches: list[dict[str, Any]]) -> None:
-    """Rows of a micro-batch in any order, as TRL itself leaves them."""
+    """Rows of a micro-batch in any order, as TRL itself leaves them; an older policy, where there is one, differs."""
     for inputs in batches:
+        if (old := inputs.get("old_per_token_logps")) is not None:
+            inputs["old_per_token_logps"] = old + 0.5 * torch.randn_like(old)
         order = torch.randperm(len(inputs["prompt_ids"]))
         for name, value in inputs.items():
             if isinstance(value, torch.Tensor) and value.ndim:

@@ -229,22 +229,16 @@ LEFT = {
     "neftune_noise_alpha": None,
     # The loss. Only what published GRPO has; an MoE policy keeps the load-balancing loss of its own config, and a policy with
     # dropout its dropout.
-    "delta": None,
-    "off_policy_mask_threshold": None,
-    "top_entropy_quantile": 1.0,
-    "entropy_coef": 0.0,
-    "use_adaptive_entropy": False,
     "entropy_coef_min": 0.0,
     "entropy_coef_max": 1.0,
     "entropy_coef_delta": 0.005,
-    "entropy_target": 0.2,
     "router_aux_loss_coef": None,
     "disable_dropout": False,
     "cast_lm_head_to_fp32": False,
     "sync_ref_model": False,
     "ref_model_mixup_alpha": 0.6,
     "ref_model_sync_steps": 512,
-    # Of loss types that conf/algorithm/ does not offer.
+    # The constants of losses, as published.
     "sapo_temperature_neg": 1.05,
     "sapo_temperature_pos": 1.0,
     "vespo_k_pos": 2.0,
