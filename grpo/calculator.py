@@ -1,6 +1,7 @@
 """The reward calculator: a page on which you edit completions and see the scores that the trainer would give them.
 
 python -m grpo.calculator
+python -m grpo.calculator outputs/DATE/TIME      # in the answer format of a run
 
 It serves one HTML file, which computes the scores in the browser; no reward of this package runs here.
 """
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 
 from grpo.core.console import error_message
 from grpo.core.errors import UserError
+from grpo.core.paths import run_argument
 from grpo.core.process import check_process, guard_streams
 
 PAGE = Path(__file__).parent / "assets" / "calculator.html"
@@ -91,6 +93,21 @@ def can_open() -> bool:
     return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in windows)
 
 
+def format_query(run: Path | None) -> str:
+    """The part of the address that names the answer format of a run.
+
+    Raises:
+        UserError: the folder holds no run, or its settings cannot be read.
+    """
+    if run is None:
+        return ""
+    from grpo.runs.run_dir import resolve_link  # what reads settings takes time to import
+    from grpo.runs.settings import read_config
+    from grpo.tasks.answer_format import answer_format_of
+
+    return "?" + answer_format_of(read_config(resolve_link(run)).format).setting.replace(" ", "&")
+
+
 def main() -> None:
     guard_streams()
     parser = argparse.ArgumentParser(
@@ -104,6 +121,7 @@ def main() -> None:
         "  python -c \"import pandas; pandas.read_parquet('outputs/DATE/TIME/completions/step_000100.parquet')"
         ".to_json('step.jsonl', orient='records', lines=True)\"",
     )
+    parser.add_argument("run", nargs="?", type=run_argument, help="the folder of a run whose answer format is used")
     parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; if it is taken, the next free port")
     parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
     arguments = parser.parse_args()
@@ -111,8 +129,9 @@ def main() -> None:
         parser.error(f"--port {arguments.port}: a port is a number from 0 (any that is free) to 65535")
     try:
         check_process()
+        query = format_query(arguments.run)
         with listen(arguments.port) as server:
-            address = f"http://{HOST}:{server.server_address[1]}/"
+            address = f"http://{HOST}:{server.server_address[1]}/{query}"
             print(f"The calculator is at {address} (Ctrl-C to stop)", flush=True)
             if not arguments.no_browser and can_open():
                 threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()

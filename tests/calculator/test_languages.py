@@ -55,6 +55,7 @@ NAMES_KEPT = "|".join(
         "verbatim",
         r"str\.isdigit",
         *DEFAULT_FORMAT.tags,
+        r"\\boxed\{\}",
     ]
     + [
         "TRL",
@@ -76,7 +77,7 @@ def test_every_string_in_both_languages(open_page) -> None:
     page = open_page("?lang=zh")
     said = page.evaluate(
         """() => {
-          const any = { answer: "18", gold: "18", tag: "<answer>", times: 2, tags: 3, charged: 12, toString: () => "7", toLocaleString: () => "7" };
+          const any = { answer: "18", gold: "18", tag: "<answer>", other: "</reasoning>", after: "</answer>", boxes: 2, times: 2, tags: 3, charged: 12, toString: () => "7", toLocaleString: () => "7" };
           return Object.entries(STRINGS).map(([key, both]) => [key, both.map((text, i) => {
             language = i;
             return typeof text === "function" ? text(any, any, any) : text;
@@ -84,7 +85,7 @@ def test_every_string_in_both_languages(open_page) -> None:
         }"""
     )
     assert len(said) > 100
-    same = {"stack_default", "stack_verbatim"}
+    same = {"stack_default", "stack_verbatim", "format_boxed"}
     han = "[\u3400-\u9fff]"
     for key, (english, chinese) in said:
         assert english and chinese and (english != chinese or key in same), key

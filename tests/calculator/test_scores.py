@@ -6,12 +6,14 @@ import random
 import unicodedata
 from pathlib import Path
 
+import pytest
+
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.answer_format import DEFAULT_FORMAT
 from tests.helpers import answer_tables, reward_tables
-from tests.helpers.calculator import KINDS, NAMES, Case, ask, by_page, by_python, differences
+from tests.helpers.calculator import FORMATS, KINDS, NAMES, Case, ask, by_page, by_python, differences
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
-from tests.helpers.random_completions import many_completions
+from tests.helpers.random_completions import in_format, many_completions
 from tests.helpers.reward_tables import PERFECT, answered
 
 
@@ -82,6 +84,23 @@ def test_20_000_random_completions(open_page) -> None:
             stack = RewardStack(dict(zip(KINDS, of, strict=True)))
             (ours,) = stack.total({name: [value] for name, value in zip(KINDS, row, strict=True)})
             assert repr(ours) == repr(float(theirs)), (row, of)
+
+
+@pytest.mark.parametrize("named", ["other tags", "boxed"])
+def test_random_completions_in_other_formats(open_page, named: str) -> None:
+    draw, answer_format = random.Random(2), FORMATS[named][1]
+    cases = [(in_format(text, answer_format, draw), gold) for text, gold in many_completions()[:10_000]]
+    cases += [(text, "18") for text in examples_of(open_page(), named)]
+    expected = by_python(cases, answer_format)
+    assert not differences(cases, expected, by_page(open_page(), cases, named))
+    for name, column in list(zip(NAMES, zip(*expected, strict=True), strict=True))[:5]:
+        most = max(column)
+        assert min(sum(value == most for value in column), sum(value != most for value in column)) > 200, name
+
+
+def examples_of(page, named: str) -> list[str]:
+    script = "(format) => Object.values(examples_in(format_of(format)).one).map(([text]) => text)"
+    return ask(page, script, FORMATS[named][0])
 
 
 def test_python_tables(open_page) -> None:

@@ -4,6 +4,7 @@ import json
 import time
 from typing import Any
 
+from grpo.tasks.answer_format import DEFAULT_FORMAT, AnswerFormat, BoxedFormat, TagFormat
 from tests.helpers.scoring import score
 
 KINDS = ["correctness", "int", "strict_format", "soft_format", "xmlcount"]
@@ -11,17 +12,24 @@ NAMES = KINDS + [f"verbatim_{kind}" for kind in KINDS]
 Case = tuple[str, str]  # completion and gold
 
 
-def by_python(cases: list[Case]) -> list[list[float]]:
+# The formats that the tests compare: as the page's state has them, and as grpo/tasks/answer_format.py does.
+FORMATS = {
+    "default": ({"name": "tags", "reasoning": "reasoning", "answer": "answer"}, DEFAULT_FORMAT),
+    "other tags": ({"name": "tags", "reasoning": "think", "answer": "s.1-x"}, TagFormat("think", "s.1-x")),
+    "boxed": ({"name": "boxed", "reasoning": "reasoning", "answer": "answer"}, BoxedFormat()),
+}
+
+
+def by_python(cases: list[Case], answer_format: AnswerFormat = DEFAULT_FORMAT) -> list[list[float]]:
     """The scores of grpo/rewards for each case, in the order of NAMES."""
     texts, golds = [text for text, _ in cases], [gold for _, gold in cases]
-    scores = [score(name, texts, golds) for name in NAMES]
+    scores = [score(name, texts, golds, answer_format=answer_format) for name in NAMES]
     return [list(row) for row in zip(*scores, strict=True)]
 
 
-def by_page(page, cases: list[Case]) -> list[list[float]]:
-    return ask(
-        page, "(cases) => cases.map((each) => names.map((name) => REWARDS[name][0](...each).value))", cases, names=NAMES
-    )
+def by_page(page, cases: list[Case], named: str = "default") -> list[list[float]]:
+    script = "(cases) => cases.map((each) => names.map((name) => REWARDS[name][0](...each, format_of(named)).value))"
+    return ask(page, script, cases, names=NAMES, named=FORMATS[named][0])
 
 
 def ask(page, function: str, of: Any, **constants: Any) -> Any:

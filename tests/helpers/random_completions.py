@@ -5,7 +5,7 @@ import re
 from functools import cache
 
 from grpo.calculator import PAGE
-from grpo.tasks.answer_format import DEFAULT_FORMAT
+from grpo.tasks.answer_format import DEFAULT_FORMAT, AnswerFormat, BoxedFormat
 from grpo.tasks.numbers import single_number
 from tests.helpers.calculator import Case
 
@@ -136,3 +136,16 @@ def generated(draw: random.Random) -> Case:
 def many_completions() -> list[Case]:
     draw = random.Random(0)
     return [generated(draw) for _ in range(20_000)]
+
+
+def in_format(text: str, answer_format: AnswerFormat, draw: random.Random) -> str:
+    """A completion in the default format, with or without errors, as one in another format with such errors."""
+    if isinstance(answer_format, BoxedFormat):
+        opening = ["\\boxed{", "\\boxed{", "\\boxed {", "\\fboxed{", "\\boxed", "$\\boxed{", "\\boxed{\\frac{1}{2} "]
+        closing = ["}", "}", "}", "}$.", "\\}", "", "}} "]
+        text = re.sub("</?reasoning>", lambda _: draw.choice(["", "", "{", "\\[", "So "]), text)
+        text = re.sub("<answer>", lambda _: draw.choice(opening), text)
+        return re.sub("</answer>", lambda _: draw.choice(closing), text)
+    for tag, other in zip(DEFAULT_FORMAT.tags, answer_format.tags, strict=True):
+        text = text.replace(tag, other)
+    return text

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from grpo.rewards.binding import RewardSettings
 from grpo.rewards.scoring import score_reward
 from grpo.rewards.scoring_batch import ScoringBatch
+from grpo.tasks.answer_format import DEFAULT_FORMAT, AnswerFormat
 from grpo.tasks.answer_types import ANSWER_TYPES
 from grpo.tasks.example import Example
 
@@ -21,9 +22,11 @@ def score(
     golds: Sequence[str] = (),
     questions: Sequence[str] = (),
     answer: str = "number",
+    answer_format: AnswerFormat = DEFAULT_FORMAT,
 ) -> list[float]:
     """The scores of one reward."""
-    return score_reward(name, batch_of(completions, golds, questions), RewardSettings(ANSWER_TYPES[answer]))
+    settings = RewardSettings(ANSWER_TYPES[answer].in_format(answer_format))
+    return score_reward(name, batch_of(completions, golds, questions), settings)
 
 
 def is_right(answer: str, gold: str, answer_type: str = "number") -> bool:
