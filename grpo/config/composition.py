@@ -156,13 +156,17 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         return load_config(hydra_compose("config", list(overrides)), Config)
 
 
-def _rename_answer_settings(data: Any) -> Any:
-    """The saved settings of a dataset, in which older runs have `gold` and `answer_match` instead of `answer`."""
-    if not isinstance(data, dict) or "answer_match" not in data:
-        return data
-    return {name: value for name, value in data.items() if name not in ("gold", "answer_match")} | {
-        "answer": data["answer_match"]
-    }
+def _complete_older_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The saved settings, with those that older runs named otherwise or lack and that have no default in the schema."""
+    completed = dict(settings)
+    data, rollout = settings.get("data"), settings.get("rollout")
+    if isinstance(data, dict) and "answer_match" in data:  # with `gold`, in place of `answer`
+        completed["data"] = {name: value for name, value in data.items() if name not in ("gold", "answer_match")} | {
+            "answer": data["answer_match"]
+        }
+    if isinstance(rollout, dict) and rollout.get("name") == "fast":
+        completed["rollout"] = {"kernels": "torch"} | rollout
+    return completed
 
 
 def _default(item: Field[Any]) -> Any:
@@ -183,8 +187,8 @@ def config_from_saved(settings: dict[str, Any], schema: type[Schema]) -> Schema:
         UserError: a setting is missing, or its value is not allowed in this version.
         UnsetVariable: an environment variable of the settings is not set.
     """
+    settings = _complete_older_settings(settings)
     shared = {item.name: settings.get(item.name, _default(item)) for item in fields(schema)}
-    shared["data"] = _rename_answer_settings(shared["data"])
     if missing := [name for name, value in shared.items() if value == MISSING]:
         raise UserError(f"there is no {', '.join(missing)}.")
     if unset := unset_variables(shared):
