@@ -3,12 +3,15 @@
 Called by the reader of rows. It knows neither the chat template nor the system prompt of a run.
 """
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grpo.core.errors import UserError, shorten
 from grpo.policy.chat_template import Message, prompt_text
 
+_CHAT_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content)["']\s*:""")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -17,6 +20,26 @@ def is_chat(value: Any) -> bool:
     return (
         isinstance(value, list | tuple) and bool(value) and all(isinstance(m, Mapping) and "role" in m for m in value)
     )
+
+
+def is_chat_text(value: Any) -> bool:
+    """Whether `value` is text that begins like the JSON of such a list, or the same in Python's notation."""
+    return isinstance(value, str) and _CHAT_TEXT.match(value) is not None
+
+
+def parse_chat(value: Any, column: str) -> Any:
+    """The list of messages in JSON text.
+
+    Raises:
+        UserError: `value` is something else.
+    """
+    try:
+        messages = json.loads(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"'{column}' is {shorten(repr(value))}, not chat messages as JSON: {error}.") from error
+    if not is_chat(messages):
+        raise UserError(f"'{column}' is {shorten(value)}; it must be a list of messages, each with a role.")
+    return messages
 
 
 def read_chat(value: Any, column: str) -> tuple[Message, ...]:

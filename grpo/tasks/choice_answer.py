@@ -12,7 +12,7 @@ from grpo.core.errors import UserError
 from grpo.tasks.answer_type import AnswerType
 from grpo.tasks.example import Example
 from grpo.tasks.normalized_text import normalized_text
-from grpo.tasks.options import letter_of_text, option_letter, read_options
+from grpo.tasks.options import letter_of_text, letters_by_reading, read_options
 
 _MARKUP = re.compile(r"[*_`${}]|\\(?:boxed|text[a-z]*|math[a-z]*)(?=\s*\{)")
 _SPACE = r"\s{0,9}"  # bounded: adjacent runs of white space would take quadratic time on a long text
@@ -58,11 +58,13 @@ class ChoiceAnswer(AnswerType):
 
     def check_reference(self, example: Example) -> None:
         super().check_reference(example)
-        if _reference_letter(example) is None:
-            options = read_options(example.columns)
-            rule = f"an option of the row (A to {max(options)}), its text or its index" if options else "a letter"
-            columns = "" if options else "; options are read from a column 'choices' or 'options'"
-            raise UserError(f"the reference answer {example.gold!r} is not {rule}{columns}.")
+        if read_options(example.columns) is not None:
+            letters_by_reading(example.gold, example.columns)
+        elif chosen_letter(example.gold, {}) is None:
+            raise UserError(
+                f"the reference answer {example.gold!r} is not a letter; options are read from a column 'choices' or "
+                "'options'."
+            )
 
 
 def chosen_letter(answer: str, options: Mapping[str, str]) -> str | None:
@@ -78,6 +80,10 @@ def chosen_letter(answer: str, options: Mapping[str, str]) -> str | None:
 
 
 def _reference_letter(example: Example) -> str | None:
-    if read_options(example.columns) is not None:
-        return option_letter(example.gold, example.columns)
-    return chosen_letter(example.gold, {})
+    """The letter of the right option: datasets have it as the reference answer, files of completions may not."""
+    if read_options(example.columns) is None:
+        return chosen_letter(example.gold, {})
+    try:
+        return next(iter(letters_by_reading(example.gold, example.columns).values()))
+    except UserError:
+        return None

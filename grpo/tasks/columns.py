@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from grpo.core.errors import UserError, shorten
-from grpo.tasks.chat_prompt import is_chat
+from grpo.tasks.chat_prompt import is_chat, is_chat_text
 
 Row = Mapping[str, Any]
 
@@ -110,11 +110,11 @@ def recognize_question(row: Row) -> str:
         UserError: no column, or more than one, has a known name.
     """
     by_name = {name.lower(): name for name in row}
-    if is_chat(row.get(by_name.get("prompt", ""))):
+    if _has_chat(row, by_name.get("prompt", "")):
         return by_name["prompt"]
     if present := [by_name[name] for name in QUESTION_NAMES if name in by_name]:
         return _only(present, "question", row)
-    if is_chat(row.get(by_name.get("messages", ""))):
+    if _has_chat(row, by_name.get("messages", "")):
         return by_name["messages"]
     raise UserError(
         f"none of the columns {_listed(row)} has a known name of a question; type data.question_column=NAME."
@@ -135,6 +135,10 @@ def recognize_answer(row: Row) -> str:
         f"none of the columns {_listed(row)} has a known name of a reference answer; type data.answer_column=NAME, or "
         "a dotted path, data.answer_column=NAME.KEY."
     )
+
+
+def _has_chat(row: Row, name: str) -> bool:
+    return is_chat(row.get(name)) or is_chat_text(row.get(name))
 
 
 def _has(row: Row, path: str) -> bool:

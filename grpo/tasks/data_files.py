@@ -5,13 +5,17 @@ Called by grpo/tasks/rows.py. It reads no file and imports no library for data.
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from grpo.config.schema import DataConfig
 from grpo.core.errors import UserError, listed
 from grpo.core.paths import display_path
+from grpo.tasks.text_files import GZIP_SUFFIX
 
-DATA_SUFFIXES = (".parquet", ".arrow", ".csv", ".json", ".jsonl")
+TEXT_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
+DATA_SUFFIXES = (".parquet", ".arrow", *TEXT_SUFFIXES)
+DATA_NAMES = f"{listed(DATA_SUFFIXES)}; those of text also with .gz"
 METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 # The words in the name of a file, folder or split that tell its use; the first of them is preferred.
 SPLIT_WORDS = {
@@ -19,6 +23,21 @@ SPLIT_WORDS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+
+
+def data_suffix(file: Path) -> str | None:
+    """The type of a data file: the end of its name in lower case, without .gz; None if it is no data file."""
+    name = file.name.lower()
+    is_compressed = name.endswith(GZIP_SUFFIX)
+    suffix = Path(name.removesuffix(GZIP_SUFFIX)).suffix
+    return suffix if suffix in (TEXT_SUFFIXES if is_compressed else DATA_SUFFIXES) else None
+
+
+def without_default_subset(config: DataConfig, default: str) -> DataConfig:
+    """The settings for a local folder, in which the subset `default` is the folder itself if none has that name."""
+    path = Path(str(config.path)).expanduser()
+    is_folder_itself = config.subset == default and path.exists() and not (path / default).is_dir()
+    return replace(config, subset=None) if is_folder_itself else config
 
 
 def split_of_name(name: str) -> str | None:
@@ -75,16 +94,18 @@ def files_of_split(config: DataConfig, use: str, notes: list[str]) -> list[Path]
     assert config.path is not None
     path = Path(display_path(Path(config.path).expanduser()))  # the setting is absolute; messages show it as typed
     if path.is_file():
+        if config.subset is not None:
+            raise UserError(f"data.subset={config.subset}: data.path={path} is a file, which has no subsets.")
         folder, by_split = path.parent, {"train": [path]}
         if config.train_file not in (None, path.name):
             raise UserError(
                 f"data.train_file={config.train_file}: data.path={path} names the training file already; omit one."
             )
     elif path.is_dir():
-        folder = _subset_folder(path, config.subset)
+        folder = subset_folder(path, config.subset)
         by_split = _files_by_split(folder, config, notes)
     else:
-        raise UserError(f"data.path: there is no file or folder {path}.")
+        raise UserError(f"data.path: {path} is neither a file nor a folder.")
     for split, name in _named_files(config).items():
         file = folder / name
         if not file.is_file():
@@ -93,7 +114,7 @@ def files_of_split(config: DataConfig, use: str, notes: list[str]) -> list[Path]
         by_split[split] = [file]
     by_split = {split: files for split, files in by_split.items() if files}
     if not by_split:
-        raise UserError(f"data.path={path}: the folder has no data file ({listed(DATA_SUFFIXES)}).")
+        raise UserError(f"data.path={path}: the folder has no data file ({DATA_NAMES}).")
     chosen = choose_split(list(by_split), use, config, f"data.path={path}")
     return None if chosen is None else _of_one_type(by_split[chosen], chosen)
 
@@ -134,7 +155,7 @@ def data_files(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in found
-        if file.suffix in DATA_SUFFIXES
+        if data_suffix(file) is not None
         and file.is_file()
         and not any(name.startswith(".") for name in file.relative_to(folder).parts)
         and file.name not in METADATA_FILES
@@ -142,7 +163,12 @@ def data_files(folder: Path) -> list[Path]:
     )
 
 
-def _subset_folder(path: Path, subset: str | None) -> Path:
+def subset_folder(path: Path, subset: str | None) -> Path:
+    """The folder of a subset below the folder `path`.
+
+    Raises:
+        UserError: there is none.
+    """
     if subset is None:
         return path
     if not (path / subset).is_dir():
@@ -161,15 +187,16 @@ def _subsets(folder: Path, files: Iterable[Path]) -> list[str]:
 
 
 def _of_one_type(files: list[Path], split: str) -> list[Path]:
-    suffixes = sorted({file.suffix for file in files})
+    if other := next((file for file in files if data_suffix(file) is None), None):
+        raise UserError(f"{other} is no data file: the name of one ends in {DATA_NAMES}.")
+    types = [str(data_suffix(file)) for file in files]
+    suffixes = sorted(set(types))
     if len(suffixes) > 1:
-        counts = listed([f"{sum(file.suffix == suffix for file in files)} {suffix}" for suffix in suffixes])
+        counts = listed([f"{types.count(suffix)} {suffix}" for suffix in suffixes])
         raise UserError(
             f"data.path={files[0].parent}: the {split} split has files of several types, {counts}; name one of them, "
             f"data.{split}_file={files[0].name}, or a folder with one type."
         )
-    if suffixes[0] not in DATA_SUFFIXES:
-        raise UserError(f"{files[0]} is no data file: the name of one ends in {listed(DATA_SUFFIXES)}.")
     return files
 
 

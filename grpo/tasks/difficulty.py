@@ -1,20 +1,22 @@
 """data.difficulty: the training problems whose solve rate by some policy is within data.solve_rate.
 
-Called by grpo/tasks/splits.py. A file of difficulties has one JSON object per line with `question` and `solve_rate`,
-the share of completions that were right; other keys are ignored. Questions are the same if they are equal apart from
-white space (`Example.key`); of several lines with one question, the last counts. It does not know which policy solved
-the problems.
+Called by grpo/tasks/splits.py. A file of difficulties has one JSON object per line with `question`, or the column of
+the question in the dataset, and `solve_rate`, the share of completions that were right; other keys are ignored.
+Questions are the same if they are equal apart from white space (`Example.key`); of several lines with one question, the
+last counts. It does not know which policy solved the problems.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from grpo.config.schema import DataConfig
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path
-from grpo.tasks.columns import require_value, text_column
+from grpo.tasks.columns import recognize_question, require_value
 from grpo.tasks.example import Example
 from grpo.tasks.jsonl import read_jsonl
+from grpo.tasks.row_reader import read_question
 
 
 def select_by_solve_rate(examples: list[Example], config: DataConfig, notes: list[str]) -> list[Example]:
@@ -25,7 +27,7 @@ def select_by_solve_rate(examples: list[Example], config: DataConfig, notes: lis
     """
     assert config.difficulty is not None
     path = Path(display_path(Path(config.difficulty).expanduser()))
-    rates = dict(read_jsonl(path, _read_line, "data.difficulty"))
+    rates = dict(read_jsonl(path, partial(_read_line, config), "data.difficulty"))
     low, high = config.solve_rate
     known = [example for example in examples if example.key in rates]
     selected = [example for example in known if low <= rates[example.key] <= high]
@@ -39,8 +41,10 @@ def select_by_solve_rate(examples: list[Example], config: DataConfig, notes: lis
     return selected
 
 
-def _read_line(row: dict[str, Any]) -> tuple[str, float]:
-    question, rate = text_column(row, "question"), require_value(row, "solve_rate")
+def _read_line(config: DataConfig, row: dict[str, Any]) -> tuple[str, float]:
+    column = next((name for name in ("question", config.question_column) if name in row), None)
+    question, _ = read_question(row, column or recognize_question(row))
+    rate = require_value(row, "solve_rate")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
         raise UserError(f"'solve_rate' is {rate!r}; it must be a number from 0 to 1.")
     return Example(question, "").key, float(rate)

@@ -5,13 +5,14 @@ The expression is parsed with limits and evaluated exactly; nothing that a polic
 """
 
 import ast
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from fractions import Fraction
 from typing import Any, ClassVar
 
-from grpo.core.errors import UserError
+from grpo.core.errors import UserError, shorten
 from grpo.tasks.answer_type import AnswerType
 from grpo.tasks.example import Example
 
@@ -74,15 +75,31 @@ def problem_numbers(example: Example) -> list[int]:
     columns: Mapping[str, Any] = example.columns
     for name in NUMBER_COLUMNS:
         if name in columns:
-            values = list(columns[name]) if hasattr(columns[name], "__iter__") else [columns[name]]
-            numbers = [_whole_number(str(value)) for value in values]
-            if not numbers or None in numbers:
-                raise UserError(f"'{name}' is {columns[name]!r}; it must be a list of whole numbers.")
-            return [number for number in numbers if number is not None]
+            numbers = [_whole_number(str(value)) for value in _listed_values(columns[name])]
+            usable = [number for number in numbers if number is not None and number >= 0]
+            if not usable or len(usable) < len(numbers):
+                raise UserError(
+                    f"'{name}' is {shorten(repr(columns[name]))}; it must be a list of whole numbers from 0."
+                )
+            if len("+".join(map(str, usable))) > MAX_LENGTH:
+                raise UserError(
+                    f"'{name}' has {len(usable)} numbers, too many for an expression of {MAX_LENGTH} characters."
+                )
+            return usable
     raise UserError(
         "data.answer=equation needs the numbers of each problem in a column 'numbers'; there is "
         f"{', '.join(map(repr, columns)) or 'no column'}."
     )
+
+
+def _listed_values(value: Any) -> list[Any]:
+    """The values of a list, or of its JSON text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return []
+    return list(value) if hasattr(value, "__iter__") else [value]
 
 
 def evaluate_expression(text: str) -> tuple[list[int], Fraction | None]:

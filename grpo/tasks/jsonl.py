@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from grpo.core.errors import UserError, json_type_name
+from grpo.tasks.text_files import parse_json, read_text
 
 Item = TypeVar("Item")
 
@@ -19,22 +20,20 @@ def read_jsonl(path: Path, parse_row: Callable[[dict[str, Any]], Item], setting:
     Raises:
         UserError: the file cannot be read, a line is not a JSON object, or `parse_row` raised. It names file and line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError as error:
-        raise UserError(f"{setting}: there is no file {path}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{setting}: {path} cannot be read as UTF-8 text: {error}.") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path, setting).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: not JSON: {error}.") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not a JSON object but {json_type_name(row)}.")
-        try:
-            yield parse_row(row)
+            yield parse_row(_parse_object(line))
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}") from error
+
+
+def _parse_object(line: str) -> dict[str, Any]:
+    try:
+        row = parse_json(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"not JSON: {error}.") from error
+    if not isinstance(row, dict):
+        raise UserError(f"not a JSON object but {json_type_name(row)}.")
+    return row

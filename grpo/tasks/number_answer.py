@@ -66,5 +66,6 @@ class StrictAnswer(_LastNumber):
 
 def _not_a_number(example: Example) -> UserError:
     return UserError(
-        f"the reference answer {example.gold!r} is not a number; set data.answer=text for answers in words."
+        f"the reference answer {example.gold!r} is not a number; set data.answer=text for answers in words, "
+        "data.answer=choice for letters of options."
     )

@@ -32,29 +32,80 @@ def read_options(row: Mapping[str, Any]) -> dict[str, str] | None:
     return dict(zip(letters if own_letters else ascii_uppercase, texts, strict=False))
 
 
-def option_letter(answer: Any, row: Mapping[str, Any]) -> str | None:
-    """The letter of the option that `answer` names: by its label in the row, its letter, its index from 0, or its text.
+def letters_by_reading(answer: str | int, row: Mapping[str, Any]) -> dict[str, str]:
+    """The letters of the options that a reference answer names, by the name of the reading, the likeliest first.
 
-    None if it names none, or the row has no options.
+    A text is likelier the text of an option than an index, and a number likelier an index.
+
+    Raises:
+        UserError: it names no option, or the row has none.
     """
-    if (options := read_options(row)) is None:
-        return None
-    name = next(name for name in OPTION_COLUMNS if name in row)
+    options, labels = read_options(row), _labels(row)
+    assert options is not None
     text = str(answer).strip()
-    by_label = dict(zip((label for label, _ in _labelled_texts(row[name], name)), options, strict=True))
-    if text in by_label:
-        return by_label[text]
-    if text.upper() in options:
-        return text.upper()
-    if text.isascii() and text.isdigit() and int(text) < len(options):
-        return list(options)[int(text)]
-    return letter_of_text(text, options)
+    is_index = text.isascii() and text.isdigit() and int(text) < len(options)
+    readings = {
+        "letter": text.upper() if text.upper() in options else None,
+        "label": labels.get(text),
+        "text": letter_of_text(text, options),
+        "index from 0": list(options)[int(text)] if is_index else None,
+    }
+    if isinstance(answer, int):
+        readings["text"] = readings.pop("text")  # the last one
+    found = {reading: letter for reading, letter in readings.items() if letter is not None}
+    if not found:
+        raise UserError(
+            f"the reference answer {str(answer)!r} is not an option of the row (A to {max(options)}), its text or its "
+            "index from 0."
+        )
+    return found
+
+
+class OptionReferences:
+    """Reads the reference answers of a split, all in one way: `2` may be the index or the text of an option.
+
+    Attributes:
+        readings: those in which each answer so far names an option, the likeliest first.
+        letters: of each answer, the letter that it names, by the reading.
+    """
+
+    def __init__(self) -> None:
+        self.readings: list[str] = []
+        self.letters: list[dict[str, str]] = []
+
+    def add(self, answer: str | int, row: Mapping[str, Any]) -> str:
+        """The letter that the reference answer of the next row names, in the reading that is likeliest so far.
+
+        Raises:
+            UserError: it names no option, or no reading is possible in this row and all before.
+        """
+        letters = letters_by_reading(answer, row)
+        common = [reading for reading in self.readings or letters if reading in letters]
+        if not common:
+            raise UserError(
+                f"the reference answer {str(answer)!r} names an option by its {' or '.join(letters)}, and those of the "
+                f"rows before by {' or '.join(self.readings)}; write all of them in one way."
+            )
+        self.readings = common
+        self.letters.append(letters)
+        return letters[common[0]]
+
+    def final_letters(self) -> list[str]:
+        """The letter of each answer."""
+        return [letters[self.readings[0]] for letters in self.letters]
 
 
 def letter_of_text(text: str, options: Mapping[str, str]) -> str | None:
     """The letter of the only option with this text, ignoring case and surrounding punctuation; else None."""
     letters = [letter for letter, option in options.items() if normalized_text(option) == normalized_text(text)]
     return letters[0] if len(letters) == 1 else None
+
+
+def _labels(row: Mapping[str, Any]) -> dict[str, str]:
+    """The letter of each label of the options of a row that has labels."""
+    name = next(name for name in OPTION_COLUMNS if name in row)
+    pairs = zip((label for label, _ in _labelled_texts(row[name], name)), read_options(row) or {}, strict=True)
+    return {label: letter for label, letter in pairs if label is not None}
 
 
 def _labelled_texts(value: Any, name: str) -> list[tuple[str | None, str]]:

@@ -3,7 +3,9 @@
 Called by the loaders of datasets, one reader for each split. It knows neither files nor the hub.
 """
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from grpo.config.schema import DataConfig
@@ -11,71 +13,107 @@ from grpo.core.errors import UserError
 from grpo.policy.chat_template import Message
 from grpo.tasks.answer_format import last_boxed
 from grpo.tasks.answer_types import ANSWER_TYPES
-from grpo.tasks.chat_prompt import chat_question, is_chat, read_chat
+from grpo.tasks.chat_prompt import chat_question, is_chat, is_chat_text, parse_chat, read_chat
 from grpo.tasks.columns import recognize_answer, recognize_question, require_value, text_column
 from grpo.tasks.example import Example
+from grpo.tasks.options import OptionReferences, read_options
 
 BOXED = "\\boxed{}"  # the marker that stands for the content of the last \boxed{...}
 HASHES = "####"
 
 
 class RowReader:
-    """Makes a problem of each row. The columns without a setting are recognized in the first row.
+    """Makes a problem of each row of a split: `read` for each row, then `finish` for all of their problems.
+
+    The columns without a setting are recognized in the first row.
 
     Attributes:
-        notes: receives a note on the recognized columns, and one on prompts with a system message of their own.
+        split: the name of the split, for notes.
+        notes: receives notes on what was taken.
     """
 
-    def __init__(self, config: DataConfig, notes: list[str]) -> None:
-        self.config, self.notes = config, notes
+    def __init__(self, config: DataConfig, split: str, notes: list[str]) -> None:
+        self.config, self.split, self.notes = config, split, notes
         self.question, self.answer = config.question_column, config.answer_column
         self.answer_type = ANSWER_TYPES[config.answer]
-        self.is_first = True
+        self.chats_are_text: bool | None = None
+        self.markers: Counter[str] = Counter()
+        self.references = OptionReferences()
 
     def read(self, row: Mapping[str, Any]) -> Example:
-        """The problem of a row.
+        """The problem of a row; `finish` may change its reference answer.
 
         Raises:
             UserError: a column is missing or not recognized, or the reference answer is unreadable under data.answer.
         """
-        if self.is_first:
-            self._recognize_columns(row)
-        assert self.question is not None and self.answer is not None
-        question, messages = read_question(row, self.question)
+        self.question = self.question or recognize_question(row)
+        self.answer = self.answer or recognize_answer(row)
+        if self.chats_are_text is None:
+            self.chats_are_text = is_chat_text(require_value(row, self.question))
+        question, messages = read_question(row, self.question, self.chats_are_text)
+        value = require_value(row, self.answer)
+        if value is None or value == "":
+            raise UserError(
+                f"'{self.answer}' is {'null' if value is None else 'blank'}, so the row has no reference answer; "
+                "delete it, or leave it out by the values of another column, data.filter={COLUMN:VALUE}."
+            )
         text = text_column(row, self.answer).strip()
-        gold = read_reference(text, find_marker(text, self.config.answer_marker), self.answer)
+        marker = find_marker(text, self.config.answer_marker)
+        self.markers[marker] += 1
+        gold = read_reference(text, marker, self.answer)
+        if self._names_option(row):
+            gold = self.references.add(value if isinstance(value, int) else gold, row)
         example = Example(question, gold, messages, row)
         self.answer_type.check_reference(example)
-        if example.has_system_prompt:
+        return example
+
+    def finish(self, examples: list[Example] | None) -> list[Example] | None:
+        """The problems of the split, with notes on what was taken as question and reference answer."""
+        if not examples:
+            return examples
+        markers = " or ".join(sorted(filter(None, self.markers)))
+        self._add_note(
+            f"data={self.config.name}: question from '{self.question}'"
+            f"{', chat messages as JSON text' * bool(self.chats_are_text)}, answer from '{self.answer}'"
+            f"{f' after {markers}' if markers else ''}"
+            f"{f', the {self.references.readings[0]} of an option' if self.references.letters else ''}."
+        )
+        if markers and self.markers[""]:
+            self._add_note(
+                f"data={self.config.name}: {self.markers['']:,} of the {len(examples):,} {self.split} rows have no "
+                f"{markers} in '{self.answer}': their complete text is the reference answer."
+            )
+        if any(example.has_system_prompt for example in examples):
             self._add_note(
                 f"Prompts in '{self.question}' have their own system message: system_prompt is not added to them."
             )
-        return example
+        letters = iter(self.references.final_letters())
+        return [
+            replace(example, gold=next(letters)) if self._names_option(example.columns) else example
+            for example in examples
+        ]
 
-    def _recognize_columns(self, row: Mapping[str, Any]) -> None:
-        self.is_first, all_are_set = False, self.question is not None and self.answer is not None
-        self.question = self.question or recognize_question(row)
-        self.answer = self.answer or recognize_answer(row)
-        marker = find_marker(text_column(row, self.answer, blank=True), self.config.answer_marker)
-        has_standard_form = (self.question, self.answer) == ("question", "answer") and marker in ("", HASHES)
-        if not all_are_set and not has_standard_form:
-            after = f" after {marker}" if marker else ""
-            self._add_note(
-                f"data={self.config.name}: question from '{self.question}', answer from '{self.answer}'{after}."
-            )
+    def _names_option(self, row: Mapping[str, Any]) -> bool:
+        """Whether the reference answer of a row is one of its options."""
+        is_choice = self.config.answer == "choice" or self.config.name == "multiple_choice"
+        return is_choice and read_options(row) is not None
 
     def _add_note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
 
 
-def read_question(row: Mapping[str, Any], column: str) -> tuple[str, tuple[Message, ...] | None]:
-    """The question as text, and the messages if the column holds a chat.
+def read_question(
+    row: Mapping[str, Any], column: str, chat_is_text: bool = False
+) -> tuple[str, tuple[Message, ...] | None]:
+    """The question as text, and the messages if the column holds a chat, or its JSON text.
 
     Raises:
         UserError: the column is missing, or has neither text nor messages.
     """
     value = require_value(row, column)
+    if chat_is_text:
+        value = parse_chat(value, column)
     if is_chat(value):
         messages = read_chat(value, column)
         return chat_question(messages), messages

@@ -1,7 +1,7 @@
-"""The rows of a split, from files or from the hub: JSON Lines by our own reader, all else by `datasets`.
+"""The rows of a split, from files or from the hub.
 
-Called by the loaders of datasets in tables. It does not know what the columns mean. `datasets` takes seconds to import,
-so only what needs it imports it.
+Called by the loaders of datasets in tables. It does not know what the columns mean. `datasets` reads the hub, Parquet
+and Arrow; it takes seconds to import, so only what needs it imports it.
 """
 
 import logging
@@ -14,7 +14,9 @@ from grpo.config.schema import DataConfig
 from grpo.core.errors import UserError, first_line, listed
 from grpo.policy.hub import hub_error, is_hub_id, prepare_hub
 from grpo.tasks.columns import Row
-from grpo.tasks.data_files import choose_split, files_of_split, listed_files
+from grpo.tasks.csv_files import read_csv_files
+from grpo.tasks.data_files import choose_split, data_suffix, files_of_split, listed_files
+from grpo.tasks.json_file import read_json
 from grpo.tasks.jsonl import read_jsonl
 from grpo.tasks.row_filter import RowFilter
 
@@ -24,10 +26,6 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Parse = Callable[[Row], Item]
 
-BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "json"}
-TYPE_NAMES = {".parquet": "Parquet", ".arrow": "Arrow", ".csv": "CSV", ".json": "JSON"}
-# pandas would read the texts `NA` and `None` as missing values.
-READ_OPTIONS: dict[str, dict[str, Any]] = {"csv": {"keep_default_na": False}}
 # Rows of a larger dataset stay in its file, and are read again when somebody asks for a column: open-r1 has gigabytes
 # of solutions.
 MAX_BYTES_IN_MEMORY = 500_000_000
@@ -86,10 +84,18 @@ def read_files(files: list[Path], config: DataConfig, parse: Parse[Item]) -> lis
     """
     row_filter = RowFilter(config.filter)
     parse_retained = row_filter.before(parse)
-    if files[0].suffix == ".jsonl":
-        return row_filter.require([item for file in files for item in read_jsonl(file, parse_retained)])
-    source = str(files[0]) if len(files) == 1 else f"{files[0].parent}, {len(files)} {files[0].suffix} files"
-    return row_filter.require(_parse_table(_load_files(files), parse_retained, source))
+    match data_suffix(files[0]):
+        case ".parquet" | ".arrow" as suffix:
+            source = str(files[0]) if len(files) == 1 else f"{files[0].parent}, {len(files)} {suffix} files"
+            items = _parse_table(_load_files(files, suffix.removeprefix(".")), parse_retained, source)
+        case ".csv" | ".tsv":
+            tables = zip(read_csv_files(files), files, strict=True)
+            items = [item for rows, file in tables for item in _parse_table(rows, parse_retained, str(file))]
+        case ".json":
+            items = [item for file in files for item in read_json(file, parse_retained)]
+        case _:  # data=jsonl takes files with any other name
+            items = [item for file in files for item in read_jsonl(file, parse_retained)]
+    return row_filter.require(items)
 
 
 def _read_hub(config: DataConfig, split: str, parse: Parse[Item]) -> list[Item] | None:
@@ -125,7 +131,6 @@ def _subsets_in(message: str) -> str:
 
 
 def _parse_table(table: "Dataset | list[Row]", parse: Parse[Item], source: str) -> list[Item]:
-    # A list is an empty table.
     store = None if isinstance(table, list) or table.data.nbytes <= MAX_BYTES_IN_MEMORY else table
     items = []
     for number, values in enumerate(table):
@@ -139,8 +144,8 @@ def _parse_table(table: "Dataset | list[Row]", parse: Parse[Item], source: str) 
     return items
 
 
-def _load_files(files: list[Path]) -> "Dataset | list[Row]":
-    """The rows of files of one type, concatenated; an empty list if they have none.
+def _load_files(files: list[Path], file_type: str) -> "Dataset | list[Row]":
+    """The rows of Parquet or Arrow files, concatenated; an empty list if they have none.
 
     Raises:
         UserError: a file is damaged or of another type than its name says, or columns differ from file to file.
@@ -149,21 +154,44 @@ def _load_files(files: list[Path]) -> "Dataset | list[Row]":
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    builder = BUILDERS[files[0].suffix]
     paths = [str(file.resolve()) for file in files]
     try:
+        for file in files:
+            _check_columns(file, file_type)
         with _quiet_library():
-            loaded = load_dataset(builder, data_files={"train": paths}, **READ_OPTIONS.get(builder, {}))
+            loaded = load_dataset(file_type, data_files={"train": paths})
     except (DatasetsError, OSError, ValueError, pyarrow.ArrowException) as error:
         if "corresponds to no data" in str(error):
             return []
         if len(files) > 1:  # one of them is damaged, or they do not go together
             for file in files:
-                _load_files([file])
+                _load_files([file], file_type)
         named = str(files[0]) if len(files) == 1 else f"{listed_files(files)} together"
         reason = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-        raise UserError(f"data.path: {named} cannot be read as {TYPE_NAMES[files[0].suffix]}: {reason}.") from error
+        raise UserError(f"data.path: {named} cannot be read as {file_type.title()}: {reason}.") from error
     return loaded["train"]
+
+
+def _check_columns(file: Path, file_type: str) -> None:
+    """Check that each column of a file has a name of its own.
+
+    Raises:
+        UserError: two columns have the same one.
+        OSError, pyarrow.ArrowException: the file is damaged.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if file_type == "parquet":
+        names = parquet.read_schema(file).names
+    else:
+        with pa.memory_map(str(file)) as source:
+            try:
+                names = pa.ipc.open_stream(source).schema.names
+            except pa.ArrowInvalid:
+                names = pa.ipc.open_file(source).schema.names
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UserError(f"data.path: {file} has several columns '{twice[0]}'; give each its own name.")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 All rows are made up. The files are Parquet, Arrow, CSV, JSON and JSON Lines, in the layouts of the hub.
 """
 
+import gzip
 import json
 import sys
 from dataclasses import replace
@@ -36,7 +37,7 @@ VERL = {
 @pytest.fixture(scope="module")
 def configs() -> dict[str, Any]:
     """The settings of each dataset, composed once."""
-    names = ("jsonl", "files", "hub", "gsm8k", "math")
+    names = ("jsonl", "files", "hub", "gsm8k", "math", "multiple_choice")
     return {name: compose([f"data={name}", "data.path=somewhere"]).data for name in names}
 
 
@@ -59,18 +60,31 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
         table = pa.Table.from_pylist(list(rows))
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
             writer.write_table(table)
-    elif path.suffix == ".csv":
-        pd.DataFrame(rows).to_csv(path, index=False)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows))
     else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+        if suffix in (".csv", ".tsv"):
+            content = pd.DataFrame(rows).to_csv(index=False, sep="," if suffix == ".csv" else "\t")
+        elif suffix == ".json":
+            content = json.dumps(rows)
+        else:
+            content = "".join(json.dumps(row) + "\n" for row in rows)
+        path.write_bytes(gzip.compress(content.encode()) if path.suffix.lower() == ".gz" else content.encode())
     return path
 
 
+def create(path: Path, content: str | list[dict[str, Any]]) -> None:
+    """A file with this text, or with these rows."""
+    if isinstance(content, str):
+        path.write_text(content)
+    else:
+        write(path, *content)
+
+
+GSM8K_NOTE = "question from 'question', answer from 'answer' after ####."
+
 # row, settings, (question, gold, roles of the messages), what is printed. The answer type is text.
 SHAPES = {
-    "GSM8K": ({"question": "2 + 3?", "answer": "2+3=5\n#### 5"}, {}, ("2 + 3?", "5", None), ""),
+    "GSM8K": ({"question": "2 + 3?", "answer": "2+3=5\n#### 5"}, {}, ("2 + 3?", "5", None), GSM8K_NOTE),
     "MATH": (
         {"problem": "Half?", "level": "Level 5", "type": "Algebra", "solution": BOXED},
         {},
@@ -165,7 +179,7 @@ SHAPES = {
         {"text": "2 + 3?", "info": {"label": "5"}},
         {"question_column": "text", "answer_column": "info.label"},
         ("2 + 3?", "5", None),
-        "",
+        "question from 'text', answer from 'info.label'.",
     ),
     "a marker": (
         {"question": "2 + 3?", "answer": "The answer is: 4. No. The answer is: 5"},
@@ -177,13 +191,31 @@ SHAPES = {
         {"question": "Which heading?", "answer": "#### 5"},
         {"answer_marker": ""},
         ("Which heading?", "#### 5", None),
-        "",
+        "question from 'question', answer from 'answer'.",
     ),
     "choices": (
         {"question": "Which?", "choices": ["4", "5"], "answer": 1},
         {"answer": "choice"},
-        ("Which?", "1", None),
-        "",
+        ("Which?", "B", None),
+        "question from 'question', answer from 'answer', the index from 0 of an option.",
+    ),
+    "chat messages as JSON text": (
+        {"prompt": json.dumps(CHAT), "answer": "5"},
+        {},
+        ("2 + 3?", "5", ["system", "user"]),
+        "question from 'prompt', chat messages as JSON text, answer from 'answer'.",
+    ),
+    "a question that mentions messages": (
+        {"prompt": 'What is [{"role": "user"}] in JSON?', "answer": "a list"},
+        {},
+        ('What is [{"role": "user"}] in JSON?', "a list", None),
+        "question from 'prompt', answer from 'answer'.",
+    ),
+    "numbers as JSON text": (
+        {"question": "Reach 24.", "numbers": "[3, 8]", "answer": 24},
+        {"answer": "equation"},
+        ("Reach 24.", "24", None),
+        "question from 'question', answer from 'answer'.",
     ),
 }
 
@@ -193,7 +225,8 @@ SHAPES = {
 def test_shapes(tmp_path, configs, shape: str, suffix: str) -> None:
     row, settings, (question, gold, roles), note = SHAPES[shape]
     write(tmp_path / f"train{suffix}", row)
-    write(tmp_path / f"test{suffix}", row | {name: f"{row[name]} Really?" for name in row if row[name] == question})
+    other = {name: f"{row[name]} Really?" for name in row if row[name] == question}
+    write(tmp_path / f"test{suffix}", row | other)
     config = replace(configs["files"], path=str(tmp_path), answer="text")
     loaded = load_held_out(replace(config, **settings))
     example = loaded[0]
@@ -224,6 +257,7 @@ def test_rows_of_a_large_dataset_stay_in_its_file(tmp_path, configs, monkeypatch
 ROW = {"question": "2 + 3?", "answer": "5"}
 OTHER = {"question": "3 + 3?", "answer": "6"}
 THIRD = {"question": "4 + 3?", "answer": "7"}
+JSON_LINES = "\n".join(map(json.dumps, (ROW, OTHER)))
 HIDDEN = "Not read, because no word in the name tells the split (train, validation, test): extra.csv."
 
 # files, settings, (training, held-out, validation) questions, a part of the notes.
@@ -288,6 +322,55 @@ LAYOUTS = {
         (1, 1, None),
         "",
     ),
+    "names in capitals, and tabs": ({"TRAIN.CSV": [ROW], "Test.csv": [OTHER], "dev.TSV": [THIRD]}, {}, (1, 1, 1), ""),
+    "compressed": (
+        {"train.jsonl.gz": [ROW], "test.csv.gz": [OTHER], "dev.json.GZ": [THIRD]},
+        {},
+        (1, 1, 1),
+        "",
+    ),
+    "JSON Lines named JSON": (
+        {"train.json": JSON_LINES, "test.json": '{"question": "3?", "answer": 1}'},
+        {},
+        (2, 1, None),
+        "",
+    ),
+    "an object of columns": (
+        {"train.json": '{"question": ["1?", "2?"], "answer": [1, 2], "info": [{"a": 1}, {"a": 2}]}'},
+        {},
+        (1, 1, None),
+        "",
+    ),
+    "a row of JSON with messages": (
+        {"train.json": json.dumps({"prompt": CHAT, "answer": 5}), "test.json": [OTHER]},
+        {},
+        (1, 1, None),
+        "",
+    ),
+    "GSM8K, another subset": (
+        {"main/train.parquet": [ROW], "socratic/train.parquet": [OTHER, THIRD]},
+        {"name": "gsm8k", "subset": "socratic"},
+        (1, 1, None),
+        "",
+    ),
+    "GSM8K, a subset of JSON Lines": (
+        {"socratic/train.jsonl": [OTHER, THIRD], "socratic/test.jsonl": [ROW], "train.jsonl": [ROW]},
+        {"name": "gsm8k", "subset": "socratic"},
+        (2, 1, None),
+        "",
+    ),
+    "GSM8K, files by their names": (
+        {"a.parquet": [ROW], "b.parquet": [OTHER, THIRD]},
+        {"name": "gsm8k", "train_file": "b.parquet", "test_file": "a.parquet"},
+        (2, 1, None),
+        "",
+    ),
+    "some rows without a marker": (
+        {"train.csv": [ROW, OTHER, {"question": "5 + 3?", "answer": "#### 8"}], "test.csv": [THIRD]},
+        {},
+        (3, 1, None),
+        "data=files: 2 of the 3 train rows have no #### in 'answer': their complete text is the reference answer.",
+    ),
     "saved by datasets": (
         {"train/data-00000-of-00001.arrow": [ROW], "test/data-00000-of-00001.arrow": [OTHER], "train/state.json": []},
         {},
@@ -301,8 +384,8 @@ LAYOUTS = {
 def test_layouts(tmp_path, configs, monkeypatch, layout: str) -> None:
     monkeypatch.chdir(tmp_path)
     files, settings, counts, note = LAYOUTS[layout]
-    for name, rows in files.items():
-        write(tmp_path / name, *rows)
+    for name, content in files.items():
+        create(tmp_path / name, content)
     config = replace(configs[settings.get("name", "files")], path=".")
     loaded = load_splits(replace(config, **settings), validation=counts[2] is not None)
     assert (len(loaded.train), len(loaded.held_out), len(loaded.validation)) == (*counts[:2], counts[2] or 0)
@@ -316,7 +399,7 @@ BAD = {
         {"path": "nowhere.csv"},
         "data.path: there is no file or folder nowhere.csv; for a dataset of",
     ),
-    "an empty folder": ({}, {}, "data.path=.: the folder has no data file (.parquet, .arrow, .csv, .json, .jsonl)."),
+    "an empty folder": ({}, {}, "data.path=.: the folder has no data file (.parquet, .arrow, .csv, .tsv, .json, .js"),
     "a zip": ({"a.zip": "PK"}, {"path": "a.zip"}, "a.zip is no data file: the name of one ends in .parquet, .arrow"),
     "a zip named Parquet": (
         {"train.parquet": "PK\x03\x04 and so on"},
@@ -326,7 +409,7 @@ BAD = {
     "ragged lines": (
         {"train.csv": "question,answer\na,1\nb,2,3,4\n"},
         {},
-        "data.path: train.csv cannot be read as CSV: Error tokenizing data. C error: Expected 2 fields in line 3, saw 4.",
+        "train.csv, line 3: 4 values; the first line names 2 columns.",
     ),
     "one of two files is damaged": (
         {"train-0.parquet": [ROW], "train-1.parquet": "no"},
@@ -337,7 +420,119 @@ BAD = {
     "an empty file": (
         {"train.csv": ""},
         {},
-        "data.path: train.csv cannot be read as CSV: No columns to parse from file.",
+        "data.path: train.csv is empty; the first line of a CSV file has the names of the columns.",
+    ),
+    "an open quote": (
+        {"train.csv": 'question,answer\n"a,1\n'},
+        {},
+        "data.path: train.csv cannot be read as CSV: line 2: unexpected end of data.",
+    ),
+    "a column twice, CSV": (
+        {"train.csv": "question,answer,answer\na,1,2\n"},
+        {},
+        "data.path: train.csv has several columns 'answer'; give each its own name.",
+    ),
+    "empty JSON": (
+        {"train.json": "\n"},
+        {},
+        "data.path: train.json is empty; a JSON file holds a list of objects, as in",
+    ),
+    "null": (
+        {"train.json": "null"},
+        {},
+        "data.path: train.json: it holds null; a JSON file holds a list of objects, as",
+    ),
+    "numbers in JSON": (
+        {"train.json": "[1, 2]"},
+        {},
+        "train.json, row 1: not a JSON object but a number; a JSON file holds",
+    ),
+    "null in JSON": (
+        {"train.json": '[{"question": "a", "answer": 1}, null]'},
+        {},
+        "train.json, row 2: not a JSON object but null",
+    ),
+    "rows below a key": (
+        {"train.json": '{"version": 1, "data": [{"question": "a", "answer": "1"}]}'},
+        {},
+        "it holds an object with lists of objects below 'data'; save each list as a file of its own, such as data.json.",
+    ),
+    "splits below keys": (
+        {"a.json": json.dumps({"train": [ROW], "test": [OTHER]})},
+        {},
+        "below 'train', 'test'; save each list as a file of its own, such as train.json.",
+    ),
+    "an object of objects": (
+        {"train.json": '{"question": {"0": "a"}, "answer": {"0": "1"}}'},
+        {},
+        "it holds an object of objects, 'question', 'answer'; a JSON file holds a list of objects, as in [{",
+    ),
+    "columns of two lengths": (
+        {"train.json": '{"question": ["a", "b"], "answer": ["1"]}'},
+        {},
+        "train.json: its columns have different numbers of values: 'question' has 2, 'answer' has 1.",
+    ),
+    "a broken line under the name JSON": ({"train.json": JSON_LINES + "\n{no"}, {}, "train.json, line 3: not JSON: "),
+    "a key twice": (
+        {"train.json": '[{"question": "a", "answer": 1, "answer": 2}]'},
+        {},
+        "an object has the key 'answer' twice",
+    ),
+    "not gzip": (
+        {"train.jsonl.gz": "no"},
+        {},
+        "train.jsonl.gz is not compressed by gzip, as its name says: Not a gzipped",
+    ),
+    "a subset of a file": (
+        {"a.csv": [ROW]},
+        {"path": "a.csv", "subset": "main"},
+        "data.subset=main: data.path=a.csv is a file, which has no subsets.",
+    ),
+    "GSM8K, no such subset": (
+        {"main/train.parquet": [ROW]},
+        {"name": "gsm8k", "subset": "socratic", "train_file": "train.jsonl"},
+        "data.subset=socratic: . has no folder of that name, only main.",
+    ),
+    "GSM8K, no such subset of JSON Lines": (
+        {"train.jsonl": [ROW]},
+        {"name": "gsm8k", "subset": "socratic", "train_file": "train.jsonl"},
+        "data.subset=socratic: . has no folder of that name; leave it out.",
+    ),
+    "GSM8K, a split of JSON Lines": (
+        {"train.jsonl": [ROW]},
+        {"name": "gsm8k", "split": "test", "train_file": "train.jsonl"},
+        "data.split=test: the files of data.path=. are chosen by name; set data.train_file.",
+    ),
+    "multiple choice, no such subset": (
+        {"ARC-Easy/train.parquet": [ROW]},
+        {"name": "multiple_choice", "subset": "ARC-Hard"},
+        "data.subset=ARC-Hard: . has no folder of that name, only ARC-Easy.",
+    ),
+    "neither file nor folder": ({}, {"path": "/dev/null"}, "data.path: /dev/null is neither a file nor a folder."),
+    "half of a chat": (
+        {"train.jsonl": [{"prompt": json.dumps(CHAT), "answer": 1}, {"prompt": json.dumps(CHAT)[:-5], "answer": 1}]},
+        {},
+        "line 2: 'prompt' is '[{\"role\"",
+    ),
+    "a chat in Python's notation": (
+        {"train.csv": [{"prompt": str(CHAT), "answer": 1}]},
+        {},
+        "not chat messages as JSON: Expecting property name enclosed in double quotes",
+    ),
+    "negative numbers": (
+        {"train.jsonl": [{"question": "a", "numbers": [3, -8], "answer": 24}]},
+        {"answer": "equation"},
+        "line 1: 'numbers' is [3, -8]; it must be a list of whole numbers from 0.",
+    ),
+    "numbers as one text": (
+        {"train.jsonl": [{"question": "a", "numbers": "3 8", "answer": 24}]},
+        {"answer": "equation"},
+        "line 1: 'numbers' is '3 8'; it must be a list of whole numbers from 0.",
+    ),
+    "too many numbers": (
+        {"train.jsonl": [{"question": "a", "numbers": [1] * 101, "answer": 24}]},
+        {"answer": "equation"},
+        "line 1: 'numbers' has 101 numbers, too many for an expression of 200 characters.",
     ),
     "no rows": ({"train.csv": "question,answer\n"}, {}, "the training split has 0 problems, too few to hold some out"),
     "several types": (
@@ -403,12 +598,12 @@ BAD = {
     "an empty column": (
         {"train.csv": [ROW, {"question": "a", "answer": ""}]},
         {},
-        "train.csv, row 2: 'answer' is ''; it must hold text or a number.",
+        "train.csv, row 2: 'answer' is null, so the row has no reference answer; delete it, or leave it out by the val",
     ),
     "a reference that is no number": (
         {"train.parquet": [ROW, {"question": "a", "answer": "x^2"}]},
         {"answer": "number"},
-        "train.parquet, row 2: the reference answer 'x^2' is not a number; set data.answer=text for answers in words.",
+        "train.parquet, row 2: the reference answer 'x^2' is not a number; set data.answer=text for answers in words, ",
     ),
     "no marker": (
         {"train.csv": [ROW]},
@@ -448,12 +643,10 @@ def test_bad_datasets_end_in_one_line(tmp_path, configs, monkeypatch, case: str)
     monkeypatch.chdir(tmp_path)
     files, settings, message = BAD[case]
     for name, content in files.items():
-        if isinstance(content, str):
-            (tmp_path / name).write_text(content)
-        else:
-            write(tmp_path / name, *content)
+        create(tmp_path / name, content)
+    config = configs[settings.get("name", "files")]
     with pytest.raises(UserError) as error:
-        load_splits(replace(configs["files"], **{"path": ".", "answer": "text"} | settings))
+        load_splits(replace(config, **{"path": ".", "answer": "text"} | settings))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -479,7 +672,7 @@ LEVELS = [
         ({"level": 4}, "data.filter={'level': [4]}: none of the 12 rows is left; 'level' has 1, 2, 3."),
         (
             {"Level": 1},
-            "train.parquet, row 1: there is no column 'Level', only 'problem', 'answer', 'level', 'type', 'info'.",
+            "data.filter={'Level': [1]}: there is no column 'Level', only 'problem', 'answer', 'level', 'type', 'info'.",
         ),
     ],
 )
@@ -503,6 +696,57 @@ def test_filtered_rows_may_have_unreadable_references(tmp_path, configs) -> None
         load_splits(config)
     loaded = load_splits(replace(config, filter={"type": "Geometry"}))
     assert len(loaded.train) + len(loaded.held_out) == 6
+
+
+def test_filter_by_missing_values(tmp_path, configs) -> None:
+    rows = [ROW | {"level": None}, OTHER, THIRD | {"level": 3}, THIRD | {"question": "?", "level": 4}]
+    write(tmp_path / "train.jsonl", *rows)
+    for wanted, count in ((None, 2), ([None, 3], 3), ([3, 4], 2)):
+        loaded = load_splits(replace(configs["files"], path=str(tmp_path), filter={"level": wanted}))
+        assert len(loaded.train + loaded.held_out) == count
+
+
+# The cells of a column of CSV, and the values that reach the rewards.
+CELLS = [
+    (["1", "-20", "0"], [1, -20, 0]),
+    (["3", "", "4"], [3, None, 4]),
+    (["0.5", "-1.25", "2.0"], [0.5, -1.25, 2.0]),
+    (["001", "2", "3"], ["001", "2", "3"]),
+    (["1", "2.5", ""], ["1", "2.5", ""]),
+    (["1.50", "2.25", "3.0"], ["1.50", "2.25", "3.0"]),
+    (["nan", "inf", "1.0"], ["nan", "inf", "1.0"]),
+    (["NA", "None", "null"], ["NA", "None", "null"]),
+    (["1_000", "1", "2"], ["1_000", "1", "2"]),
+    (["", "", ""], ["", "", ""]),
+    (["2020-01-01", "a,b", 'a "quote"\nand a line'], ["2020-01-01", "a,b", 'a "quote"\nand a line']),
+    (["1" * 30, "2", "3"], [int("1" * 30), 2, 3]),
+    (["a" * 200_000, "b", "c"], ["a" * 200_000, "b", "c"]),
+]
+
+
+def test_cells_of_csv(tmp_path, configs) -> None:
+    columns = {f"c{i}": cells for i, (cells, _) in enumerate(CELLS)}
+    rows = [
+        {"question": f"{i}?", "answer": str(i)} | {name: cells[i] for name, cells in columns.items()} for i in range(3)
+    ]
+    write(tmp_path / "train-0.csv", *rows[:2])
+    write(tmp_path / "train-1.csv", rows[2])  # the types are those of all files of a split
+    loaded = load_table(replace(configs["files"], path=str(tmp_path)), "train", [])
+    assert [[example.columns[name] for example in loaded] for name in columns] == [values for _, values in CELLS]
+
+
+def test_a_column_twice_in_a_table(tmp_path, configs) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.table([["a"], ["1"], ["2"]], names=["question", "answer", "answer"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    for name, new in (("a.arrow", pa.ipc.new_stream), ("b.arrow", pa.ipc.new_file)):
+        with pa.OSFile(str(tmp_path / name), "wb") as file, new(file, table.schema) as writer:
+            writer.write_table(table)
+    for name in ("a.parquet", "a.arrow", "b.arrow"):
+        with pytest.raises(UserError, match=rf"{name} has several columns 'answer'; give each its own name\.$"):
+            load_splits(replace(configs["files"], path=str(tmp_path / name)))
 
 
 def test_difficulty(tmp_path, configs) -> None:
@@ -529,6 +773,15 @@ def test_difficulty(tmp_path, configs) -> None:
         with pytest.raises(UserError) as error:
             load_splits(replace(config, difficulty=str(bad)))
         assert message in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "setting"), [("problem", None), ("prompt", None), ("text", "text")])
+def test_difficulty_by_the_column_of_the_dataset(tmp_path, configs, key: str, setting: str | None) -> None:
+    questions = [[{"role": "user", "content": f"{i}?"}] if key == "prompt" else f"{i}?" for i in range(9)]
+    write(tmp_path / "train.jsonl", *({key: question, "answer": i} for i, question in enumerate(questions)))
+    file = write(tmp_path / "rates.jsonl", *({key: question, "solve_rate": 0.5} for question in questions[:8]))
+    config = replace(configs["jsonl"], path=str(tmp_path), difficulty=str(file), question_column=setting)
+    assert load_splits(replace(config, eval_problems=1)).notes[-1].startswith(("8 of 8 training", "7 of 8 training"))
 
 
 class TestHub:
@@ -590,7 +843,7 @@ class TestHub:
         loaded = load_splits(config, validation=counts[2] > 0)
         assert (len(loaded.train), len(loaded.held_out), len(loaded.validation)) == counts
         if len(splits) == 1:
-            assert loaded.notes[0].startswith("No test split: 1 of the 3 training problems")
+            assert loaded.notes[1].startswith("No test split: 1 of the 3 training problems")
 
     def test_defaults(self, configs, hub) -> None:
         asked = hub({"train": [ROW], "test": [OTHER]})
@@ -627,10 +880,11 @@ class TestHub:
             assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
 
 
-def test_json_lines_need_no_library(light, tmp_path) -> None:
-    write(tmp_path / "train.jsonl", *({"problem": f"{i}?", "solution": f"It is \\boxed{{{i}}}."} for i in range(9)))
-    for name in ("jsonl", "files"):
-        ended = light("grpo.train", f"data={name}", "data.path=.", "data.eval_problems=9", "tracking=none")
+def test_files_of_text_need_no_library(light, tmp_path) -> None:
+    rows = [{"problem": f"{i}?", "solution": f"It is \\boxed{{{i}}}."} for i in range(9)]
+    for name, file in (("jsonl", "a.jsonl"), ("files", "a.jsonl"), ("files", "a.csv"), ("files", "a.json")):
+        write(tmp_path / file, *rows)
+        ended = light("grpo.train", f"data={name}", f"data.path={file}", "data.eval_problems=9", "tracking=none")
         assert "data.eval_problems=9: the training split has only 9 problems" in ended.stderr
         assert "datasets" not in ended.modules
 

@@ -1,6 +1,7 @@
 """Datasets: loading, splits without shared questions, and errors that name file and line."""
 
 import json
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def test_gsm8k_without_the_showcase_question() -> None:
     loaded = splits(["data=gsm8k", f"data.path={GSM8K}"])
     assert (len(loaded.train), len(loaded.held_out)) == (GSM8K_PROBLEMS, 1319) == (7472, 1319)
     assert SHOWCASE.question not in {example.question for example in loaded.train}
-    assert "7,472 problems remain" in loaded.notes[0]
+    assert loaded.notes[0] == "data=gsm8k: question from 'question', answer from 'answer' after ####."
+    assert "7,472 problems remain" in loaded.notes[1]
     assert loaded.train[0].gold == "72"
     assert sum("," in example.gold for example in loaded.train) == 79
     limited = splits(["data=gsm8k", f"data.path={GSM8K}", "data.train_problems=10", "data.eval_problems=5"])
@@ -59,7 +61,11 @@ def test_jsonl(tmp_path) -> None:
     assert (held_out.question, held_out.gold) in rows
     expected = [row for row in rows if row[0] not in (held_out.question, SHOWCASE.question)]
     assert [(example.question, example.gold) for example in loaded.train] == expected
-    assert "1 of the 4 training problems" in loaded.notes[0]
+    assert loaded.notes[:2] == [
+        "data=jsonl: question from 'q', answer from 'a' after ####.",
+        "data=jsonl: 3 of the 4 train rows have no #### in 'a': their complete text is the reference answer.",
+    ]
+    assert "1 of the 4 training problems" in loaded.notes[2]
 
 
 def test_text_answers_and_a_test_file(tmp_path) -> None:
@@ -98,7 +104,7 @@ def test_validation_problems(tmp_path) -> None:
     golds = [[example.gold for example in split] for split in (loaded.train, loaded.validation, loaded.held_out)]
     assert list(map(len, golds)) == [3, 2, 1] and sorted(golds[0] + golds[1] + golds[2]) == list("012345")
     assert loaded.held_out == splits(overrides).held_out
-    assert loaded.notes == [
+    assert loaded.notes[1:] == [
         "No data.test_file: 1 of the 6 training problems, drawn with data.seed=0, are held out of training.",
         "No data.validation_file: 2 of the 5 training problems, drawn with data.seed=0, are held out of training.",
     ]
@@ -141,7 +147,7 @@ def test_without_a_test_file_a_part_is_held_out(tmp_path, problems: int, overrid
         return
     loaded = splits(typed)
     assert (len(loaded.held_out), len(loaded.train)) == (held_out, problems - held_out)
-    assert f"{held_out} of the {problems:,} training problems" in loaded.notes[0]
+    assert f"{held_out} of the {problems:,} training problems" in loaded.notes[1]
     assert load_held_out(compose(typed).data) == loaded.held_out
 
 
@@ -201,13 +207,13 @@ def test_no_problem_is_in_two_splits(tmp_path, train, test, validation, left, no
     loaded = load_splits(data, validation=True)
     found = [[example.question for example in part] for part in (loaded.train, loaded.validation, loaded.held_out)]
     assert found == list(map(list, left))
-    assert len(loaded.notes) == 1 and note in loaded.notes[0]
+    assert len(loaded.notes) == 2 and note in loaded.notes[1]
 
 
 def test_duplicates_across_a_drawn_split(tmp_path) -> None:
     loaded = splits(jsonl(tmp_path, *of(*"abcdefghij" * 2))[:2])
     assert len(loaded.held_out) == 4 and not set(loaded.held_out) & set(loaded.train)
-    assert f"{16 - len(loaded.train)} of 16 training problems are also held-out problems" in loaded.notes[1]
+    assert f"{16 - len(loaded.train)} of 16 training problems are also held-out problems" in loaded.notes[2]
 
 
 def test_the_path_may_name_the_training_file(tmp_path) -> None:
@@ -265,7 +271,10 @@ GOOD = {"question": "How many?", "answer": "1"}
         ({"question": "How many?"}, "line 3: there is no column 'answer', only 'question'"),
         ({"question": " ", "answer": "1"}, "line 3: 'question' is ' '"),
         ({"question": None, "answer": "1"}, "line 3: 'question' is None"),
-        ({"question": "How many?", "answer": ""}, "line 3: 'answer' is ''"),
+        ({"question": "How many?", "answer": ""}, "line 3: 'answer' is blank, so the row has no reference answer; del"),
+        ({"question": "How many?", "answer": None}, "line 3: 'answer' is null, so .* of another column, data.filter="),
+        ('{"question": "a", "answer": "1", "answer": "2"}', "line 3: an object has the key 'answer' twice"),
+        ('{"question": "a", "answer": "1", "info": {"a": 1, "a": 1}}', "line 3: an object has the key 'a' twice"),
         (
             {"question": "How many?", "answer": "plenty"},
             "line 3: the reference answer 'plenty' is not a number.*data.answer=text",
@@ -286,6 +295,13 @@ def test_bad_files(tmp_path) -> None:
         splits(["data=jsonl", f"data.path={tmp_path}"])
     with pytest.raises(UserError, match="there is no file .*train.jsonl"):
         splits(["data=gsm8k", f"data.path={tmp_path}"])
+    for path in (tmp_path, os.devnull):
+        with pytest.raises(
+            UserError, match=rf"data.difficulty: .* is a folder; |{os.devnull} is neither a file nor a f"
+        ):
+            data = compose(["data=jsonl", f"data.path={path}", f"data.difficulty={tmp_path}"]).data
+            jsonl(tmp_path, *NUMBERED[:9])
+            load_splits(data)
     (tmp_path / "train.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="cannot be read as UTF-8"):
         splits(["data=jsonl", f"data.path={tmp_path}"])

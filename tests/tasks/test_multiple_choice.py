@@ -9,6 +9,7 @@ import pytest
 from grpo.config.composition import compose
 from grpo.core.errors import UserError
 from grpo.tasks.answer_types import ANSWER_TYPES
+from grpo.tasks.datasets import LOADERS
 from grpo.tasks.example import Example
 from grpo.tasks.splits import load_splits
 
@@ -93,3 +94,54 @@ def test_rows_that_are_refused(row: dict[str, Any], message: str, tmp_path: Path
     with pytest.raises(UserError) as error:
         load(tmp_path, row)
     assert message in str(error.value)
+
+
+NUMBERS = ["1", "2", "3", "4"]
+COLORS = ["red", "blue", "green", "black"]
+
+
+@pytest.mark.parametrize("data", ["multiple_choice", "jsonl"])
+@pytest.mark.parametrize(
+    ("rows", "letters"),
+    [
+        # One reading for all rows: the text of an option first if the answers are texts, its index if they are numbers
+        ([(NUMBERS, "1"), (NUMBERS, "4")], "AD"),
+        ([(NUMBERS, 1), (NUMBERS, 3)], "BD"),
+        ([(NUMBERS, 1), (NUMBERS, 4)], "AD"),
+        ([([5, 7, 9], 5), ([5, 7, 9], 9)], "AC"),
+        ([(NUMBERS, "2"), (COLORS, "0")], "CA"),
+        ([(NUMBERS, 2), (COLORS, 0)], "CA"),
+        ([(COLORS, "A"), (["B", "C", "A"], "A")], "AA"),
+        ([(COLORS, "red"), (["B", "C", "A"], "A")], "AC"),
+        # A row that cannot be read in that way
+        (
+            [(NUMBERS, 1), (COLORS, 4)],
+            "line 2: the reference answer '4' is not an option of the row (A to D), its text o",
+        ),
+        (
+            [(COLORS, "red"), (COLORS, "2")],
+            "line 2: the reference answer '2' names an option by its index from 0, and th",
+        ),
+        (
+            [(COLORS, "red"), (COLORS, "B")],
+            "by its letter, and those of the rows before by text; write all of them in one",
+        ),
+    ],
+)
+def test_all_answers_of_a_split_are_read_in_one_way(data: str, rows, letters: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    table = [{"question": f"{i}?", "choices": choices, "answer": answer} for i, (choices, answer) in enumerate(rows)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in table))
+    config = compose([f"data={data}", f"data.path={path}", "data.answer=choice"]).data
+    if letters.startswith(("line", "by")):
+        with pytest.raises(UserError) as error:
+            LOADERS[data](config, "train", [])
+        assert letters in str(error.value)
+        return
+    assert "".join(example.gold for example in LOADERS[data](config, "train", []) or []) == letters
+
+
+@pytest.mark.parametrize("answer", ["number", "strict", "equation"])
+def test_types_of_answers_that_read_no_letters(answer: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="line 1: the reference answer 'C' is not a"):
+        load(tmp_path, {"question": "Q", "choices": TEXTS, "answer": 2}, overrides=(f"data.answer={answer}",))
