@@ -28,6 +28,17 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def peak_process_memory(device: str) -> dict[str, int]:
+    """The most memory so far, in bytes: `resident` of this process, and `device`, what torch reserved on its GPU."""
+    import resource
+
+    import torch
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    memory = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    return memory | ({"device": torch.cuda.max_memory_reserved()} if device == "cuda" else {})
+
+
 def usable_cores() -> int:
     """The number of cores that this process may use."""
     return min(

@@ -40,6 +40,11 @@ def format_p_value(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "<.001"
 
 
+def format_bytes(size: float) -> str:
+    """A number of bytes in GiB, or in MiB below 1 GiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
 def printable(text: str) -> str:
     """`text` with its invisible characters escaped, as `\\x1b` or `\\u202e`: a terminal or browser may act on them.
 

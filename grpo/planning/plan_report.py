@@ -13,6 +13,7 @@ from grpo.config.batch import optimizer_steps
 from grpo.config.limits import GSM8K_PROBLEMS
 from grpo.config.schema import HardwareConfig, PlanConfig
 from grpo.core.tables import empty_table
+from grpo.core.text import format_bytes
 from grpo.planning.fit import CUDA_CONTEXT_GIB, FRAGMENTATION, GIB, usable_memory
 from grpo.planning.memory import peak_memory, sum_of_parts
 from grpo.planning.memory_parts import PARTS, Parts
@@ -62,8 +63,8 @@ def fit_facts(config: PlanConfig, hardware: HardwareConfig, phases: dict[str, Pa
             reserve += f", and {config.rollout.memory:.0%} for vLLM"
     facts = {"peak": f"in {name}; {parts[largest] / needed:.0%} of it is {largest}"}
     if needed <= usable:
-        return facts | {"it fits": f"{bytes_as_text(needed)} of {bytes_as_text(usable)} ({reserve})"}
-    return facts | {"does not fit": f"{bytes_as_text(needed)} needed, {bytes_as_text(usable)} available ({reserve})"}
+        return facts | {"it fits": f"{format_bytes(needed)} of {format_bytes(usable)} ({reserve})"}
+    return facts | {"does not fit": f"{format_bytes(needed)} needed, {format_bytes(usable)} available ({reserve})"}
 
 
 def proposals_text(fitting: list[tuple[list[str], float]]) -> str:
@@ -71,7 +72,7 @@ def proposals_text(fitting: list[tuple[list[str], float]]) -> str:
     if not fitting:
         changes = "micro-batch, checkpointing, sharding, 8-bit AdamW, adapters"
         return f"No combination of these makes it fit: {changes}. Use a smaller policy or batch."
-    lines = [f"  {' '.join(overrides)}  ({bytes_as_text(size)})" for overrides, size in fitting]
+    lines = [f"  {' '.join(overrides)}  ({format_bytes(size)})" for overrides, size in fitting]
     return "\n".join(["\nNearest settings that fit:", *lines])
 
 
@@ -125,11 +126,6 @@ def reward_facts(run: PlannedRun, seconds: dict[str, float], faults: dict[str, s
     for name, fault in faults.items():
         facts[f"reward {name}"] = f"not measured: {fault}. For a time of your own, reward_seconds=VALUE"
     return facts
-
-
-def bytes_as_text(size: float) -> str:
-    """A number of bytes in GiB, or in MiB below 1 GiB."""
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
 
 
 def seconds_as_text(seconds: float) -> str:

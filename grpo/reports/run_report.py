@@ -24,7 +24,7 @@ from grpo.core.metric_names import (
     reward_mean,
     reward_zero_std,
 )
-from grpo.core.text import format_setting, plural, with_sign
+from grpo.core.text import format_bytes, format_setting, plural, with_sign
 from grpo.reports.figures import save_png, smoothing_window
 from grpo.reports.page import write_page
 from grpo.reports.run_figures import reward_colours, run_charts
@@ -211,11 +211,12 @@ def run_facts(run: SavedRun) -> dict[str, str]:
     }
     if not results:
         return facts
-    problems = results["problems"]
+    problems, memory = results["problems"], results.get("peak_memory_bytes", {})
     return facts | {
         "problems": f"{problems['train']:,} to train on, {problems['held_out']:,} held out",
         "batch": str(BatchSplit(**results["batch"])),
         "machine": f"{results['device']}, {results['threads']} {plural(results['threads'], 'thread')}",
+        "peak memory": ", ".join(f"{format_bytes(size)} {where}" for where, size in memory.items()) or "not recorded",
         "seed": str(results["seed"]),
         "code": code_revision(results.get("provenance", {}).get("code")),
         "versions": ", ".join(f"{package} {number}" for package, number in results["versions"].items()),

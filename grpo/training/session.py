@@ -18,7 +18,7 @@ from grpo.config.samplers import evaluation_rollout
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
-from grpo.core.device import is_out_of_memory, set_determinism, set_threads
+from grpo.core.device import is_out_of_memory, peak_process_memory, set_determinism, set_threads
 from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError
 from grpo.core.files import atomic_folder, write_json
@@ -402,6 +402,7 @@ class Session:
                 "ask_meanwhile": round(self.recorder.between_steps_seconds, 2),
                 "evaluate_after": round(seconds("training_end", "evaluation_after_end"), 2),
             },
+            "peak_memory_bytes": peak_process_memory(self.config.device),
             "batch": asdict(self.batch),
             "problems": {"train": len(self.train_examples), "held_out": len(self.splits.held_out)},
             "examples": answers_before_and_after(self.run_dir, step),

@@ -12,6 +12,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.config.groups import option_names
+from grpo.core import device
 from grpo.core.errors import UserError
 from grpo.core.metric_names import is_time
 from grpo.runs.reproduction import numeric_differences
@@ -27,6 +28,7 @@ def test_what_a_run_leaves_behind(train) -> None:
     assert results["before"].keys() >= FIGURES and results["after"].keys() >= FIGURES
     assert (results["steps"], results["seed"], results["device"], results["before"]["n"]) == (2, 0, "cpu", 4)
     assert results["train_seconds"] > 0 and results["versions"]["trl"]
+    assert 2**27 < results["peak_memory_bytes"]["resident"] < 2**37
     assert results["batch"]["per_device"] * results["batch"]["accumulation"] == 8
     assert results["examples"][0]["question"].startswith("Joy can read") and len(results["examples"]) == 3
 
@@ -99,6 +101,14 @@ def test_other_ways_to_train(train, overrides: list[str]) -> None:
     out, results = train(*overrides)
     assert results["steps"] == 2
     assert AutoModelForCausalLM.from_pretrained(out / "policy")
+
+
+def test_emulated_bfloat16_is_announced(train, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "cpuinfo").write_text("flags : fpu avx2")
+    monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
+    with pytest.raises(UserError, match="nowhere"):  # the banner comes before the data
+        train("bf16=true", "data=jsonl", "data.path=nowhere")
+    assert "Warning: bf16=true, and this CPU has no instructions for bfloat16" in capsys.readouterr().out
 
 
 def test_evaluating_while_training(train, tmp_path, capsys) -> None:
