@@ -364,7 +364,7 @@ def measure_plan(size: str, settings: list[str], folder: Path) -> tuple[dict[str
         (model / "config.json").write_text(json.dumps(json.loads((model / "config.json").read_text()) | sizes))
     out = Path(tempfile.mkdtemp(dir=folder))
     paths = [f"model.path={model}", "model.init=random", f"data.path={GSM8K}", "data.train_problems=2000"]
-    short = ["max_prompt_length=128", "max_steps=2", "save_steps=null", "tracking=none"]
+    short = ["max_prompt_length=128", "max_completion_length=200", "max_steps=2", "save_steps=null", "tracking=none"]
     config = compose(["experiment=gsm8k", *paths, *short, *settings])
     peaks: dict[str, int] = {}
     now = "building"

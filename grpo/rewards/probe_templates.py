@@ -53,7 +53,7 @@ FILLER_WORDS = tuple(
         "on paper,once more,one by one,twice over,with care",
     )
 )
-PADDING = 24  # sentences of filler in long probes, which then have about 200 tokens, the limit of the reference recipe
+PADDING = 24  # sentences of filler in long probes, which then have about 200 tokens, as a typical completion on GSM8K
 TRAILING_TEXT = " ".join(16 * ["Let me know if you have any other question."])
 STEP_LINES = "\n".join(["Step 1:"] * 12)
 # The names of the same answer with more and more filler, the shortest first, and the number of filler sentences.

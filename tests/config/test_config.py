@@ -54,7 +54,7 @@ def test_the_settings_of_the_reference_run() -> None:
     optimizer = config.optimizer
     assert (optimizer.lr, optimizer.schedule, optimizer.warmup, optimizer.max_grad_norm) == (5e-6, "cosine", 0.1, 0.1)
     assert (config.num_generations, config.prompts_per_step, config.num_train_epochs) == (16, 4, 1)
-    assert (config.max_prompt_length, config.max_completion_length, config.max_steps) == (256, 200, None)
+    assert (config.max_prompt_length, config.max_completion_length, config.max_steps) == (256, 320, None)
     assert config.bf16 and config.model.dtype == "float32"
 
 

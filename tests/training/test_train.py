@@ -248,7 +248,7 @@ def test_the_command_as_typed(command, tmp_path) -> None:
     ("arguments", "message"),
     [
         (["device=cuda"], "device=cuda: no CUDA device is found. On a CPU, at 0.1 TFLOP/s, a step with 1 M parameters"),
-        (["experiment=gsm8k"], "all 1,868 steps about 25 days. To train on the CPU anyway: device=cpu bf16=false."),
+        (["experiment=gsm8k"], "all 1,868 steps about 31 days. To train on the CPU anyway: device=cpu bf16=false."),
         (["data=jsonl", "data.path=nowhere"], "data.path: there is no file nowhere/train.jsonl."),
         (
             ["experiment=gsm8k", "device=cpu", "bf16=false"],
