@@ -1,0 +1,92 @@
+"""Runs in another answer format: every place that a run reaches uses its tags."""
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+
+from grpo.config.composition import compose
+from grpo.core.errors import UserError
+from grpo.reports.run_report import write_run_report
+from grpo.runs.resume_settings import require_same_job
+from grpo.runs.run_dir import RunDir
+from grpo.runs.saved_run import read_run
+from grpo.runs.settings import read_config
+from grpo.sample import print_answers
+from grpo.tasks.answer_format import TagFormat
+from tests.helpers.evaluation import evaluated
+
+WRITES_TAGS = """
+from grpo.rewards import reward
+
+
+@reward
+def perfect(answer_format, completion):
+    return float(answer_format.render("x", "1") == "<think>\\nx\\n</think>\\n<solution>\\n1\\n</solution>\\n")
+"""
+TAGS = ["format.reasoning=think", "format.answer=solution"]
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_a_run_in_another_format(train, tmp_path, capsys, monkeypatch) -> None:
+    (tmp_path / "mine.py").write_text(WRITES_TAGS)
+    out, results = train(*TAGS, f"reward_files=[{tmp_path / 'mine.py'}]", "+rewards.perfect=1")
+    said = words(capsys.readouterr().out)
+    assert "format format.reasoning=think format.answer=solution" in said and "correct inside <solution>" in said
+    assert "<answer>" not in said
+    protocol = json.loads((out / "evaluations" / "after.json").read_text())["protocol"]
+    assert "<think>\n...\n</think>\n<solution>" in protocol["system_prompt"]
+    assert protocol["format"] == "format.reasoning=think format.answer=solution"
+    assert pd.read_parquet(out / "completions" / "step_000001.parquet")["perfect"].eq(1).all()
+    assert read_run(out).answer_format == TagFormat("think", "solution")
+    assert "correct inside &lt;solution&gt;" in write_run_report(out).read_text()
+    # Its evaluation and its samples use the format; another one is scored with the prompt that asks for it.
+    evaluated(f"run={out}", "name=again")
+    again = json.loads((out / "evaluations" / "again.json").read_text())
+    assert again["figures"] == results["after"] and again["protocol"]["format"] == protocol["format"]
+    assert "correct inside <solution>" in words(capsys.readouterr().out)
+    evaluated(f"run={out}", "name=boxed", "format=boxed")
+    other = json.loads((out / "evaluations" / "boxed.json").read_text())["protocol"]
+    assert other["format"] == "format=boxed" and other["system_prompt"].endswith("within \\boxed{}.\n")
+    print_answers(out, ["How many pens are 3 boxes of 4?"], 4)
+
+
+def test_a_run_from_before_formats(train, capsys) -> None:
+    out, results = train()
+    settings = yaml.safe_load(RunDir(out).settings_yaml.read_text())
+    assert settings.pop("format")
+    RunDir(out).settings_yaml.write_text(yaml.safe_dump(settings))
+    assert read_run(out).answer_format == TagFormat()
+    require_same_job(out, read_config(out))
+    composed = compose([*yaml.safe_load(RunDir(out).overrides_yaml.read_text())])
+    assert require_same_job(out, composed) == composed
+    evaluated(f"run={out}", "name=again")
+    again = json.loads((out / "evaluations" / "again.json").read_text())
+    assert again["figures"] == results["after"] and "format" not in again["protocol"]
+    assert "correct inside <answer>" in write_run_report(out).read_text().replace("&lt;", "<").replace("&gt;", ">")
+
+
+def test_completions_from_elsewhere(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [("3 * 6 is \\boxed{18}", "18"), ("<think>\n3 * 6\n</think>\n<answer>\n18\n</answer>", "18")]
+    lines = [json.dumps({"question": f"q{i}", "gold": gold, "completion": text}) for i, (text, gold) in enumerate(rows)]
+    (tmp_path / "file.jsonl").write_text("\n".join(lines))
+    for typed, label, exact in (
+        ("format=boxed", "inside \\boxed{}", [1, 0]),
+        ("format.reasoning=think", "inside <answer>", [0, 1]),
+    ):
+        evaluated("completions=file.jsonl", typed, "name=one")
+        table = pd.read_parquet("outputs/evaluations/one.parquet")
+        assert [*table["accuracy_strict"]] == [*table["strict_format"]] == exact
+        assert f"correct {label}" in capsys.readouterr().out
+        (tmp_path / "outputs/evaluations/one.json").unlink()
+
+
+@pytest.mark.parametrize("overrides", [["rewards=verbatim", "format=boxed"], ["rewards=verbatim", *TAGS]])
+def test_copied_rewards_in_another_format_stop_before_the_run(train, overrides: list[str]) -> None:
+    with pytest.raises(UserError, match="the reward verbatim_correctness reads <reasoning> and <answer> only"):
+        train(*overrides)
