@@ -24,7 +24,7 @@ from grpo.config.groups import CONF
 from grpo.config.hydra_errors import translate_errors, type_rule
 from grpo.config.keys import list_settings, schema_keys
 from grpo.config.rules import SWEEPER_RULES
-from grpo.config.schema import AnyConfig, CommonConfig, Config, ModelConfig, SweeperConfig
+from grpo.config.schema import TRL_SCALES, AnyConfig, CommonConfig, Config, ModelConfig, SweeperConfig
 from grpo.config.unknown_settings import no_such_setting
 from grpo.config.validation import check_config, check_lists_and_paths, check_value
 from grpo.config.weights import to_weight_settings
@@ -159,13 +159,18 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 def _complete_older_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The saved settings, with those that older runs named otherwise or lack and that have no default in the schema."""
     completed = dict(settings)
-    data, rollout = settings.get("data"), settings.get("rollout")
+    data, rollout, algorithm = (settings.get(name) for name in ("data", "rollout", "algorithm"))
     if isinstance(data, dict) and "answer_match" in data:  # with `gold`, in place of `answer`
         completed["data"] = {name: value for name, value in data.items() if name not in ("gold", "answer_match")} | {
             "answer": data["answer_match"]
         }
     if isinstance(rollout, dict) and rollout.get("name") == "fast":
         completed["rollout"] = {"kernels": "torch"} | rollout
+    if isinstance(algorithm, dict) and "estimator" not in algorithm and algorithm.get("scale_rewards") in TRL_SCALES:
+        completed["algorithm"] = algorithm | {
+            "estimator": TRL_SCALES[algorithm["scale_rewards"]],
+            "scale_rewards": None,
+        }
     return completed
 
 

@@ -81,5 +81,7 @@ def test_settings_that_exclude_each_other(overrides: list[str], message: str) ->
 def test_settings_of_a_run_from_before_there_were_estimators(scale: str, estimator: str) -> None:
     saved = asdict(compose())
     saved["algorithm"] = {name: saved["algorithm"][name] for name in OLD} | {"scale_rewards": scale}
-    algorithm = config_from_saved(saved, Config).algorithm
-    assert algorithm.advantage_estimator == estimator and algorithm.gate == "off"
+    same = compose([f"algorithm.estimator={estimator}"])
+    assert config_from_saved(saved, Config).algorithm == same.algorithm
+    assert same.algorithm.advantage_estimator == estimator
+    assert compose([f"algorithm.scale_rewards={scale}"]).algorithm.advantage_estimator == estimator
