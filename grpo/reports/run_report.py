@@ -144,7 +144,7 @@ def phantom_sentence(run: SavedRun) -> str:
     none_correct, all_correct = (run.history[key].mean() for key in (PHANTOM_NONE_CORRECT, PHANTOM_ALL_CORRECT))
     return (
         f"{none_correct:.1%} of the squared advantages are in groups whose answers are all wrong, {all_correct:.1%} in "
-        "groups whose answers are all right: there, rewards other than that for right answers move the policy."
+        "groups whose answers are all right: right answers make no difference there."
     )
 
 

@@ -208,7 +208,10 @@ class Alarms:
         """Whether most of the squared advantages are in groups without a difference in right answers, to no avail."""
         before = self._rollout_metrics(step - 2 * self.window, step - self.window)
         rows = [row for row in self._rollout_metrics(step - self.window, step) if PHANTOM in row]
-        if step < 2 * self.window or not before or not rows or self.config.algorithm.gate == "correctness":
+        algorithm = self.config.algorithm
+        # reinforce_pp compares a completion with the batch: right answers differ between groups.
+        compares_groups = algorithm.advantage_estimator == "reinforce_pp"
+        if step < 2 * self.window or not before or not rows or algorithm.gate == "correctness" or compares_groups:
             return None
         phantom, none_correct, all_correct = (
             fmean(row[key] for row in rows) for key in (PHANTOM, PHANTOM_NONE_CORRECT, PHANTOM_ALL_CORRECT)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import combinations
-from math import isnan, sqrt
+from math import comb, isnan, sqrt
 
 import numpy as np
 import pytest
@@ -212,6 +212,17 @@ def test_maxrl_gives_no_advantages_where_the_mean_is_not_positive() -> None:
     found = split("maxrl", scores, np.array([1.0, -0.5]), 2)
     assert found.advantages == pytest.approx([0, 0, 1 / (0.75 + EPSILON), -1 / (0.75 + EPSILON)])
     assert found.zero_std[:, -1].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("right", "k"), [(1, 2), (2, 3), (5, 4), (7, 2)])
+def test_passk_of_right_and_wrong_answers_has_the_advantages_of_the_paper(right: int, k: int) -> None:
+    n, wrong = 8, 8 - right
+    solved = 1 - comb(wrong, k) / comb(n, k)  # the share of the sets with a right answer
+    spread = sqrt(solved * (1 - solved)) + EPSILON
+    of_wrong = 1 - comb(wrong - 1, k - 1) / comb(n - 1, k - 1)
+    expected = [(1 - solved) / spread] * right + [(of_wrong - solved) / spread] * wrong
+    scores = np.array([1.0] * right + [0.0] * wrong)[:, None]
+    assert split("passk", scores, np.ones(1), n, pass_k=k).advantages == pytest.approx(expected, abs=1e-12)
 
 
 def test_passk_of_more_right_answers_than_sets_can_miss_has_no_advantages() -> None:

@@ -232,6 +232,11 @@ def test_a_policy_that_diverges_raises_not_finite(train, monkeypatch) -> None:
     assert "optimizer.lr" in line["message"]
 
 
+def test_phantom_advantages_of_an_estimator_that_compares_groups() -> None:
+    assert [name for _, name, _ in raised(lambda i: PHANTOM)] == ["phantom"]
+    assert raised(lambda i: PHANTOM, 40, "algorithm=reinforce_pp") == []
+
+
 @pytest.mark.parametrize(("gate", "names"), [("none_right", ["phantom", "no_signal"]), ("correctness", ["no_signal"])])
 def test_right_answers_that_never_vary_with_a_gate(gate: str, names: list[str]) -> None:
     def changes(i: int) -> dict[str, float]:
