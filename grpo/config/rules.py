@@ -152,6 +152,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "algorithm.scale_rewards": one_of(*TRL_SCALES),
         "algorithm.pass_k": between(2, 65_536, "k = 1 is estimator=group_std"),
         "algorithm.gate": one_of("off", "correctness", "none_right"),
+        "algorithm.resample": between(0, 1_000),
         "algorithm.epsilon": between(1e-6, 100),
         "algorithm.epsilon_high": between(1e-6, 100),
         "algorithm.delta": between(1, 1_000_000),

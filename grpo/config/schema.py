@@ -140,6 +140,7 @@ class AlgorithmConfig:
     entropy_coef: float = 0.0
     entropy_target: float | None = None
     off_policy_mask_threshold: float | None = None
+    resample: int = 0
 
     @property
     def advantage_estimator(self) -> str:

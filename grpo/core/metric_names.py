@@ -29,6 +29,13 @@ MIXED = "groups/mixed"
 CORRECTNESS_CONSTANT = "groups/correctness_constant"
 ZERO_STD = "groups/zero_std"  # no completion has an advantage
 
+# With algorithm.resample: groups of a step, those of them that are replaced, rounds of further prompts, and the prompts
+# of the run so far. `completions/correct` then counts the completions of all groups drawn.
+GROUPS_DRAWN = "resample/groups_drawn"
+GROUPS_DISCARDED = "resample/groups_discarded"
+RESAMPLING_ROUNDS = "resample/rounds"
+PROMPTS_CONSUMED = "resample/prompts_consumed"
+
 # The share of the squared advantages in groups in which all or no completions are right: advantages without a
 # difference in right answers. It is the sum of the other two.
 PHANTOM = "advantage_share/phantom"

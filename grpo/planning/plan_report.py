@@ -100,6 +100,14 @@ def time_facts(config: PlanConfig, parts: Parts) -> dict[str, str]:
         facts["an epoch"] = f"{problems:,} problems, {steps:,} steps: {seconds_as_text(steps * step)}"
     if config.max_steps:
         facts["max_steps"] = f"{config.max_steps:,} steps: {seconds_as_text(config.max_steps * step)}"
+    if rounds := config.algorithm.resample:
+        steps = config.algorithm.steps_per_generation
+        most = rounds * config.prompts_per_step * config.num_generations * steps
+        sampling = (parts.get("decode", 0) + parts.get("prefill", 0)) * steps * config.algorithm.num_iterations
+        facts["resampling"] = (
+            f"at most {most:,} further completions per rollout, to sample and to score: "
+            f"{seconds_as_text(rounds * sampling)} more of sampling; not part of the times above"
+        )
     facts["note"] = (
         "this is a lower bound, not a forecast: it assumes every text is at its limit, and leaves out kernel launches, "
         "attention and waiting, so real steps of such texts take longer"

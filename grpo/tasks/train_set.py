@@ -41,6 +41,16 @@ def select_train_examples(
                 f"{config.max_prompt_length} tokens (max_prompt_length) and are dropped; {len(short_enough):,} remain."
             )
         examples = short_enough
+    check_count(examples, config)
+    return examples, notes
+
+
+def check_count(examples: Sequence[Example], config: Config) -> None:
+    """Check that one rollout, with its further prompts, has enough training problems.
+
+    Raises:
+        UserError: there are fewer.
+    """
     steps = config.algorithm.steps_per_generation
     if len(examples) < config.prompts_per_step * steps:
         rollout = f" x algorithm.steps_per_generation={steps} = {config.prompts_per_step * steps}" if steps > 1 else ""
@@ -49,7 +59,11 @@ def select_train_examples(
             f"{'a rollout' if steps > 1 else 'an optimizer step'} takes at most that many. Set a lower "
             "prompts_per_step, or give more problems."
         )
-    return examples, notes
+    if config.algorithm.resample and len(examples) == config.prompts_per_step * steps:
+        raise UserError(
+            f"algorithm.resample={config.algorithm.resample}: a rollout takes all {len(examples)} training prompts, so "
+            "none can replace another. Set a lower prompts_per_step, give more problems, or leave it out."
+        )
 
 
 def trl_rows(examples: Sequence[Example], chat: ChatTemplate) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ class BaseTrainer(GRPOTrainer):
 
     args: Any
     model: Any
+    train_dataset: Any
     lr_scheduler: Any
     num_generations: int
     reward_funcs: Any

@@ -25,8 +25,8 @@ from grpo.core import distributed
 from grpo.core.console import say
 from grpo.core.metric_names import abstained, reward_seconds, reward_weight
 from grpo.core.statistics import Floats
-from grpo.rewards.advantages import attribute, attribution_metrics, gate_rewards
-from grpo.rewards.estimators import get_estimator
+from grpo.rewards.advantages import Attribution, attribute, attribution_metrics, gate_rewards
+from grpo.rewards.estimators import Bools, get_estimator
 from grpo.rewards.reward_files import SHIPPED_REWARDS
 from grpo.rewards.scoring import NonFiniteReward
 from grpo.rewards.scoring_batch import ScoringBatch
@@ -42,7 +42,7 @@ class TrlReward:
 
     If a score is not finite, all scores are infinite, so that every process sees it where TRL gathers them, and `fault`
     says which score was wrong. With `log_rows`, TRL's log of completions receives the rows. `seconds` is how long the
-    last call took.
+    calls took since it was set to 0.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class TrlReward:
             self.fault = str(error)
             return [math.inf] * len(completions)
         finally:
-            self.seconds = time.perf_counter() - started
+            self.seconds += time.perf_counter() - started
 
 
 class RewardLog:
@@ -168,14 +168,15 @@ class ScoringMixin(NonFiniteMixin):
         A completion for which every reward with a weight abstains has no score at all: TRL then leaves it out of its
         group. A reward that is only measured would otherwise make it one with a total of 0.
         """
-        self.recorder.progress.show_phase("scoring")
         self._set_reward_weights()
         extra: Any = self._logs["extra"]
         for column, values in extra.items():
             if column != ROW:  # a reward need not log its columns on every step
                 values.clear()
-        with _without_trl_warning():
-            scores: Tensor = super()._calculate_rewards(*args)
+        scores = self._score(*args)
+        own_seconds = [function.seconds for function in self.reward_funcs]
+        for function in self.reward_funcs:
+            function.seconds = 0.0
         faults = [function.fault for function in self.reward_funcs if function.fault]
         self._has_nonfinite_score = bool(scores.isinf().any())
         if self._has_nonfinite_score:
@@ -186,7 +187,7 @@ class ScoringMixin(NonFiniteMixin):
         if not self.model.training:
             return scores
         self._log_attribution(scores)
-        seconds = distributed.gather_objects([function.seconds for function in self.reward_funcs])
+        seconds = distributed.gather_objects(own_seconds)
         for name, of_processes in zip(self.reward_func_names, zip(*seconds, strict=True), strict=True):
             self._metrics["train"][reward_seconds(name)].append(max(of_processes))
         for name, column in zip(self.reward_func_names, scores.T, strict=True):
@@ -201,6 +202,13 @@ class ScoringMixin(NonFiniteMixin):
                 f"of {len(scores)} completions; they have no advantage. Further steps are not reported."
             )
         return scores.masked_fill(has_no_total[:, None], math.nan)
+
+    def _score(self, *args: Any) -> Tensor:
+        """The raw scores (N, R) of the N completions of all processes; TRL calls the rewards."""
+        self.recorder.progress.show_phase("scoring")
+        with _without_trl_warning():
+            scores: Tensor = super()._calculate_rewards(*args)
+        return scores
 
     def _set_reward_weights(self) -> None:
         """Set TRL's weights (R,) to those of this step; they hold for the rollout that is scored now.
@@ -218,12 +226,19 @@ class ScoringMixin(NonFiniteMixin):
 
     def _log_attribution(self, scores: Tensor) -> None:
         """Add the metrics of the advantages that `scores` (N, R) lead to; TRL logs their means over a step."""
-        raw = scores.cpu().double().numpy()
-        correct = raw[:, ~self._is_shaping][:, 0] > 0
-        gated = gate_rewards(self.recorder.config.algorithm.gate, correct, self.num_generations, self._is_shaping)
-        weights = self.reward_weights.double().cpu().numpy()
-        attribution = attribute(raw, weights, self.num_generations, self._estimator, gated)
+        attribution, correct = self._attribute(scores), self._are_correct(scores)
         self._rollout_advantages = attribution.advantages
         metrics = attribution_metrics(attribution, self.reward_func_names, correct, self.num_generations)
         for name, value in metrics.items():
             self._metrics["train"][name].append(value)
+
+    def _attribute(self, scores: Tensor) -> Attribution:
+        """The advantages that raw scores (N, R) lead to, and their parts."""
+        correct, weights = self._are_correct(scores), self.reward_weights.double().cpu().numpy()
+        gated = gate_rewards(self.recorder.config.algorithm.gate, correct, self.num_generations, self._is_shaping)
+        return attribute(scores.cpu().double().numpy(), weights, self.num_generations, self._estimator, gated)
+
+    def _are_correct(self, scores: Tensor) -> Bools:
+        """Whether each completion (N,) is right, by raw scores (N, R)."""
+        is_right: Bools = scores.cpu().numpy()[:, ~self._is_shaping][:, 0] > 0
+        return is_right

@@ -43,7 +43,7 @@ from grpo.runs.signature import sign
 from grpo.tasks.example import SHOWCASE
 from grpo.tasks.splits import load_splits
 from grpo.tasks.tokenized_format import check_tokenized_format
-from grpo.tasks.train_set import select_train_examples
+from grpo.tasks.train_set import check_count, select_train_examples
 from grpo.training.environment import check_environment
 from grpo.training.policy_evaluator import PolicyEvaluator, answers_before_and_after
 from grpo.training.run_output import banner, notes_on_policy, out_of_memory_advice, say_results
@@ -141,6 +141,7 @@ class Session:
             self.splits = load_splits(config.data, validation=config.eval_steps is not None)
         for note in self.splits.notes:
             say(note)
+        check_count(self.splits.train, config)
         for examples in (self.splits.train, self.splits.held_out, self.splits.validation):
             if examples:
                 self.rewards.check_columns(examples, f"data={config.data.name}")

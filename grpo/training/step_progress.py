@@ -5,7 +5,7 @@ The recorder moves it, and the parts of the trainer show their phase on it. It k
 
 from collections.abc import Callable
 
-from grpo.core.metric_names import CORRECT, MEAN_LENGTH, REWARD
+from grpo.core.metric_names import CORRECT, GROUPS_DRAWN, MEAN_LENGTH, REWARD
 
 Advance = Callable[[int, str], None]  # (steps, text beside the bar)
 
@@ -48,9 +48,11 @@ class StepProgress:
 
 
 def figures_of(metrics: dict[str, float]) -> str:
-    """Reward, share of correct completions and mean length, in a few words."""
+    """Reward, share of correct completions, mean length and with resampling the groups drawn, in a few words."""
     parts = [f"reward {metrics[REWARD]:.2f}"]
     if CORRECT in metrics:
         parts.append(f"correct {metrics[CORRECT]:.0%}")
     parts.append(f"{metrics[MEAN_LENGTH]:.0f} tokens")
+    if GROUPS_DRAWN in metrics:
+        parts.append(f"{metrics[GROUPS_DRAWN]:.0f} groups drawn")
     return ", ".join(parts)

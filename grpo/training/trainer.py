@@ -23,13 +23,14 @@ from grpo.tasks.train_set import trl_rows
 from grpo.training.arguments import build_args
 from grpo.training.checkpointing import CheckpointingMixin, safe_reward_states
 from grpo.training.recorder import Recorder
+from grpo.training.resampling import ResamplingMixin
 from grpo.training.reward_adapter import ScoringMixin, TrlReward
 from grpo.training.sampling_adapter import SamplingMixin
 from grpo.training.shared_log_probs import PrefixSharingMixin
 
 
-class Trainer(PrefixSharingMixin, SamplingMixin, ScoringMixin, CheckpointingMixin):
-    """TRL's trainer with shared prompts, our samplers, attributed advantages, a guard and exact checkpoints.
+class Trainer(PrefixSharingMixin, ResamplingMixin, SamplingMixin, ScoringMixin, CheckpointingMixin):
+    """TRL's trainer with shared prompts, our samplers, resampling, attributed advantages, a guard, exact checkpoints.
 
     It computes what TRL computes: tests/training/test_trainer.py compares losses, log-probabilities and gradients.
     """

@@ -60,6 +60,19 @@ def micro_batches(trainer: Trainer) -> list[dict[str, Any]]:
     return batches
 
 
+def decoded(trainer: Trainer, batches: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """The prompts and the completions of micro-batches as texts."""
+    texts: list[list[str]] = []
+    for part in ("prompt", "completion"):
+        rows = [
+            ids[mask.bool()]
+            for inputs in batches
+            for ids, mask in zip(inputs[f"{part}_ids"], inputs[f"{part}_mask"], strict=True)
+        ]
+        texts.append(trainer.processing_class.batch_decode(rows, skip_special_tokens=True))
+    return texts[0], texts[1]
+
+
 def step(trainer: Trainer, batches: list[dict[str, Any]], shared: bool) -> tuple[list, list, torch.Tensor, dict]:
     """Losses, log-probabilities and the gradient of a whole accumulated step, and the metrics it logged."""
     trainer.shares_prompts = shared

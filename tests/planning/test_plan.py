@@ -397,6 +397,12 @@ def test_the_time_of_the_rewards_is_measured_or_given(tmp_path, capsys) -> None:
     )
 
 
+def test_further_completions_of_resampling_are_counted(capsys) -> None:
+    run(compose_plan(["algorithm.resample=2", "algorithm.steps_per_generation=2", "reward_seconds=0.001"]))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "at most 256 further completions per rollout, to sample and to score" in said
+
+
 def test_it_imports_no_torch(light) -> None:
     done = light("grpo.plan", "experiment=gsm8k", "hardware=h100")
     assert done.returncode == 0, done.stderr

@@ -107,6 +107,13 @@ CASES: dict[str, tuple[list[str], list[int]]] = {
         ],
         [1, 5],
     ),
+    "resampling": (
+        [
+            *("max_steps=6", "algorithm.resample=2", "algorithm.gate=correctness", "algorithm.steps_per_generation=2"),
+            *("algorithm.num_iterations=2", "reward_files=[seen.py]", "+rewards.seen=0"),
+        ],
+        [1, 2, 3, 4, 5],
+    ),
 }
 MORE: dict[str, tuple[list[str], list[int]]] = {
     "both": (

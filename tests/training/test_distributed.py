@@ -23,6 +23,7 @@ from grpo.config.rules import ESTIMATOR_NAMES
 from grpo.config.schema import TRL_SCALES
 from grpo.config.weights import WeightSchedule
 from grpo.core import distributed
+from grpo.core.metric_names import is_time
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.policy.sharding import copy_full_weights, full_copy
 from grpo.rewards.advantages import Attribution, attribute
@@ -36,7 +37,7 @@ from grpo.training.recorder import Recorder
 from grpo.training.trackers.interface import NoTracker
 from grpo.training.trainer import Trainer, build_trainer
 from tests.conftest import Process
-from tests.helpers.trainers import micro_batches
+from tests.helpers.trainers import decoded, micro_batches
 
 K = 4
 # Prompts per step and micro-batch. A process has half a group; one; one and a half; two, in two micro-batches.
@@ -49,6 +50,11 @@ CASES = [
 NAMES = ["correctness", "xmlcount", "by_text", "by_length", "by_gold"]
 
 ABSTAINING = {"correctness": 0.0, "sometimes": 1.0, "by_length": -0.5}
+
+
+# K and prompts per step. A process has one group and a half; half of each group; a third or two thirds of a group, where
+# two further groups at a time can be divided.
+RESAMPLED = [(4, 3), (4, 1), (3, 2)]
 
 
 def draw_weights(seed: int) -> dict[str, float]:
@@ -66,15 +72,16 @@ def build(
     *overrides: str,
     dtype: str = "float32",
     schedules: dict[str, WeightSchedule] | None = None,
+    k: int = K,
 ) -> Trainer:
     """This process's part of a run."""
     out.mkdir()
-    batch = [f"num_generations={K}", f"prompts_per_step={prompts}", f"micro_batch_size={micro}"]
+    batch = [f"num_generations={k}", f"prompts_per_step={prompts}", f"micro_batch_size={micro}"]
     config = compose([*batch, "max_completion_length=48", "temperature=1.5", "data.train_problems=40", *overrides])
     tokenizer = build_tokenizer(config.model)
     policy = build_policy(config.model, 0).to(getattr(torch, dtype))
     examples, _ = select_train_examples(load_splits(config.data).train, tokenizer, config)
-    cut = derive_batch(K, prompts, micro, world_size=distributed.world_size())
+    cut = derive_batch(k, prompts, micro, world_size=distributed.world_size())
     rollout = build_sampler(policy, tokenizer, config)
     stack = RewardStack(weights, schedules=schedules or {})
     recorder = Recorder(config, stack, NoTracker(), out)
@@ -127,6 +134,27 @@ def work(out: Path) -> None:
                 "logged": {name: value for name, (value,) in built._metrics["train"].items()},
             }
         )
+    resampled = []
+    for k, prompts in RESAMPLED:
+        weights = {"correctness": 1.0, "by_length": 0.0}
+        overrides = ["algorithm.resample=100", "data.train_problems=200"]
+        built = build(out / f"resampled_{k}_{prompts}_{rank}", weights, prompts, 8, *overrides, k=k)
+        batches = micro_batches(built)
+        resampled.append(
+            {
+                "own": [
+                    np.concatenate([inputs["advantages"] for inputs in batches]).tolist(),
+                    *decoded(built, batches),
+                ],
+                "questions": [
+                    built.recorder.completion_log.examples[row].question for row in built._logs["extra"]["row"]
+                ],
+                "advantages": list(built._logs["advantages"]),
+                "texts": [messages[0]["content"] for messages in built._logs["completion"]],
+                "scores": list(built._logs["rewards"]["by_length"]),
+                "logged": {name: value for name, (value,) in built._metrics["train"].items() if not is_time(name)},
+            }
+        )
     schedules = {"by_text": WeightSchedule(1.0, 0.0, 1.0)}
     run = build(out / f"run_{rank}", draw_weights(0), 1, 8, "max_steps=2", "logging_steps=1", schedules=schedules)
     run.train()
@@ -134,7 +162,9 @@ def work(out: Path) -> None:
     steps = [
         {"grad_norm": logs["grad_norm"], "weight": logs["reward_weight/by_text"], **ours(logs)} for logs in history
     ]
-    (out / f"rank_{rank}.json").write_text(json.dumps({"cases": seen, "steps": steps, "abstaining": abstaining}))
+    (out / f"rank_{rank}.json").write_text(
+        json.dumps({"cases": seen, "steps": steps, "abstaining": abstaining, "resampled": resampled})
+    )
 
 
 def work_on_gradients(out: Path) -> None:
@@ -337,6 +367,24 @@ def test_each_rank_attributes_the_advantages_with_abstentions(two) -> None:
         advantages = np.array(first["loss"] + second["loss"])
         assert np.array(first["parts"]).sum(axis=1) == pytest.approx(advantages, abs=1e-5)
         assert np.abs(advantages).max() > 0.01
+
+
+@pytest.mark.parametrize("case", range(len(RESAMPLED)))
+def test_both_ranks_replace_the_same_groups(two, case: int) -> None:
+    k, prompts = RESAMPLED[case]
+    first, second = (rank["resampled"][case] for rank in two)
+    assert first["logged"].pop("num_tokens") == second["logged"].pop("num_tokens")
+    for name in ("questions", "advantages", "texts", "scores", "logged"):
+        assert first[name] == second[name], name
+    logged = first["logged"]
+    assert logged["groups/zero_std"] == 0 and logged["groups/mixed"] == 1 and logged["resample/groups_discarded"] > 0
+    assert (logged["resample/groups_drawn"] - prompts) % (2 if k % 2 else 1) == 0
+    # The rows of a rank are its part of the batch.
+    advantages, asked, texts = ([*one, *other] for one, other in zip(first["own"], second["own"], strict=True))
+    assert advantages == pytest.approx(first["advantages"]) and texts == first["texts"]
+    assert all(question in prompt for question, prompt in zip(first["questions"], asked, strict=True))
+    assert first["scores"] == pytest.approx([len(text) / 100 for text in texts])
+    assert len({*first["questions"]}) == prompts
 
 
 def test_what_real_steps_log_is_the_same_on_both(two) -> None:
