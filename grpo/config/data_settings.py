@@ -21,6 +21,7 @@ SHARED_SETTINGS = (
     "answer",
     "difficulty",
     "solve_rate",
+    "curriculum",
 )
 COLUMN_SETTINGS = ("question_column", "answer_column", "answer_marker", "filter")
 TABLE_SETTINGS = ("path", "subset", "split", "test_file", "validation_file", *COLUMN_SETTINGS)
@@ -79,7 +80,8 @@ def check_data(data: DataConfig) -> None:
     if data.name == "countdown":
         _check_countdown(data)
     _check_filter(data.filter)
-    _check_solve_rate(data.solve_rate)
+    _check_solve_rate("data.solve_rate", data.solve_rate)
+    _check_curriculum(data)
 
 
 def _check_countdown(data: DataConfig) -> None:
@@ -126,9 +128,27 @@ def _check_filter(columns: Any) -> None:
             )
 
 
-def _check_solve_rate(bounds: list[float]) -> None:
-    if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
+def _check_solve_rate(key: str, bounds: Any) -> None:
+    is_list = isinstance(bounds, list) and all(type(bound) in (int, float) for bound in bounds)
+    if not is_list or len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1] <= 1:
         raise UserError(
-            f"data.solve_rate={shorten(bounds)}: must be the lowest and the highest solve rate, from 0 to 1, as in "
-            "data.solve_rate=[0.1,0.9]."
+            f"{key}={shorten(bounds)}: must be the lowest and the highest solve rate, from 0 to 1, as in "
+            f"{key}=[0.1,0.9]."
+        )
+
+
+def _check_curriculum(data: DataConfig) -> None:
+    if data.curriculum is None:
+        return
+    if not isinstance(data.curriculum, dict) or set(data.curriculum) != {"start", "end"}:
+        raise UserError(
+            f"data.curriculum={shorten(data.curriculum)}: must be the first and the last window of solve rates, as in "
+            "'data.curriculum={start:[0.5,1.0],end:[0.1,0.6]}'."
+        )
+    for name, bounds in data.curriculum.items():
+        _check_solve_rate(f"data.curriculum.{name}", bounds)
+    if data.difficulty is None:
+        raise UserError(
+            "data.curriculum: there are no solve rates; add the file with them, data.difficulty=FILE, or leave out "
+            "data.curriculum."
         )

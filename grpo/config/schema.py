@@ -93,6 +93,7 @@ class DataConfig:
     filter: Any = None  # a mapping; OmegaConf would not add keys to an empty one
     difficulty: str | None = None
     solve_rate: list[float] = field(default_factory=lambda: [0.1, 0.9])
+    curriculum: Any = None  # a mapping
 
 
 @dataclass

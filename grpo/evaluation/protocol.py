@@ -64,7 +64,7 @@ def evaluation_protocol(
     if temperature:
         decoding["seed"] = config.seed
     settings = asdict(config.data).items()
-    unused = ("train_", "difficulty", "solve_rate", *(() if split == "validation" else ("validation_",)))
+    unused = ("train_", "difficulty", "solve_rate", "curriculum", *(() if split == "validation" else ("validation_",)))
     own_system_prompts = sum(example.has_system_prompt for example in examples)
     return {
         "policy": policy,

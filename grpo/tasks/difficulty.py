@@ -1,9 +1,10 @@
-"""data.difficulty: the training problems whose solve rate by some policy is within data.solve_rate.
+"""data.difficulty: the training problems whose solve rate by some policy is within data.solve_rate, or, with
+data.curriculum, within one of its windows.
 
-Called by grpo/tasks/splits.py. A file of difficulties has one JSON object per line with `question`, or the column of
-the question in the dataset, and `solve_rate`, the share of completions that were right; other keys are ignored.
-Questions are the same if they are equal apart from white space (`Example.key`); of several lines with one question, the
-last counts. It does not know which policy solved the problems.
+Called by grpo/tasks/splits.py and grpo/tasks/curriculum.py. A file of difficulties has one JSON object per line with
+`question`, or the column of the question in the dataset, and `solve_rate`, the share of completions that were right;
+other keys are ignored. Questions are the same if they are equal apart from white space (`Example.key`); of several
+lines with one question, the last counts. It does not know which policy solved the problems.
 """
 
 from functools import partial
@@ -20,15 +21,16 @@ from grpo.tasks.row_reader import read_question
 
 
 def select_by_solve_rate(examples: list[Example], config: DataConfig, notes: list[str]) -> list[Example]:
-    """The examples with a solve rate from the first to the second value of data.solve_rate, both included.
+    """The examples with a solve rate within data.solve_rate, or from the lowest to the highest of data.curriculum.
 
     Raises:
         UserError: the file cannot be read, or no example is left.
     """
-    assert config.difficulty is not None
-    path = Path(display_path(Path(config.difficulty).expanduser()))
-    rates = dict(read_jsonl(path, partial(_read_line, config), "data.difficulty"))
+    path, rates = _path(config), read_solve_rates(config)
     low, high = config.solve_rate
+    if config.curriculum is not None:
+        lows, highs = zip(*config.curriculum.values(), strict=True)
+        low, high = min(lows), max(highs)
     known = [example for example in examples if example.key in rates]
     selected = [example for example in known if low <= rates[example.key] <= high]
     counts = (
@@ -36,9 +38,24 @@ def select_by_solve_rate(examples: list[Example], config: DataConfig, notes: lis
         f"{path}; {len(known) - len(selected):,} have another, {len(examples) - len(known):,} have none"
     )
     if not selected:
-        raise UserError(f"data.difficulty={path}: {counts}; set other bounds, data.solve_rate=[LOW,HIGH].")
+        setting = "data.solve_rate=[LOW,HIGH]" if config.curriculum is None else "data.curriculum"
+        raise UserError(f"data.difficulty={path}: {counts}; set other bounds, {setting}.")
     notes.append(f"{counts}. The others are left out.")
     return selected
+
+
+def read_solve_rates(config: DataConfig) -> dict[str, float]:
+    """`Example.key` of a problem -> its solve rate, from the file of data.difficulty.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    return dict(read_jsonl(_path(config), partial(_read_line, config), "data.difficulty"))
+
+
+def _path(config: DataConfig) -> Path:
+    assert config.difficulty is not None
+    return Path(display_path(Path(config.difficulty).expanduser()))
 
 
 def _read_line(config: DataConfig, row: dict[str, Any]) -> tuple[str, float]:

@@ -71,7 +71,7 @@ def load_held_out(config: DataConfig, notes: list[str] | None = None) -> list[Ex
     """Load only the held-out problems: the same as those of `load_splits`. `notes` receives notes for the user."""
     held_out = LOADERS[config.name](config, "test", [] if notes is None else notes)
     if held_out is None:
-        return load_splits(replace(config, difficulty=None)).held_out
+        return load_splits(replace(config, difficulty=None, curriculum=None)).held_out
     return _require_problems(_draw_problems(held_out, config.eval_problems, config), "held-out", config)
 
 

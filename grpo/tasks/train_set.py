@@ -6,9 +6,11 @@ Called before the trainer is built. It knows nothing of datasets and splits.
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from grpo.config.batch import optimizer_steps
 from grpo.config.schema import Config
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import ChatTemplate
+from grpo.tasks.curriculum import Curriculum
 from grpo.tasks.example import Example
 
 if TYPE_CHECKING:
@@ -64,6 +66,30 @@ def check_count(examples: Sequence[Example], config: Config) -> None:
             f"algorithm.resample={config.algorithm.resample}: a rollout takes all {len(examples)} training prompts, so "
             "none can replace another. Set a lower prompts_per_step, give more problems, or leave it out."
         )
+    _check_windows(examples, config)
+
+
+def _check_windows(examples: Sequence[Example], config: Config) -> None:
+    """Check that the window of each rollout has as many problems as the rollout needs.
+
+    Raises:
+        UserError: a window has fewer.
+    """
+    curriculum = Curriculum.of(examples, config.data)
+    if curriculum is None:
+        return
+    algorithm = config.algorithm
+    needed = config.prompts_per_step * algorithm.steps_per_generation + (algorithm.resample > 0)
+    last_step = optimizer_steps(config, len(examples))
+    for step in range(0, last_step, algorithm.steps_per_generation * algorithm.num_iterations):
+        count = len(examples) - len(curriculum.outside(step, last_step))
+        if count < needed:
+            low, high = curriculum.window(step, last_step)
+            raise UserError(
+                f"data.curriculum: {count} training problems have a solve rate from {low:.3g} to {high:.3g}, the "
+                f"window of step {step + 1}, and a rollout needs {needed}. Set wider windows, or a lower "
+                "prompts_per_step."
+            )
 
 
 def trl_rows(examples: Sequence[Example], chat: ChatTemplate) -> list[dict[str, Any]]:

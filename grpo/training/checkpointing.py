@@ -12,7 +12,7 @@ Replaces methods that `GRPOTrainer` (TRL 1.16) inherits from `transformers.Train
 and one of `GRPOTrainer`:
 
 - `_get_train_sampler`: the order of TRL's prompts depends on how many epochs the process has drawn. Ours depends on the
-  seed and the epoch only.
+  seed and the epoch only, and with a curriculum on the steps.
 
 The files of a checkpoint and their manifest are in `grpo.runs.checkpoints`.
 """
@@ -42,8 +42,10 @@ from grpo.core.paths import display_path
 from grpo.rewards.reward_state import restore_reward_states, reward_states
 from grpo.runs.checkpoints import CHECKPOINT_PREFIX, atomic_checkpoint, run_state_file, save_snapshot, temporary_folder
 from grpo.runs.run_dir import RunDir
+from grpo.tasks.curriculum import Curriculum
 from grpo.training.base import BaseTrainer
 from grpo.training.callbacks import OnTrainBegin
+from grpo.training.prompt_order import CurriculumSampler, EpochSeededSampler
 
 # Files of a checkpoint that hold weights.
 WEIGHT_FILES = ("model*.safetensors", "adapter_model*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
@@ -52,8 +54,9 @@ WEIGHT_FILES = ("model*.safetensors", "adapter_model*.safetensors", "pytorch_mod
 class CheckpointingMixin(BaseTrainer):
     """The part of `Trainer` that writes checkpoints and resumes from them."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, curriculum: Curriculum | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.curriculum = curriculum
         self._partial_dir: Path | None = None  # the folder into which a checkpoint is being written
 
     def resume_from(self, checkpoint: Path, steps: int) -> None:
@@ -206,24 +209,12 @@ class CheckpointingMixin(BaseTrainer):
             super()._load_rng_state(checkpoint)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> IndexSampler:
-        return EpochSeededSampler(super()._get_train_sampler(dataset))
-
-
-class EpochSeededSampler(IndexSampler):
-    """TRL's `RepeatSampler`, seeded again for each epoch, so that a resumed epoch has the order it had before."""
-
-    def __init__(self, sampler: Any) -> None:
-        self.sampler, self.epoch = sampler, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        self.sampler.generator.manual_seed(self.sampler.seed + self.epoch)
-        return iter(self.sampler)
-
-    def __len__(self) -> int:
-        return len(self.sampler)
+        sampler = super()._get_train_sampler(dataset)
+        if self.curriculum is None:
+            return EpochSeededSampler(sampler)
+        algorithm = self.recorder.config.algorithm
+        steps = algorithm.steps_per_generation * algorithm.num_iterations
+        return CurriculumSampler(sampler, self.curriculum, steps, lambda: self.state.max_steps)
 
 
 @contextmanager

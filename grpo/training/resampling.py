@@ -13,7 +13,7 @@ without advantages and draw the same further prompts. Each process samples an eq
 engines need; these are gathered, and each process takes those that belong to its part of the batch.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, gcd
@@ -27,32 +27,9 @@ from grpo.core import distributed
 from grpo.core.metric_names import CORRECT, GROUPS_DISCARDED, GROUPS_DRAWN, PROMPTS_CONSUMED, RESAMPLING_ROUNDS
 from grpo.rewards.estimators import Bools
 from grpo.training.checkpointing import CheckpointingMixin
+from grpo.training.prompt_order import PromptOrder
 from grpo.training.reward_adapter import ScoringMixin
 from grpo.training.sampling_adapter import SamplingMixin
-
-
-class PromptOrder:
-    """An endless seeded order of `count` prompts: a permutation of all of them, then another one.
-
-    Attributes:
-        position: how many prompts have been passed.
-    """
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.position = count, seed, 0
-
-    def take(self, wanted: int, excluded: Collection[int]) -> list[int]:
-        """The next `wanted` prompts, all different, which are not `excluded`; there must be so many."""
-        taken: list[int] = []
-        while len(taken) < wanted:
-            cycle, start = divmod(self.position, self.count)
-            for prompt in np.random.default_rng([self.seed, cycle]).permutation(self.count)[start:].tolist():
-                self.position += 1
-                if prompt not in excluded and prompt not in taken:
-                    taken.append(prompt)
-                if len(taken) == wanted:
-                    break
-        return taken
 
 
 @dataclass(frozen=True)
@@ -186,8 +163,11 @@ class ResamplingMixin(SamplingMixin, ScoringMixin, CheckpointingMixin):
         """
         processes = self.accelerator.num_processes
         multiple = processes // gcd(self.num_generations, processes)
-        untried = self._further_prompts.count - len(tried)
-        return self._further_prompts.take(min(ceil(groups / multiple), untried // multiple) * multiple, tried)
+        excluded = set(tried)
+        if self.curriculum is not None:
+            excluded |= self.curriculum.outside(self.state.global_step, self.state.max_steps)
+        untried = self._further_prompts.count - len(excluded)
+        return self._further_prompts.take(min(ceil(groups / multiple), untried // multiple) * multiple, excluded)
 
     def _sample_together(self, prompts: list[int]) -> tuple[list[ScoredCompletion], Tensor]:
         """A group of completions for each prompt, sampled in equal parts by all processes, and their scores (N, R)."""

@@ -18,6 +18,7 @@ from grpo.policy.chat_template import ChatTemplate
 from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
 from grpo.sampling.sampler import Sampler
+from grpo.tasks.curriculum import Curriculum
 from grpo.tasks.example import Example
 from grpo.tasks.train_set import trl_rows
 from grpo.training.arguments import build_args
@@ -63,6 +64,7 @@ def build_trainer(
     chat = ChatTemplate.of(tokenizer, config)
     trainer = Trainer(
         chat=chat,
+        curriculum=Curriculum.of(examples, config.data),
         sampler=None if config.rollout.name in ENGINES else sampler,
         share_prompts=config.share_prompts,
         recorder=recorder,

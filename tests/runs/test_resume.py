@@ -26,6 +26,7 @@ from grpo.runs.resume_settings import resumed_config
 from grpo.runs.run_dir import RunDir
 from grpo.runs.settings import read_config, read_overrides, read_settings, save_settings
 from grpo.runs.signature import sign
+from grpo.tasks.splits import load_splits
 from grpo.training.recorder import Recorder
 from grpo.training.session import train_run
 from tests.conftest import SMALL, Process
@@ -62,6 +63,9 @@ def runs(tmp_path, monkeypatch):
     """Start a run in its own folder, stopped by a signal in step `stop`; or resume it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "seen.py").write_text(SEEN)
+    problems = load_splits(compose(SMALL).data).train
+    rates = [{"question": example.question, "solve_rate": i / 20} for i, example in enumerate(problems)]
+    (tmp_path / "rates.jsonl").write_text("\n".join(map(json.dumps, rates)))
     at: list[int] = []
     on_step_end = Recorder.on_step_end
 
@@ -113,6 +117,13 @@ CASES: dict[str, tuple[list[str], list[int]]] = {
             *("algorithm.num_iterations=2", "reward_files=[seen.py]", "+rewards.seen=0"),
         ],
         [1, 2, 3, 4, 5],
+    ),
+    "curriculum": (
+        [
+            *("max_steps=12", "data.difficulty=rates.jsonl", "data.curriculum={start:[0.6,1.0],end:[0.0,0.4]}"),
+            *("algorithm.resample=1", "eval_steps=null"),
+        ],
+        [4, 10, 11],
     ),
 }
 MORE: dict[str, tuple[list[str], list[int]]] = {
