@@ -28,12 +28,13 @@ from typing import Any
 
 import pandas as pd
 
+from grpo.config.overrides import quote_value
 from grpo.core.console import error_message
 from grpo.core.files import write_json
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter, ordered_metrics
 from grpo.core.metric_names import ACCURACY_STRICT, CLIPPED_RATIO, CORRECT, MEAN_LENGTH, REWARD, STEP_TIME
 from grpo.core.process import guard_streams
-from grpo.core.text import format_bytes, format_p_value, printable
+from grpo.core.text import format_bytes, format_p_value, printable, with_sign
 from grpo.runs.checkpoints import newest_complete_checkpoint, step_of
 from grpo.runs.run_dir import RunDir, quoted_path
 from grpo.runs.saved_run import SavedRun, read_run
@@ -67,9 +68,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def settings_of(arguments: argparse.Namespace) -> list[str]:
     """The settings of grpo.train that all runs share."""
-    model = [f"model.path={arguments.model}"]
+    model = [f"model.path={quote_value(arguments.model)}"]
     if arguments.gguf:
-        model.append(f"model.gguf={arguments.gguf}")
+        model.append(f"model.gguf={quote_value(arguments.gguf)}")
     if arguments.layers:
         model += ["model.init=random", f"model.num_layers={arguments.layers}"]
     data = [f"data.path={quoted_path(arguments.data)}", f"data.eval_problems={arguments.problems}"]
@@ -202,8 +203,10 @@ def figures_table(run: dict[str, Any]) -> str:
             f"{format_metric(name, run[when][name])} ({format_interval(name, *run[when]['intervals'][name])})"
             for when in ("before", "after")
         ]
-        difference = f"{formatted(change['value'])} ({formatted(change['low'])} to {formatted(change['high'])})"
-        rows.append([label, *cells, difference, "" if change["p"] is None else format_p_value(change["p"])])
+        value, low, high = (with_sign(formatted(change[key])) for key in ("value", "low", "high"))
+        rows.append(
+            [label, *cells, f"{value} ({low} to {high})", "" if change["p"] is None else format_p_value(change["p"])]
+        )
     return table(["greedy, held out", "before", "after", "paired difference", "p (McNemar)"], rows)
 
 

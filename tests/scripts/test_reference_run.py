@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from grpo.config.composition import compose
 from grpo.tasks.arithmetic import generate_problems
 from scripts import reference_run
 
@@ -65,6 +66,23 @@ def test_the_rehearsal(rehearse, tmp_path) -> None:
         assert (tmp_path / "outputs" / "reference" / name / "report.html").is_file()
         assert f"## {name}\n" in text
     assert "rewards=correctness_only" in report["runs"]["correctness_only"]["overrides"]
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ([], {"path": "some folder", "init": "pretrained", "num_layers": None, "gguf": None}),
+        (["--gguf", "q4=k.gguf"], {"path": "some folder", "init": "pretrained", "gguf": "q4=k.gguf"}),
+        (["--layers", "2"], {"path": "some folder", "init": "random", "num_layers": 2}),
+    ],
+)
+def test_the_policy_of_the_options(monkeypatch, options: list[str], settings: dict) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["reference_run.py", "--model", "some folder", "--data", "data", *options, "seed=1"]
+    )
+    config = compose(reference_run.settings_of(reference_run.parse_arguments()))
+    assert {name: getattr(config.model, name) for name in settings} == settings
+    assert (config.data.eval_problems, config.device, config.seed, config.save_steps) == (256, "cuda", 1, None)
 
 
 def test_a_control_that_does_not_fit_is_not_run(rehearse) -> None:
