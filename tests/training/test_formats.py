@@ -1,18 +1,20 @@
 """Runs in another answer format: every place that a run reaches uses its tags."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
 import yaml
+from transformers import AutoTokenizer
 
 from grpo.config.composition import compose
 from grpo.core.errors import UserError
+from grpo.policy.hub import ASSETS
 from grpo.reports.run_report import write_run_report
 from grpo.runs.resume_settings import require_same_job
 from grpo.runs.run_dir import RunDir
 from grpo.runs.saved_run import read_run
-from grpo.runs.settings import read_config
 from grpo.sample import print_answers
 from grpo.tasks.answer_format import TagFormat
 from tests.helpers.evaluation import evaluated
@@ -32,7 +34,7 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_a_run_in_another_format(train, tmp_path, capsys, monkeypatch) -> None:
+def test_a_run_in_another_format(train, tmp_path, capsys) -> None:
     (tmp_path / "mine.py").write_text(WRITES_TAGS)
     out, results = train(*TAGS, f"reward_files=[{tmp_path / 'mine.py'}]", "+rewards.perfect=1")
     said = words(capsys.readouterr().out)
@@ -44,7 +46,7 @@ def test_a_run_in_another_format(train, tmp_path, capsys, monkeypatch) -> None:
     assert pd.read_parquet(out / "completions" / "step_000001.parquet")["perfect"].eq(1).all()
     assert read_run(out).answer_format == TagFormat("think", "solution")
     assert "correct inside &lt;solution&gt;" in write_run_report(out).read_text()
-    # Its evaluation and its samples use the format; another one is scored with the prompt that asks for it.
+    # Its evaluation uses the format; typed, another one is asked for and scored.
     evaluated(f"run={out}", "name=again")
     again = json.loads((out / "evaluations" / "again.json").read_text())
     assert again["figures"] == results["after"] and again["protocol"]["format"] == protocol["format"]
@@ -52,7 +54,26 @@ def test_a_run_in_another_format(train, tmp_path, capsys, monkeypatch) -> None:
     evaluated(f"run={out}", "name=boxed", "format=boxed")
     other = json.loads((out / "evaluations" / "boxed.json").read_text())["protocol"]
     assert other["format"] == "format=boxed" and other["system_prompt"].endswith("within \\boxed{}.\n")
+
+
+def test_samples_have_the_tags_of_the_run_in_colour(train, monkeypatch) -> None:
+    out, _ = train(*TAGS)
+    shown = []
+    monkeypatch.setattr("grpo.sample.answers_table", lambda question, columns, tags: shown.append(tags) or "")
     print_answers(out, ["How many pens are 3 boxes of 4?"], 4)
+    assert shown == [("<think>", "</think>", "<solution>", "</solution>")]
+
+
+def test_a_tokenizer_that_loses_the_tags_stops_the_run_before_training(train, tmp_path) -> None:
+    policy = tmp_path / "policy"
+    shutil.copytree(ASSETS / "tiny", policy)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    tokenizer.save_pretrained(policy)
+    message = "loses <think> and </think>: .* set format.reasoning=reasoning format.answer=answer.$"
+    with pytest.raises(UserError, match=message):
+        train(f"model.path={policy}", "format.reasoning=think")
+    assert not RunDir(tmp_path / "run").metrics_jsonl.exists()
 
 
 def test_a_run_from_before_formats(train, capsys) -> None:
@@ -61,7 +82,6 @@ def test_a_run_from_before_formats(train, capsys) -> None:
     assert settings.pop("format")
     RunDir(out).settings_yaml.write_text(yaml.safe_dump(settings))
     assert read_run(out).answer_format == TagFormat()
-    require_same_job(out, read_config(out))
     composed = compose([*yaml.safe_load(RunDir(out).overrides_yaml.read_text())])
     assert require_same_job(out, composed) == composed
     evaluated(f"run={out}", "name=again")
