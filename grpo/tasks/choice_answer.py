@@ -14,16 +14,20 @@ from grpo.tasks.example import Example
 from grpo.tasks.normalized_text import normalized_text
 from grpo.tasks.options import letter_of_text, letters_by_reading, read_options
 
-_MARKUP = re.compile(r"[*_`${}]|\\(?:boxed|text[a-z]*|math[a-z]*)(?=\s*\{)")
+_MARKUP = re.compile(r"[*_`${}\"\u201c\u201d]|</?(?:b|i|em|strong|u|code)>|\\(?:boxed|text[a-z]*|math[a-z]*)(?=\s*\{)")
 _SPACE = r"\s{0,9}"  # bounded: adjacent runs of white space would take quadratic time on a long text
 _ANSWER_IS = rf"(?:answer|option|choice)(?:\s{{1,9}}is)?{_SPACE}:?{_SPACE}"
-# A letter alone, in brackets, or before `)`, `.`, `:` or `,` and the text of the option.
+_LEAD = re.compile(rf"^(?:the\s{{1,9}})?(?:(?:correct|right|final)\s{{1,9}})?{_ANSWER_IS}", re.IGNORECASE)
+_MARKS = r").:,;!\u3002\uff0c\u3001\uff1a\uff1b\uff01"
+# A letter alone, in brackets, or before a mark or a dash and the text of the option.
 _CHOICE = re.compile(
-    rf"(?:(?:the\s{{1,9}})?(?:(?:correct|right|final)\s{{1,9}})?{_ANSWER_IS})?"
-    r"(?:[(\[]\s*([A-Z])\s*[)\]]|([A-Z])(?=\s*(?:$|[).:,])))[).:,\s]*(.*)",
+    rf"(?:[(\[]\s*([A-Z])\s*[)\]]|([A-Z])(?=\s*(?:$|[{_MARKS}])|\s+[-\u2013\u2014]\s))[{_MARKS}\-\u2013\u2014\s]*(.*)",
     re.DOTALL | re.IGNORECASE,
 )
-_OTHER_LETTER = re.compile(r"(?<![A-Za-z])(?:\([A-Z]\)|[A-Z][).:](?=\s|$))|^[A-Z]\W?$|\b(?:and|or)\s\(?[A-Z]\W?$")
+_CHOICE_AT_END = re.compile(rf"(.+)\(([A-Z])\)[{_MARKS}]?", re.DOTALL)  # after the text of the option
+_OTHER_LETTER = re.compile(
+    r"(?<![A-Za-z])(?:\([A-Z]\)|[A-Z][).:](?=\s|$))|^[A-Z](?:\W?$|\s*[,;!/&+])|\b(?:and|or)\s\(?[A-Z]\W?$"
+)
 # In any format: a capital letter in brackets or asterisks, before `)`, after "answer is", or alone on its line.
 _ANYWHERE = re.compile(
     rf"[(\[{{*]([A-Z])[)\]}}*]|(?:^|(?<=\s))([A-Z])(?=\))|(?i:\b{_ANSWER_IS})([A-Z])(?![A-Za-z'])"
@@ -69,7 +73,9 @@ class ChoiceAnswer(AnswerType):
 
 def chosen_letter(answer: str, options: Mapping[str, str]) -> str | None:
     """The letter that an answer chooses, in upper case; None if it chooses none or several."""
-    text = _MARKUP.sub("", answer).strip()
+    text = _LEAD.sub("", _MARKUP.sub("", answer).strip())
+    if (match := _CHOICE_AT_END.fullmatch(text)) and match[2] == letter_of_text(match[1], options):
+        return match[2]
     if (match := _CHOICE.fullmatch(text)) is None:
         return letter_of_text(answer, options)
     letter, rest = (match[1] or match[2]).upper(), match[3].strip()

@@ -15,13 +15,19 @@ from typing import Any, ClassVar
 from grpo.core.errors import UserError, shorten
 from grpo.tasks.answer_type import AnswerType
 from grpo.tasks.example import Example
+from grpo.tasks.wrappings import unwrapped
 
 NUMBER_COLUMNS = ("numbers", "nums")
+MAX_ANSWER = 500  # characters of an answer with the text around the expression
 MAX_LENGTH = 200  # characters of an expression; it bounds the depth of its tree and the size of its value
 _EXPRESSION = re.compile(r"[0-9+\-*/() ]+")
 # Runs of the characters of an expression, with `=` and what models write for the four operations.
 _EQUATION = re.compile(r"[0-9(][0-9+\-*/() =\u00d7\u00b7\u00f7\u2212]*")
 _SYMBOLS = str.maketrans({"\u00d7": "*", "\u00b7": "*", "\u00f7": "/", "\u2212": "-", "\n": " ", "\t": " "})
+_LATEX = [(re.compile(r"\\(?:times|cdot)(?![a-z])"), "*"), (re.compile(r"\\div(?![a-z])"), "/")]
+_LATEX += [(re.compile(r"\\(?:left|right)(?=\s*[()])"), "")]
+_LEAD = re.compile(r"^[A-Za-z ,'\u2019]*(?:\bis\b|:)\s*:?")  # such as `The answer is`
+_VARIABLE = re.compile(r"[A-Za-z]+")
 _OPERATIONS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: lambda left, right: left + right,
     ast.Sub: lambda left, right: left - right,
@@ -33,7 +39,8 @@ _OPERATIONS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
 class EquationAnswer(AnswerType):
     """An expression of `+ - * /` and brackets that uses each of the numbers exactly once and equals the target.
 
-    As in the recipe of TinyZero, every number must be used. `= 24` may follow, with the target.
+    As in the recipe of TinyZero, every number must be used. The target may be the other side of an equation, and there
+    may be markup around the answer, `x =` or `The answer is` before it.
     """
 
     name: ClassVar[str] = "equation"
@@ -44,20 +51,20 @@ class EquationAnswer(AnswerType):
     def extract_anywhere(self, completion: str) -> str | None:
         if (block := self.extract(completion)) is not None:
             return block
-        candidates = [match[0].strip() for match in _EQUATION.finditer(completion)]
+        candidates = [match[0].strip() for match in _EQUATION.finditer(_without_latex(completion))]
         candidates = [text for text in candidates if re.search(r"[0-9)] *[+\-*/\u00d7\u00b7\u00f7\u2212]", text)]
         return candidates[-1] if candidates else None
 
     def matches(self, answer: str, example: Example) -> bool:
         numbers, target = problem_numbers(example), _whole_number(example.gold)
-        expression, equals, result = answer.translate(_SYMBOLS).partition("=")
-        if equals and _whole_number(result) != target:
+        expression, result = _sides(answer)
+        if result is not None and result != target:
             return False
-        used, value = evaluate_expression(expression.strip())
+        used, value = evaluate_expression(expression)
         return value == target and Counter(used) == Counter(numbers)
 
     def voting_key(self, answer: str) -> Hashable:
-        return "".join(answer.translate(_SYMBOLS).partition("=")[0].split())
+        return "".join(_sides(answer)[0].split())
 
     def check_reference(self, example: Example) -> None:
         super().check_reference(example)
@@ -100,6 +107,27 @@ def _listed_values(value: Any) -> list[Any]:
         except ValueError:
             return []
     return list(value) if hasattr(value, "__iter__") else [value]
+
+
+def _sides(answer: str) -> tuple[str, int | None]:
+    """The expression in an answer without anything around it, and the whole number on the other side of `=`, if any."""
+    if len(answer) > MAX_ANSWER:
+        return answer, None
+    text = _LEAD.sub("", unwrapped(answer), count=1).replace("==", "=")
+    sides = [unwrapped(side).translate(_SYMBOLS) for side in _without_latex(unwrapped(text)).split("=")]
+    if len(sides) > 1 and _VARIABLE.fullmatch(sides[0]):
+        del sides[0]
+    if len(sides) == 2:
+        for expression, result in (sides, reversed(sides)):
+            if (number := _whole_number(result)) is not None:
+                return expression, number
+    return "=".join(sides), None  # with an `=`, it is no expression
+
+
+def _without_latex(text: str) -> str:
+    for pattern, replacement in _LATEX:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 def evaluate_expression(text: str) -> tuple[list[int], Fraction | None]:

@@ -12,7 +12,7 @@ _ANSWER_IS = re.compile(r"\banswer\s{0,9}(?:is\b|:)\s{0,9}:?", re.IGNORECASE)  #
 
 
 class TextAnswer(AnswerType):
-    """The same text, ignoring case and surrounding punctuation and brackets; never compared as numbers."""
+    """The same text, ignoring case, runs of white space, and surrounding punctuation and brackets; never numbers."""
 
     name: ClassVar[str] = "text"
     rule: ClassVar[str] = "is the text of the reference answer, apart from case and surrounding punctuation"

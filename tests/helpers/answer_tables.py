@@ -144,6 +144,8 @@ SAME_BY_TEXT: list[tuple[str, str, bool]] = (
     + [("7", "007", False), ("7", "7.0", False), ("1/2", "0.5", False), ("7 pens", "7", False), ("-5", "5", False)]
     + [(".5", "5", False), ("<5", ">5", False), ("C", "C++", False), ("A or B", "A", False), ("", "A", False)]
     + [("...", "?", False), ("?", "?", True), ("", "...", False)]
+    + [(text, "New York", True) for text in ("new  york", "New\u00a0York", "**New\n York**")]
+    + [("cafe\u0301", "Caf\u00e9", True), ("newyork", "New York", False), ("x\u00b2", "x2", False)]
 )
 
 # left, right -> same
