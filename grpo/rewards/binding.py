@@ -33,11 +33,13 @@ class RewardSettings:
         answer_type: what counts as a right answer, data.answer, in the format of the run.
         arguments: reward -> parameter -> value, reward_args.
         system_prompt: it opens the prompts that rewards in TRL's form receive.
+        max_completion_length: in tokens; None in an audit, which samples nothing.
     """
 
     answer_type: AnswerType
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     system_prompt: str = ""
+    max_completion_length: int | None = None
 
     @property
     def answer_format(self) -> AnswerFormat:

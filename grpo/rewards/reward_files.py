@@ -9,7 +9,7 @@ from pathlib import Path
 
 from grpo.core.errors import UserError
 from grpo.core.signals import StoppedBySignal
-from grpo.rewards import built_in, verbatim  # noqa: F401  (importing them registers their rewards)
+from grpo.rewards import built_in, length_penalty, verbatim  # noqa: F401  (importing them registers their rewards)
 from grpo.rewards.process_state import restored_process_state
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.user_file import UserFile, describe_error

@@ -24,7 +24,7 @@ SINGULAR = ("completion", "gold", "question", "example")
 PLURAL = tuple(f"{name}s" for name in SINGULAR)
 OF_COMPLETIONS = ("completion_tokens", "truncated")  # under these names in all forms
 # Values that are the same for all completions of a run, and of a batch.
-OF_SETTINGS = ("answer_type", "answer_format")
+OF_SETTINGS = ("answer_type", "answer_format", "max_completion_length")
 OF_BATCH = ("step", "max_steps")
 # A function with one of these, or with **kwargs, has TRL's form.
 TRL_ONLY = ("prompts", "completion_ids", "trainer_state", "log_metric", "log_extra")

@@ -12,7 +12,7 @@ from operator import mul
 from typing import Any
 
 from grpo.config.limits import MAX_WEIGHT
-from grpo.config.schema import DEFAULT_CORRECT_BY, AnyConfig
+from grpo.config.schema import DEFAULT_CORRECT_BY, AnyConfig, AuditConfig
 from grpo.config.weights import Weight, WeightSchedule, format_weight, format_weights, parse_weight
 from grpo.core.errors import UserError, shorten, suggest_name
 from grpo.rewards import verbatim
@@ -143,6 +143,7 @@ def build_rewards(
     system_prompt: str = "",
     answer_format: AnswerFormat = DEFAULT_FORMAT,
     execution: ExecutionSettings = DEFAULT_EXECUTION,
+    max_completion_length: int | None = None,
 ) -> RewardStack:
     """The rewards of a run, after loading `files`. `correct_by` is measured in any case.
 
@@ -152,6 +153,7 @@ def build_rewards(
         system_prompt: it opens the prompts that rewards in TRL's form receive.
         answer_format: how a completion shows its reasoning and its answer.
         execution: how the rewards are executed.
+        max_completion_length: what a reward receives under this name.
 
     Raises:
         UserError: a reward is unknown, a weight is not finite or too large, all weights are always zero, a value of
@@ -175,7 +177,8 @@ def build_rewards(
     schedules = {name: weight for name, weight in parsed.items() if isinstance(weight, WeightSchedule)}
     final = {name: weight.end if isinstance(weight, WeightSchedule) else weight for name, weight in parsed.items()}
     measured = {**final, correct_by: final.get(correct_by, 0.0)}
-    settings = RewardSettings(ANSWER_TYPES[answer_type].in_format(answer_format), arguments or {}, system_prompt)
+    answers = ANSWER_TYPES[answer_type].in_format(answer_format)
+    settings = RewardSettings(answers, arguments or {}, system_prompt, max_completion_length)
     _check_arguments(settings.arguments)
     executor = RewardExecutor(execution, files)
     executor.check(measured)
@@ -247,4 +250,5 @@ def rewards_of(config: AnyConfig) -> RewardStack:
         config.system_prompt,
         answer_format_of(config.format),
         ExecutionSettings.from_config(config),
+        None if isinstance(config, AuditConfig) else config.max_completion_length,
     )

@@ -49,6 +49,15 @@ INT = [("18", 0.5), ("-5", 0.5), ("+5", 0.5), ("1,080", 0.5), ("12,345,678", 0.5
     for wrong in ("10,80", "$18", "18.0", "1,0800", ",108", "²", "٣", "", "- 5", "18 pages", "--5", "**18**")
 ]
 
+# settings, tokens -> overlong
+OVERLONG = [
+    # DAPO: 20,480 tokens, of which 16,384 are free
+    (["max_completion_length=20480"], {0: 0.0, 16384: 0.0, 17408: -0.25, 18432: -0.5, 20480: -1.0}),
+    (["reward_args.overlong.limit=100"], {80: 0.0, 90: -0.5, 100: -1.0, 256: -1.0}),
+    (["reward_args.overlong.limit=100", "reward_args.overlong.free=0"], {1: -0.01, 50: -0.5}),
+    (["max_completion_length=1"], {1: -1.0}),
+]
+
 # completion -> strict_format, soft_format
 FORMATS = [
     (PERFECT, 0.5, 0.5),

@@ -1,5 +1,8 @@
 """Tables of completion -> score, and properties that hold for any text."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +14,7 @@ from grpo.rewards.binding import RewardSettings
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.scoring import score_reward
 from grpo.rewards.scoring_batch import ScoringBatch
-from grpo.rewards.stack import build_rewards
+from grpo.rewards.stack import build_rewards, rewards_of
 from grpo.tasks.answer_format import DEFAULT_FORMAT
 from grpo.tasks.answer_types import ANSWER_TYPES
 from grpo.tasks.example import Example
@@ -58,6 +61,20 @@ def test_formats(completion: str, strict: float, soft: float) -> None:
 )
 def test_xmlcount(completion: str, expected: float) -> None:
     assert one("xmlcount", completion) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("overrides", "expected"), reward_tables.OVERLONG)
+def test_overlong(overrides: list[str], expected: dict[int, float]) -> None:
+    stack = rewards_of(compose(["+rewards.overlong=1", *overrides]))
+    batch = replace(batch_of(["?"] * len(expected)), completion_tokens=list(expected))
+    assert stack.score_one("overlong", batch) == pytest.approx([*expected.values()], abs=1e-3)
+    assert all(np.isnan(stack.score_one("overlong", batch_of(["?"]))))  # the number of tokens is not known
+
+
+def test_limits_of_overlong_that_leave_nothing() -> None:
+    stack = rewards_of(compose(["+rewards.overlong=1", "max_completion_length=64", "reward_args.overlong.free=64"]))
+    with pytest.raises(UserError, match="free=64 must be at least 0 and below limit=64"):
+        stack.score_one("overlong", replace(batch_of(["?"]), completion_tokens=[3]))
 
 
 def test_a_perfect_completion_scores_4() -> None:
