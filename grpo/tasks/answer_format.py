@@ -13,6 +13,7 @@ from typing import NamedTuple
 from grpo.config.schema import FormatConfig
 
 _BRACE = re.compile(r"\\f?boxed\s*\{|(?<!\\)[{}]")  # an opened box, or a brace that LaTeX does not escape
+_TAG = re.compile(r"<[^<>\s]*>")
 _PUNCTUATION = "$*.,:;!?()[]\\"  # closes a sentence or delimits mathematics
 
 
@@ -183,9 +184,9 @@ class BoxedFormat(AnswerFormat):
         return len(boxes) == 1 and self.has_reasoning_and_answer(text) and not _has_words(text[boxes[0].end :])
 
     def has_reasoning_and_answer(self, text: str) -> bool:
-        """Whether there is text before the first closed box, and the last one is not blank."""
+        """Whether there is text other than tags before the first closed box, and the last one is not blank."""
         boxes = find_boxes(text)
-        return bool(boxes and last_boxed(text) and _has_words(text[: boxes[0].start]))
+        return bool(boxes and last_boxed(text) and _has_words(_TAG.sub(" ", text[: boxes[0].start])))
 
     def share_of_tags(self, text: str) -> float:
         return float(len(find_boxes(text)) == 1)

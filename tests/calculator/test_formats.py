@@ -21,6 +21,7 @@ def test_the_format_is_chosen_on_the_page(open_page) -> None:
         ("So \\boxed{17}, no, \\boxed{18}", "correctness", "“18” is the gold answer; the last closed block counts"),
         ("So \\boxed{17}, no, \\boxed{18}", "strict_format", "\\boxed{} occurs 2 times, not once"),
         ("\\boxed{18}", "soft_format", "the reasoning is blank"),
+        ("<think>\n</think>\n\\boxed{18}", "soft_format", "the reasoning is blank"),
         ("So \\boxed{18} it is", "strict_format", "text after \\boxed{}"),
         ("So \\boxed{18}.", "strict_format", "exactly the format"),
         ("So \\boxed{18} it is", "xmlcount", "one \\boxed{}; 6 characters after \\boxed{}: −0.006"),

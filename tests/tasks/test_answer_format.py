@@ -90,6 +90,10 @@ def test_near_misses_of_tags(name: str, completion: str, expected: list[float]) 
         ("$$\\boxed{18}$$", [2.0, 0.5, 0.0, 0.0, 0.498]),
         ("\\boxed{18} as 3 * 6 is 18", [2.0, 0.5, 0.0, 0.0, 0.485]),
         ("\\boxed{1} \\boxed{18}", [2.0, 0.5, 0.0, 0.0, 0.0]),
+        # Tags alone, such as those that a chat template opens, are no reasoning.
+        ("<think>\n\\boxed{18}", [2.0, 0.5, 0.0, 0.0, 0.5]),
+        ("<think>\n</think>\n\\boxed{18}", [2.0, 0.5, 0.0, 0.0, 0.5]),
+        ("<think>\n3 * 6\n</think>\n\\boxed{18}", [2.0, 0.5, 0.5, 0.5, 0.5]),
         ("3 * 6 is \\boxed{ }", [0.0, 0.0, 0.0, 0.0, 0.5]),
         ("3 * 6 is \\boxed{18}\n" + 600 * "x", [2.0, 0.5, 0.0, 0.5, 0.0]),
         ("18", [0.0] * 5),
