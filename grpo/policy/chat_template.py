@@ -19,6 +19,8 @@ Prompt = str | tuple[Message, ...]  # a question, or the messages of a conversat
 
 INSTRUCTION_ROLES = ("system", "developer")
 TAG = re.compile(r"<([A-Za-z][\w:.-]*)>")
+# What transformers passes to a template beside special tokens.
+PASSED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now")
 INSTRUCTION, QUESTION, REPLY = "Count them", "How many?", "42 pens"  # turns of the conversations that are tried
 
 
@@ -88,7 +90,7 @@ class ChatTemplate:
         if not prompts:
             return []
         chats = [self.messages(prompt) for prompt in prompts]
-        with _template_errors():
+        with self._template_errors():
             encoded = self.tokenizer.apply_chat_template(
                 chats, add_generation_prompt=True, tokenize=True, return_dict=True, **self.kwargs
             )
@@ -113,14 +115,17 @@ class ChatTemplate:
         Raises:
             UserError: the chat template refuses the prompt, or leaves out the question.
         """
-        with _template_errors():
+        with self._template_errors():
             prompt = self._render(self.messages(QUESTION), add_generation_prompt=True)
         if QUESTION not in prompt:  # as templates for images do, which take no plain text
             raise UserError(
                 f"the policy's chat template leaves out the question; of 'How many?' it makes {shorten(repr(prompt))}. "
                 "Use a policy for text, or a tokenizer whose template takes text, model.tokenizer=FOLDER."
             )
-        end = prompt.rpartition(QUESTION)[2]
+        without = self._try_messages(self.messages(QUESTION))
+        # Some templates start the assistant's turn in any case; the two texts are then equal.
+        added = len(without) if prompt != without and prompt.startswith(without) else 0
+        end = prompt[max(added, prompt.rindex(QUESTION) + len(QUESTION)) :]
         conversation = self._try(("user", "assistant"))
         marks = {tag[0] for tag in _open_tags(conversation.rpartition(QUESTION)[2].partition(REPLY)[0])}
         marks |= {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
@@ -179,27 +184,48 @@ class ChatTemplate:
     def _try(self, roles: Sequence[str]) -> str:
         """The text of a conversation with turns of these roles; empty if the template refuses it."""
         texts = {"user": QUESTION, "assistant": REPLY}
+        return self._try_messages([{"role": role, "content": texts.get(role, INSTRUCTION)} for role in roles])
+
+    def _try_messages(self, messages: Sequence[Message]) -> str:
         try:
-            with _template_errors():
-                return self._render([{"role": role, "content": texts.get(role, INSTRUCTION)} for role in roles])
+            with self._template_errors():
+                return self._render(messages)
         except UserError:
             return ""
+
+    @contextmanager
+    def _template_errors(self) -> Iterator[None]:
+        """Convert the errors that a chat template, a program by the policy's author, can raise to a `UserError`."""
+        import jinja2
+
+        errors = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+        try:
+            yield
+        except (*errors, MemoryError, RecursionError) as error:
+            why = first_line(error) if str(error) else type(error).__name__
+            needed = [
+                f"chat_template_kwargs.{name}=..."
+                for name in self._unset_variables()
+                if re.search(rf"\b{re.escape(name)}\b", why)
+            ]
+            advice = f"Set the variable that it needs, {' '.join(needed)}; or correct" if needed else "Correct"
+            raise UserError(
+                f"the policy's chat template refuses the prompt: {why}. {advice} the template, chat_template.jinja, or "
+                "take another one with its tokenizer, model.tokenizer=FOLDER."
+            ) from error
+
+    def _unset_variables(self) -> list[str]:
+        """The variables of the template that chat_template_kwargs can set and does not; none if it cannot be parsed."""
+        from jinja2 import Environment, TemplateSyntaxError, meta
+
+        try:
+            tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(self.tokenizer.get_chat_template())
+        except TemplateSyntaxError:
+            return []
+        set_elsewhere = {*PASSED_VARIABLES, *self.tokenizer.special_tokens_map, *self.kwargs}
+        return sorted(meta.find_undeclared_variables(tree) - set_elsewhere)
 
 
 def _open_tags(text: str) -> list[re.Match[str]]:
     """The tags in `text` that it does not close."""
     return [tag for tag in TAG.finditer(text) if f"</{tag[1]}>" not in text[tag.end() :]]
-
-
-@contextmanager
-def _template_errors() -> Iterator[None]:
-    """Convert the errors that a chat template, a program by the policy's author, can raise to a `UserError`."""
-    import jinja2
-
-    try:
-        yield
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise UserError(
-            f"the policy's chat template refuses the prompt: {first_line(error)}. Correct the template, "
-            "chat_template.jinja, or take another one with its tokenizer, model.tokenizer=FOLDER."
-        ) from error

@@ -137,6 +137,11 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
             f"{setting}: its tokenizer has no chat template, so no prompt can be built; use an "
             "instruction-tuned model, or put a chat_template.jinja into its folder."
         )
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        raise UserError(
+            f"{setting}: its tokenizer has several chat templates, {' and '.join(tokenizer.chat_template)}, and none "
+            "is the default; put the one to use into its folder as chat_template.jinja."
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"{setting}: its tokenizer has no eos_token, so no completion could end; set it in "

@@ -196,6 +196,15 @@ CASES = {
         "the question.",
     ),
     "tags mark the turns": Case(XML, f"<system>Be brief.</system><user>{QUESTION}</user><assistant>"),
+    "the user's turn names a tag": Case(
+        f"{EACH}<|im_start|>{{{{ m.role }}}}\n{{{{ m.content }}}}{{% if loop.last and m.role == 'user' %}} Use <answer>.{{% endif %}}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}",
+        f"{ASKED.replace(QUESTION, QUESTION + ' Use <answer>.')}<think>", opened="<think>", text="<think>12 pens",
+    ),
+    "the assistant's turn is always started": Case(
+        f"{EACH}{{{{ m.content }}}}<|im_end|>\n{{% endfor %}}<think>", f"Be brief.<|im_end|>\n{QUESTION}<|im_end|>\n<think>",
+        opened="<think>", text="<think>12 pens",
+    ),
     "one turn only": Case(STRICT, f"Be brief.\n\n{QUESTION}", note=LACKS),
 }  # fmt: skip
 

@@ -262,13 +262,42 @@ def test_a_tokenizer_without_an_eos_token(folder) -> None:
         build_tokenizer(model(path=str(folder)))
 
 
+RECURSION = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"
+
+
 @pytest.mark.parametrize(
-    "template", ["{{ 1 + 'a' }}", "{{ messages[5]['content'] }}", "{{ raise_exception('no') }}", "{{ nosuch() }}"]
+    ("template", "why"),
+    [
+        ("{{ 1 + 'a' }}", "unsupported operand type"),
+        ("{{ messages[5]['content'] }}", "list object has no element 5. Correct the template"),
+        ("{{ raise_exception('no messages') }}", "no messages. Correct the template"),
+        ("{{ 1 / 0 }}", "division by zero. Correct the template"),
+        ("{{ 2.0 ** 10000 }}", ""),
+        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+        (RECURSION, "maximum recursion depth exceeded"),
+        (
+            "{{ nosuch() }}",
+            "'nosuch' is undefined. Set the variable that it needs, chat_template_kwargs.nosuch=...; or",
+        ),
+        (
+            "{{ raise_exception('mode is required') if mode is not defined }}",
+            "mode is required. Set the variable that it needs, chat_template_kwargs.mode=...; or correct the template",
+        ),
+    ],
 )
-def test_a_chat_template_that_raises_an_error(folder, template: str) -> None:
+def test_a_chat_template_that_raises_an_error(folder, template: str, why: str) -> None:
     (folder / "chat_template.jinja").write_text(template)
-    with pytest.raises(UserError, match="the policy's chat template refuses the prompt: "):
+    with pytest.raises(UserError, match="the policy's chat template refuses the prompt: ") as error:
         checked(folder)
+    assert why in str(error.value) and "\n" not in str(error.value)
+
+
+def test_several_chat_templates_without_a_default(folder) -> None:
+    (folder / "chat_template.jinja").unlink()
+    templates = [{"name": name, "template": "{{ messages[0].content }}"} for name in ("rag", "tool_use")]
+    change(folder, "tokenizer_config.json", chat_template=templates)
+    with pytest.raises(UserError, match="has several chat templates, rag and tool_use, and none is the default; put"):
+        build_tokenizer(model(path=str(folder)))
 
 
 def test_a_chat_template_that_leaves_out_the_question(folder) -> None:
