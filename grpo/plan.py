@@ -36,6 +36,7 @@ from grpo.planning.plan_report import (
 )
 from grpo.planning.planned_run import PlannedRun
 from grpo.planning.roofline import DeviceRates, step_seconds
+from grpo.policy.requirements import check_model_files
 from grpo.rewards.reward_seconds import measure_seconds
 from grpo.rewards.stack import rewards_of
 from grpo.runs.run_dir import removed_if_unused
@@ -63,6 +64,7 @@ def run(config: PlanConfig) -> None:
         raise UserError(
             f"resume={config.resume}: a plan is made from settings; type the settings of the run instead of resume=."
         )
+    check_model_files(config.model)
     hardware = hardware_of(config)
     batch = batch_of(config)
     architecture, origin = read_architecture(config.model)

@@ -35,6 +35,13 @@ def check_adapter(model: ModelConfig) -> dict[str, Any]:
         raise UserError(f"{setting}: it is an adapter of the kind {kind}; only LORA can be trained or merged.")
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise UserError(f"{setting}: the folder has no {ADAPTER_WEIGHTS}; pickled adapters are not loaded.")
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / ADAPTER_WEIGHTS, "numpy"):  # reads the header, and compares it with the size
+            pass
+    except SafetensorError as error:
+        raise UserError(f"{setting}: its {ADAPTER_WEIGHTS} is damaged or truncated: {first_line(error)}.") from error
     if not model.merge_adapter and model.lora_rank not in (0, rank):
         raise UserError(
             f"model.lora_rank={model.lora_rank}: the adapter to be trained further has rank {rank}; leave it out, or "

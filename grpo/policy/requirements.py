@@ -68,7 +68,9 @@ def check_model_files(model: ModelConfig) -> None:
     if model.gguf is not None:
         file = Path(*resolve_gguf(model))
         if file.is_file():  # otherwise it is on the hub
-            read_gguf(file, model.setting)
+            header = read_gguf(file, model.setting)
+            if model.tokenizer is None and "tokenizer.ggml.model" not in header.metadata:
+                raise UserError(f"{model.setting}: the file has no tokenizer; add model.tokenizer=FOLDER.")
     else:
         resolve_model_path(model.path)
     if model.tokenizer is not None:

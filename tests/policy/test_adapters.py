@@ -87,7 +87,10 @@ def test_folders_and_settings_that_do_not_fit(adapter, tmp_path: Path) -> None:
     (copied / "adapter_config.json").write_text("{")
     assert "its adapter_config.json is damaged" in refused(adapter=str(copied))
     (copied / "adapter_config.json").write_text(json.dumps(settings))
-    (copied / "adapter_model.safetensors").unlink()
+    weights = copied / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "its adapter_model.safetensors is damaged or truncated: " in refused(adapter=str(copied))
+    weights.unlink()
     assert "pickled adapters are not loaded" in refused(adapter=str(copied))
     with pytest.raises(UserError, match="there is no adapter to merge"):
         compose(["model.merge_adapter=true"])

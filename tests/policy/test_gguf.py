@@ -18,7 +18,7 @@ from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.compatibility import prepare_policy
 from grpo.policy.loading import build_policy, build_tokenizer, policy_identity, save_policy
 from grpo.policy.requirements import check_model_files, check_packages
-from tests.helpers.gguf_files import write_gguf
+from tests.helpers.gguf_files import TINY, write_gguf
 from tests.helpers.models import model
 
 PROMPTS = ["How many pens are 12 boxes of 11? It costs $1,080."]
@@ -116,6 +116,12 @@ def test_files_that_cannot_be_read_are_refused_before_torch_is_needed(tmp_path: 
     split = write_gguf(tmp_path / "split.gguf", split__count=3)
     assert "this is part 1 of 3 of a split GGUF" in refused(split)
     assert "llama-gguf-split --merge" in refused(split)
+    writer = GGUFWriter(tmp_path / "untokenized.gguf", "qwen2")
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    assert "the file has no tokenizer; add model.tokenizer=FOLDER" in refused(tmp_path / "untokenized.gguf")
+    check_model_files(model(gguf=str(tmp_path / "untokenized.gguf"), tokenizer=str(TINY)))
     writer = GGUFWriter(tmp_path / "numbers.gguf", "qwen2")
     writer.add_tensor("blk.0.ffn_up.weight", np.zeros((2, 2), np.int32))
     for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
