@@ -14,6 +14,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from grpo.config.keys import list_settings, schema_keys
 from grpo.config.overrides import BROKEN_INTERPOLATION, explain_unparsable, shell_argument
+from grpo.config.rules import FORMAT_RULES
 from grpo.config.schema import Config
 from grpo.config.unknown_settings import no_such_option, no_such_setting
 from grpo.core.environment_values import hide_environment_values
@@ -67,6 +68,9 @@ class Explanation:
 def explain(error: Exception, schema: type[Any]) -> str:
     """One line about what Hydra or OmegaConf refused: the key, the value, the rule, the known names."""
     if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        if key in FORMAT_RULES:  # no value there needs quotes
+            return f"{key}={shorten(value)}: {FORMAT_RULES[key][1]}."
         return explain_unparsable(error.override)
     text, cause = hide_environment_values(str(error)), hide_environment_values(str(error.__cause__ or ""))
     refusal = Refusal(error, schema, text, cause)
@@ -108,6 +112,8 @@ def _refused_override(match: re.Match[str], refusal: Refusal) -> str:
     if "is not a ListConfig" in refusal.cause:
         key, _, value = match[1].partition("=")
         return f"{override}: a list is written in brackets, {key}=[{shorten(value)}]."
+    if "is incompatible with (str)" in refusal.cause:
+        return f"{override}: the names in braces must be texts, as in {{name: 1}}."
     if "is not Optional" in refusal.cause:
         return f"{override}: it needs a value."
     if "DictConfig with ListConfig" in refusal.cause and match[1].partition("=")[2].startswith("["):

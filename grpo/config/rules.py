@@ -59,8 +59,10 @@ REWARD_RULES: dict[str, Rule] = {
 }
 
 _TAG_NAME: Rule = (
-    lambda value: re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", value) is not None,
-    "must be the name of a tag without brackets, as in think: letters, digits, _, . and -, a letter first",
+    # Hydra turns true and false into True and False.
+    lambda value: re.fullmatch(r"(?!(True|False)$)[A-Za-z_][A-Za-z0-9_.-]{0,39}", value) is not None,
+    "must be the name of a tag without brackets, as in think: letters A to Z, digits, _, . and -, a letter first, at "
+    "most 40 characters, and not true or false",
 )
 # Rules of the answer format, for every command that scores completions.
 FORMAT_RULES: dict[str, Rule] = {

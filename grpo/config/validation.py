@@ -152,6 +152,11 @@ def _check_template_kwargs(config: CommonConfig) -> None:
 
 def _check_format(answer_format: FormatConfig) -> None:
     names = {"reasoning": answer_format.reasoning, "answer": answer_format.answer}
+    if answer_format.name != "tags" and None not in names.values():
+        raise UserError(
+            f"format.name={answer_format.name}: set format={answer_format.name} instead, without format.reasoning and "
+            "format.answer; it has no tags."
+        )
     for key, name in names.items():
         if answer_format.name == "tags" and name is None:
             raise UserError(f"format.{key}=null: format=tags needs the name of a tag there.")

@@ -106,6 +106,7 @@ def test_a_tokenizer_that_takes_completions_apart(trainer, monkeypatch) -> None:
         ("chat_template_kwargs=5", "chat_template_kwargs=5: must be a mapping, in braces."),
         ("chat_template_kwargs=[a]", "chat_template_kwargs=[a]: must be a mapping, in braces."),
         ("chat_template_kwargs=null", "chat_template_kwargs=null: must be a mapping, in braces."),
+        ("chat_template_kwargs={1:2}", "{1:2}: the names in braces must be texts, as in {name: 1}."),
         ("reward_args=5", "reward_args=5: must be a mapping, in braces."),
         (
             "chat_template_kwargs.tokenize=false",
