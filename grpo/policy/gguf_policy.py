@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from grpo.config.schema import ModelConfig
+from grpo.policy.complete_weights import load_complete
 from grpo.policy.gguf_file import EMBEDDING, HEAD, GgufFile, read_gguf
 from grpo.policy.hub import resolve_gguf
 
@@ -40,12 +41,15 @@ def load_gguf_policy(config: ModelConfig, file: GgufFile, architecture: Any) -> 
     """The policy with its weights in `config.dtype`; embeddings that the file stores twice are tied again.
 
     `architecture` is the configuration that transformers derives from the metadata of the file.
+
+    Raises:
+        UserError: tensors of the policy are not in the file.
     """
     options = gguf_options(config) | {"config": architecture, "dtype": getattr(torch, config.dtype)}
     if hasattr(transformers, "GgufConfig"):  # versions without it always dequantize
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with redirect_stderr(io.StringIO()):  # transformers shows a progress bar that cannot be disabled
-        policy = AutoModelForCausalLM.from_pretrained(**options)
+        policy = load_complete(config, options)
     if quantizer := getattr(policy, "hf_quantizer", None):
         # With it, transformers neither trains nor saves the policy, though its weights are ordinary.
         quantizer.remove_quantization_config(policy)

@@ -28,6 +28,7 @@ from grpo.core.device import is_out_of_memory
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import file_sha256
 from grpo.policy.adapters import add_adapters, load_adapter
+from grpo.policy.complete_weights import load_complete
 from grpo.policy.gguf_policy import gguf_options, load_gguf_policy, open_gguf
 from grpo.policy.hub import hub_error, is_on_hub, resolve_gguf, resolve_model_path, resolve_tokenizer
 
@@ -191,9 +192,8 @@ def _load_weights(config: ModelConfig) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(architecture, dtype=dtype, trust_remote_code=config.trust_remote_code)
     if Path(path).is_dir():
         _require_weights(config, Path(path))
-    return AutoModelForCausalLM.from_pretrained(
-        path, **from_pretrained_options(config), **_quantization_options(config), dtype=dtype
-    )
+    options = {"pretrained_model_name_or_path": path, "dtype": dtype}
+    return load_complete(config, options | from_pretrained_options(config) | _quantization_options(config))
 
 
 def _check_architecture(architecture: Any, config: ModelConfig) -> None:

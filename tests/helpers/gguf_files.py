@@ -40,13 +40,19 @@ def gguf_name(name: str) -> str:
 
 
 def write_gguf(
-    file: Path, quantization: str = "F32", head: str | None = None, tied: bool = True, **metadata: int
+    file: Path,
+    quantization: str = "F32",
+    head: str | None = None,
+    tied: bool = True,
+    without: str = "",
+    **metadata: int,
 ) -> Path:
     """Write the embedded policy with its matrices in `quantization`.
 
     Args:
         head: the quantization of the head; None: the file has none.
         tied: whether the head is a copy of the embeddings; otherwise its rows are in reverse order.
+        without: the name of a tensor to leave out.
         metadata: further 32-bit numbers, with `__` for each `.` in the name.
     """
     config, tokenizer = (json.loads((TINY / name).read_text()) for name in ("config.json", "tokenizer.json"))
@@ -64,7 +70,8 @@ def write_gguf(
     _add_tokenizer(writer, tokenizer, config["vocab_size"])
     weights = load_file(TINY / "model.safetensors")
     for name, values in weights.items():
-        _add_tensor(writer, gguf_name(name), values, quantization)
+        if gguf_name(name) != without:
+            _add_tensor(writer, gguf_name(name), values, quantization)
     if head is not None:
         rows = weights["model.embed_tokens.weight"]
         _add_tensor(writer, "output.weight", rows if tied else rows[::-1], head)

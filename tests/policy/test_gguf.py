@@ -131,6 +131,12 @@ def test_files_that_cannot_be_read_are_refused_before_torch_is_needed(tmp_path: 
     assert "there is no such file" in refused("nowhere.gguf")
 
 
+def test_a_file_without_a_tensor_is_refused(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", without="blk.2.ffn_up.weight")
+    with pytest.raises(UserError, match=f"model.gguf={file}: 1 of 50 tensors .*: model.layers.2.mlp.up_proj.weight."):
+        build_policy(model(gguf=str(file)), seed=0)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -1,10 +1,12 @@
 """Loading and saving of policies; errors are messages of one line."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.config.composition import compose
@@ -121,6 +123,23 @@ def test_truncated_weights(copied, size: int) -> None:
     weights = copied / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:size])
     assert "a file is missing or damaged" in refused(path=str(copied))
+
+
+def test_weights_without_a_tensor(copied) -> None:
+    weights = load_file(copied / "model.safetensors")
+    for layer in (1, 3):
+        del weights[f"model.layers.{layer}.mlp.up_proj.weight"]
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    assert refused(path=str(copied)).startswith(
+        f"model.path={copied}: 2 of 50 tensors are not in its files, and would be random: "
+        "model.layers.1.mlp.up_proj.weight, model.layers.3.mlp.up_proj.weight. The download"
+    )
+
+
+def test_a_head_of_its_own_that_is_not_stored(copied) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    assert "1 of 51 tensors are not in its files, and would be random: lm_head.weight." in refused(path=str(copied))
 
 
 def test_a_truncated_tokenizer(copied) -> None:
