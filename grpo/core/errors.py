@@ -17,6 +17,11 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
 
 
+def one_line(text: str) -> str:
+    """`text` with its line breaks, and the white space around them, as single spaces."""
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
 def json_type_name(content: Any) -> str:
     """The JSON name of the type of `content`, with an article, for messages."""
     if content is None:

@@ -63,6 +63,25 @@ VALIDATION_ACCURACY_HIGH = f"{VALIDATION_ACCURACY}_high"
 TRAIN_SECONDS = "train_seconds"  # in results.json: seconds of training, without evaluations
 
 
+# What else TRL and transformers log, and the keys of metrics.jsonl.
+_OTHER_NAMES = (
+    *("learning_rate", "epoch", "num_tokens", "policy_loss", "entropy_coef", "aux_loss", "cispo_clip_ratio"),
+    *("train_runtime", "train_loss", "total_flos", "train_samples_per_second", "train_steps_per_second"),
+    *("step", "alarm", "message"),
+)
+_OTHER_PREFIXES = (
+    *("completions/", "groups/", "advantage_share/", "advantage_flips/", "reward_weight/"),
+    *("clip_ratio/", "sampling/", "tools/", "vespo/", "profiling/"),
+)
+
+
+def is_metric_of_run(name: str) -> bool:
+    """Whether the framework logs a metric of this name, or may do so: a reward cannot log one."""
+    names = (LOSS, GRAD_NORM, KL, ENTROPY, REWARD, REWARD_STD, FRAC_REWARD_ZERO_STD, STEP_TIME, *_OTHER_NAMES)
+    prefixes = (SCORE_PREFIX, ABSTAINED_PREFIX, TIME_PREFIX, VALIDATION_PREFIX, *_OTHER_PREFIXES)
+    return name in names or name.startswith(prefixes)
+
+
 def evaluated_score(reward: str) -> str:
     """The mean score of `reward` in an evaluation."""
     return f"{SCORE_PREFIX}{reward}"

@@ -13,6 +13,7 @@ class Completion:
     text: str
     tokens: int | None  # the end-of-sequence token included; None if unknown
     truncated: bool | None
+    ids: tuple[int, ...] | None = None  # the tokens
 
 
 SampleId = tuple[int, int]  # which problem, and which of its samples

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from grpo.core.errors import UserError, first_line
+from grpo.core.errors import UserError, first_line, shorten
 from grpo.core.files import atomic_write
 from grpo.evaluation.completion import Completion, CompletionBatch
 from grpo.tasks.column_table import read_dataset_columns
@@ -16,7 +16,7 @@ from grpo.tasks.columns import reference_column, text_column
 from grpo.tasks.example import Example
 from grpo.tasks.jsonl import read_jsonl
 
-OPTIONAL_COLUMNS = ("tokens", "truncated")  # what a file may say about a completion
+OPTIONAL_COLUMNS = ("tokens", "truncated", "completion_ids")  # what a file may say about a completion
 COMPLETION_SUFFIXES = (".jsonl", ".parquet")
 
 
@@ -85,8 +85,12 @@ def _parse_row(row: dict[str, Any], columns: dict[str, Any] | None = None) -> Co
         raise UserError(f"'tokens' is {tokens!r}; it must be a whole number.")
     if truncated is not None and not isinstance(truncated, bool):
         raise UserError(f"'truncated' is {truncated!r}; it must be true or false.")
+    ids = row.get("completion_ids")
+    if ids is not None and not (isinstance(ids, list) and all(type(token) is int for token in ids)):
+        raise UserError(f"'completion_ids' is {shorten(repr(ids))}; it must be a list of whole numbers, the token ids.")
     key = (repr(row.get("problem")), example)
-    return key, example, Completion(text_column(row, "completion", blank=True), tokens, truncated)
+    text = text_column(row, "completion", blank=True)
+    return key, example, Completion(text, tokens, truncated, None if ids is None else tuple(ids))
 
 
 class CompletionJournal:
@@ -105,8 +109,8 @@ class CompletionJournal:
         try:
             header, *lines = path.read_text(encoding="utf-8").split("\n")
             for line in lines[:-1]:  # a killed process may leave half a line after the last line break
-                problem, sample, *completion = json.loads(line)
-                self.saved[problem, sample] = Completion(*completion)
+                problem, sample, text, tokens, truncated, *ids = json.loads(line)
+                self.saved[problem, sample] = Completion(text, tokens, truncated, *map(tuple, ids))
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path} is damaged; delete it to start again.") from error
         if header != self.header:
@@ -129,7 +133,7 @@ class CompletionJournal:
 
     def _lines(self, batch: CompletionBatch) -> list[str]:
         return [
-            json.dumps([*sample_id, completion.text, completion.tokens, completion.truncated])
+            json.dumps([*sample_id, completion.text, completion.tokens, completion.truncated, completion.ids])
             for sample_id, completion in batch.items()
         ]
 

@@ -7,6 +7,7 @@ policy.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -60,7 +61,7 @@ def evaluate_completions(
             right += sum(score > 0 for score in rewards.score_one(rewards.correct_by, new))
         total += len(batch)
         for (i, sample), completion in batch.items():
-            completions[i][sample] = completion
+            completions[i][sample] = completion if rewards.may_read_ids else replace(completion, ids=None)
         on_answered(len(batch), f"correct {right / max(1, total):.1%}")
     in_order = [[samples[number] for number in sorted(samples)] for samples in completions]
     return Evaluation(list(examples), in_order, rewards, k)
@@ -68,9 +69,11 @@ def evaluate_completions(
 
 def scoring_batch(completions: Sequence[Completion], examples: Sequence[Example]) -> ScoringBatch:
     """The N completions of `examples` (N,) as rewards receive them."""
+    ids = [list(completion.ids) for completion in completions if completion.ids is not None]
     return ScoringBatch(
         [completion.text for completion in completions],
         examples,
+        completion_ids=ids if len(ids) == len(completions) else None,
         completion_tokens=[completion.tokens for completion in completions],
         truncated=[completion.truncated for completion in completions],
     )
@@ -220,6 +223,7 @@ class Evaluation:
             for i, (example, samples) in enumerate(zip(self.examples, self.completions, strict=True))
             for number, completion in enumerate(samples)
         ]
+        ids = [completion.ids for *_, completion in rows]
         return {
             "problem": [i for i, _, _, _ in rows],
             "sample": [number for _, number, _, _ in rows],
@@ -228,6 +232,7 @@ class Evaluation:
             "completion": [completion.text for *_, completion in rows],
             "tokens": [completion.tokens for *_, completion in rows],
             "truncated": [completion.truncated for *_, completion in rows],
+            **({"completion_ids": ids} if any(ids) else {}),
             "answer_strict": self.answers["strict"],
             "answer_flexible": self.answers["flexible"],
             **{

@@ -59,7 +59,7 @@ def generate_completions(
             continue
         texts = map(replace_surrogates, chat.completion_texts(completions))
         yield {
-            sample_id: Completion(text, len(tokens), truncated=tokens[-1] not in sampler.end_token_ids)
+            sample_id: Completion(text, len(tokens), tokens[-1] not in sampler.end_token_ids, tuple(tokens))
             for sample_id, text, tokens in zip(batch, texts, completions, strict=True)
         }
         start += len(batch)

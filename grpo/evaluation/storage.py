@@ -24,7 +24,10 @@ def load_evaluation(path: Path, examples: Sequence[Example], rewards: RewardStac
 
     rows = parquet.read_table(path.with_suffix(".parquet")).to_pylist()
     batch = {
-        (row["problem"], row["sample"]): Completion(row["completion"], row["tokens"], row["truncated"]) for row in rows
+        (row["problem"], row["sample"]): Completion(
+            row["completion"], row["tokens"], row["truncated"], tuple(row.get("completion_ids") or ()) or None
+        )
+        for row in rows
     }
     return evaluate_completions(examples, [batch], rewards)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpo.core.errors import UserError
+from grpo.rewards.binding import UnknownValue
 from grpo.rewards.calls import OVERDUE, CallFailed, TimeLimit, describe_completion
 from grpo.rewards.event_loop import BlockedLoop, Call, RewardEventLoop
 from grpo.rewards.reward_error import reward_error
@@ -29,6 +30,7 @@ def await_values(
 
     Raises:
         UserError: a coroutine raised, is overdue and the run stops, or blocks the event loop.
+        UnknownValue: it reads a value that is not known.
     """
     single = reward.form == "single"
     try:
@@ -43,6 +45,8 @@ def await_values(
         index = failed.index if single else None
         if failed.error is None:
             raise limit.error(reward.name, reward.on_timeout, completions, index) from None
+        if isinstance(failed.error, UnknownValue):
+            raise failed.error from None
         raise reward_error(reward, failed.error, completions, index) from failed.error
     if single:
         limit.replace_overdue(reward.name, reward.on_timeout, values, completions)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpo.policy.chat_template import build_messages
+from grpo.rewards.reward_log import RewardLog
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.signature import OF_BATCH, OF_COMPLETIONS, OF_SETTINGS, TRL_ONLY, Reward
 from grpo.tasks.answer_format import AnswerFormat
@@ -19,8 +20,6 @@ from grpo.tasks.answer_type import AnswerType
 
 # Values that only some batches have.
 SOMETIMES_UNKNOWN = ("completion_ids", *OF_COMPLETIONS)
-# Values of the trainer that are the same for all completions.
-OF_TRAINER = ("trainer_state", "log_metric", "log_extra")
 # Columns that TRL does not pass on, and names that it uses itself.
 NOT_IN_REST = {"prompt", "completion", "completions", *TRL_ONLY}
 
@@ -34,17 +33,36 @@ class RewardSettings:
         arguments: reward -> parameter -> value, reward_args.
         system_prompt: it opens the prompts that rewards in TRL's form receive.
         max_completion_length: in tokens; None in an audit, which samples nothing.
+        logged_columns: the columns of completions/ that rewards have logged, and which reward each.
     """
 
     answer_type: AnswerType
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     system_prompt: str = ""
     max_completion_length: int | None = None
+    logged_columns: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def answer_format(self) -> AnswerFormat:
         """How a completion shows its reasoning and its answer."""
         return self.answer_type.answer_format
+
+
+class UnknownValue(Exception):
+    """A reward reads the value of this name, which is not known for its completions: it abstains."""
+
+
+class UnknownValues(Sequence[Any]):
+    """The values of `name` that a reward finds in **kwargs where they are not known; reading them ends the call."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __len__(self) -> int:
+        raise UnknownValue(self.name)
+
+    def __getitem__(self, index: Any) -> Any:
+        raise UnknownValue(self.name)
 
 
 @dataclass(frozen=True)
@@ -67,8 +85,11 @@ def bind_arguments(reward: Reward, batch: ScoringBatch, settings: RewardSettings
     shared: dict[str, Any] = dict(settings.arguments.get(reward.name, ()))
     by_completion: dict[str, Sequence[Any]] = {}
     unknown = [False] * len(batch.completions)
+    of_trainer = _values_of_trainer(reward, batch, settings)
     for name in reward.inputs:
-        if name in (*OF_SETTINGS, *OF_BATCH, *OF_TRAINER):
+        if name in of_trainer:
+            shared[name] = of_trainer[name]
+        elif name in (*OF_SETTINGS, *OF_BATCH):
             shared[name] = getattr(settings if name in OF_SETTINGS else batch, name)
         elif name not in SOMETIMES_UNKNOWN:
             by_completion[name] = _values(name, reward, batch, settings)
@@ -80,8 +101,25 @@ def bind_arguments(reward: Reward, batch: ScoringBatch, settings: RewardSettings
             unknown = [missing or value is None for missing, value in zip(unknown, values, strict=True)]
     _add_columns(shared, by_completion, reward, batch)
     if reward.takes_rest:
+        shared |= of_trainer
         _add_rest(shared, by_completion, reward, batch, settings)
     return BoundArguments(shared, by_completion, unknown)
+
+
+def find_unknown(reward: Reward, batch: ScoringBatch) -> str | None:
+    """The name of a value that `reward` needs, and that is not known for a completion of `batch`, if there is one."""
+    for name in reward.inputs:
+        if name in SOMETIMES_UNKNOWN and name not in reward.defaults:
+            values = getattr(batch, name)
+            if values is None or None in values:
+                return name
+    return None
+
+
+def _values_of_trainer(reward: Reward, batch: ScoringBatch, settings: RewardSettings) -> dict[str, Any]:
+    """The values of TRL's trainer that are the same for all completions."""
+    log = RewardLog(reward.name, batch, settings.logged_columns)
+    return {"trainer_state": batch.trainer_state, "log_metric": log.log_metric, "log_extra": log.log_extra}
 
 
 def _add_columns(
@@ -103,11 +141,12 @@ def _add_rest(
     settings: RewardSettings,
 ) -> None:
     """Add what TRL passes to every reward, for a function with **kwargs."""
-    shared |= {name: getattr(batch, name) for name in OF_TRAINER}
     for name in ("prompts", "completions"):
         by_completion.setdefault(name, _values(name, reward, batch, settings))
     if batch.completion_ids is not None:
         by_completion["completion_ids"] = batch.completion_ids
+    elif "completion_ids" not in reward.inputs:
+        shared["completion_ids"] = UnknownValues("completion_ids")
     for name in batch.column_names():
         if name not in NOT_IN_REST and name not in shared and name not in by_completion:
             by_completion[name] = batch.column(name)

@@ -13,13 +13,15 @@ from types import SimpleNamespace
 from typing import Any
 
 from grpo.config.schema import AnyConfig
+from grpo.core.console import say
 from grpo.core.errors import UserError
 from grpo.rewards.async_scoring import await_values
-from grpo.rewards.binding import RewardSettings
+from grpo.rewards.binding import RewardSettings, UnknownValue, find_unknown
 from grpo.rewards.calls import OVERDUE, CallFailed, TimeLimit, describe_completion
 from grpo.rewards.event_loop import RewardEventLoop
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.reward_files import REWARD_SOURCES
+from grpo.rewards.reward_log import RewardLog
 from grpo.rewards.reward_state import is_stateful
 from grpo.rewards.scoring import batch_seed, score_reward
 from grpo.rewards.scoring_batch import ScoringBatch, log_nothing
@@ -60,6 +62,7 @@ class RewardExecutor:
         self.execution, self.limit = execution, TimeLimit(execution.timeout, execution.on_overdue)
         self._loop = RewardEventLoop(execution.concurrency, execution.timeout)
         self._pool = WorkerPool(execution.worker_count, files, execution.timeout)
+        self._said_unknown: set[str] = set()  # rewards
         self.close = weakref.finalize(self, _close, self._loop, self._pool)
 
     def check(self, names: Iterable[str]) -> None:
@@ -79,14 +82,25 @@ class RewardExecutor:
                 )
 
     def score(self, name: str, batch: ScoringBatch, settings: RewardSettings) -> list[float]:
-        """The scores of one reward; see `score_reward`.
+        """The scores of one reward; see `score_reward`. A message says once if it abstains for want of a value.
 
         Raises:
             UserError: as `score_reward`, or the reward is overdue and the run stops, or its worker died.
         """
-        if self._runs_in_worker(name):
-            return self._score_in_workers(REWARDS[name], batch, settings)
-        return score_reward(name, batch, settings, partial(await_values, self._loop, self.limit))
+        if unknown := find_unknown(REWARDS[name], batch):
+            self._say_unknown(name, unknown)
+        try:
+            if self._runs_in_worker(name):
+                return self._score_in_workers(REWARDS[name], batch, settings)
+            return score_reward(name, batch, settings, partial(await_values, self._loop, self.limit))
+        except UnknownValue as error:
+            self._say_unknown(name, str(error))
+            return [math.nan] * len(batch.completions)
+
+    def _say_unknown(self, name: str, value: str) -> None:
+        if name not in self._said_unknown:
+            self._said_unknown.add(name)
+            say(f"reward '{name}' takes {value}, which is not known for all completions here: there it abstains.")
 
     def _runs_in_worker(self, name: str) -> bool:
         return self._pool.max_workers > 0 and name in REWARD_SOURCES and not REWARDS[name].is_async
@@ -113,13 +127,14 @@ class RewardExecutor:
                 raise UserError(f"reward '{reward.name}': {failed.error}. {sentence}") from None
             raise failed.error from None
         scores: list[Any] = []
+        log = RewardLog(reward.name, batch, settings.logged_columns)
         for reply in replies:
             if reply is OVERDUE:
                 scores += [OVERDUE] * (1 if single else len(completions))
                 continue
             scores += reply.scores
             for function, arguments in reply.logged:
-                getattr(batch, function)(*arguments)
+                getattr(log, function)(*arguments)
         self.limit.replace_overdue(reward.name, reward.on_timeout, scores, completions)
         return [math.nan if score is None else score for score in scores]
 

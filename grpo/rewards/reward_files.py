@@ -43,7 +43,7 @@ def load_reward_files(files: Sequence[str]) -> None:
         except UserError as error:
             raise UserError(f"reward_files: {path}: {error}") from error
         except BaseException as error:
-            raise UserError(f"reward_files: {path} failed with {describe_error(error)}") from error
+            raise UserError(f"reward_files: {path} failed with {describe_error(error, path.parent)}") from error
         if not REWARDS.keys() - known_rewards:
             functions = [name for name, function in file.functions().items() if function.__module__ == file.name]
             raise UserError(

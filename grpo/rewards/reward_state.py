@@ -99,4 +99,6 @@ def _running(name: str, method: str) -> Iterator[None]:
     except (KeyboardInterrupt, StoppedBySignal):
         raise
     except BaseException as error:
-        raise UserError(f"reward '{name}': {method} raised {describe_error(error)}") from error
+        raise UserError(
+            f"reward '{name}': {method} raised {describe_error(error, file.folder if file else None)}"
+        ) from error

@@ -15,7 +15,7 @@ from functools import partial
 from numbers import Real
 from typing import Any
 
-from grpo.core.errors import UserError
+from grpo.core.errors import UserError, one_line
 from grpo.rewards.async_scoring import AwaitValues
 from grpo.rewards.binding import BoundArguments, RewardSettings, bind_arguments
 from grpo.rewards.process_state import restored_process_state, seed_generators
@@ -57,6 +57,7 @@ def score_reward(
     Raises:
         UserError: the reward raised, or returned the wrong number of scores, or a value that is not a number.
         NonFiniteReward: a score is nan, infinite or too large.
+        UnknownValue: it reads a value in **kwargs that is not known for these completions.
     """
     if name in SHIPPED_REWARDS:
         return _call_reward(name, batch, settings, await_values)
@@ -208,7 +209,7 @@ def _describe_returned(value: Any) -> str:
     if inspect.isgenerator(value) or inspect.isasyncgen(value):
         return "a generator"
     try:
-        text = repr(value)
+        text = one_line(repr(value))
     except Exception:
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:200]}..."

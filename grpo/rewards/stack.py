@@ -65,6 +65,12 @@ class RewardStack:
             if weight or (name in self.schedules and self.schedules[name].start)
         ]
 
+    @property
+    def may_read_ids(self) -> bool:
+        """Whether a reward may read the token ids of completions."""
+        rewards = [REWARDS[name] for name in self.weights]
+        return any(reward.takes_rest or "completion_ids" in reward.inputs for reward in rewards)
+
     def weights_at(self, step: int, last_step: int) -> dict[str, float]:
         """The weights in force after `step` of `last_step` optimizer steps; they depend on nothing else."""
         return self.weights | {name: schedule.at(step, last_step) for name, schedule in self.schedules.items()}
@@ -171,8 +177,8 @@ def build_rewards(
         )
     if "completion_ids" in REWARDS[correct_by].inputs:
         raise UserError(
-            f"correct_by={correct_by}: the reward takes completion_ids, which only training has; name one that takes "
-            "the text."
+            f"correct_by={correct_by}: the reward takes completion_ids, which files of completions do not have; name "
+            "one that takes the text."
         )
     schedules = {name: weight for name, weight in parsed.items() if isinstance(weight, WeightSchedule)}
     final = {name: weight.end if isinstance(weight, WeightSchedule) else weight for name, weight in parsed.items()}

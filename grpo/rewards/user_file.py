@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from grpo.core.errors import one_line
+
 
 class UserFile:
     """A Python file of the user, and the modules that it imports from its own folder.
@@ -70,11 +72,19 @@ class UserFile:
         return any(Path(location).parent.resolve() == self.folder for location in locations)
 
 
-def describe_error(error: BaseException) -> str:
-    """The type, message, file and line of an exception that user code raised."""
+def describe_error(error: BaseException, folder: Path | None = None) -> str:
+    """The type, message, file and line of an exception, on one line.
+
+    The line is the last one that ran in the user's `folder`: an error inside a library names the call that led to it.
+    """
     try:
-        text = f"{type(error).__name__}: {error}"
+        text = one_line(f"{type(error).__name__}: {error}")
     except Exception:
         text = type(error).__name__
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((frame for frame in reversed(frames) if _is_own(Path(frame.filename), folder)), frames[-1])
     return text if isinstance(error, SyntaxError) else f"{text} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+def _is_own(path: Path, folder: Path | None) -> bool:
+    return folder is not None and path.is_relative_to(folder) and "site-packages" not in path.parts

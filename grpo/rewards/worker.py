@@ -18,9 +18,9 @@ from queue import SimpleQueue
 from typing import Any
 
 from grpo.core.distributed import PR_SET_PDEATHSIG
-from grpo.core.errors import UserError
+from grpo.core.errors import UserError, one_line
 from grpo.core.signals import HANDLED_SIGNALS
-from grpo.rewards.binding import RewardSettings
+from grpo.rewards.binding import RewardSettings, UnknownValue
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.reward_files import load_reward_files
 from grpo.rewards.scoring import score_reward, score_rows
@@ -74,10 +74,10 @@ def main(descriptor: int) -> None:
         try:
             for reply in _score(request):
                 connection.send(reply)
-        except UserError as error:
+        except (UserError, UnknownValue) as error:
             connection.send(error)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
-            text = f"reward '{request.name}' logs a value that a worker process cannot send: {error}"
+            text = f"reward '{request.name}' logs a value that a worker process cannot send: {one_line(str(error))}"
             connection.send(UserError(text))
 
 

@@ -19,7 +19,7 @@ from math import ceil
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from grpo.core.errors import UserError
+from grpo.core.errors import UserError, one_line
 from grpo.rewards.calls import GRACE_SECONDS, OVERDUE, CallFailed
 
 START_SECONDS = 300.0  # for the imports of the reward files
@@ -209,7 +209,9 @@ def _send(worker: Worker, index: int, request: Any) -> None:
     except OSError:  # it has died, which `_receive` reports
         pass
     except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
-        raise CallFailed(index, WorkerFailed(f"its arguments cannot be sent to a worker process ({error})")) from error
+        raise CallFailed(
+            index, WorkerFailed(f"its arguments cannot be sent to a worker process ({one_line(str(error))})")
+        ) from error
 
 
 def _receive(worker: Worker, index: int) -> Any:

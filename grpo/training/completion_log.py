@@ -14,14 +14,12 @@ from pyarrow import parquet
 from grpo.config.schema import Config
 from grpo.core.files import atomic_write
 from grpo.core.text import replace_surrogates
+from grpo.rewards.reward_log import ROW
 from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
 from grpo.tasks.column_table import add_dataset_columns
 from grpo.tasks.example import Example
 from grpo.training.trackers.interface import Tracker
-
-ROW = "row"  # TRL's log of completions receives the indices of the problems under this name
-OWN_COLUMNS = ("step", "question", "gold", "completion", "total", "advantage")  # beside the scores
 
 
 def storable(values: Iterable[Any]) -> list[Any]:

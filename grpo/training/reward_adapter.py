@@ -14,7 +14,6 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from logging import LogRecord, getLogger
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -28,12 +27,12 @@ from grpo.core.statistics import Floats
 from grpo.rewards.advantages import Attribution, attribute, attribution_metrics, gate_rewards
 from grpo.rewards.estimators import Bools, get_estimator
 from grpo.rewards.reward_files import SHIPPED_REWARDS
+from grpo.rewards.reward_log import ROW
 from grpo.rewards.scoring import NonFiniteReward
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.example import Example
 from grpo.training.arguments import TRL_ESTIMATORS
-from grpo.training.completion_log import OWN_COLUMNS, ROW
 from grpo.training.nonfinite import NonFiniteMixin
 
 
@@ -69,7 +68,6 @@ class TrlReward:
     ) -> list[float]:
         if self.log_rows:
             log_extra(ROW, row)
-        log = RewardLog(log_metric, log_extra, len(completions), self.rewards.weights)
         batch = ScoringBatch(
             [messages[0]["content"] for messages in completions],
             [self.examples[index] for index in row],
@@ -79,8 +77,8 @@ class TrlReward:
             step=trainer_state.global_step + 1,
             max_steps=trainer_state.max_steps,
             trainer_state=trainer_state,
-            log_metric=log.metric,
-            log_extra=log.column,
+            log_metric=log_metric,
+            log_extra=log_extra,
         )
         started = time.perf_counter()
         try:
@@ -91,36 +89,6 @@ class TrlReward:
             return [math.inf] * len(completions)
         finally:
             self.seconds += time.perf_counter() - started
-
-
-class RewardLog:
-    """TRL's `log_metric` and `log_extra` for a reward, with a check of what it logs about N completions."""
-
-    def __init__(self, log_metric: Any, log_extra: Any, count: int, reward_names: Collection[str]) -> None:
-        self._log_metric, self._log_extra, self.count = log_metric, log_extra, count
-        self.taken = {ROW, *OWN_COLUMNS, *reward_names}
-
-    def metric(self, name: str, value: float) -> None:
-        """Log a metric, whose mean over a logged step is in metrics.jsonl.
-
-        Raises:
-            ValueError: it is not a number.
-        """
-        if not isinstance(value, Real) and getattr(value, "shape", None) != ():
-            raise ValueError(f"log_metric: {name!r} is {type(value).__name__}, not a number")
-        self._log_metric(name, float(value))
-
-    def column(self, column: str, values: Sequence[Any]) -> None:
-        """Log a column of completions/.
-
-        Raises:
-            ValueError: the name is taken, or there is not one value for each completion.
-        """
-        if column in self.taken:
-            raise ValueError(f"log_extra: completions/ has a column {column!r} already; choose another name")
-        if len(values) != self.count:
-            raise ValueError(f"log_extra: {column!r} has {len(values)} values for {self.count} completions")
-        self._log_extra(column, list(values))
 
 
 def _is_not_about_abstentions(record: LogRecord) -> bool:

@@ -1,6 +1,7 @@
 """The functions that are rewards: own forms and TRL's, what they receive, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import pytest
 
 from grpo.config.composition import compose
 from grpo.core.errors import UserError
+from grpo.core.metric_names import is_metric_of_run
 from grpo.evaluation.completion import Completion
 from grpo.evaluation.difference import paired_differences
 from grpo.evaluation.evaluation import Evaluation
+from grpo.evaluation.storage import load_evaluation
+from grpo.rewards.execution import ExecutionSettings
 from grpo.rewards.registry import REWARDS
 from grpo.rewards.scoring_batch import ScoringBatch
-from grpo.rewards.stack import RewardStack, build_rewards
+from grpo.rewards.stack import RewardStack, build_rewards, rewards_of
 from grpo.tasks.example import Example
+from grpo.training.completion_log import storable
 
 ROWS = (
     Example("1 + 1?", "2", columns={"task": "math", "ground_truth": "2", "level": 1, "prompt": "raw"}),
@@ -205,17 +210,75 @@ REFUSED = [
     ("def mine(completion, p: float): return 1", {"mine": {"p": "x"}}, "reward_args.mine.p=x: must be a number."),
     ("def mine(completion, on=True): return 1", {"mine": {"on": 1}}, "reward_args.mine.on=1: must be true or false."),
     ("def mine(completion): return 1", {"mine": {"completion": "x"}}, "receives completion from the framework"),
+]
+
+
+# What a reward raises while it scores, and the message without its opening and the completion.
+RAISED = [
+    ("def mine(completion): raise ValueError('no\\n  answer\\n')", r"raised ValueError: no answer \(mine.py:5\)\."),
+    ("def mine(completion): return [[1\n, 2], 3, '\\n']", r"returned \[\[1, 2\], 3, '\\n'\]; a reward is a finite"),
+    (
+        "import numpy\n@reward\ndef mine(completion): return numpy.eye(2)",
+        r"returned array\(\[\[1., 0.\], \[0., 1.\]\]\);",
+    ),
+    # The line of the file, also for errors inside libraries and the framework's own functions.
+    (
+        "import json\n@reward\ndef mine(completion): return json.loads('{')",
+        r"raised JSONDecodeError: .* \(mine.py:6\)\.",
+    ),
+    ("def mine(completions, log_extra): log_extra('a', [1])", r"log_extra: 'a' has 1 values .* \(mine.py:5\)\."),
+    # A hint only where it may help.
+    (
+        "def mine(completions, **kwargs):\n    return {}['nope']",
+        r"raised KeyError: 'nope' \(mine.py:6\)\. The first of 2",
+    ),
+    ("def mine(completions, **kwargs): return 1 + None", r"raised TypeError: .* \(mine.py:5\)\. The first of 2"),
+    (
+        "def mine(completions, **kwargs): return kwargs['nope']",
+        r"raised KeyError: 'nope' \(mine.py:5\)\. kwargs has trainer_state, log_metric, log_extra, "
+        r"prompts, completion_ids, task, ground_truth, level\. The first",
+    ),
+    (
+        "def mine(completions, **rest): return [rest.pop('nope') for _ in completions]",
+        r"KeyError: 'nope' \(mine.py:5\)\. rest has",
+    ),
+    (
+        "async def mine(completions, **kwargs): return kwargs['nope']",
+        r"KeyError: 'nope' \(mine.py:5\)\. kwargs has trainer_state",
+    ),
+    (
+        "def mine(completion, example): return example.columns['nope']",
+        r"KeyError: 'nope' \(mine.py:5\)\. Its columns: task, ground_truth, level, prompt\. The completion",
+    ),
+    (
+        "def mine(examples): return [e.columns['nope'] for e in examples]",
+        r"KeyError: 'nope' \(mine.py:5\)\. Its columns: task",
+    ),
     (
         "def mine(completions, **kwargs): return [text.strip() for text in completions]",
-        {},
         r"AttributeError.*Its completions are lists of messages; for texts, write completions: list\[str\]\.",
     ),
     (
+        "import re\n@reward\ndef mine(completions, **kwargs): return [bool(re.match('a', c)) for c in completions]",
+        r"TypeError.*Its completions are lists of messages; for texts, write completions: list\[str\]\.",
+    ),
+    (
         "def mine(completions): return [c[0]['content'] for c in completions]",
-        {},
         r"TypeError.*Its completions are texts; for messages, write @reward\(messages=True\)\.",
     ),
+    (
+        "def mine(completion): return completion.get('content')",
+        r"AttributeError.*Its completions are texts; for messages, write @reward\(messages=True\)\.",
+    ),
 ]
+
+
+@pytest.mark.parametrize(("source", "message"), RAISED)
+def test_messages_of_a_reward_that_fails(tmp_path, source: str, message: str) -> None:
+    stack = build(tmp_path, source)
+    with pytest.raises(UserError, match=f"^reward 'mine' .*{message}") as refused:
+        stack.score(BATCH)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("source", "arguments", "message"), REFUSED)
@@ -250,26 +313,38 @@ def test_reward_args_on_the_command_line() -> None:
     assert config.reward_args == {"mine": {"limit": 200, "words": ["a", "b"]}, "other": {"on": True}}
 
 
+UNKNOWN: list[tuple[str, list[Any]]] = [
+    ("def mine(completion_tokens): return completion_tokens", [3, NAN]),
+    ("def mine(completion, completion_tokens=0): return completion_tokens", [0, 0]),
+    ("def mine(completions, truncated): return truncated", [NAN, NAN]),
+    ("def mine(completion_ids, **kwargs): return [1, 1]", [NAN, NAN]),
+    ("def mine(completion, step, max_steps): return step / max_steps", [1, 1]),
+    ("def mine(completions, trainer_state): return [trainer_state.global_step] * 2", [1, 1]),
+    ("def mine(completions, log_metric, **_): log_metric('a', 1); return [1, 1]", [1, 1]),
+    ("def mine(completions, **kwargs): return [len(kwargs), 1]", [8, 1]),
+    ("def mine(**kwargs): return [len(ids) for ids in kwargs['completion_ids']]", [NAN, NAN]),
+    ("def mine(completions, **kwargs): return [len(kwargs['completion_ids'])] * 2", [NAN, NAN]),
+    ("async def mine(completions, **kwargs): return [len(kwargs['completion_ids'][0])] * 2", [NAN, NAN]),
+]
+
+
 @pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("def mine(completion_tokens): return completion_tokens", [3, NAN]),
-        ("def mine(completion, completion_tokens=0): return completion_tokens", [0, 0]),
-        ("def mine(completions, truncated): return truncated", [NAN, NAN]),
-        ("def mine(completion_ids, **kwargs): return [1, 1]", [NAN, NAN]),
-        ("def mine(completion, step, max_steps): return step / max_steps", [1, 1]),
-        ("def mine(completions, trainer_state): return [trainer_state.global_step] * 2", [1, 1]),
-        ("def mine(completions, log_metric, **_): log_metric('a', 1); return [1, 1]", [1, 1]),
-    ],
+    ("source", "expected", "workers"), [*((*row, 0) for row in UNKNOWN), *((*row, 1) for row in UNKNOWN[2:9:3])]
 )
-def test_a_reward_abstains_where_it_needs_what_is_not_known(tmp_path, source: str, expected: list[Any]) -> None:
+def test_a_reward_abstains_where_it_needs_what_is_not_known(
+    tmp_path, capsys, source: str, expected: list[Any], workers: int
+) -> None:
     batch = ScoringBatch(TEXTS, ROWS, completion_tokens=[3, None], truncated=[False, None])
-    assert build(tmp_path, source).score(batch)["mine"] == expected
+    stack = build_rewards({"mine": 1.0}, [write(tmp_path, source)], execution=ExecutionSettings(workers))
+    assert [stack.score_one("mine", batch) for _ in range(2)] == [expected] * 2
+    stack.executor.close()
+    said = capsys.readouterr().out.count("not known for all completions here: there it abstains.")
+    assert said == (NAN in expected)
 
 
 def test_the_reward_of_right_answers_needs_no_token_ids(tmp_path) -> None:
     file = write(tmp_path, "def mine(completion_ids, **kwargs): return [1] * len(completion_ids)")
-    with pytest.raises(UserError, match="correct_by=mine: the reward takes completion_ids, which only training has"):
+    with pytest.raises(UserError, match="correct_by=mine: the reward takes completion_ids, which files of completions"):
         build_rewards({"mine": 1.0}, [file], correct_by="mine")
 
 
@@ -308,6 +383,7 @@ def test_a_reward_that_always_abstains_has_no_figure(tmp_path) -> None:
 
 
 RECORDING = """
+import math
 from grpo.rewards import reward
 
 CALLS = []
@@ -318,8 +394,13 @@ def mine(prompts, completions, completion_ids, answer, trainer_state, log_metric
     lengths = [len(messages[0]["content"]) for messages in completions]
     CALLS.append((prompts, completions, completion_ids, trainer_state.global_step, sorted(kwargs), len(CALLS)))
     log_metric("mean_steps", sum(steps) / len(steps))
+    log_metric("unknown", math.nan)
     log_extra("steps", steps)
     return [None if i % 4 == 3 else length / count for i, (length, count) in enumerate(zip(lengths, steps))]
+
+@reward
+def counting(completions, **kwargs):
+    return [len(ids) for ids in kwargs["completion_ids"]]
 
 @reward
 def ending(truncated, completion_tokens, step, max_steps):
@@ -336,7 +417,8 @@ def test_training_computes_what_trl_computes(train, tmp_path) -> None:
     from grpo.tasks.splits import load_splits
 
     (tmp_path / "mine.py").write_text(RECORDING)
-    out, results = train("reward_files=[mine.py]", "+rewards.mine=0.1", "+rewards.ending=0.1")
+    typed = ["reward_files=[mine.py]", "+rewards.mine=0.1", "+rewards.ending=0.1", "+rewards.counting=0"]
+    out, results = train(*typed)
     function = REWARDS["mine"].function
     training = [call for call in function.__globals__["CALLS"] if len(call[0]) == 8 and call[2][0] is not None]
     assert [step for *_, step, _, _ in training] == [0, 1]
@@ -353,7 +435,10 @@ def test_training_computes_what_trl_computes(train, tmp_path) -> None:
     splits = load_splits(compose(["data.train_problems=20", "data.eval_problems=4"]).data)
     columns = {example.question: dict(example.columns) for example in splits.train}
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert "not_finite" not in {line.get("alarm") for line in lines}
     lines = [line for line in lines if "reward" in line]  # an alarm has a line of its own
+    assert {key for line in lines for key in line if not is_metric_of_run(key)} == {"mean_steps", "unknown"}
+    assert [line["unknown"] for line in lines] == [None, None]
     for index, (prompts, completions, ids, *_) in enumerate(training):
         inputs = [{"prompt": prompt, **columns[prompt[-1]["content"]]} for prompt in prompts]
         expected = theirs._calculate_rewards(inputs, prompts, completions, ids)[:, 0].tolist()
@@ -369,29 +454,53 @@ def test_training_computes_what_trl_computes(train, tmp_path) -> None:
     # The same names in **kwargs.
     calls = function.__globals__["CALLS"]
     assert calls[-1][4] == training[0][4] == ["question"]
-    # Evaluations have no token ids, so the reward abstains there.
-    assert results["after"]["abstained/mine"] == 1.0 and "rewards/mine" not in results["after"]
-    assert results["after"]["rewards/ending"] <= 0.0
+    # An evaluation passes the same, and so does one that is read back.
+    after = results["after"]
+    assert after["abstained/mine"] == 0.25 and after["rewards/ending"] <= 0.0
+    assert after["rewards/counting"] == after["mean_completion_tokens"] > 0
+    stack = rewards_of(compose(typed))
+    assert load_evaluation(out / "evaluations" / "after.json", splits.held_out, stack).as_json() == after
 
 
-def test_what_a_reward_logs_is_checked() -> None:
-    from grpo.training.completion_log import storable
-    from grpo.training.reward_adapter import RewardLog
+LOGGED = [
+    ("log_metric('share', numpy.float32(0.5))", [("share", 0.5)]),
+    ("log_metric('share', float('nan'))", [("share", NAN)]),
+    ("log_extra('parts', ['a', 'b'])", [("parts", ["a", "b"])]),
+    ("log_metric('share', 'x')", "log_metric: 'share' is str, not a number"),
+    ("log_metric('loss', 1)", "log_metric: 'loss' is a name of the run's own metrics; choose another name"),
+    ("log_metric('rewards/mine/mean', 1)", "'rewards/mine/mean' is a name of the run's own metrics"),
+    ("log_metric('step', 1)", "'step' is a name of the run's own metrics"),
+    ("log_extra('parts', [1])", "log_extra: 'parts' has 1 values for 2 completions"),
+    ("log_extra('mine', [1, 2])", "completions/ has a column 'mine' of its own"),
+    ("log_extra('total', [1, 2])", "completions/ has a column 'total' of its own"),
+    ("log_extra('a', [1, 2]), log_extra('a', [1, 2])", "a column 'a' already, the reward logs it twice"),
+    ("log_extra('other', [1, 2])", "a column 'other' already, the reward 'first' logs it"),
+]
 
-    metrics: list[Any] = []
-    log = RewardLog(lambda *logged: metrics.append(logged), lambda *logged: metrics.append(logged), 2, ["mine"])
-    log.metric("share", np.float32(0.5))
-    log.column("parts", ["a", "b"])
-    assert metrics == [("share", 0.5), ("parts", ["a", "b"])]
-    for refused, message in (
-        (lambda: log.metric("share", "x"), "log_metric: 'share' is str, not a number"),
-        (lambda: log.column("parts", [1]), "log_extra: 'parts' has 1 values for 2 completions"),
-        (lambda: log.column("mine", [1, 2]), "completions/ has a column 'mine' already"),
-        (lambda: log.column("total", [1, 2]), "completions/ has a column 'total' already"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            refused()
-    # A column of a Parquet file has one type.
+
+@pytest.mark.parametrize(
+    ("call", "expected", "workers"), [*((*row, 0) for row in LOGGED), *((*row, 1) for row in LOGGED[2:5])]
+)
+def test_what_a_reward_logs(tmp_path, call: str, expected: Any, workers: int) -> None:
+    source = (
+        "import numpy\n@reward\ndef first(completions, log_extra):\n    log_extra('other', [1, 2])\n    return [1, 1]\n\n"
+        f"@reward\ndef mine(completions, log_metric, log_extra):\n    {call}\n    return [1, 1]\n"
+    )
+    execution = ExecutionSettings(workers)
+    stack = build_rewards({"first": 1.0, "mine": 1.0}, [write(tmp_path, source)], execution=execution)
+    logged: list[Any] = []
+    batch = replace(
+        BATCH, log_metric=lambda *entry: logged.append(entry), log_extra=lambda *entry: logged.append(entry)
+    )
+    try:
+        stack.score(batch)
+        assert logged == [("other", [1, 2]), *expected]
+    except UserError as error:
+        assert isinstance(expected, str) and expected in str(error) and "(mine.py:12)" in str(error)
+    stack.executor.close()
+
+
+def test_a_column_of_a_parquet_file_has_one_type() -> None:
     assert storable([1, 2.5, None]) == [1, 2.5, None] and storable([True, None]) == [True, None]
     assert storable([1, "a", None, ["\ud800"]])[:3] == ["1", "a", None]
 
