@@ -3,7 +3,11 @@
 Each part is a subclass of `BaseTrainer` in a file of its own, and `grpo.training.trainer.Trainer` inherits from all
 parts. A part may use what is declared here, and nothing of another part unless it inherits from it.
 
-Replaces one method: `create_model_card`, because a run directory describes itself.
+Replaces two methods:
+
+- `create_model_card`, because a run directory describes itself.
+- `_send_telemetry`, because a run needs no network. Its request reads environment variables in a thread, and
+  accelerate sets and unsets some at the same time, which can end the process with SIGSEGV.
 """
 
 from typing import Any
@@ -38,4 +42,7 @@ class BaseTrainer(GRPOTrainer):
         self._has_nonfinite_score = False  # whether a score of the current rollout is not finite
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def _send_telemetry(self) -> None:
         pass

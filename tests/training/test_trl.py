@@ -56,10 +56,19 @@ def test_the_logs_that_the_recorder_reads(tmp_path) -> None:
     assert rows[:4] == [rows[0]] * 4 and rows[4:] == [rows[4]] * 4 != rows[:4]
 
 
+def test_a_trainer_sends_no_request_about_itself(trainer, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    started: list[bool] = []
+    monkeypatch.setattr("huggingface_hub.utils._telemetry._start_telemetry_thread", lambda: started.append(True))
+    trainer()
+    assert not started
+
+
 # The parameters of the methods that `Trainer` overrides, in trl 1.16.0 and transformers 5.23.0.
 OVERRIDDEN = {
     "_get_train_sampler": ["self", "dataset"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
+    "_send_telemetry": ["self"],
     "training_step": ["self", "model", "inputs", "num_items_in_batch"],
     "log": ["self", "logs", "start_time"],
     "_save_checkpoint": ["self", "model", "trial"],
