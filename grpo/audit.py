@@ -19,6 +19,7 @@ from grpo.config.groups import CONF
 from grpo.config.schema import AuditConfig
 from grpo.core.console import error_message, say
 from grpo.core.errors import UserError
+from grpo.core.text import plural
 from grpo.rewards.answer_probes import built_in_probes
 from grpo.rewards.audit_report import print_completions, print_findings, print_probes
 from grpo.rewards.completion_scores import CompletionScores, judge_completions, score_completions
@@ -28,6 +29,7 @@ from grpo.rewards.probe_scores import paid_format, score_probes
 from grpo.rewards.reward_state import unchanged_reward_states
 from grpo.rewards.stack import RewardStack, rewards_of
 from grpo.rewards.user_probes import read_probes
+from grpo.runs.format_of_file import format_of_file
 from grpo.runs.run_dir import removed_if_unused
 
 
@@ -69,7 +71,7 @@ def _audit_stage(stack: RewardStack, title: str, config: AuditConfig) -> list[Fi
         completion_scores = score_file(stack, Path(config.completions).expanduser())
         findings = list(judge_completions(completion_scores))
         source = f"{len(completion_scores.completions):,} completions"
-        print_completions(weights, completion_scores)
+        print_completions(weights, stack.answer_format, completion_scores)
     print_findings(findings, texts)
     counts, warned = _counts(findings), any(finding.level == "warning" for finding in findings)
     say(Text(f"{counts[0].upper()}{counts[1:]} from {source}.", style="bold yellow" if warned else "bold"))
@@ -90,12 +92,8 @@ def score_file(stack: RewardStack, path: Path) -> CompletionScores:
 
 
 def _counts(findings: Sequence[Finding]) -> str:
-    warnings = sum(finding.level == "warning" for finding in findings)
-    return f"{_count(warnings, 'warning')}, {_count(len(findings) - warnings, 'note')}"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
+    warnings, notes = (sum(finding.level == level for finding in findings) for level in ("warning", "note"))
+    return f"{warnings or 'no'} {plural(warnings, 'warning')}, {notes or 'no'} {plural(notes, 'note')}"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="audit")
@@ -103,7 +101,9 @@ def app(composed: DictConfig) -> None:
     with hydra_job():
         if is_multirun():
             say(f"\n{' '.join(job_overrides())}")
-        run(load_config(composed, AuditConfig))
+        config = load_config(composed, AuditConfig)
+        config.format = format_of_file(config.completions, config.format, job_overrides())
+        run(config)
 
 
 def main() -> None:

@@ -74,7 +74,6 @@ FORMAT_RULES: dict[str, Rule] = {
 # Rules of the settings of every command that runs a policy. None is not checked: the type tells where it is allowed.
 COMMON_RULES: dict[str, Rule] = {
     **REWARD_RULES,
-    **FORMAT_RULES,
     "seed": between(0, 2**32 - 1),
     "device": (lambda value: value in ("cpu", "cuda"), "must be one of cpu, cuda; on a Mac use device=cpu bf16=false"),
     "threads": between(1, 1_024),
@@ -183,7 +182,6 @@ RULES: dict[type, dict[str, Rule]] = {
     },
     AuditConfig: {
         **REWARD_RULES,
-        **FORMAT_RULES,
         "fail_on": one_of("warning", "note"),
         "data.answer": one_of(*ANSWER_TYPE_NAMES),
     },

@@ -13,7 +13,7 @@ from grpo.config.algorithm_settings import check_algorithm
 from grpo.config.data_settings import check_data
 from grpo.config.keys import get_setting, list_settings
 from grpo.config.limits import MAX_COMPLETIONS
-from grpo.config.rules import COMMON_RULES, RULES, SCHEDULE_RULES, WEIGHT_RULE
+from grpo.config.rules import COMMON_RULES, FORMAT_RULES, RULES, SCHEDULE_RULES, WEIGHT_RULE
 from grpo.config.samplers import (
     CORRECTION_SETTINGS,
     ENGINES,
@@ -111,7 +111,7 @@ def check_config(config: AnyConfig) -> None:
     for key, (is_allowed, rule) in (common | RULES.get(type(config), {})).items():
         check_value(key, get_setting(config, key), is_allowed, rule)
     _check_weights(config.rewards)
-    _check_format(config.format)
+    check_format(config.format)
     if isinstance(config, AuditConfig):
         if config.probes is not None and config.completions is not None:
             raise UserError(f"probes={config.probes}: completions= is scored instead of probes; give one of them.")
@@ -150,7 +150,13 @@ def _check_template_kwargs(config: CommonConfig) -> None:
             )
 
 
-def _check_format(answer_format: FormatConfig) -> None:
+def check_format(answer_format: FormatConfig) -> None:
+    """
+    Raises:
+        UserError: a value breaks its rule, or the names do not belong to the format.
+    """
+    for key, (is_allowed, rule) in FORMAT_RULES.items():
+        check_value(key, getattr(answer_format, key.removeprefix("format.")), is_allowed, rule)
     names = {"reasoning": answer_format.reasoning, "answer": answer_format.answer}
     if answer_format.name != "tags" and None not in names.values():
         raise UserError(

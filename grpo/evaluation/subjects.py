@@ -23,6 +23,7 @@ from grpo.core.errors import UserError
 from grpo.core.files import parse_file, parse_json_object
 from grpo.evaluation.completion import CompletionBatch
 from grpo.evaluation.completion_files import COMPLETION_SUFFIXES, read_completions
+from grpo.runs.format_of_file import format_of_file
 from grpo.runs.provenance import problems_digest
 from grpo.runs.run_dir import RunDir, resolve_link
 from grpo.runs.settings import read_finished_run_config, read_settings, trained_model
@@ -60,7 +61,8 @@ def main_subject(config: EvaluateConfig, composed: DictConfig, overrides: Sequen
             f"run={config.run} completions={config.completions}: evaluate one of them; the other can be the baseline=."
         )
     if config.completions is not None:
-        return _from_file("file", config.completions, "completions", config)
+        answer_format = format_of_file(config.completions, config.format, overrides)
+        return _from_file("file", config.completions, "completions", replace(config, format=answer_format))
     if config.run is not None:
         return _from_run("run", resolve_link(Path(config.run).expanduser()), composed, overrides)
     check_config(config)

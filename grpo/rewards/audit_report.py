@@ -51,7 +51,7 @@ def print_probes(
     say(_times_table(scores))
 
 
-def print_completions(weights: str, scores: CompletionScores) -> None:
+def print_completions(weights: str, answer_format: AnswerFormat, scores: CompletionScores) -> None:
     """Print the best and worst completion of a file, the distribution of scores, shares and correlations."""
     sizes = sorted({len(group) for group in scores.groups})
     size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
@@ -60,6 +60,8 @@ def print_completions(weights: str, scores: CompletionScores) -> None:
         "completions": f"{len(scores.completions):,}",
         "groups": f"{len(scores.groups):,} of {size}",
     }
+    if answer_format != DEFAULT_FORMAT:
+        lines["format"] = answer_format.setting
     constant = scores.attribution.zero_std[:, -1]
     if len(constant):
         count = f"{constant.sum():,} of {len(constant):,}"

@@ -224,7 +224,7 @@ def _check_verbatim(stack: RewardStack) -> None:
         if REWARDS[name].function.__module__ == verbatim.__name__ and stack.answer_format != DEFAULT_FORMAT:
             raise UserError(
                 f"{stack.answer_format.setting}: the reward {name} reads <reasoning> and <answer> only and would pay "
-                "nothing; leave out format, or use rewards=default."
+                "nothing; use rewards=default, or format=tags in its place."
             )
 
 

@@ -15,6 +15,7 @@ from grpo.reports.run_report import write_run_report
 from grpo.runs.resume_settings import require_same_job
 from grpo.runs.run_dir import RunDir
 from grpo.runs.saved_run import read_run
+from grpo.runs.settings import save_settings
 from grpo.sample import print_answers
 from grpo.tasks.answer_format import TagFormat
 from tests.helpers.evaluation import evaluated
@@ -104,6 +105,20 @@ def test_completions_from_elsewhere(tmp_path, monkeypatch, capsys) -> None:
         assert [*table["accuracy_strict"]] == [*table["strict_format"]] == exact
         assert f"correct {label}" in capsys.readouterr().out
         (tmp_path / "outputs/evaluations/one.json").unlink()
+
+
+def test_completions_of_a_run_are_scored_in_its_format(tmp_path, light) -> None:
+    save_settings(tmp_path, compose(["format=boxed"]), ["format=boxed"])
+    (tmp_path / "evaluations").mkdir()
+    row = {"question": "q", "gold": "18", "completion": "3 * 6 is \\boxed{18}"}
+    (tmp_path / "evaluations" / "after.jsonl").write_text(json.dumps(row))
+    for module in ("grpo.evaluate", "grpo.audit"):
+        file = "completions=evaluations/after.jsonl"
+        said = words(light(module, file).stdout)
+        assert "format format=boxed" in said and ("correct inside \\boxed{} 100.0%" in said or "4.0" in said), module
+        assert "boxed}" not in words(light(module, file, "format=tags").stdout), module
+        refused = light(module, file, "rewards=verbatim")
+        assert refused.returncode == 1 and "format=boxed: the reward verbatim_correctness reads" in refused.stderr
 
 
 @pytest.mark.parametrize("overrides", [["rewards=verbatim", "format=boxed"], ["rewards=verbatim", *TAGS]])
