@@ -19,7 +19,7 @@ from grpo.core.text import plural
 from grpo.evaluation.difference import PairedDifference
 from grpo.evaluation.evaluation import Evaluation
 from grpo.rewards.stack import RewardStack
-from grpo.tasks.answer_format import DEFAULT_FORMAT
+from grpo.tasks.answer_format import DEFAULT_FORMAT, answer_format_of
 
 
 def banner(config: Config, rewards: RewardStack, batch: BatchSplit, out: Path) -> RenderableType:
@@ -61,11 +61,16 @@ def out_of_memory_advice(config: Config, batch: BatchSplit, step: int, sampling:
 
 
 def notes_on_policy(config: Config) -> Iterator[str]:
-    """Notes on the device and on code that comes with the policy; PyTorch is imported."""
+    """Notes on the device, the system prompt, and code that comes with the policy; PyTorch is imported."""
     import torch
 
     if config.device == "cpu" and torch.cuda.is_available():
         yield f"A CUDA device is available ({torch.cuda.get_device_name()}): the reference run is experiment=gsm8k."
+    if not config.system_prompt.strip():
+        yield (
+            f"system_prompt=: nothing asks for the answer format ({answer_format_of(config.format).setting}), unless "
+            "the questions or the chat template do; leave system_prompt out for the one of the format."
+        )
     for name in ("trust_remote_code", "trust_pickle"):
         if getattr(config.model, name):
             path = display_path(Path(to_interpolations(config.model.path)))

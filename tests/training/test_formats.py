@@ -18,6 +18,7 @@ from grpo.runs.saved_run import read_run
 from grpo.runs.settings import save_settings
 from grpo.sample import print_answers
 from grpo.tasks.answer_format import TagFormat
+from grpo.training.run_output import notes_on_policy
 from tests.helpers.evaluation import evaluated
 
 WRITES_TAGS = """
@@ -55,6 +56,15 @@ def test_a_run_in_another_format(train, tmp_path, capsys) -> None:
     evaluated(f"run={out}", "name=boxed", "format=boxed")
     other = json.loads((out / "evaluations" / "boxed.json").read_text())["protocol"]
     assert other["format"] == "format=boxed" and other["system_prompt"].endswith("within \\boxed{}.\n")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "noted"),
+    [(["system_prompt="], True), (["system_prompt=", "format=boxed"], True), (["format=boxed"], False)],
+)
+def test_prompts_that_do_not_ask_for_the_format_are_noted(overrides: list[str], noted: bool) -> None:
+    notes = [note for note in notes_on_policy(compose(overrides)) if note.startswith("system_prompt=: ")]
+    assert len(notes) == noted and all("asks for the answer format" in note for note in notes)
 
 
 def test_samples_have_the_tags_of_the_run_in_colour(train, monkeypatch) -> None:
