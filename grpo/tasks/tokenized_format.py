@@ -6,8 +6,10 @@ nothing of problems and scores.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from grpo.config.rules import FORMAT_RULES
 from grpo.config.schema import CommonConfig
 from grpo.core.errors import UserError
 from grpo.policy.chat_template import ChatTemplate
@@ -35,12 +37,27 @@ def check_tokenized_format(tokenizer: Any, config: CommonConfig) -> list[str]:
             f"{requested.setting}: the tokenizer of {config.model.setting} loses {' and '.join(lost)}: a completion in "
             f"the format is decoded as {decoded!r}, so none could be right; {advice}."
         )
-    if decoded.startswith(chat.opened) or requested.is_exact(chat.opened + decoded):
-        return []
-    return [
-        f"{requested.setting}: the chat template opens {chat.opened.strip()} before every completion, so none is "
-        f"exactly in the format, which begins with {requested.tags[0]}; set format.reasoning to the name of that tag."
-    ]
+    return [] if _can_continue(requested, chat.opened) else [_opened_note(requested, chat.opened)]
+
+
+def _can_continue(answer_format: AnswerFormat, opened: str) -> bool:
+    """Whether a completion that begins with `opened` can be exactly in the format."""
+    text = answer_format.render("1 + 2 = 3", "3")
+    return any(answer_format.is_exact(opened + text[start:]) for start in range(len(text)))
+
+
+def _opened_note(requested: AnswerFormat, opened: str) -> str:
+    rule, advice = "", "change the template, chat_template.jinja in the policy's folder"
+    if isinstance(requested, TagFormat):
+        rule = f", which begins with {requested.tags[0]} alone on its line"
+        name = opened[1:].partition(">")[0]
+        allowed = FORMAT_RULES["format.reasoning"][0](name) and name != requested.answer
+        if allowed and _can_continue(replace(requested, reasoning=name), opened):
+            advice = f"set format.reasoning={name}"
+    return (
+        f"{requested.setting}: the chat template begins every completion with {opened!r}, so none can be exactly in "
+        f"the format{rule}; {advice}."
+    )
 
 
 def _others(requested: AnswerFormat) -> Iterator[AnswerFormat]:

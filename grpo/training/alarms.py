@@ -174,7 +174,7 @@ class Alarms:
             advice = (
                 f"The policy's chat template ends the prompt with {opened!r}, and every completion is scored with this "
                 "text before it: a reward that wants another start cannot be earned, and one for this text alone is "
-                "always earned. Set format.reasoning to the name of this tag, or change the reward or the template "
+                "always earned. Change the format, the reward or the template "
                 f"(chat_template.jinja in the policy's folder); rewards.{reward}=0 only measures it."
             )
         return Alarm(

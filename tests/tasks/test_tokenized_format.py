@@ -12,6 +12,8 @@ from grpo.tasks.answer_format import DEFAULT_FORMAT
 from grpo.tasks.tokenized_format import check_tokenized_format
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}\n{% endfor %}"
+FIRST = "begins with <reasoning> alone on its line"
+CHANGE = "change the template, chat_template.jinja in the policy's folder."
 BYTES = {symbol: number for number, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
 
 
@@ -51,18 +53,25 @@ def test_formats_that_survive(tokenizer: Any, overrides: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "note"),
+    ("opened", "overrides", "note"),
     [
-        (["format.reasoning=think"], ""),
-        (["format=boxed"], ""),
-        ([], "begins with <reasoning>; set format.reasoning to the name of that tag."),
+        ("<think>\n", ["format.reasoning=think"], ""),
+        ("<think>\n", ["format=boxed"], ""),
+        ("<think>\n", [], "begins with <reasoning> alone on its line; set format.reasoning=think."),
+        ("<think> ", [], f"begins with <reasoning> alone on its line; {CHANGE}"),
+        ("<my:think>\n", [], CHANGE),
+        ("<reasoning>\n\n", [], ""),
+        ("<reasoning>\nLet me think.", [], ""),
+        ("<reasoning> ", [], f"with '<reasoning> ', so none can be exactly in the format, which {FIRST}; {CHANGE}"),
+        ("<answer>\n", [], f"with '<answer>\\n', so none can be exactly in the format, which {FIRST}; {CHANGE}"),
+        ("<think>\\boxed{1}", ["format=boxed"], f"so none can be exactly in the format; {CHANGE}"),
     ],
 )
-def test_a_tag_that_the_chat_template_opens(overrides: list[str], note: str) -> None:
+def test_a_tag_that_the_chat_template_opens(opened: str, overrides: list[str], note: str) -> None:
     tokenizer = byte_tokenizer()
-    tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
-    assert "".join(check_tokenized_format(tokenizer, compose(overrides))).endswith(note)
-    assert bool(check_tokenized_format(tokenizer, compose(overrides))) == bool(note)
+    tokenizer.chat_template += f"{{% if add_generation_prompt %}}{opened}{{% endif %}}"
+    notes = check_tokenized_format(tokenizer, compose(overrides))
+    assert len(notes) == bool(note) and "".join(notes).endswith(note)
 
 
 @pytest.mark.parametrize(
