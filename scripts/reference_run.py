@@ -66,6 +66,27 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
+def check_options(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        Failed: no run is possible with these options.
+    """
+    for option in ("steps", "problems"):
+        if (value := getattr(arguments, option)) < 1:
+            raise Failed(f"--{option} {value}: must be at least 1.")
+    if not 0 < arguments.minutes < float("inf"):
+        raise Failed(f"--minutes {arguments.minutes:g}: must be a number above 0.")
+    if not arguments.data.expanduser().is_dir():
+        raise Failed(f"--data {arguments.data}: there is no such folder.")
+    if arguments.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise Failed(
+                "--device cuda: no CUDA device is found; a rehearsal on the CPU takes --device cpu bf16=false."
+            )
+
+
 def settings_of(arguments: argparse.Namespace) -> list[str]:
     """The settings of grpo.train that all runs share."""
     model = [f"model.path={quote_value(arguments.model)}"]
@@ -89,7 +110,9 @@ def train(folder: Path, settings: list[str], seconds: float | None = None) -> Sa
     if code == STOPPED and checkpoint:
         code = call([f"resume={quoted_path(folder)}", f"max_steps={step_of(checkpoint)}"])
     if code:
-        raise Failed(f"the run in {folder} ended with exit code {code}; {RunDir(folder).train_log} may say why.")
+        log = RunDir(folder).train_log
+        hint = f"; {log} may say why" if log.is_file() else ""
+        raise Failed(f"the run in {folder} ended with exit code {code}{hint}.")
     return read_run(folder)
 
 
@@ -289,6 +312,7 @@ def main() -> None:
     guard_streams()
     arguments = parse_arguments()
     try:
+        check_options(arguments)
         run_all(arguments.out, settings_of(arguments), arguments.minutes, arguments.steps)
     except Failed as error:
         sys.exit(error_message(f"error: {error}"))

@@ -96,6 +96,28 @@ def test_too_little_time_for_a_step(rehearse) -> None:
         rehearse("--minutes", "3")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "0"], "--steps 0: must be at least 1."),
+        (["--minutes", "0"], "--minutes 0: must be a number above 0."),
+        (["--minutes", "inf"], "--minutes inf: must be a number above 0."),
+        (["--minutes", "nan"], "--minutes nan: must be a number above 0."),
+        (["--problems", "0"], "--problems 0: must be at least 1."),
+        (["--device", "cuda", "--data", "/nope"], "--data /nope: there is no such folder."),
+        (
+            ["--device", "cuda"],
+            "--device cuda: no CUDA device is found; a rehearsal on the CPU takes --device cpu bf16=",
+        ),
+    ],
+)
+def test_mistakes_in_the_options(rehearse, monkeypatch, options: list[str], message: str) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match=f"^error: {message}"):
+        rehearse(*options)
+    assert not Path("outputs").exists()
+
+
 def test_a_run_that_takes_too_long_is_evaluated_after_the_steps_that_it_has(data, start, tmp_path, monkeypatch) -> None:
     end = time.monotonic() + 60
 
@@ -124,8 +146,9 @@ def test_a_run_that_takes_too_long_is_evaluated_after_the_steps_that_it_has(data
 
 def test_a_run_without_results_is_named(data, rehearse, capsys) -> None:
     (data / "train.jsonl").write_text("")
-    with pytest.raises(SystemExit, match="the run in outputs/reference/timing ended with exit code 1"):
+    with pytest.raises(SystemExit, match="the run in outputs/reference/timing ended with exit code 1") as error:
         rehearse("--minutes", "1")
+    assert ("train.log may say why" in str(error.value)) == Path("outputs/reference/timing/train.log").exists()
 
 
 @pytest.mark.parametrize(
