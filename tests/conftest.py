@@ -15,11 +15,13 @@ from typing import Any
 
 os.environ["WANDB_API_KEY"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
+for name in ("COLUMNS", "LINES"):  # readline sets them for the processes of pytest-xdist
+    os.environ.pop(name, None)
 if "GRPO_TEST_CUDA" not in os.environ:  # scripts/check_gpu.py sets it for the tests of kernels
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
 
-import pytest
+import pytest  # noqa: E402
 
 # The smallest run that still trains: two steps of four completions.
 SMALL = [
@@ -146,10 +148,10 @@ class Process:
     def complained(self) -> str:
         return self.files["stderr"].read_text()
 
-    def until(self, text: str, seconds: float = 60) -> None:
+    def until(self, text: str, seconds: float = 60, stream: str = "stdout") -> None:
         """Wait until it has said something."""
         end = time.monotonic() + seconds
-        while text not in self.said():
+        while not self.files[stream].exists() or text not in self.files[stream].read_text():
             assert time.monotonic() < end, f"{text!r} was not said:\n{self.said()}\n{self.complained()}"
             time.sleep(0.005)
 
