@@ -84,11 +84,11 @@ def score_file(stack: RewardStack, path: Path) -> CompletionScores:
     Raises:
         UserError: the file is missing or damaged, or a reward failed.
     """
-    from grpo.evaluation.completion_files import read_completions  # reads Parquet, which the probes do not need
+    from grpo.evaluation.completion_files import read_scoring_batch  # reads Parquet, which the probes do not need
 
-    examples, completions = read_completions(path, "completions")
-    stack.check_columns(examples, str(path))
-    return score_completions(stack, examples, {key: completion.text for key, completion in completions.items()})
+    batch, problems = read_scoring_batch(path, "completions")
+    stack.check_columns(batch.examples, str(path))
+    return score_completions(stack, batch, problems)
 
 
 def _counts(findings: Sequence[Finding]) -> str:

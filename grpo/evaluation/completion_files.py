@@ -10,9 +10,10 @@ from typing import Any
 
 from grpo.core.errors import UserError, first_line, shorten
 from grpo.core.files import atomic_write
-from grpo.evaluation.completion import Completion, CompletionBatch
+from grpo.evaluation.completion import Completion, CompletionBatch, scoring_batch
+from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.tasks.column_table import read_dataset_columns
-from grpo.tasks.columns import reference_column, text_column
+from grpo.tasks.columns import completion_column, reference_column, text_column
 from grpo.tasks.example import Example
 from grpo.tasks.jsonl import read_jsonl
 
@@ -53,6 +54,18 @@ def read_completions(path: Path, setting: str) -> tuple[list[Example], Completio
     return examples, completions
 
 
+def read_scoring_batch(path: Path, setting: str) -> tuple[ScoringBatch, list[int]]:
+    """The N completions of a file as rewards receive them, and the numbers (N,) of their problems, in order.
+
+    Raises:
+        UserError: as `read_completions`.
+    """
+    examples, completions = read_completions(path, setting)
+    keys = sorted(completions)  # the completions of one problem are adjacent, as in training
+    problems = [problem for problem, _ in keys]
+    return scoring_batch([completions[key] for key in keys], [examples[problem] for problem in problems]), problems
+
+
 CompletionRow = tuple[Any, Example, Completion]
 
 
@@ -89,7 +102,7 @@ def _parse_row(row: dict[str, Any], columns: dict[str, Any] | None = None) -> Co
     if ids is not None and not (isinstance(ids, list) and all(type(token) is int for token in ids)):
         raise UserError(f"'completion_ids' is {shorten(repr(ids))}; it must be a list of whole numbers, the token ids.")
     key = (repr(row.get("problem")), example)
-    text = text_column(row, "completion", blank=True)
+    text = completion_column(row, "completion")
     return key, example, Completion(text, tokens, truncated, None if ids is None else tuple(ids))
 
 

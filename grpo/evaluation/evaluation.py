@@ -35,8 +35,7 @@ from grpo.core.statistics import (
     pass_at_k,
     wilson_interval,
 )
-from grpo.evaluation.completion import Completion, CompletionBatch
-from grpo.rewards.scoring_batch import ScoringBatch
+from grpo.evaluation.completion import Completion, CompletionBatch, scoring_batch
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.answer_types import accuracy_labels
 from grpo.tasks.example import Example
@@ -65,18 +64,6 @@ def evaluate_completions(
         on_answered(len(batch), f"correct {right / max(1, total):.1%}")
     in_order = [[samples[number] for number in sorted(samples)] for samples in completions]
     return Evaluation(list(examples), in_order, rewards, k)
-
-
-def scoring_batch(completions: Sequence[Completion], examples: Sequence[Example]) -> ScoringBatch:
-    """The N completions of `examples` (N,) as rewards receive them."""
-    ids = [list(completion.ids) for completion in completions if completion.ids is not None]
-    return ScoringBatch(
-        [completion.text for completion in completions],
-        examples,
-        completion_ids=ids if len(ids) == len(completions) else None,
-        completion_tokens=[completion.tokens for completion in completions],
-        truncated=[completion.truncated for completion in completions],
-    )
 
 
 class Evaluation:

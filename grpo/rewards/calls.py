@@ -74,6 +74,12 @@ class TimeLimit:
         )
 
 
+def without_completion(name: str, error: UserError) -> str:
+    """What the reward `name` did: the message of an error of a single completion, without both of them."""
+    what, _, _ = str(error).removeprefix(f"reward '{name}'").partition(" The completion: ")
+    return what.strip(" :.")
+
+
 def describe_completion(completions: Sequence[str], index: int | None) -> str:
     """The completion at fault as a sentence; without `index`, the first one of the batch."""
     if index is not None or len(completions) == 1:

@@ -3,21 +3,23 @@
 Called by `grpo.audit completions=FILE`. It knows nothing of files; the caller reads them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, groupby
+from operator import itemgetter
 
 import numpy as np
 
+from grpo.core.errors import shorten
 from grpo.core.statistics import Floats
 from grpo.rewards.advantages import Attribution, attribute
 from grpo.rewards.estimators import ROUNDING, Bools, no_scaling
+from grpo.rewards.failures import THEN, AuditedScores, audit_scores, require_scores
 from grpo.rewards.finding import Finding, format_score, join_with_and
 from grpo.rewards.inverted_pairs import InvertedPairs, find_inverted_pairs
 from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
-from grpo.tasks.example import Example
 
 SAME_SIGNAL = 0.95  # two rewards that correlate more than this give the policy the same signal
 
@@ -32,6 +34,7 @@ class CompletionScores:
         raw: (N, R) the score of each completion by each reward; nan if it abstains.
         groups: the rows of the completions of each group.
         questions: the question of each group.
+        failures: reward -> its scores, if it fails on a completion; the completion has no total then.
     """
 
     completions: list[str]
@@ -39,6 +42,7 @@ class CompletionScores:
     raw: Floats
     groups: list[list[int]]
     questions: list[str]
+    failures: dict[str, AuditedScores]
 
     @property
     def names(self) -> list[str]:
@@ -55,8 +59,10 @@ class CompletionScores:
 
     @cached_property
     def totals(self) -> Floats:
-        """(N,) the sum of the weighted scores; nan if all rewards with a weight abstain."""
-        unscored = np.isnan(self.raw[:, self.weights != 0]).all(axis=1)
+        """(N,) the sum of the weighted scores; nan if all rewards with a weight abstain, or one fails."""
+        unscored: Bools = np.asarray(np.isnan(self.raw[:, self.weights != 0]).all(axis=1))
+        for failed in self.failures.values():
+            unscored[list(failed.errors)] = True
         return np.where(unscored, np.nan, self.weighted.sum(axis=1))
 
     @cached_property
@@ -95,28 +101,34 @@ class CompletionScores:
         return np.divide(centered.T @ centered, products, out=np.full_like(products, np.nan), where=products > 0)
 
 
-def score_completions(
-    stack: RewardStack, examples: Sequence[Example], batch: Mapping[tuple[int, int], str]
-) -> CompletionScores:
-    """Score the completions (problem, sample) -> text of `examples`.
+def score_completions(stack: RewardStack, batch: ScoringBatch, problems: Sequence[int]) -> CompletionScores:
+    """Score N completions; `problems` (N,) are the numbers of the problems that they answer, from 0, in order.
 
     Raises:
-        UserError: a reward failed.
+        UserError: a reward fails on every completion.
     """
-    groups: list[list[int]] = [[] for _ in examples]
-    keys = sorted(batch)  # the completions of one question are adjacent, as in training
-    for row, (problem, _) in enumerate(keys):
-        groups[problem].append(row)
-    texts = [batch[key] for key in keys]
-    scores = stack.score(ScoringBatch(texts, [examples[problem] for problem, _ in keys]))
-    questions = [example.question for example in examples]
-    return CompletionScores(texts, stack, np.array(list(scores.values())).T, groups, questions)
+    groups = [[row for row, _ in rows] for _, rows in groupby(enumerate(problems), key=itemgetter(1))]
+    audited = {name: require_scores(audit_scores(stack, name, batch)) for name in stack.weights}
+    failures = {name: each for name, each in audited.items() if each.errors}
+    raw = np.array([each.scores for each in audited.values()]).T
+    questions = [batch.examples[rows[0]].question for rows in groups]
+    return CompletionScores(list(batch.completions), stack, raw, groups, questions, failures)
+
+
+def _constant_score(column: Floats) -> str:
+    known = column[~np.isnan(column)]
+    return format_score(known[0]) if len(known) else "it abstains"
 
 
 def judge_completions(scores: CompletionScores) -> Iterator[Finding]:
     """All findings, warnings first."""
     names, correlations, shares = scores.names, scores.correlations(), scores.attribution.shares()
     weighted = [k for k in range(len(names)) if scores.weights[k]]
+    for reward, failed in scores.failures.items():
+        first = shorten(repr(scores.completions[next(iter(failed.errors))]))
+        of_all = f"{len(failed.errors):,} of {len(scores.completions):,} completions"
+        text = f"{reward} fails on {of_all}: {failed.describe_first(reward)}. The first: {first}. {THEN}"
+        yield Finding("warning", text)
     pairs = scores.inverted_pairs
     if pairs.inverted:
         count = f"{pairs.inverted:,} of {pairs.comparable:,} pairs ({pairs.inverted / pairs.comparable:.1%})"
@@ -124,7 +136,7 @@ def judge_completions(scores: CompletionScores) -> Iterator[Finding]:
         yield Finding("warning", f"{text}which is right.")
     constant = [k for k in weighted if np.isnan(correlations[k, k])]
     if constant:
-        listing = join_with_and(f"{names[k]} ({format_score(scores.raw[0, k])})" for k in constant)
+        listing = join_with_and(f"{names[k]} ({_constant_score(scores.raw[:, k])})" for k in constant)
         yield Finding("warning", f"The same score for every completion: {listing}.")
     all_single = all(len(group) == 1 for group in scores.groups)
     if shares is not None:

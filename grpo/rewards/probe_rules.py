@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from grpo.rewards.answer_rules import ANSWER_RULES
+from grpo.rewards.failures import THEN
 from grpo.rewards.finding import Finding, format_score, join_with_and
 from grpo.rewards.format_rules import FORMAT_RULES, exclusive_rewards
 from grpo.rewards.length_rules import LENGTH_RULES
@@ -20,11 +21,20 @@ from grpo.rewards.probe_templates import REFERENCE
 
 def judge_probes(scores: ProbeScores) -> list[Finding]:
     """All findings, warnings first."""
-    rules = [wrong_outscores_right, correct_by_disagrees, exclusive_rewards, _constant_reward, _abstention, _executed]
+    rules = [_failure, wrong_outscores_right, correct_by_disagrees, exclusive_rewards]
+    rules += [_constant_reward, _abstention, _executed]
     if REFERENCE in scores.index:  # built-in probes
         rules += [*ANSWER_RULES, *ORDER_RULES, *LENGTH_RULES, *FORMAT_RULES]
     findings = [finding for rule in rules for finding in rule(scores)]
     return sorted(findings, key=lambda finding: finding.level != "warning")
+
+
+def _failure(scores: ProbeScores) -> Iterator[Finding]:
+    for reward, failed in scores.failures.items():
+        probes = tuple(scores.probes[row].name for row in failed.errors)
+        others = f" and {len(probes) - 1} others" if len(probes) > 2 else f" and '{probes[-1]}'" if probes[1:] else ""
+        text = f"{reward} fails on '{probes[0]}'{others}: {failed.describe_first(reward)}. {THEN}"
+        yield Finding("warning", text, probes, probes[0])
 
 
 def _constant_reward(scores: ProbeScores) -> Iterator[Finding]:
@@ -39,7 +49,11 @@ def _constant_reward(scores: ProbeScores) -> Iterator[Finding]:
 
 def _abstention(scores: ProbeScores) -> Iterator[Finding]:
     """How many probes a reward leaves to the others, and how many have no score at all."""
-    counts = np.isnan(scores.raw).sum(axis=0)
+    abstains = np.isnan(scores.raw)
+    for k, name in enumerate(scores.names):
+        if name in scores.failures:
+            abstains[list(scores.failures[name].errors), k] = False
+    counts = abstains.sum(axis=0)
     partial = [k for k in np.flatnonzero(counts) if counts[k] < len(scores.raw)]
     if partial:
         listing = join_with_and(f"{scores.names[k]} ({counts[k]} of {len(scores.raw)} probes)" for k in partial)

@@ -15,6 +15,7 @@ from grpo.core.statistics import Floats
 from grpo.rewards.answer_probes import built_in_probes
 from grpo.rewards.estimators import ROUNDING, Bools
 from grpo.rewards.executed_code import is_of_completion, recorded_execution
+from grpo.rewards.failures import AuditedScores, audit_scores, require_scores
 from grpo.rewards.probe import Probe
 from grpo.rewards.probe_templates import REFERENCE
 from grpo.rewards.scoring_batch import ScoringBatch
@@ -40,6 +41,7 @@ class ProbeScores:
         matches: (N,) whether the answer in the requested format is right by data.answer.
         seconds: reward -> the median time of one call.
         executed: reward -> the first probe of which it executes a part as Python code.
+        failures: reward -> its scores, if it fails on a probe; the probe has no score then.
     """
 
     probes: tuple[Probe, ...]
@@ -51,6 +53,7 @@ class ProbeScores:
     matches: Bools
     seconds: dict[str, float]
     executed: dict[str, str]
+    failures: dict[str, AuditedScores]
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -59,8 +62,14 @@ class ProbeScores:
 
     @cached_property
     def is_scored(self) -> Bools:
-        """(N,) whether a probe has a score; one on which all rewards abstain has none, and no advantage in training."""
-        return np.asarray((~np.isnan(self.raw)).any(axis=1))
+        """(N,) whether a probe has a total: a reward scores it, and none fails on it.
+
+        A probe on which all rewards abstain has no advantage in training.
+        """
+        scored: Bools = np.asarray((~np.isnan(self.raw)).any(axis=1))
+        for failed in self.failures.values():
+            scored[list(failed.errors)] = False
+        return scored
 
     @cached_property
     def totals(self) -> Floats:
@@ -100,9 +109,10 @@ def score_probes(stack: RewardStack, probes: Sequence[Probe]) -> ProbeScores:
     """Score the probes.
 
     Raises:
-        UserError: a reward raised, or did not return a finite number for each completion.
+        UserError: a reward fails on every probe, or takes a column that the probes do not have.
     """
     scores: dict[str, list[float]] = {}
+    failures: dict[str, AuditedScores] = {}
     seconds: dict[str, float] = {}
     executed: dict[str, str] = {}
     stack.check_columns([probe.example for probe in probes], PROBES_NAMED)
@@ -111,9 +121,13 @@ def score_probes(stack: RewardStack, probes: Sequence[Probe]) -> ProbeScores:
         if not weight and name != stack.correct_by:
             continue
         with recorded_execution() as recorded:
-            scores[name] = stack.score_one(name, batch)
+            audited = require_scores(audit_scores(stack, name, batch))
+        scores[name] = audited.scores
+        if audited.errors:
+            failures[name] = audited
         if weight:
-            seconds[name] = _seconds_per_call(stack, name, probes)
+            intact = [probe for row, probe in enumerate(probes) if row not in audited.errors]
+            seconds[name] = _seconds_per_call(stack, name, intact)
         for source in recorded.sources:
             if probe := next((probe for probe in probes if is_of_completion(source, probe.completion)), None):
                 executed.setdefault(name, probe.name)
@@ -122,7 +136,9 @@ def score_probes(stack: RewardStack, probes: Sequence[Probe]) -> ProbeScores:
     weighted = np.nan_to_num(raw) * [stack.weights[name] for name in names]
     is_correct = np.array(scores[stack.correct_by]) > 0
     matches = np.array([_matches(stack.answer_type, probe) for probe in probes])
-    return ProbeScores(tuple(probes), names, raw, weighted, stack.correct_by, is_correct, matches, seconds, executed)
+    return ProbeScores(
+        tuple(probes), names, raw, weighted, stack.correct_by, is_correct, matches, seconds, executed, failures
+    )
 
 
 def _matches(answer_type: AnswerType, probe: Probe) -> bool:
@@ -134,7 +150,7 @@ def paid_format(stack: RewardStack) -> AnswerFormat:
     """The format for which the stack pays more: that of the run, or that of the tags `<think>` and `<answer>`.
 
     Raises:
-        UserError: as `score_probes`; or there are no built-in probes for the type of answers.
+        UserError: a reward takes a column that the probes do not have; or there are none for the type of answers.
     """
     formats = stack.answer_format, TagFormat("think")
     references = [
@@ -143,7 +159,7 @@ def paid_format(stack: RewardStack) -> AnswerFormat:
     ]
     stack.check_columns([probe.example for probe in references], PROBES_NAMED)
     batch = _batch(references)
-    asked, thinking = stack.total({name: stack.score_one(name, batch) for name in stack.weights})
+    asked, thinking = stack.total({name: audit_scores(stack, name, batch).scores for name in stack.weights})
     return formats[thinking > asked + ROUNDING * abs(asked)]
 
 

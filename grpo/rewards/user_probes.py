@@ -10,7 +10,7 @@ from typing import Any
 
 from grpo.core.errors import UserError
 from grpo.rewards.probe import OWN_RIGHT, OWN_WRONG, Probe
-from grpo.tasks.columns import reference_column, text_column
+from grpo.tasks.columns import completion_column, reference_column, text_column
 from grpo.tasks.example import Example
 from grpo.tasks.jsonl import read_jsonl
 
@@ -44,5 +44,5 @@ def _parse_row(row: dict[str, Any]) -> Probe:
         raise UserError(f"'right' is {json.dumps(right)}; it must be true or false: whether the completion is right.")
     example = Example(text_column(row, "question").strip(), reference_column(row, "gold").strip(), columns=row)
     name = text_column(row, "name") if "name" in row else ""
-    completion = text_column(row, "completion", blank=True)
+    completion = completion_column(row, "completion")
     return Probe(name, OWN_RIGHT if right else OWN_WRONG, completion, example, right)

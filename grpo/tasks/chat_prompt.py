@@ -1,6 +1,6 @@
-"""A prompt as a list of chat messages, as verl, open-r1 and TRL store it in a column.
+"""A prompt or a completion as a list of chat messages, as verl, open-r1 and TRL store it in a column.
 
-Called by the reader of rows. It knows neither the chat template nor the system prompt of a run.
+Called by the readers of rows. It knows neither the chat template nor the system prompt of a run.
 """
 
 import json
@@ -61,12 +61,38 @@ def chat_question(messages: Sequence[Message]) -> str:
     return prompt_text(tuple(message for message in messages if message["role"] != "system")).strip()
 
 
-def _read_message(message: Mapping[str, Any], place: str) -> Message:
-    role, content = message["role"], message.get("content")
+def read_answer(value: Any, column: str) -> str:
+    """The text of a completion as TRL passes it to rewards: one message of the assistant.
+
+    Raises:
+        UserError: there are other messages, or it has no text.
+    """
+    if [message["role"] for message in value] != ["assistant"]:
+        raise UserError(
+            f"'{column}' has messages of the roles {_roles(value)}; it must hold text, or one message of the assistant."
+        )
+    content = _content(value[0], f"'{column}'")
+    if not isinstance(content, str):
+        raise UserError(f"'{column}' is {shorten(repr(content))}; the message must hold text.")
+    return content
+
+
+def _content(message: Mapping[str, Any], place: str) -> Any:
+    """The content of a message; its parts joined, if it has parts.
+
+    Raises:
+        UserError: a part is no text.
+    """
+    content = message.get("content")
     if isinstance(content, list | tuple) and all(isinstance(part, Mapping) for part in content):
         if other := [part.get("type") for part in content if part.get("type") != "text"]:
             raise UserError(f"{place} has a part of type {other[0]!r}; prompts have text only.")
         content = "".join(str(part.get("text", "")) for part in content)
+    return content
+
+
+def _read_message(message: Mapping[str, Any], place: str) -> Message:
+    role, content = message["role"], _content(message, place)
     if role not in ROLES:
         raise UserError(f"{place} has the role {role!r}; roles are {', '.join(ROLES)}.")
     if not isinstance(content, str) or not content.strip():

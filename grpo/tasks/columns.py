@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from grpo.core.errors import UserError, shorten
-from grpo.tasks.chat_prompt import is_chat, is_chat_text
+from grpo.tasks.chat_prompt import is_chat, is_chat_text, read_answer
 
 Row = Mapping[str, Any]
 
@@ -77,6 +77,16 @@ def text_column(row: Row, path: str, blank: bool = False) -> str:
     except UnicodeEncodeError as error:
         raise UserError(f"'{path}' is {value!r}, which is not valid text: {error.reason}.") from error
     return str(value)
+
+
+def completion_column(row: Row, path: str) -> str:
+    """The completion in the column `path`: text, which may be empty, or chat messages with one of the assistant alone.
+
+    Raises:
+        UserError: the column is missing, or contains another type.
+    """
+    value = require_value(row, path)
+    return read_answer(value, path) if is_chat(value) else text_column(row, path, blank=True)
 
 
 def reference_column(row: Mapping[str, Any], path: str) -> str:

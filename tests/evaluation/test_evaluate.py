@@ -336,7 +336,9 @@ def test_the_rule_for_completions_of_a_file(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     row = {"question": "Which?", "gold": "7"}
     for name, answer in (("a", "007"), ("b", "**7**")):
-        lines(tmp_path / f"{name}.jsonl", [row | {"completion": f"<answer>{answer}</answer>"}])
+        text = f"<answer>{answer}</answer>"
+        completion = text if name == "a" else [{"role": "assistant", "content": text}]
+        lines(tmp_path / f"{name}.jsonl", [row | {"completion": completion}])
     for rule, first, second in (("number", 1, 1), ("text", 0, 1), ("strict", 1, 0)):
         # One rule scores both sides.
         evaluated("completions=a.jsonl", "baseline=b.jsonl", f"data.answer={rule}", f"name={rule}")
@@ -372,6 +374,15 @@ def test_completions_of_a_run_against_others(folder, capsys) -> None:
         ),
         ([{"question": "1?", "gold": None, "completion": "1"}], "line 1: 'gold' is None"),
         ([{"question": "1?", "gold": "1", "completion": ["1"]}], "line 1: 'completion' is ['1']"),
+        (
+            [ROWS[0] | {"completion": [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1"}]}],
+            "line 1: 'completion' has messages of the roles user, assistant; it must hold text, or one message",
+        ),
+        (
+            [ROWS[0] | {"completion": [{"role": "assistant", "content": None}]}],
+            "line 1: 'completion' is None; the message must hold text.",
+        ),
+        ([ROWS[0] | {"completion_ids": "5"}], "line 1: 'completion_ids' is '5'; it must be a list of whole numbers"),
         ([ROWS[0] | {"gold": float("nan")}], "line 1: 'gold' is nan"),
         ([ROWS[0] | {"tokens": -5}], "line 1: 'tokens' is -5; it must be a whole number."),
         ([ROWS[0] | {"tokens": "5"}], "line 1: 'tokens' is '5'; it must be a whole number."),

@@ -32,6 +32,7 @@ PROBES = built_in_probes("number")
 DEFAULT_STACK = dict.fromkeys(("correctness", "int", "strict_format", "soft_format", "xmlcount"), 1.0)
 
 MINE = """
+import math
 from grpo.rewards import reward
 
 @reward
@@ -65,6 +66,22 @@ def signed(completion, gold):
 @reward
 def broken(completion):
     return 1 / len(completion)
+
+@reward
+def endless(completion):
+    return 1.0 if completion else math.inf
+
+@reward
+def picky(completion, gold):
+    return [].pop() if "$" in completion else 1.0
+
+@reward
+def useless(completions):
+    raise ValueError("no")
+
+@reward
+def tokens(completion_tokens, truncated):
+    return completion_tokens - truncated
 """
 
 
@@ -262,9 +279,40 @@ def test_a_line_break_at_a_fixed_price_is_a_note() -> None:
     assert "A last line break costs 0.5 (closed)." in found("note", correctness=1, closed=-1)
 
 
-def test_a_reward_that_fails_is_named() -> None:
-    with pytest.raises(UserError, match=r"^reward 'broken' raised ZeroDivisionError: .* The completion: ''$"):
-        run("reward_files=[mine.py]", "+rewards.broken=1")
+FAILS = "A run stops at such a completion."
+
+
+@pytest.mark.parametrize(
+    ("weights", "warning"),
+    [
+        (
+            {"correctness": 1, "broken": 1e-6},
+            f"broken fails on 'empty text': raised ZeroDivisionError: division by zero (mine.py:35). {FAILS}",
+        ),
+        (
+            {"correctness": 1, "endless": 1e-6},
+            "endless fails on 'empty text': returned inf; a reward is a finite number",
+        ),
+        ({"correctness": 1, "picky": 1e-6}, "picky fails on '$18': raised IndexError: pop from"),
+    ],
+)
+def test_a_reward_that_fails_on_a_probe_is_a_finding(weights: dict, warning: str) -> None:
+    others = found("warning", correctness=1)
+    first, *rest = found("warning", **weights)
+    assert first.startswith(warning) and first.endswith(FAILS)
+    assert [text for text in rest if "distinguishes" not in text] == others
+
+
+def test_a_reward_that_fails_everywhere_stops_the_audit() -> None:
+    with pytest.raises(UserError, match=r"^reward 'useless' raised ValueError: no \(mine.py:\d+\)\. The completion"):
+        run("reward_files=[mine.py]", "+rewards.useless=0.1")
+
+
+def test_a_failing_reward_in_the_report(capsys) -> None:
+    with pytest.raises(UserError, match=r"^fail_on=warning: "):
+        run("reward_files=[mine.py]", "+rewards.broken=1e-6", "fail_on=warning", "rewards=correctness_only")
+    said = capsys.readouterr().out
+    assert "! empty text" in said and "broken fails on 'empty text'" in " ".join(said.split())
 
 
 def test_many_rewards_fit_into_their_columns(capsys) -> None:
@@ -343,6 +391,23 @@ def test_a_file_of_completions(folder, capsys, suffix: str) -> None:
             [ROWS[0], {**ROWS[0], "completion": ""}],
             {"correctness": 1, "int": 1},
             ["correctness and int pay for the same: their correlation is 1.000."],
+        ),
+        (
+            [ROWS[0], {**ROWS[0], "completion": ""}, ROWS[3]],
+            {"correctness": 1, "broken": 1e-6},
+            [
+                "broken fails on 1 of 3 completions: raised ZeroDivisionError: division by zero (mine.py:35). The first: ''"
+            ],
+        ),
+        (
+            [{**ROWS[0], "tokens": 3, "truncated": False}, {**ROWS[0], "tokens": 9, "truncated": True}],
+            {"tokens": 1, "length": 0},
+            [],
+        ),
+        (
+            [{**row, "completion": [{"role": "assistant", "content": row["completion"]}]} for row in ROWS],
+            {"correctness": 1, "crosses": 1},
+            [],
         ),
     ],
 )
