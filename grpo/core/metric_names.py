@@ -107,6 +107,11 @@ def reward_mean(reward: str) -> str:
     return f"{SCORE_PREFIX}{reward}/mean"
 
 
+def reward_std(reward: str) -> str:
+    """The standard deviation of the scores of `reward` in the rollout of a step (TRL)."""
+    return f"{SCORE_PREFIX}{reward}/std"
+
+
 def reward_zero_std(reward: str) -> str:
     """The share of groups in which `reward` does not vary."""
     return f"{ZERO_STD}/{reward}"

@@ -71,6 +71,17 @@ class RewardStack:
         rewards = [REWARDS[name] for name in self.weights]
         return any(reward.takes_rest or "completion_ids" in reward.inputs for reward in rewards)
 
+    @property
+    def taken_columns(self) -> list[tuple[str, str]]:
+        """(reward, column) for each column of the dataset that a reward cannot do without."""
+        arguments = self.settings.arguments
+        return [
+            (name, column)
+            for name in self.weights
+            for column in REWARDS[name].required
+            if column not in arguments.get(name, ())
+        ]
+
     def weights_at(self, step: int, last_step: int) -> dict[str, float]:
         """The weights in force after `step` of `last_step` optimizer steps; they depend on nothing else."""
         return self.weights | {name: schedule.at(step, last_step) for name, schedule in self.schedules.items()}
@@ -116,20 +127,17 @@ class RewardStack:
             UserError: there is no such column.
         """
         columns: dict[str, None] | None = None
-        for name in self.weights:
-            for column in REWARDS[name].required:
-                if column in self.settings.arguments.get(name, ()):
-                    continue
-                if columns is None:
-                    columns = {known: None for example in examples for known in example.columns}
-                if column not in columns:
-                    close = get_close_matches(column, [*columns, *RESERVED], n=1, cutoff=0.8)
-                    raise UserError(
-                        f"rewards.{name}: the reward takes '{column}', and {data} has no such column"
-                        + (f", only {', '.join(columns)}." if columns else "; it has none.")
-                        + "".join(f" Did you mean '{other}'?" for other in close)
-                        + f" For a value of your own, set reward_args.{name}.{column}=VALUE."
-                    )
+        for name, column in self.taken_columns:
+            if columns is None:
+                columns = {known: None for example in examples for known in example.columns}
+            if column not in columns:
+                close = get_close_matches(column, [*columns, *RESERVED], n=1, cutoff=0.8)
+                raise UserError(
+                    f"rewards.{name}: the reward takes '{column}', and {data} has no such column"
+                    + (f", only {', '.join(columns)}." if columns else "; it has none.")
+                    + "".join(f" Did you mean '{other}'?" for other in close)
+                    + f" For a value of your own, set reward_args.{name}.{column}=VALUE."
+                )
 
 
 def _weighted_sum(weights: Sequence[float], scores: Sequence[float]) -> float:

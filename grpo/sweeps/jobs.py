@@ -21,9 +21,9 @@ from grpo.config.schema import Config
 from grpo.core.errors import UserError
 from grpo.core.progress import progress
 from grpo.policy.requirements import check_device, check_model_files
-from grpo.rewards.stack import rewards_of
+from grpo.rewards.stack import RewardStack, rewards_of
 from grpo.sampling.engines import check_engine_server
-from grpo.tasks.splits import load_splits
+from grpo.tasks.splits import Splits, load_splits
 from grpo.training.environment import check_settings
 
 
@@ -97,16 +97,14 @@ def compose_jobs(
     """
     jobs: list[Job] = []
     errors: dict[str, list[str]] = {}  # message -> the names of the jobs
-    checked: set[str] = set()
+    files = FileChecks()
     with progress("checking", len(combinations), lasting=False) as advance:
         for number, overrides in enumerate(combinations, first):
             name = " ".join(short_override(override) for override in overrides if override.partition("=")[0] in varied)
             try:
-                job = _compose_job(context, master, overrides, name or f"job {number}", number)
-                files = repr((job.config.model, job.config.data, job.config.rollout))
-                if on_this_machine and files not in checked:
-                    _check_files(job.config)
-                    checked.add(files)
+                job, rewards = _compose_job(context, master, overrides, name or f"job {number}", number)
+                if on_this_machine:
+                    files.check(job.config, rewards)
                 jobs.append(job)
             except UserError as error:
                 errors.setdefault(str(error), []).append(name)
@@ -137,7 +135,9 @@ def refuse_duplicates(jobs: Sequence[Job]) -> None:
             raise UserError(f"Two jobs would be the same, {other.name} and {job.name}: list each value once.{stack}")
 
 
-def _compose_job(context: HydraContext, master: DictConfig, overrides: Sequence[str], name: str, number: int) -> Job:
+def _compose_job(
+    context: HydraContext, master: DictConfig, overrides: Sequence[str], name: str, number: int
+) -> tuple[Job, RewardStack]:
     with translate_errors():
         composed = context.config_loader.load_sweep_config(master, list(overrides))
         with open_dict(composed):
@@ -146,16 +146,40 @@ def _compose_job(context: HydraContext, master: DictConfig, overrides: Sequence[
         with open_dict(composed):
             del composed["hydra"]
         config = load_config(composed, Config)
-    rewards_of(config)
+    rewards = rewards_of(config)
     check_settings(config)
-    return Job(number, tuple(overrides), name, folder, config)
+    return Job(number, tuple(overrides), name, folder, config), rewards
 
 
-def _check_files(config: Config) -> None:
-    check_model_files(config.model)
-    if config.data.path is not None:
-        load_splits(config.data)
-    check_engine_server(config)
+class FileChecks:
+    """Checks of what the jobs read on this machine; what several jobs share is read once."""
+
+    def __init__(self) -> None:
+        self._checked: set[str] = set()
+        self._splits: dict[str, Splits] = {}
+
+    def check(self, config: Config, rewards: RewardStack) -> None:
+        """
+        Raises:
+            UserError: a file cannot be read, a server does not answer, or a reward takes a column that the data lack.
+        """
+        files = repr((config.model, config.data, config.rollout))
+        if files not in self._checked:
+            check_model_files(config.model)
+            if config.data.path is not None:
+                self._load(config)
+            check_engine_server(config)
+            self._checked.add(files)
+        if rewards.taken_columns:
+            splits = self._load(config)
+            for examples in (splits.train, splits.held_out):
+                rewards.check_columns(examples, f"data={config.data.name}")
+
+    def _load(self, config: Config) -> Splits:
+        data = repr(config.data)
+        if data not in self._splits:
+            self._splits[data] = load_splits(config.data)
+        return self._splits[data]
 
 
 def _error_message(errors: dict[str, list[str]], jobs: int) -> str:

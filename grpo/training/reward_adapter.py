@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from trl.trainer.utils import nanstd
 
 from grpo.core import distributed
 from grpo.core.console import say
-from grpo.core.metric_names import abstained, reward_seconds, reward_weight
+from grpo.core.metric_names import abstained, reward_mean, reward_seconds, reward_std, reward_weight
 from grpo.core.statistics import Floats
 from grpo.rewards.advantages import Attribution, attribute, attribution_metrics, gate_rewards
 from grpo.rewards.estimators import Bools, get_estimator
@@ -118,9 +119,10 @@ class ScoringMixin(NonFiniteMixin):
         self._trl_computes_advantages = algorithm.advantage_estimator in TRL_ESTIMATORS and algorithm.gate == "off"
         self._is_shaping = np.array([name != rewards.correct_by for name in self.reward_func_names])
         self._rollout_advantages: Floats | None = None  # (N,) of the rollout that is scored, of all processes
+        self._scores: Tensor | None = None  # (N, R) of that rollout, if TRL gets others
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self._rollout_advantages = None
+        self._rollout_advantages = self._scores = None
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if self._rollout_advantages is not None and not self._trl_computes_advantages:
             advantages, count = batch["advantages"], len(inputs)
@@ -128,7 +130,21 @@ class ScoringMixin(NonFiniteMixin):
             batch["advantages"] = advantages.new_tensor(self._rollout_advantages[first : first + count])
             # TRL's log holds one rollout: these are its values in completions/.
             self._logs["advantages"].extend(self._rollout_advantages.tolist())
+        if self._scores is not None:
+            self._replace_logged_scores(self._scores)
         return batch
+
+    def _replace_logged_scores(self, scores: Tensor) -> None:
+        """Replace the scores of the rollout in TRL's log, and their means and standard deviations, by `scores` (N, R).
+
+        TRL has nan for completions without a total; a reward with weight 0 has scored them all the same.
+        """
+        metrics: Any = self._metrics["train"]
+        logged: Any = self._logs["rewards"]
+        for name, column in zip(self.reward_func_names, scores.T, strict=True):
+            logged[name].extend(column.tolist())
+            metrics[reward_mean(name)][-1] = torch.nanmean(column).item()
+            metrics[reward_std(name)][-1] = nanstd(column).item()
 
     def _calculate_rewards(self, *args: Any) -> Tensor:
         """The raw scores (N, R) of the N completions of all processes; nan throughout if one is not finite.
@@ -169,6 +185,8 @@ class ScoringMixin(NonFiniteMixin):
                 f"Step {self.state.global_step + 1}: every reward with a weight abstains for {int(has_no_total.sum())} "
                 f"of {len(scores)} completions; they have no advantage. Further steps are not reported."
             )
+        if has_no_total.any():
+            self._scores = scores
         return scores.masked_fill(has_no_total[:, None], math.nan)
 
     def _score(self, *args: Any) -> Tensor:

@@ -511,15 +511,26 @@ from grpo.rewards import reward
 @reward
 def mine(completions, **kwargs):
     return [None if i % 4 == 0 else float(i) for i in range(len(completions))]
+
+@reward
+def measured(completions):
+    return list(range(len(completions)))
 """
 
 
 def test_completions_that_no_reward_scores_have_no_advantage(train, tmp_path, capsys) -> None:
     (tmp_path / "mine.py").write_text(ABSTAINING)
-    out, _ = train("reward_files=[mine.py]", "rewards=correctness_only", "rewards.correctness=0", "+rewards.mine=1.0")
+    out, _ = train(
+        "reward_files=[mine.py]", "rewards=correctness_only", "rewards.correctness=0", "+rewards={mine: 1, measured: 0}"
+    )
     saved = pd.read_parquet(out / "completions" / "step_000001.parquet")
     assert saved["total"].isna().tolist() == [True, False, False, False] * 2
     assert saved["advantage"][[0, 4]].tolist() == [0.0, 0.0] and (saved["advantage"][[1, 5]] < -0.9).all()
+    # A reward that is only measured has its scores there, too.
+    assert saved["measured"].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    line = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert (line["rewards/measured/mean"], line["rewards/mine/mean"]) == (3.5, 4.0)
+    assert line["rewards/measured/std"] == pytest.approx(np.std(range(8), ddof=1))
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("every reward with a weight abstains for 2 of 8 completions; they have no advantage") == 1
     assert "All reward functions returned None" not in said

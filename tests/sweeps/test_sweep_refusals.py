@@ -42,6 +42,10 @@ from tests.helpers.sweeps import FEW
             ["data=arithmetic,countdown", "rewards.int=0.5"],
             "1 of 2 jobs cannot run, so none was started.\n  data=countdown: rewards.int: the composed stack has no such",
         ),
+        (
+            ["seed=0,1", "reward_files=[mine.py]", "+rewards.mine=0.1,0.2"],
+            "rewards.mine: the reward takes 'level', and data=arithmetic has no such column, only question, answer.",
+        ),
         (["correct_by=correctness,nope"], "correct_by=nope: there is no reward 'nope'."),
         (
             ["experiment=sweep_k_equal_budget", "num_generations=5,8"],
@@ -93,6 +97,9 @@ from tests.helpers.sweeps import FEW
     ],
 )
 def test_invalid_jobs_are_refused_before_the_first_job(light, tmp_path, arguments: list[str], message: str) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from grpo.rewards import reward\n\n\n@reward\ndef mine(completion, level):\n    return level\n"
+    )
     done = light("grpo.train", "-m", *arguments, PATH="/nowhere")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and message in done.stderr and "Traceback" not in done.stderr
