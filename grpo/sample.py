@@ -16,6 +16,7 @@ from grpo.core.progress import spinner
 from grpo.core.run_log import quiet_libraries
 from grpo.core.tables import answers_table
 from grpo.policy.hub import is_loaded_from_hub, prepare_hub
+from grpo.runs.results import read_results
 from grpo.runs.run_dir import resolve_link
 from grpo.runs.settings import read_finished_run_config, read_settings, trained_model
 from grpo.runs.trust import require_trust
@@ -50,6 +51,7 @@ def print_answers(folder: Path, questions: list[str], max_tokens: int | None, tr
         policy=True,
     )
     config = read_finished_run_config(folder)
+    questions = questions or [first_example(folder)]
     if is_loaded_from_hub(config.model):
         prepare_hub()
     with spinner("importing PyTorch and Transformers"):
@@ -77,15 +79,21 @@ def print_answers(folder: Path, questions: list[str], max_tokens: int | None, tr
         print_message(answers_table(question, {"before": first, "after": last}, tags), console)
 
 
+def first_example(folder: Path) -> str:
+    """The first example question of a run."""
+    match read_results(folder):
+        case {"examples": [{"question": str(question)}, *_]}:
+            return question
+    return SHOWCASE.question
+
+
 def main() -> None:
     guard_streams()
     parser = argparse.ArgumentParser(
         prog="python -m grpo.sample", description="Ask the policy of a run, before and after its training."
     )
     parser.add_argument("run", type=run_argument, help="the folder of a finished run")
-    parser.add_argument(
-        "questions", nargs="*", metavar="question", default=[SHOWCASE.question], help="default: the showcase question"
-    )
+    parser.add_argument("questions", nargs="*", metavar="question", help="default: the run's first example question")
     parser.add_argument("--max-tokens", type=int, help="the most tokens of an answer; default: as in the run")
     parser.add_argument("--trust-run", action="store_true", help="run the code of a folder that somebody else made")
     arguments = parser.parse_args()

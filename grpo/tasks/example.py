@@ -42,8 +42,8 @@ class Example:
         return " ".join(self.question.split())
 
 
-# The showcase question, asked before and after training. It is a row of GSM8K's training split; every training set
-# excludes it.
+# The showcase question, asked before and after training on arithmetic problems and GSM8K. It is a row of GSM8K's
+# training split, and excluded from training.
 SHOWCASE = Example(
     "Joy can read 8 pages of a book in 20 minutes. How many hours will it take her to read 120 pages?", "5"
 )

@@ -12,17 +12,25 @@ from grpo.tasks.datasets import LOADERS
 from grpo.tasks.difficulty import select_by_solve_rate
 from grpo.tasks.example import SHOWCASE, Example
 
+# The datasets whose runs answer the showcase question. Others have problems of another kind.
+SHOWCASE_DATASETS = ("arithmetic", "gsm8k")
+EXAMPLE_QUESTIONS = 3
 # Without a file of held-out problems, a fifth of the training split is drawn by default, at most this many problems.
 MAX_HELD_OUT_BY_DEFAULT = 200
 
 
 @dataclass
 class Splits:
-    """The problems of a dataset by use, and notes for the user: which problems are left out, and why."""
+    """The problems of a dataset by use, and notes for the user: which problems are left out, and why.
+
+    Attributes:
+        examples: those whose answers a run shows before, during and after training.
+    """
 
     train: list[Example]
     validation: list[Example]
     held_out: list[Example]
+    examples: list[Example]
     notes: list[str]
 
 
@@ -35,20 +43,19 @@ def load_splits(config: DataConfig, validation: bool = False) -> Splits:
     Raises:
         UserError: a file is missing or unreadable, or a split has no problems.
     """
-    splits = Splits([], [], [], [])
+    splits = Splits([], [], [], [], [])
     notes, load = splits.notes, LOADERS[config.name]
     train, held_out = load(config, "train", notes), load(config, "test", notes)
     assert train is not None
     if held_out is None:
         held_out, train = _draw_from_train(train, "eval_problems", config, notes)
     splits.held_out = _require_problems(_draw_problems(held_out, config.eval_problems, config), "held-out", config)
-    without_showcase = [example for example in train if example.key != SHOWCASE.key]
-    if len(without_showcase) < len(train):
-        notes.append(
-            "The showcase question is taken out of the training set, because it is asked before and after training: "
-            f"{len(without_showcase):,} problems remain."
-        )
-    train = _exclude_shared(without_showcase, held_out, ("training", "held-out"), config, notes)
+    if config.name in SHOWCASE_DATASETS:
+        splits.examples.append(SHOWCASE)
+        train = _without_showcase(train, notes)
+    splits.examples += [example for example in splits.held_out if example not in splits.examples]
+    del splits.examples[EXAMPLE_QUESTIONS:]
+    train = _exclude_shared(train, held_out, ("training", "held-out"), config, notes)
     if validation:
         validation_problems = load(config, "validation", notes)
         if validation_problems is None:
@@ -73,6 +80,16 @@ def load_held_out(config: DataConfig, notes: list[str] | None = None) -> list[Ex
     if held_out is None:
         return load_splits(replace(config, difficulty=None, curriculum=None)).held_out
     return _require_problems(_draw_problems(held_out, config.eval_problems, config), "held-out", config)
+
+
+def _without_showcase(train: list[Example], notes: list[str]) -> list[Example]:
+    remaining = [example for example in train if example.key != SHOWCASE.key]
+    if len(remaining) < len(train):
+        notes.append(
+            "The showcase question is taken out of the training set, because it is asked before and after training: "
+            f"{len(remaining):,} problems remain."
+        )
+    return remaining
 
 
 def _exclude_shared(

@@ -136,5 +136,5 @@ def answers_before_and_after(run_dir: RunDir, last_step: int) -> list[dict[str, 
             "after": completions[last_step, line["question"]],
         }
         for line in lines
-        if line["step"] == 0
+        if line["step"] == 0 and (last_step, line["question"]) in completions
     ]

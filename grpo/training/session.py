@@ -40,7 +40,6 @@ from grpo.runs.provenance import collect_provenance
 from grpo.runs.results import STOPPED_BY_PRUNING
 from grpo.runs.run_dir import RunDir
 from grpo.runs.signature import sign
-from grpo.tasks.example import SHOWCASE
 from grpo.tasks.splits import load_splits
 from grpo.tasks.tokenized_format import check_tokenized_format
 from grpo.tasks.train_set import check_count, select_train_examples
@@ -177,7 +176,7 @@ class Session:
         self.train_examples, notes = select_train_examples(splits.train, self.tokenizer, config)
         notes += check_tokenized_format(self.tokenizer, config)
         policy: Any = build_policy(config.model, config.seed)
-        problems = (SHOWCASE, *self.train_examples, *splits.validation, *splits.held_out)
+        problems = (*splits.examples, *self.train_examples, *splits.validation, *splits.held_out)
         notes += prepare_policy(policy, self.tokenizer, [example.prompt for example in problems], config)
         # The sampler of this config evaluates. With rollout=fast, training uses it, too; with others, TRL samples
         # (grpo/training/sampling_adapter.py).
@@ -190,7 +189,6 @@ class Session:
         return notes
 
     def _build_evaluator(self) -> PolicyEvaluator:
-        showcase = [SHOWCASE, *[example for example in self.splits.held_out if example != SHOWCASE][:2]]
         return PolicyEvaluator(
             self.config,
             self.evaluation_config,
@@ -200,7 +198,7 @@ class Session:
             self.tokenizer,
             self.sampler,
             self.rewards,
-            showcase,
+            self.splits.examples,
         )
 
     def start_tracker(self, label: RunLabel | None, command: str) -> None:

@@ -46,6 +46,14 @@ def test_gsm8k_without_the_showcase_question() -> None:
     assert (len(limited.train), len(limited.held_out)) == (10, 5)
 
 
+@pytest.mark.parametrize("data", ["arithmetic", "countdown", "jsonl"])
+def test_a_run_answers_questions_like_its_own(tmp_path, data: str) -> None:
+    overrides = jsonl(tmp_path, *NUMBERED[:9]) if data == "jsonl" else [f"data={data}"]
+    loaded = splits([*overrides, "data.eval_problems=4"])
+    first = [SHOWCASE] if data == "arithmetic" else []
+    assert loaded.examples == [*first, *loaded.held_out][:3]
+
+
 def test_jsonl(tmp_path) -> None:
     overrides = jsonl(
         tmp_path,
@@ -57,9 +65,9 @@ def test_jsonl(tmp_path) -> None:
     )
     loaded = splits([*overrides, "data.question_column=q", "data.answer_column=a"])
     (held_out,) = loaded.held_out
-    rows = [("How many?", "24"), ("How much?", "-1.5"), ("And now?", "$1,080"), (SHOWCASE.question, "5")]
+    rows = [("How many?", "24"), (SHOWCASE.question, "5"), ("How much?", "-1.5"), ("And now?", "$1,080")]
     assert (held_out.question, held_out.gold) in rows
-    expected = [row for row in rows if row[0] not in (held_out.question, SHOWCASE.question)]
+    expected = [row for row in rows if row[0] != held_out.question]
     assert [(example.question, example.gold) for example in loaded.train] == expected
     assert loaded.notes[:2] == [
         "data=jsonl: question from 'q', answer from 'a' after ####.",
@@ -308,7 +316,8 @@ def test_bad_files(tmp_path) -> None:
     (tmp_path / "train.jsonl").unlink()
     with pytest.raises(UserError, match=r"the training split has no problems; name other data, data\.path="):
         jsonl(tmp_path, GOOD, name="test.jsonl")
-        splits([*jsonl(tmp_path, {"question": SHOWCASE.question, "answer": 5}), "data.test_file=test.jsonl"])
+        jsonl(tmp_path, {"question": SHOWCASE.question, "answer": 5})
+        splits(["data=gsm8k", f"data.path={tmp_path}"])
 
 
 def test_long_prompts_are_dropped_with_a_note() -> None:

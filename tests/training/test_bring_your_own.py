@@ -71,6 +71,7 @@ def check_headline(out: Path, results: dict[str, Any], is_right: Any) -> None:
     rows = pd.read_parquet(out / "evaluations" / "after.parquet")
     right = sum(is_right(row) for row in rows.itertuples())
     assert 0 < right < len(rows) == 5
+    assert [example["question"] for example in results["examples"]] == rows["question"].tolist()[:3]
     for when in ("before", "after"):
         assert results[when]["accuracy_strict"] == right / 5
     assert f"stayed at {right / 5:.1%}" in headline(read_run(out))
