@@ -66,9 +66,9 @@ def alive(completions):
 def test_a_job_equals_the_same_run_alone(start, tmp_path: Path) -> None:
     (tmp_path / "alive.py").write_text(LEAK)
     given = [*FEW, "reward_files=[alive.py]", "+rewards.alive=0", "eval_steps=2", "data.validation_problems=4"]
-    sweep = start("-m", "algorithm=grpo,dapo", "num_generations=2,4", "seed=0,1", *given, "hydra.sweep.dir=sweep")
+    sweep = start("-m", "algorithm=grpo,dr_grpo", "num_generations=2,4", "seed=0,1", *given, "hydra.sweep.dir=sweep")
     assert sweep.ended() == 0, sweep.complained()
-    alone = start("algorithm=dapo", "num_generations=4", "seed=1", *given, "hydra.run.dir=alone")
+    alone = start("algorithm=dr_grpo", "num_generations=4", "seed=1", *given, "hydra.run.dir=alone")
     assert alone.ended() == 0
     assert_same(tmp_path / "sweep" / "7", tmp_path / "alone")
     # Only one trainer exists at a time, and the module of a reward file is loaded again for each job.
