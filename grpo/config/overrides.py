@@ -29,6 +29,7 @@ MAX_EXACT_COUNT = 10**12  # larger numbers of values are not counted exactly
 FOLDER_SETTINGS = ("hydra.run.dir", "hydra.sweep.dir")
 BROKEN_INTERPOLATION = r"${ starts a name, as in ${seed}; for the characters themselves, write \${ within quotes"
 _KEY = re.compile(r"[~+]*[\w./@:$-]+")
+_DELETION = re.compile(r"~[a-zA-Z_][\w./@-]*")
 _SPACED = re.compile(r"(\+{0,2}[a-zA-Z_][\w./@-]*)(?: ?[=:] ?| )([^\s=:].*)")
 
 
@@ -133,6 +134,10 @@ def _in_one_line(text: str) -> str:
     return text.replace("\n", r"\n").replace("\t", r"\t")
 
 
+def _may_continue_value(word: str) -> bool:
+    return "=" not in word.lstrip("=") and not _DELETION.fullmatch(word)
+
+
 def explain_spaces(words: Sequence[str], texts: Collection[str]) -> str | None:
     """The message about a setting with spaces, as in `max_steps = 10`; None if there is none.
 
@@ -141,7 +146,7 @@ def explain_spaces(words: Sequence[str], texts: Collection[str]) -> str | None:
         texts: the settings whose values are texts, which may contain spaces.
     """
     for start, word in enumerate(words):
-        following = list(takewhile(lambda argument: "=" not in argument.lstrip("="), words[start + 1 :]))
+        following = list(takewhile(_may_continue_value, words[start + 1 :]))
         key, equals, value = word.partition("=")
         if value.startswith("{") and not value.endswith("}") and following:
             end = next((i for i, part in enumerate(following, 1) if part.endswith("}")), len(following))

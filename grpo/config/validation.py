@@ -112,6 +112,7 @@ def check_config(config: AnyConfig) -> None:
         check_value(key, get_setting(config, key), is_allowed, rule)
     _check_weights(config.rewards)
     check_format(config.format)
+    _check_overlong(config)
     if isinstance(config, AuditConfig):
         if config.probes is not None and config.completions is not None:
             raise UserError(f"probes={config.probes}: completions= is scored instead of probes; give one of them.")
@@ -139,6 +140,21 @@ def _check_weights(rewards: dict[str, Any]) -> None:
                 check_value(f"rewards.{name}.{key}", weight[key], *rule)
         else:
             check_value(f"rewards.{name}", weight, *WEIGHT_RULE)
+
+
+def _check_overlong(config: AnyConfig) -> None:
+    """Check the limits of the reward `overlong`; their types are checked with those of all rewards."""
+    limits = config.reward_args.get("overlong")
+    if "overlong" not in config.rewards or not isinstance(limits, dict):
+        return
+    limit, free = limits.get("limit"), limits.get("free")
+    if limit is None and isinstance(config, CommonConfig):
+        limit = config.max_completion_length
+    if isinstance(limit, int) and isinstance(free, int) and not 0 <= free < limit:
+        name = "max_completion_length" if limits.get("limit") is None else "reward_args.overlong.limit"
+        raise UserError(f"reward_args.overlong.free={free}: must be at least 0 and below {name}={limit}.")
+    if isinstance(limit, int) and limit < 1:
+        raise UserError(f"reward_args.overlong.limit={limit}: must be at least 1.")
 
 
 def _check_template_kwargs(config: CommonConfig) -> None:

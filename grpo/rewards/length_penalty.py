@@ -18,13 +18,9 @@ def overlong(
 
     Args:
         limit: in tokens; None: max_completion_length.
-        free: in tokens; None: 80% of `limit`, as in the paper.
-
-    Raises:
-        ValueError: `free` is negative or not below `limit`.
+        free: in tokens, below `limit`; None: 80% of `limit`, as in the paper.
     """
     limit = max_completion_length if limit is None else limit
     free = int(FREE_SHARE * limit) if free is None else free
-    if not 0 <= free < limit:
-        raise ValueError(f"reward_args.overlong: free={free} must be at least 0 and below limit={limit}")
+    assert 0 <= free < limit  # checked with the settings
     return min(0.0, max(-1.0, (free - completion_tokens) / (limit - free)))

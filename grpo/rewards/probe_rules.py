@@ -17,6 +17,10 @@ from grpo.rewards.length_rules import LENGTH_RULES
 from grpo.rewards.order_rules import ORDER_RULES, correct_by_disagrees, wrong_outscores_right
 from grpo.rewards.probe_scores import ProbeScores
 from grpo.rewards.probe_templates import REFERENCE
+from grpo.rewards.registry import REWARDS
+from grpo.rewards.signature import OF_COMPLETIONS
+
+SCORES_SAMPLED = "completions=FILE scores sampled completions."
 
 
 def judge_probes(scores: ProbeScores) -> list[Finding]:
@@ -39,12 +43,17 @@ def _failure(scores: ProbeScores) -> Iterator[Finding]:
 
 def _constant_reward(scores: ProbeScores) -> Iterator[Finding]:
     for k in np.flatnonzero(np.ptp(scores.weighted, axis=0) <= scores.rounding):
-        if np.isnan(scores.raw[:, k]).all():
-            text = f"{scores.names[k]} abstains on every probe."
-        else:
+        name = scores.names[k]
+        needed = [value for value in OF_COMPLETIONS if value in REWARDS[name].inputs]
+        if not np.isnan(scores.raw[:, k]).all():
             score = format_score(scores.raw[0, k])
-            text = f"{scores.names[k]} gives every probe the same score, {score}: it distinguishes none of them."
-        yield Finding("warning", text)
+            text = f"{name} gives every probe the same score, {score}: it distinguishes none of them."
+            yield Finding("warning", text)
+        elif needed:
+            values = join_with_and(needed)
+            yield Finding("note", f"{name} abstains on every probe: {values} of a probe is not known. {SCORES_SAMPLED}")
+        else:
+            yield Finding("warning", f"{name} abstains on every probe.")
 
 
 def _abstention(scores: ProbeScores) -> Iterator[Finding]:

@@ -29,6 +29,18 @@ OLD = (
             "algorithm.estimator=rloo is chosen; leave out one of them.",
         ),
         (
+            ["+rewards.overlong=1", "reward_args.overlong.free=100"],
+            "reward_args.overlong.free=100: must be at least 0 and below max_completion_length=64.",
+        ),
+        (
+            ["+rewards.overlong=1", "reward_args.overlong={free: 100, limit: 100}"],
+            "reward_args.overlong.free=100: must be at least 0 and below reward_args.overlong.limit=100.",
+        ),
+        (
+            ["+rewards.overlong=1", "reward_args.overlong.limit=0"],
+            "reward_args.overlong.limit=0: must be at least 1.",
+        ),
+        (
             ["algorithm.loss_type=cispo"],
             "algorithm.epsilon_high=null: with loss_type=cispo it is the largest ratio itself, at least 1, as in "
             "algorithm.epsilon_high=5.0.",

@@ -26,6 +26,7 @@ from grpo.core.errors import UserError
         ("optimizer.lr:3", "no spaces around =: optimizer.lr=3"),
         ("rewards mine", "no spaces around =: rewards=mine"),
         ("tracking.run_name=try 2 seed=1", "a value with spaces needs quotes: 'tracking.run_name=\"try 2\"'"),
+        ("tracking.run_name=a b ~rewards.int seed=1", "a value with spaces needs quotes: 'tracking.run_name=\"a b\"'"),
         (
             "tracking=none --experiment gsm8k",
             "--experiment gsm8k: settings are written without dashes, experiment=gsm8k",

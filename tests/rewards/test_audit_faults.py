@@ -155,6 +155,14 @@ def test_abstentions_are_counted(audited) -> None:
     assert "Abstentions of number_or_nothing (12 of 75 probes); 12 have no score, so no advantage." in texts
 
 
+def test_a_reward_of_values_that_probes_lack() -> None:
+    (overlong,) = (finding for finding in run("+rewards.overlong=1") if "overlong" in finding.text)
+    assert overlong.level == "note" and overlong.text == (
+        "overlong abstains on every probe: completion_tokens of a probe is not known. completions=FILE scores sampled "
+        "completions."
+    )
+
+
 def test_the_order_of_findings_and_the_shown_format(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     zero = [f"~rewards.{name}" for name in ("correctness", "int", "strict_format", "soft_format", "xmlcount")]

@@ -71,12 +71,6 @@ def test_overlong(overrides: list[str], expected: dict[int, float]) -> None:
     assert all(np.isnan(stack.score_one("overlong", batch_of(["?"]))))  # the number of tokens is not known
 
 
-def test_limits_of_overlong_that_leave_nothing() -> None:
-    stack = rewards_of(compose(["+rewards.overlong=1", "max_completion_length=64", "reward_args.overlong.free=64"]))
-    with pytest.raises(UserError, match="free=64 must be at least 0 and below limit=64"):
-        stack.score_one("overlong", replace(batch_of(["?"]), completion_tokens=[3]))
-
-
 def test_a_perfect_completion_scores_4() -> None:
     stack = build_rewards(compose().rewards)
     assert stack.total(stack.score(batch_of([PERFECT], ["18"]))) == [4.0]
