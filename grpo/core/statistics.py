@@ -1,7 +1,7 @@
-"""Estimators of accuracy and their uncertainty: 95% intervals, paired tests, pass@k, maj@k.
+"""Estimators of accuracy and their uncertainty: 95% intervals, paired tests, their power, pass@k, maj@k.
 
-Evaluation, reports and sweeps call it. The unit of resampling is the problem for one or two runs, and the seed for arms
-with several seeds. This module knows neither metrics nor runs, only arrays of numbers.
+Evaluation, reports and sweeps call it. The unit of resampling is the problem for one or two runs; for arms with several
+seeds it is the seed, or seed and problem. This module knows neither metrics nor runs, only arrays of numbers.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,11 @@ def mcnemar_p_value(gained: int, lost: int) -> float:
 
 @dataclass(frozen=True)
 class PairedTTest:
-    """A mean of paired differences with its 95% interval and p value; these are nan for a single pair."""
+    """A mean of paired differences with its 95% interval and p value.
+
+    All three are nan for a single pair. p is also nan if all differences are equal and not zero, because without spread
+    there is no test.
+    """
 
     difference: float
     low: float
@@ -79,7 +83,8 @@ class PairedTTest:
 def paired_t_test(values: Sequence[float], baseline: Sequence[float]) -> PairedTTest:
     """Student's paired t test (1908) of `values` minus `baseline`, paired by index.
 
-    If all differences are equal, the interval has width zero, and p is 1 for zero differences, else 0.
+    If all differences are equal, the interval has width zero, and p is 1 for zero differences, else nan. With pairs of
+    different variances the test is conservative at levels of 5% and below (Bakirov and Szekely 2005).
     """
     # Without rounding, equal differences would get an interval of floating-point errors.
     differences = np.round(np.array(values, np.float64) - np.array(baseline, np.float64), 12)
@@ -87,7 +92,7 @@ def paired_t_test(values: Sequence[float], baseline: Sequence[float]) -> PairedT
     if pairs == 1:
         return PairedTTest(first, nan, nan, nan, pairs)
     if not np.ptp(differences):
-        return PairedTTest(first, first, first, 0.0 if first else 1.0, pairs)
+        return PairedTTest(first, first, first, nan if first else 1.0, pairs)
     from scipy.stats import ttest_1samp
 
     p = float(ttest_1samp(differences, 0.0).pvalue)
@@ -103,6 +108,53 @@ def t_interval(values: Sequence[float] | Floats) -> Interval:
     half_width = float(t.ppf(0.975, len(values) - 1) * sem(values))
     mean = float(np.mean(values))
     return mean - half_width, mean + half_width
+
+
+def crossed_t_test(differences: Floats) -> PairedTTest:
+    """The mean of paired differences, (S, E), for new seeds and new problems, of which S and E are samples.
+
+    Every seed answers the same problems, so the two are crossed. The squared half-widths of Student's intervals over
+    the S means of seeds and over the E means of problems are added (Zou and Donner 2008). p is the level at which the
+    interval ends at zero. Both parts contain the variation of single answers, so the interval is conservative, as is
+    min F' (Clark 1973, The language-as-fixed-effect fallacy).
+    """
+    from scipy.optimize import brentq
+    from scipy.special import stdtrit
+
+    over_seeds, over_problems = np.round(differences.mean(axis=1), 12), differences.mean(axis=0)
+    mean, pairs = float(over_seeds.mean()), len(over_seeds)
+    if pairs == 1 or not np.ptp(over_seeds) or len(over_problems) == 1:
+        return paired_t_test(list(over_seeds), [0.0] * pairs)
+    parts = [
+        (len(values) - 1, float(np.std(values, ddof=1) ** 2 / len(values))) for values in (over_seeds, over_problems)
+    ]
+
+    def half_width(level: float) -> float:
+        return sum(float(stdtrit(freedom, level / 2)) ** 2 * variance for freedom, variance in parts) ** 0.5
+
+    least = 1e-12  # the smallest p
+    p = brentq(lambda level: half_width(level) - abs(mean), least, 1.0) if half_width(least) > abs(mean) else least
+    return PairedTTest(mean, mean - half_width(0.05), mean + half_width(0.05), float(p), pairs)
+
+
+def seeds_needed(difference: float, sd: float, comparisons: int, problem_error: float = 0.0) -> int | None:
+    """The number of seeds with which the test above finds a difference in 80% of sweeps; None above 1,000.
+
+    The level is 5% / `comparisons`, that of Holm's first step. The power is P(T > t) for the noncentral t variable T
+    with S - 1 degrees of freedom and noncentrality difference / error, error^2 = sd^2 / S + problem_error^2 (Johnson
+    and Welch 1940; for seeds: Colas et al. 2018, How Many Random Seeds?).
+
+    Args:
+        sd: the standard deviation over seeds of the paired difference.
+        problem_error: the standard error of the difference over problems, which more seeds do not lower.
+    """
+    from scipy.stats import nct, t
+
+    seeds = np.arange(2, 1001)
+    errors = np.sqrt(sd**2 / seeds + problem_error**2)
+    powers = nct.sf(t.isf(0.025 / comparisons, seeds - 1), seeds - 1, abs(difference) / errors)
+    enough = seeds[powers >= 0.8]
+    return int(enough[0]) if len(enough) else None
 
 
 def holm_adjusted(values: Sequence[float]) -> list[float]:

@@ -4,6 +4,7 @@ Every package that prints text or writes pages calls it. It knows neither the te
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 from unicodedata import category
 
@@ -28,6 +29,11 @@ def with_sign(number: str) -> str:
 def plural(count: int, noun: str) -> str:
     """The noun, with an s unless `count` is 1."""
     return noun if count == 1 else f"{noun}s"
+
+
+def join_words(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def format_setting(value: Any) -> str:

@@ -65,6 +65,20 @@ def settings_with_effect(run: SavedRun) -> dict[str, Any]:
     return {key: value for key, value in flatten(run.settings).items() if affects_results(key)}
 
 
+def rewards_without(arm: Arm, other: Arm) -> list[str]:
+    """The rewards that are off in `arm` and on in `other`, if that is all in which the two differ; else none."""
+    here, there = (next(iter(each.runs.values())) for each in (arm, other))
+    settings = [
+        {key: value for key, value in settings_with_effect(run).items() if not key.startswith("rewards.")}
+        for run in (here, there)
+    ]
+    different = [
+        name for name in {**there.weights, **here.weights} if here.weights.get(name) != there.weights.get(name)
+    ]
+    only_off = all(there.weights.get(name) and not here.weights.get(name) for name in different)
+    return different if only_off and settings[0] == settings[1] else []
+
+
 def affects_results(key: str) -> bool:
     return key.partition(".")[0] not in NOT_FACTORS
 

@@ -3,12 +3,13 @@
 The terminal output and the page of a sweep use them. This module computes no statistics.
 """
 
-from math import isnan
+from math import ceil
+from statistics import fmean
 
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter
 from grpo.core.statistics import holm_adjusted, t_interval
-from grpo.core.text import plural
-from grpo.reports.arms import PRIMARY_METRIC, Arm
+from grpo.core.text import join_words, plural
+from grpo.reports.arms import PRIMARY_METRIC, Arm, rewards_without
 from grpo.reports.sweep_results import SweepResults
 from grpo.reports.sweep_statistics import Contrast, compute_contrasts, factor_effects, mean_accuracy, search_trials
 
@@ -60,50 +61,105 @@ def _search_findings(sweep: SweepResults) -> list[str]:
 
 
 def _comparison_findings(sweep: SweepResults, baseline: Arm) -> list[str]:
-    arms, contrasts = sweep.arms_with_runs, compute_contrasts(sweep, baseline)
+    """The plain fact first, then the test, then the other arms."""
+    arms, contrasts = sweep.arms_with_runs, [*compute_contrasts(sweep, baseline).values()]
     counts = sorted({int(run.results["after"]["n"]) for arm in arms for run in arm.runs.values()})
     problems = f"{' or '.join(f'{n:,}' for n in counts)} held-out {plural(counts[-1], 'problem')}"
     if len(arms) == 1:
         return [_single_arm(arms[0], problems)]
-    tested = [contrast for contrast in contrasts.values() if not isnan(contrast.paired.p)]
+    tested = [contrast for contrast in contrasts if contrast.seeds > 1]
     if not tested:
-        if max(len(arm.runs) for arm in arms) == 1:
-            return [
-                "Each arm has a single seed: the spread over seeds is unknown, so no conclusion about the arms is "
-                "possible."
-            ]
-        base = baseline.short_name(baseline)
-        return [f"No arm shares two seeds with {base}, so no conclusion about the arms is possible."]
-    pairs = sorted({contrast.paired.pairs for contrast in tested})
-    seeds = f"{pairs[0]} to {pairs[-1]} seeds" if len(pairs) > 1 else f"{pairs[0]} seeds"
-    significant = [contrast for contrast in tested if contrast.is_significant]
+        return _single_seeds(contrasts, baseline)
     untested = _untested_arms(len(arms) - 1 - len(tested), baseline)
-    if not significant:
-        return [*_no_significant_difference(baseline, tested, seeds), *untested, *_clearest_effect(sweep, baseline)]
-    leader = contrasts.get(max(arms, key=mean_accuracy).name)
-    if leader in significant and leader and leader.paired.difference > 0:
-        described, sentence = leader, _leader_sentence(leader, baseline, problems)
+    if all(contrast.difference == 0 and contrast.is_constant for contrast in tested):
+        return [f"In each of {_seeds(tested)} all arms had the same share of right answers.", *untested]
+    clear = [contrast for contrast in tested if contrast.is_clear]
+    largest = max(clear or tested, key=lambda contrast: abs(contrast.difference))
+    others = [contrast for contrast in tested if contrast is not largest]
+    fact = _fact(largest, baseline)
+    if clear:
+        test = _test_of(largest, f"The difference on {problems}, {_points(largest.difference)},")
+        separate = _separation(sweep, largest)
+        return [
+            f"{fact}; {_agreement(largest, baseline)}.",
+            f"{test}.",
+            *separate,
+            *_other_arms(others, baseline),
+            *untested,
+        ]
+    if largest.is_separate:
+        among = f" among {len(tested)} comparisons" if len(tested) > 1 else ""
+        test = _test_of(largest, f"The difference on {problems}, {_points(largest.difference)},")
+        too_few, remedy = _seeds([largest]), f"{largest.seeds_needed} seeds find it in 80% of sweeps"
+        if largest.seeds_needed is None:
+            too_few, remedy = problems, "more seeds alone do not find it: more held-out problems are needed"
+        sentences = [
+            f"{fact}; {_agreement(largest, baseline)}, but {too_few} are too few to exclude chance{among}.",
+            f"{test}.",
+            f"If its size and spread are those of these seeds, {remedy}.",
+        ]
     else:
-        described = max(significant, key=lambda contrast: abs(contrast.paired.difference))
-        sentence = _difference_sentence(described, baseline, problems)
-    others = [contrast for contrast in significant if contrast is not described]
-    return [sentence, *_other_arms(others, len(tested) - len(significant), baseline, seeds), *untested]
+        subject = (
+            f"The largest difference on {problems}, {_points(largest.difference)} with {_name(largest, baseline)},"
+        )
+        sentences = [
+            f"No arm differs significantly from {baseline.short_name(baseline)} over {_seeds(tested)}.",
+            f"{_test_of(largest, subject)}.",
+        ]
+    return [*sentences, *_other_arms(others, baseline), *untested, *_clearest_effect(sweep, baseline)]
 
 
-def _leader_sentence(leader: Contrast, baseline: Arm, problems: str) -> str:
+def _fact(contrast: Contrast, baseline: Arm) -> str:
+    """The shares of right answers of two arms: `Without int, 91.0% of answers are right; with it, 95.0%`."""
+    first, second = (
+        format_metric(PRIMARY_METRIC, fmean(values)) for values in zip(*contrast.by_seed.values(), strict=True)
+    )
+    here, there = f"With {_name(contrast, baseline)}", f"with {baseline.short_name(baseline)}"
+    if off := rewards_without(contrast.arm, baseline):
+        here, there = f"Without {join_words(off)}", f"with {'it' if len(off) == 1 else 'them'}"
+    elif on := rewards_without(baseline, contrast.arm):
+        here, there = f"With {join_words(on)}", f"without {'it' if len(on) == 1 else 'them'}"
+    return f"{here}, {first} of answers are right; {there}, {second}"
+
+
+def _agreement(contrast: Contrast, baseline: Arm) -> str:
+    """How many seeds differ in the direction of the mean: `all 3 seeds agree`."""
+    agree, seeds = contrast.agreeing_seeds, contrast.seeds
+    noun = "shared seeds" if seeds < max(len(contrast.arm.runs), len(baseline.runs)) else "seeds"
+    if agree < seeds:
+        return f"{agree} of {seeds} {noun} agree"
+    return f"both {noun} agree" if seeds == 2 else f"all {seeds} {noun} agree"
+
+
+def _test_of(contrast: Contrast, subject: str) -> str:
+    """The test of a difference, as a sentence without its full stop."""
+    test = contrast.test
+    if contrast.is_constant:
+        return f"{subject} is the same in each of {contrast.seeds} seeds: without spread over seeds there is no test"
+    over = "seeds and problems" if contrast.crossed else "seeds"
+    p = f"p {format_p(test.p)}, Holm p {format_p(contrast.p_holm)} for {contrast.comparisons} comparisons"
     return (
-        f"{leader.arm.short_name(baseline)} had the most right answers on {problems}, "
-        f"{_mean_over_seeds(leader.arm)}: {_more_or_fewer(leader.paired.difference)} than "
-        f"{baseline.short_name(baseline)} ({_interval_and_p(leader)})."
+        f"{subject} has a 95% interval over {over} from {_signed_points(test.low)} to {_signed_points(test.high)} "
+        f"({p if contrast.comparisons > 1 else f'p {format_p(test.p)}'})"
     )
 
 
-def _difference_sentence(contrast: Contrast, baseline: Arm, problems: str) -> str:
-    return (
-        f"{contrast.arm.short_name(baseline)} had {_more_or_fewer(contrast.paired.difference, ' right answers')} than "
-        f"{baseline.short_name(baseline)} on {problems}, {_mean_over_seeds(contrast.arm)} against "
-        f"{format_metric(PRIMARY_METRIC, mean_accuracy(baseline))} ({_interval_and_p(contrast)})."
-    )
+def _separation(sweep: SweepResults, contrast: Contrast) -> list[str]:
+    """Whether every run of an arm lies below, or above, every other run; a fact without a test."""
+    own = contrast.arm.values(PRIMARY_METRIC).values()
+    rest = [v for arm in sweep.arms_with_runs if arm is not contrast.arm for v in arm.values(PRIMARY_METRIC).values()]
+    if max(own) < min(rest):
+        return [f"Each of its {len(own)} runs is below each of the {len(rest)} other runs."]
+    return [f"Each of its {len(own)} runs is above each of the {len(rest)} other runs."] if min(own) > max(rest) else []
+
+
+def _single_seeds(contrasts: list[Contrast], baseline: Arm) -> list[str]:
+    base = baseline.short_name(baseline)
+    if not contrasts:
+        return [f"No arm shares a seed with {base}, so no conclusion about the arms is possible."]
+    largest = max(contrasts, key=lambda contrast: abs(contrast.difference))
+    fact = _fact(largest, baseline) if largest.difference else "All arms had the same share of right answers"
+    return [f"{fact}, in one seed.", "The spread over seeds is unknown, so no conclusion about the arms is possible."]
 
 
 def _untested_arms(count: int, baseline: Arm) -> list[str]:
@@ -114,19 +170,23 @@ def _untested_arms(count: int, baseline: Arm) -> list[str]:
     return [f"{count} {arms_have} fewer than two seeds in common with {base} and {are} not tested."]
 
 
-def _other_arms(significant: list[Contrast], not_significant: int, baseline: Arm, seeds: str) -> list[str]:
-    """Which other arms differ from the baseline, and how many do not differ significantly."""
+def _other_arms(others: list[Contrast], baseline: Arm) -> list[str]:
+    """Which other arms differ clearly from the baseline, and how large the differences of the rest can be."""
     sentences, base = [], baseline.short_name(baseline)
-    if significant:
+    if clear := [contrast for contrast in others if contrast.is_clear]:
         names = ", ".join(
-            f"{contrast.arm.short_name(baseline)} ({_signed_points(contrast.paired.difference)})"
-            for contrast in significant[:3]
+            f"{_name(contrast, baseline)} ({_signed_points(contrast.difference)})" for contrast in clear[:3]
         )
-        more = f" and {len(significant) - 3} more" if len(significant) > 3 else ""
-        sentences.append(f"{names}{more} also {'differs' if len(significant) == 1 else 'differ'} from {base}.")
-    if not_significant:
-        subject = "The other arm does" if not_significant == 1 else f"The other {not_significant} arms do"
-        sentences.append(f"{subject} not differ significantly from {base} over {seeds}.")
+        more = f" and {len(clear) - 3} more" if len(clear) > 3 else ""
+        sentences.append(f"{names}{more} also {'differs' if len(clear) == 1 else 'differ'} from {base}.")
+    if rest := [contrast for contrast in others if not contrast.is_clear]:
+        limit = max(max(-contrast.test.low, contrast.test.high) for contrast in rest)
+        over = "seeds and problems" if all(contrast.crossed for contrast in rest) else "seeds"
+        subject, intervals = f"The other {len(rest)} arms do", f"their 95% intervals over {over} exclude"
+        if len(rest) == 1:
+            subject, intervals = "The other arm does", f"its 95% interval over {over} excludes"
+        size = f"differences above {ceil(limit * 1000) / 10:.1f} points" if limit < 1 else "no difference"
+        sentences.append(f"{subject} not differ significantly from {base}; {intervals} {size}.")
     return sentences
 
 
@@ -141,26 +201,6 @@ def _single_arm(arm: Arm, problems: str) -> str:
         f"One arm: {accuracy} right answers on {problems}, the mean of {len(values)} seeds (95% interval {interval}). "
         "There is no other arm to compare it with."
     )
-
-
-def _no_significant_difference(baseline: Arm, tested: list[Contrast], seeds: str) -> list[str]:
-    if all(contrast.paired.difference == contrast.half_width == 0 for contrast in tested):
-        return [f"In each of {seeds} all arms had the same share of right answers."]
-    largest, base = max(tested, key=lambda contrast: abs(contrast.paired.difference)), baseline.short_name(baseline)
-    difference = f"{_signed_points(largest.paired.difference)} points of {largest.arm.short_name(baseline)}"
-    interval = f"95% interval from {_signed_points(largest.paired.low)} to {_signed_points(largest.paired.high)}"
-    if largest.paired.p < 0.05:
-        return [
-            f"{seeds.capitalize()} are too few to decide which arms differ.",
-            f"The largest difference in right answers from {base}, {difference}, would be significant alone "
-            f"({interval}, p {format_p(largest.paired.p)}), but is not as one of {len(tested)} comparisons (Holm p "
-            f"{format_p(largest.p_holm)}).",
-        ]
-    subject = "the largest difference in right answers" if len(tested) > 1 else "the difference in right answers"
-    return [
-        f"These {seeds} show no significant difference between the arms: {subject} from {base}, {difference}, has a "
-        f"{interval} (Holm p {format_p(largest.p_holm)})."
-    ]
 
 
 def _clearest_effect(sweep: SweepResults, baseline: Arm) -> list[str]:
@@ -185,25 +225,26 @@ def _clearest_effect(sweep: SweepResults, baseline: Arm) -> list[str]:
     ]
 
 
-def _mean_over_seeds(arm: Arm) -> str:
-    seeds = len(arm.runs)
-    return f"{format_metric(PRIMARY_METRIC, mean_accuracy(arm))} over {seeds} {plural(seeds, 'seed')}"
+def _name(contrast: Contrast, baseline: Arm) -> str:
+    return contrast.arm.short_name(baseline)
+
+
+def _seeds(contrasts: list[Contrast]) -> str:
+    """The numbers of seeds of some contrasts: `3 seeds`, `2 to 3 seeds`."""
+    counts = sorted({contrast.seeds for contrast in contrasts})
+    return f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seeds"
 
 
 def _more_or_fewer(difference: float, noun: str = "") -> str:
     return f"{abs(difference) * 100:.1f} points {'more' if difference > 0 else 'fewer'}{noun}"
 
 
+def _points(difference: float) -> str:
+    return f"{_signed_points(difference)} points"
+
+
 def _signed_points(difference: float) -> str:
     return f"{difference * 100:+z.1f}"
-
-
-def _interval_and_p(contrast: Contrast) -> str:
-    paired = contrast.paired
-    if paired.low == paired.high:
-        return f"the same in each of {paired.pairs} seeds, so its spread is unknown"
-    low, high = _signed_points(paired.low), _signed_points(paired.high)
-    return f"95% interval {low} to {high}, Holm p {format_p(contrast.p_holm)}"
 
 
 def format_p(p: float) -> str:

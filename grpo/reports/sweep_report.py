@@ -16,7 +16,7 @@ import pandas as pd
 from grpo.core.errors import UserError
 from grpo.core.files import atomic_write
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter
-from grpo.core.statistics import Interval, PairedTTest
+from grpo.core.statistics import PairedTTest
 from grpo.core.text import plural, replace_surrogates, with_sign
 from grpo.reports.arms import PRIMARY_METRIC, Arm, parse_number
 from grpo.reports.baseline import choose_baseline
@@ -33,15 +33,13 @@ from grpo.reports.sweep_statistics import (
     compute_contrasts,
     detectable_range,
     factor_effects,
-    intervals_over_problems,
     search_trials,
 )
 from grpo.reports.sweep_tables import best_arms, best_trials
 from grpo.runs.run_dir import SweepDir
 
-ProblemIntervals = Mapping[str, Mapping[str, Interval]]  # arm -> metric -> interval over problems
 MAX_PAGE_ROWS = 60  # of a table
-CSV_COLUMNS = ["seeds", "mean", "sd", "difference", "low", "high", "p", "p_holm", "problems_low", "problems_high"]
+CSV_COLUMNS = ["seeds", "mean", "sd", "difference", "low", "high", "both_low", "both_high", "p", "p_holm"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,6 @@ def write_sweep_report(
     contrasts: dict[str, dict[str, Contrast]] = {}  # metric -> arm -> contrast
     if base is not None and not sweep.maximize:
         contrasts = {metric: compute_contrasts(sweep, base, metric) for metric in (PRIMARY_METRIC, *sweep.metrics)}
-    problems: ProblemIntervals = intervals_over_problems(sweep, base) if base and contrasts else {}
     hues = arm_colours(sweep, base, contrasts.get(PRIMARY_METRIC, {})) if base else {}
     effects = factor_effects(sweep, base) if base and contrasts else []
     if len(effects) == 1 and any(parse_number(level.name) is None for level in effects[0].levels):
@@ -90,7 +87,7 @@ def write_sweep_report(
     drawn = draw_charts(sweep, base, hues, effects, arms_with_runs, labels)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "sweep.csv") as partial:
-        results_table(sweep, base, contrasts, problems).to_csv(partial, index=False)
+        results_table(sweep, base, contrasts).to_csv(partial, index=False)
     page = write_page(
         SweepDir(folder).report_html,
         "sweep.html",
@@ -102,7 +99,7 @@ def write_sweep_report(
         findings=findings(sweep, base if baseline else None),
         summary=summary_line(sweep),
         ended_by_alarm=ended_by_alarm(sweep),
-        arms=arm_rows(shown_arms, base, contrasts[PRIMARY_METRIC], problems) if base and contrasts else [],
+        arms=arm_rows(shown_arms, base, contrasts[PRIMARY_METRIC]) if base and contrasts else [],
         left_out=len(sweep.arms_with_runs) - len(arms_with_runs) if shown_arms else 0,
         detectable=detectable_difference(base, contrasts[PRIMARY_METRIC]) if base and contrasts else "",
         other_metrics=other_metrics_table(sweep, arms_with_runs, contrasts) if base and contrasts else None,
@@ -131,7 +128,7 @@ def arm_colours(sweep: SweepResults, baseline: Arm, contrasts: Mapping[str, Cont
     """arm -> the name of its colour; of many arms, the baseline and those furthest from it have one."""
     arms = sweep.arms_with_runs
     if len(arms) > MAX_COLOURED_ARMS:
-        furthest = sorted(contrasts.values(), key=lambda contrast: -abs(contrast.paired.difference))
+        furthest = sorted(contrasts.values(), key=lambda contrast: -abs(contrast.difference))
         coloured = {baseline.name, *(contrast.arm.name for contrast in furthest[: MAX_COLOURED_ARMS - 1])}
         arms = [arm for arm in arms if arm.name in coloured]
     return {arm.name: hue for arm, hue in zip(arms, HUES, strict=False)}
@@ -204,15 +201,17 @@ def comparison_cells(metric: str, paired: PairedTTest, p_holm: float) -> dict[st
     is_tested = not isnan(paired.p)
     return {
         "difference": with_sign(label_and_formatter(metric)[1](paired.difference)),
-        "interval": format_interval(metric, paired.low, paired.high) if is_tested else "unknown",
+        "interval": interval_cell(metric, paired),
         "p": format_p(paired.p) if is_tested else "–",
         "p_holm": format_p(p_holm) if is_tested else "–",
     }
 
 
-def arm_rows(
-    arms: list[Arm], baseline: Arm, contrasts: Mapping[str, Contrast], problems: ProblemIntervals
-) -> list[dict[str, Any]]:
+def interval_cell(metric: str, paired: PairedTTest) -> str:
+    return "unknown" if isnan(paired.low) else format_interval(metric, paired.low, paired.high)
+
+
+def arm_rows(arms: list[Arm], baseline: Arm, contrasts: Mapping[str, Contrast]) -> list[dict[str, Any]]:
     """The rows of the main table."""
     rows = []
     for arm in arms:
@@ -222,27 +221,28 @@ def arm_rows(
             row["mean"] = format_metric(PRIMARY_METRIC, fmean(values))
             row["sd"] = label_and_formatter(PRIMARY_METRIC)[1](stdev(values)) if len(values) > 1 else None
         if contrast := contrasts.get(arm.name):
-            row |= comparison_cells(PRIMARY_METRIC, contrast.paired, contrast.p_holm)
-            row["significant"], pairs = contrast.is_significant, contrast.paired.pairs
-            row["common_seeds"] = pairs if pairs < max(len(values), len(baseline.runs)) else None
-            over = problems.get(arm.name, {}).get(PRIMARY_METRIC)
-            row["problems"] = format_interval(PRIMARY_METRIC, *over) if over else "–"
+            test, over_seeds = contrast.test, contrast.paired
+            row |= comparison_cells(PRIMARY_METRIC, test, contrast.p_holm)
+            row["interval"] = interval_cell(PRIMARY_METRIC, over_seeds)
+            row["both"] = interval_cell(PRIMARY_METRIC, contrast.crossed) if contrast.crossed else "–"
+            row["significant"] = contrast.is_significant
+            row["common_seeds"] = contrast.seeds if contrast.seeds < max(len(values), len(baseline.runs)) else None
         rows.append(row)
     return rows
 
 
 def detectable_difference(baseline: Arm, contrasts: Mapping[str, Contrast]) -> str:
     """The smallest difference that these seeds could have shown, as a sentence; empty if it is unknown."""
-    constant = sum(contrast.paired.pairs > 1 and contrast.half_width == 0 for contrast in contrasts.values())
+    constant = sum(contrast.is_constant for contrast in contrasts.values())
     caveat = ""
     if constant:
         caveat = (
             f"{constant} of the differences {'is' if constant == 1 else 'are'} the same in every seed: without spread "
-            "the interval has no width, and the p value means little."
+            "over seeds there is no test."
         )
     if (half_widths := detectable_range(contrasts.values())) is None:
         return caveat
-    pairs = sorted({contrast.paired.pairs for contrast in contrasts.values() if contrast.paired.pairs > 1})
+    pairs = sorted({contrast.seeds for contrast in contrasts.values() if contrast.seeds > 1})
     seeds = f"{pairs[0]} to {pairs[-1]}" if len(pairs) > 1 else str(pairs[0])
     low, high = (
         f"below about {half_width * 100:.1f} points" if half_width < 1 else "of any size" for half_width in half_widths
@@ -284,7 +284,6 @@ def results_table(
     sweep: SweepResults,
     baseline: Arm | None,
     contrasts: Mapping[str, Mapping[str, Contrast]],
-    problems: ProblemIntervals,
 ) -> pd.DataFrame:
     """The content of sweep.csv: a row for each arm and metric, with the mean over seeds and the comparison."""
     rows = []
@@ -296,10 +295,9 @@ def results_table(
             row |= {"setting": replace_surrogates(arm.name), "figure": metric, **dict.fromkeys(CSV_COLUMNS, nan)}
             row |= {"seeds": len(values), "mean": fmean(values), "sd": stdev(values) if len(values) > 1 else nan}
             if contrast := contrasts.get(metric, {}).get(arm.name):
-                paired = contrast.paired
-                row |= {"difference": paired.difference, "low": paired.low, "high": paired.high, "p": paired.p}
-                row["p_holm"] = contrast.p_holm
-            if over := problems.get(arm.name, {}).get(metric):
-                row["problems_low"], row["problems_high"] = over
+                over_seeds, both = contrast.paired, contrast.crossed
+                row |= {"difference": over_seeds.difference, "low": over_seeds.low, "high": over_seeds.high}
+                row |= {"both_low": both.low, "both_high": both.high} if both else {}
+                row |= {"p": contrast.test.p, "p_holm": contrast.p_holm}
             rows.append(row | {"baseline": bool(contrasts) and arm is baseline})
     return pd.DataFrame(rows, columns=[*sweep.factors, "setting", "figure", *CSV_COLUMNS, "baseline"])

@@ -8,14 +8,18 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
 
 from grpo.core import files
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import parse_json_object
 from grpo.core.metric_format import METRIC_LABELS
-from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT, REWARD, SCORE_PREFIX
+from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT, MEAN_COMPLETION_TOKENS, REWARD, SCORE_PREFIX
 from grpo.core.text import plural
 from grpo.reports.arms import (
     PRIMARY_METRIC,
@@ -96,9 +100,25 @@ class SweepResults:
         labelled = [name for name in METRIC_LABELS if name != PRIMARY_METRIC and (same_weights or name != REWARD)]
         return [name for name in (*labelled, *rewards) if any(final_value(run, name) is not None for run in runs)]
 
+    @cached_property
+    def problem_tables(self) -> dict[Path, pd.DataFrame | None]:
+        """Folder of a run -> its metrics by held-out problem after training; None if the file is missing or damaged."""
+        return {run.folder: _metrics_by_problem(run) for arm in self.arms for run in arm.runs.values()}
+
     def relative_name(self, folder: Path) -> str:
         """A folder of the sweep, relative to the sweep's own."""
         return str(folder.relative_to(self.folder))
+
+
+def _metrics_by_problem(run: SavedRun) -> pd.DataFrame | None:
+    try:
+        table = pd.read_parquet(RunDir(run.folder).evaluation_table("after"))
+        table = table.set_index(["problem", "question", "gold"]).sort_index()
+    except (OSError, ValueError, KeyError):
+        return None
+    table = table.rename(columns={"tokens": MEAN_COMPLETION_TOKENS})
+    metrics = [name for name in table if name in METRIC_LABELS or str(name).startswith(SCORE_PREFIX)]
+    return table[metrics].astype(np.float64).groupby(level=[0, 1, 2]).mean()
 
 
 @dataclass

@@ -1,101 +1,154 @@
 """Statistics of a sweep: differences between arms over seeds and over problems, effects of factors, Pareto fronts.
 
-Differences are tested over seeds. Used by the sentences, tables and metrics of a sweep; it formats nothing.
+Training seeds are the unit of replication. Every run of a sweep answers the same held-out problems, so seeds and
+problems are crossed, and a difference is tested for new seeds and new problems. Used by the sentences, tables and
+metrics of a sweep; it formats nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
-from statistics import fmean
+from math import isnan, nan
+from statistics import fmean, stdev
 
 import numpy as np
-import pandas as pd
 
-from grpo.core.metric_format import METRIC_LABELS
-from grpo.core.metric_names import MEAN_COMPLETION_TOKENS, SCORE_PREFIX
 from grpo.core.statistics import (
+    Floats,
     Interval,
     PairedTTest,
-    bootstrap_intervals,
+    crossed_t_test,
     holm_adjusted,
     paired_t_test,
+    seeds_needed,
     t_interval,
 )
 from grpo.reports.arms import PRIMARY_METRIC, Arm, final_value
 from grpo.reports.sweep_results import SweepResults
-from grpo.runs.run_dir import RunDir
-from grpo.runs.saved_run import SavedRun
 
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """The difference of an arm from the baseline, over the seeds that both have."""
+    """The difference of an arm from the baseline, over the seeds that both have.
+
+    Attributes:
+        by_seed: seed -> the values of the arm and of the baseline.
+        paired: over seeds, given these held-out problems.
+        crossed: over seeds and problems; None if the runs answered different problems, their completions were deleted,
+            or the metric is not one of single problems.
+        p_holm: p of `test`, adjusted for the number of arms that are tested against the baseline in this metric.
+        comparisons: that number.
+    """
 
     arm: Arm
+    by_seed: dict[int, tuple[float, float]]
     paired: PairedTTest
-    p_holm: float  # adjusted for the number of arms that are compared with the baseline in this metric
+    crossed: PairedTTest | None
+    p_holm: float
+    comparisons: int
+
+    @property
+    def test(self) -> PairedTTest:
+        return self.crossed or self.paired
+
+    @property
+    def difference(self) -> float:
+        return self.paired.difference
+
+    @property
+    def seeds(self) -> int:
+        return len(self.by_seed)
 
     @property
     def is_significant(self) -> bool:
         return self.p_holm < 0.05
 
     @property
+    def is_constant(self) -> bool:
+        """Whether the difference is the same in each of several seeds, so that there is no spread to test it with."""
+        return self.seeds > 1 and self.paired.low == self.paired.high
+
+    @property
+    def is_clear(self) -> bool:
+        return self.is_significant or (self.is_constant and self.is_separate)
+
+    @property
+    def agreeing_seeds(self) -> int:
+        """The number of seeds whose difference has the sign of the mean difference."""
+        return sum((first - second) * self.difference > 0 for first, second in self.by_seed.values())
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether every run of the arm lies on the same side of every run of the baseline."""
+        first, second = zip(*self.by_seed.values(), strict=True)
+        return min(first) > max(second) or max(first) < min(second)
+
+    @property
     def half_width(self) -> float:
         """Half the width of the interval, which is about the smallest difference that would be significant."""
-        return (self.paired.high - self.paired.low) / 2
+        return (self.test.high - self.test.low) / 2
+
+    @property
+    def sd(self) -> float:
+        """The standard deviation of the difference over seeds, of which there must be two."""
+        return stdev(first - second for first, second in self.by_seed.values())
+
+    @property
+    def problem_error(self) -> float:
+        """The standard error of the difference over problems; 0 if it is unknown."""
+        over_seeds = (self.paired.high - self.paired.low) / 2
+        return max(0.0, self.half_width**2 - over_seeds**2) ** 0.5 / 1.96
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """The number of seeds that finds a difference of this size with this spread; None if it is above 1,000."""
+        return seeds_needed(self.difference, self.sd, self.comparisons, self.problem_error)
 
 
 def compute_contrasts(sweep: SweepResults, baseline: Arm, metric: str = PRIMARY_METRIC) -> dict[str, Contrast]:
     """The contrasts of all arms that share a seed with the baseline, by the name of the arm."""
     baseline_values = baseline.values(metric)
-    arms, paired = [], []
+    compared = []
     for arm in sweep.arms_with_runs:
-        values = arm.values(metric)
-        if arm is not baseline and (seeds := [seed for seed in values if seed in baseline_values]):
-            arms.append(arm)
-            paired.append(paired_t_test([values[seed] for seed in seeds], [baseline_values[seed] for seed in seeds]))
-    adjusted = holm_adjusted([test.p for test in paired])
-    return {arm.name: Contrast(arm, test, p_holm) for arm, test, p_holm in zip(arms, paired, adjusted, strict=True)}
+        by_seed = {
+            seed: (value, baseline_values[seed])
+            for seed, value in arm.values(metric).items()
+            if seed in baseline_values
+        }
+        if arm is baseline or not by_seed:
+            continue
+        paired = paired_t_test(*zip(*by_seed.values(), strict=True))
+        changes = _changes_by_problem(sweep, arm, baseline, by_seed, metric)
+        compared.append((arm, by_seed, paired, None if changes is None else crossed_t_test(changes)))
+    p_values = [(crossed or paired).p for _, _, paired, crossed in compared]
+    comparisons = sum(not isnan(p) for p in p_values)
+    return {
+        row[0].name: Contrast(*row, p_holm, comparisons)
+        for row, p_holm in zip(compared, holm_adjusted(p_values), strict=True)
+    }
 
 
-def intervals_over_problems(sweep: SweepResults, baseline: Arm) -> dict[str, dict[str, Interval]]:
-    """By arm and metric, the 95% interval of the difference from the baseline, given these runs.
+def _changes_by_problem(
+    sweep: SweepResults, arm: Arm, baseline: Arm, by_seed: Mapping[int, tuple[float, float]], metric: str
+) -> Floats | None:
+    """The differences of an arm from the baseline by seed and problem, (S, E).
 
-    A bootstrap over the problems of the mean difference over the seeds that both have. It shows how much the difference
-    depends on the choice of problems, and nothing about other seeds. Arms are left out that were evaluated on other
-    problems than the baseline, or whose completions were deleted.
+    None if they are unknown: all tables must have the same problems, and the means that the runs report.
     """
-    tables = {run.folder: _metrics_by_problem(run) for arm in sweep.arms_with_runs for run in arm.runs.values()}
-    intervals = {}
-    for arm in sweep.arms_with_runs:
-        seeds = [seed for seed in arm.runs if seed in baseline.runs]
-        pairs = [(tables[arm.runs[seed].folder], tables[baseline.runs[seed].folder]) for seed in seeds]
-        if arm is baseline or not pairs:
-            continue
-        changes = [
-            first - second
-            for first, second in pairs
-            if first is not None and second is not None and first.index.equals(second.index)
-        ]
-        if len(changes) < len(pairs) or not all(change.index.equals(changes[0].index) for change in changes):
-            continue
-        change = sum(changes[1:], changes[0]).dropna(axis="columns") / len(changes)
-        by_metric = bootstrap_intervals(change.to_numpy(dtype=np.float64).T)
-        intervals[arm.name] = dict(zip(change.columns, by_metric, strict=True))
-    return intervals
-
-
-def _metrics_by_problem(run: SavedRun) -> pd.DataFrame | None:
-    """The metrics of each held-out problem after training; None if its file is missing or damaged."""
-    try:
-        table = pd.read_parquet(RunDir(run.folder).evaluation_table("after"))
-        table = table.set_index(["problem", "question", "gold"]).sort_index()
-    except (OSError, ValueError, KeyError):
-        return None
-    table = table.rename(columns={"tokens": MEAN_COMPLETION_TOKENS})
-    metrics = [name for name in table if name in METRIC_LABELS or str(name).startswith(SCORE_PREFIX)]
-    return table[metrics].astype(np.float64).groupby(level=[0, 1, 2]).mean()
+    rows, problems = [], None
+    for seed, means in by_seed.items():
+        columns = []
+        for run, mean in zip((arm.runs[seed], baseline.runs[seed]), means, strict=True):
+            table = sweep.problem_tables[run.folder]
+            if table is None or metric not in table or not abs(table[metric].mean() - mean) < 1e-6:
+                return None
+            problems = table.index if problems is None else problems
+            if not problems.equals(table.index):
+                return None
+            columns.append(table[metric].to_numpy(dtype=np.float64))
+        rows.append(columns[0] - columns[1])
+    changes = np.array(rows)
+    return None if np.isnan(changes).any() else changes
 
 
 @dataclass(frozen=True, eq=False)

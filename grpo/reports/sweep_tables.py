@@ -67,11 +67,12 @@ def _arms_table(sweep: SweepResults, baseline: Arm) -> list[RenderableType]:
         cells = ["baseline" if arm is baseline else "", "", ""]
         if contrast := contrasts.get(arm.name):
             cells = [
-                with_sign(label_and_formatter(PRIMARY_METRIC)[1](contrast.paired.difference)),
-                *_interval_and_p_cells(contrast.paired, contrast.p_holm),
+                with_sign(label_and_formatter(PRIMARY_METRIC)[1](contrast.difference)),
+                *_interval_and_p_cells(contrast.test, contrast.p_holm),
             ]
         table.add_row(label, str(len(arm.runs)), format_metric(PRIMARY_METRIC, mean_accuracy(arm)), *cells)
-    table.caption = f"{sweep.labels[PRIMARY_METRIC]}: mean over seeds; paired t intervals with the seed as unit"
+    over = "seeds and problems" if all(contrast.crossed for contrast in contrasts.values()) else "seeds"
+    table.caption = f"{sweep.labels[PRIMARY_METRIC]}: mean over seeds; paired t intervals over {over}"
     table.caption_justify = "left"
     if len(sweep.factors) > 1:
         legend = [Text("Arms are named by their differences from the baseline."), *legend]
@@ -92,11 +93,8 @@ def _left_out_note(total: int, count: int, noun: str) -> list[RenderableType]:
 
 
 def _interval_and_p_cells(paired: PairedTTest, p_holm: float) -> tuple[str, str]:
-    return (
-        ("unknown", "")
-        if isnan(paired.p)
-        else (format_interval(PRIMARY_METRIC, paired.low, paired.high), format_p_value(p_holm))
-    )
+    interval = "unknown" if isnan(paired.low) else format_interval(PRIMARY_METRIC, paired.low, paired.high)
+    return interval, "" if isnan(p_holm) else format_p_value(p_holm)
 
 
 def _trials_table(sweep: SweepResults) -> list[RenderableType]:

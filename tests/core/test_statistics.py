@@ -7,8 +7,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
+from statsmodels.stats.power import TTestPower
 
-from grpo.core.statistics import bootstrap_intervals, maj_at_k, mcnemar_p_value, pass_at_k, wilson_interval
+from grpo.core.statistics import (
+    bootstrap_intervals,
+    crossed_t_test,
+    maj_at_k,
+    mcnemar_p_value,
+    paired_t_test,
+    pass_at_k,
+    seeds_needed,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (3, 10), (10, 10), (654, 1319)])
@@ -45,6 +56,57 @@ def test_bootstrap_intervals_are_reproducible_and_have_the_expected_width() -> N
     assert interval == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)  # half is 0.12
     assert bootstrap_intervals(values) == [interval] and bootstrap_intervals(np.vstack([values, values]))[1] == interval
     assert bootstrap_intervals(np.full((1, 9), 0.5)) == [(0.5, 0.5)] == bootstrap_intervals(np.full((1, 1), 0.5))
+
+
+@pytest.mark.parametrize("sd_seeds,sd_problems,sd_answers", [(0.15, 0.3, 0.2), (0.01, 0.3, 0.2), (0.15, 0.0, 0.3)])
+def test_crossed_intervals_cover_a_difference_over_new_seeds_and_new_problems(
+    sd_seeds: float, sd_problems: float, sd_answers: float
+) -> None:
+    rng = np.random.default_rng(0)
+    draws, seeds, problems = 1000, 5, 64
+    differences = (
+        sd_seeds * rng.normal(size=(draws, seeds, 1))
+        + sd_problems * rng.normal(size=(draws, 1, problems))
+        + sd_answers * rng.normal(size=(draws, seeds, problems))
+    )
+    tests = [crossed_t_test(each) for each in differences]
+    covered = np.mean([test.low <= 0 <= test.high for test in tests])
+    assert 0.94 <= covered <= 0.99
+    assert [test.p >= 0.05 for test in tests] == [test.low <= 0 <= test.high for test in tests]
+
+
+def test_intervals_of_skewed_seeds_cover_about_90_percent() -> None:
+    skewed = np.random.default_rng(0).exponential(size=(1000, 5, 1)) + np.zeros(64)  # a mean of 1
+    tests = [crossed_t_test(each) for each in skewed]
+    assert 0.86 <= np.mean([test.low <= 1 <= test.high for test in tests]) <= 0.92
+
+
+def test_a_crossed_test_adds_the_squared_half_widths_over_seeds_and_over_problems() -> None:
+    differences = np.random.default_rng(0).normal(0.2, 0.3, size=(4, 50))
+    found = crossed_t_test(differences)
+    over_seeds = paired_t_test(list(differences.mean(axis=1)), [0.0] * 4)
+    over_problems = paired_t_test(list(differences.mean(axis=0)), [0.0] * 50)
+    half = [(test.high - test.low) / 2 for test in (found, over_seeds, over_problems)]
+    assert half[0] ** 2 == pytest.approx(half[1] ** 2 + half[2] ** 2)
+    assert found.difference == pytest.approx(differences.mean()) and found.p > max(over_seeds.p, over_problems.p)
+    # Without a part that varies over problems, it is the paired t test over seeds.
+    constant = np.repeat(differences[:, :1], 50, axis=1)
+    assert crossed_t_test(constant).p == pytest.approx(paired_t_test(list(constant[:, 0]), [0.0] * 4).p)
+    assert np.isnan(crossed_t_test(np.ones((3, 50))).p) and np.isnan(crossed_t_test(differences[:1]).p)
+
+
+def test_seeds_needed_agree_with_statsmodels_and_with_simulated_sweeps() -> None:
+    for difference, sd, comparisons in [(42.4, 15.4, 5), (1.0, 0.5, 1), (2.0, 2.0, 3), (5.0, 20.0, 1)]:
+        expected = TTestPower().solve_power(difference / sd, alpha=0.05 / comparisons, power=0.8)
+        assert seeds_needed(difference, sd, comparisons) == np.ceil(expected)
+    assert seeds_needed(0.01, 5.0, 1) is None
+    seeds = seeds_needed(2.0, 2.0, 1) or 0
+    rng = np.random.default_rng(0)
+    for count, least, most in ((seeds, 0.78, 1.0), (seeds - 1, 0.0, 0.8)):
+        found = ttest_1samp(rng.normal(2.0, 2.0, size=(4000, count)), 0.0, axis=1).pvalue < 0.05
+        assert least <= np.mean(found) <= most
+    # A standard error over problems is not lowered by seeds.
+    assert seeds_needed(2.0, 2.0, 1, problem_error=0.3) > seeds and seeds_needed(2.0, 2.0, 1, problem_error=0.8) is None
 
 
 def majority(answers: list[int]) -> float:

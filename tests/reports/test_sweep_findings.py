@@ -4,96 +4,275 @@ import pytest
 
 from grpo.core.errors import UserError
 from grpo.reports.baseline import choose_baseline
-from grpo.reports.sweep_findings import verdict
+from grpo.reports.sweep_findings import findings, verdict
 from grpo.reports.sweep_results import read_sweep
 from grpo.reports.sweep_statistics import (
     search_trials,
 )
 from tests.helpers.made_up import made_up, made_up_sweep, plan
 
+SITUATIONS = [
+    pytest.param(
+        {
+            "rewards=default": [0.94, 0.96, 0.96, 0.95, 0.97],
+            "rewards=no_correctness": [0.69, 0.5, 0.41, 0.55, 0.6],
+            "rewards=no_int": [0.95, 0.96, 0.97, 0.95, 0.96],
+            "rewards=no_xmlcount": [0.95, 0.96, 0.98, 0.94, 0.97],
+        },
+        [
+            "Without correctness, 55.0% of answers are right; with it, 95.6%; all 5 seeds agree.",
+            "The difference on 100 held-out problems, -40.6 points, has a 95% interval over seeds and problems from -56.8 to -24.4 (p 0.0015, Holm p 0.0046 for 3 comparisons).",
+            "Each of its 5 runs is below each of the 15 other runs.",
+            "The other 2 arms do not differ significantly from rewards=default; their 95% intervals over seeds and problems exclude differences above 2.0 points.",
+        ],
+        id="a reward matters, the others do not",
+    ),
+    pytest.param(
+        {
+            "rewards=default": [0.94, 0.96, 0.96],
+            "rewards=no_correctness": [0.69, 0.5, 0.41],
+            "rewards=no_int": [0.95, 0.96, 0.97],
+            "rewards=no_xmlcount": [0.95, 0.96, 0.98],
+        },
+        [
+            "Without correctness, 53.3% of answers are right; with it, 95.3%; all 3 seeds agree, but 3 seeds are too few to exclude chance among 3 comparisons.",
+            "The difference on 100 held-out problems, -42.0 points, has a 95% interval over seeds and problems from -81.2 to -2.8 (p 0.044, Holm p 0.13 for 3 comparisons).",
+            "If its size and spread are those of these seeds, 5 seeds find it in 80% of sweeps.",
+            "The other 2 arms do not differ significantly from rewards=default; their 95% intervals over seeds and problems exclude differences above 3.8 points.",
+        ],
+        id="the same with three seeds",
+    ),
+    pytest.param(
+        {"rewards=no_correctness": [0.69, 0.5, 0.41, 0.55, 0.6], "rewards=default": [0.94, 0.96, 0.96, 0.95, 0.97]},
+        [
+            "With correctness, 95.6% of answers are right; without it, 55.0%; all 5 seeds agree.",
+            "The difference on 100 held-out problems, +40.6 points, has a 95% interval over seeds and problems from +24.4 to +56.8 (p 0.0015).",
+            "Each of its 5 runs is above each of the 5 other runs.",
+        ],
+        id="a reward that the baseline lacks",
+    ),
+    pytest.param(
+        {"rewards=default": [0.94, 0.96, 0.96, 0.95, 0.97], "rewards=no_format": [0.69, 0.5, 0.41, 0.55, 0.6]},
+        [
+            "Without strict_format, soft_format and xmlcount, 55.0% of answers are right; with them, 95.6%; all 5 seeds agree.",
+            "The difference on 100 held-out problems, -40.6 points, has a 95% interval over seeds and problems from -56.8 to -24.4 (p 0.0015).",
+            "Each of its 5 runs is below each of the 5 other runs.",
+        ],
+        id="several rewards",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.9, 0.91, 0.92], "num_generations=8": [0.95, 0.96, 0.98]},
+        [
+            "With num_generations=8, 96.3% of answers are right; with num_generations=4, 91.0%; all 3 seeds agree.",
+            "The difference on 100 held-out problems, +5.3 points, has a 95% interval over seeds and problems from +1.1 to +9.5 (p 0.019).",
+            "Each of its 3 runs is above each of the 3 other runs.",
+        ],
+        id="all seeds agree",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.5, 0.6, 0.7, 0.5, 0.6], "num_generations=8": [0.75, 0.82, 0.95, 0.72, 0.55]},
+        [
+            "With num_generations=8, 75.8% of answers are right; with num_generations=4, 58.0%; 4 of 5 seeds agree.",
+            "The difference on 100 held-out problems, +17.8 points, has a 95% interval over seeds and problems from +1.2 to +34.4 (p 0.041).",
+        ],
+        id="a clear effect in most seeds",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.9, 0.91], "num_generations=8": [0.95, 0.98]},
+        [
+            "With num_generations=8, 96.5% of answers are right; with num_generations=4, 90.5%; both seeds agree, but 100 held-out problems are too few to exclude chance.",
+            "The difference on 100 held-out problems, +6.0 points, has a 95% interval over seeds and problems from -7.4 to +19.4 (p 0.13).",
+            "If its size and spread are those of these seeds, more seeds alone do not find it: more held-out problems are needed.",
+        ],
+        id="separate, but too few problems for one comparison",
+    ),
+    pytest.param(
+        {
+            "num_generations=4": [0.87, 0.92, 0.88],
+            "num_generations=8": [0.92, 0.93, 0.95],
+            "num_generations=16": [0.95, 0.96, 0.96],
+        },
+        [
+            "With num_generations=16, 95.7% of answers are right; with num_generations=4, 89.0%; all 3 seeds agree, but 100 held-out problems are too few to exclude chance among 2 comparisons.",
+            "The difference on 100 held-out problems, +6.7 points, has a 95% interval over seeds and problems from -0.6 to +13.9 (p 0.061, Holm p 0.12 for 2 comparisons).",
+            "If its size and spread are those of these seeds, more seeds alone do not find it: more held-out problems are needed.",
+            "The other arm does not differ significantly from num_generations=4; its 95% interval over seeds and problems excludes differences above 12.6 points.",
+        ],
+        id="separate, but too few problems for two comparisons",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.9, 0.91, 0.92], "num_generations=8": [0.92, 0.9, 0.93]},
+        [
+            "No arm differs significantly from num_generations=4 over 3 seeds.",
+            "The largest difference on 100 held-out problems, +0.7 points with num_generations=8, has a 95% interval over seeds and problems from -3.2 to +4.6 (p 0.56).",
+        ],
+        id="nothing clear",
+    ),
+    pytest.param(
+        {
+            "num_generations=4": [0.9, 0.91, 0.92],
+            "num_generations=8": [0.92, 0.9, 0.93],
+            "num_generations=16": [0.91, 0.9, 0.93],
+        },
+        [
+            "No arm differs significantly from num_generations=4 over 3 seeds.",
+            "The largest difference on 100 held-out problems, +0.7 points with num_generations=8, has a 95% interval over seeds and problems from -3.2 to +4.6 (p 0.56, Holm p 1 for 2 comparisons).",
+            "The other arm does not differ significantly from num_generations=4; its 95% interval over seeds and problems excludes differences above 3.3 points.",
+        ],
+        id="nothing clear in several arms",
+    ),
+    pytest.param(
+        {
+            "num_generations=4": [0.9, 0.91, 0.92],
+            "num_generations=8": [0.3, 0.32, 0.31],
+            "num_generations=16": [0.92, 0.9, 0.93],
+            "num_generations=32": [0.5, 0.52, 0.51],
+        },
+        [
+            "With num_generations=8, 31.0% of answers are right; with num_generations=4, 91.0%; all 3 seeds agree.",
+            "The difference on 100 held-out problems, -60.0 points, has a 95% interval over seeds and problems from -69.9 to -50.1 (p below 0.001, Holm p below 0.001 for 3 comparisons).",
+            "Each of its 3 runs is below each of the 9 other runs.",
+            "num_generations=32 (-40.0) also differs from num_generations=4.",
+            "The other arm does not differ significantly from num_generations=4; its 95% interval over seeds and problems excludes differences above 4.6 points.",
+        ],
+        id="arms below the baseline, one of them not clearly",
+    ),
+    pytest.param(
+        {
+            "num_generations=4": [0.5, 0.51, 0.52, 0.5],
+            "num_generations=8": [0.3, 0.32, 0.31, 0.3],
+            "num_generations=16": [0.72, 0.7, 0.73, 0.71],
+        },
+        [
+            "With num_generations=16, 71.5% of answers are right; with num_generations=4, 50.8%; all 4 seeds agree.",
+            "The difference on 100 held-out problems, +20.8 points, has a 95% interval over seeds and problems from +12.7 to +28.8 (p below 0.001, Holm p below 0.001 for 2 comparisons).",
+            "Each of its 4 runs is above each of the 8 other runs.",
+            "num_generations=8 (-20.0) also differs from num_generations=4.",
+        ],
+        id="opposite signs",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.9], "num_generations=8": [0.95], "num_generations=16": [0.91]},
+        [
+            "With num_generations=8, 95.0% of answers are right; with num_generations=4, 90.0%, in one seed.",
+            "The spread over seeds is unknown, so no conclusion about the arms is possible.",
+        ],
+        id="a single seed",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.9], "num_generations=8": [0.9]},
+        [
+            "All arms had the same share of right answers, in one seed.",
+            "The spread over seeds is unknown, so no conclusion about the arms is possible.",
+        ],
+        id="a single seed and a tie",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.9, 0.8], "num_generations=8": [0.95]},
+        [
+            "With num_generations=8, 95.0% of answers are right; with num_generations=4, 90.0%, in one seed.",
+            "The spread over seeds is unknown, so no conclusion about the arms is possible.",
+        ],
+        id="a single seed in common",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.9, 0.91, 0.92, 0.93], "num_generations=8": [0.5, 0.52, 0.51]},
+        [
+            "With num_generations=8, 51.0% of answers are right; with num_generations=4, 91.0%; all 3 shared seeds agree.",
+            "The difference on 100 held-out problems, -40.0 points, has a 95% interval over seeds and problems from -49.9 to -30.1 (p below 0.001).",
+            "Each of its 3 runs is below each of the 4 other runs.",
+        ],
+        id="unequal seeds",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.9, 0.8], "num_generations=8": [0.95], "num_generations=16": [0.9, 0.81]},
+        [
+            "No arm differs significantly from num_generations=4 over 2 seeds.",
+            "The largest difference on 100 held-out problems, +0.5 points with num_generations=16, has a 95% interval over seeds and problems from -5.9 to +6.9 (p 0.56).",
+            "1 arm has fewer than two seeds in common with num_generations=4 and is not tested.",
+        ],
+        id="an arm with too few seeds",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.0, 0.0], "num_generations=8": [0.0, 0.0]},
+        ["In each of 2 seeds all arms had the same share of right answers."],
+        id="a tie",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.5, 0.6], "num_generations=8": [0.6, 0.7]},
+        [
+            "No arm differs significantly from num_generations=4 over 2 seeds.",
+            "The largest difference on 100 held-out problems, +10.0 points with num_generations=8, is the same in each of 2 seeds: without spread over seeds there is no test.",
+        ],
+        id="the same difference in each seed",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.0, 0.0, 0.0], "num_generations=8": [1.0, 1.0, 1.0]},
+        [
+            "With num_generations=8, 100.0% of answers are right; with num_generations=4, 0.0%; all 3 seeds agree.",
+            "The difference on 100 held-out problems, +100.0 points, is the same in each of 3 seeds: without spread over seeds there is no test.",
+            "Each of its 3 runs is above each of the 3 other runs.",
+        ],
+        id="all against nothing",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.5, 0.6]},
+        [
+            "One arm: 55.0% right answers on 100 held-out problems, the mean of 2 seeds (95% interval -8.5 to 118.5). There is no other arm to compare it with."
+        ],
+        id="one arm",
+    ),
+    pytest.param(
+        {"num_generations=4": [0.5]},
+        ["One run: 50.0% right answers on 100 held-out problems. There is no other arm to compare it with."],
+        id="one run",
+    ),
+]
 
-@pytest.mark.parametrize(
-    "right,words",
-    [
-        (
-            {"num_generations=4": [0.90, 0.91, 0.92], "num_generations=8": [0.95, 0.96, 0.98]},
-            "num_generations=8 had the most right answers on 100 held-out problems, 96.3% over 3 seeds: 5.3 points more "
-            "than num_generations=4 (95% interval +3.9 to +6.8, Holm p 0.0039).",
-        ),
-        (
-            {"num_generations=4": [0.90, 0.91, 0.92], "num_generations=8": [0.92, 0.90, 0.93]},
-            "These 3 seeds show no significant difference between the arms: the difference in right answers from num_generations=4, +0.7 "
-            "points of num_generations=8, has a 95% interval from -3.1 to +4.5 (Holm p 0.53).",
-        ),
-        (
-            {
-                "num_generations=4": [0.87, 0.92, 0.88],
-                "num_generations=8": [0.92, 0.93, 0.95],
-                "num_generations=16": [0.95, 0.96, 0.96],
-            },
-            "3 seeds are too few to decide which arms differ. The largest difference in right answers from num_generations=4, +6.7 "
-            "points of num_generations=16, would be significant alone (95% interval from +0.9 to +12.4, p 0.038), but is not "
-            "as one of 2 comparisons (Holm p 0.075).",
-        ),
-        (
-            {
-                "num_generations=4": [0.90, 0.91, 0.92],
-                "num_generations=8": [0.30, 0.32, 0.31],
-                "num_generations=16": [0.92, 0.90, 0.93],
-                "num_generations=32": [0.50, 0.52, 0.51],
-            },
-            "num_generations=8 had 60.0 points fewer right answers than num_generations=4 on 100 held-out problems, "
-            "31.0% over 3 seeds against 91.0% (95% interval -62.5 to -57.5, Holm p below 0.001). num_generations=32 "
-            "(-40.0) also differs from num_generations=4. The other arm does not differ significantly from num_generations=4 "
-            "over 3 seeds.",
-        ),
-        (
-            {"num_generations=4": [0.9], "num_generations=8": [0.95]},
-            "Each arm has a single seed: the spread over seeds is unknown, so no conclusion about the arms is possible.",
-        ),
-        (
-            {"num_generations=4": [0.9, 0.8], "num_generations=8": [0.95]},
-            "No arm shares two seeds with num_generations=4, so no conclusion about the arms is possible.",
-        ),
-        (
-            {"num_generations=4": [0.0, 0.0], "num_generations=8": [0.0, 0.0]},
-            "In each of 2 seeds all arms had the same share of right answers.",
-        ),
-        (
-            {"num_generations=4": [0.5, 0.6], "num_generations=8": [0.6, 0.7]},
-            "num_generations=8 had the most right answers on 100 held-out problems, 65.0% over 2 seeds: 10.0 points "
-            "more than num_generations=4 (the same in each of 2 seeds, so its spread is unknown).",
-        ),
-        (
-            {"num_generations=4": [0.9, 0.8], "num_generations=8": [0.95], "num_generations=16": [0.9, 0.81]},
-            "These 2 seeds show no significant difference between the arms: the difference in right answers from num_generations=4, +0.5 "
-            "points of num_generations=16, has a 95% interval from -5.9 to +6.9 (Holm p 0.5). 1 arm has fewer than "
-            "two seeds in common with num_generations=4 and is not tested.",
-        ),
-        (
-            {"num_generations=4": [0.5, 0.6]},
-            "One arm: 55.0% right answers on 100 held-out problems, the mean of 2 seeds (95% interval -8.5 to 118.5). There "
-            "is no other arm to compare it with.",
-        ),
-        (
-            {"num_generations=4": [0.5]},
-            "One run: 50.0% right answers on 100 held-out problems. There is no other arm to compare it with.",
-        ),
-        (
-            {
-                "num_generations=4 optimizer.lr=0.0001": [0.5, 0.7, 0.6],
-                "num_generations=4 optimizer.lr=0.0003": [0.7, 0.8, 0.8],
-                "num_generations=8 optimizer.lr=0.0001": [0.6, 0.5, 0.5],
-                "num_generations=8 optimizer.lr=0.0003": [0.75, 0.75, 0.68],
-            },
-            "Averaged over the other factors, optimizer.lr=0.0003 had 18.0 points more right answers than optimizer.lr=0.0001 "
-            "(95% interval +15.8 to +20.2, Holm p 0.0015).",
-        ),
-    ],
-)
-def test_the_findings_state_only_significant_differences(tmp_path, right, words: str) -> None:
-    said = verdict(read_sweep(made_up_sweep(tmp_path, right)))
-    assert words in said if words.startswith("Averaged over") else said == words
+
+@pytest.mark.parametrize("right,sentences", SITUATIONS)
+def test_each_situation_has_its_sentences(tmp_path, right: dict[str, list[float]], sentences: list[str]) -> None:
+    assert findings(read_sweep(made_up_sweep(tmp_path, right))) == sentences
+
+
+def test_a_factor_can_matter_although_no_arm_differs_clearly(tmp_path) -> None:
+    right = {
+        "num_generations=4 optimizer.lr=0.0001": [0.5, 0.7, 0.6],
+        "num_generations=4 optimizer.lr=0.0003": [0.7, 0.8, 0.8],
+        "num_generations=8 optimizer.lr=0.0001": [0.6, 0.5, 0.5],
+        "num_generations=8 optimizer.lr=0.0003": [0.75, 0.75, 0.68],
+    }
+    assert findings(read_sweep(made_up_sweep(tmp_path, right)))[-1] == (
+        "Averaged over the other factors, optimizer.lr=0.0003 had 18.0 points more right answers than "
+        "optimizer.lr=0.0001 (95% interval +15.8 to +20.2, Holm p 0.0015)."
+    )
+
+
+def test_sentences_name_no_interval_over_problems_without_the_problems(tmp_path) -> None:
+    folder = made_up_sweep(tmp_path, {"num_generations=4": [0.90, 0.91, 0.92], "num_generations=8": [0.95, 0.96, 0.98]})
+    (folder / "4" / "evaluations" / "after.parquet").unlink()
+    assert findings(read_sweep(folder))[1] == (
+        "The difference on 100 held-out problems, +5.3 points, has a 95% interval over seeds from +3.9 to +6.8 (p 0.0039)."
+    )
+
+
+def test_missing_jobs_and_a_baseline_without_runs_are_named(tmp_path) -> None:
+    folder = made_up_sweep(tmp_path, {"num_generations=4": [0.90, 0.91, 0.92], "num_generations=8": [0.95, 0.96, 0.98]})
+    names = [f"num_generations={k} seed={seed}" for k in (4, 8) for seed in range(3)]
+    plan(folder, *names)
+    (folder / "1" / "results.json").unlink()
+    said = findings(read_sweep(folder))
+    assert said[0] == (
+        "With num_generations=8, 96.5% of answers are right; with num_generations=4, 91.0%; both shared seeds agree, "
+        "but 100 held-out problems are too few to exclude chance."
+    )
+    assert said[-1] == "1 of 6 jobs is missing from this."
+    for job in range(3):
+        (folder / str(job) / "results.json").unlink(missing_ok=True)
+    assert findings(read_sweep(folder))[1:] == [
+        "num_generations=4 has no finished run: the others are compared with num_generations=8.",
+        "3 of 6 jobs are missing from this.",
+    ]
 
 
 def test_a_search_names_its_best_trials(tmp_path) -> None:

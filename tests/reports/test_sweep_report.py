@@ -80,7 +80,7 @@ def test_the_page_in_a_browser(finished, browser, width: int, scheme: str) -> No
         "Other metrics",
         "The effect of num_generations",
         "Curves",
-        "conditional on the runs",
+        "for new seeds and new problems",
     ):
         assert page.get_by_text(words, exact=False).first.is_visible()
 
@@ -94,7 +94,7 @@ def test_page_and_table_agree_with_scipy(sweep) -> None:
     assert "<script" not in page
     test = ttest_rel(right[4], right[2])
     low, high = test.confidence_interval()
-    cells = ["num_generations=4", "3", "83.3% (14.4)", "+50.0", f"{low * 100:.1f} to {high * 100:.1f}"]
+    cells = ["num_generations=4", "3", "83.3% (14.4)", "+50.0", f"{low * 100:.1f} to {high * 100:.1f}", "–"]
     assert " ".join([*cells, f"{test.pvalue:.2g}", f"{test.pvalue:.2g}"]) in text(page)
     assert f"differences from num_generations=2 below about {(high - low) * 50:.1f} points are not significant" in text(
         page
@@ -111,7 +111,7 @@ def test_page_and_table_agree_with_scipy(sweep) -> None:
     results = [json.loads((sweep / str(job) / "results.json").read_text()) for job in (3, 4, 5)]
     for figure in ("mean_completion_tokens", "truncated", "rewards/xmlcount", "reward"):
         assert table.loc[(4, figure)]["mean"] == pytest.approx(fmean(each["after"][figure] for each in results))
-        assert table.loc[(4, figure)]["problems_low"] <= table.loc[(4, figure)]["problems_high"]
+        assert table.loc[(4, figure)]["both_low"] <= table.loc[(4, figure)]["low"]
     assert table.loc[(4, "train_seconds")]["mean"] == pytest.approx(fmean(each["train_seconds"] for each in results))
 
 
@@ -132,7 +132,7 @@ def test_missing_jobs_are_listed_and_not_averaged(sweep) -> None:
     assert "Without a step: 6, 7, 8." in page
     assert "job 5 · num_generations=4 seed=2 Ended early, by the alarm no_signal at step 1; its results count" in page
     # Two seeds each, one of them in common.
-    assert "num_generations=4 2 50.0% (70.7) -50.0 1 in common unknown – –" in page
+    assert "num_generations=4 2 50.0% (70.7) -50.0 1 in common unknown – – –" in page
     assert "python -m grpo.train -m ..." in page
 
 
@@ -239,7 +239,7 @@ def reported(monkeypatch, capsys, *arguments: object) -> str:
 
 def test_runs_of_a_folder_are_compared_by_the_settings_that_differ(outputs, monkeypatch, capsys) -> None:
     said = reported(monkeypatch, capsys, outputs)
-    assert len(said.splitlines()) < 80 and max(map(len, said.partition("Each arm has")[0].splitlines())) <= 80
+    assert len(said.splitlines()) < 80 and max(map(len, said.partition("With ")[0].splitlines())) <= 80
     assert "The best 20 of 30 arms; all are in sweep.csv." in said and "10  without a step" in said
     table = pd.read_csv(outputs / "sweep.csv").query(f"figure == '{PRIMARY_METRIC}'")
     assert len(table) == 30 and f"{table['mean'].max():.1%}" in said and f" {table['mean'].iloc[1]:.1%} " not in said

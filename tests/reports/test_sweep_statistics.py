@@ -13,14 +13,13 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from grpo.core.statistics import bootstrap_intervals, holm_adjusted, paired_t_test, t_interval
+from grpo.core.statistics import crossed_t_test, holm_adjusted, paired_t_test, t_interval
 from grpo.reports.arms import PRIMARY_METRIC
 from grpo.reports.baseline import choose_baseline
 from grpo.reports.sweep_results import read_sweep
 from grpo.reports.sweep_statistics import (
     compute_contrasts,
     factor_effects,
-    intervals_over_problems,
     pareto_front,
 )
 from tests.helpers.made_up import RIGHT, made_up, made_up_sweep
@@ -37,7 +36,7 @@ def test_the_paired_t_test_equals_scipy_and_statsmodels(pairs) -> None:
     assert found.pairs == len(pairs) and found.difference == pytest.approx(differences.mean(), abs=1e-12)
     if np.ptp(differences) == 0:
         assert (found.low, found.high) == (found.difference, found.difference)
-        assert found.p == (0.0 if found.difference else 1.0)
+        assert isnan(found.p) if found.difference else found.p == 1.0
         return
     theirs = stats.ttest_rel(values, baseline)
     assert found.p == pytest.approx(theirs.pvalue, rel=1e-6)
@@ -87,8 +86,9 @@ def test_arms_are_compared_with_the_first(tmp_path) -> None:
     assert list(found) == others
     expected = [stats.ttest_rel(RIGHT[name], RIGHT[first]) for name in others]
     assert [found[name].paired.p for name in others] == pytest.approx([each.pvalue for each in expected])
-    adjusted = multipletests([each.pvalue for each in expected], method="holm")[1]
+    adjusted = multipletests([found[name].test.p for name in others], method="holm")[1]
     assert [found[name].p_holm for name in others] == pytest.approx(adjusted)
+    assert [found[name].comparisons for name in others] == [3, 3, 3]
     assert sweep.metrics[0] == "strict_format" and PRIMARY_METRIC not in sweep.metrics
     assert {"train_seconds", "reward", "rewards/xmlcount"} <= set(sweep.metrics)
 
@@ -139,25 +139,24 @@ def test_a_factor_is_compared_over_runs_at_all_its_levels(tmp_path) -> None:
     ]
 
 
-def test_intervals_over_problems_are_of_the_mean_over_seeds(tmp_path) -> None:
+def test_seeds_and_problems_are_crossed_if_all_runs_answered_the_same_problems(tmp_path) -> None:
     rng = np.random.default_rng(0)
     right = {(k, seed): (rng.random(40) < 0.5).tolist() for k in (4, 8) for seed in (0, 1)}
     for (k, seed), problems in right.items():
         made_up(tmp_path / f"{k}-{seed}", f"num_generations={k}", f"seed={seed}", right=problems)
 
-    def found() -> dict:
+    def found(metric: str = PRIMARY_METRIC):
         sweep = read_sweep(tmp_path)
-        return intervals_over_problems(sweep, choose_baseline(sweep, None))
+        return compute_contrasts(sweep, choose_baseline(sweep, None), metric)["num_generations=8"]
 
-    change = np.mean([np.subtract(right[8, seed], right[4, seed], dtype=float) for seed in (0, 1)], axis=0)
-    (expected,) = bootstrap_intervals(change[None])
-    assert found()["num_generations=8"][PRIMARY_METRIC] == expected
-    table = pd.read_parquet(tmp_path / "8-1" / "evaluations" / "after.parquet")
-    table["question"] = "another"
-    table.to_parquet(tmp_path / "8-1" / "evaluations" / "after.parquet")
-    assert found() == {}
-    (tmp_path / "8-1" / "evaluations" / "after.parquet").write_bytes(b"PAR1")
-    assert found() == {}
+    expected = crossed_t_test(np.array([np.subtract(right[8, seed], right[4, seed], dtype=float) for seed in (0, 1)]))
+    assert found().crossed == found().test == expected and found().p_holm == expected.p
+    assert found("train_seconds").crossed is None  # not a metric of single problems
+    path = tmp_path / "8-1" / "evaluations" / "after.parquet"
+    table = pd.read_parquet(path)
+    for changed in (table.assign(question="another"), table.assign(accuracy_strict=True), None):
+        path.write_bytes(b"PAR1") if changed is None else changed.to_parquet(path)
+        assert found().crossed is None and found().test == found().paired
 
 
 def test_pareto_fronts_of_known_points() -> None:
