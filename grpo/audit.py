@@ -40,6 +40,8 @@ def run(config: AuditConfig) -> list[Finding]:
         UserError: a mistake of the user, or findings of the level `fail_on`.
     """
     stack = rewards_of(config)
+    if config.placebo:
+        say("placebo=true: training permutes the totals within each group; the audit is of the rewards before that.")
     findings: list[Finding] = []
     for title, stage in stack.stages().items():
         with unchanged_reward_states(stack.weights):  # every stage meets rewards that have seen nothing

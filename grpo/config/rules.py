@@ -130,6 +130,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "max_prompt_length": between(1, MAX_TOKENS),
         "logging_steps": between(1, MAX_STEPS),
         "eval_steps": between(1, MAX_STEPS),
+        "eval_samples": between(2, 256, "one completion of each problem is greedy in any case"),
         "save_steps": between(1, MAX_STEPS),
         "save_total_limit": between(2, MAX_STEPS, "if one checkpoint is damaged, another must remain"),
         "on_nonfinite": one_of("stop", "skip"),

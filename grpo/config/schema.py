@@ -195,6 +195,7 @@ class CommonConfig:
     rewards: dict[str, Any]
     reward_files: list[str]
     correct_by: str = DEFAULT_CORRECT_BY
+    placebo: bool = False
     reward_args: dict[str, Any] = field(default_factory=free_mapping)
     reward_timeout: float | None = None
     on_reward_timeout: str = "score"
@@ -229,6 +230,7 @@ class Config(CommonConfig):
     share_prompts: bool
     logging_steps: int
     eval_steps: int | None
+    eval_samples: int | None = None
     save_steps: int | None
     save_total_limit: int | None
     resume: str | None
@@ -270,6 +272,7 @@ class AuditConfig:
     rewards: dict[str, Any]
     reward_files: list[str]
     correct_by: str
+    placebo: bool
     reward_args: dict[str, Any] = field(default_factory=free_mapping)
     reward_timeout: float | None
     on_reward_timeout: str

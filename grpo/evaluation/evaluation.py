@@ -7,6 +7,7 @@ policy.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -183,6 +184,15 @@ class Evaluation:
         return by_wilson | dict(
             zip(others, bootstrap_intervals(np.stack([self.by_problem[name] for name in others])), strict=True)
         )
+
+    def with_at_k(self, sampled: "Evaluation") -> "Evaluation":
+        """This evaluation with pass@k and maj@k of `sampled`, several completions of each of the same problems."""
+        combined, at_k = copy(self), [name for name in sampled.by_problem if "@" in name]
+        combined.__dict__.pop("intervals", None)  # cached
+        combined.by_problem = self.by_problem | {name: sampled.by_problem[name] for name in at_k}
+        combined.figures = self.figures | {name: sampled.figures[name] for name in at_k}
+        combined.binary = self.binary + [name for name in sampled.binary if name in at_k]
+        return combined
 
     @property
     def labels(self) -> dict[str, str]:

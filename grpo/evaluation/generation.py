@@ -28,14 +28,16 @@ def generate_completions(
     samples: int = 1,
     temperature: float = 0.0,
     skip: Set[SampleId] = frozenset(),
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[CompletionBatch]:
     """Completions of every prompt in batches, longest prompts first; greedy at temperature 0.
 
-    A sampled completion depends only on the seed, the index of its prompt and its own number, so that neither an
+    A sampled completion depends only on the seed, the number of its prompt and its own number, so that neither an
     interruption nor the batch size changes it. When memory runs out, the batch is halved and a message printed.
 
     Args:
         skip: completions that exist already.
+        numbers: of the prompts, if this process has only some of them; None: their indices.
 
     Raises:
         UserError: there is not enough memory for a single completion.
@@ -49,7 +51,7 @@ def generate_completions(
     size, start = config.eval_batch_size, 0
     while start < len(ids):
         batch = ids[start : start + size]
-        seeds = [(config.seed, *sample_id) for sample_id in batch] if temperature else None
+        seeds = [(config.seed, numbers[i] if numbers else i, sample) for i, sample in batch] if temperature else None
         try:
             completions = sampler.complete(
                 [token_ids[i] for i, _ in batch], config.max_completion_length, temperature or None, seeds

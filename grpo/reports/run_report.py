@@ -207,7 +207,7 @@ def run_facts(run: SavedRun) -> dict[str, str]:
     facts = {
         "policy": settings["model"]["path"],
         "data": settings["data"]["name"],
-        "rewards": format_weights(run.weights),
+        "rewards": format_weights(run.weights) + "; a placebo" * settings.get("placebo", False),
     }
     if not results:
         return facts

@@ -36,7 +36,8 @@ class Attribution:
 
     Attributes:
         advantages: (N,) A_i.
-        parts: (N, R) a_ik; the parts of a completion sum to its advantage. None: the estimator is not linear.
+        parts: (N, R) a_ik; the parts of a completion sum to its advantage. None: the estimator is not linear, or the
+            advantages are a placebo.
         zero_std: (G, R + 1) whether a reward is constant inside a group; the last column: a group has no advantage.
     """
 

@@ -121,7 +121,9 @@ def truncate_to_checkpoint(resume_point: ResumePoint) -> None:
             run.delete_previous()  # what it holds is older than these results
     except UserError as error:
         say(f"{error} It is written again.")
-    for path in (run.results_json, run.report_html, run.evaluation("after"), run.evaluation_table("after")):
+    names = ("after", "after_samples")
+    evaluations = [path for name in names for path in (run.evaluation(name), run.evaluation_table(name))]
+    for path in (run.results_json, run.report_html, *evaluations):
         run.move_to_previous(path)
     run.error_txt.unlink(missing_ok=True)
     for checkpoint, fault in resume_point.damaged.items():

@@ -53,7 +53,8 @@ class RunDir:
         return self.completions / f"step_{step:06d}.parquet"
 
     def evaluation(self, name: str) -> Path:
-        """The figures of an evaluation; `name` is `before`, `after` or `step_NNNNNN`."""
+        """The figures of an evaluation; `name` is `before`, `after`, `step_NNNNNN`, or with eval_samples also
+        `before_samples` and `after_samples`."""
         return self.evaluations / f"{name}.json"
 
     def evaluation_table(self, name: str) -> Path:
@@ -62,8 +63,9 @@ class RunDir:
 
     def snapshot_files(self) -> list[Path]:
         """The files that a run writes while it trains, of which each checkpoint holds copies."""
-        evaluation = [self.evaluation("before"), self.evaluation_table("before")]
-        return [self.metrics_jsonl, self.transcripts_jsonl, self.provenance_json, *evaluation]
+        names = ("before", "before_samples")
+        evaluations = [path for name in names for path in (self.evaluation(name), self.evaluation_table(name))]
+        return [self.metrics_jsonl, self.transcripts_jsonl, self.provenance_json, *evaluations]
 
     def completion_files(self) -> list[Path]:
         return sorted(self.completions.glob("step_*.parquet"))

@@ -94,8 +94,9 @@ class Alarms:
         alarms = [self._not_finite(metrics, step), self._truncated(metrics, step), self._no_signal(step)]
         if step >= self.window and self.first_window and self._rollout_metrics(step - self.window, step):
             alarms += [self._constant_reward(reward, step) for reward, weight in self._weights(step) if weight]
-            alarms += [self._reward_hacking(step), self._length_limit_or_collapse(step), self._entropy_collapse(step)]
-            alarms += [self._phantom(step)]
+            alarms += [self._length_limit_or_collapse(step), self._entropy_collapse(step)]
+            if not self.config.placebo:  # whatever changes, no reward has moved the policy there
+                alarms += [self._reward_hacking(step), self._phantom(step)]
         return filter(None, alarms)
 
     def _rollout_metrics(self, start: int, end: int) -> list[Metrics]:

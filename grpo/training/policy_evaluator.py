@@ -62,14 +62,22 @@ class PolicyEvaluator:
 
             copy_full_weights(self.policy, self.sampling_model)
 
-    def evaluate(self, examples: Sequence[Example], when: str, lasting: bool = True) -> Evaluation:
-        """Evaluate on `examples`, answered greedily, with a progress bar that stays if `lasting`."""
+    def evaluate(self, examples: Sequence[Example], when: str, lasting: bool = True, samples: int = 1) -> Evaluation:
+        """Evaluate on `examples`, by default answered greedily, with a progress bar that stays if `lasting`.
+
+        Args:
+            samples: completions of each problem; several are sampled at the temperature of training.
+        """
         self.update_sampling_model()
         indices = range(distributed.rank(), len(examples), distributed.world_size())
         prompts = [examples[i].prompt for i in indices]
-        answers = gather_batches(generate_completions(self.sampler, self.tokenizer, prompts, self.config), indices)
+        temperature = self._temperature(samples)
+        completions = generate_completions(
+            self.sampler, self.tokenizer, prompts, self.config, samples, temperature, numbers=indices
+        )
+        answers = gather_batches(completions, indices)
         with (
-            progress(f"evaluating {when}", len(examples), lasting) as advance,
+            progress(f"evaluating {when}", len(examples) * samples, lasting) as advance,
             unchanged_reward_states(self.rewards.weights),
         ):
             evaluation = evaluate_completions(examples, answers, self.rewards, on_answered=advance)
@@ -77,18 +85,24 @@ class PolicyEvaluator:
             self.sampler.release_memory()
         return evaluation
 
-    def save(self, evaluation: Evaluation, name: str, split: str, path: str) -> None:
+    def save(self, evaluation: Evaluation, name: str, split: str, path: str, samples: int = 1) -> None:
         """Save an evaluation as `evaluations/NAME.json` and `.parquet`.
 
         Args:
             split: `held-out` or `validation`.
             path: what the protocol names as the path of the policy.
+            samples: as in `evaluate`.
         """
         with spinner("saving the evaluation"):
-            protocol = evaluation_protocol(self.evaluation_config, split, evaluation.examples, {"path": path})
+            protocol = evaluation_protocol(
+                self.evaluation_config, split, evaluation.examples, {"path": path}, samples, self._temperature(samples)
+            )
             protocol |= describe_template(self.chat, self.end_tokens)
             if distributed.is_main_process():
                 save_evaluation(evaluation, self.run_dir.evaluation(name), protocol)
+
+    def _temperature(self, samples: int) -> float:
+        return self.config.temperature if samples > 1 else 0.0
 
     def answer_examples(self, step: int) -> None:
         """Answer the example questions greedily and write them to `transcripts.jsonl`."""

@@ -6,7 +6,7 @@ Wraps two methods of `GRPOTrainer` (TRL 1.16):
   (`grpo.rewards.advantages`), and rejects a rollout with a score that is not finite. A score of nan is an abstention
   there, which TRL leaves out of the total.
 - `_generate_and_score_completions` returns the batch of this process. Ours replaces its advantages if TRL lacks the
-  estimator, or with a gate.
+  estimator, with a gate, and with a placebo.
 """
 
 import math
@@ -27,6 +27,7 @@ from grpo.core.metric_names import abstained, reward_mean, reward_seconds, rewar
 from grpo.core.statistics import Floats
 from grpo.rewards.advantages import Attribution, attribute, attribution_metrics, gate_rewards
 from grpo.rewards.estimators import Bools, get_estimator
+from grpo.rewards.placebo import permute_within_groups
 from grpo.rewards.reward_files import SHIPPED_REWARDS
 from grpo.rewards.reward_log import ROW
 from grpo.rewards.scoring import NonFiniteReward
@@ -114,9 +115,11 @@ class ScoringMixin(NonFiniteMixin):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        algorithm, rewards = self.recorder.config.algorithm, self.recorder.rewards
+        config, rewards = self.recorder.config, self.recorder.rewards
+        algorithm = config.algorithm
         self._estimator = get_estimator(algorithm.advantage_estimator, algorithm.pass_k)
-        self._trl_computes_advantages = algorithm.advantage_estimator in TRL_ESTIMATORS and algorithm.gate == "off"
+        is_trls = algorithm.advantage_estimator in TRL_ESTIMATORS
+        self._trl_computes_advantages = is_trls and algorithm.gate == "off" and not config.placebo
         self._is_shaping = np.array([name != rewards.correct_by for name in self.reward_func_names])
         self._rollout_advantages: Floats | None = None  # (N,) of the rollout that is scored, of all processes
         self._scores: Tensor | None = None  # (N, R) of that rollout, if TRL gets others
@@ -212,7 +215,10 @@ class ScoringMixin(NonFiniteMixin):
 
     def _log_attribution(self, scores: Tensor) -> None:
         """Add the metrics of the advantages that `scores` (N, R) lead to; TRL logs their means over a step."""
-        attribution, correct = self._attribute(scores), self._are_correct(scores)
+        attribution, correct, config = self._attribute(scores), self._are_correct(scores), self.recorder.config
+        if config.placebo:
+            step = self.state.global_step
+            attribution = permute_within_groups(attribution, self.num_generations, config.seed, step)
         self._rollout_advantages = attribution.advantages
         metrics = attribution_metrics(attribution, self.reward_func_names, correct, self.num_generations)
         for name, value in metrics.items():

@@ -28,7 +28,7 @@ def banner(config: Config, rewards: RewardStack, batch: BatchSplit, out: Path) -
     lines = {
         "model": f"{config.model.name} on {config.device}, seed {config.seed}",
         "data": config.data.name + (f" from {display_path(Path(config.data.path))}" if config.data.path else ""),
-        "rewards": rewards.describe_weights(),
+        "rewards": rewards.describe_weights() + "; a placebo: totals are permuted within each group" * config.placebo,
         "batch": str(batch) + f", {steps} steps per rollout" * (steps > 1),
         "folder": display_path(out),
     }
@@ -89,6 +89,9 @@ def say_results(
     say(f"\n{results['problems']['held_out']:,} held-out problems, answered greedily")
     main_figures = {name: differences[name] for name in ordered_metrics(differences, rewards=False)}
     say(comparison_table(("before", "after"), before.figures, after.figures, main_figures, after.labels))
+    if at_k := {name: difference for name, difference in differences.items() if name.startswith("pass@")}:
+        say("Right at least once in k samples; /flexible: in any format")
+        say(comparison_table(("before", "after"), before.figures, after.figures, at_k, after.labels))
     tags = after.rewards.answer_format.tags
     for example in results["examples"]:
         title = f"{example['question']} (gold: {example['gold']})"

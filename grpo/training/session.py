@@ -230,7 +230,21 @@ class Session:
             # A resumed run repeats an evaluation whose file is lost, but it has the answers of step 0.
             if not self.checkpoint:
                 self.evaluator.answer_examples(0)
+        self.before = self._with_samples(self.before, "before", self.config.model.path)
         self._mark_time("evaluation_before_end")
+
+    def _with_samples(self, evaluation: Evaluation, when: str, path: str) -> Evaluation:
+        """The greedy `evaluation` with pass@k and maj@k of `eval_samples` completions per problem, which are saved."""
+        if (samples := self.config.eval_samples) is None:
+            return evaluation
+        name, problems = f"{when}_samples", self.splits.held_out
+        if when == "before" and self.checkpoint and self.run_dir.evaluation_table(name).is_file():
+            with spinner("reading the samples before training"):
+                sampled = load_evaluation(self.run_dir.evaluation(name), problems, self.rewards)
+        else:
+            sampled = self.evaluator.evaluate(problems, f"{samples} samples {when} training", samples=samples)
+            self.evaluator.save(sampled, name, "held-out", path, samples)
+        return evaluation.with_at_k(sampled)
 
     def train(self) -> None:
         """Train to the last step, or until an alarm, a pruned trial or a signal ends training.
@@ -336,6 +350,7 @@ class Session:
             with self.signals.deferred("evaluating, then saving") if distributed.world_size() > 1 else nullcontext():
                 self.after = self.evaluator.evaluate(self.splits.held_out, "after training")
                 self.evaluator.save(self.after, "after", "held-out", str(self.run_dir.policy))
+                self.after = self._with_samples(self.after, "after", str(self.run_dir.policy))
                 self.evaluator.answer_examples(self.trainer.state.global_step)
             if signal_number := int(distributed.max_over_processes(self.signals.received or 0)):
                 raise StoppedBySignal(signal_number)

@@ -58,6 +58,21 @@ def test_the_settings_of_the_reference_run() -> None:
     assert config.bf16 and config.model.dtype == "float32"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "stack", "placebo"),
+    [
+        ([], "default", False),
+        (["rewards=placebo"], "default", True),
+        (["rewards=no_xmlcount", "placebo=true"], "no_xmlcount", True),
+        (["rewards=placebo", "placebo=false"], "default", False),
+        (["rewards=placebo", "experiment=gsm8k"], "default", True),
+    ],
+)
+def test_a_placebo_is_of_any_stack(overrides: list[str], stack: str, placebo: bool) -> None:
+    config = compose(overrides)
+    assert (config.rewards, config.placebo) == (compose([f"rewards={stack}"]).rewards, placebo)
+
+
 def test_every_setting_has_a_comment() -> None:
     commands = (
         (Config, ["common", "format/tags", "config"]),

@@ -84,6 +84,14 @@ def test_an_estimator_without_parts_has_no_shares(train) -> None:
     assert '<td data-of="flips">none</td>' in page and 'id="advantage_share"' not in page
 
 
+def test_a_placebo_has_no_shares(train) -> None:
+    out, _ = train("rewards=no_format", "placebo=true")
+    page = write_run_report(out).read_text()
+    assert "which a placebo has permuted at random among the completions of each group: no reward has a share" in page
+    assert '<td data-of="flips">none</td>' in page and 'id="advantage_share"' not in page
+    assert "xmlcount 0; a placebo</dd>" in page and "<td>placebo</td>" in page
+
+
 def test_phantom_advantages_are_in_the_page(run) -> None:
     file = run / "metrics.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]

@@ -13,6 +13,7 @@ from grpo.config.rules import ESTIMATOR_NAMES
 from grpo.config.schema import TRL_SCALES
 from grpo.rewards.advantages import Attribution, attribute, attribution_metrics, gate_rewards
 from grpo.rewards.estimators import ESTIMATORS, gdpo, get_estimator, no_scaling
+from grpo.rewards.placebo import permute_within_groups
 from tests.helpers.trainers import micro_batches
 
 # The estimators that TRL has -> its scale_rewards and multi_objective_aggregation.
@@ -231,6 +232,40 @@ def test_the_advantages_that_train(trainer, name: str, gate: str) -> None:
     )
     if name in ("group_std", "no_scaling") and gate == "off":  # TRL's own metric is correct only for these
         assert logged["groups/zero_std"] == pytest.approx(logged["frac_reward_zero_std"])
+
+
+@pytest.mark.parametrize(("name", "gate"), GATED)
+def test_a_placebo_trains_the_same_advantages_on_other_completions_of_the_group(trainer, name: str, gate: str) -> None:
+    of_estimator = [f"algorithm.estimator={name}", f"algorithm.gate={gate}", "algorithm.pass_k=2", "seed=3"]
+    built = trainer(*of_estimator, "rewards=placebo", "max_completion_length=40")
+    k, trained = built.num_generations, []
+    for step in (0, 1):
+        built.state.global_step = step
+        trained = torch.cat([inputs["advantages"] for inputs in micro_batches(built)]).numpy()
+        raw, split = attributed(built, name, gate)
+        assert np.sort(trained.reshape(-1, k)) == pytest.approx(np.sort(split.advantages.reshape(-1, k)), abs=1e-6)
+        drawn = permute_within_groups(split, k, seed=3, step=step)
+        assert trained == pytest.approx(drawn.advantages, abs=1e-6) != pytest.approx(split.advantages, abs=0.1)
+        assert np.array(built._logs["advantages"]) == pytest.approx(trained, abs=1e-6)
+        # Everything else that is logged is what the rewards measured.
+        logged = {key: values[-1] for key, values in built._metrics["train"].items()}
+        for column, reward in zip(raw.T, built.reward_func_names, strict=True):
+            assert logged[f"rewards/{reward}/mean"] == pytest.approx(column.mean())
+        assert not [key for key in logged if key.startswith("advantage_") and "phantom" not in key]
+
+
+def test_the_draws_of_a_placebo() -> None:
+    split = attribute(np.arange(12.0)[:, None], np.ones(1), 4, no_scaling)
+    same = [permute_within_groups(split, 4, seed=0, step=7).advantages.tolist() for _ in range(2)]
+    assert same[0] == same[1]
+    draws = np.array(
+        [permute_within_groups(split, 4, seed, step).advantages for seed in range(40) for step in range(40)]
+    )
+    assert len({tuple(draw) for draw in draws}) > 1_500  # of 24^3 orders
+    # Each completion gets each advantage of its group equally often, whatever it was worth: 1,600 draws, 5 sigma.
+    for completion, row in enumerate(draws.T):
+        own = np.unique(split.advantages.reshape(3, 4)[completion // 4])
+        assert [float((row == value).mean()) for value in own] == pytest.approx([0.25] * 4, abs=0.055)
 
 
 @pytest.mark.parametrize(("scale", "name"), TRL_SCALES.items())

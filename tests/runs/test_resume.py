@@ -118,6 +118,10 @@ CASES: dict[str, tuple[list[str], list[int]]] = {
         ],
         [1, 2, 3, 4, 5],
     ),
+    "placebo": (
+        ["placebo=true", "max_steps=6", "algorithm.steps_per_generation=2", "eval_samples=3"],
+        [1, 4],
+    ),
     "curriculum": (
         [
             *("max_steps=12", "data.difficulty=rates.jsonl", "data.curriculum={start:[0.6,1.0],end:[0.0,0.4]}"),

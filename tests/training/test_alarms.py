@@ -235,6 +235,7 @@ def test_a_policy_that_diverges_raises_not_finite(train, monkeypatch) -> None:
 def test_phantom_advantages_of_an_estimator_that_compares_groups() -> None:
     assert [name for _, name, _ in raised(lambda i: PHANTOM)] == ["phantom"]
     assert raised(lambda i: PHANTOM, 40, "algorithm=reinforce_pp") == []
+    assert raised(lambda i: PHANTOM, 40, "placebo=true") == []
 
 
 @pytest.mark.parametrize(("gate", "names"), [("none_right", ["phantom", "no_signal"]), ("correctness", ["no_signal"])])

@@ -155,6 +155,17 @@ def work(out: Path) -> None:
                 "logged": {name: value for name, (value,) in built._metrics["train"].items() if not is_time(name)},
             }
         )
+    placebo = []
+    for prompts, micro in SHAPES:
+        built = build(out / f"placebo_{prompts}_{rank}", draw_weights(0), prompts, micro, "placebo=true")
+        batches = micro_batches(built)
+        placebo.append(
+            {
+                "loss": np.concatenate([inputs["advantages"] for inputs in batches]).tolist(),
+                "all": list(built._logs["advantages"]),
+                "exact": splits[-1].advantages.tolist(),
+            }
+        )
     schedules = {"by_text": WeightSchedule(1.0, 0.0, 1.0)}
     run = build(out / f"run_{rank}", draw_weights(0), 1, 8, "max_steps=2", "logging_steps=1", schedules=schedules)
     run.train()
@@ -163,7 +174,9 @@ def work(out: Path) -> None:
         {"grad_norm": logs["grad_norm"], "weight": logs["reward_weight/by_text"], **ours(logs)} for logs in history
     ]
     (out / f"rank_{rank}.json").write_text(
-        json.dumps({"cases": seen, "steps": steps, "abstaining": abstaining, "resampled": resampled})
+        json.dumps(
+            {"cases": seen, "steps": steps, "abstaining": abstaining, "resampled": resampled, "placebo": placebo}
+        )
     )
 
 
@@ -367,6 +380,14 @@ def test_each_rank_attributes_the_advantages_with_abstentions(two) -> None:
         advantages = np.array(first["loss"] + second["loss"])
         assert np.array(first["parts"]).sum(axis=1) == pytest.approx(advantages, abs=1e-5)
         assert np.abs(advantages).max() > 0.01
+
+
+@pytest.mark.parametrize("case", range(len(SHAPES)), ids=lambda case: str(SHAPES[case]))
+def test_both_ranks_draw_the_same_placebo(two, case: int) -> None:
+    first, second = (rank["placebo"][case] for rank in two)
+    assert first["all"] == second["all"] == pytest.approx(first["loss"] + second["loss"], abs=1e-6)
+    trained, exact = (np.array(first[name]).reshape(-1, K) for name in ("all", "exact"))
+    assert np.sort(trained) == pytest.approx(np.sort(exact), abs=1e-6) and np.abs(trained - exact).max() > 0.1
 
 
 @pytest.mark.parametrize("case", range(len(RESAMPLED)))
