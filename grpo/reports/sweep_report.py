@@ -20,6 +20,7 @@ from grpo.core.statistics import PairedTTest
 from grpo.core.text import plural, replace_surrogates, with_sign
 from grpo.reports.arms import PRIMARY_METRIC, Arm, parse_number
 from grpo.reports.baseline import choose_baseline
+from grpo.reports.control_section import control_section
 from grpo.reports.figures import HUES, Chart, save_png
 from grpo.reports.page import write_page
 from grpo.reports.sweep_figures import MAX_COLOURED_ARMS, arms_figure, effect_figure, pareto_figure, training_curves
@@ -85,6 +86,7 @@ def write_sweep_report(
     arms_with_runs = [arm for arm in shown_arms if arm.runs]
     labels = {arm.name: arm.difference_from(base) for arm in sweep.arms} if base else {}
     drawn = draw_charts(sweep, base, hues, effects, arms_with_runs, labels)
+    controls = control_section(sweep, base, hues, labels) if base and contrasts else None
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "sweep.csv") as partial:
         results_table(sweep, base, contrasts).to_csv(partial, index=False)
@@ -118,9 +120,10 @@ def write_sweep_report(
         unknown_effects=[effect.factor for effect in effects if not effect.levels],
         hues=hues,
         drawn=drawn,
+        controls=controls,
     )
     if figures is not None:
-        save_png(drawn.all_charts, figures)
+        save_png([*drawn.all_charts, *(controls.charts if controls else ())], figures)
     return page
 
 

@@ -2,11 +2,13 @@
 
 import pytest
 
+from grpo.config.composition import compose
 from tests.helpers.sweeps import jobs_of
 
 
 @pytest.mark.parametrize(
-    "name", ["sweep_k", "sweep_k_equal_budget", "sweep_lr", "ablate_rewards", "sweep_xmlcount_weight"]
+    "name",
+    ["sweep_k", "sweep_k_equal_budget", "sweep_lr", "ablate_rewards", "sweep_xmlcount_weight", "what_did_rl_do"],
 )
 def test_shipped_sweeps(name: str) -> None:
     for experiment in (name, f"[gsm8k,{name}]"):
@@ -23,6 +25,20 @@ def test_shipped_sweeps(name: str) -> None:
             [],
             *([key] for key in stacks[0]),
         ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "arms"),
+    [
+        ([], [("default", False), ("default", True), ("no_correctness", False), ("correctness_only", False)]),
+        (["rewards=no_format", "placebo=false,true"], [("no_format", False), ("no_format", True)]),
+    ],
+)
+def test_the_arms_of_the_controls(typed: list[str], arms: list[tuple[str, bool]]) -> None:
+    jobs = jobs_of("experiment=what_did_rl_do", *typed)
+    expected = [(compose([f"rewards={stack}"]).rewards, placebo) for stack, placebo in arms for _ in range(3)]
+    assert sorted(map(repr, [(job.config.rewards, job.config.placebo) for job in jobs])) == sorted(map(repr, expected))
+    assert {job.config.eval_samples for job in jobs} == {32}
 
 
 def test_a_typed_value_replaces_a_shipped_one() -> None:
