@@ -38,6 +38,17 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:9]) + more
 
 
+def no_column(columns: Iterable[str], *names: str) -> str:
+    """The phrase for a column that a row or dataset lacks: `no column 'a' or 'b', only 'c', 'd'`.
+
+    Args:
+        columns: those that it has.
+        names: the possible names of the column.
+    """
+    present = ", ".join(map(repr, columns))
+    return f"no column {' or '.join(map(repr, names))}, {f'only {present}' if present else 'and no other'}"
+
+
 def shorten(value: Any, longest: int = 200) -> str:
     """A value for a message, truncated to about `longest` characters."""
     try:

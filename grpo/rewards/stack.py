@@ -14,7 +14,7 @@ from typing import Any
 from grpo.config.limits import MAX_WEIGHT
 from grpo.config.schema import DEFAULT_CORRECT_BY, AnyConfig, AuditConfig
 from grpo.config.weights import Weight, WeightSchedule, format_weight, format_weights, parse_weight
-from grpo.core.errors import UserError, shorten, suggest_name
+from grpo.core.errors import UserError, no_column, shorten, suggest_name
 from grpo.rewards import verbatim
 from grpo.rewards.binding import RewardSettings
 from grpo.rewards.execution import DEFAULT_EXECUTION, ExecutionSettings, RewardExecutor
@@ -91,13 +91,15 @@ class RewardStack:
         return replace(self, weights=weights, schedules={})
 
     def stages(self) -> dict[str, "RewardStack"]:
-        """The stack itself; with schedules, the stacks of constant weights at their start and their end, by title."""
+        """The stacks of constant weights that show what this one pays for, by the time at which it has these weights.
+
+        Without schedules it is this stack, with an empty title. With schedules there is one stack with the weights at
+        their start and one with those at their end; a stack in which every weight is zero is left out.
+        """
         if not self.schedules:
             return {"": self}
-        stages = {
-            "at the start of training": self.with_weights(self.weights_at(0, 1)),
-            "at the end of the schedules": self.with_weights(self.weights),
-        }
+        start, end = self.with_weights(self.weights_at(0, 1)), self.with_weights(self.weights)
+        stages = {"at the start of training": start, "at the end of the schedules": end}
         return {title: stack for title, stack in stages.items() if stack.trained}
 
     def describe_weights(self) -> str:
@@ -126,15 +128,13 @@ class RewardStack:
         Raises:
             UserError: there is no such column.
         """
-        columns: dict[str, None] | None = None
-        for name, column in self.taken_columns:
-            if columns is None:
-                columns = {known: None for example in examples for known in example.columns}
+        taken = self.taken_columns
+        columns = list(dict.fromkeys(name for example in examples for name in example.columns)) if taken else []
+        for name, column in taken:
             if column not in columns:
                 close = get_close_matches(column, [*columns, *RESERVED], n=1, cutoff=0.8)
                 raise UserError(
-                    f"rewards.{name}: the reward takes '{column}', and {data} has no such column"
-                    + (f", only {', '.join(columns)}." if columns else "; it has none.")
+                    f"rewards.{name}: the reward takes '{column}', and {data} has {no_column(columns, column)}."
                     + "".join(f" Did you mean '{other}'?" for other in close)
                     + f" For a value of your own, set reward_args.{name}.{column}=VALUE."
                 )

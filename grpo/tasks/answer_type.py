@@ -1,7 +1,7 @@
 """`AnswerType`: how an answer is read from a completion, and compared with the reference answer of its problem.
 
-The base class of the types in grpo/tasks/answer_types.py. The rewards and the evaluation call the type of the run,
-data.answer, and therefore agree on what is right. It knows nothing of rewards.
+The base classes of the types in grpo/tasks/answer_types.py. Rewards and evaluations call the type of the run,
+data.answer, so they agree on what is right. This module knows nothing of rewards.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ class AnswerType(ABC):
     Attributes:
         name: the value of data.answer.
         rule: when an answer is right, as a phrase after "the answer".
-        anywhere: what `extract_anywhere` reads, as a phrase.
+        anywhere: the text that `extract_anywhere` takes, as a phrase.
         anywhere_label: the same in a few words, for tables.
         package: the package that the comparison needs, and the extra of this project that installs it.
         answer_format: how a completion shows its answer.
@@ -77,3 +77,20 @@ class AnswerType(ABC):
         """
         if not example.gold:
             raise UserError("the reference answer is empty.")
+
+
+class FormatFirstAnswer(AnswerType):
+    """A type whose answer in any format is that in the requested format; only without one, the rest is searched."""
+
+    def extract_anywhere(self, completion: str) -> str | None:
+        requested = self.extract(completion)
+        return self.find_answer(completion) if requested is None else requested
+
+    @abstractmethod
+    def find_answer(self, completion: str) -> str | None:
+        """The most likely answer of a completion without one in the requested format; None if there is none."""
+
+
+def last_line(text: str) -> str | None:
+    """The last line of `text` that is not blank, without white space around it; None if there is none."""
+    return next((line.strip() for line in reversed(text.split("\n")) if line.strip()), None)

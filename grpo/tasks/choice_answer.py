@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 from grpo.core.errors import UserError
-from grpo.tasks.answer_type import AnswerType
+from grpo.tasks.answer_type import FormatFirstAnswer
 from grpo.tasks.example import Example
 from grpo.tasks.normalized_text import normalized_text
 from grpo.tasks.options import letter_of_text, letters_by_reading, read_options
@@ -36,7 +36,7 @@ _ANYWHERE = re.compile(
 )
 
 
-class ChoiceAnswer(AnswerType):
+class ChoiceAnswer(FormatFirstAnswer):
     """The letter of the right option: `B`, `(B)`, `B.`, `B) 8` or `**B**`, or the text of that option.
 
     `B) 8` is wrong if 8 is the text of another option, and so is an answer that names several letters.
@@ -47,9 +47,7 @@ class ChoiceAnswer(AnswerType):
     anywhere: ClassVar[str] = "the answer block, else the last letter of an option anywhere"
     anywhere_label: ClassVar[str] = "last letter of an option"
 
-    def extract_anywhere(self, completion: str) -> str | None:
-        if (block := self.extract(completion)) is not None:
-            return block
+    def find_answer(self, completion: str) -> str | None:
         letters = [next(filter(None, match.groups())) for match in _ANYWHERE.finditer(completion)]
         return letters[-1] if letters else None
 

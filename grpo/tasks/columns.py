@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from grpo.core.errors import UserError, shorten
+from grpo.core.errors import UserError, no_column, shorten
 from grpo.tasks.chat_prompt import is_chat, is_chat_text, read_answer
 
 Row = Mapping[str, Any]
@@ -110,7 +110,7 @@ def require_value(row: Row, path: str) -> Any:
     try:
         return find_value(row, path)
     except KeyError as error:
-        raise UserError(f"there is no column '{path}', only {_listed(row)}.") from error
+        raise UserError(f"there is {no_column(row, path)}.") from error
 
 
 def recognize_question(row: Row) -> str:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Hashable, Mapping
 from fractions import Fraction
 from typing import Any, ClassVar
 
-from grpo.core.errors import UserError, shorten
-from grpo.tasks.answer_type import AnswerType
+from grpo.core.errors import UserError, no_column, shorten
+from grpo.tasks.answer_type import FormatFirstAnswer
 from grpo.tasks.example import Example
 from grpo.tasks.wrappings import unwrapped
 
@@ -36,7 +36,7 @@ _OPERATIONS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
 }
 
 
-class EquationAnswer(AnswerType):
+class EquationAnswer(FormatFirstAnswer):
     """An expression of `+ - * /` and brackets that uses each of the numbers exactly once and equals the target.
 
     As in the recipe of TinyZero, every number must be used. The target may be the other side of an equation, and there
@@ -48,9 +48,7 @@ class EquationAnswer(AnswerType):
     anywhere: ClassVar[str] = "the answer block, else the last expression anywhere"
     anywhere_label: ClassVar[str] = "last expression"
 
-    def extract_anywhere(self, completion: str) -> str | None:
-        if (block := self.extract(completion)) is not None:
-            return block
+    def find_answer(self, completion: str) -> str | None:
         candidates = [match[0].strip() for match in _EQUATION.finditer(_without_latex(completion))]
         candidates = [text for text in candidates if re.search(r"[0-9)] *[+\-*/\u00d7\u00b7\u00f7\u2212]", text)]
         return candidates[-1] if candidates else None
@@ -94,8 +92,7 @@ def problem_numbers(example: Example) -> list[int]:
                 )
             return usable
     raise UserError(
-        "data.answer=equation needs the numbers of each problem in a column 'numbers'; there is "
-        f"{', '.join(map(repr, columns)) or 'no column'}."
+        f"data.answer=equation needs the numbers of each problem: there is {no_column(columns, *NUMBER_COLUMNS)}."
     )
 
 

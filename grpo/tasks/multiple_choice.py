@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from grpo.config.schema import DataConfig
-from grpo.core.errors import UserError
+from grpo.core.errors import UserError, no_column
 from grpo.policy.chat_template import Message
 from grpo.tasks.data_files import without_default_subset
 from grpo.tasks.example import Example
@@ -35,9 +35,7 @@ def with_options(example: Example, row: Mapping[str, Any]) -> Example:
     """
     options = read_options(row)
     if options is None:
-        raise UserError(
-            f"there is no column {' or '.join(map(repr, OPTION_COLUMNS))}, only {', '.join(map(repr, row))}."
-        )
+        raise UserError(f"there is {no_column(row, *OPTION_COLUMNS)}.")
     lines = "\n".join(f"{letter}) {text}" for letter, text in options.items())
     messages = example.messages
     if messages is not None:

@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from grpo.config.schema import DataConfig
-from grpo.core.errors import UserError, first_line, suggest_name
+from grpo.core.errors import UserError, first_line, no_column, suggest_name
 from grpo.core.packages import require_package
-from grpo.tasks.answer_type import AnswerType
+from grpo.tasks.answer_type import FormatFirstAnswer, last_line
 from grpo.tasks.example import Example
 from grpo.tasks.normalized_text import normalized_text
 from grpo.tasks.verifier_process import VerifierProcess
@@ -59,7 +59,7 @@ def _make_example(entry: dict[str, Any], columns: dict[str, Any]) -> Example:
     return Example(entry["question"].strip(), gold, columns=columns | {"metadata": metadata})
 
 
-class ReasoningGymAnswer(AnswerType):
+class ReasoningGymAnswer(FormatFirstAnswer):
     """The verifier of the problem's task gives the answer its full score, 1."""
 
     name: ClassVar[str] = "reasoning_gym"
@@ -68,17 +68,13 @@ class ReasoningGymAnswer(AnswerType):
     anywhere_label: ClassVar[str] = "last line"
     package: ClassVar[tuple[str, str] | None] = ("reasoning-gym", "reasoning-gym")
 
-    def extract_anywhere(self, completion: str) -> str | None:
-        if (block := self.extract(completion)) is not None:
-            return block
-        return next((line.strip() for line in reversed(completion.split("\n")) if line.strip()), None)
+    def find_answer(self, completion: str) -> str | None:
+        return last_line(completion)
 
     def matches(self, answer: str, example: Example) -> bool:
         if missing := [name for name in COLUMNS if name not in example.columns]:
-            raise UserError(
-                f"data.answer=reasoning_gym needs the column {missing[0]!r} of data=reasoning_gym; there is "
-                f"{', '.join(map(repr, example.columns)) or 'no column'}."
-            )
+            columns = no_column(example.columns, missing[0])
+            raise UserError(f"data.answer=reasoning_gym needs the columns of data=reasoning_gym: there is {columns}.")
         return _score(*(example.columns[name] for name in COLUMNS), answer) >= 1
 
     def voting_key(self, answer: str) -> Hashable:

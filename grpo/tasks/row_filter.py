@@ -7,7 +7,7 @@ unreadable. It does not know which columns hold question and answer.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from grpo.core.errors import UserError, listed, shorten
+from grpo.core.errors import UserError, listed, no_column, shorten
 from grpo.tasks.columns import Row, find_value
 
 Item = TypeVar("Item")
@@ -35,10 +35,7 @@ class RowFilter:
         """
         for column in self.wanted:
             if items and not self.seen[column]:
-                raise UserError(
-                    f"data.filter={shorten(self.wanted)}: there is no column '{column}', only "
-                    f"{listed(list(map(repr, self.columns)))}."
-                )
+                raise UserError(f"data.filter={shorten(self.wanted)}: there is {no_column(self.columns, column)}.")
         retained = [item for item in items if item is not None]
         if items and not retained:
             found = "; ".join(f"'{column}' has {listed(sorted(values))}" for column, values in self.seen.items())

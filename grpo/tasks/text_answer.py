@@ -4,27 +4,24 @@ import re
 from collections.abc import Hashable
 from typing import ClassVar
 
-from grpo.tasks.answer_type import AnswerType
+from grpo.tasks.answer_type import FormatFirstAnswer, last_line
 from grpo.tasks.example import Example
 from grpo.tasks.normalized_text import normalized_text, same_text
 
 _ANSWER_IS = re.compile(r"\banswer\s{0,9}(?:is\b|:)\s{0,9}:?", re.IGNORECASE)  # before the answer in a line of prose
 
 
-class TextAnswer(AnswerType):
+class TextAnswer(FormatFirstAnswer):
     """The same text, ignoring case, runs of white space, and surrounding punctuation and brackets; never numbers."""
 
     name: ClassVar[str] = "text"
     rule: ClassVar[str] = "is the text of the reference answer, apart from case and surrounding punctuation"
-    anywhere: ClassVar[str] = "the answer block, else the last line, of that what follows `answer is` or `answer:`"
+    anywhere: ClassVar[str] = "the answer block, else the last line, without the words up to `answer is` or `answer:`"
     anywhere_label: ClassVar[str] = "last line"
 
-    def extract_anywhere(self, completion: str) -> str | None:
-        if (block := self.extract(completion)) is not None:
-            return block
-        lines = re.sub("|".join(map(re.escape, self.answer_format.tags)), "\n", completion).split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), None)
-        return None if last is None else _ANSWER_IS.split(last)[-1].strip()
+    def find_answer(self, completion: str) -> str | None:
+        line = last_line(re.sub("|".join(map(re.escape, self.answer_format.tags)), "\n", completion))
+        return None if line is None else _ANSWER_IS.split(line)[-1].strip()
 
     def matches(self, answer: str, example: Example) -> bool:
         return same_text(answer, example.gold)

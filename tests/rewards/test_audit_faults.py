@@ -237,7 +237,7 @@ def test_a_column_that_probes_lack(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(COLUMN_REWARD.replace("completion, example", "completion, level"))
     with pytest.raises(
-        UserError, match=r"takes 'level', and a probe \(probes=FILE takes your own\) has no such column"
+        UserError, match=r"takes 'level', and a probe \(probes=FILE takes your own\) has no column 'level'"
     ):
         run("reward_files=[mine.py]", "+rewards.by_case=1")
 

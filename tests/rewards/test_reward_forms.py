@@ -186,7 +186,7 @@ REFUSED = [
     (
         "def mine(completion, levle): return 1",
         {},
-        "takes 'levle', and the data has no such column.*Did you mean 'level'",
+        "takes 'levle', and the data has no column 'levle', only .*Did you mean 'level'",
     ),
     (
         "def mine(completion, completions_ids): return 1",

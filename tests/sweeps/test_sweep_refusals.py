@@ -44,7 +44,7 @@ from tests.helpers.sweeps import FEW
         ),
         (
             ["seed=0,1", "reward_files=[mine.py]", "+rewards.mine=0.1,0.2"],
-            "rewards.mine: the reward takes 'level', and data=arithmetic has no such column, only question, answer.",
+            "rewards.mine: the reward takes 'level', and data=arithmetic has no column 'level', only 'question', 'answer'.",
         ),
         (["correct_by=correctness,nope"], "correct_by=nope: there is no reward 'nope'."),
         (

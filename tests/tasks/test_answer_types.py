@@ -332,7 +332,7 @@ def test_labels_of_accuracies(answer_type: str, correct_by: str, labels: list[st
         ("math", "\\frac{1}{2", {}, "has 2 opening and 1 closing braces, so it is not LaTeX"),
         ("math", "1" * 2_000, {}, "has 2,000 characters; data.answer=math compares at most 500"),
         ("equation", "24.5", NUMBERS, "the reference answer '24.5' is not a whole number; it is the target to reach"),
-        ("equation", "24", {"target": 24}, "in a column 'numbers'; there is 'target'"),
+        ("equation", "24", {"target": 24}, "there is no column 'numbers' or 'nums', only 'target'"),
         ("equation", "24", {"numbers": ["a"]}, "'numbers' is ['a']; it must be a list of whole numbers"),
         ("text", "", {}, "the reference answer is empty"),
     ],

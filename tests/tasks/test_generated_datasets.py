@@ -146,5 +146,7 @@ def test_without_reasoning_gym(monkeypatch) -> None:
         build_rewards({"correctness": 1.0}, answer_type="reasoning_gym")
     with pytest.raises(UserError, match="data.answer=math: needs the math-verify package: pip install math-verify"):
         build_rewards({"correctness": 1.0}, answer_type="math")
-    with pytest.raises(UserError, match="data.answer=reasoning_gym needs the column 'task'"):
+    with pytest.raises(
+        UserError, match="data.answer=reasoning_gym needs the columns of data=reasoning_gym: there is no column 'task'"
+    ):
         is_right("1", "1", "reasoning_gym")
