@@ -185,7 +185,11 @@ HINTS: dict[str, list[Hint]] = {
             ("gradient_checkpointing", "enable_gradient_checkpointing", "activation_checkpoint"),
             "activation_checkpointing",
         ),
-        Hint(("attn_implementation", "use_flash_attention_2"), "", "PyTorch's own attention is used"),
+        Hint(
+            ("attn_implementation", "use_flash_attention_2"),
+            "prefix_attention",
+            "sdpa or flex, of the training step; PyTorch's scaled_dot_product_attention everywhere else",
+        ),
     ],
     "Data": [
         Hint(

@@ -128,6 +128,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "max_steps": between(1, MAX_STEPS),
         "num_train_epochs": between(0.0001, 100_000),
         "max_prompt_length": between(1, MAX_TOKENS),
+        "prefix_attention": one_of("sdpa", "flex"),
         "logging_steps": between(1, MAX_STEPS),
         "eval_steps": between(1, MAX_STEPS),
         "eval_samples": between(2, 256, "one completion of each problem is greedy in any case"),

@@ -228,6 +228,7 @@ class Config(CommonConfig):
     temperature: float
     activation_checkpointing: bool
     share_prompts: bool
+    prefix_attention: str = "sdpa"
     logging_steps: int
     eval_steps: int | None
     eval_samples: int | None = None

@@ -127,6 +127,11 @@ def check_config(config: AnyConfig) -> None:
             raise UserError("trust_run=true: applies to resume=FOLDER only; leave it out.")
         _check_batch(config)
         check_algorithm(config)
+        if config.prefix_attention != "sdpa" and not config.share_prompts:
+            raise UserError(
+                f"prefix_attention={config.prefix_attention}: applies to shared prompts only; leave it out, or "
+                "share_prompts=false."
+            )
         if config.model.load_in_4bit and not config.model.trains_adapter:
             raise UserError("model.load_in_4bit=true: 4-bit weights are not trained; add model.lora_rank=16.")
     if isinstance(config, EvaluateConfig):

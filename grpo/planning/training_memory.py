@@ -117,6 +117,8 @@ def _layer_activations(run: PlannedRun) -> float:
 def _attention_activations(run: PlannedRun) -> float:
     """Bytes of queries, keys, values and output as attention stores them, and of its mask."""
     work, c, q, k = run.workload, run.compute_bytes, run.architecture.query_size, run.architecture.key_size
+    if run.shares_prompts and run.config.prefix_attention == "flex" and run.on_cuda:  # and each softmax's logarithm
+        return run.forward_tokens * ((2 * q + 2 * k) * c + 4 * run.architecture.num_attention_heads)
     if run.shares_prompts:
         width = work.prompt_tokens - 1 + work.completion_tokens
         key_width = q if run.on_cuda else k  # CUDA kernels get the key heads repeated

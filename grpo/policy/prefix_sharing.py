@@ -13,13 +13,14 @@ is.
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from grpo.core.errors import first_line
+from grpo.policy.prefix_attention import FlexAttention, SdpaAttention
+from grpo.policy.ragged_rows import RaggedRows
 
 ATTENTION_NAME = "shared_prompts"
 
@@ -112,62 +113,6 @@ def forward_packed(model: Any, batch: PackedBatch, **kwargs: Any) -> Any:
     )
 
 
-class RaggedRows:
-    """B rows of unequal length: conversion between packed, (T, ...), and padded on the right, (B, W, ...).
-
-    Attributes:
-        lengths: (B,) the length of each row; they sum to T.
-        rows, width: B and W, the longest length.
-        columns: (W,) 0, 1, ..., W - 1.
-        mask: (B, W) whether a place of the padded grid is a token.
-        real: (T,) the index of each packed token in the flat padded grid.
-        source: (B*W,) the index of the packed token that each place of the flat padded grid receives.
-    """
-
-    def __init__(self, lengths: Tensor) -> None:
-        self.lengths = lengths
-        self.rows, self.width = len(lengths), int(lengths.max())
-        self.columns = torch.arange(self.width, device=lengths.device)
-        self.mask = self.columns < lengths[:, None]
-        self.real = self.mask.flatten().nonzero()[:, 0]
-        self.source = (self.mask.flatten().cumsum(0) - 1).clamp(min=0)
-
-    def pad(self, packed: Tensor) -> Tensor:
-        """(T, heads, D) -> (B, heads, W, D). Padding contains copies of other tokens, so attention must mask it."""
-        padded: Tensor = _PadRows.apply(packed, self.source, self.real)
-        return padded.view(self.rows, self.width, *packed.shape[1:]).transpose(1, 2)
-
-    def unpad(self, padded: Tensor) -> Tensor:
-        """(B, heads, W, D) -> (T, heads, D)"""
-        grid = padded.transpose(1, 2).reshape(self.rows * self.width, padded.shape[1], padded.shape[3])
-        unpadded: Tensor = _UnpadRows.apply(grid, self.source, self.real, self.mask)
-        return unpadded
-
-
-class _PadRows(torch.autograd.Function):
-    # Autograd's backward of `index_select` adds up over `source`, which repeats tokens in padding. The gradient of
-    # padding is zero, so selecting the real tokens gives the same result faster.
-    @staticmethod
-    def forward(ctx: Any, packed: Tensor, source: Tensor, real: Tensor) -> Tensor:
-        ctx.real = real
-        return packed.index_select(0, source)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad.index_select(0, ctx.real), None, None
-
-
-class _UnpadRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, grid: Tensor, source: Tensor, real: Tensor, mask: Tensor) -> Tensor:
-        ctx.source, ctx.mask = source, mask
-        return grid.index_select(0, real)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return grad.index_select(0, ctx.source).mul_(ctx.mask.view(-1, 1, 1)), None, None, None
-
-
 def number_distinct(rows: list[Any]) -> tuple[list[int], list[int]]:
     """The index at which each distinct row occurs first, and for every row the number of its distinct row."""
     number: dict[Any, int] = {}
@@ -187,18 +132,22 @@ class PackedCompletions:
         attention_mask: (B, P + C), 1 for real tokens. Completions without a token are left out.
         width: C.
         prompt_numbers: for each of the B rows, a number that rows with equal prompts share. None: rows are compared.
+        attention: what computes the attention of its layers.
 
     Attributes:
         ids, positions: (T,) the tokens, and their positions in their sequences.
         labels: (T,) the token that each position predicts; -100 in prompts.
         predicting: (M,) the indices of the positions that predict a token: the last M of T.
-        group: (B',) the number of the prompt of each of the B' completions that have tokens.
-        mask: (B', 1, C', P' + C') the keys that each query of a completion attends to: its complete prompt, and its
-            own tokens up to the query. P' and C' are the lengths of the longest packed prompt and completion.
+        longest: the number of tokens of the longest sequence.
     """
 
     def __init__(
-        self, input_ids: Tensor, attention_mask: Tensor, width: int, prompt_numbers: list[int] | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        width: int,
+        prompt_numbers: list[int] | None = None,
+        attention: type[SdpaAttention | FlexAttention] = SdpaAttention,
     ) -> None:
         prompts, prompt_mask = input_ids[:, :-width], attention_mask[:, :-width].bool()
         completions, completion_mask = input_ids[:, -width:], attention_mask[:, -width:].bool()
@@ -207,59 +156,37 @@ class PackedCompletions:
         completions, completion_mask = completions[nonempty], completion_mask[nonempty]
 
         if prompt_numbers is None:
-            first, group = number_distinct([row.tobytes() for row in prompts.where(prompt_mask, -1).cpu().numpy()])
+            first, numbers = number_distinct([row.tobytes() for row in prompts.where(prompt_mask, -1).cpu().numpy()])
         else:
-            first, group = number_distinct([prompt_numbers[i] for i in nonempty.tolist()])
-        self.group = torch.tensor(group, device=input_ids.device)
+            first, numbers = number_distinct([prompt_numbers[i] for i in nonempty.tolist()])
+        group = torch.tensor(numbers, device=input_ids.device)
         prompt_lengths = prompt_mask[first].sum(1) - 1
-        self.prompts, self.completions = RaggedRows(prompt_lengths), RaggedRows(completion_mask.sum(1))
-        self.longest = int((prompt_lengths[self.group] + self.completions.lengths).max())
+        prompt_rows, completion_rows = RaggedRows(prompt_lengths), RaggedRows(completion_mask.sum(1))
+        self.attention = attention(prompt_rows, completion_rows, group)
+        self.longest = int((prompt_lengths[group] + completion_rows.lengths).max())
 
         inputs = torch.cat((prompts[:, -1:], completions[:, :-1]), 1)
         without_last = prompt_mask[first]
         without_last[:, -1] = False
         self.ids = torch.cat((prompts[first][without_last], inputs[completion_mask]))
-        offsets = prompt_lengths[self.group][:, None] + torch.arange(width, device=input_ids.device)
+        offsets = prompt_lengths[group][:, None] + torch.arange(width, device=input_ids.device)
         self.positions = torch.cat(
-            (self.prompts.columns.expand(len(first), -1)[self.prompts.mask], offsets[completion_mask])
+            (prompt_rows.columns.expand(len(first), -1)[prompt_rows.mask], offsets[completion_mask])
         )
-        self.labels = torch.cat((self.ids.new_full((len(self.prompts.real),), -100), completions[completion_mask]))
-
-        self.predicting = torch.arange(len(self.prompts.real), len(self.ids), device=input_ids.device)
-        prompt_part = self.prompts.mask[self.group][:, None, None].expand(-1, -1, self.completions.width, -1)
-        causal = self.completions.columns <= self.completions.columns[:, None]
-        self.mask = torch.cat((prompt_part, causal.expand(len(group), 1, -1, -1)), -1)
+        split = len(prompt_rows.real)
+        self.labels = torch.cat((self.ids.new_full((split,), -100), completions[completion_mask]))
+        self.predicting = torch.arange(split, len(self.ids), device=input_ids.device)
         self._indices = (nonempty[:, None] * width + torch.arange(width, device=input_ids.device))[completion_mask]
         self._shape = (len(input_ids), width)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """See `PackedBatch.attend`. Causal in each prompt; each completion attends to its prompt and itself."""
-        split = len(self.prompts.real)
-        prompt_query, prompt_key, prompt_value = (self.prompts.pad(states[:split]) for states in (query, key, value))
-        prompt_output = query[:split]
-        if split:  # 0 if every prompt has only one token
-            prompt_output = self.prompts.unpad(
-                _sdpa(prompt_query, prompt_key, prompt_value, None, scale, is_causal=True)
-            )
-        own_query, own_key, own_value = (self.completions.pad(states[split:]) for states in (query, key, value))
-        keys = torch.cat((prompt_key[self.group], own_key), 2)
-        values = torch.cat((prompt_value[self.group], own_value), 2)
-        completion_output = self.completions.unpad(_sdpa(own_query, keys, values, self.mask, scale))
-        return torch.cat((prompt_output, completion_output))
+        """See `PackedBatch.attend`."""
+        return self.attention(query, key, value, scale)
 
     def unpack(self, values: Tensor) -> Tensor:
         """Values (M,) of the predicted tokens -> (B, C), zero where there is no token."""
         flat = values.new_zeros(self._shape[0] * self._shape[1])
         return flat.index_copy(0, self._indices, values).view(self._shape)
-
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, is_causal: bool = False) -> Tensor:
-    grouped = q.shape[1] != k.shape[1]
-    if grouped and mask is not None and q.device.type == "cuda":
-        # As in transformers: with a mask, the fast CUDA kernels need one key head for each query head.
-        k, v = (states.repeat_interleave(q.shape[1] // k.shape[1], 1) for states in (k, v))
-        grouped = False
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=grouped)
 
 
 class LogProbs(torch.autograd.Function):
@@ -323,14 +250,19 @@ def enable_prefix_sharing(policy: Any) -> None:
         raise PrefixSharingUnsupported(f"its log-probabilities differ by {difference:.2g} there")
 
 
-@torch.no_grad()
-def _largest_difference(model: Any) -> float:
-    """The largest difference between the log-probabilities of a plain and of a packed forward pass."""
-    width, rows = 4, [(3, 4), (3, 2), (6, 3)]  # lengths of prompt and completion; the first two rows share a prompt
+def _short_batch(model: Any) -> tuple[Tensor, Tensor, int]:
+    """Tokens and mask (3, 10) of rows, of which the first two share a prompt, and the width of their completions."""
+    width, rows = 4, [(3, 4), (3, 2), (6, 3)]  # lengths of prompt and completion
     ids = torch.arange(len(rows) * 10).view(len(rows), 10) % model.config.get_text_config().vocab_size
     ids[1, :6] = ids[0, :6]
     mask = torch.tensor([[0] * (6 - p) + [1] * (p + c) + [0] * (width - c) for p, c in rows])
-    ids, mask = ids.to(model.device), mask.to(model.device)
+    return ids.to(model.device), mask.to(model.device), width
+
+
+@torch.no_grad()
+def _largest_difference(model: Any) -> float:
+    """The largest difference between the log-probabilities of a plain and of a packed forward pass."""
+    ids, mask, width = _short_batch(model)
     training = model.training
     model.eval()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -343,3 +275,41 @@ def _largest_difference(model: Any) -> float:
     reference_logps = reference.log_softmax(-1).gather(-1, targets)[..., 0] * mask[:, -width:]
     shared_logps = packed.unpack(LogProbs.apply(shared, packed.labels[packed.predicting])[0])
     return float((shared_logps - reference_logps).abs().max())
+
+
+def flex_attention_fault(policy: Any) -> str | None:
+    """The reason why `FlexAttention` does not work for a policy on this machine, or None if it works.
+
+    `policy` shares prefixes (`enable_prefix_sharing`). In a forward pass over a short batch, each of its layers
+    computes both attentions and their gradients.
+    """
+    model = unwrap_adapters(policy)
+    try:
+        with torch.no_grad():
+            forward_packed(model, _ComparedAttention(*_short_batch(model)))
+    except Exception as error:  # any exception of a compiler
+        return first_line(error)
+    return None
+
+
+class _ComparedAttention:
+    """A packed batch whose layers fail if the outputs or the gradients of the two attentions differ."""
+
+    def __init__(self, ids: Tensor, mask: Tensor, width: int) -> None:
+        sdpa, flex = (PackedCompletions(ids, mask, width, attention=kind) for kind in (SdpaAttention, FlexAttention))
+        self.ids, self.positions, self.longest = sdpa.ids, sdpa.positions, sdpa.longest
+        self.attentions = sdpa.attention, flex.attention
+
+    @torch.enable_grad()
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        results = []
+        for attention in self.attentions:
+            states = tuple(state.detach().requires_grad_() for state in (query, key, value))
+            output = attention(states[0], states[1], states[2], scale)
+            results.append((output.detach(), *torch.autograd.grad(output.square().sum(), states)))
+        tolerance = 1e-3 if results[0][0].dtype.itemsize >= 4 else 0.05
+        for expected, actual in zip(*results, strict=True):
+            difference = float((actual - expected).abs().max() / expected.abs().max())
+            if not difference < tolerance:
+                raise ArithmeticError(f"its outputs or gradients differ by {difference:.2g} of the largest")
+        return results[0][0]

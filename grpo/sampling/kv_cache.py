@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grpo.policy.prefix_sharing import RaggedRows
+from grpo.policy.ragged_rows import RaggedRows
 
 
 class PromptPrefill:

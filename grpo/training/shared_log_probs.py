@@ -20,11 +20,13 @@ from trl.trainer.utils import split_tensor_dict
 from grpo.core import distributed
 from grpo.core.console import say
 from grpo.policy.buffer_sizes import PLAIN_HEAD_LOGITS
+from grpo.policy.prefix_attention import FlexAttention, SdpaAttention
 from grpo.policy.prefix_sharing import (
     LogProbs,
     PackedCompletions,
     PrefixSharingUnsupported,
     enable_prefix_sharing,
+    flex_attention_fault,
     forward_packed,
     number_distinct,
 )
@@ -38,9 +40,11 @@ class PrefixSharingMixin(BaseTrainer):
         shares_prompts: whether the training step shares prompts.
     """
 
-    def __init__(self, share_prompts: bool, **kwargs: Any) -> None:
+    def __init__(self, share_prompts: bool, prefix_attention: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.shares_prompts = share_prompts and self._can_share_prompts()
+        flex = prefix_attention == "flex" and self.shares_prompts and self._can_use_flex_attention()
+        self._attention: type[SdpaAttention | FlexAttention] = FlexAttention if flex else SdpaAttention
         self._advantages: Tensor | None = None  # (B,) of the rows whose loss is computed; None: all rows need gradients
 
     def _can_share_prompts(self) -> bool:
@@ -56,6 +60,18 @@ class PrefixSharingMixin(BaseTrainer):
             self._say_not_shared(reason)
             return False
         return True
+
+    def _can_use_flex_attention(self) -> bool:
+        with self.accelerator.autocast():
+            fault = flex_attention_fault(self.accelerator.unwrap_model(self.model))
+        if fault:
+            say(f"prefix_attention=flex does not work here: {fault}. Training with prefix_attention=sdpa instead.")
+        elif self.accelerator.device.type == "cpu":
+            say(
+                "prefix_attention=flex computes all pairs of tokens on a CPU, which is slow: PyTorch's flex_attention "
+                "cannot train there. Leave it out, or add device=cuda."
+            )
+        return not fault
 
     def _say_not_shared(self, reason: PrefixSharingUnsupported) -> None:
         say(f"share_prompts=true does not work with this policy: {reason}. The training step is TRL's own.")
@@ -132,7 +148,8 @@ class PrefixSharingMixin(BaseTrainer):
         has_tokens = mask[:, -width].bool().cpu()
         for rows, with_gradient in self._forward_parts(prompt_numbers, torch.tensor(row_numbers), has_tokens):
             packed_rows = rows.to(ids.device)
-            packed = PackedCompletions(ids[packed_rows], mask[packed_rows], width, prompt_numbers[rows].tolist())
+            numbers = prompt_numbers[rows].tolist()
+            packed = PackedCompletions(ids[packed_rows], mask[packed_rows], width, numbers, self._attention)
             with torch.set_grad_enabled(with_gradient), self.accelerator.autocast():
                 part_logps, part_entropies = self._head(model, packed)
             logps = logps.to(part_logps.dtype).index_copy(0, packed_rows, packed.unpack(part_logps))

@@ -67,6 +67,7 @@ def build_trainer(
         curriculum=Curriculum.of(examples, config.data),
         sampler=None if config.rollout.name in ENGINES else sampler,
         share_prompts=config.share_prompts,
+        prefix_attention=config.prefix_attention,
         recorder=recorder,
         model=policy,
         reward_funcs=[

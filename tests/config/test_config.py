@@ -163,6 +163,7 @@ def test_every_setting_of_a_group_has_a_comment(file: str) -> None:
         ("model.load_in_4bit=true", "4-bit weights are not trained; add model.lora_rank=16."),
         ("reward_files=mine.py", "reward_files=mine.py: a list is written in brackets, reward_files=[mine.py]."),
         ("bf16=maybe", "bf16=maybe: must be true or false."),
+        ("prefix_attention=flash", "prefix_attention=flash: must be one of sdpa, flex."),
         ("system_prompt", "system_prompt: not a setting; write NAME=VALUE"),
         ("model=null", "a group takes the name of one of its files, as in model=tiny"),
         ("experiment=[gsm8k,nope]", "experiment=nope: experiment has no option 'nope'. Known: ablate_rewards, gsm8k"),
@@ -181,6 +182,11 @@ def test_messages_about_wrong_settings(override: str, message: str) -> None:
 def test_data_min_steps_must_not_exceed_data_max_steps() -> None:
     with pytest.raises(UserError, match=r"data.min_steps=4: must not exceed data.max_steps=3"):
         compose(["data.min_steps=4", "data.max_steps=3"])
+
+
+def test_a_setting_of_shared_prompts_without_shared_prompts_is_refused() -> None:
+    with pytest.raises(UserError, match=r"prefix_attention=flex: applies to shared prompts only; leave it out, or"):
+        compose(["prefix_attention=flex", "share_prompts=false"])
 
 
 def test_seed_zero_and_null_are_values() -> None:

@@ -13,7 +13,7 @@ OLDER: dict[str, tuple[list[str], dict[str, Any]]] = {
     "answer types": (["data.answer"], {"data.gold": "number", "data.answer_match": "number"}),
     "correct_by": (["correct_by", "reward_args", "reward_timeout", "on_reward_timeout", "reward_workers"], {}),
     "formats and templates": (["format", "chat_template_kwargs"], {}),
-    "kernels": (["rollout.kernels"], {}),
+    "kernels": (["rollout.kernels", "prefix_attention"], {}),
     "estimators": (["algorithm.estimator", "algorithm.gate", "algorithm.pass_k"], {}),
     "losses": (["algorithm.delta", "algorithm.entropy_coef", "algorithm.top_entropy_quantile"], {}),
     "models": (["model.gguf", "model.tokenizer", "model.adapter", "model.merge_adapter"], {}),

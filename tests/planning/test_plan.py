@@ -29,7 +29,7 @@ from grpo.planning.planned_run import PlannedRun
 from grpo.planning.roofline import DeviceRates, step_seconds
 from grpo.policy.hub import ASSETS
 from grpo.policy.loading import build_policy
-from scripts.check_gpu import build_longest_trainer
+from scripts.check_gpu_plan import build_longest_trainer
 from tests.helpers.gsm8k import GSM8K, needs_gsm8k
 from tests.helpers.models import QWEN, needs_bitsandbytes, needs_qwen
 
@@ -286,6 +286,14 @@ def test_the_least_time_of_a_small_policy() -> None:
     memory_bound = step_seconds(PlannedRun(config, batch_of(config), of), DeviceRates(1e30, 1e30, 1e6))
     assert memory_bound["update"] == pytest.approx(28 * of.parameters / 1e6)
     assert memory_bound["communication"] == 0
+
+
+def test_flex_attention_stores_neither_padded_rows_nor_a_mask() -> None:
+    sdpa, flex = (
+        memory("experiment=gsm8k", "device=cuda", f"prefix_attention={name}")["training"][memory_parts.ACTIVATIONS]
+        for name in ("sdpa", "flex")
+    )
+    assert 0.5 * sdpa < flex < 0.95 * sdpa
 
 
 @pytest.mark.parametrize(

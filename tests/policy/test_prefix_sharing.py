@@ -17,14 +17,15 @@ from transformers import (
     Qwen3Config,
 )
 
+from grpo.policy.prefix_attention import FlexAttention, SdpaAttention
 from grpo.policy.prefix_sharing import (
     LogProbs,
     PackedCompletions,
     PrefixSharingUnsupported,
-    RaggedRows,
     enable_prefix_sharing,
     forward_packed,
 )
+from grpo.policy.ragged_rows import RaggedRows
 
 SIZE = {
     "vocab_size": 50,
@@ -74,11 +75,12 @@ def test_other_architectures_give_equal_log_probabilities(config: AutoConfig) ->
     plain = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, 8:-1].log_softmax(-1)
     expected = plain.gather(-1, ids[:, 9:, None])[..., 0] * mask[:, 9:]
     enable_prefix_sharing(model)
-    packed = PackedCompletions(ids, mask, 6)
-    assert len(packed.ids) == (9 - 1) + (5 - 1) + (2 - 1) + 6 + 3 + 1 + 5
-    logits = forward_packed(model, packed, logits_to_keep=packed.predicting).logits[0]
-    logps = packed.unpack(LogProbs.apply(logits, packed.labels[packed.predicting])[0])
-    torch.testing.assert_close(logps, expected, atol=1e-5, rtol=1e-5)
+    for attention in (SdpaAttention, FlexAttention):
+        packed = PackedCompletions(ids, mask, 6, attention=attention)
+        assert len(packed.ids) == (9 - 1) + (5 - 1) + (2 - 1) + 6 + 3 + 1 + 5
+        logits = forward_packed(model, packed, logits_to_keep=packed.predicting).logits[0]
+        logps = packed.unpack(LogProbs.apply(logits, packed.labels[packed.predicting])[0])
+        torch.testing.assert_close(logps, expected, atol=1e-5, rtol=1e-5)
     # Plain forward passes do not change.
     again = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, 8:-1].log_softmax(-1)
     torch.testing.assert_close(again, plain)

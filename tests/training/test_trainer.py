@@ -26,6 +26,7 @@ CASES = [
     ["model.lora_rank=4", "algorithm=grpo_kl"],
     ["temperature=0.7"],
     ["activation_checkpointing=true"],
+    ["prefix_attention=flex", "activation_checkpointing=true", "algorithm=grpo_kl"],
 ]
 
 
@@ -145,6 +146,41 @@ def test_a_policy_that_cannot_share_prompts_trains_as_in_trl(trainer, monkeypatc
         "share_prompts=true does not work with this policy: its attention is fixed to eager. "
         "The training step is TRL's own.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (None, "prefix_attention=flex computes all pairs of tokens on a CPU, which is slow: PyTorch's flex_attention "),
+        ("no compiler", "prefix_attention=flex does not work here: no compiler. Training with prefix_attention=sdpa "),
+    ],
+)
+def test_flex_attention_prints_one_message(trainer, monkeypatch, fault: str | None, message: str) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("grpo.training.shared_log_probs.say", said.append)
+    if fault:
+        monkeypatch.setattr("grpo.training.shared_log_probs.flex_attention_fault", lambda policy: fault)
+    built = trainer("prefix_attention=flex")
+    batches = micro_batches(built)
+    losses = [step(built, batches, shared=shared)[0] for shared in (True, False)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    (line,) = said
+    assert line.startswith(message)
+
+
+def test_a_run_with_flex_attention_is_the_default_run(trainer) -> None:
+    norms, completions, weights = [], [], []
+    for name in ("sdpa", "flex"):
+        built = trainer("max_steps=3", f"prefix_attention={name}")
+        torch.manual_seed(0)
+        built.train()
+        assert built.shares_prompts
+        norms.append([line["grad_norm"] for line in built.state.log_history if "grad_norm" in line])
+        completions.append(list(built._logs["completion"]))
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in built.model.parameters()]))
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4) and len(norms[0]) == 3
+    assert completions[1] == completions[0]
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=1e-5)
 
 
 def test_dropout_is_not_shared(trainer) -> None:

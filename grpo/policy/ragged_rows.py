@@ -1,0 +1,65 @@
+"""Conversion between rows of unequal length that are packed one after another and rows that are padded.
+
+The attention of packed batches calls it, in training and in sampling. It does not know what the rows are.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class RaggedRows:
+    """B rows of unequal length: conversion between packed, (T, ...), and padded on the right, (B, W, ...).
+
+    Attributes:
+        lengths: (B,) the length of each row; they sum to T.
+        rows, width: B and W, the longest length.
+        columns: (W,) 0, 1, ..., W - 1.
+        mask: (B, W) whether a place of the padded grid is a token.
+        real: (T,) the index of each packed token in the flat padded grid.
+        source: (B*W,) the index of the packed token that each place of the flat padded grid receives.
+    """
+
+    def __init__(self, lengths: Tensor) -> None:
+        self.lengths = lengths
+        self.rows, self.width = len(lengths), int(lengths.max())
+        self.columns = torch.arange(self.width, device=lengths.device)
+        self.mask = self.columns < lengths[:, None]
+        self.real = self.mask.flatten().nonzero()[:, 0]
+        self.source = (self.mask.flatten().cumsum(0) - 1).clamp(min=0)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """(T, heads, D) -> (B, heads, W, D). Padding contains copies of other tokens, so attention must mask it."""
+        padded: Tensor = _PadRows.apply(packed, self.source, self.real)
+        return padded.view(self.rows, self.width, *packed.shape[1:]).transpose(1, 2)
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """(B, heads, W, D) -> (T, heads, D)"""
+        grid = padded.transpose(1, 2).reshape(self.rows * self.width, padded.shape[1], padded.shape[3])
+        unpadded: Tensor = _UnpadRows.apply(grid, self.source, self.real, self.mask)
+        return unpadded
+
+
+class _PadRows(torch.autograd.Function):
+    # Autograd's backward of `index_select` adds up over `source`, which repeats tokens in padding. The gradient of
+    # padding is zero, so selecting the real tokens gives the same result faster.
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, source: Tensor, real: Tensor) -> Tensor:
+        ctx.real = real
+        return packed.index_select(0, source)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad.index_select(0, ctx.real), None, None
+
+
+class _UnpadRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grid: Tensor, source: Tensor, real: Tensor, mask: Tensor) -> Tensor:
+        ctx.source, ctx.mask = source, mask
+        return grid.index_select(0, real)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return grad.index_select(0, ctx.source).mul_(ctx.mask.view(-1, 1, 1)), None, None, None
