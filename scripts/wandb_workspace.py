@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # The time limit of a request, which is sent twice at most. With its defaults, wandb retries for many minutes.
 ANSWER_SECONDS = 4
 INTERVAL = "(?:_low|_high)?"
+HELD_OUT = [f"{when}/accuracy_{kind}" for kind in ("strict", "flexible") for when in ("before", "after")]
 
 
 def sections() -> "list[Section]":
@@ -48,10 +49,10 @@ def sections() -> "list[Section]":
             "Total reward and right answers",
             lines("Total reward per completion", "reward"),
             lines("Right completions", "completions/correct"),
-            overlay("Validation problems right, with a 95% interval", f"eval/accuracy_strict{INTERVAL}"),
+            overlay("Validation problems right inside <answer>, 95% interval", f"eval/accuracy_strict{INTERVAL}"),
             BarPlot(
-                title="Held-out problems right, before and after training",
-                metrics=["before/accuracy_strict", "after/accuracy_strict"],
+                title="Held-out problems right inside <answer> (strict) and as last number (flexible)",
+                metrics=HELD_OUT,
             ),
         ),
         section(
@@ -112,7 +113,7 @@ def sections() -> "list[Section]":
         ),
         section(
             "All validation metrics (eval/, with eval_steps)",
-            overlay("Right in any format", f"eval/accuracy_flexible{INTERVAL}"),
+            overlay("Right as last number", f"eval/accuracy_flexible{INTERVAL}"),
             overlay("Exact format; reasoning, then answer", f"eval/(?:strict|soft)_format{INTERVAL}"),
             overlay("Total reward", f"eval/reward{INTERVAL}"),
             overlay("Mean of each reward, unweighted", "eval/rewards/.+"),
@@ -127,7 +128,7 @@ def sections() -> "list[Section]":
 def workspace(entity: str, project: str) -> "Workspace":
     from wandb_workspaces.workspaces import RunsetSettings, Workspace
 
-    columns = ["summary:before/accuracy_strict", "summary:after/accuracy_strict"]
+    columns = [f"summary:{metric}" for metric in HELD_OUT]
     return Workspace(
         entity=entity,
         project=project,

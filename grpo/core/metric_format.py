@@ -3,7 +3,7 @@
 Tables, reports and progress lines call it. It does not know how a metric is computed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from grpo.core.metric_names import (
     ABSTAINED_PREFIX,
@@ -23,8 +23,8 @@ from grpo.core.metric_names import (
 METRIC_LABELS = {
     STRICT_FORMAT: "exact format",
     SOFT_FORMAT: "reasoning, then answer",
-    ACCURACY_STRICT: "correct inside <answer>",
-    ACCURACY_FLEXIBLE: "correct as last number",
+    ACCURACY_STRICT: "right inside <answer>",
+    ACCURACY_FLEXIBLE: "right as last number",
     MEAN_COMPLETION_TOKENS: "mean completion tokens",
     TRUNCATED: "truncated at the limit",
     REWARD: "mean total reward",
@@ -61,6 +61,17 @@ def format_interval(metric: str, low: float, high: float) -> str:
     """An interval of a metric: `60.1 to 64.2`."""
     formatted = label_and_formatter(metric)[1]
     return f"{formatted(low)} to {formatted(high)}"
+
+
+def format_accuracies(
+    figures: Mapping[str, float], labels: Mapping[str, str], intervals: Mapping[str, Sequence[float]] | None = None
+) -> str:
+    """Both accuracies in a few words, `right 0.0% inside <answer>, 25.0% as last number`, with their `intervals`."""
+    parts = []
+    for name in (ACCURACY_STRICT, ACCURACY_FLEXIBLE):
+        within = f" ({format_interval(name, *intervals[name])})" if intervals else ""
+        parts.append(f"{format_metric(name, figures[name])}{within} {labels[name].removeprefix('right ')}")
+    return f"right {', '.join(parts)}"
 
 
 def ordered_metrics(metrics: Iterable[str], rewards: bool = True) -> list[str]:

@@ -68,7 +68,7 @@ def print_examples(count: int, evaluations: dict[str, Evaluation]) -> None:
         return [bool(side.values[figure][side.starts[i]]) for side, i in zip(sides, indices, strict=True)]
 
     tags = sides[-1].rewards.answer_format.tags
-    requested = sides[0].labels[ACCURACY_STRICT].removeprefix("correct ")
+    requested = sides[0].labels[ACCURACY_STRICT].removeprefix("right ")
 
     def answer_labels(indices: tuple[int, ...]) -> list[str]:
         flexible = are_correct(indices, ACCURACY_FLEXIBLE)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from grpo.core.errors import UserError
+from grpo.core.metric_format import format_accuracies
 from grpo.core.metric_names import (
     ACCURACY_FLEXIBLE,
     ACCURACY_STRICT,
@@ -37,6 +38,7 @@ from grpo.core.statistics import (
     wilson_interval,
 )
 from grpo.evaluation.completion import Completion, CompletionBatch, scoring_batch
+from grpo.rewards.scoring_batch import ScoringBatch
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.answer_types import accuracy_labels
 from grpo.tasks.example import Example
@@ -52,19 +54,35 @@ def evaluate_completions(
     k: Sequence[int] | None = None,
     on_answered: Callable[[int, str], None] = lambda count, text: None,
 ) -> "Evaluation":
-    """Score completions of `examples`; `on_answered` gets the number of new ones, and the accuracy so far as text."""
+    """Score completions of `examples`; `on_answered` gets the number of new ones, and the accuracies so far as text."""
     completions: list[dict[int, Completion]] = [{} for _ in examples]
-    right = total = 0
+    labels = accuracy_labels(rewards.answer_type, rewards.correct_by)
+    right, total = dict.fromkeys(labels, 0), 0
     for batch in batches:
         if batch:
             new = scoring_batch(list(batch.values()), [examples[i] for i, _ in batch])
-            right += sum(score > 0 for score in rewards.score_one(rewards.correct_by, new))
+            right[ACCURACY_STRICT] += sum(score > 0 for score in rewards.score_one(rewards.correct_by, new))
+            right[ACCURACY_FLEXIBLE] += sum(_match(_extract_anywhere(new, rewards), new, rewards))
         total += len(batch)
         for (i, sample), completion in batch.items():
             completions[i][sample] = completion if rewards.may_read_ids else replace(completion, ids=None)
-        on_answered(len(batch), f"correct {right / max(1, total):.1%}")
+        shares = {name: count / max(1, total) for name, count in right.items()}
+        on_answered(len(batch), format_accuracies(shares, labels))
     in_order = [[samples[number] for number in sorted(samples)] for samples in completions]
     return Evaluation(list(examples), in_order, rewards, k)
+
+
+def _extract_anywhere(batch: ScoringBatch, rewards: RewardStack) -> list[str | None]:
+    """The answer of each completion, whatever its format."""
+    return [rewards.answer_type.extract_anywhere(text) for text in batch.completions]
+
+
+def _match(answers: Sequence[str | None], batch: ScoringBatch, rewards: RewardStack) -> list[bool]:
+    """Whether each of the answers to the problems of `batch` is right."""
+    return [
+        answer is not None and rewards.answer_type.matches(answer, example)
+        for answer, example in zip(answers, batch.examples, strict=True)
+    ]
 
 
 class Evaluation:
@@ -97,14 +115,11 @@ class Evaluation:
         scores = rewards.score(batch)
         self.answers = {
             "strict": [answer_type.extract(text) for text in texts],
-            "flexible": [answer_type.extract_anywhere(text) for text in texts],
+            "flexible": _extract_anywhere(batch, rewards),
         }
         self.right = {
             "strict": [score > 0 for score in scores[rewards.correct_by]],
-            "flexible": [
-                answer is not None and answer_type.matches(answer, example)
-                for answer, example in zip(self.answers["flexible"], batch.examples, strict=True)
-            ],
+            "flexible": _match(self.answers["flexible"], batch, rewards),
         }
         values: dict[str, list[Any]] = {
             ACCURACY_STRICT: self.right["strict"],

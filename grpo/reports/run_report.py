@@ -14,7 +14,6 @@ from grpo.config.keys import flatten
 from grpo.config.weights import format_weight, format_weights
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter, ordered_metrics
 from grpo.core.metric_names import (
-    ACCURACY_STRICT,
     PHANTOM,
     PHANTOM_ALL_CORRECT,
     PHANTOM_NONE_CORRECT,
@@ -26,6 +25,7 @@ from grpo.core.metric_names import (
 )
 from grpo.core.text import format_bytes, format_setting, plural, with_sign
 from grpo.reports.figures import save_png, smoothing_window
+from grpo.reports.headline import changes_sentence, is_significant_change
 from grpo.reports.page import write_page
 from grpo.reports.run_figures import reward_colours, run_charts
 from grpo.runs.run_dir import RunDir
@@ -82,35 +82,11 @@ def write_run_report(folder: Path, figures: Path | None = None, out: Path | None
 
 
 def headline(run: SavedRun) -> str:
-    """The change of the right answers in one sentence, with its interval and its significance."""
-    results = run.results
-    if not results:
+    """The changes of both accuracies in one sentence; of an unfinished run how far it is."""
+    if not run.results:
         last_step = int(run.history.index[-1]) if len(run.history) else 0
         return f"Not finished: {last_step:,} {plural(last_step, 'step')} logged, and no evaluation after training yet."
-    before, after = results["before"], results["after"]
-    difference = results["difference"][ACCURACY_STRICT]
-    first, last = (format_metric(ACCURACY_STRICT, metrics[ACCURACY_STRICT]) for metrics in (before, after))
-    steps = f"{results['steps']:,} {plural(results['steps'], 'step')}"
-    subject = f"right answers on {after['n']:,} held-out {plural(after['n'], 'problem')}"
-    if not difference["value"]:
-        interval = format_interval(ACCURACY_STRICT, *after["intervals"][ACCURACY_STRICT])
-        return f"In {steps}, {subject} stayed at {last} (95% interval {interval})."
-    points = f"{difference['value'] * 100:+z.1f} points, 95% interval {_points(difference)}"
-    if is_significant_change(difference):
-        verb = "rose" if difference["value"] > 0 else "fell"
-        return f"In {steps}, {subject} {verb} from {first} to {last} ({points})."
-    return f"In {steps}, {subject} went from {first} to {last}, which is not significant ({points})."
-
-
-def is_significant_change(difference: dict[str, Any]) -> bool:
-    """Whether a change is significant, by the exact test if there is one, else by the interval."""
-    if difference["p"] is not None:
-        return bool(difference["p"] < 0.05)
-    return not difference["low"] <= 0 <= difference["high"]
-
-
-def _points(difference: dict[str, Any]) -> str:
-    return f"{difference['low'] * 100:+z.1f} to {difference['high'] * 100:+z.1f}"
+    return changes_sentence(run.results, run.accuracy_labels)
 
 
 def attribution_rows(run: SavedRun) -> list[dict[str, Any]]:

@@ -89,7 +89,7 @@ class SweepResults:
         labels = [run.accuracy_labels for _, run in self.finished_runs]
         if labels and all(others == labels[0] for others in labels):
             return labels[0]
-        return {ACCURACY_STRICT: "correct", ACCURACY_FLEXIBLE: "correct in any format"}
+        return {ACCURACY_STRICT: "right", ACCURACY_FLEXIBLE: "right in any format"}
 
     @property
     def metrics(self) -> list[str]:

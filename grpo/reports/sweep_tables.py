@@ -55,7 +55,7 @@ def best_arms(sweep: SweepResults, baseline: Arm, most: int) -> list[Arm]:
 
 
 def _arms_table(sweep: SweepResults, baseline: Arm) -> list[RenderableType]:
-    table = empty_table("seeds", "correct", "difference", "95% interval", "Holm p")
+    table = empty_table("seeds", "right", "difference", "95% interval", "Holm p")
     table.columns[0].header = "arm"
     contrasts, arms = compute_contrasts(sweep, baseline), best_arms(sweep, baseline, MAX_TERMINAL_ROWS)
     names = [printable(arm.difference_from(baseline)) for arm in arms]

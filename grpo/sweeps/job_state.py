@@ -5,13 +5,14 @@ Used by `progress` and `launchers`. It imports nothing heavy: `grpo.train` impor
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from grpo.core.metric_format import format_metric
-from grpo.core.metric_names import ACCURACY_STRICT, REWARD, STRICT_FORMAT
+from grpo.core.metric_format import format_accuracies, format_metric
+from grpo.core.metric_names import REWARD, STRICT_FORMAT
 from grpo.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -20,15 +21,19 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.5  # between two readings of the jobs' files
 
 
-def describe_outcome(results: dict[str, Any] | str) -> str:
-    """How a job ended, in a few words, from its results or from the message of its error."""
+def describe_outcome(results: dict[str, Any] | str, labels: Mapping[str, str]) -> str:
+    """How a job ended, in a few words, from its results or from the message of its error.
+
+    Args:
+        labels: the labels of the two accuracies.
+    """
     if isinstance(results, str):
         return f"failed: {shorten(results, 300, placeholder=' ...')}"
     after = results["after"]
-    right, form = (format_metric(name, after[name]) for name in (ACCURACY_STRICT, STRICT_FORMAT))
+    right, form = format_accuracies(after, labels), format_metric(STRICT_FORMAT, after[STRICT_FORMAT])
     seconds = sum(results["seconds"].values())
     early = f"; ended by {results['stopped_by']} after step {results['steps']}" if results["stopped_by"] else ""
-    return f"{right} right, exact format {form}, {seconds:.0f} s{early}"
+    return f"{right}, exact format {form}, {seconds:.0f} s{early}"
 
 
 def last_step(folder: Path) -> int:

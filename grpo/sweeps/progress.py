@@ -21,6 +21,7 @@ from grpo.runs.results import clear_job_error, read_job_outcome
 from grpo.runs.resume import has_all_steps
 from grpo.sweeps.job_state import POLL_SECONDS, describe_outcome, describe_state, last_step, log_modified_at
 from grpo.sweeps.jobs import Job
+from grpo.tasks.answer_types import accuracy_labels_of
 
 MIN_MEASURED_SECONDS = 2  # of training, before the remaining time is estimated
 MAX_SHOWN_JOBS = 4  # running jobs below the bar
@@ -107,7 +108,7 @@ class SweepProgress:
         for job in jobs:
             if job.folder not in self._ended and (result := read_job_outcome(job.folder)) is not None:
                 self._ended.add(job.folder)
-                self._print_result(job, describe_outcome(result))
+                self._print_result(job, describe_outcome(result, accuracy_labels_of(job.config)))
 
     def _print_estimate(self, share: float) -> None:
         seconds = self._seconds_left(share)

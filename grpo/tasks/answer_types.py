@@ -5,8 +5,9 @@ Called by the rewards, the evaluation and the datasets. A new type is a class in
 """
 
 from grpo.config.rules import ANSWER_TYPE_NAMES
-from grpo.config.schema import DEFAULT_CORRECT_BY
+from grpo.config.schema import DEFAULT_CORRECT_BY, CommonConfig
 from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT
+from grpo.tasks.answer_format import answer_format_of
 from grpo.tasks.answer_type import AnswerType
 from grpo.tasks.choice_answer import ChoiceAnswer
 from grpo.tasks.equation_answer import EquationAnswer
@@ -32,7 +33,14 @@ ANSWER_TYPES: dict[str, AnswerType] = {
 def accuracy_labels(answer_type: AnswerType, correct_by: str) -> dict[str, str]:
     """The labels of the two accuracies in tables, for an answer type and the reward that says what is right."""
     strict = answer_type.label if correct_by == DEFAULT_CORRECT_BY else f"by the reward {correct_by}"
-    return {ACCURACY_STRICT: f"correct {strict}", ACCURACY_FLEXIBLE: f"correct as {answer_type.anywhere_label}"}
+    return {ACCURACY_STRICT: f"right {strict}", ACCURACY_FLEXIBLE: f"right as {answer_type.anywhere_label}"}
+
+
+def accuracy_labels_of(config: CommonConfig) -> dict[str, str]:
+    """The labels of the two accuracies of a run or an evaluation with these settings."""
+    return accuracy_labels(
+        ANSWER_TYPES[config.data.answer].in_format(answer_format_of(config.format)), config.correct_by
+    )
 
 
 assert set(ANSWER_TYPES) == set(ANSWER_TYPE_NAMES)

@@ -22,7 +22,8 @@ from grpo.core.device import is_out_of_memory, peak_process_memory, set_determin
 from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError
 from grpo.core.files import atomic_folder, write_json
-from grpo.core.metric_names import ACCURACY_STRICT, TRAIN_SECONDS, VALIDATION_PREFIX
+from grpo.core.metric_format import format_accuracies
+from grpo.core.metric_names import TRAIN_SECONDS, VALIDATION_PREFIX
 from grpo.core.progress import progress, spinner
 from grpo.core.redact import redacted
 from grpo.core.run_log import quiet_libraries
@@ -33,6 +34,7 @@ from grpo.evaluation.storage import load_evaluation
 from grpo.policy.chat_template import TemplateFraming
 from grpo.policy.hub import is_loaded_from_hub, prepare_hub
 from grpo.policy.requirements import lora_learning_rate_warning, slow_bfloat16_warning
+from grpo.reports.headline import changes_sentence
 from grpo.rewards.reward_state import state_notes
 from grpo.rewards.stack import rewards_of
 from grpo.runs.labels import RunLabel
@@ -331,9 +333,8 @@ class Session:
         evaluation = self.evaluator.evaluate(validation, f"at step {step}", lasting=False)
         self.evaluator.save(evaluation, f"step_{step:06d}", "validation", f"step {step}")
         self.recorder.record_metrics(evaluation.as_metrics(VALIDATION_PREFIX), step)
-        low, high = evaluation.intervals[ACCURACY_STRICT]
-        accuracy = evaluation.figures[ACCURACY_STRICT]
-        say(f"step {step}: {accuracy:.1%} of {len(validation)} validation problems right ({low:.1%} to {high:.1%})")
+        right = format_accuracies(evaluation.figures, evaluation.labels, evaluation.intervals)
+        say(f"step {step}: of {len(validation):,} validation problems {right}")
         # Only the main process knows of the search. At step 0 a trial has not trained yet.
         ends_early = self.should_prune is not None and step > 0 and self.should_prune(evaluation.figures, step)
         if distributed.max_over_processes(ends_early):
@@ -386,7 +387,8 @@ class Session:
         differences = paired_differences(self.after, self.before)
         results = self._results(step, differences)
         write_json(self.run_dir.results_json, results)
-        self.tracker.summarize(self.before.as_metrics("before/") | self.after.as_metrics("after/"))
+        figures = self.before.as_metrics("before/") | self.after.as_metrics("after/")
+        self.tracker.summarize(figures, changes_sentence(results, self.after.labels))
         say_results(results, self.before, self.after, differences, self.trainer.state.max_steps, self.run_dir.path)
         return results
 

@@ -51,7 +51,7 @@ def figures_of(metrics: dict[str, float]) -> str:
     """Reward, share of correct completions, mean length and with resampling the groups drawn, in a few words."""
     parts = [f"reward {metrics[REWARD]:.2f}"]
     if CORRECT in metrics:
-        parts.append(f"correct {metrics[CORRECT]:.0%}")
+        parts.append(f"right {metrics[CORRECT]:.0%}")
     parts.append(f"{metrics[MEAN_LENGTH]:.0f} tokens")
     if GROUPS_DRAWN in metrics:
         parts.append(f"{metrics[GROUPS_DRAWN]:.0f} groups drawn")

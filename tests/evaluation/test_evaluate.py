@@ -75,7 +75,7 @@ def test_a_runs_own_figures_again(folder, capsys) -> None:
     ):
         assert line in said
     assert "before, where it differs:\npolicy  embedded:tiny (sha256 " in said
-    assert "Right only under run: " in said and "correct inside <answer>" in said
+    assert "Right only under run: " in said and "right inside <answer>" in said
     assert said.count("gold: ") == 2 and "run: " in said
     assert max(map(len, said.splitlines())) <= 80
 
@@ -89,7 +89,7 @@ def test_a_saved_evaluation_is_used_again(folder, capsys) -> None:
     first = report.read_text()
     capsys.readouterr()
     evaluated(f"run={folder / 'A'}")
-    assert "run: saved 20" in (said := capsys.readouterr().out) and "correct inside <answer>" in said
+    assert "run: saved 20" in (said := capsys.readouterr().out) and "right inside <answer>" in said
     assert report.read_text() == first
     # Other protocols are other evaluations.
     evaluated("run=A", "max_completion_length=8")

@@ -72,7 +72,7 @@ def test_the_section_of_a_sweep(tmp_path) -> None:
     assert (gain.before, gain.after) == pytest.approx((0.94 / 3, 0.91)) and gain.direction == "up"
     page = write_sweep_report(sweep, figures=tmp_path / "figures").read_text()
     said = " ".join(re.sub(r"<[^>]+>", " ", page).split())
-    assert "With rewards=default against a placebo: correct inside &lt;answer&gt;, 91.0% against 31.3% (+59.7" in said
+    assert "With rewards=default against a placebo: right inside &lt;answer&gt;, 91.0% against 31.3% (+59.7" in said
     assert "and pass@4 fell from 90.0% to 80.0%" in said and "Elicited, not new: 4 samples of the policy before" in said
     assert "Exact format, 100.0% before training: 100.0% with rewards=default, 100.0% with rewards=placebo." in said
     assert 'id="pass_at_k"' in page and 'id="pass_at_k_strict"' in page

@@ -61,7 +61,9 @@ def test_the_content_of_the_page(finished) -> None:
     results = json.loads((finished / "results.json").read_text())
     assert "http:" not in re.sub(r'xmlns(:\w+)?="http://[^"]+"', "", page) and "https:" not in page
     assert "<script" not in page
-    assert re.search(r"In 6 steps, right answers on 4 held-out problems (rose|fell|went|stayed) ", page)
+    assert re.search(
+        r"In 6 steps, on 4 held-out problems: answers right inside &lt;answer&gt; (rose|fell|went|stayed) ", page
+    )
     assert f"{results['before']['reward']:.2f}" in page and "95% interval" in page
     assert all(f"<small>step {step}</small>" in page for step in (0, 2, 4, 6))
     for example in results["examples"]:
@@ -197,8 +199,8 @@ def test_the_command_refuses_a_missing_folder_in_one_line(light) -> None:
 @pytest.mark.parametrize(
     "value,low,high,p,words",
     [
-        (0.25, 0.1, 0.4, 0.001, "rose from 25.0% to 50.0% (+25.0 points, 95% interval +10.0 to +40.0)."),
-        (-0.25, -0.4, -0.1, 0.001, "fell from 50.0% to 25.0% (-25.0 points, 95% interval -40.0 to -10.0)."),
+        (0.25, 0.1, 0.4, 0.001, "rose from 25.0% to 50.0% (+25.0 points, 95% interval +10.0 to +40.0)"),
+        (-0.25, -0.4, -0.1, 0.001, "fell from 50.0% to 25.0% (-25.0 points, 95% interval -40.0 to -10.0)"),
         (0.0, 0.0, 0.0, 1.0, "stayed at 25.0% (95% interval "),
         (0.25, -0.1, 0.6, 0.2, "went from 25.0% to 50.0%, which is not significant (+25.0 points"),
     ],
@@ -206,7 +208,12 @@ def test_the_command_refuses_a_missing_folder_in_one_line(light) -> None:
 def test_the_headline_states_a_change_only_if_it_is_significant(run, value, low, high, p, words: str) -> None:
     results = json.loads((run / "results.json").read_text())
     first, last = (0.25, 0.5) if value > 0 else (0.5, 0.25)
-    results["before"]["accuracy_strict"], results["after"]["accuracy_strict"] = first, last
-    results["difference"]["accuracy_strict"] |= {"value": value, "low": low, "high": high, "p": p}
-    (run / "results.json").write_text(json.dumps(results))
-    assert words in headline(read_run(run))
+    for name, label in (
+        ("accuracy_strict", "answers right inside <answer>"),
+        ("accuracy_flexible", "right as last number"),
+    ):
+        changed = json.loads(json.dumps(results))
+        changed["before"][name], changed["after"][name] = first, last
+        changed["difference"][name] |= {"value": value, "low": low, "high": high, "p": p}
+        (run / "results.json").write_text(json.dumps(changed))
+        assert f"{label} {words}" in headline(read_run(run))

@@ -283,13 +283,13 @@ def test_a_search_names_its_best_trials(tmp_path) -> None:
     sweep = read_sweep(folder)
     assert [(job.state, job.reason) for job in sweep.unfinished] == [("pruned", "at step 4")] and not sweep.missing
     assert verdict(sweep) == (
-        "Of 3 trials, num_generations=8 had the highest value of correct inside <answer>, 80.0%. Each is a single "
+        "Of 3 trials, num_generations=8 had the highest value of right inside <answer>, 80.0%. Each is a single "
         "run, and the best of many is partly luck: run it again with other seeds."
     )
     plan(folder, *right, "num_generations=32", maximize=["accuracy_strict"], minimize=["mean_completion_tokens"])
     assert [trial.name for trial in search_trials(read_sweep(folder)) if trial.best] == list(right)
     assert verdict(read_sweep(folder)).startswith(
-        "Of 3 trials, 3 are on the Pareto front of correct inside <answer> and mean completion tokens."
+        "Of 3 trials, 3 are on the Pareto front of right inside <answer> and mean completion tokens."
     )
 
 

@@ -191,7 +191,7 @@ def test_the_report_of_a_search(tmp_path) -> None:
     names = [*right, "num_generations=32", "num_generations=64"]
     plan(folder, *names, maximize=["accuracy_strict"])
     said = text(report_of(folder).read_text())
-    assert "num_generations=8 had the highest value of correct inside &lt;answer&gt;, 90.0%." in said
+    assert "num_generations=8 had the highest value of right inside &lt;answer&gt;, 90.0%." in said
     assert "4 num_generations=32 pruned at step 3 5 num_generations=64 failed" in said and "job 5 · failed" in said
     assert "1 of 6 jobs is missing from this." in said and "Other metrics" not in said
     assert not pd.read_csv(folder / "sweep.csv")["baseline"].any()

@@ -20,8 +20,9 @@ def test_prints_a_line_per_job_then_the_table_and_the_report(start, tmp_path: Pa
     expected = []
     for number, (k, seed) in enumerate([(2, 0), (2, 1), (4, 0), (4, 1)]):
         after = results(tmp_path / "sweep" / str(number))["after"]
-        right, form = f"{after['accuracy_strict'] * 100:.1f}%", f"{after['strict_format'] * 100:.1f}%"
-        expected.append(f"[{number + 1}/4] num_generations={k} seed={seed}: {right} right, exact format {form}")
+        right = f"{after['accuracy_strict']:.1%} inside <answer>, {after['accuracy_flexible']:.1%} as last number"
+        form = f"{after['strict_format']:.1%}"
+        expected.append(f"[{number + 1}/4] num_generations={k} seed={seed}: right {right}, exact format {form}")
     assert job_lines(said) == expected
     assert said.rstrip().endswith("Report: sweep/report.html")
     assert "num_generations=2" in said.partition("[4/4]")[2]

@@ -143,7 +143,7 @@ def test_types_of_answers_in_each_format(
 ) -> None:
     kind = ANSWER_TYPES[answer_type].in_format(FORMATS[name][1])
     assert (kind.extract(completion), kind.extract_anywhere(completion)) == (answer, anywhere)
-    assert accuracy_labels(kind, "correctness")[ACCURACY_STRICT] == f"correct {label}"
+    assert accuracy_labels(kind, "correctness")[ACCURACY_STRICT] == f"right {label}"
 
 
 @pytest.mark.parametrize(

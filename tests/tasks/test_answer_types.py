@@ -306,10 +306,10 @@ def test_equal_answers_get_the_same_vote(answer_type: str, answers: list[str]) -
 @pytest.mark.parametrize(
     ("answer_type", "correct_by", "labels"),
     [
-        ("number", "correctness", ["correct inside <answer>", "correct as last number"]),
-        ("choice", "correctness", ["correct inside <answer>", "correct as last letter of an option"]),
-        ("math", "correctness", ["correct inside <answer> or \\boxed{}", "correct as last \\boxed{} or number"]),
-        ("number", "solved", ["correct by the reward solved", "correct as last number"]),
+        ("number", "correctness", ["right inside <answer>", "right as last number"]),
+        ("choice", "correctness", ["right inside <answer>", "right as last letter of an option"]),
+        ("math", "correctness", ["right inside <answer> or \\boxed{}", "right as last \\boxed{} or number"]),
+        ("number", "solved", ["right by the reward solved", "right as last number"]),
     ],
 )
 def test_labels_of_accuracies(answer_type: str, correct_by: str, labels: list[str]) -> None:

@@ -148,4 +148,4 @@ def test_multiple_choice(train, tmp_path, monkeypatch, qwen) -> None:
     out, results = run_scripted(train, monkeypatch, qwen, lambda prompt: scripts, "data=multiple_choice", files)
     check_headline(out, results, lambda row: row.completion in (scripts[0], scripts[2]))
     assert results["after"]["accuracy_flexible"] == 3 / 5
-    assert "correct as last letter of an option" in write_run_report(out).read_text()
+    assert "right as last letter of an option" in write_run_report(out).read_text()

@@ -40,19 +40,19 @@ def test_a_run_in_another_format(train, tmp_path, capsys) -> None:
     (tmp_path / "mine.py").write_text(WRITES_TAGS)
     out, results = train(*TAGS, f"reward_files=[{tmp_path / 'mine.py'}]", "+rewards.perfect=1")
     said = words(capsys.readouterr().out)
-    assert "format format.reasoning=think format.answer=solution" in said and "correct inside <solution>" in said
+    assert "format format.reasoning=think format.answer=solution" in said and "right inside <solution>" in said
     assert "<answer>" not in said
     protocol = json.loads((out / "evaluations" / "after.json").read_text())["protocol"]
     assert "<think>\n...\n</think>\n<solution>" in protocol["system_prompt"]
     assert protocol["format"] == "format.reasoning=think format.answer=solution"
     assert pd.read_parquet(out / "completions" / "step_000001.parquet")["perfect"].eq(1).all()
     assert read_run(out).answer_format == TagFormat("think", "solution")
-    assert "correct inside &lt;solution&gt;" in write_run_report(out).read_text()
+    assert "right inside &lt;solution&gt;" in write_run_report(out).read_text()
     # Its evaluation uses the format; typed, another one is asked for and scored.
     evaluated(f"run={out}", "name=again")
     again = json.loads((out / "evaluations" / "again.json").read_text())
     assert again["figures"] == results["after"] and again["protocol"]["format"] == protocol["format"]
-    assert "correct inside <solution>" in words(capsys.readouterr().out)
+    assert "right inside <solution>" in words(capsys.readouterr().out)
     evaluated(f"run={out}", "name=boxed", "format=boxed")
     other = json.loads((out / "evaluations" / "boxed.json").read_text())["protocol"]
     assert other["format"] == "format=boxed" and other["system_prompt"].endswith("within \\boxed{}.\n")
@@ -98,7 +98,7 @@ def test_a_run_from_before_formats(train, capsys) -> None:
     evaluated(f"run={out}", "name=again")
     again = json.loads((out / "evaluations" / "again.json").read_text())
     assert again["figures"] == results["after"] and "format" not in again["protocol"]
-    assert "correct inside <answer>" in write_run_report(out).read_text().replace("&lt;", "<").replace("&gt;", ">")
+    assert "right inside <answer>" in write_run_report(out).read_text().replace("&lt;", "<").replace("&gt;", ">")
 
 
 def test_completions_from_elsewhere(tmp_path, monkeypatch, capsys) -> None:
@@ -113,7 +113,7 @@ def test_completions_from_elsewhere(tmp_path, monkeypatch, capsys) -> None:
         evaluated("completions=file.jsonl", typed, "name=one")
         table = pd.read_parquet("outputs/evaluations/one.parquet")
         assert [*table["accuracy_strict"]] == [*table["strict_format"]] == exact
-        assert f"correct {label}" in capsys.readouterr().out
+        assert f"right {label}" in capsys.readouterr().out
         (tmp_path / "outputs/evaluations/one.json").unlink()
 
 
@@ -125,7 +125,7 @@ def test_completions_of_a_run_are_scored_in_its_format(tmp_path, light) -> None:
     for module in ("grpo.evaluate", "grpo.audit"):
         file = "completions=evaluations/after.jsonl"
         said = words(light(module, file).stdout)
-        assert "format format=boxed" in said and ("correct inside \\boxed{} 100.0%" in said or "4.0" in said), module
+        assert "format format=boxed" in said and ("right inside \\boxed{} 100.0%" in said or "4.0" in said), module
         assert "boxed}" not in words(light(module, file, "format=tags").stdout), module
         refused = light(module, file, "rewards=verbatim")
         assert refused.returncode == 1 and "format=boxed: the reward verbatim_correctness reads" in refused.stderr

@@ -10,7 +10,9 @@ import pytest
 
 from grpo.config.composition import compose
 from grpo.core.errors import UserError
+from grpo.reports.run_report import headline
 from grpo.runs.labels import RunLabel, run_name
+from grpo.runs.saved_run import read_run
 from grpo.training.tracking import build_tracker, check_tracking
 from tests.conftest import read_wandb
 from tests.helpers import fake_wandb
@@ -45,6 +47,7 @@ def test_an_offline_run_holds_the_curves_and_the_table(train, environment, capsy
         for name in expected.keys() - {"step"}:
             assert row[name] == pytest.approx(expected[name]), name
     assert summary["after/accuracy_strict"] == results["after"]["accuracy_strict"]
+    assert summary["headline"] == headline(read_run(out))
     assert summary["before/rewards/int"] == results["before"]["rewards/int"]
     # Sampled at steps 1, 3 and 4, a group of four each, and only the newest six rows kept.
     table = tables[-1]

@@ -127,7 +127,7 @@ def test_evaluating_while_training(train, tmp_path, capsys) -> None:
 
     rows = [row for row in metrics(out) if "eval/accuracy_strict" in row]
     assert [row["step"] for row in rows] == [0, 2, 4, 5]
-    assert "6 validation problems right" in capsys.readouterr().out
+    assert "of 6 validation problems right " in capsys.readouterr().out
     history, _, _ = read_wandb(out)
     curve = {row["_step"]: row for row in history if "eval/accuracy_strict" in row}
     for row in rows:
@@ -236,12 +236,12 @@ def test_the_command_as_typed(command, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "4 prompts x 8 completions = 32 per step" in done.stdout and "xmlcount 0" in done.stdout
-    assert "correct inside <answer>" in done.stdout and "Joy can read 8 pages" in done.stdout
+    assert "right inside <answer>" in done.stdout and "Joy can read 8 pages" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120
     (out,) = [file.parent for file in tmp_path.rglob("results.json")]
     assert out.parent.parent == tmp_path / "outputs"
     assert {".hydra", "train.log", "metrics.jsonl", "completions", "policy"} <= {file.name for file in out.iterdir()}
-    assert "correct inside <answer>" in (out / "train.log").read_text()
+    assert "right inside <answer>" in (out / "train.log").read_text()
     assert not {"=", " ", "'"} & set(str(out.relative_to(tmp_path)))
 
 

@@ -48,8 +48,8 @@ class BackgroundTracker:
     def alert(self, title: str, message: str, step: int) -> None:
         self.calls.put((self.tracker.alert, (title, message, step)))
 
-    def summarize(self, figures: dict[str, float]) -> None:
-        self.calls.put((self.tracker.summarize, (figures,)))
+    def summarize(self, figures: dict[str, float], headline: str) -> None:
+        self.calls.put((self.tracker.summarize, (figures, headline)))
 
     def finish(self, exit_code: int) -> None:
         self.calls.put((self.tracker.finish, (exit_code,)))

@@ -30,8 +30,8 @@ class Tracker(Protocol):
     def alert(self, title: str, message: str, step: int) -> None:
         """Notify the user."""
 
-    def summarize(self, figures: dict[str, float]) -> None:
-        """Store the final figures of the run."""
+    def summarize(self, figures: dict[str, float], headline: str) -> None:
+        """Store the final figures of the run, and the sentence about them on its page."""
 
     def finish(self, exit_code: int) -> None:
         """Close the run."""
@@ -57,7 +57,7 @@ class NoTracker:
 
     def alert(self, title: str, message: str, step: int) -> None: ...
 
-    def summarize(self, figures: dict[str, float]) -> None: ...
+    def summarize(self, figures: dict[str, float], headline: str) -> None: ...
 
     def finish(self, exit_code: int) -> None: ...
 

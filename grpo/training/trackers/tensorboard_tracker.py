@@ -46,7 +46,8 @@ class TensorBoardTracker:
     def alert(self, title: str, message: str, step: int) -> None:
         self.writer.add_text(f"alarm/{title}", message, step)
 
-    def summarize(self, figures: dict[str, float]) -> None:
+    def summarize(self, figures: dict[str, float], headline: str) -> None:
+        self.writer.add_text("headline", headline)
         self.writer.add_text("summary", "\n".join(f"    {name}: {value}" for name, value in figures.items()))
 
     def finish(self, exit_code: int) -> None:

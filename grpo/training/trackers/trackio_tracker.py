@@ -48,7 +48,7 @@ class TrackioTracker:
     def alert(self, title: str, message: str, step: int) -> None:
         self.trackio.alert(title, message)
 
-    def summarize(self, figures: dict[str, float]) -> None:
+    def summarize(self, figures: dict[str, float], headline: str) -> None:
         self.trackio.log(figures)
 
     def finish(self, exit_code: int) -> None:

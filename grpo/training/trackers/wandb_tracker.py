@@ -86,8 +86,8 @@ class WandbTracker:
     def alert(self, title: str, message: str, step: int) -> None:
         self.run.alert(title=title, text=message, level="WARN", wait_duration=0)
 
-    def summarize(self, figures: dict[str, float]) -> None:
-        self.run.summary.update(figures)
+    def summarize(self, figures: dict[str, float], headline: str) -> None:
+        self.run.summary.update(figures | {"headline": headline})
 
     def finish(self, exit_code: int) -> None:
         self.run.finish(exit_code=exit_code)
