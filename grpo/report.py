@@ -1,10 +1,11 @@
-"""Write the page of a run or of a sweep.
+"""Write the page of a run or of a sweep; say how many seeds a difference needs.
 
 python -m grpo.report outputs/DATE/TIME
 python -m grpo.report outputs/DATE/TIME --figures
 python -m grpo.report outputs/sweeps/DATE/TIME --baseline num_generations=4
+python -m grpo.report --power
 
-grpo/reports/run_report.py writes the page of a run, grpo/reports/sweep_report.py the page of a sweep.
+grpo/reports/run_report.py writes the page of a run, sweep_report.py that of a sweep; power.py counts seeds.
 """
 
 import argparse
@@ -17,9 +18,10 @@ from grpo.core.paths import display_path, path_argument, run_argument
 from grpo.core.process import check_process, guard_streams
 from grpo.core.progress import spinner
 from grpo.reports.baseline import choose_baseline
+from grpo.reports.power import power_table
 from grpo.reports.run_report import write_run_report
 from grpo.reports.sweep_findings import verdict
-from grpo.reports.sweep_folders import first_foreign_folder, holds_runs
+from grpo.reports.sweep_folders import holds_runs, refuse_foreign
 from grpo.reports.sweep_report import write_sweep_report
 from grpo.reports.sweep_results import read_sweep
 from grpo.reports.sweep_tables import sweep_table
@@ -30,11 +32,14 @@ from grpo.runs.saved_run import read_run
 def main() -> None:
     guard_streams()
     arguments = parse_arguments()
-    folder: Path = resolve_link(arguments.folder)
-    out: Path = arguments.out or folder
-    figures = out / "figures" if arguments.figures else None
     try:
         check_process()
+        if arguments.power:
+            say(power_table(arguments.folder, arguments.baseline))
+            return
+        folder: Path = resolve_link(arguments.folder)
+        out: Path = arguments.out or folder
+        figures = out / "figures" if arguments.figures else None
         if out.resolve() != folder.resolve():
             refuse_used(out, "--out FOLDER")
         if RunDir(folder).has_settings():
@@ -66,12 +71,22 @@ def parse_arguments() -> argparse.Namespace:
         "outputs/DATE) is reported as a sweep; one that also contains other files needs --out.",
     )
     parser.add_argument(
-        "folder", type=run_argument, help="outputs/DATE/TIME of a run, outputs/sweeps/DATE/TIME of a sweep"
+        "folder", nargs="?", type=run_argument, help="outputs/DATE/TIME of a run, outputs/sweeps/DATE/TIME of a sweep"
     )
     parser.add_argument("--baseline", help="for a sweep: the arm that the others are compared with; default: the first")
     parser.add_argument("--out", type=path_argument, help="the folder to write to; default: FOLDER")
     parser.add_argument("--figures", action="store_true", help="also write the figures as PNG, into figures/ there")
-    return parser.parse_args()
+    parser.add_argument(
+        "--power",
+        action="store_true",
+        help="print how many seeds a difference needs, with the spreads of a sweep or without FOLDER measured ones",
+    )
+    arguments = parser.parse_args()
+    if not (arguments.folder or arguments.power):
+        parser.error("the following arguments are required: folder")
+    if arguments.power and (arguments.out or arguments.figures or (arguments.baseline and not arguments.folder)):
+        parser.error("--power writes no files, and without FOLDER it has no arms; give at most FOLDER and --baseline")
+    return arguments
 
 
 def report_run(folder: Path, baseline: str | None, figures: Path | None, out: Path) -> Path:
@@ -97,18 +112,6 @@ def report_sweep(folder: Path, baseline: str | None, figures: Path | None, out: 
     say(sweep_table(sweep, arm))
     say(verdict(sweep, arm))
     return page
-
-
-def refuse_foreign(folder: Path) -> None:
-    """
-    Raises:
-        UserError: the folder contains something that this project did not write.
-    """
-    if other := first_foreign_folder(folder):
-        raise UserError(
-            f"{folder} also contains other things than runs, such as {other.name}, so nothing is written there. "
-            "Name a folder for report.html and sweep.csv: --out FOLDER"
-        )
 
 
 if __name__ == "__main__":

@@ -157,6 +157,14 @@ def seeds_needed(difference: float, sd: float, comparisons: int, problem_error: 
     return int(enough[0]) if len(enough) else None
 
 
+def sd_factors(count: int) -> Interval:
+    """The 95% interval of the true standard deviation of normal values, as factors of the one of `count` values."""
+    from scipy.stats import chi2
+
+    low, high = (float((count - 1) / chi2.ppf(level, count - 1)) ** 0.5 for level in (0.975, 0.025))
+    return low, high
+
+
 def holm_adjusted(values: Sequence[float]) -> list[float]:
     """p values adjusted for multiple comparisons by Holm's step-down method (1979); nan values are ignored."""
     order = sorted((p, i) for i, p in enumerate(values) if not isnan(p))

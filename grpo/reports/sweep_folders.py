@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from math import inf
 from pathlib import Path, PurePath
 
+from grpo.core.errors import UserError
 from grpo.runs.run_dir import RunDir, SweepDir
 
 # Folders that this project writes beside runs, and that hold no runs.
@@ -19,7 +20,7 @@ def holds_runs(folder: Path) -> bool:
     return SweepDir(folder).sweep_json.is_file() or next(find_runs(folder), None) is not None
 
 
-def first_foreign_folder(folder: Path) -> Path | None:
+def _first_foreign_folder(folder: Path) -> Path | None:
     """The first subfolder that this project did not write; None if there is none, or if `folder` is a sweep."""
     if SweepDir(folder).sweep_json.is_file():
         return None
@@ -33,6 +34,18 @@ def first_foreign_folder(folder: Path) -> Path | None:
             continue
         return child
     return None
+
+
+def refuse_foreign(folder: Path) -> None:
+    """
+    Raises:
+        UserError: the folder contains something that this project did not write.
+    """
+    if other := _first_foreign_folder(folder):
+        raise UserError(
+            f"{folder} also contains other things than runs, such as {other.name}, so nothing is written there. "
+            "Name a folder for report.html and sweep.csv: --out FOLDER"
+        )
 
 
 def _belongs_to_project(folder: Path) -> bool:
