@@ -1,6 +1,6 @@
 """Rules on format: rewards that exclude each other, line breaks, tags, text around the blocks, and repetition.
 
-Part of grpo/rewards/probe_rules.py. It knows no reward.
+Called by grpo/rewards/probe_rules.py. The rules know no reward by name.
 """
 
 from collections import Counter
@@ -84,7 +84,7 @@ def _missing_line_break(scores: ProbeScores) -> Iterator[Finding]:
 
 
 def _bare_answer(scores: ProbeScores) -> Iterator[Finding]:
-    """What a right answer without format and work earns; a warning if that is more than a wrong one in the format."""
+    """What a right answer without format and work earns; a warning if it earns more than a wrong one in the format."""
     nothing = scores.total("empty text")
     bare = ("bare answer", "bare sentence")
     if not (paid := tuple(name for name in bare if scores.total(name) > nothing + scores.rounding)):

@@ -1,6 +1,6 @@
 """Rules on length: what longer reasoning and filler earn, for right and for wrong answers.
 
-Part of grpo/rewards/probe_rules.py. It knows no reward.
+Called by grpo/rewards/probe_rules.py. The rules know no reward by name.
 """
 
 from collections.abc import Iterator, Mapping
@@ -56,9 +56,10 @@ def _filler(scores: ProbeScores, before: str, after: str) -> str:
 
 
 def _reversal(scores: ProbeScores) -> Iterator[Finding]:
-    """Whether the effect of length turns around: a reward of length that is periodic, or ends at a limit.
+    """Whether a longer completion first scores more and then less, or the reverse.
 
-    A right answer that gains and then loses may have a target length; that is a note.
+    A reward that is periodic or ends at a limit does so. A right answer that gains and then loses may have a target
+    length; that is a note.
     """
     for answer, names in (("right", RIGHT_LENGTHS), ("wrong", WRONG_LENGTHS)):
         totals = np.array([scores.total(name) for name in names])

@@ -1,6 +1,6 @@
 """Rules on the order of probes: right answers above wrong ones, and work above no work.
 
-Part of grpo/rewards/probe_rules.py. It knows no reward.
+Called by grpo/rewards/probe_rules.py. The rules know no reward by name.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,12 @@ def wrong_outscores_right(scores: ProbeScores) -> Iterator[Finding]:
 
 
 def _describe_pairs(scores: ProbeScores, lead: Floats, right: Floats, wrong: Floats) -> tuple[str, tuple[str, ...]]:
-    """The right probes with the largest leads over them as text, and the names of the wrong probes above them."""
+    """The right probes that wrong ones exceed by most, as text, and the names of these wrong probes.
+
+    Args:
+        lead: (right, wrong) how far each wrong probe is above each right one.
+        right, wrong: the rows of the probes.
+    """
     below: dict[str, list[str]] = {}
     for i in np.argsort(-lead.max(axis=1), kind="stable")[:EXAMPLES]:
         if lead[i].max() > scores.rounding:
@@ -64,7 +69,7 @@ def _describe_pairs(scores: ProbeScores, lead: Floats, right: Floats, wrong: Flo
 
 
 def correct_by_disagrees(scores: ProbeScores) -> Iterator[Finding]:
-    """Probes that the reward `correct_by`, which decides what accuracy counts, judges otherwise than their author."""
+    """Probes that the reward `correct_by` counts as right although they are wrong, or the reverse."""
     named = f"{scores.correct_by}, which says what counts as right (correct_by),"
     wrong = [probe.name for probe, counted in _judged(scores) if probe.right is False and counted]
     if wrong:
@@ -107,7 +112,7 @@ def _no_work(scores: ProbeScores) -> Iterator[Finding]:
 
 
 def _wrong_answers_differ(scores: ProbeScores) -> Iterator[Finding]:
-    """Whether wrong answers differ by more than right and wrong do: what a group without a right answer then learns."""
+    """Whether wrong answers differ by more than right and wrong do: a group without a right answer then learns that."""
     gain = scores.total(REFERENCE) - scores.total("wrong as asked")
     wrong = scores.names_of_kind(WRONG)
     lowest, highest = min(wrong, key=scores.total), max(wrong, key=scores.total)
