@@ -1,7 +1,7 @@
-"""The policy's chat template: prompts as token ids, what surrounds a completion, and the text of one as it is scored.
+"""The policy's chat template: prompts as token ids, the text around a completion, and the text that is scored.
 
-The loader, the samplers, the data sets, training and evaluations call it, so that all of them ask the policy the same.
-It does not know about answers or rewards.
+Checks of the policy, datasets, training and evaluations call it, so all of them use the same prompts. It does not know
+about answers or rewards.
 """
 
 import re
@@ -19,9 +19,9 @@ Prompt = str | tuple[Message, ...]  # a question, or the messages of a conversat
 
 INSTRUCTION_ROLES = ("system", "developer")
 TAG = re.compile(r"<([A-Za-z][\w:.-]*)>")
-# What transformers passes to a template beside special tokens.
+# The variables that transformers passes to a template in addition to special tokens.
 PASSED_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now")
-INSTRUCTION, QUESTION, REPLY = "Count them", "How many?", "42 pens"  # turns of the conversations that are tried
+INSTRUCTION, QUESTION, REPLY = "Count them", "How many?", "42 pens"  # turns of conversations that show what it can do
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class ChatTemplate:
         return cls(tokenizer, config.system_prompt, config.chat_template_kwargs)
 
     def messages(self, prompt: Prompt) -> list[Message]:
-        """The chat messages of a prompt, with turns of a role that the template lacks put before the user's next."""
+        """The chat messages of a prompt; turns of a role that the template lacks are put into the user's next turn."""
         messages: list[Message] = []
         instructions: list[str] = []
         for message in build_messages(prompt, self.system_prompt):
@@ -97,39 +97,28 @@ class ChatTemplate:
         return encoded["input_ids"]
 
     def completion_texts(self, completions: Sequence[Sequence[int]]) -> list[str]:
-        """(N,) the text of each completion as it is scored: what the prompt has opened, then its tokens."""
+        """(N,) the text of each completion as it is scored: the text that the prompt opens, then its own tokens."""
         return [self.opened + text for text in self.tokenizer.batch_decode(completions, skip_special_tokens=True)]
 
     @cached_property
     def missing_roles(self) -> tuple[str, ...]:
         """The roles of instructions that the template lacks: it refuses such a turn, or leaves it out."""
-        return tuple(role for role in INSTRUCTION_ROLES if INSTRUCTION not in self._try((role, "user")))
+        return tuple(role for role in INSTRUCTION_ROLES if INSTRUCTION not in self._render_roles((role, "user")))
 
     @cached_property
     def opened(self) -> str:
         """The end of a prompt from the first tag that it leaves open, such as "<think>\\n"; empty if there is none.
 
-        Tags that also stand before the assistant's text in a conversation, such as `<assistant>`, mark the turn. A tag
-        that is a special token does not count, because completions are decoded without them.
-
         Raises:
             UserError: the chat template refuses the prompt, or leaves out the question.
         """
-        with self._template_errors():
-            prompt = self._render(self.messages(QUESTION), add_generation_prompt=True)
-        if QUESTION not in prompt:  # as templates for images do, which take no plain text
-            raise UserError(
-                f"the policy's chat template leaves out the question; of 'How many?' it makes {shorten(repr(prompt))}. "
-                "Use a policy for text, or a tokenizer whose template takes text, model.tokenizer=FOLDER."
-            )
-        without = self._try_messages(self.messages(QUESTION))
-        # Some templates start the assistant's turn in any case; the two texts are then equal.
-        added = len(without) if prompt != without and prompt.startswith(without) else 0
-        end = prompt[max(added, prompt.rindex(QUESTION) + len(QUESTION)) :]
-        conversation = self._try(("user", "assistant"))
-        marks = {tag[0] for tag in _open_tags(conversation.rpartition(QUESTION)[2].partition(REPLY)[0])}
-        marks |= {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        return next((end[tag.start() :] for tag in _open_tags(end) if tag[0] not in marks), "")
+        end = self._generation_prompt()
+        # Tags that also precede the assistant's text in a conversation, such as `<assistant>`, mark the turn.
+        conversation = self._render_roles(("user", "assistant"))
+        ignored = {tag[0] for tag in _open_tags(conversation.rpartition(QUESTION)[2].partition(REPLY)[0])}
+        # Completions are decoded without special tokens.
+        ignored |= {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return next((end[tag.start() :] for tag in _open_tags(end) if tag[0] not in ignored), "")
 
     @cached_property
     def end_of_turn_id(self) -> int | None:
@@ -139,15 +128,14 @@ class ChatTemplate:
         turn.
         """
         for roles in (("user", "assistant"), ("user", "assistant", "user")):
-            text = self._try(roles)
-            after = text.partition(REPLY)[2].lstrip()
+            after = self._render_roles(roles).partition(REPLY)[2].lstrip()
             for token in self.tokenizer(after, add_special_tokens=False)["input_ids"][:1]:
                 if token in self.tokenizer.added_tokens_decoder or token in self.tokenizer.all_special_ids:
                     return int(token)
         return None
 
     def notes(self, policy: str, prompts: Iterable[Prompt]) -> list[str]:
-        """What the user should know of the template of `policy`, for these prompts."""
+        """Messages on how the template changes these prompts and their completions; `policy` is its name in them."""
         source = self.tokenizer.get_chat_template()
         notes = [
             f"chat_template_kwargs.{name}={shorten(value)}: the chat template of {policy} does not name '{name}', so "
@@ -166,8 +154,8 @@ class ChatTemplate:
         if bos is not None and self.tokenizer("?")["input_ids"][0] == bos and bos not in ids:
             notes.append(
                 f"The tokenizer of {policy} begins texts with {self.tokenizer.bos_token!r}, and its chat template does "
-                "not write this token: prompts are without it. If the policy knows it, start the template with "
-                "{{ bos_token }}."
+                "not write this token, so prompts are without it. If the policy was trained with it, start the "
+                "template with {{ bos_token }}."
             )
         if self.opened:
             notes.append(
@@ -181,12 +169,32 @@ class ChatTemplate:
             messages, add_generation_prompt=add_generation_prompt, tokenize=False, **self.kwargs
         )
 
-    def _try(self, roles: Sequence[str]) -> str:
+    def _generation_prompt(self) -> str:
+        """The text that the template adds to a conversation for the assistant to continue.
+
+        Raises:
+            UserError: the chat template refuses the prompt, or leaves out the question.
+        """
+        messages = self.messages(QUESTION)
+        with self._template_errors():
+            prompt = self._render(messages, add_generation_prompt=True)
+        if QUESTION not in prompt:  # templates for images take messages of another form
+            raise UserError(
+                f"the policy's chat template leaves out the question: it renders {QUESTION!r} as "
+                f"{shorten(repr(prompt))}. Use a policy for text, or a tokenizer whose template takes text, "
+                "model.tokenizer=FOLDER."
+            )
+        without = self._render_if_possible(messages)
+        # Some templates start the assistant's turn in any case; the two texts are then equal.
+        added = len(without) if prompt != without and prompt.startswith(without) else 0
+        return prompt[max(added, prompt.rindex(QUESTION) + len(QUESTION)) :]
+
+    def _render_roles(self, roles: Sequence[str]) -> str:
         """The text of a conversation with turns of these roles; empty if the template refuses it."""
         texts = {"user": QUESTION, "assistant": REPLY}
-        return self._try_messages([{"role": role, "content": texts.get(role, INSTRUCTION)} for role in roles])
+        return self._render_if_possible([{"role": role, "content": texts.get(role, INSTRUCTION)} for role in roles])
 
-    def _try_messages(self, messages: Sequence[Message]) -> str:
+    def _render_if_possible(self, messages: Sequence[Message]) -> str:
         try:
             with self._template_errors():
                 return self._render(messages)
@@ -195,7 +203,7 @@ class ChatTemplate:
 
     @contextmanager
     def _template_errors(self) -> Iterator[None]:
-        """Convert the errors that a chat template, a program by the policy's author, can raise to a `UserError`."""
+        """Convert the errors that a chat template, a program of the policy's author, can raise to a `UserError`."""
         import jinja2
 
         errors = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
@@ -211,11 +219,14 @@ class ChatTemplate:
             advice = f"Set the variable that it needs, {' '.join(needed)}; or correct" if needed else "Correct"
             raise UserError(
                 f"the policy's chat template refuses the prompt: {why}. {advice} the template, chat_template.jinja, or "
-                "take another one with its tokenizer, model.tokenizer=FOLDER."
+                "use another tokenizer and its template, model.tokenizer=FOLDER."
             ) from error
 
     def _unset_variables(self) -> list[str]:
-        """The variables of the template that chat_template_kwargs can set and does not; none if it cannot be parsed."""
+        """The variables of the template that only chat_template_kwargs can set, and does not.
+
+        Empty if the template cannot be parsed.
+        """
         from jinja2 import Environment, TemplateSyntaxError, meta
 
         try:

@@ -1,6 +1,7 @@
 """The tokens that end a completion: those of the tokenizer, of the generation config, and of the chat template.
 
-`prepare_policy` adds the token of the chat template once; samplers and evaluations read the ids afterwards.
+`prepare_policy` adds the token of the chat template once; samplers and evaluations read the ids afterwards. This module
+does not know what a completion says.
 """
 
 from typing import Any
@@ -22,12 +23,20 @@ def _declared_end_token_ids(model: Any) -> list[int]:
 
 
 def add_end_of_turn_token(model: Any, chat: ChatTemplate, path: str, rows: int) -> list[str]:
-    """Add the token that ends a turn in the chat template to the generation config, from which TRL reads it, too."""
+    """Add the token that ends a turn in the chat template to the generation config, which TRL reads as well.
+
+    Args:
+        path: the name of the policy, for the note.
+        rows: the number of rows in its embeddings.
+
+    Returns:
+        A note for the user if the token was added.
+    """
     end = chat.end_of_turn_id
     if end is None or end >= rows or end in find_end_token_ids(model, chat.tokenizer):
         return []
     model.generation_config.eos_token_id = [*_declared_end_token_ids(model), end]
     return [
         f"The chat template of {path} ends a turn with {chat.tokenizer.convert_ids_to_tokens(end)!r}, which its "
-        "generation_config.json does not list (eos_token_id): this token ends completions, too."
+        "generation_config.json does not list (eos_token_id): this token ends completions as well."
     ]

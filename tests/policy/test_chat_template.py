@@ -170,8 +170,8 @@ CASES = {
         special=("<s>",),
         bos="<s>",
         adds_bos=True,
-        note="The tokenizer of MODEL begins texts with '<s>', and its chat template does not write this token: prompts "
-        "are without it. If the policy knows it, start the template with {{ bos_token }}.",
+        note="The tokenizer of MODEL begins texts with '<s>', and its chat template does not write this token, so prompts "
+        "are without it. If the policy was trained with it, start the template with {{ bos_token }}.",
     ),
     "the next turn ends a turn": Case(
         GLM4,

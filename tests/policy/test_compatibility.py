@@ -305,7 +305,7 @@ def test_a_chat_template_that_leaves_out_the_question(folder) -> None:
         "{% for m in messages %}{{ m.role }}: {% for part in m.content %}{{ part.text }}{% endfor %}\n{% endfor %}"
     )
     (folder / "chat_template.jinja").write_text(template)  # as that of a policy that takes images
-    with pytest.raises(UserError, match=r"leaves out the question; of 'How many\?' it makes 'user: '\. Use a policy"):
+    with pytest.raises(UserError, match=r"leaves out the question: it renders 'How many\?' as 'user: '\. Use a policy"):
         checked(folder, "system_prompt=''")
 
 
