@@ -30,18 +30,26 @@ def check_adapter(model: ModelConfig) -> dict[str, Any]:
             f"{setting}: the folder has no {ADAPTER_CONFIG}; give the folder of a LoRA adapter that PEFT saved."
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{setting}: its {ADAPTER_CONFIG} is damaged or not that of a LoRA adapter.") from error
+        raise UserError(
+            f"{setting}: its {ADAPTER_CONFIG} is damaged or not that of a LoRA adapter; give the folder of a LoRA "
+            "adapter that PEFT saved."
+        ) from error
     if kind != "LORA":
         raise UserError(f"{setting}: it is an adapter of the kind {kind}; only LORA can be trained or merged.")
     if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise UserError(f"{setting}: the folder has no {ADAPTER_WEIGHTS}; pickled adapters are not loaded.")
+        raise UserError(
+            f"{setting}: the folder has no {ADAPTER_WEIGHTS}; pickled adapters are not loaded, so save it again with "
+            "PEFT's save_pretrained, which writes safetensors."
+        )
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(folder / ADAPTER_WEIGHTS, "numpy"):  # reads the header, and compares it with the size
             pass
     except SafetensorError as error:
-        raise UserError(f"{setting}: its {ADAPTER_WEIGHTS} is damaged or truncated: {first_line(error)}.") from error
+        raise UserError(
+            f"{setting}: its {ADAPTER_WEIGHTS} is damaged or truncated: {first_line(error)}; copy it again."
+        ) from error
     if not model.merge_adapter and model.lora_rank not in (0, rank):
         raise UserError(
             f"model.lora_rank={model.lora_rank}: the adapter to be trained further has rank {rank}; leave it out, or "
@@ -75,7 +83,7 @@ def load_adapter(policy: Any, config: ModelConfig) -> Any:
     """
     from peft import LoraConfig, PeftModel
 
-    base = check_adapter(config).get("base_model_name_or_path")
+    base = check_adapter(config).get("base_model_name_or_path") or "BASE"
     folder = str(Path(config.adapter or "").expanduser())
     _prepare_4_bit_modules(policy)
     settings = LoraConfig.from_pretrained(folder)
@@ -86,12 +94,12 @@ def load_adapter(policy: Any, config: ModelConfig) -> Any:
         )
     except Exception as error:  # a damaged file, or sizes that differ
         raise UserError(
-            f"model.adapter={config.adapter}: it does not fit {config.setting}; it was trained on {base}: "
-            f"{first_line(error)}."
+            f"model.adapter={config.adapter}: it does not fit {config.setting} ({first_line(error)}); give the policy "
+            f"on which it was trained, model.path={base}, or model.gguf."
         ) from error
-    return (
-        adapted.merge_and_unload().requires_grad_(True) if config.merge_adapter else adapted
-    )  # PEFT froze the weights
+    if not config.merge_adapter:
+        return adapted
+    return adapted.merge_and_unload().requires_grad_(True)  # PEFT has frozen the weights
 
 
 def _prepare_4_bit_modules(policy: Any) -> None:

@@ -1,4 +1,4 @@
-"""A policy from files that have all its tensors; transformers gives random values to those that it does not find.
+"""Loads a policy and refuses files that lack some of its tensors, because transformers would make these random.
 
 Loading calls it, for GGUF files and others. It does not know where the files come from.
 """
@@ -17,7 +17,7 @@ def load_complete(config: ModelConfig, options: Mapping[str, Any]) -> PreTrained
     """The policy that `from_pretrained` loads with these arguments.
 
     Raises:
-        UserError: parameters are not in the files; of tied ones, one has to be.
+        UserError: a parameter is not in the files, and no parameter that is tied to it.
     """
     loaded: Any = AutoModelForCausalLM.from_pretrained(**options, output_loading_info=True)
     policy, info = loaded

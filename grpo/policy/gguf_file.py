@@ -1,8 +1,9 @@
 """The header of a GGUF file: its metadata, its tensors, and whether transformers can load it.
 
-Loading, planning and the checks before a run call it. It imports no torch, and reads the header in a fraction of a
-second: `gguf.GGUFReader` and transformers build an object for each token of the vocabulary, which takes seconds. The
-format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+Loading, planning and the checks before a run call it. It reads the header in a fraction of a second, whereas
+`gguf.GGUFReader` and transformers build an object for each token of the vocabulary, which takes seconds. It imports no
+torch, and does not know how the tensors become a policy. The format:
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import mmap
@@ -10,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ from grpo.core.packages import require_package
 FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
-# Two quantizations of one matrix differ by a few percent with 8 to 4 bits, by less than half with 2. Two unrelated
-# matrices of equal norm differ by 140%.
+# Relative to the norm, two quantizations of one matrix differ by a few percent with 8 to 4 bits, and by less than half
+# with 2 bits; two unrelated matrices of equal norm differ by 140%.
 LARGEST_DISTANCE_OF_COPIES = 0.5
 COMPARED_ROWS = 64
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of the file: its shape in torch's order, the name of its quantization, its place and its bytes."""
+    """A tensor of the file: its shape in torch's order, the name of its quantization, and where its bytes are."""
 
     shape: tuple[int, ...]
     quantization: str
@@ -127,20 +128,29 @@ def read_gguf(path: Path, setting: str) -> GgufFile:
         raise UserError(f"{setting}: the file is truncated, with {path.stat().st_size} bytes; download it again.")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:4] != b"GGUF":
-            raise UserError(f"{setting}: this is not a GGUF file: it does not begin with the letters GGUF.")
+            raise UserError(
+                f"{setting}: this is not a GGUF file, because it does not begin with the letters GGUF; a folder with "
+                "*.safetensors is given as model.path=FOLDER."
+            )
         header = _Header(data)
         header.position = 4
         try:
             return _parse(path, setting, header)
         except struct.error as error:
-            raise UserError(f"{setting}: the file is truncated: {len(data):,} bytes; download it again.") from error
+            raise UserError(
+                f"{setting}: the file is truncated, with {len(data):,} bytes; download it again."
+            ) from error
         except KeyError as error:
-            raise UserError(f"{setting}: the header is damaged, or of an unknown version of GGUF: {error}.") from error
+            raise UserError(
+                f"{setting}: the header is damaged, or of an unknown version of GGUF: {error}; download the file again."
+            ) from error
 
 
 def _parse(path: Path, setting: str, header: _Header) -> GgufFile:
     if (file_version := header.number("I")) not in (2, 3):
-        raise UserError(f"{setting}: the file has version {file_version} of GGUF; versions 2 and 3 can be read.")
+        raise UserError(
+            f"{setting}: the file has version {file_version} of GGUF; use one of version 2 or 3, which can be read."
+        )
     tensor_count, value_count = header.numbers("Q", 2)
     metadata: dict[str, Any] = {}
     for _ in range(value_count):
@@ -154,13 +164,15 @@ def _parse(path: Path, setting: str, header: _Header) -> GgufFile:
             f"{setting}: this is part {metadata.get('split.no', 0) + 1} of {parts} of a split GGUF, and transformers "
             "reads one file; join the parts with llama.cpp: llama-gguf-split --merge FIRST_PART OUT.gguf"
         )
-    metadata["general.architecture"]  # every reader needs it
-    table = [(header.text(), header.numbers("Q", header.number("I")), *header.numbers("I"), *header.numbers("Q"))
-             for _ in range(tensor_count)]  # fmt: skip
+    metadata["general.architecture"]  # without it, nothing can read the file: a KeyError
+    entries = []
+    for _ in range(tensor_count):
+        name, dimension_count = header.text(), header.number("I")
+        entries.append((name, header.numbers("Q", dimension_count), header.number("I"), header.number("Q")))
     alignment = metadata.get("general.alignment", 32)
-    data_start = -(-header.position // alignment) * alignment
+    data_start = ceil(header.position / alignment) * alignment
     tensors = {}
-    for name, dimensions, kind, offset in table:
+    for name, dimensions, kind, offset in entries:
         quantization, size = _quantization(kind, prod(dimensions), name, setting)
         tensors[name] = StoredTensor(tuple(reversed(dimensions)), quantization, data_start + offset, size)
     end = max((tensor.start + tensor.size for tensor in tensors.values()), default=0)
@@ -173,7 +185,7 @@ def _parse(path: Path, setting: str, header: _Header) -> GgufFile:
 
 
 def _quantization(kind: int, values: int, tensor: str, setting: str) -> tuple[str, int]:
-    """The name of a quantization and the bytes of so many values in it.
+    """The name of the quantization with the number `kind`, and the size in bytes of so many `values` in it.
 
     Raises:
         UserError: the installed `gguf` package cannot dequantize it.

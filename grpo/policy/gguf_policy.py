@@ -1,6 +1,7 @@
-"""A policy from a GGUF file, dequantized by transformers; the rest of the package sees ordinary weights.
+"""A policy from a GGUF file, dequantized by transformers, so that its weights are ordinary ones.
 
-Loading calls it. Saved, the policy is an ordinary folder with safetensors, without GGUF's quantization.
+Loading calls it, and the checks of a policy for the note on tied embeddings. Such a policy is saved as an ordinary
+folder with safetensors. This module does not know how the policy is trained or sampled.
 """
 
 import io
@@ -48,7 +49,7 @@ def load_gguf_policy(config: ModelConfig, file: GgufFile, architecture: Any) -> 
     options = gguf_options(config) | {"config": architecture, "dtype": getattr(torch, config.dtype)}
     if hasattr(transformers, "GgufConfig"):  # versions without it always dequantize
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with redirect_stderr(io.StringIO()):  # transformers shows a progress bar that cannot be disabled
+    with redirect_stderr(io.StringIO()):  # transformers shows a progress bar here that no setting disables
         policy = load_complete(config, options)
     if quantizer := getattr(policy, "hf_quantizer", None):
         # With it, transformers neither trains nor saves the policy, though its weights are ordinary.
@@ -63,7 +64,7 @@ def load_gguf_policy(config: ModelConfig, file: GgufFile, architecture: Any) -> 
 
 
 def tied_copy_note(config: ModelConfig) -> str | None:
-    """What was done with embeddings that the file stores twice; None if it stores them once, or is untied."""
+    """Which copy of the embeddings is used if the file stores them twice; None if it does not."""
     file = open_gguf(config)
     if not (used := file.tied_copy()):
         return None

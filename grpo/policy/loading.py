@@ -1,7 +1,7 @@
 """Loading and saving of the policy and its tokenizer.
 
 The weights come from the hub, a local folder, a GGUF file or the embedded assets, or are random (`model.init=random`).
-Commands and the training session call this module. It does not know how the policy is trained or sampled.
+Commands and the training session call it. It does not know how the policy is trained or sampled.
 """
 
 import copy
@@ -84,7 +84,10 @@ def _loading_error(config: ModelConfig, error: Exception, setting: str | None = 
     if isinstance(error, UserError):
         return error
     if "Unrecognized configuration class" in str(error):
-        return UserError(f"{setting}: it is not a decoder; transformers has no AutoModelForCausalLM.")
+        return UserError(
+            f"{setting}: it is not a decoder, because transformers has no AutoModelForCausalLM for it; give a model "
+            "that continues text."
+        )
     if is_out_of_memory(error):
         return UserError(
             f"{setting}: out of memory while its weights are loaded. model.dtype=bfloat16 needs half as much; "
@@ -204,7 +207,7 @@ def _check_architecture(architecture: Any, config: ModelConfig) -> None:
     """
     if architecture.is_encoder_decoder:
         raise UserError(
-            f"{config.setting}: {architecture.model_type} has an encoder and a decoder; a policy is a decoder "
+            f"{config.setting}: {architecture.model_type} has an encoder and a decoder; give a model that is a decoder "
             "alone (AutoModelForCausalLM)."
         )
     text = architecture.get_text_config()

@@ -1,8 +1,8 @@
 r"""The answer formats, the options of conf/format: how a completion shows its reasoning and its answer.
 
-`TagFormat` has two tags whose names are settings; `BoxedFormat` has text, then `\boxed{}`. The rewards, the types of
-answers, the audit and the reports call the format of the run. The calculator page (grpo/assets/calculator.html) has the
-same rules; tests compare both. It knows nothing of what counts as right, and nothing of weights.
+`TagFormat` has two tags, whose names are settings; `BoxedFormat` has text, then `\boxed{}`. Rewards, answer types, the
+audit and reports call the format of the run. The calculator page (grpo/assets/calculator.html) has the same rules;
+tests compare both. A format knows nothing of what counts as right, and nothing of weights.
 """
 
 import re
@@ -45,7 +45,7 @@ class AnswerFormat(ABC):
 
     @abstractmethod
     def render_inline(self, reasoning: str, answer: str) -> str:
-        """Both on one line, with the line break at its end."""
+        """Reasoning and answer on one line, with the line break at its end."""
 
     def render(self, reasoning: str, answer: str) -> str:
         """A completion in the exact format."""
@@ -85,24 +85,24 @@ class TagFormat(AnswerFormat):
 
     @property
     def tags(self) -> tuple[str, ...]:
-        return tuple(f"<{mark}{name}>" for name in (self.reasoning, self.answer) for mark in ("", "/"))
+        return f"<{self.reasoning}>", f"</{self.reasoning}>", f"<{self.answer}>", f"</{self.answer}>"
 
     @property
     def place(self) -> str:
-        return self.tags[2]
+        return f"<{self.answer}>"
 
     @property
     def setting(self) -> str:
         return f"format.reasoning={self.reasoning} format.answer={self.answer}"
 
     def reasoning_block(self, reasoning: str) -> str:
-        return "{0}\n{2}\n{1}\n".format(*self.tags[:2], reasoning)
+        return f"<{self.reasoning}>\n{reasoning}\n</{self.reasoning}>\n"
 
     def answer_block(self, answer: str) -> str:
-        return "{0}\n{2}\n{1}\n".format(*self.tags[2:], answer)
+        return f"<{self.answer}>\n{answer}\n</{self.answer}>\n"
 
     def render_inline(self, reasoning: str, answer: str) -> str:
-        return "{0}{4}{1} {2}{5}{3}\n".format(*self.tags, reasoning, answer)
+        return f"<{self.reasoning}>{reasoning}</{self.reasoning}> <{self.answer}>{answer}</{self.answer}>\n"
 
     def extract_answer(self, text: str) -> str | None:
         """The text inside the last closed answer block, stripped; None if no block is closed."""
@@ -193,7 +193,7 @@ class BoxedFormat(AnswerFormat):
 
     def text_after(self, text: str) -> str:
         boxes = find_boxes(text)
-        return text[max(box.end for box in boxes) :] if boxes else ""
+        return text[max(box.end for box in boxes) :] if boxes else ""  # an earlier box may contain the last one
 
 
 class Box(NamedTuple):

@@ -1,7 +1,7 @@
 """The types of answers: the values of data.answer, each an object that says what counts as right.
 
-Called by the rewards, the evaluation and the datasets. A new type is a class in a file of its own, and a row in
-`ANSWER_TYPES`.
+Called by rewards, evaluations and datasets. A new type is a class in a file of its own, and a row in `ANSWER_TYPES`.
+This module knows no rule of any type.
 """
 
 from grpo.config.rules import ANSWER_TYPE_NAMES

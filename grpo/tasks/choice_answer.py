@@ -1,7 +1,7 @@
 """A choice as an answer: the letter of one of the options of a problem.
 
-A value of data.answer. The options are in the row (grpo/tasks/options.py); without them, the reference answer is a
-letter.
+One of the types of grpo/tasks/answer_types.py, data.answer=choice. The options are in the row (grpo/tasks/options.py);
+without them, the reference answer is a letter. This module knows no reward and no prompt.
 """
 
 import re

@@ -1,7 +1,7 @@
 """data.curriculum: the window of solve rates from which training problems are drawn, and how it moves over training.
 
-`grpo.tasks.train_set` checks the windows before PyTorch is imported; the trainer draws prompts from them. It knows no
-prompts and no sampler.
+grpo/tasks/train_set.py checks its windows before PyTorch is imported; the trainer draws prompts from them. This module
+knows no prompts and no sampler.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from grpo.tasks.example import Example
 
 @dataclass(frozen=True)
 class Curriculum:
-    """The windows of a run.
+    """The window of solve rates at each step of a run.
 
     Attributes:
-        start, end: the lowest and the highest solve rate, both included, at the first step and after the last one.
+        start, end: the lowest and the highest solve rate, both included, at the first step and after the last step.
         rates: the solve rate of each training problem.
     """
 
@@ -41,13 +41,13 @@ class Curriculum:
         return cls(**config.curriculum, rates=np.array([rates[example.key] for example in examples]))
 
     def window(self, step: int, last_step: int) -> tuple[float, float]:
-        """The bounds after `step` of `last_step` optimizer steps; they move linearly."""
+        """The lowest and the highest solve rate after `step` of `last_step` optimizer steps; they move linearly."""
         progress = min(1.0, step / last_step)
-        low, high = (a * (1 - progress) + b * progress for a, b in zip(self.start, self.end, strict=True))
+        low, high = (first * (1 - progress) + last * progress for first, last in zip(self.start, self.end, strict=True))
         return low, high
 
     def outside(self, step: int, last_step: int) -> set[int]:
         """The problems that are not in the window after `step` of `last_step` optimizer steps."""
         low, high = self.window(step, last_step)
-        # Bounds that are computed may differ from rates by a rounding error.
+        # A computed bound may differ from an equal rate by a rounding error.
         return set(np.flatnonzero((self.rates < low - 1e-9) | (self.rates > high + 1e-9)).tolist())

@@ -1,10 +1,9 @@
-"""data.difficulty: the training problems whose solve rate by some policy is within data.solve_rate, or, with
-data.curriculum, within one of its windows.
+"""data.difficulty: the training problems whose solve rate is within data.solve_rate, or the windows of data.curriculum.
 
 Called by grpo/tasks/splits.py and grpo/tasks/curriculum.py. A file of difficulties has one JSON object per line with
 `question`, or the column of the question in the dataset, and `solve_rate`, the share of completions that were right;
 other keys are ignored. Questions are the same if they are equal apart from white space (`Example.key`); of several
-lines with one question, the last counts. It does not know which policy solved the problems.
+lines with the same question, the last counts. This module does not know which policy solved the problems.
 """
 
 from functools import partial
@@ -21,7 +20,7 @@ from grpo.tasks.row_reader import read_question
 
 
 def select_by_solve_rate(examples: list[Example], config: DataConfig, notes: list[str]) -> list[Example]:
-    """The examples with a solve rate within data.solve_rate, or from the lowest to the highest of data.curriculum.
+    """The examples with a solve rate within data.solve_rate, or between the extremes of data.curriculum.
 
     Raises:
         UserError: the file cannot be read, or no example is left.

@@ -1,7 +1,8 @@
 """An arithmetic expression as an answer: the game Countdown, with numbers to combine and a target to reach.
 
-A value of data.answer. A row has the numbers in its column `numbers` (or `nums`); the reference answer is the target.
-The expression is parsed with limits and evaluated exactly; nothing that a policy wrote is executed.
+One of the types of grpo/tasks/answer_types.py, data.answer=equation. A row has the numbers in its column `numbers` (or
+`nums`); the reference answer is the target. The expression is parsed with limits and evaluated exactly; nothing that a
+policy wrote is executed. This module knows no reward and no prompt.
 """
 
 import ast
@@ -107,7 +108,7 @@ def _listed_values(value: Any) -> list[Any]:
 
 
 def _sides(answer: str) -> tuple[str, int | None]:
-    """The expression in an answer without anything around it, and the whole number on the other side of `=`, if any."""
+    """The expression in an answer without the text around it, and the whole number on the other side of `=`, if any."""
     if len(answer) > MAX_ANSWER:
         return answer, None
     text = _LEAD.sub("", unwrapped(answer), count=1).replace("==", "=")

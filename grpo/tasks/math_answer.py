@@ -1,8 +1,9 @@
 r"""Mathematics as an answer: an expression, a set, an interval or a matrix in LaTeX, compared by math-verify.
 
-A value of data.answer, for datasets such as MATH. math-verify computes with sympy, which may run without end on text
-that a policy wrote. It therefore runs in a process that limits its own CPU time and memory
-(grpo/tasks/verifier_program.py), and an answer that exceeds the limits is wrong.
+One of the types of grpo/tasks/answer_types.py, data.answer=math, for datasets such as MATH. math-verify computes with
+sympy, which may run without end on text that a policy wrote. So it runs in a process that limits its own CPU time and
+memory (grpo/tasks/verifier_program.py), and an answer that exceeds the limits is wrong. This module knows no reward and
+no prompt.
 """
 
 import re
@@ -27,7 +28,7 @@ _UNIT = re.compile(r"(?:\s+[A-Za-z]{3,})+\s*\.?$")  # words after a number, as i
 _ENVIRONMENT = re.compile(r"\\begin\{.*?\\end\{[^{}]*\}", re.DOTALL)
 _DELIMITER = re.compile(r"\$|\\[\[\]()]")
 _VERIFIER = VerifierProcess("math_verify")
-# References that are compared as text: all of it in \\text{}, or words; a bare `ab` may be a product.
+# References that are compared as text: those inside \text{}, or words; a bare `ab` may be a product.
 _IN_TEXT = r"\\(?:text[a-z]*|mbox|mathrm)\s*\{%s\}"
 _LETTERS = r"[^\W\d_](?:[^\W\d_]|[\s',-])*"
 _WORDS = re.compile(rf"{_IN_TEXT % _LETTERS}|(?=.*[^\W\d_]{{3}}){_LETTERS}", re.DOTALL)

@@ -1,4 +1,8 @@
-"""A number as an answer: with any words around it, or alone. The values `number` and `strict` of data.answer."""
+"""A number as an answer: with any words around it, or alone.
+
+Two of the types of grpo/tasks/answer_types.py, data.answer=number and data.answer=strict. This module knows no reward
+and no prompt.
+"""
 
 from decimal import Decimal
 from typing import ClassVar

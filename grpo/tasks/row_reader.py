@@ -25,11 +25,11 @@ HASHES = "####"
 class RowReader:
     """Makes a problem of each row of a split: `read` for each row, then `finish` for all of their problems.
 
-    The columns without a setting are recognized in the first row.
+    Columns that no setting names are recognized in the first row.
 
     Attributes:
         split: the name of the split, for notes.
-        notes: receives notes on what was taken.
+        notes: receives notes on the columns that are used.
     """
 
     def __init__(self, config: DataConfig, split: str, notes: list[str]) -> None:
@@ -68,16 +68,17 @@ class RowReader:
         return example
 
     def finish(self, examples: list[Example] | None) -> list[Example] | None:
-        """The problems of the split, with notes on what was taken as question and reference answer."""
+        """The problems of the split; adds notes on where question and reference answer come from."""
         if not examples:
             return examples
-        markers = " or ".join(sorted(filter(None, self.markers)))
-        self._add_note(
-            f"data={self.config.name}: question from '{self.question}'"
-            f"{', chat messages as JSON text' * bool(self.chats_are_text)}, answer from '{self.answer}'"
-            f"{f' after {markers}' if markers else ''}"
-            f"{f', the {self.references.readings[0]} of an option' if self.references.letters else ''}."
-        )
+        question, answer = f"question from '{self.question}'", f"answer from '{self.answer}'"
+        if self.chats_are_text:
+            question += ", chat messages as JSON text"
+        if markers := " or ".join(sorted(filter(None, self.markers))):
+            answer += f" after {markers}"
+        if self.references.letters:
+            answer += f", the {self.references.readings[0]} of an option"
+        self._add_note(f"data={self.config.name}: {question}, {answer}.")
         if markers and self.markers[""]:
             self._add_note(
                 f"data={self.config.name}: {self.markers['']:,} of the {len(examples):,} {self.split} rows have no "

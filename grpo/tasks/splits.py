@@ -147,7 +147,7 @@ def _draw_from_train(
     Raises:
         UserError: the split is too small for that number.
     """
-    split = {"eval_problems": "test"}.get(setting, "validation")
+    split = "test" if setting == "eval_problems" else "validation"
     missing = f"{split} split" if config.train_file is None else f"data.{split}_file"
     requested, default = getattr(config, setting), max(1, min(MAX_HELD_OUT_BY_DEFAULT, len(train) // 5))
     count = default if requested is None else requested

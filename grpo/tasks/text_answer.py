@@ -1,4 +1,7 @@
-"""A text as an answer, never compared as a number. A value of data.answer."""
+"""A text as an answer, never compared as a number.
+
+One of the types of grpo/tasks/answer_types.py, data.answer=text. This module knows no reward and no prompt.
+"""
 
 import re
 from collections.abc import Hashable

@@ -1,12 +1,13 @@
-"""A check that a policy can write the answer format, with its tokenizer and chat template, before anything is sampled.
+"""A check before sampling: the policy can write the answer format with its tokenizer and chat template.
 
-Called by training and the evaluation once the tokenizer is loaded. A tag that is a special token is left out when
-completions are decoded, and one that the tokenizer does not know is lost; no completion would then be right. It knows
-nothing of problems and scores.
+Called by training and evaluations once the tokenizer is loaded. A tag that is a special token is left out when
+completions are decoded, and a tag that the tokenizer does not know is lost; no completion would then be right. This
+module knows nothing of problems and scores.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from grpo.config.rules import FORMAT_RULES
@@ -20,7 +21,10 @@ NAMES = {"reasoning": ("reasoning", "thinking", "work"), "answer": ("answer", "s
 
 
 def check_tokenized_format(tokenizer: Any, config: CommonConfig) -> list[str]:
-    """Check that a completion in the format of the run is the same after encoding and decoding; returns notes.
+    """Check that a completion in the format of the run is the same after encoding and decoding.
+
+    Returns:
+        Notes for the user: that the chat template opens text with which no completion can be exactly in the format.
 
     Raises:
         UserError: tags or line breaks are lost; the message names a format that the tokenizer can write, if any.
@@ -47,6 +51,7 @@ def _can_continue(answer_format: AnswerFormat, opened: str) -> bool:
 
 
 def _opened_note(requested: AnswerFormat, opened: str) -> str:
+    """The note that no completion that begins with `opened` is in the format, with the setting that changes this."""
     rule, advice = "", "change the template, chat_template.jinja in the policy's folder"
     if isinstance(requested, TagFormat):
         rule = f", which begins with {requested.tags[0]} alone on its line"
@@ -63,11 +68,12 @@ def _opened_note(requested: AnswerFormat, opened: str) -> str:
 def _others(requested: AnswerFormat) -> Iterator[AnswerFormat]:
     """Formats to advise; the fewest changes come first."""
     if isinstance(requested, TagFormat):
-        names = {key: (getattr(requested, key), *NAMES[key]) for key in NAMES}
-        pairs = [(i, j) for i in range(4) for j in range(4)]
-        for i, j in sorted(pairs, key=lambda pair: ((pair[0] > 0) + (pair[1] > 0), sum(pair))):
-            if names["reasoning"][i] != names["answer"][j]:
-                yield TagFormat(names["reasoning"][i], names["answer"][j])
+        reasoning = (requested.reasoning, *NAMES["reasoning"])
+        answer = (requested.answer, *NAMES["answer"])
+        pairs = product(range(len(reasoning)), range(len(answer)))
+        for i, j in sorted(pairs, key=lambda pair: (sum(index > 0 for index in pair), sum(pair))):
+            if reasoning[i] != answer[j]:
+                yield TagFormat(reasoning[i], answer[j])
     yield BoxedFormat()
 
 

@@ -201,9 +201,9 @@ def test_completions_end_where_the_template_ends_a_turn(folder, train, capsys) -
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (T5Config(), "t5 has an encoder and a decoder; a policy is a decoder alone"),
+        (T5Config(), "t5 has an encoder and a decoder; give a model that is a decoder alone"),
         (BartConfig(), "bart has an encoder and a decoder"),
-        (ViTConfig(), "it is not a decoder; transformers has no AutoModelForCausalLM"),
+        (ViTConfig(), "it is not a decoder, because transformers has no AutoModelForCausalLM"),
     ],
     ids=lambda value: getattr(value, "model_type", ""),
 )
