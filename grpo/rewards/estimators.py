@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from grpo.core.statistics import Floats
 
-# TRL adds this to a divisor, which may be zero.
+# Added to a divisor, which may be zero, as in TRL.
 EPSILON = 1e-4
-# Rewards reach TRL in float32: a spread below this share of the largest one is a rounding error, not a difference.
+# Rewards reach TRL in float32: a spread below this share of the largest value is a rounding error, not a difference.
 ROUNDING = 1e-6
 
 Bools = NDArray[np.bool_]
@@ -48,10 +48,10 @@ class GroupScores:
         largest = np.abs(np.where(self.counted, self.scores, 0.0)).max(axis=1)
         return np.abs(self.centered()).max(axis=1) <= ROUNDING * largest
 
-    def rows(self) -> Bools:
+    def counted_totals(self) -> Bools:
         """Whether the total of each completion (G, K) is part of means and standard deviations."""
-        rows: Bools = np.any(self.counted, axis=-1)
-        return rows
+        counted: Bools = np.any(self.counted, axis=-1)
+        return counted
 
     def std(self, values: Floats, axis: int | None = None) -> Floats:
         """The standard deviation of `values` (G, K) or (G, K, R), with Bessel's correction; 0 if fewer than two count.
@@ -59,7 +59,7 @@ class GroupScores:
         Args:
             axis: 1 for each group; None for the batch.
         """
-        counted = self.counted if values.ndim == 3 else self.rows()
+        counted = self.counted if values.ndim == 3 else self.counted_totals()
         count = counted.sum(axis=axis, keepdims=True)
         mean = np.where(counted, values, 0.0).sum(axis=axis, keepdims=True) / np.maximum(count, 1)
         squares = np.where(counted, values - mean, 0.0) ** 2
@@ -109,7 +109,7 @@ def rloo(groups: GroupScores, weights: Floats) -> tuple[Floats, Bools]:
     A_i = total_i - mean of the others, so a_ik is K / (K - 1) times that of `no_scaling`.
     """
     parts, constant = no_scaling(groups, weights)
-    count = groups.rows().sum(axis=GROUP)[:, None, None]
+    count = groups.counted_totals().sum(axis=GROUP)[:, None, None]
     return parts * (count / np.maximum(count - 1, 1)), constant
 
 
@@ -117,7 +117,7 @@ def reinforce_pp(groups: GroupScores, weights: Floats) -> tuple[Floats, Bools]:
     """REINFORCE++ (Hu et al. 2025, arXiv 2501.03262): mean and std of the batch, of all processes, not of the group.
 
     a_ik = w_k (r_ik - mean of r_k in the batch) / (std of the total in the batch + 1e-4). A group with a constant total
-    has advantages if other groups have another total.
+    has advantages if the totals of other groups differ from it.
     """
     parts, constant = _zero_constant(weights * groups.centered(BATCH), weights * groups.scores, over_batch=True)
     return parts / (groups.std(parts.sum(axis=-1))[:, :, None] + EPSILON), constant
@@ -130,11 +130,11 @@ def maxrl(groups: GroupScores, weights: Floats) -> tuple[Floats, Bools]:
     no advantages in a group without a right answer; here a group whose mean is not positive has none.
     """
     parts, constant = no_scaling(groups, weights)
-    counts = np.maximum(groups.rows().sum(axis=GROUP), 1)
-    mean = np.where(groups.rows(), groups.scores @ weights, 0.0).sum(axis=GROUP) / counts
-    silent: Bools = constant | (mean <= ROUNDING * np.abs(weights * groups.scores).max(axis=(1, 2)))
-    divisor = np.where(silent, 1.0, mean + EPSILON)[:, None, None]
-    return np.where(silent[:, None, None], 0.0, parts / divisor), silent
+    counted = groups.counted_totals()
+    mean = np.where(counted, groups.scores @ weights, 0.0).sum(axis=GROUP) / np.maximum(counted.sum(axis=GROUP), 1)
+    is_zero: Bools = constant | (mean <= ROUNDING * np.abs(weights * groups.scores).max(axis=(1, 2)))
+    divisor = np.where(is_zero, 1.0, mean + EPSILON)[:, None, None]
+    return np.where(is_zero[:, None, None], 0.0, parts / divisor), is_zero
 
 
 def passk(groups: GroupScores, weights: Floats, k: int) -> tuple[Floats, Bools]:
@@ -144,10 +144,10 @@ def passk(groups: GroupScores, weights: Floats, k: int) -> tuple[Floats, Bools]:
     A_i = (mean of M(S) over the sets with i - mean of M(S) over all sets) / (std of M(S) over all sets + 1e-4).
     For totals of 0 and 1 these are the advantages of the paper. A group with k completions or fewer has none.
     """
-    totals, rows = groups.scores @ weights, groups.rows()
+    totals, counted = groups.scores @ weights, groups.counted_totals()
     advantages = np.zeros_like(totals)
-    for group in np.flatnonzero(rows.sum(axis=GROUP) > k):
-        advantages[group, rows[group]] = _best_of_k(totals[group, rows[group]], k)
+    for group in np.flatnonzero(counted.sum(axis=GROUP) > k):
+        advantages[group, counted[group]] = _best_of_k(totals[group, counted[group]], k)
     return advantages, ~np.any(advantages, axis=GROUP)
 
 
@@ -177,8 +177,8 @@ def _zero_constant(parts: Floats, terms: Floats, over_batch: bool = False) -> tu
     """The parts, set to 0 in groups whose total is constant, and which groups these are (G,).
 
     Args:
-        terms: (G, K, R) what the total is a sum of; their size says how large a rounding error is.
-        over_batch: whether a total counts as constant only if it is so in the whole batch.
+        terms: (G, K, R) the terms that sum to the total; the largest of them says how large a rounding error is.
+        over_batch: a total is constant only if it is the same in the complete batch.
     """
     spread, largest = np.abs(parts.sum(axis=-1)).max(axis=1), np.abs(terms).max(axis=(1, 2))
     if over_batch:

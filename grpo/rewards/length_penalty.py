@@ -1,6 +1,6 @@
-"""`overlong`, the penalty of DAPO for long completions. Importing this module registers it.
+"""The reward `overlong`, DAPO's penalty for long completions. Importing this module registers it.
 
-It is in no shipped stack: `+rewards.overlong=1` adds it. It knows nothing of weights.
+It is in no shipped stack; `+rewards.overlong=1` adds it. It knows neither text nor weights.
 """
 
 from grpo.rewards.registry import reward
@@ -12,7 +12,7 @@ FREE_SHARE = 0.8  # DAPO: 16,384 of 20,480 tokens
 def overlong(
     completion_tokens: int, max_completion_length: int, limit: int | None = None, free: int | None = None
 ) -> float:
-    """0 up to `free` tokens, from there in a straight line to -1 at `limit` tokens, and -1 above.
+    """0 up to `free` tokens, then in a straight line to -1 at `limit` tokens, and -1 above.
 
     DAPO (Yu et al. 2025, arXiv 2503.14476), equation 13, with L_max = `limit` and L_cache = `limit` - `free`.
 

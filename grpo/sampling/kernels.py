@@ -1,9 +1,9 @@
-"""Triton kernels for the decode step: what PyTorch does in many small kernels, in four larger ones.
+"""Triton kernels for the decode step: four larger ones in place of many small kernels of PyTorch.
 
-`qwen2_triton` calls them in the decoder, the prefix-sharing sampler to choose tokens. Each launcher is followed by its
-reference, plain PyTorch that computes the same; tests compare the two. Every kernel computes in float32 (sums of
-probabilities in float64) and rounds where the reference rounds. They know nothing of policies. Triton's interpreter
-runs them without a GPU if TRITON_INTERPRET=1 is set before Triton is imported.
+The decoder in qwen2_triton.py calls them, and the prefix-sharing sampler calls the one that chooses tokens. Each
+launcher is followed by its reference, plain PyTorch that computes the same; tests compare the two. Every kernel
+computes in float32 (sums of probabilities in float64) and rounds where the reference rounds. They know nothing of
+policies. Triton's interpreter runs them without a GPU if TRITON_INTERPRET=1 is set before Triton is imported.
 
 Shapes: S slots, A slots of each prompt, P and C prompt and completion tokens (padded), H key heads, Q query heads per
 key head, D head size (a power of 2, at least 16), V vocabulary.
@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-KEY_BLOCK_BYTES = 16384  # of the keys that an attention program reads at a time: about 70 KB of shared memory in all
+# Bytes of keys that an attention program reads at a time; with them it needs about 70 KB of shared memory in all.
+KEY_BLOCK_BYTES = 16384
 GATE_BLOCK = 1024
 VOCABULARY_BLOCK = 4096
 
@@ -35,7 +36,7 @@ def _add_norm(x, y, normed, width, epsilon, HAS_Y: tl.constexpr, BLOCK: tl.const
 
 
 def add_norm(x: Tensor, y: Tensor | None, epsilon: float, dtype: torch.dtype) -> Tensor:
-    """x += y in place, both (S, width), y None for nothing; returns the RMSNorm of x without weights, in `dtype`."""
+    """Add y, if it is given, to x in place, both (S, width); return the RMSNorm of x without weights, in `dtype`."""
     slots, width = x.shape
     normed = torch.empty_like(x, dtype=dtype)
     block = triton.next_power_of_2(width)
@@ -59,7 +60,7 @@ def _silu_gate(gate_up, gated, width, BLOCK: tl.constexpr):
 
 
 def silu_gate(gate_up: Tensor) -> Tensor:
-    """(S, 2 * width), the gate and then the up projection -> SiLU(gate) * up (S, width)."""
+    """SiLU(gate) * up (S, width), from the gate projection and then the up projection in (S, 2 * width)."""
     slots, width = len(gate_up), gate_up.shape[1] // 2
     gated = gate_up.new_empty(slots, width)
     _silu_gate[(slots, triton.cdiv(width, GATE_BLOCK))](gate_up, gated, width, BLOCK=GATE_BLOCK)
@@ -130,7 +131,7 @@ def _attend(
     prompt_tokens = tl.load(positions + slot) - done
     cos_row, sin_row = tl.load(cos + slot * D + column), tl.load(sin + slot * D + column)
 
-    # Products need at least 16 rows: rows from Q on are copies of the last query, and are not stored.
+    # tl.dot needs at least 16 rows: rows from Q on are copies of the last query, and are not stored.
     query_head = head * Q + tl.minimum(row, Q - 1)
     query = _rotated(states, query_head[:, None], cos_row[None, :], sin_row[None, :], D)
     key = _rotated(states, H * Q + head, cos_row, sin_row, D)
@@ -141,7 +142,7 @@ def _attend(
     tl.store(own_keys + own + done * D + column, key)
     tl.store(own_values + own + done * D + column, value)
 
-    # The softmax begins with the new token, whose key and value need not be read back.
+    # The softmax begins with the new token, because its key and value are still in registers.
     highest = tl.sum(query.to(tl.float32) * key.to(tl.float32)[None, :], 1) * scale
     total = tl.full((ROWS,), 1.0, tl.float32)
     attended = tl.zeros((ROWS, D), tl.float32) + value.to(tl.float32)[None, :]
@@ -169,9 +170,10 @@ def attend(
 ) -> Tensor:
     """Rotary embedding, storage of the new keys and values in the cache, and attention of one new token per slot.
 
-    One program computes a key head of a slot: it reads the prompt's keys and values, which the slots of a prompt share
-    and find in the GPU's L2 cache, then the slot's own, with an online softmax (Milakov and Gimelshein 2018,
-    https://arxiv.org/abs/1805.02867; Dao et al. 2022, https://arxiv.org/abs/2205.14135). It reads real tokens only.
+    One program computes one key head of one slot. It reads the prompt's keys and values, which the slots of a prompt
+    share and therefore find in the GPU's L2 cache, and then the slot's own, with an online softmax (Milakov and
+    Gimelshein 2018, https://arxiv.org/abs/1805.02867; Dao et al. 2022, https://arxiv.org/abs/2205.14135). It reads real
+    tokens only, no padding.
 
     Args:
         qkv: (S, H * Q + 2 * H, D) queries, keys and values, not rotated.
@@ -179,7 +181,7 @@ def attend(
         positions: (S,) the position of the new token; the slot's prompt has `positions - length` keys.
         length: (1,) the number of each slot's own tokens in the cache, without the new one.
         prompt: keys and values (G * H, P, D); None if there are none.
-        own: keys and values (G * H * A, C, D); place `length` receives the new ones.
+        own: keys and values (G * H * A, C, D); the new ones are stored at index `length`.
         slots_of_prompt: A.
 
     Returns:
@@ -281,10 +283,15 @@ def _choose(
 
 
 def sample(logits: Tensor, uniforms: Tensor, slot: Tensor, temperature: float) -> Tensor:
-    """As `token_sampler.sample_inverse_cdf`, the reference; the second of its two passes reads one block per row.
+    """Sample one token for each uniform number; the reference is `token_sampler.sample_inverse_cdf`.
 
-    The blocks' sums are in float64; a token differs from the reference's only if its uniform number is within
-    float32's rounding of a boundary between two tokens.
+    The first pass sums the probabilities of each block of the vocabulary, in float64; the second pass reads only the
+    block that has the token. A token differs from the reference's only if its uniform number is within float32's
+    rounding of a boundary between two tokens.
+
+    Args:
+        logits: (S, V).
+        uniforms, slot: for each token, a number in [0, 1) and the slot to sample from.
     """
     slots, vocabulary = logits.shape
     blocks = triton.cdiv(vocabulary, VOCABULARY_BLOCK)

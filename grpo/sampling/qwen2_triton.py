@@ -1,6 +1,7 @@
 """The decode step of `FusedQwen2Decoder` with Triton kernels: eight kernels per layer, four of them matrix products.
 
-The prefix-sharing sampler uses it for `rollout.kernels=triton`. Its reference is the class that it extends.
+The prefix-sharing sampler uses it for `rollout.kernels=triton`. The class that it extends is its reference. It does not
+know how tokens are chosen in a run.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ from grpo.sampling.token_sampler import sample_inverse_cdf
 
 
 class TritonQwen2Decoder(FusedQwen2Decoder):
-    """A `Decoder` for policies of the Qwen2 architecture, for batches that are a `KVCache`."""
+    """A `Decoder` for policies of the Qwen2 architecture; its batches are a `KVCache`."""
 
     def _logits(self, batch: PackedBatch) -> Tensor:
         assert isinstance(batch, KVCache)
@@ -43,11 +44,13 @@ class TritonQwen2Decoder(FusedQwen2Decoder):
     def difference(self, policy: Any, bf16: bool, prompts: list[list[int]], slots: int, steps: int) -> float:
         """The difference of log-probabilities between decode steps with and without the kernels.
 
-        It is the mean over the vocabulary, of the step and slot where that is largest; infinite if from equal logits
-        more than one token in ten differs (rounding decides a few). Compiles every kernel for this policy.
+        It is the mean absolute difference over the vocabulary, in the step and slot in which this mean is largest. It
+        is infinite if more than a tenth of the tokens that are sampled from equal logits differ; rounding changes a
+        few. The call compiles every kernel for this policy.
 
         Args:
             slots: completions of each prompt.
+            steps: tokens of each completion.
         """
         device, differences, sampled_others = self.model.device, [], 0
         self.update_weights()

@@ -1,7 +1,7 @@
 """The order in which training prompts are drawn: it is seeded, and a resumed run continues it.
 
-`CheckpointingMixin` gives TRL's batches such an order, `ResamplingMixin` further prompts. It knows no policy and no
-rewards.
+`CheckpointingMixin` uses it for TRL's batches, `ResamplingMixin` for further prompts. This module knows no policy and
+no rewards.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -17,14 +17,14 @@ class PromptOrder:
     """An endless seeded order of `count` prompts: a permutation of all of them, then another one.
 
     Attributes:
-        position: how many prompts have been passed.
+        position: how many prompts of this order have been taken or passed over.
     """
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed, self.position = count, seed, 0
 
     def take(self, wanted: int, excluded: Collection[int]) -> list[int]:
-        """The next `wanted` prompts, all different, which are not `excluded`; there must be so many."""
+        """The next `wanted` different prompts that are not `excluded`; there must be as many."""
         taken: list[int] = []
         while len(taken) < wanted:
             cycle, start = divmod(self.position, self.count)

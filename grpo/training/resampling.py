@@ -3,14 +3,15 @@
 
 Wraps methods of `GRPOTrainer` (TRL 1.16); with `algorithm.resample=0` they are unchanged:
 
-- `_generate_and_score_completions` samples and scores a batch. Ours samples and scores it before, replaces groups until
-  each has an advantage, then calls TRL's for the prompts that remain.
-- `_generate_single_turn` and `_calculate_rewards` then return the completions and scores that are already there, so TRL
-  computes masks, log-probabilities, advantages and metrics as for any batch.
+- `_generate_and_score_completions` samples and scores a batch. Ours first samples, scores and replaces groups, then
+  calls TRL's with the resulting batch.
+- `_generate_single_turn` and `_calculate_rewards` are thereby called a second time. They then return the completions
+  and scores of that batch, so TRL computes masks, log-probabilities, advantages and metrics as for any other.
 
 The completions of a group may be split over processes. Scores are gathered, so all processes find the same groups
 without advantages and draw the same further prompts. Each process samples an equal part of the further completions, as
-engines need; these are gathered, and each process takes those that belong to its part of the batch.
+engines need; these are gathered, and each process takes those that belong to its part of the batch. This module does
+not know how completions are sampled, scored, or made into advantages.
 """
 
 from collections.abc import Iterable, Iterator
@@ -56,7 +57,7 @@ class ResamplingMixin(SamplingMixin, ScoringMixin, CheckpointingMixin):
         super().__init__(**kwargs)
         self._further_prompts = PromptOrder(len(self.train_dataset), self.args.seed)
         self._prompts_consumed = 0
-        # The completions of this process and the scores (N, R) of all processes, while TRL turns them into a batch.
+        # The completions of this process and the scores (N, R) of all processes, while TRL makes a batch of them.
         self._resampled: tuple[list[ScoredCompletion], Tensor] | None = None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -65,7 +66,7 @@ class ResamplingMixin(SamplingMixin, ScoringMixin, CheckpointingMixin):
         with self._without_metrics():
             self._set_reward_weights()
             completions, scores = self._sample(inputs)
-            correct, rounds = self._replace_silent_groups(completions, scores)
+            correct, rounds = self._replace_groups(completions, scores)
         for column in {name for completion in completions for name in completion.columns}:
             self._pending_extra_logs[column].extend(completion.columns.get(column) for completion in completions)
         self._resampled = completions, scores
@@ -73,15 +74,15 @@ class ResamplingMixin(SamplingMixin, ScoringMixin, CheckpointingMixin):
             batch = super()._generate_and_score_completions([completion.row for completion in completions])
         finally:
             self._resampled = None
-        metrics, drawn = self._metrics["train"], len(correct) // self.num_generations
-        trained = len(scores) // self.num_generations
+        metrics = self._metrics["train"]
+        drawn, trained = len(correct) // self.num_generations, len(scores) // self.num_generations  # groups
         self._prompts_consumed += drawn
         metrics[RESAMPLING_ROUNDS].append(rounds)
         metrics[GROUPS_DRAWN].append(drawn)
         metrics[GROUPS_DISCARDED].append(drawn - trained)
         metrics[PROMPTS_CONSUMED] = [self._prompts_consumed]
         if not self._has_nonfinite_score:
-            # The groups that are trained on are selected, so their share would not tell how good the policy is.
+            # Of all groups drawn: those that are trained on are selected, and would not show how good the policy is.
             metrics[CORRECT][-1] = float(correct.mean())
         return batch
 
@@ -97,7 +98,7 @@ class ResamplingMixin(SamplingMixin, ScoringMixin, CheckpointingMixin):
 
     @contextmanager
     def _without_metrics(self) -> Iterator[None]:
-        """Leaves out what TRL logs: it logs the batch once it is complete."""
+        """Discards what TRL logs of a sample; TRL logs the batch once it is complete."""
         metrics, tokens = self._metrics["train"], self.state.num_input_tokens_seen
         self._metrics["train"] = type(metrics)(list)
         try:
@@ -116,7 +117,7 @@ class ResamplingMixin(SamplingMixin, ScoringMixin, CheckpointingMixin):
         completions = map(ScoredCompletion, inputs, token_ids, logps or [None] * len(inputs), columns)
         return list(completions), scores
 
-    def _replace_silent_groups(self, completions: list[ScoredCompletion], scores: Tensor) -> tuple[Bools, int]:
+    def _replace_groups(self, completions: list[ScoredCompletion], scores: Tensor) -> tuple[Bools, int]:
         """Replace, in place, groups without advantages by groups with advantages, as long as there are prompts.
 
         Args:
@@ -124,42 +125,42 @@ class ResamplingMixin(SamplingMixin, ScoringMixin, CheckpointingMixin):
             scores: (N, R) those of all processes.
 
         Returns:
-            Which of all completions drawn are right, and the number of rounds.
+            Whether each completion that was drawn is right, and the number of rounds.
         """
         k, first = self.num_generations, self.accelerator.process_index * len(completions)
         of_processes = distributed.gather_objects([completion.row["row"] for completion in completions])
         tried = {row for rows in of_processes for row in rows}
         correct, rounds = [self._are_correct(scores)], 0
-        while rounds < self.recorder.config.algorithm.resample and (silent := self._silent_groups(scores)).any():
-            prompts = self._draw_prompts(int(silent.sum()), tried)
+        while rounds < self.recorder.config.algorithm.resample and (replaced := self._lack_advantages(scores)).any():
+            prompts = self._draw_prompts(int(replaced.sum()), tried)
             if not prompts:
                 break
             tried.update(prompts)
             new, new_scores = self._sample_together(prompts)
             rounds += 1
             correct.append(self._are_correct(new_scores))
-            kept = torch.as_tensor(np.repeat(~silent, k), device=scores.device)
-            new_silent = self._silent_groups(torch.cat((scores[kept], new_scores)))[-len(prompts) :]
+            retained = torch.as_tensor(np.repeat(~replaced, k), device=scores.device)
+            new_lack_advantages = self._lack_advantages(torch.cat((scores[retained], new_scores)))[-len(prompts) :]
             # If more groups were drawn than are replaced, those without advantages are left out first.
-            order = np.argsort(new_silent, kind="stable")
-            for old_row, new_row in zip(_rows(np.flatnonzero(silent), k), _rows(order, k), strict=False):
+            order = np.argsort(new_lack_advantages, kind="stable")
+            for old_row, new_row in zip(_rows(np.flatnonzero(replaced), k), _rows(order, k), strict=False):
                 scores[old_row] = new_scores[new_row]
                 if 0 <= old_row - first < len(completions):
                     completions[old_row - first] = new[new_row]
-            if new_scores.isinf().any():  # not finite, even if that group is left out
+            if new_scores.isinf().any():  # a score is not finite: the step is skipped, even if its group is left out
                 scores.fill_(torch.inf)
         return np.concatenate(correct), rounds
 
-    def _silent_groups(self, scores: Tensor) -> Bools:
+    def _lack_advantages(self, scores: Tensor) -> Bools:
         """Which groups (G,) have no advantage; none if a score is not finite, because the step is then skipped."""
         if scores.isinf().any():
             return np.zeros(len(scores) // self.num_generations, dtype=bool)
         return self._attribute(scores).zero_std[:, -1]
 
     def _draw_prompts(self, groups: int, tried: set[int]) -> list[int]:
-        """Prompts for at least so many groups, or for fewer if there are no others.
+        """Prompts for at least so many `groups`, or for fewer if there are not enough that are not `tried`.
 
-        Each process samples as many of their completions as any other.
+        Their number is such that every process samples the same number of completions.
         """
         processes = self.accelerator.num_processes
         multiple = processes // gcd(self.num_generations, processes)
