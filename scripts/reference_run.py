@@ -1,4 +1,4 @@
-"""Run experiment=gsm8k on real weights within a time limit, and write down what a report of it needs.
+"""Run experiment=gsm8k on real weights within a time limit, and write the figures and tables for a report.
 
 `python scripts/reference_run.py --model FOLDER --data FOLDER`
 
@@ -95,8 +95,8 @@ def settings_of(arguments: argparse.Namespace) -> list[str]:
     if arguments.layers:
         model += ["model.init=random", f"model.num_layers={arguments.layers}"]
     data = [f"data.path={quoted_path(arguments.data)}", f"data.eval_problems={arguments.problems}"]
-    kept = ["save_steps=null", "tracking=none", f"device={arguments.device}"]
-    return ["experiment=gsm8k", *model, *data, *kept, *arguments.settings]
+    run = ["save_steps=null", "tracking=none", f"device={arguments.device}"]
+    return ["experiment=gsm8k", *model, *data, *run, *arguments.settings]
 
 
 def train(folder: Path, settings: list[str], seconds: float | None = None) -> SavedRun:
@@ -289,13 +289,13 @@ def run_all(out: Path, settings: list[str], minutes: float, most_steps: int) -> 
     step_times = timing.history[STEP_TIME]
     step, fixed = median(step_times[1:]), wall - step_times.sum()  # fixed: the start of a run, its evaluations, its end
     fitting = int((MARGIN * seconds_left() - fixed) / step)
-    said = f"The timing run took {wall:.0f} s, {fixed:.0f} s without its steps, {step:.2f} s per step"
+    summary = f"The timing run took {wall:.0f} s, {fixed:.0f} s without its steps, {step:.2f} s per step"
     if fitting < 1:
-        raise Failed(f"--minutes {minutes:g}: no step fits. {said}.")
+        raise Failed(f"--minutes {minutes:g}: no step fits. {summary}.")
     steps = min(fitting, most_steps)
-    said += f": {steps} steps per run; {fitting} would fit."
-    print(said, flush=True)
-    report: dict[str, Any] = {"minutes": minutes, "timing": said, "runs": {}}
+    summary += f": {steps} steps per run; {fitting} would fit."
+    print(summary, flush=True)
+    report: dict[str, Any] = {"minutes": minutes, "timing": summary, "runs": {}}
     for name, rewards in (("reference", []), ("correctness_only", ["rewards=correctness_only"])):
         left, started = seconds_left(), time.monotonic()
         if report["runs"] and wall > left:
@@ -316,7 +316,7 @@ def main() -> None:
         run_all(arguments.out, settings_of(arguments), arguments.minutes, arguments.steps)
     except Failed as error:
         sys.exit(error_message(f"error: {error}"))
-    print(f"Everything is in {arguments.out}, in short reference_run.md")
+    print(f"All results are in {arguments.out}; reference_run.md there has the tables.")
 
 
 if __name__ == "__main__":

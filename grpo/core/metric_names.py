@@ -1,7 +1,7 @@
 """The keys of metrics in metrics.jsonl, in results.json and on the curves of trackers.
 
-Training writes them; alarms, reports, comparisons and searches read them. Keys of TRL 1.16 keep
-TRL's spelling. This module formats and computes nothing.
+Training writes them; alarms, reports, comparisons and searches read them. Keys of TRL 1.16 have TRL's spelling. This
+module formats and computes nothing.
 """
 
 # TRL's metrics of a step.

@@ -15,8 +15,8 @@ Row = Mapping[str, Any]
 
 # Names of the question, in lower case: GSM8K; OpenBookQA; MATH, open-r1; TRL; and common ones.
 QUESTION_NAMES = ("question", "question_stem", "problem", "prompt", "query", "instruction", "input")
-# Names of the reference answer. A column of an earlier line is preferred: the worked solution of MATH-500 and open-r1
-# stands beside the answer itself.
+# Names of the reference answer. A column of an earlier line is preferred: MATH-500 and open-r1 have the worked solution
+# as well as the answer itself.
 ANSWER_NAMES = (
     ("reward_model.ground_truth",),  # verl
     (
@@ -67,8 +67,10 @@ def text_column(row: Row, path: str, blank: bool = False) -> str:
         UserError: the column is missing, or contains another type.
     """
     value = require_value(row, path)
-    types = str | int | float | Decimal
-    if isinstance(value, bool) or not isinstance(value, types) or value != value or not (blank or str(value).strip()):
+    is_text = (
+        isinstance(value, str | int | float | Decimal) and not isinstance(value, bool) and value == value
+    )  # no nan
+    if not is_text or not (blank or str(value).strip()):
         raise UserError(f"'{path}' is {shorten(repr(value))}; it must hold text or a number.")
     if isinstance(value, float | Decimal):
         value = format(Decimal(str(value)), "f")
@@ -80,7 +82,7 @@ def text_column(row: Row, path: str, blank: bool = False) -> str:
 
 
 def completion_column(row: Row, path: str) -> str:
-    """The completion in the column `path`: text, which may be empty, or chat messages with one of the assistant alone.
+    """The completion in the column `path`: text, which may be empty, or one chat message, of the assistant.
 
     Raises:
         UserError: the column is missing, or contains another type.

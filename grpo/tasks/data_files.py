@@ -61,7 +61,8 @@ def choose_split(names: Sequence[str], use: str, config: DataConfig, source: str
     train = config.split
     if train is None:
         candidates = ["train"] if "train" in names else [name for name in names if split_of_name(name) == "train"]
-        candidates = candidates or list(names) * (len(names) == 1)
+        if not candidates and len(names) == 1:
+            candidates = list(names)
         if len(candidates) != 1:
             raise UserError(f"{source} has the splits {listed(names)}; type data.split=NAME, the one to train on.")
         train = candidates[0]
@@ -128,7 +129,7 @@ def _files_by_split(folder: Path, config: DataConfig, notes: list[str]) -> dict[
     files = data_files(folder)
     subsets = _subsets(folder, files)
     if any(file.parent == folder for file in files):
-        # Folders beside the data have something else, such as `outputs`.
+        # Folders next to the data have other files, such as `outputs`.
         files = [file for file in files if file.relative_to(folder).parts[0] not in subsets]
     elif len(subsets) > 1:
         raise UserError(f"data.path={folder} has the subsets {listed(subsets)}; type data.subset=NAME.")
@@ -159,7 +160,7 @@ def data_files(folder: Path) -> list[Path]:
         and file.is_file()
         and not any(name.startswith(".") for name in file.relative_to(folder).parts)
         and file.name not in METADATA_FILES
-        and not file.name.startswith("cache-")  # what `datasets` leaves beside its Arrow files
+        and not file.name.startswith("cache-")  # `datasets` writes them next to its Arrow files
     )
 
 

@@ -1,7 +1,7 @@
 """Texts compared as answers: without case, runs of white space, surrounding punctuation, brackets and markup.
 
-Called by the answer types. The calculator page (grpo/assets/calculator.html) has the same rules. It knows nothing of
-completions and references.
+Called by the answer types and by the reader of options. The calculator page (grpo/assets/calculator.html) has the same
+rules. It knows nothing of completions and problems.
 """
 
 import re

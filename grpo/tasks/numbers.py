@@ -1,7 +1,7 @@
 """Numbers in texts: reading the only number of an answer, or the last one of a completion, and comparing two numbers.
 
-Called by grpo/tasks/answer_types.py. The calculator page (grpo/assets/calculator.html) has the same patterns; tests
-compare both. It knows nothing of completions and references.
+Called by the answer types and the reward `int`. The calculator page (grpo/assets/calculator.html) has the same
+patterns; tests compare both. It knows nothing of answer formats and reference answers.
 """
 
 import math

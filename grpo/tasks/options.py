@@ -51,7 +51,7 @@ def letters_by_reading(answer: str | int, row: Mapping[str, Any]) -> dict[str, s
         "index from 0": list(options)[int(text)] if is_index else None,
     }
     if isinstance(answer, int):
-        readings["text"] = readings.pop("text")  # the last one
+        readings["text"] = readings.pop("text")  # moved to the end
     found = {reading: letter for reading, letter in readings.items() if letter is not None}
     if not found:
         raise UserError(
@@ -62,11 +62,11 @@ def letters_by_reading(answer: str | int, row: Mapping[str, Any]) -> dict[str, s
 
 
 class OptionReferences:
-    """Reads the reference answers of a split, all in one way: `2` may be the index or the text of an option.
+    """Reads the reference answers of a split, all in the same way: `2` may be the index or the text of an option.
 
     Attributes:
-        readings: those in which each answer so far names an option, the likeliest first.
-        letters: of each answer, the letter that it names, by the reading.
+        readings: the ways in which every answer so far names an option, the likeliest first.
+        letters: for each answer, the letter that it names in each reading.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class OptionReferences:
         if not common:
             raise UserError(
                 f"the reference answer {str(answer)!r} names an option by its {' or '.join(letters)}, and those of the "
-                f"rows before by {' or '.join(self.readings)}; write all of them in one way."
+                f"rows before by {' or '.join(self.readings)}; write all of them in the same way."
             )
         self.readings = common
         self.letters.append(letters)

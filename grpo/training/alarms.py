@@ -206,7 +206,7 @@ class Alarms:
         return None
 
     def _phantom(self, step: int) -> Alarm | None:
-        """Whether most of the squared advantages are in groups without a difference in right answers, to no avail."""
+        """Whether most squared advantages are in groups in which correctness is constant, and right answers do not rise."""
         before = self._rollout_metrics(step - 2 * self.window, step - self.window)
         rows = [row for row in self._rollout_metrics(step - self.window, step) if PHANTOM in row]
         algorithm = self.config.algorithm
@@ -242,7 +242,7 @@ class Alarms:
             return Alarm(
                 "length_collapse",
                 f"completions have shrunk from {start:.0f} to {length:.0f} tokens (means of {self.window} steps, at "
-                f"step {step}). See which of rewards pays for brevity, or lower optimizer.lr.",
+                f"step {step}). See which reward pays for short completions, or lower optimizer.lr.",
             )
         return None
 
