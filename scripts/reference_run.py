@@ -60,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=300, help="the most steps of a run; default: 300")
     parser.add_argument("--problems", type=int, default=256, help="held-out problems; default: 256")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--layers", type=int, help="a rehearsal: the architecture with so many layers, random weights")
+    parser.add_argument("--layers", type=int, help="for a rehearsal: number of layers, with random weights")
     parser.add_argument("--out", type=Path, default=Path("outputs/reference"), help="default: outputs/reference")
     parser.add_argument("settings", nargs="*", metavar="SETTING", help="settings of grpo.train, such as bf16=false")
     return parser.parse_intermixed_args()

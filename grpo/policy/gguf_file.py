@@ -185,7 +185,7 @@ def _parse(path: Path, setting: str, header: _Header) -> GgufFile:
 
 
 def _quantization(kind: int, values: int, tensor: str, setting: str) -> tuple[str, int]:
-    """The name of the quantization with the number `kind`, and the size in bytes of so many `values` in it.
+    """The name of the quantization with the number `kind`, and the bytes that `values` numbers take in it.
 
     Raises:
         UserError: the installed `gguf` package cannot dequantize it.

@@ -62,7 +62,7 @@ class RewardExecutor:
         self.execution, self.limit = execution, TimeLimit(execution.timeout, execution.on_overdue)
         self._loop = RewardEventLoop(execution.concurrency, execution.timeout)
         self._pool = WorkerPool(execution.worker_count, files, execution.timeout)
-        self._said_unknown: set[str] = set()  # rewards
+        self._reported_unknown: set[str] = set()  # rewards
         self.close = weakref.finalize(self, _close, self._loop, self._pool)
 
     def check(self, names: Iterable[str]) -> None:
@@ -82,24 +82,24 @@ class RewardExecutor:
                 )
 
     def score(self, name: str, batch: ScoringBatch, settings: RewardSettings) -> list[float]:
-        """The scores of one reward; see `score_reward`. A message says once if it abstains for want of a value.
+        """The scores of one reward; see `score_reward`. The first abstention for an unknown value prints a message.
 
         Raises:
             UserError: as `score_reward`, or the reward is overdue and the run stops, or its worker died.
         """
         if unknown := find_unknown(REWARDS[name], batch):
-            self._say_unknown(name, unknown)
+            self._report_unknown(name, unknown)
         try:
             if self._runs_in_worker(name):
                 return self._score_in_workers(REWARDS[name], batch, settings)
             return score_reward(name, batch, settings, partial(await_values, self._loop, self.limit))
         except UnknownValue as error:
-            self._say_unknown(name, str(error))
+            self._report_unknown(name, str(error))
             return [math.nan] * len(batch.completions)
 
-    def _say_unknown(self, name: str, value: str) -> None:
-        if name not in self._said_unknown:
-            self._said_unknown.add(name)
+    def _report_unknown(self, name: str, value: str) -> None:
+        if name not in self._reported_unknown:
+            self._reported_unknown.add(name)
             say(f"reward '{name}' takes {value}, which is not known for all completions here: there it abstains.")
 
     def _runs_in_worker(self, name: str) -> bool:

@@ -36,7 +36,7 @@ from grpo.rewards.stack import RewardStack
 Metrics = dict[str, float]
 
 NO_SIGNAL_STEPS = 5
-# A mean over the window takes at least so many logged rollouts.
+# A mean over the window takes at least this many logged rollouts.
 MIN_ROLLOUTS = 4
 # How many standard errors the means of two windows must differ by. Every step tests again, so two standard errors, 95%
 # for a single test, would give false alarms.
@@ -206,7 +206,7 @@ class Alarms:
         return None
 
     def _phantom(self, step: int) -> Alarm | None:
-        """Whether most squared advantages are in groups in which correctness is constant, and right answers do not rise."""
+        """Whether most squared advantages are in groups all right or all wrong, while right answers do not increase."""
         before = self._rollout_metrics(step - 2 * self.window, step - self.window)
         rows = [row for row in self._rollout_metrics(step - self.window, step) if PHANTOM in row]
         algorithm = self.config.algorithm

@@ -158,7 +158,7 @@ class ResamplingMixin(SamplingMixin, ScoringMixin, CheckpointingMixin):
         return self._attribute(scores).zero_std[:, -1]
 
     def _draw_prompts(self, groups: int, tried: set[int]) -> list[int]:
-        """Prompts for at least so many `groups`, or for fewer if there are not enough that are not `tried`.
+        """Prompts for at least `groups` groups, or for fewer if not enough prompts are untried.
 
         Their number is such that every process samples the same number of completions.
         """

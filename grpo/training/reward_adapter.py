@@ -111,7 +111,7 @@ def _without_trl_warning() -> Iterator[None]:
 class ScoringMixin(NonFiniteMixin):
     """The part of `Trainer` that scores completions."""
 
-    _has_said_unscored = False
+    _has_reported_unscored = False
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -140,7 +140,7 @@ class ScoringMixin(NonFiniteMixin):
     def _replace_logged_scores(self, scores: Tensor) -> None:
         """Replace the scores of the rollout in TRL's log, and their means and standard deviations, by `scores` (N, R).
 
-        TRL has nan for completions without a total; a reward with weight 0 has scored them all the same.
+        TRL has nan for completions without a total, although a reward with weight 0 may have scored them.
         """
         metrics: Any = self._metrics["train"]
         logged: Any = self._logs["rewards"]
@@ -182,8 +182,8 @@ class ScoringMixin(NonFiniteMixin):
                 self._metrics["train"][abstained(name)].append(column.isnan().float().mean().item())
         weighted = (self.reward_weights != 0).to(scores.device)
         has_no_total = scores[:, weighted].isnan().all(dim=1) & weighted.any()
-        if has_no_total.any() and not self._has_said_unscored:
-            self._has_said_unscored = True
+        if has_no_total.any() and not self._has_reported_unscored:
+            self._has_reported_unscored = True
             say(
                 f"Step {self.state.global_step + 1}: every reward with a weight abstains for {int(has_no_total.sum())} "
                 f"of {len(scores)} completions; they have no advantage. Further steps are not reported."
