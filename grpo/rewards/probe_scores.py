@@ -1,6 +1,6 @@
 """The scores of the probes under a stack of rewards.
 
-Called by `grpo.audit`; grpo/rewards/probe_rules.py judges them.
+Called by `grpo.audit`; grpo/rewards/probe_rules.py judges them. It knows no finding.
 """
 
 from collections.abc import Sequence

@@ -24,14 +24,14 @@ class ScoringBatch:
     Attributes:
         completions: (N,) the texts.
         examples: (N,) the problem that each completion answers.
-        completion_ids: (N,) the token ids of each completion; known in training only.
+        completion_ids: (N,) the token ids of each completion; known where a policy samples.
         completion_tokens: (N,) the number of tokens, with the token that ends a completion.
         truncated: (N,) whether the completion reached the limit of tokens.
         step: the optimizer step, from 1; outside training it equals `max_steps`.
         max_steps: the last optimizer step; 1 outside training.
         trainer_state: the state of transformers' `Trainer`; outside training only the two numbers and the epoch.
         log_metric: TRL's function (name, number) that logs a metric; it does nothing outside training.
-        log_extra: TRL's function (column, N values) that logs a column of the completions; likewise.
+        log_extra: TRL's function (column, N values) that logs a column of the completions; also only in training.
     """
 
     completions: Sequence[str]

@@ -23,8 +23,8 @@ from grpo.core.errors import UserError, one_line
 from grpo.rewards.calls import GRACE_SECONDS, OVERDUE, CallFailed
 
 START_SECONDS = 300.0  # for the imports of the reward files
-POLL_SECONDS = 1.0  # between two looks whether a worker is alive
-PARTS = 4  # of each worker's share; a worker that is done early computes a part of another one's share
+POLL_SECONDS = 1.0  # between two checks that a worker is alive
+PARTS = 4  # of each worker's share; a worker that finishes early computes a part of another one's share
 COMMAND = "import sys; sys.path[:] = {path!r}; from grpo.rewards.worker import main; main({descriptor})"
 
 
