@@ -139,4 +139,4 @@ def _readers(scores: ProbeScores) -> Iterator[tuple[str, Floats, float]]:
             yield reward, parts, float(right - gain / 2)
 
 
-ANSWER_RULES = (_paid_as_right, _near_misses, _misread_numbers, _refused_forms)
+RULES_ON_ANSWERS = (_paid_as_right, _near_misses, _misread_numbers, _refused_forms)

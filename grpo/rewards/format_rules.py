@@ -132,4 +132,4 @@ def _repetition(scores: ProbeScores) -> Iterator[Finding]:
         yield Finding("note", f"Repetition costs nothing, {once} with and without: {join_with_and(equal)}.", equal)
 
 
-FORMAT_RULES = (_missing_line_break, _bare_answer, _other_format, _text_after, _repetition)
+RULES_ON_FORMAT = (_missing_line_break, _bare_answer, _other_format, _text_after, _repetition)

@@ -97,4 +97,4 @@ def _turning_rewards(scores: ProbeScores, names: Mapping[str, int], path: tuple[
     return f" ({join_with_and(rewards)})" if rewards else ""
 
 
-LENGTH_RULES = (_more_reasoning, _padding, _reversal)
+RULES_ON_LENGTH = (_more_reasoning, _padding, _reversal)

@@ -138,4 +138,4 @@ def _format_alone(scores: ProbeScores) -> Iterator[Finding]:
         yield Finding("note", text, tuple(paid))
 
 
-ORDER_RULES = (_right_pays_nothing, _no_work, _wrong_answers_differ, _format_alone)
+RULES_ON_ORDER = (_right_pays_nothing, _no_work, _wrong_answers_differ, _format_alone)

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from grpo.rewards.answer_rules import ANSWER_RULES
+from grpo.rewards.answer_rules import RULES_ON_ANSWERS
 from grpo.rewards.failures import THEN
 from grpo.rewards.finding import Finding, format_score, join_with_and
-from grpo.rewards.format_rules import FORMAT_RULES, exclusive_rewards
-from grpo.rewards.length_rules import LENGTH_RULES
-from grpo.rewards.order_rules import ORDER_RULES, correct_by_disagrees, wrong_outscores_right
+from grpo.rewards.format_rules import RULES_ON_FORMAT, exclusive_rewards
+from grpo.rewards.length_rules import RULES_ON_LENGTH
+from grpo.rewards.order_rules import RULES_ON_ORDER, correct_by_disagrees, wrong_outscores_right
 from grpo.rewards.probe_scores import ProbeScores
 from grpo.rewards.probe_templates import REFERENCE
 from grpo.rewards.registry import REWARDS
@@ -28,7 +28,7 @@ def judge_probes(scores: ProbeScores) -> list[Finding]:
     rules = [_failure, wrong_outscores_right, correct_by_disagrees, exclusive_rewards]
     rules += [_constant_reward, _abstention, _executed]
     if REFERENCE in scores.index:  # built-in probes
-        rules += [*ANSWER_RULES, *ORDER_RULES, *LENGTH_RULES, *FORMAT_RULES]
+        rules += [*RULES_ON_ANSWERS, *RULES_ON_ORDER, *RULES_ON_LENGTH, *RULES_ON_FORMAT]
     findings = [finding for rule in rules for finding in rule(scores)]
     return sorted(findings, key=lambda finding: finding.level != "warning")
 

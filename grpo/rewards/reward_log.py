@@ -13,7 +13,7 @@ from grpo.rewards.registry import REWARDS
 from grpo.rewards.scoring_batch import ScoringBatch
 
 ROW = "row"  # TRL's log of completions receives the indices of the problems under this name
-OWN_COLUMNS = ("step", "question", "gold", "completion", "total", "advantage")  # of completions/, in addition to the scores
+OWN_COLUMNS = ("step", "question", "gold", "completion", "total", "advantage")  # of completions/, without the scores
 
 
 class RewardLog:
