@@ -1,10 +1,9 @@
 """The advantages of a step with the exact part of each reward: from raw scores, in float64.
 
-`attribute` applies an estimator of `grpo.rewards.estimators`. The trainer calls it on every step, and `grpo.audit`
-before anything is trained; therefore it is in grpo/rewards. For the estimators that TRL has, TRL computes the
-advantages that train: a change in this module alone changes the curves and the audit, not the training, and fails the
-tests that compare both. For the other estimators, and with a gate, the trainer takes the advantages from here. It knows
-no models or losses.
+`attribute` applies an estimator of grpo/rewards/estimators.py. The trainer calls it on every step, and `grpo.audit`
+without any training, so it is in grpo/rewards. For the estimators that TRL has, TRL computes the advantages that train:
+a change in this module alone changes the curves and the audit, not the training, and fails the tests that compare both.
+For the other estimators, and with a gate, the trainer takes the advantages from here. It knows no models or losses.
 """
 
 from collections.abc import Sequence
@@ -92,8 +91,8 @@ def attribute(
 
     everything = group_scores(np.full_like(scored, True))
     effective = everything if gated is None else group_scores(np.broadcast_to(~gated[:, None], scored.shape))
-    parts, silent = estimator(effective, weights)
-    zero_std = np.column_stack([everything.constant_rewards(), silent])
+    parts, has_no_advantage = estimator(effective, weights)
+    zero_std = np.column_stack([everything.constant_rewards(), has_no_advantage])
     if parts.ndim == 2:
         return Attribution(parts.reshape(-1), None, zero_std)
     parts = parts.reshape(scores.shape)
@@ -107,7 +106,7 @@ def gate_rewards(gate: str, correct: Bools, num_generations: int, is_shaping: Bo
         gate: "correctness": shaping rewards, in groups in which all or no completions are right; "none_right": in
             groups without a right completion; "off".
         correct: (N,) whether each completion is right.
-        is_shaping: (R,) which rewards are not the one for right answers.
+        is_shaping: (R,) which rewards are shaping rewards: all but correct_by.
     """
     if gate == "off":
         return None
@@ -125,7 +124,10 @@ def attribution_metrics(
 
     Args:
         names: the R rewards.
-        correct: (N,) whether each completion is correct. Counts of groups are fractions of all groups.
+        correct: (N,) whether each completion is correct.
+
+    Returns:
+        Name of the metric -> its value. Counts of groups are fractions of all groups.
     """
     metrics: dict[str, float] = {}
     if (shares := attribution.shares()) is not None:
@@ -134,7 +136,7 @@ def attribution_metrics(
         metrics |= {advantage_flips(name): float(flip) for name, flip in zip(names, flips, strict=True)}
     fraction_correct = correct.reshape(-1, num_generations).mean(axis=1)
     all_correct, none_correct = fraction_correct == 1, fraction_correct == 0
-    *constant_rewards, silent = attribution.zero_std.T
+    *constant_rewards, has_no_advantage = attribution.zero_std.T
     squares = (attribution.advantages**2).reshape(-1, num_generations).sum(axis=1)
     if power := squares.sum():
         metrics |= {
@@ -147,8 +149,8 @@ def attribution_metrics(
         ALL_CORRECT: float(all_correct.mean()),
         NONE_CORRECT: float(none_correct.mean()),
         MIXED: float((~all_correct & ~none_correct).mean()),
-        CORRECTNESS_CONSTANT: float((~silent & (all_correct | none_correct)).mean()),
-        ZERO_STD: float(silent.mean()),
+        CORRECTNESS_CONSTANT: float((~has_no_advantage & (all_correct | none_correct)).mean()),
+        ZERO_STD: float(has_no_advantage.mean()),
     }
     return metrics | {
         reward_zero_std(name): float(constant.mean()) for name, constant in zip(names, constant_rewards, strict=True)

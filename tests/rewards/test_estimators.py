@@ -236,16 +236,16 @@ GROUPS = np.array([[2, 0.1], [2, 0.3], [2, 0.2], [2, 0.2], [0, 0.5], [0, 0.1], [
 
 
 @pytest.mark.parametrize(
-    ("gate", "silent", "phantom"),
+    ("gate", "no_advantage", "phantom"),
     [
         ("off", [False, True, False, False], 0.2**2 + 0.4**2),
         ("correctness", [True, True, True, False], 0),
         ("none_right", [False, True, True, False], 0.2**2),
     ],
 )
-def test_gates(gate: str, silent: list[bool], phantom: float) -> None:
+def test_gates(gate: str, no_advantage: list[bool], phantom: float) -> None:
     found = split("no_scaling", GROUPS, np.ones(2), 2, gate)
-    assert found.zero_std[:, -1].tolist() == silent
+    assert found.zero_std[:, -1].tolist() == no_advantage
     assert found.advantages[6:] == pytest.approx([0.8, -0.8])
     assert 2 * (found.advantages[:6] ** 2).sum() == pytest.approx(phantom)
     assert found.zero_std[:, 1].tolist() == [False, True, False, False]  # the reward itself varies, gated or not

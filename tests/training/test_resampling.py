@@ -104,7 +104,9 @@ def test_no_group_is_silent_while_there_are_prompts(trainer, rewards, overrides:
     ],
     ids=["rounds", "prompts", "no reward varies"],
 )
-def test_silent_groups_stay_if_rounds_or_prompts_end(trainer, overrides: list[str], rounds: int, drawn: int) -> None:
+def test_groups_without_advantages_stay_if_rounds_or_prompts_end(
+    trainer, overrides: list[str], rounds: int, drawn: int
+) -> None:
     built = trainer(*SILENT, *overrides)
     for step, logs in enumerate(history(built), start=1):
         assert logs["groups/zero_std"] == 1 and logs["resample/rounds"] == rounds
