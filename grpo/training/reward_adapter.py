@@ -174,23 +174,38 @@ class ScoringMixin(NonFiniteMixin):
         if not self.model.training:
             return scores
         self._log_attribution(scores)
-        seconds = distributed.gather_objects(own_seconds)
-        for name, of_processes in zip(self.reward_func_names, zip(*seconds, strict=True), strict=True):
-            self._metrics["train"][reward_seconds(name)].append(max(of_processes))
-        for name, column in zip(self.reward_func_names, scores.T, strict=True):
-            if name not in SHIPPED_REWARDS:
-                self._metrics["train"][abstained(name)].append(column.isnan().float().mean().item())
+        self._log_seconds_and_abstentions(own_seconds, scores)
         weighted = (self.reward_weights != 0).to(scores.device)
         has_no_total = scores[:, weighted].isnan().all(dim=1) & weighted.any()
-        if has_no_total.any() and not self._has_reported_unscored:
-            self._has_reported_unscored = True
-            say(
-                f"Step {self.state.global_step + 1}: every reward with a weight abstains for {int(has_no_total.sum())} "
-                f"of {len(scores)} completions; they have no advantage. Further steps are not reported."
-            )
         if has_no_total.any():
             self._scores = scores
+            self._report_unscored(int(has_no_total.sum()), len(scores))
         return scores.masked_fill(has_no_total[:, None], math.nan)
+
+    def _log_seconds_and_abstentions(self, own_seconds: list[float], scores: Tensor) -> None:
+        """Log the seconds that each reward took in the slowest process, and the share of its abstentions.
+
+        Args:
+            own_seconds: (R,) of this process.
+            scores: (N, R) of all processes.
+        """
+        metrics: Any = self._metrics["train"]
+        seconds = distributed.gather_objects(own_seconds)
+        for name, of_processes in zip(self.reward_func_names, zip(*seconds, strict=True), strict=True):
+            metrics[reward_seconds(name)].append(max(of_processes))
+        for name, column in zip(self.reward_func_names, scores.T, strict=True):
+            if name not in SHIPPED_REWARDS:
+                metrics[abstained(name)].append(column.isnan().float().mean().item())
+
+    def _report_unscored(self, unscored: int, completions: int) -> None:
+        """Print, once per run, how many completions of a step no reward with a weight has scored."""
+        if self._has_reported_unscored:
+            return
+        self._has_reported_unscored = True
+        say(
+            f"Step {self.state.global_step + 1}: every reward with a weight abstains for {unscored} of {completions} "
+            "completions; they have no advantage. Further steps are not reported."
+        )
 
     def _score(self, *args: Any) -> Tensor:
         """The raw scores (N, R) of the N completions of all processes; TRL calls the rewards."""

@@ -167,8 +167,8 @@ def test_estimators_equal_naive_loops(name, gate, seed, k, groups, rewards, abst
         weights[0] = 1.0
     found = split(name, scores, weights, k, gate)
     assert found.advantages == pytest.approx(Loops(scores, weights, k, gate).by_name(name), abs=1e-12)
-    silent = found.advantages.reshape(groups, k)
-    assert found.zero_std[:, -1].tolist() == (~silent.any(axis=1)).tolist() or name == "reinforce_pp"
+    advantages = found.advantages.reshape(groups, k)
+    assert found.zero_std[:, -1].tolist() == (~advantages.any(axis=1)).tolist() or name == "reinforce_pp"
     if name in NOT_LINEAR:
         assert found.parts is None and found.shares() is None and found.flips() is None
         return
