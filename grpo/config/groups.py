@@ -1,4 +1,7 @@
-"""The folder `conf/`, and the names of the options in its groups, as in `model=tiny`."""
+"""The folder `conf/`, and the names of the options in its groups, as in `model=tiny`.
+
+Called where settings are composed and described. It knows no setting.
+"""
 
 from pathlib import Path
 

@@ -2,7 +2,7 @@
 
 The loader is called through `LOADERS` of grpo/tasks/datasets.py. A verifier may run without end on text that a policy
 wrote, so it runs in a process with limits (grpo/tasks/verifier_program.py). That process makes the problem again from
-its task, seed, size and index, the columns of its row.
+its task, seed, size and index, the columns of its row. This module knows no reward and no prompt.
 """
 
 import json

@@ -7,6 +7,8 @@ Wraps two methods of `GRPOTrainer` (TRL 1.16):
   there, which TRL leaves out of the total.
 - `_generate_and_score_completions` returns the batch of this process. Ours replaces its advantages if TRL lacks the
   estimator, with a gate, and with a placebo.
+
+This module knows no formula of advantages, and does not know how completions are sampled.
 """
 
 import math

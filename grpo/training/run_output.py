@@ -1,4 +1,7 @@
-"""What a training run prints about itself: the banner, the advice after running out of memory, and the results."""
+"""What a training run prints about itself: the banner, the advice after running out of memory, and the results.
+
+The session calls it. It computes no figure.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
