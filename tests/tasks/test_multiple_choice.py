@@ -124,7 +124,7 @@ COLORS = ["red", "blue", "green", "black"]
         ),
         (
             [(COLORS, "red"), (COLORS, "B")],
-            "by its letter, and those of the rows before by text; write all of them in one",
+            "by its letter, and those of the rows before by text; write all of them in the same",
         ),
     ],
 )
