@@ -15,12 +15,15 @@ VERDICTS = {
     ("up", "unclear"): "elicited",
     ("up", "down"): "elicited, and narrowed",
     ("unclear", "up"): "wider",
-    ("unclear", "unclear"): "no change",
+    ("unclear", "unclear"): "no clear change",
     ("unclear", "down"): "narrowed",
     ("down", "up"): "wider, and less sure",
     ("down", "unclear"): "less sure",
     ("down", "down"): "lost",
 }
+
+# The share of problems that k samples did not solve before training, below which a gain there can hardly be seen.
+LITTLE_ROOM = 0.02
 
 
 def verdict_of(one: Change, most: Change, k: int) -> str:
@@ -65,25 +68,29 @@ def elicited_sentence(name: str, one: Change, most: Change, k: int, crossing: tu
     """
     first = f"pass@1 {went(one)} from {percent(one.before)} to {percent(one.after)} ({interval(one)})"
     last = f"pass@{k} {went(most)} from {percent(most.before)} to {percent(most.after)} ({interval(most)})"
-    crossed = f" The curves cross between k = {crossing[0]} and {crossing[1]}." if crossing else ""
-    if one.direction != "up":
-        conclusion = "Training made no answers more likely that could have been there before."
+    crossed = f" The mean curves cross between k = {crossing[0]} and {crossing[1]}." if crossing else ""
+    if one.direction == "down":
+        conclusion = "Training made right answers less likely."
+    elif one.direction == "unclear":
+        conclusion = "That training made right answers more likely is not shown."
     elif most.direction == "up":
         conclusion = (
-            f"Training solves problems that {k} samples of the policy before did not; whether more samples would have, "
-            "these do not say."
+            f"Training solves problems that {k} samples of the policy before training did not; whether more samples "
+            "would have, these do not say."
         )
     elif most.direction == "down":
         conclusion = (
-            f"Elicited, not new: {k} samples of the policy before solved more problems. Training made some of its "
-            "answers more likely, and others less."
+            f"Elicited, not new: {k} samples of the policy before training solved more problems. Training made "
+            "some of the answers more likely, and others less."
         )
     else:
-        room = f"{max(0.0, min(most.high, 1 - most.before)) * 100:.1f} points"
+        room = max(0.0, min(most.high, 1 - most.before))
         conclusion = (
-            f"Elicited, as far as {k} samples show: the policy before had the answers, and training made them more "
-            f"likely. A gain of up to {room} at k = {k} is not ruled out."
+            f"Elicited, as far as {k} samples show: the policy before training had the answers, and training "
+            f"made them more likely. A gain of up to {room * 100:.1f} points at k = {k} is not ruled out."
         )
+        if 1 - most.before < LITTLE_ROOM:
+            conclusion += " So little was left to gain that these problems could hardly show anything new."
     return f"With {name}, {first}, and {last}.{crossed} {conclusion}"
 
 
@@ -109,6 +116,14 @@ def percent(value: float) -> str:
 
 
 def interval(change: Change) -> str:
-    """The change in points with its interval: `+61.9 points, 58.0 to 65.1`."""
-    bounds = "" if isnan(change.low) else f", {change.low * 100:+z.1f} to {change.high * 100:+z.1f}"
-    return f"{change.difference * 100:+z.1f} points{bounds}"
+    """The change in points with its interval: `+61.9 points, +58.0 to +65.1`."""
+    return f"{points(change)} points" + f", {bounds(change)}" * bool(bounds(change))
+
+
+def points(change: Change) -> str:
+    return f"{change.difference * 100:+z.1f}"
+
+
+def bounds(change: Change) -> str:
+    """The interval of the change in points; empty if it is unknown."""
+    return "" if isnan(change.low) else f"{change.low * 100:+z.1f} to {change.high * 100:+z.1f}"

@@ -4,39 +4,57 @@
 the sentences those of `control_findings`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
+from grpo.core.metric_format import label_and_formatter
 from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT, STRICT_FORMAT
 from grpo.reports.arms import Arm
 from grpo.reports.control_findings import (
+    bounds,
     caveat,
     elicited_sentence,
     format_sentence,
-    interval,
     percent,
     placebo_sentence,
+    points,
     verdict_of,
 )
 from grpo.reports.control_statistics import Change, PassAtK, gains_over, is_placebo, pass_at_k_of
 from grpo.reports.figures import STYLE, Chart, finish_chart, light_colour, new_axes
 from grpo.reports.sweep_results import SweepResults
 
-ACCURACIES = (ACCURACY_FLEXIBLE, ACCURACY_STRICT)
+ACCURACIES = (ACCURACY_STRICT, ACCURACY_FLEXIBLE)
+
+
+class Cell(NamedTuple):
+    """A cell of the table: a figure, and its change below it."""
+
+    text: str = "–"
+    below: str = ""
+
+
+class ArmRow(NamedTuple):
+    """A row of the table; `hue` is the name of the arm's colour, empty if it has none."""
+
+    name: str
+    hue: str
+    cells: list[Cell]
 
 
 @dataclass(frozen=True)
 class ControlSection:
-    """What the section shows; `rows` are the cells of each arm, and the first column names it."""
+    """What the section shows; `titles` are those of the cells."""
 
     sentences: list[str]
     charts: list[Chart]
     titles: list[str]
-    rows: list[list[str]]
+    rows: list[ArmRow]
 
 
 def control_section(
@@ -71,40 +89,58 @@ def control_section(
     sentences.append(caveat(k, len(subject.runs)))
     charts = [
         pass_at_k_figure(curves, subject, hues, names, accuracy, sweep.labels[accuracy])
-        for accuracy in ACCURACIES
+        for accuracy in reversed(ACCURACIES)
         if subject.name in curves
     ]
-    titles, rows = control_table(arms, names, gains, curves, sweep.labels)
+    titles, rows = control_table(arms, subject, hues, names, gains, curves, sweep.labels)
     return ControlSection(sentences, charts, titles, rows)
 
 
 def control_table(
     arms: list[Arm],
+    subject: Arm,
+    hues: Mapping[str, str],
     names: Mapping[str, str],
     gains: Mapping[str, Mapping[str, Change]],
     curves: Mapping[str, Mapping[str, PassAtK]],
     labels: Mapping[str, str],
-) -> tuple[list[str], list[list[str]]]:
-    """The titles of the columns, and a row for each arm: gains over the placebo, then pass@k in any format."""
-    titles = ["arm"]
-    titles += [f"{labels[accuracy]}: over the placebo" for accuracy in ACCURACIES] if gains else []
-    titles += ["pass@1 before → after", "pass@k before → after", "change at k", "verdict"] if curves else []
-    rows = []
+) -> tuple[list[str], list[ArmRow]]:
+    """The titles of the columns, and a row for the policy before training and for each arm.
+
+    The columns: greedy answers, their gain over the placebo, and pass@k in any format with its change by training.
+    """
+    greedy = [*ACCURACIES, STRICT_FORMAT]
+    sampled = curves.get(subject.name, {}).get(ACCURACY_FLEXIBLE)
+    titles = [label_and_formatter(metric, labels)[0] for metric in greedy]
+    titles += [f"{labels[accuracy]}, gain over the placebo" for accuracy in ACCURACIES] if gains else []
+    titles += ["pass@1", f"pass@{sampled.ks[-1]}", "verdict"] if sampled else []
+    before = [_mean_cell([run.results["before"].get(metric) for run in subject.runs.values()]) for metric in greedy]
+    before += [Cell()] * len(ACCURACIES) if gains else []
+    before += [Cell(percent(sampled.changes[k].before)) for k in (1, sampled.ks[-1])] if sampled else []
+    before += [Cell()] if sampled else []
+    rows = [ArmRow("before training", "soft", before)]
     for arm in arms:
-        row = [names[arm.name]]
+        cells = [_mean_cell([*arm.values(metric).values()]) for metric in greedy]
         if gains:
             of_arm = gains.get(arm.name, {})
-            row += [interval(of_arm[accuracy]) if accuracy in of_arm else "–" for accuracy in ACCURACIES]
-        if curves and arm.name not in curves:
-            row += ["–"] * 4
-        elif curves:
+            cells += [
+                Cell(points(of_arm[accuracy]), bounds(of_arm[accuracy])) if accuracy in of_arm else Cell()
+                for accuracy in ACCURACIES
+            ]
+        if sampled and arm.name in curves:
             flexible = curves[arm.name][ACCURACY_FLEXIBLE]
-            k = flexible.ks[-1]
-            one, most = flexible.changes[1], flexible.changes[k]
-            row += [f"{percent(change.before)} → {percent(change.after)}" for change in (one, most)]
-            row += [f"k = {k}: {interval(most)}", verdict_of(one, most, k)]
-        rows.append(row)
+            one, most = flexible.changes[1], flexible.changes[flexible.ks[-1]]
+            cells += [Cell(percent(change.after), f"{points(change)} ({bounds(change)})") for change in (one, most)]
+            cells.append(Cell(verdict_of(one, most, flexible.ks[-1])))
+        elif sampled:
+            cells += [Cell()] * 3
+        rows.append(ArmRow(names[arm.name], hues.get(arm.name, ""), cells))
     return titles, rows
+
+
+def _mean_cell(values: Sequence[float | None]) -> Cell:
+    known = [value for value in values if value is not None]
+    return Cell(percent(fmean(known))) if known else Cell()
 
 
 def pass_at_k_figure(
@@ -126,7 +162,8 @@ def pass_at_k_figure(
         labels = [(float(lowest[-1]), "before", "soft")]
         for name, of_arm in drawn.items():
             heights = of_arm.after.mean(axis=(0, 1))
-            axes.plot(of_arm.ks, heights, "o-", color=light_colour(hues[name]), linewidth=2, markersize=4)
+            style: dict[str, Any] = {"linewidth": 2, "markersize": 4, "clip_on": False}
+            axes.plot(of_arm.ks, heights, "o-", color=light_colour(hues[name]), **style)
             labels.append((float(heights[-1]), names[name].rpartition("=")[2], hues[name]))
         axes.set_ylim(0, 1.02)
         note = "right at least once in k samples; dashed: before training; means over seeds"

@@ -48,9 +48,9 @@ def test_the_figures_of_the_gain_over_a_placebo() -> None:
             (4, 8),
             "elicited, and narrowed",
             "With rewards=mine, pass@1 rose from 20.0% to 90.0% (+70.0 points, +60.0 to +80.0), and pass@32 fell from "
-            "90.0% to 70.0% (-20.0 points, -30.0 to -10.0). The curves cross between k = 4 and 8. Elicited, not new: 32 "
-            "samples of the policy before solved more problems. Training made some of its answers more likely, and "
-            "others less.",
+            "90.0% to 70.0% (-20.0 points, -30.0 to -10.0). The mean curves cross between k = 4 and 8. Elicited, not new: 32 "
+            "samples of the policy before training solved more problems. Training made some of the answers more likely, "
+            "and others less.",
         ),
         (
             UP,
@@ -58,8 +58,8 @@ def test_the_figures_of_the_gain_over_a_placebo() -> None:
             None,
             "elicited",
             "With rewards=mine, pass@1 rose from 20.0% to 90.0% (+70.0 points, +60.0 to +80.0), and pass@32 went from "
-            "50.0% to 51.0% (+1.0 points, -2.0 to +4.0). Elicited, as far as 32 samples show: the policy before had the "
-            "answers, and training made them more likely. A gain of up to 4.0 points at k = 32 is not ruled out.",
+            "50.0% to 51.0% (+1.0 points, -2.0 to +4.0). Elicited, as far as 32 samples show: the policy before training had "
+            "the answers, and training made them more likely. A gain of up to 4.0 points at k = 32 is not ruled out.",
         ),
         # No more can be gained than what is left.
         (
@@ -67,21 +67,27 @@ def test_the_figures_of_the_gain_over_a_placebo() -> None:
             Change(0.99, 0.99, -0.03, 0.03),
             None,
             "elicited",
-            "A gain of up to 1.0 points at k = 32 is not ruled out.",
+            "A gain of up to 1.0 points at k = 32 is not ruled out. So little was left to gain that these problems could",
         ),
         (
             UP,
             UP,
             None,
             "new to 32 samples",
-            "Training solves problems that 32 samples of the policy before did not; whether more samples would have, "
-            "these do not say.",
+            "Training solves problems that 32 samples of the policy before training did not; whether more samples would "
+            "have, these do not say.",
         ),
-        (SAME, UP, None, "wider", "Training made no answers more likely that could have been there before."),
-        (SAME, SAME, None, "no change", "Training made no answers more likely that could have been there before."),
-        (SAME, DOWN, None, "narrowed", "Training made no answers more likely that could have been there before."),
-        (DOWN, DOWN, None, "lost", "Training made no answers more likely that could have been there before."),
-        (DOWN, UP, None, "wider, and less sure", "Training made no answers more likely that could have been there"),
+        (SAME, UP, None, "wider", "That training made right answers more likely is not shown."),
+        (
+            SAME,
+            SAME,
+            None,
+            "no clear change",
+            "That training made right answers more likely is not shown.",
+        ),
+        (SAME, DOWN, None, "narrowed", "That training made right answers more likely is not shown."),
+        (DOWN, DOWN, None, "lost", "Training made right answers less likely."),
+        (DOWN, UP, None, "wider, and less sure", "Training made right answers less likely."),
         (DOWN, SAME, None, "less sure", "pass@1 fell from 90.0% to 70.0%"),
     ],
 )

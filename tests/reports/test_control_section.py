@@ -76,7 +76,8 @@ def test_the_section_of_a_sweep(tmp_path) -> None:
     assert "and pass@4 fell from 90.0% to 80.0%" in said and "Elicited, not new: 4 samples of the policy before" in said
     assert "Exact format, 100.0% before training: 100.0% with rewards=default, 100.0% with rewards=placebo." in said
     assert 'id="pass_at_k"' in page and 'id="pass_at_k_strict"' in page
-    assert "22.5% → 80.0%" in said and "22.5% → 22.5%" in said
+    assert "before training 91.0% 91.0% 100.0% – – 22.5% 90.0% – rewards=default 91.0% 91.0% 100.0% +59.7 +" in said
+    assert "elicited, and narrowed rewards=placebo 31.3% 31.3% 100.0% – – 22.5% +0.0 (+0.0 to +0.0) 90.0%" in said
     assert {path.stem for path in (tmp_path / "figures").iterdir()} >= {"pass_at_k", "pass_at_k_strict"}
 
 

@@ -14,7 +14,7 @@ def test_shipped_sweeps(name: str) -> None:
     for experiment in (name, f"[gsm8k,{name}]"):
         jobs = jobs_of(f"experiment={experiment}")
         seeds = [job.config.seed for job in jobs]
-        count = 5 if name == "ablate_rewards" else 3  # docs/sweeps.md has the reason
+        count = 5 if name in ("ablate_rewards", "what_did_rl_do") else 3  # docs/sweeps.md has the reason
         assert seeds == [*range(count)] * (len(jobs) // count)
         assert {job.config.data.name for job in jobs} == {"gsm8k" if "gsm8k" in experiment else "arithmetic"}
         budgets = {job.completions_per_step for job in jobs}
@@ -36,7 +36,7 @@ def test_shipped_sweeps(name: str) -> None:
 )
 def test_the_arms_of_the_controls(typed: list[str], arms: list[tuple[str, bool]]) -> None:
     jobs = jobs_of("experiment=what_did_rl_do", *typed)
-    expected = [(compose([f"rewards={stack}"]).rewards, placebo) for stack, placebo in arms for _ in range(3)]
+    expected = [(compose([f"rewards={stack}"]).rewards, placebo) for stack, placebo in arms for _ in range(5)]
     assert sorted(map(repr, [(job.config.rewards, job.config.placebo) for job in jobs])) == sorted(map(repr, expected))
     assert {job.config.eval_samples for job in jobs} == {32}
 
