@@ -207,7 +207,8 @@ def _check_model(model: ModelConfig) -> None:
         )
     if model.load_in_4bit and model.init == "random":
         raise UserError(
-            "model.load_in_4bit=true: quantizes weights while they are loaded, and model.init=random loads none."
+            "model.load_in_4bit=true: quantizes weights while they are loaded, and model.init=random loads none; leave "
+            "out one of them."
         )
     for name, value in (("gguf", model.gguf), ("adapter", model.adapter)):
         if value is not None and model.init == "random":

@@ -96,7 +96,9 @@ def files_of_split(config: DataConfig, use: str, notes: list[str]) -> list[Path]
     path = Path(display_path(Path(config.path).expanduser()))  # the setting is absolute; messages show it as typed
     if path.is_file():
         if config.subset is not None:
-            raise UserError(f"data.subset={config.subset}: data.path={path} is a file, which has no subsets.")
+            raise UserError(
+                f"data.subset={config.subset}: data.path={path} is a file, which has no subsets; leave it out."
+            )
         folder, by_split = path.parent, {"train": [path]}
         if config.train_file not in (None, path.name):
             raise UserError(

@@ -486,7 +486,7 @@ BAD = {
     "a subset of a file": (
         {"a.csv": [ROW]},
         {"path": "a.csv", "subset": "main"},
-        "data.subset=main: data.path=a.csv is a file, which has no subsets.",
+        "data.subset=main: data.path=a.csv is a file, which has no subsets; leave it out.",
     ),
     "GSM8K, no such subset": (
         {"main/train.parquet": [ROW]},
