@@ -38,6 +38,10 @@ def label_and_formatter(metric: str, labels: Mapping[str, str] | None = None) ->
     """The label of a metric, from `labels` if it is there, and the formatter of its values, without a percent sign."""
     if labels and metric in labels:
         return labels[metric], label_and_formatter(metric)[1]
+    if "@" in metric:  # pass@8 is of strict answers, pass@8/flexible of flexible ones
+        name, _, flexible = metric.partition("/")
+        accuracy = ACCURACY_FLEXIBLE if flexible else ACCURACY_STRICT
+        return f"{name}, {(labels or METRIC_LABELS)[accuracy]}", label_and_formatter(accuracy)[1]
     if metric.startswith(SCORE_PREFIX):
         return f"reward {metric.removeprefix(SCORE_PREFIX)}", "{:z.3f}".format
     if metric.startswith(ABSTAINED_PREFIX):

@@ -136,7 +136,8 @@ def change_rows(run: SavedRun) -> list[dict[str, Any]]:
     if not (results := run.results):
         return []
     rows = []
-    for name in ordered_metrics(results["difference"]):
+    at_k = [name for name in results["difference"] if name.startswith("pass@")]
+    for name in (*ordered_metrics(results["difference"]), *at_k):
         difference = results["difference"][name]
         title, formatter = label_and_formatter(name, run.accuracy_labels)
         cells = [

@@ -93,7 +93,7 @@ def say_results(
     main_figures = {name: differences[name] for name in ordered_metrics(differences, rewards=False)}
     say(comparison_table(("before", "after"), before.figures, after.figures, main_figures, after.labels))
     if at_k := {name: difference for name, difference in differences.items() if name.startswith("pass@")}:
-        say("Right at least once in k samples; /flexible: in any format")
+        say("pass@k: the problems that are right at least once in k samples")
         say(comparison_table(("before", "after"), before.figures, after.figures, at_k, after.labels))
     tags = after.rewards.answer_format.tags
     for example in results["examples"]:

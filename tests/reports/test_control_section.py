@@ -9,6 +9,7 @@ import pytest
 
 from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT
 from grpo.reports.control_statistics import gains_over, is_placebo, pass_at_k_of
+from grpo.reports.run_report import write_run_report
 from grpo.reports.sweep_report import write_sweep_report
 from grpo.reports.sweep_results import read_sweep
 from tests.helpers.made_up import made_up_sweep
@@ -88,9 +89,11 @@ def test_a_placebo_as_baseline_without_samples(tmp_path) -> None:
     assert 'id="pass_at_k"' not in page and "pass@1" not in page
 
 
-def test_samples_of_a_run(train, forked) -> None:
+def test_samples_of_a_run(train, forked, capsys) -> None:
     """They are those of grpo.evaluate with the same settings, before and after."""
     out, results = train("eval_samples=3", "temperature=1.5")
+    assert "pass@2, right as last number" in capsys.readouterr().out
+    assert "<td>pass@1, right inside &lt;answer&gt;</td>" in write_run_report(out).read_text()
     tables = {when: pd.read_parquet(out / "evaluations" / f"{when}_samples.parquet") for when in ("before", "after")}
     assert all(len(table) == 12 for table in tables.values())
     assert {"pass@1", "pass@2", "pass@2/flexible", "maj@1"} <= results["difference"].keys()
