@@ -10,6 +10,9 @@ UV := $(shell command -v uv)
 # The newest torch that the tests have passed with; used on machines without a GPU.
 TORCH ?= 2.15.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
+# The tests of kernels run in its interpreter. Only a CUDA build of torch brings its own, and with 3.9 a process prints
+# about 35 lines of nanobind's leaked objects when it ends.
+TRITON := "triton>=3.4,<3.9"
 CPU_ONLY := [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null
 ifdef UV
 CREATE := $(UV) venv --quiet --allow-existing --seed --python $(PYTHON)
@@ -77,6 +80,6 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	@echo "Setting up $(VENV) (once; a few minutes)"
 	@$(CREATE) $(VENV)
-	@if $(CPU_ONLY); then $(CPU_TORCH); fi 2>/dev/null || true
+	@if $(CPU_ONLY); then { $(CPU_TORCH); } && $(INSTALL) $(TRITON); fi 2>/dev/null || true
 	@$(INSTALL) --editable ".[dev]"
 	@touch $(READY)
