@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Any
 
 from grpo.config.keys import flatten
-from grpo.core.metric_names import ACCURACY_STRICT, TRAIN_SECONDS
+from grpo.core.metric_names import ACCURACY_STRICT, PHANTOM, TRAIN_SECONDS
 from grpo.core.text import format_setting
 from grpo.runs.saved_run import SavedRun
 
@@ -55,8 +55,14 @@ def truncate_text(text: str, most: int) -> str:
 
 
 def final_value(run: SavedRun, metric: str) -> float | None:
-    """A metric after training, or `train_seconds`; None if the run lacks it or it is not finite."""
-    value = (run.results if metric == TRAIN_SECONDS else run.results["after"]).get(metric)
+    """A metric after training, `train_seconds`, or the mean of `advantage_share/phantom` over the steps.
+
+    None if the run lacks it or it is not finite.
+    """
+    if metric == PHANTOM:
+        value = run.history[PHANTOM].mean() if PHANTOM in run.history else None
+    else:
+        value = (run.results if metric == TRAIN_SECONDS else run.results["after"]).get(metric)
     return float(value) if isinstance(value, int | float) and isfinite(value) else None
 
 

@@ -19,7 +19,14 @@ from grpo.core import files
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import parse_json_object
 from grpo.core.metric_format import METRIC_LABELS
-from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT, MEAN_COMPLETION_TOKENS, REWARD, SCORE_PREFIX
+from grpo.core.metric_names import (
+    ACCURACY_FLEXIBLE,
+    ACCURACY_STRICT,
+    MEAN_COMPLETION_TOKENS,
+    PHANTOM,
+    REWARD,
+    SCORE_PREFIX,
+)
 from grpo.core.text import plural
 from grpo.reports.arms import (
     PRIMARY_METRIC,
@@ -98,7 +105,8 @@ class SweepResults:
         rewards = dict.fromkeys(name for run in runs for name in run.results["after"] if name.startswith(SCORE_PREFIX))
         same_weights = all(run.weights == runs[0].weights for run in runs)
         labelled = [name for name in METRIC_LABELS if name != PRIMARY_METRIC and (same_weights or name != REWARD)]
-        return [name for name in (*labelled, *rewards) if any(final_value(run, name) is not None for run in runs)]
+        metrics = (*labelled, *rewards, PHANTOM)
+        return [name for name in metrics if any(final_value(run, name) is not None for run in runs)]
 
     @cached_property
     def problem_tables(self) -> dict[Path, pd.DataFrame | None]:

@@ -65,6 +65,11 @@ def solved(folder: Path, job: int, share: float) -> None:
     path.write_text(json.dumps(results))
 
 
+def phantom_shares(job: Path) -> list[float]:
+    steps = map(json.loads, (job / "metrics.jsonl").read_text().splitlines())
+    return [step["advantage_share/phantom"] for step in steps if "advantage_share/phantom" in step]
+
+
 def text(page: str) -> str:
     """What is read of a page, its figures left out."""
     page = re.sub(r"<(svg|style).*?</\1>", "", page, flags=re.DOTALL)
@@ -113,6 +118,8 @@ def test_page_and_table_agree_with_scipy(sweep) -> None:
         assert table.loc[(4, figure)]["mean"] == pytest.approx(fmean(each["after"][figure] for each in results))
         assert table.loc[(4, figure)]["both_low"] <= table.loc[(4, figure)]["low"]
     assert table.loc[(4, "train_seconds")]["mean"] == pytest.approx(fmean(each["train_seconds"] for each in results))
+    phantom = [fmean(shares) for shares in map(phantom_shares, (sweep / "3", sweep / "4", sweep / "5")) if shares]
+    assert table.loc[(4, "advantage_share/phantom")]["mean"] == pytest.approx(fmean(phantom))
 
 
 def test_missing_jobs_are_listed_and_not_averaged(sweep) -> None:
