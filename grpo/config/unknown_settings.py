@@ -32,6 +32,8 @@ def no_such_option(group: str, name: str, options: Sequence[str] | None) -> str:
 
 def no_such_setting(key: str, schema: type[Any]) -> str:
     """The message for an unknown setting `key`, with the names that the user may have meant."""
+    if key == "experiment" and not issubclass(schema, Config):
+        return f"{key}: this command takes no experiment; give it the settings, as in rewards=NAME."
     if "@" in key or key.partition(".")[0] == "experiment":
         file = _experiment_file() or key
         return f"{file}: a file of the group experiment starts with the line `# @package _global_`; add it."

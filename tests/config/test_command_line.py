@@ -124,6 +124,8 @@ def test_flags_may_follow_overrides(typed: str, arranged: str) -> None:
         ("grpo.audit -m 'rewards.int=range(0,1000000000)'", "a sweep of 1,000,000,000 jobs"),
         ("grpo.evaluate 'run=\"~nosuchuser/x\"'", "run=~nosuchuser/x: this machine has no user nosuchuser"),
         ("grpo.evaluate 'k=[[1]]'", "k=[[1]]: must be a list of whole numbers"),
+        ("grpo.audit experiment=gsm8k", "experiment: this command takes no experiment; give it the settings"),
+        ("grpo.evaluate experiment=gsm8k", "experiment: this command takes no experiment; give it the settings"),
         ("grpo.plan hardware=h100 hardware.memory=1e300", "hardware.memory=1e+300: must be between"),
     ],
     ids=lambda value: value[:40].encode("unicode_escape").decode(),
