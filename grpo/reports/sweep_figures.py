@@ -43,7 +43,7 @@ CURVES = {
     reward_mean("soft_format"): "Score of soft_format",
     MEAN_LENGTH: "Length of completions, tokens",
     ZERO_STD: "Groups without advantages",
-    PHANTOM: "Squared advantages where right answers do not vary",
+    PHANTOM: "Phantom share of squared advantages",
 }
 SHARE_METRICS = {CORRECT, ZERO_STD, PHANTOM, VALIDATION_ACCURACY}
 MAX_COLOURED_ARMS = len(HUES)  # arms with different colours
