@@ -1,9 +1,16 @@
 """The sweeps in conf/experiment: their jobs, composed."""
 
+import re
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
 import pytest
 
 from grpo.config.composition import compose
 from tests.helpers.sweeps import jobs_of
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -44,3 +51,23 @@ def test_the_arms_of_the_controls(typed: list[str], arms: list[tuple[str, bool]]
 def test_a_typed_value_replaces_a_shipped_one() -> None:
     jobs = jobs_of("experiment=sweep_k", "num_generations=2,4", "seed=7")
     assert [(job.config.num_generations, job.config.seed) for job in jobs] == [(2, 7), (4, 7)]
+
+
+def test_the_arms_of_the_phantom_advantage() -> None:
+    jobs = jobs_of("experiment=phantom")
+    algorithms, plain = [job.config.algorithm for job in jobs[::5]], compose([]).algorithm
+    assert algorithms == [
+        plain,
+        replace(plain, resample=3),
+        replace(plain, gate="correctness"),
+        replace(plain, estimator="gdpo"),
+        replace(plain, estimator="rloo"),
+    ]
+    assert [(job.config.algorithm, job.config.seed) for job in jobs] == [*product(algorithms, range(5))]
+    assert {job.completions_per_step for job in jobs} == {64}
+    weights = {name: weight for name, weight in jobs[0].config.rewards.items() if weight}
+    assert weights == {"correctness": 0.5, "overlong": 0.3}
+    page = (ROOT / "docs" / "phantom-advantage.md").read_text(encoding="utf-8")
+    assert [f"algorithm={arm}" for arm in re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)] == [
+        job.overrides[0] for job in jobs[::5]
+    ]
