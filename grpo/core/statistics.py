@@ -115,15 +115,16 @@ def crossed_t_test(differences: Floats) -> PairedTTest:
 
     Every seed answers the same problems, so the two are crossed. The squared half-widths of Student's intervals over
     the S means of seeds and over the E means of problems are added (Zou and Donner 2008). p is the level at which the
-    interval ends at zero. Both parts contain the variation of single answers, so the interval is conservative, as is
-    min F' (Clark 1973, The language-as-fixed-effect fallacy).
+    interval ends at zero; nan if the difference is the same in every seed and not zero. Both parts contain the
+    variation of single answers, so the interval is conservative, as is min F' (Clark 1973, The language-as-fixed-effect
+    fallacy).
     """
     from scipy.optimize import brentq
     from scipy.special import stdtrit
 
     over_seeds, over_problems = np.round(differences.mean(axis=1), 12), differences.mean(axis=0)
     mean, pairs = float(over_seeds.mean()), len(over_seeds)
-    if pairs == 1 or not np.ptp(over_seeds) or len(over_problems) == 1:
+    if pairs == 1 or len(over_problems) == 1:
         return paired_t_test(list(over_seeds), [0.0] * pairs)
     parts = [
         (len(values) - 1, float(np.std(values, ddof=1) ** 2 / len(values))) for values in (over_seeds, over_problems)
@@ -132,9 +133,12 @@ def crossed_t_test(differences: Floats) -> PairedTTest:
     def half_width(level: float) -> float:
         return sum(float(stdtrit(freedom, level / 2)) ** 2 * variance for freedom, variance in parts) ** 0.5
 
-    least = 1e-12  # the smallest p
-    p = brentq(lambda level: half_width(level) - abs(mean), least, 1.0) if half_width(least) > abs(mean) else least
-    return PairedTTest(mean, mean - half_width(0.05), mean + half_width(0.05), float(p), pairs)
+    p = least = 1e-12
+    if not np.ptp(over_seeds):
+        p = nan if mean else 1.0
+    elif half_width(least) > abs(mean):
+        p = float(brentq(lambda level: half_width(level) - abs(mean), least, 1.0))
+    return PairedTTest(mean, mean - half_width(0.05), mean + half_width(0.05), p, pairs)
 
 
 def seeds_needed(difference: float, sd: float, comparisons: int, problem_error: float = 0.0) -> int | None:

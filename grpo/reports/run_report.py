@@ -24,7 +24,7 @@ from grpo.core.metric_names import (
     reward_zero_std,
 )
 from grpo.core.text import format_bytes, format_setting, plural, with_sign
-from grpo.reports.figures import save_png, smoothing_window
+from grpo.reports.figures import Chart, save_png, smoothing_window
 from grpo.reports.headline import changes_sentence, is_significant_change
 from grpo.reports.page import write_page
 from grpo.reports.run_figures import reward_colours, run_charts
@@ -59,10 +59,23 @@ def write_run_report(folder: Path, figures: Path | None = None, out: Path | None
     if figures is not None:
         save_png(charts, figures)
     (out or folder).mkdir(parents=True, exist_ok=True)
+    return _write_page(run, RunDir(out or folder).report_html, charts, flatten(asdict(compose())))
+
+
+def write_job_page(run: SavedRun, defaults: dict[str, Any]) -> Path:
+    """Write `report.html` of a sweep's job into its folder, without charts, which take most of the time and space.
+
+    Args:
+        defaults: the settings of `python -m grpo.train` by their full keys.
+    """
+    return _write_page(run, RunDir(run.folder).report_html, [], defaults)
+
+
+def _write_page(run: SavedRun, path: Path, charts: list[Chart], defaults: dict[str, Any]) -> Path:
     return write_page(
-        RunDir(out or folder).report_html,
+        path,
         "report.html",
-        name=folder.resolve().name,
+        name=run.folder.resolve().name,
         run=run,
         headline=headline(run),
         attribution=attribution_rows(run),
@@ -74,7 +87,7 @@ def write_run_report(folder: Path, figures: Path | None = None, out: Path | None
         charts=charts,
         window=smoothing_window(len(run.history)),
         logged_steps=f"{len(run.history):,} logged {plural(len(run.history), 'step')}",
-        settings=changed_settings(run.settings),
+        settings=changed_settings(run.settings, defaults),
         facts=run_facts(run),
         phases=phase_rows(run.results.get("seconds", {})),
         command=shlex.join(["python", "-m", "grpo.train", *run.overrides]),
@@ -167,9 +180,9 @@ def transcripts_by_question(run: SavedRun) -> list[dict[str, Any]]:
     return [{"question": question, **transcript} for question, transcript in questions.items()]
 
 
-def changed_settings(settings: dict[str, Any]) -> list[tuple[str, str, str]]:
+def changed_settings(settings: dict[str, Any], defaults: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(key, default, here) of every setting that differs from the defaults of `python -m grpo.train`."""
-    defaults, here = flatten(asdict(compose())), flatten(settings)
+    here = flatten(settings)
     keys = [*here, *(key for key in defaults if key not in here)]
     return [
         (key, format_setting(defaults.get(key)), format_setting(here.get(key)))

@@ -18,6 +18,7 @@ from grpo.core.files import atomic_write
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter
 from grpo.core.statistics import PairedTTest
 from grpo.core.text import plural, replace_surrogates, with_sign
+from grpo.reports.arm_details import arm_details, job_links, write_job_pages
 from grpo.reports.arms import PRIMARY_METRIC, Arm, parse_number
 from grpo.reports.baseline import choose_baseline
 from grpo.reports.control_section import control_section
@@ -87,6 +88,9 @@ def write_sweep_report(
     labels = {arm.name: arm.difference_from(base) for arm in sweep.arms} if base else {}
     drawn = draw_charts(sweep, base, hues, effects, arms_with_runs, labels)
     controls = control_section(sweep, base, hues, labels) if base and contrasts else None
+    rewards, details = arm_details(arms_with_runs)
+    if folder.resolve() == sweep.folder.resolve():
+        write_job_pages([run for arm in arms_with_runs for run in arm.runs.values()])
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "sweep.csv") as partial:
         results_table(sweep, base, contrasts).to_csv(partial, index=False)
@@ -121,6 +125,9 @@ def write_sweep_report(
         hues=hues,
         drawn=drawn,
         controls=controls,
+        rewards=rewards,
+        details=details,
+        job_links=job_links(sweep, folder),
     )
     if figures is not None:
         save_png([*drawn.all_charts, *(controls.charts if controls else ())], figures)
@@ -219,7 +226,7 @@ def arm_rows(arms: list[Arm], baseline: Arm, contrasts: Mapping[str, Contrast]) 
     rows = []
     for arm in arms:
         values = [*arm.values(PRIMARY_METRIC).values()]
-        row: dict[str, Any] = {"name": arm.name, "seeds": len(values), "baseline": arm is baseline}
+        row: dict[str, Any] = {"name": arm.name, "runs": arm.runs, "baseline": arm is baseline}
         if values:
             row["mean"] = format_metric(PRIMARY_METRIC, fmean(values))
             row["sd"] = label_and_formatter(PRIMARY_METRIC)[1](stdev(values)) if len(values) > 1 else None

@@ -92,7 +92,12 @@ def test_a_crossed_test_adds_the_squared_half_widths_over_seeds_and_over_problem
     # Without a part that varies over problems, it is the paired t test over seeds.
     constant = np.repeat(differences[:, :1], 50, axis=1)
     assert crossed_t_test(constant).p == pytest.approx(paired_t_test(list(constant[:, 0]), [0.0] * 4).p)
-    assert np.isnan(crossed_t_test(np.ones((3, 50))).p) and np.isnan(crossed_t_test(differences[:1]).p)
+    assert np.isnan(crossed_t_test(differences[:1]).p)
+    # The same difference in every seed: an interval over problems, and no test.
+    same = crossed_t_test(np.tile(differences[:1], (3, 1)))
+    over_problems = paired_t_test(list(differences[0]), [0.0] * 50)
+    assert (same.low, same.high) == pytest.approx((over_problems.low, over_problems.high)) and np.isnan(same.p)
+    assert crossed_t_test(np.zeros((3, 50))).p == 1.0
 
 
 def test_seeds_needed_agree_with_statsmodels_and_with_simulated_sweeps() -> None:

@@ -37,15 +37,18 @@ def made_up(folder: Path, *overrides: str, right: float | list[bool] = 0.5, **re
     after = {"accuracy_strict": accuracy, "accuracy_flexible": accuracy, "strict_format": 1.0, "soft_format": 1.0}
     after |= {"truncated": 0.0, "mean_completion_tokens": 30 + accuracy, "reward": 2 * accuracy}
     after |= {f"rewards/{name}": 0.5 for name in config.rewards} | {"rewards/correctness": 2 * accuracy}
+    accuracies = ("accuracy_strict", "accuracy_flexible")
+    figures = {"n": len(problems), "intervals": {name: [accuracy, accuracy] for name in accuracies}} | after
+    change = {name: {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0} for name in accuracies}
     batch = {"num_generations": config.num_generations, "prompts_per_step": config.prompts_per_step}
     written = {
-        "before": after,
-        "after": {"n": len(problems)} | after,
-        "difference": {},
+        "before": figures,
+        "after": figures,
+        "difference": change,
         "steps": 10,
         "stopped_by": None,
         "examples": [],
-        "problems": {},
+        "problems": {"train": 1_000, "held_out": len(problems)},
         "batch": batch | {"per_device": 1, "accumulation": 1, "world_size": 1},
         "device": "cpu",
         "threads": 1,
@@ -57,11 +60,12 @@ def made_up(folder: Path, *overrides: str, right: float | list[bool] = 0.5, **re
     (folder / "results.json").write_text(json.dumps(written | results))
     (folder / "evaluations").mkdir()
     table = {"problem": range(len(problems)), "sample": 0, "question": [f"Q{i}" for i in range(len(problems))]}
-    table |= {"gold": "1", "accuracy_strict": problems, "tokens": 30, "truncated": False}
+    table |= {"gold": "1", "completion": "1", "accuracy_strict": problems, "tokens": 30, "truncated": False}
     pd.DataFrame(table).to_parquet(folder / "evaluations" / "after.parquet")
     steps = [
         {"step": step, "reward": accuracy * step, "completions/mean_length": 20.0 + step, "frac_reward_zero_std": 0.5}
         | {f"rewards/{name}/mean": accuracy * step / 10 for name in asdict(config)["rewards"]}
+        | {f"groups/zero_std/{name}": 0.5 for name in config.rewards}
         for step in range(1, 11)
     ]
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(step)}\n" for step in steps))

@@ -99,7 +99,7 @@ def test_page_and_table_agree_with_scipy(sweep) -> None:
     assert "<script" not in page
     test = ttest_rel(right[4], right[2])
     low, high = test.confidence_interval()
-    cells = ["num_generations=4", "3", "83.3% (14.4)", "+50.0", f"{low * 100:.1f} to {high * 100:.1f}", "–"]
+    cells = ["num_generations=4", "0 1 2", "83.3% (14.4)", "+50.0", f"{low * 100:.1f} to {high * 100:.1f}", "–"]
     assert " ".join([*cells, f"{test.pvalue:.2g}", f"{test.pvalue:.2g}"]) in text(page)
     assert f"differences from num_generations=2 below about {(high - low) * 50:.1f} points are not significant" in text(
         page
@@ -139,7 +139,7 @@ def test_missing_jobs_are_listed_and_not_averaged(sweep) -> None:
     assert "Without a step: 6, 7, 8." in page
     assert "job 5 · num_generations=4 seed=2 Ended early, by the alarm no_signal at step 1; its results count" in page
     # Two seeds each, one of them in common.
-    assert "num_generations=4 2 50.0% (70.7) -50.0 1 in common unknown – – –" in page
+    assert "num_generations=4 0 2 50.0% (70.7) -50.0 1 in common unknown – – –" in page
     assert "python -m grpo.train -m ..." in page
 
 
