@@ -42,11 +42,9 @@ from grpo.runs.provenance import collect_provenance
 from grpo.runs.results import STOPPED_BY_PRUNING
 from grpo.runs.run_dir import RunDir
 from grpo.runs.signature import sign
-from grpo.tasks.splits import load_splits
-from grpo.tasks.tokenized_format import check_tokenized_format
-from grpo.tasks.train_set import check_count, select_train_examples
 from grpo.training.environment import check_environment
 from grpo.training.policy_evaluator import PolicyEvaluator, answers_before_and_after
+from grpo.training.run_inputs import load_policy, load_problems
 from grpo.training.run_output import banner, notes_on_policy, out_of_memory_advice, say_results
 from grpo.training.run_provenance import record_provenance
 from grpo.training.trackers.interface import NoTracker
@@ -138,14 +136,7 @@ class Session:
         for warning in (slow_bfloat16_warning(config), lora_learning_rate_warning(config)):
             if warning:
                 say(warning)
-        with spinner("loading the data"):
-            self.splits = load_splits(config.data, validation=config.eval_steps is not None)
-        for note in self.splits.notes:
-            say(note)
-        check_count(self.splits.train, config)
-        for examples in (self.splits.train, self.splits.held_out, self.splits.validation):
-            if examples:
-                self.rewards.check_columns(examples, f"data={config.data.name}")
+        self.splits = load_problems(config, self.rewards)
         if is_loaded_from_hub(config.model):
             prepare_hub()
         with spinner("importing PyTorch and Transformers"):
@@ -169,17 +160,11 @@ class Session:
         """Load policy and tokenizer and tokenize the training set; returns notes for the user."""
         import torch
 
-        from grpo.policy.compatibility import prepare_policy
-        from grpo.policy.loading import build_policy, build_tokenizer
         from grpo.policy.sharding import full_copy
 
-        config, splits = self.config, self.splits
-        self.tokenizer = build_tokenizer(config.model)
-        self.train_examples, notes = select_train_examples(splits.train, self.tokenizer, config)
-        notes += check_tokenized_format(self.tokenizer, config)
-        policy: Any = build_policy(config.model, config.seed)
-        problems = (*splits.examples, *self.train_examples, *splits.validation, *splits.held_out)
-        notes += prepare_policy(policy, self.tokenizer, [example.prompt for example in problems], config)
+        config = self.config
+        loaded = load_policy(config, self.splits)
+        self.tokenizer, self.train_examples, policy = loaded.tokenizer, loaded.train_examples, loaded.policy
         # The sampler of this config evaluates. With rollout=fast, training uses it, too; with others, TRL samples
         # (grpo/training/sampling_adapter.py).
         self.evaluation_config = replace(config, rollout=evaluation_rollout(config.rollout))
@@ -188,7 +173,7 @@ class Session:
         else:
             sampling_model = policy.to(config.device)
         self.policy, self.sampling_model = policy, sampling_model
-        return notes
+        return loaded.notes
 
     def _build_evaluator(self) -> PolicyEvaluator:
         return PolicyEvaluator(

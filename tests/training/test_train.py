@@ -313,7 +313,7 @@ def test_a_missing_package_is_named_before_anything_is_loaded(
     here = find_spec
     monkeypatch.setattr("grpo.core.packages.find_spec", lambda name: None if name == package else here(name))
     monkeypatch.setattr(
-        "grpo.training.session.load_splits", lambda *args, **kwargs: pytest.fail("problems were loaded")
+        "grpo.training.run_inputs.load_splits", lambda *args, **kwargs: pytest.fail("problems were loaded")
     )
     with pytest.raises(UserError, match=re.escape(said)):
         train(override)
