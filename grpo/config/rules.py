@@ -10,7 +10,7 @@ from typing import Any
 from grpo.config.data_settings import DATA_SETTINGS
 from grpo.config.limits import MAX_COMPLETIONS, MAX_JOBS, MAX_PROBLEMS, MAX_STEPS, MAX_TOKENS, MAX_WEIGHT
 from grpo.config.samplers import SAMPLER_SETTINGS
-from grpo.config.schema import TRL_SCALES, AuditConfig, Config, EvaluateConfig, PlanConfig
+from grpo.config.schema import TRL_SCALES, AuditConfig, Config, EvaluateConfig, PlanConfig, PreflightConfig
 
 # Whether a value is allowed, and the rule as text.
 Rule = tuple[Callable[[Any], bool], str]
@@ -198,6 +198,12 @@ RULES[PlanConfig] = RULES[Config] | {
     "hardware.flops_fp32": between(1, 1e21),
     "hardware.bandwidth": between(1, 1e18),
     "hardware.link": between(1, 1e18),
+}
+RULES[PreflightConfig] = RULES[PlanConfig] | {
+    "problems": between(1, MAX_PROBLEMS),
+    "samples": between(2, 1_000, "a group has at least two completions"),
+    "minutes": between(0.01, 100_000),
+    "fail_on": one_of("warning", "note"),
 }
 
 WEIGHT_RULE = between(-MAX_WEIGHT, MAX_WEIGHT, "advantages are computed in float32")

@@ -42,3 +42,12 @@ def evaluation_rollout(rollout: RolloutConfig) -> RolloutConfig:
     if rollout.name in ENGINES:
         return RolloutConfig("fast", native=True, kernels="torch")
     return replace(rollout, top_p=None, top_k=None, min_p=None, repetition_penalty=None)
+
+
+def sampler_in_process(rollout: RolloutConfig) -> RolloutConfig:
+    """The sampler that samples in this process, and from the same distribution, as the training with `rollout` does."""
+    if rollout.name not in ENGINES:
+        return rollout
+    if parameters := non_neutral_sampling(rollout):
+        return RolloutConfig("generate", **parameters)  # type: ignore[arg-type]
+    return RolloutConfig("fast", native=True, kernels="torch")

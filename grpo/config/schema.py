@@ -5,11 +5,11 @@ some options of a group have it. Nothing in `grpo.config` imports torch.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 DEFAULT_CORRECT_BY = "correctness"  # the value of correct_by in conf/common.yaml, and of runs that did not save it
 
@@ -307,6 +307,16 @@ class PlanConfig(Config):
     hardware: HardwareConfig | None = None
 
 
+@dataclass(kw_only=True)
+class PreflightConfig(PlanConfig):
+    """A training run whose policy is asked before it is trained."""
+
+    problems: int
+    samples: int | None
+    minutes: float | None
+    fail_on: str | None
+
+
 @dataclass
 class SweeperConfig:
     """The settings of conf/hydra/sweeper/grid.yaml, which optuna.yaml has as well."""
@@ -330,12 +340,21 @@ class SearchConfig(SweeperConfig):
     trial: int | None
 
 
+def extension(schema: type[Any], base: type[Any]) -> DictConfig:
+    """A node of `schema` that is composed after the values of `base` and leaves them as they are."""
+    node: DictConfig = OmegaConf.structured(schema)
+    for item in fields(base):
+        node[item.name] = MISSING
+    return node
+
+
 AnyConfig = CommonConfig | AuditConfig  # the settings of a command
 
 ConfigStore.instance().store(name="schema", node=Config)
 ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
 ConfigStore.instance().store(name="audit_schema", node=AuditConfig)
-ConfigStore.instance().store(name="plan_schema", node=PlanConfig)
+ConfigStore.instance().store(name="plan_schema", node=extension(PlanConfig, Config))
+ConfigStore.instance().store(name="preflight_schema", node=extension(PreflightConfig, PlanConfig))
 
 
 def divide(number: int, divisor: int) -> int:

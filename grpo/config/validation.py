@@ -30,6 +30,7 @@ from grpo.config.schema import (
     EvaluateConfig,
     FormatConfig,
     ModelConfig,
+    PreflightConfig,
     RolloutConfig,
 )
 from grpo.core.errors import UserError, shorten
@@ -136,6 +137,8 @@ def check_config(config: AnyConfig) -> None:
             raise UserError("model.load_in_4bit=true: 4-bit weights are not trained; add model.lora_rank=16.")
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config)
+    if isinstance(config, PreflightConfig):
+        _check_preflight(config)
 
 
 def _check_weights(rewards: dict[str, Any]) -> None:
@@ -315,3 +318,16 @@ def _check_evaluation(config: EvaluateConfig) -> None:
     for name, value in non_neutral_sampling(config.rollout).items():
         if config.temperature == 0 and name != "repetition_penalty":
             raise UserError(f"rollout.{name}={value}: has no effect on greedy decoding; add temperature=1.0.")
+
+
+def _check_preflight(config: PreflightConfig) -> None:
+    if config.resume is not None:
+        raise UserError(
+            f"resume={config.resume}: a preflight asks a policy before its training; type the settings of the run "
+            "instead of resume=."
+        )
+    if config.samples is not None and config.samples < config.num_generations:
+        raise UserError(
+            f"samples={config.samples}: a group of the run has num_generations={config.num_generations} completions, "
+            f"so its forecast needs as many of each problem; set samples={config.num_generations}, or leave it out."
+        )

@@ -1,14 +1,16 @@
 """Every shipped option composes, and every user error gives a message of one line."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 
 import pytest
 import yaml
+from hydra import compose as hydra_compose
 
-from grpo.config.composition import compose
+from grpo.config.composition import compose, config_search_path, load_config
 from grpo.config.groups import CONF, option_names
+from grpo.config.hydra_errors import translate_errors
 from grpo.config.samplers import SAMPLER_SETTINGS
-from grpo.config.schema import Config, EvaluateConfig, PlanConfig
+from grpo.config.schema import Config, EvaluateConfig, PlanConfig, PreflightConfig
 from grpo.config.validation import check_config
 from grpo.core.errors import UserError
 from grpo.plan import compose_plan
@@ -73,11 +75,22 @@ def test_a_placebo_is_of_any_stack(overrides: list[str], stack: str, placebo: bo
     assert (config.rewards, config.placebo) == (compose([f"rewards={stack}"]).rewards, placebo)
 
 
+@pytest.mark.parametrize(("command", "schema"), [("plan", PlanConfig), ("preflight", PreflightConfig)])
+def test_commands_that_extend_training_have_its_settings(command: str, schema: type[Config]) -> None:
+    """Groups whose values differ from the defaults in the schema, too."""
+    typed = ["format=boxed", "algorithm=gdpo", "data=countdown", "correct_by=int"]
+    with config_search_path(), translate_errors(schema):
+        extended = asdict(load_config(hydra_compose(command, typed), schema))
+    settings = asdict(compose(typed))
+    assert {key: extended[key] for key in settings} == settings
+
+
 def test_every_setting_has_a_comment() -> None:
     commands = (
         (Config, ["common", "format/tags", "config"]),
         (EvaluateConfig, ["common", "format/tags", "evaluate"]),
         (PlanConfig, ["common", "format/tags", "config", "plan"]),
+        (PreflightConfig, ["common", "format/tags", "config", "plan", "preflight"]),
     )
     for schema, files in commands:
         text = "\n".join((CONF / f"{file}.yaml").read_text() for file in files)

@@ -6,12 +6,20 @@ import pytest
 
 from grpo.config.keys import schema_keys
 from grpo.config.rules import COMMON_RULES, RULES, SWEEPER_RULES, WEIGHT_RULE
-from grpo.config.schema import AuditConfig, CommonConfig, Config, EvaluateConfig, PlanConfig, SearchConfig
+from grpo.config.schema import (
+    AuditConfig,
+    CommonConfig,
+    Config,
+    EvaluateConfig,
+    PlanConfig,
+    PreflightConfig,
+    SearchConfig,
+)
 from tests.helpers.refusals import refusal_of
 
 
 def schemas() -> list[tuple[type[Any], dict[str, Any]]]:
-    of = [(schema, COMMON_RULES | RULES[schema]) for schema in (Config, EvaluateConfig, PlanConfig)]
+    of = [(schema, COMMON_RULES | RULES[schema]) for schema in (Config, EvaluateConfig, PlanConfig, PreflightConfig)]
     return [*of, (AuditConfig, RULES[AuditConfig]), (SearchConfig, SWEEPER_RULES)]
 
 

@@ -60,7 +60,9 @@ def test_lines_wrap_at_spaces_and_paths_and_commands_are_not_broken(message: str
         assert [word for word in words if word != "name"] == message.split()
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "plan", "audit", "sample", "reproduce", "report"])
+@pytest.mark.parametrize(
+    "command", ["train", "evaluate", "plan", "preflight", "audit", "sample", "reproduce", "report"]
+)
 def test_help_has_lines_of_80_columns_without_a_broken_word(command: str, monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("sys.argv", [f"grpo.{command}", "--help"])

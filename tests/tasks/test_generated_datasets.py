@@ -116,7 +116,7 @@ def test_a_dataset_chooses_rewards_unless_they_are_typed_or_set_by_an_experiment
     assert compose([]).rewards["int"] == 1.0
 
 
-@pytest.mark.parametrize("command", ["evaluate", "plan"])
+@pytest.mark.parametrize("command", ["evaluate", "plan", "preflight"])
 def test_other_commands_have_the_rewards_of_the_dataset(command: str) -> None:
     with config_search_path():
         assert "int" not in hydra_compose(command, ["data=countdown"]).rewards

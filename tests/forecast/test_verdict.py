@@ -1,0 +1,114 @@
+"""The verdict on made-up completions: situation -> the causes that it names, and what it says to type."""
+
+import pytest
+
+from grpo.evaluation.completion import Completion
+from grpo.forecast.verdict import headline, judge
+from tests.helpers.preflight import made_up
+
+
+def exact(answer: int) -> str:
+    return f"<reasoning>\n2 + 3\n</reasoning>\n<answer>\n{answer}\n</answer>\n"
+
+
+def inline(answer: int) -> str:
+    return f"<reasoning>2 + 3</reasoning><answer>{answer}</answer>"
+
+
+RIGHT, WRONG, BARE = exact(5), exact(6), "The answer is 6."
+MIXED = [RIGHT, RIGHT, WRONG, BARE]
+THINK = ["<think>x</think><solution>5</solution>", "<think>x</think><solution>6</solution>"] * 2
+BOXED = [r"It is \boxed{5}.", r"It is \boxed{6}."] * 2
+
+SITUATIONS = {
+    "mixed groups": ([MIXED] * 8, [], [], ""),
+    "an answer without the format": (
+        [["The answer is 5.", BARE] * 2] * 8,
+        [],
+        ["format_not_sampled"],
+        "system_prompt=",
+    ),
+    "other tags": ([THINK] * 8, [], ["format_not_sampled"], "format.reasoning=think format.answer=solution"),
+    "boxes": ([BOXED] * 8, [], ["format_not_sampled"], "format=boxed"),
+    "tags where boxes are asked for": (
+        [MIXED] * 8,
+        ["format=boxed"],
+        ["format_not_sampled"],
+        "format=tags format.reasoning=reasoning format.answer=answer",
+    ),
+    "never right": ([[WRONG, WRONG, BARE, BARE]] * 8, [], ["too_hard"], "data.max_steps=2"),
+    "always right": ([[RIGHT, inline(5)] * 2] * 8, [], ["too_easy"], "data.min_steps=4"),
+    "right or wrong by problem": ([[RIGHT, inline(5)] * 2] * 3 + [[WRONG, BARE] * 2] * 5, [], ["too_hard"], "data."),
+    "truncated": (
+        [[Completion("<reasoning>\n2 +", 64, True)] * 3 + [BARE]] * 8,
+        [],
+        ["truncated"],
+        "max_completion_length=128",
+    ),
+    "a reward that is never earned": (
+        [[inline(5), inline(6)] * 2] * 8,
+        [],
+        ["constant_reward"],
+        "rewards.strict_format=0",
+    ),
+    "rewards that are always earned": ([[RIGHT, WRONG] * 2] * 8, [], ["constant_reward"], "rewards.int=0"),
+    "no reward varies": (
+        [[RIGHT, WRONG] * 2] * 8,
+        ["rewards=correctness_only", "rewards.correctness=0", "rewards.strict_format=1"],
+        ["constant_reward"],
+        "python -m grpo.audit",
+    ),
+    "one reward is large": ([MIXED] * 8, ["rewards.xmlcount=50"], ["reward_drowns_others"], "rewards.xmlcount=12.5"),
+    "a reward is negative": (
+        [MIXED] * 8,
+        ["rewards.int=-1"],
+        ["reward_opposes_total", "rewards_disagree"],
+        "rewards.int=0",
+    ),
+    "format pays more than a right answer": (
+        [[inline(5), inline(5), WRONG, BARE]] * 8,
+        ["rewards.correctness=0.1"],
+        ["wrong_outscores_right"],
+        "Raise rewards.correctness, or lower rewards.strict_format",
+    ),
+    "advantages mostly in groups without a right answer": (
+        [MIXED] * 3 + [[WRONG, BARE] * 2] * 7,
+        [],
+        ["phantom"],
+        "algorithm.gate=correctness",
+    ),
+    "a gate leaves out what differs": (
+        [MIXED] * 2 + [[WRONG, BARE] * 2] * 5,
+        ["algorithm.gate=correctness"],
+        [],
+        "",
+    ),
+    "few groups differ": (
+        [[RIGHT, WRONG] * 2] * 9 + [MIXED],
+        ["rewards=correctness_only", "rewards.correctness=0", "rewards.strict_format=1"],
+        ["no_signal"],
+        "temperature=1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("completions", "settings", "causes", "typed"), SITUATIONS.values(), ids=SITUATIONS)
+def test_the_verdict_names_the_causes(completions, settings: list[str], causes: list[str], typed: str) -> None:
+    forecast = made_up(completions, "num_generations=4", *settings)
+    advice = judge(forecast)
+    assert [each.cause for each in advice if each.level == "warning" or each.cause in causes][: len(causes)] == causes
+    unexpected = {each.cause for each in advice if each.level == "warning"} - {*causes}
+    assert not unexpected, advice
+    assert typed in "".join(each.change for each in advice)
+    goes = not any(each.level == "warning" for each in advice)
+    assert headline(forecast, advice).startswith("Go: " if goes else "Change the set-up first: ")
+
+
+def test_the_numbers_of_a_forecast() -> None:
+    forecast = made_up([MIXED] * 4, "num_generations=4")
+    assert forecast.group.mixed == (1.0, pytest.approx(0.51, abs=0.01), 1.0)  # Wilson's interval of 4 of 4
+    assert forecast.histogram["up to 1/2"] == 4
+    assert forecast.missing_k == [8, 16, 32] and list(forecast.groups) == [2, 4]
+    assert forecast.groups[2].mixed.value == pytest.approx(2 / 3)
+    # A prompt of 20 tokens and two completions of 10.
+    assert forecast.groups[2].mixed_per_1000_tokens == pytest.approx(1000 * (2 / 3) / 40)
