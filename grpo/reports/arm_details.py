@@ -68,7 +68,7 @@ def job_links(sweep: SweepResults, folder: Path) -> dict[str, str]:
 
 
 def arm_details(arms: Sequence[Arm]) -> tuple[list[str], list[ArmDetails]]:
-    """The rewards of the arms, and the details of each, in the same order.
+    """The rewards of the arms, none if no shares are logged, and the details of each arm.
 
     The answers are those of the lowest seed that all arms have; of an arm's own lowest seed if there is none.
     """
@@ -82,7 +82,8 @@ def arm_details(arms: Sequence[Arm]) -> tuple[list[str], list[ArmDetails]]:
         details.append(
             ArmDetails(arm, [*shares, _mean_over_runs(arm, PHANTOM)], seed, _first_answers(run), run.answer_format.tags)
         )
-    return rewards, details
+    has_shares = any("%" in cell for each in details for cell in each.shares)
+    return rewards if has_shares else [], details
 
 
 def _share(arm: Arm, reward: str) -> str:

@@ -82,4 +82,5 @@ def test_the_arms_answer_the_same_problems_folded_under_their_names(sweep) -> No
     (sweep / "0" / "results.json").unlink()
     (sweep / "3" / "evaluations" / "after.parquet").unlink()
     page = page_of(sweep)
+    assert "Which rewards moved each arm" not in page  # no shares are logged
     assert page.count("<details>") == 1 and "\n1/0\n" in page
