@@ -52,7 +52,7 @@ def sections() -> "list[Section]":
             overlay("Validation problems right inside <answer>, 95% interval", f"eval/accuracy_strict{INTERVAL}"),
             BarPlot(
                 title="Held-out problems right inside <answer> (strict) and as last number (flexible)",
-                metrics=HELD_OUT,
+                metrics=[*HELD_OUT],
             ),
         ),
         section(
