@@ -21,7 +21,7 @@ def check_algorithm(config: Config) -> None:
 
 
 def _check_estimator(algorithm: AlgorithmConfig, num_generations: int) -> None:
-    if algorithm.scale_rewards is not None and algorithm.estimator not in TRL_SCALES.values():
+    if algorithm.scale_rewards is not None and algorithm.estimator not in ("group_std", algorithm.advantage_estimator):
         raise UserError(
             f"algorithm.scale_rewards={algorithm.scale_rewards}: is another name of "
             f"algorithm.estimator={TRL_SCALES[algorithm.scale_rewards]}, and algorithm.estimator={algorithm.estimator} "

@@ -14,9 +14,13 @@ from grpo.config.keys import flatten
 from grpo.config.weights import format_weight, format_weights
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter, ordered_metrics
 from grpo.core.metric_names import (
+    CORRECT,
+    GROUPS_DISCARDED,
+    GROUPS_DRAWN,
     PHANTOM,
     PHANTOM_ALL_CORRECT,
     PHANTOM_NONE_CORRECT,
+    PROMPTS_CONSUMED,
     abstained,
     advantage_flips,
     advantage_share,
@@ -80,6 +84,7 @@ def _write_page(run: SavedRun, path: Path, charts: list[Chart], defaults: dict[s
         headline=headline(run),
         attribution=attribution_rows(run),
         phantom=phantom_sentence(run),
+        resampling=resampling_sentence(run),
         abstentions=abstentions(run),
         changes=change_rows(run),
         transcripts=transcripts_by_question(run),
@@ -134,6 +139,18 @@ def phantom_sentence(run: SavedRun) -> str:
     return (
         f"{none_correct:.1%} of the squared advantages are in groups whose answers are all wrong, {all_correct:.1%} in "
         "groups whose answers are all right: right answers make no difference there."
+    )
+
+
+def resampling_sentence(run: SavedRun) -> str:
+    """How many groups were selected out of how many; empty without algorithm.resample."""
+    if GROUPS_DRAWN not in run.history:
+        return ""
+    drawn, discarded, correct = (run.history[key] for key in (GROUPS_DRAWN, GROUPS_DISCARDED, CORRECT))
+    return (
+        f"Groups are selected (algorithm.resample): {run.history[PROMPTS_CONSUMED].max():,.0f} were sampled, and "
+        f"{discarded.sum() / drawn.sum():.0%} of them replaced. Shares, scores and the figures describe the others. Of "
+        f"all completions sampled, {(correct * drawn).sum() / drawn.sum():.1%} were right."
     )
 
 

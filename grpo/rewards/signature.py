@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from grpo.core.errors import UserError, shorten, suggest_name
 
@@ -55,7 +56,7 @@ class Reward:
         inputs: the parameters that take a value of the framework, such as `gold`.
         required: the other parameters without default: columns of the dataset, or values of reward_args.
         defaults: the parameters with a default, inputs among them.
-        types: parameter -> the type of its values, if the default or the annotation tells.
+        types: parameter -> the types of its values, if the default or the annotation tells.
         messages: whether completions are lists of chat messages, as TRL has them, or texts.
         takes_rest: whether it has **kwargs.
         on_timeout: the score of a completion for which it takes longer than reward_timeout.
@@ -67,7 +68,7 @@ class Reward:
     inputs: tuple[str, ...]
     required: tuple[str, ...]
     defaults: Mapping[str, Any]
-    types: Mapping[str, type]
+    types: Mapping[str, tuple[type, ...]]
     messages: bool
     takes_rest: bool
     on_timeout: TimeoutScore = NOT_STATED
@@ -95,9 +96,9 @@ class Reward:
             if parameter not in self.options:
                 parameters = suggest_name(parameter, self.options) if self.options else " It has none to set."
                 raise UserError(f"{key}: the reward '{self.name}' has no such parameter.{parameters}")
-            kind = self.types.get(parameter)
-            if kind is not None and not _has_type(value, kind):
-                raise UserError(f"{key}={shorten(value)}: must be {TYPE_NAMES.get(kind, kind.__name__)}.")
+            kinds = self.types.get(parameter)
+            if kinds and not any(_has_type(value, kind) for kind in kinds):
+                raise UserError(f"{key}={shorten(value)}: must be {' or '.join(TYPE_NAMES[kind] for kind in kinds)}.")
 
 
 TYPE_NAMES: dict[type, str] = {
@@ -107,6 +108,7 @@ TYPE_NAMES: dict[type, str] = {
     str: "text",
     list: "a list",
     dict: "a mapping",
+    NoneType: "null",
 }
 
 
@@ -141,7 +143,7 @@ def read_signature(
         inputs=tuple(key for key in named if key in RESERVED),
         required=tuple(key for key in named if key not in RESERVED and key not in defaults),
         defaults=defaults,
-        types={key: kind for key, item in named.items() if (kind := _value_type(item)) is not None},
+        types={key: kinds for key, item in named.items() if (kinds := _value_types(item))},
         messages=messages,
         takes_rest=takes_rest,
         on_timeout=on_timeout,
@@ -190,11 +192,13 @@ def _takes_messages(annotation: Any, default: bool) -> bool:
     return False if TEXTS.search(text) else default
 
 
-def _value_type(parameter: inspect.Parameter) -> type | None:
-    """The type of a parameter's values by its annotation, else by its default; None if neither tells."""
+def _value_types(parameter: inspect.Parameter) -> tuple[type, ...]:
+    """The types of a parameter's values by its annotation, else by its default; none if neither tells."""
     is_annotated = parameter.annotation is not inspect.Parameter.empty
     kind = parameter.annotation if is_annotated else type(parameter.default)
-    return kind if isinstance(kind, type) and kind in TYPE_NAMES else None  # others, as `float | None`, are not checked
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    are_named = all(isinstance(item, type) and item in TYPE_NAMES for item in kinds)
+    return kinds if are_named and kinds != (NoneType,) else ()  # others, as `list[str]`, are not checked
 
 
 def _has_type(value: Any, kind: type) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.schema import DataConfig
-from grpo.core.errors import UserError
+from grpo.core.errors import UserError, shorten
 from grpo.core.paths import display_path
 from grpo.tasks.columns import recognize_question, require_value
 from grpo.tasks.example import Example
@@ -31,6 +31,11 @@ def select_by_solve_rate(examples: list[Example], config: DataConfig, notes: lis
         lows, highs = zip(*config.curriculum.values(), strict=True)
         low, high = min(lows), max(highs)
     known = [example for example in examples if example.key in rates]
+    if not known:
+        raise UserError(
+            f"data.difficulty={path}: none of its {len(rates):,} questions is one of the {len(examples):,} training "
+            f"problems, of which the first is {shorten(examples[0].question)!r}; give the file for this data."
+        )
     selected = [example for example in known if low <= rates[example.key] <= high]
     counts = (
         f"{len(selected):,} of {len(examples):,} training problems have a solve rate from {low:g} to {high:g} in "

@@ -5,6 +5,7 @@ no rewards.
 """
 
 from collections.abc import Callable, Collection, Iterator
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,8 @@ class EpochSeededSampler(IndexSampler):
 class CurriculumSampler(EpochSeededSampler):
     """TRL's `RepeatSampler` with the prompts of each rollout drawn from the window of its first step.
 
-    An epoch has as many rollouts as without a curriculum.
+    An epoch has as many rollouts as without a curriculum, except the last one, which ends with the run: the data loader
+    asks for one rollout more than is trained on, and there may be no problems in its window.
 
     Args:
         steps: optimizer steps that share a rollout.
@@ -72,8 +74,9 @@ class CurriculumSampler(EpochSeededSampler):
         prompts, repeats = self.sampler.batch_size, self.sampler.repeat_count
         rollouts = self.sampler.num_samples // prompts
         order = PromptOrder(self.sampler.num_samples, self.sampler.seed + 1)  # another one than that of further prompts
-        for rollout in range((self.epoch + 1) * rollouts):
-            batch = order.take(prompts, self.curriculum.outside(rollout * self.steps, self.last_step()))
+        last_step = self.last_step()
+        for rollout in range(min((self.epoch + 1) * rollouts, ceil(last_step / self.steps))):
+            batch = order.take(prompts, self.curriculum.outside(rollout * self.steps, last_step))
             if rollout >= self.epoch * rollouts:
                 for _ in range(repeats):
                     yield from (prompt for prompt in batch for _ in range(self.sampler.mini_repeat_count))

@@ -29,6 +29,11 @@ OLD = (
             "algorithm.estimator=rloo is chosen; leave out one of them.",
         ),
         (
+            ["algorithm=dr_grpo", "algorithm.scale_rewards=batch"],
+            "algorithm.scale_rewards=batch: is another name of algorithm.estimator=batch_std, and "
+            "algorithm.estimator=no_scaling is chosen; leave out one of them.",
+        ),
+        (
             ["+rewards.overlong=1", "reward_args.overlong.free=100"],
             "reward_args.overlong.free=100: must be at least 0 and below max_completion_length=64.",
         ),

@@ -103,6 +103,17 @@ def test_phantom_advantages_are_in_the_page(run) -> None:
     assert "25.0% of the squared advantages are in groups whose answers are all wrong, 12.5% in groups whose" in page
 
 
+def test_selected_groups_are_named_as_such(run) -> None:
+    file = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row |= {"resample/groups_drawn": [2, 6][i % 2], "resample/groups_discarded": [0, 4][i % 2]}
+        row |= {"resample/prompts_consumed": 4 * i + 2, "completions/correct": [0.5, 0.1][i % 2]}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    page = write_run_report(run).read_text()
+    assert "6 were sampled, and 50% of them replaced." in page and "sampled, 20.0% were right." in page
+
+
 def test_figures_are_saved_as_png(run, monkeypatch, capsys) -> None:
     (run / "report.html").unlink()
     monkeypatch.setattr(sys, "argv", ["grpo.report", str(run), "--figures"])

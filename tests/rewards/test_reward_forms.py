@@ -209,6 +209,11 @@ REFUSED = [
     ("def mine(completion, limit=1): return 1", {"mine": {"limit": True}}, "must be a whole number."),
     ("def mine(completion, p: float): return 1", {"mine": {"p": "x"}}, "reward_args.mine.p=x: must be a number."),
     ("def mine(completion, on=True): return 1", {"mine": {"on": 1}}, "reward_args.mine.on=1: must be true or false."),
+    (
+        "def mine(completion, limit: int | None = None): return 1",
+        {"mine": {"limit": "x"}},
+        "reward_args.mine.limit=x: must be a whole number or null.",
+    ),
     ("def mine(completion): return 1", {"mine": {"completion": "x"}}, "receives completion from the framework"),
 ]
 

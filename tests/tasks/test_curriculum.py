@@ -39,6 +39,14 @@ def test_each_step_draws_from_its_window(train, rates, more: list[str]) -> None:
     assert len({rate for _, rate in drawn}) > 10
 
 
+@pytest.mark.parametrize("more", [[], ["algorithm.num_iterations=2", "max_steps=3"]], ids=["", "iterations"])
+def test_no_step_needs_problems_in_the_last_window(train, rates, more: list[str]) -> None:
+    """Training ends before the window has moved there."""
+    window = "data.curriculum={start:[0.0,1.0],end:[0.51,0.52]}"
+    _, results = train("max_steps=2", "data.difficulty=rates.jsonl", window, *more)
+    assert results["steps"] == (3 if more else 2)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -767,7 +767,12 @@ def test_difficulty(tmp_path, configs) -> None:
             "bad.jsonl, line 1: 'solve_rate' is 2; it must be a number from 0 to 1.",
         ),
         ({"question": "What is 0?"}, "bad.jsonl, line 1: there is no column 'solve_rate', only 'question'."),
-        ({"question": "Why?", "solve_rate": 0.5}, "0 of 8 training problems have a solve rate from 0.1 to 0.9 in"),
+        ({"question": "What is 0?", "solve_rate": 1}, "0 of 8 training problems have a solve rate from 0.1 to 0.9 in"),
+        (
+            {"question": "Why?", "solve_rate": 0.5},
+            "bad.jsonl: none of its 1 questions is one of the 8 training problems, of which the first is 'What is 0?'; "
+            "give the file for this data.",
+        ),
     ):
         bad = write(tmp_path / "bad.jsonl", line)
         with pytest.raises(UserError) as error:
