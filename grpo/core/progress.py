@@ -18,11 +18,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from grpo.core.console import console
 
 FIRST_LINE_SECONDS = 2.0  # without a terminal, `spinner` prints its first line after this time
+MIN_BAR = 4  # characters
 LINE_INTERVAL_SECONDS = 10.0  # without a terminal, the longest time between two lines
 
 
@@ -41,9 +43,9 @@ def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[text]}"),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            _TextBesideBar(len(f"{title} {total}/{total} 0:00:00 |") + MIN_BAR + len("  ")),
             SpinnerColumn("line"),
             console=console,
             expand=True,
@@ -67,6 +69,17 @@ def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[
                     print_now()
 
             yield advance
+
+
+class _TextBesideBar(TextColumn):
+    """The text of a step, shortened where the terminal has no space for it beside `others`, the other characters."""
+
+    def __init__(self, others: int) -> None:
+        super().__init__("{task.fields[text]}")
+        self.others = others
+
+    def get_table_column(self) -> Column:
+        return Column(no_wrap=True, max_width=max(1, console.width - self.others))
 
 
 @contextmanager

@@ -186,3 +186,12 @@ def test_progress_in_a_terminal_is_shown_immediately(monkeypatch) -> None:
         with progress("training", 4) as advance:
             advance(0, "sampling")
     assert "loading the policy" in capture.get() and "training" in capture.get()
+
+
+def test_a_long_text_leaves_space_for_the_count(monkeypatch) -> None:
+    to = Console(width=80, force_terminal=True, color_system=None, highlight=False)
+    monkeypatch.setattr("grpo.core.progress.console", to)
+    with to.capture() as capture, progress("training", 1000) as advance:
+        advance(12, "sampling, reward 0.97, right 24%, 18 tokens, 16 groups drawn")
+    last = capture.get().splitlines()[-1]
+    assert re.search(r"training .*12/1000 \S+ sampling, reward 0.97, right 24%.*…", last), last
