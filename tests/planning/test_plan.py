@@ -411,6 +411,12 @@ def test_further_completions_of_resampling_are_counted(capsys) -> None:
     assert "at most 256 further completions per rollout, to sample and to score" in said
 
 
+@pytest.mark.parametrize("choice", ["data.difficulty=rates.jsonl", "data.filter={steps:[2]}"])
+def test_an_epoch_of_chosen_problems_has_at_most_all_of_them(capsys, choice: str) -> None:
+    run(compose_plan([choice, "reward_seconds=0.001"]))
+    assert "an epoch at most 2,000 problems, 500 steps: " in " ".join(capsys.readouterr().out.split())
+
+
 def test_it_imports_no_torch(light) -> None:
     done = light("grpo.plan", "experiment=gsm8k", "hardware=h100")
     assert done.returncode == 0, done.stderr
