@@ -154,7 +154,10 @@ RULES: dict[type, dict[str, Rule]] = {
         "algorithm.estimator": one_of(*ESTIMATOR_NAMES),
         "algorithm.scale_rewards": one_of(*TRL_SCALES),
         "algorithm.pass_k": between(2, 65_536, "k = 1 is estimator=group_std"),
-        "algorithm.gate": one_of("off", "correctness", "none_right"),
+        "algorithm.gate": (
+            lambda value: value in ("off", "correctness", "none_right"),
+            'must be one of off, correctness, none_right; in a YAML file in quotes, "off", because off is false there',
+        ),
         "algorithm.resample": between(0, 1_000),
         "algorithm.epsilon": between(1e-6, 100),
         "algorithm.epsilon_high": between(1e-6, 100),

@@ -168,7 +168,7 @@ def test_every_setting_of_a_group_has_a_comment(file: str) -> None:
         ("temperature=0", "temperature=0.0: must be between 0.0001 and 100."),
         ("algorithm.loss_type=ppo", "algorithm.loss_type=ppo: must be one of grpo"),
         ("algorithm.estimator=gae", "algorithm.estimator=gae: must be one of group_std, batch_std, no_scaling, gdpo"),
-        ("algorithm.gate=on", "algorithm.gate=on: must be one of off, correctness, none_right."),
+        ("algorithm.gate=on", "algorithm.gate=on: must be one of off, correctness, none_right; in a YAML file in"),
         ("algorithm.pass_k=1", "algorithm.pass_k=1: must be between 2 and 65,536: k = 1 is estimator=group_std"),
         ("data=jsonl", "data.path: data=jsonl needs the folder of your files"),
         ("data.train_problems=null", "data.train_problems=null: data=arithmetic needs a value there."),
