@@ -97,8 +97,8 @@ def time_facts(config: PlanConfig, parts: Parts) -> dict[str, str]:
         epoch = deepcopy(config)
         epoch.max_steps, epoch.num_train_epochs = None, 1
         steps = optimizer_steps(epoch, problems)
-        most = "at most " if config.data.filter or config.data.difficulty else ""  # a plan reads no data
-        facts["an epoch"] = f"{most}{problems:,} problems, {steps:,} steps: {seconds_as_text(steps * step)}"
+        at_most = "at most " if config.data.filter or config.data.difficulty else ""  # a plan reads no data
+        facts["an epoch"] = f"{at_most}{problems:,} problems, {steps:,} steps: {seconds_as_text(steps * step)}"
     if config.max_steps:
         facts["max_steps"] = f"{config.max_steps:,} steps: {seconds_as_text(config.max_steps * step)}"
     if rounds := config.algorithm.resample:

@@ -411,10 +411,13 @@ def test_further_completions_of_resampling_are_counted(capsys) -> None:
     assert "at most 256 further completions per rollout, to sample and to score" in said
 
 
-@pytest.mark.parametrize("choice", ["data.difficulty=rates.jsonl", "data.filter={steps:[2]}"])
-def test_an_epoch_of_chosen_problems_has_at_most_all_of_them(capsys, choice: str) -> None:
-    run(compose_plan([choice, "reward_seconds=0.001"]))
-    assert "an epoch at most 2,000 problems, 500 steps: " in " ".join(capsys.readouterr().out.split())
+@pytest.mark.parametrize(
+    ("typed", "problems"),
+    [(["data.difficulty=rates.jsonl"], "2,000"), (["data=gsm8k", "data.filter={topic:[pens]}"], "7,472")],
+)
+def test_an_epoch_of_chosen_problems_has_at_most_all_of_them(capsys, typed: list[str], problems: str) -> None:
+    run(compose_plan([*typed, "reward_seconds=0.001"]))
+    assert f"an epoch at most {problems} problems, " in " ".join(capsys.readouterr().out.split())
 
 
 def test_it_imports_no_torch(light) -> None:
