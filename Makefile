@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+TESTS_READY := $(VENV)/.ready-for-tests
 # Two tests at a time, of one thread each: on two cores that takes the least time.
 TESTS := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 UV := $(shell command -v uv)
@@ -45,10 +46,10 @@ help: ## list the targets
 train: $(READY) ## train the embedded default; pass settings with ARGS="rewards=no_xmlcount num_generations=8"
 	@$(RUN) -m grpo.train $(ARGS)
 
-test: $(READY) ## run the tests; pass pytest's options with ARGS="-k rewards"
+test: $(TESTS_READY) ## run the tests; pass pytest's options with ARGS="-k rewards"
 	@$(TESTS) $(ARGS)
 
-test-slow: $(READY) ## run the tests that take minutes
+test-slow: $(TESTS_READY) ## run the tests that take minutes
 	@$(TESTS) -m slow $(ARGS)
 
 test-lowest: ## run the essential tests with the oldest versions that pyproject.toml permits (Python 3.11 or 3.12)
@@ -80,6 +81,13 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	@echo "Setting up $(VENV) (once; a few minutes)"
 	@$(CREATE) $(VENV)
-	@if $(CPU_ONLY); then { $(CPU_TORCH); } && $(INSTALL) $(TRITON); fi 2>/dev/null || true
+	@if $(CPU_ONLY); then $(CPU_TORCH); fi 2>/dev/null || true
 	@$(INSTALL) --editable ".[dev]"
 	@touch $(READY)
+
+$(TESTS_READY): $(READY)
+	@if $(CPU_ONLY); then \
+		echo "Installing Triton for the tests of kernels (once)"; \
+		$(INSTALL) $(TRITON) || echo "Triton cannot be installed: the tests of kernels are skipped"; \
+	fi
+	@touch $(TESTS_READY)
