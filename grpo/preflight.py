@@ -64,7 +64,11 @@ def run(config: PreflightConfig, out: Path, command: str) -> list[Advice]:
     print_forecast(forecast)
     print_verdict(forecast, advice)
     save_forecast(folder, forecast, advice, {"command": command, "provenance": facts})
-    say(f"Everything is in {display_path(out)}")
+    with spinner("importing Matplotlib"):
+        from grpo.reports.preflight_report import write_preflight_report  # it imports Matplotlib
+    with spinner("drawing the report"):
+        write_preflight_report(folder.preflight_html, forecast, advice, command, facts)
+    say(f"Report: {display_path(folder.preflight_html)}; every completion and the solve rates are beside it")
     asked = f"{sampled.problems:,} of {min(config.problems, facts['data']['train']['n']):,} problems were asked"
     if sampled.stopped is not None:
         raise StoppedBySignal(sampled.stopped.number, f"Stopped by {sampled.stopped.name}: {asked}.")

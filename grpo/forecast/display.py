@@ -97,19 +97,18 @@ def group_table(forecast: Forecast) -> Table:
             f"{group.silent.value:.1%}",
             Text(f"{group.mixed_per_1000_tokens:.2f}", style="bold" if k == forecast.cheapest_k else ""),
         )
-    table.caption, table.caption_justify = group_note(forecast), "left"
+    table.caption, table.caption_justify = f"* num_generations. {group_note(forecast)}", "left"
     return table
 
 
 def group_note(forecast: Forecast) -> str:
-    """What the table of groups needs to be read."""
-    note = "* num_generations"
+    """The best K, and how the missing ones are measured; empty if there is nothing to say."""
+    notes = []
     if forecast.cheapest_k is not None:
-        note += f"; K = {forecast.cheapest_k} has the most mixed groups per token"
+        notes.append(f"K = {forecast.cheapest_k} has the most mixed groups per token")
     if forecast.missing_k:
-        sizes = ", ".join(map(str, forecast.missing_k))
-        note += f"; for K = {sizes}: samples={max(forecast.missing_k)}"
-    return note
+        notes.append(f"for K = {', '.join(map(str, forecast.missing_k))} type samples={max(forecast.missing_k)}")
+    return "; ".join(notes)
 
 
 def reward_table(forecast: Forecast) -> Table:

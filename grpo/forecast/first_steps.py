@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from grpo.core.statistics import Floats
 from grpo.rewards.advantages import attribute, attribution_metrics, gate_rewards
@@ -51,7 +50,7 @@ def simulate_first_steps(scores: Floats, correct: Bools, settings: StepSettings,
     generator = np.random.default_rng(0)
     runs: list[dict[str, list[float]]] = []
     for _ in range(SIMULATIONS):
-        population: NDArray[np.int64] = generator.integers(n, size=n)
+        population = generator.integers(n, size=(n,))
         run: dict[str, list[float]] = {}
         for _ in range(steps):
             problems = population[generator.integers(n, size=(prompts, 1))]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from grpo.config.schema import PreflightConfig
-from grpo.core.metric_names import ACCURACY_STRICT, REWARD, evaluated_score
+from grpo.core.metric_names import ACCURACY_STRICT, evaluated_score
 from grpo.core.statistics import Floats, Interval, bootstrap_intervals, wilson_interval
 from grpo.evaluation.evaluation import BINARY_FIGURES, Evaluation
 from grpo.forecast.first_steps import StepSettings, simulate_first_steps
@@ -194,19 +194,14 @@ class Forecast:
 
     @cached_property
     def best_rows(self) -> list[int]:
-        """The rows of the different completions with the highest totals."""
-        return self._distinct_rows(np.argsort(-np.nan_to_num(self.evaluation.values[REWARD]), kind="stable"))
+        """The rows of the completions with the highest totals, of different problems."""
+        best: dict[int, int] = {}
+        for row in np.argsort(-np.nan_to_num(self.scores.totals), kind="stable").tolist():
+            best.setdefault(row // self.samples, row)
+        return list(best.values())[:SHOWN_COMPLETIONS]
 
     @cached_property
     def typical_rows(self) -> list[int]:
         """The rows of completions with the total of the first quarter, the half and the third quarter."""
-        order = np.argsort(np.nan_to_num(self.evaluation.values[REWARD]), kind="stable")
-        return [int(order[(len(order) - 1) * quarter // 4]) for quarter in (1, 2, 3)]
-
-    def _distinct_rows(self, order: Sequence[int] | np.ndarray) -> list[int]:
-        rows: dict[str, int] = {}
-        for row in order:
-            rows.setdefault(self.texts[row], int(row))
-            if len(rows) == SHOWN_COMPLETIONS:
-                break
-        return list(rows.values())
+        order = np.argsort(np.nan_to_num(self.scores.totals), kind="stable").tolist()
+        return [order[(len(order) - 1) * quarter // 4] for quarter in (1, 2, 3)]

@@ -22,6 +22,7 @@ class PreflightDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.preflight_html = path / "preflight.html"  # the page (grpo/reports/preflight_report.py)
         self.preflight_json = path / "preflight.json"  # the numbers and the verdict
         self.completions_parquet = path / "completions.parquet"  # every completion with its scores
         self.difficulty_jsonl = path / "difficulty.jsonl"  # the solve rate of each problem

@@ -52,7 +52,7 @@ def test_what_it_leaves_is_read_by_training_and_by_the_audit(forked, tmp_path) -
     done = forked("grpo.preflight", *FEW, "hydra.run.dir=asked", "seed=3")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "asked").iterdir()} == {
-        "preflight.json", "completions.parquet", "difficulty.jsonl"
+        "preflight.html", "preflight.json", "completions.parquet", "difficulty.jsonl"
     }  # fmt: skip
     report = json.loads((tmp_path / "asked" / "preflight.json").read_text())
     assert report["command"] == f"python -m grpo.preflight {' '.join(FEW)} seed=3"
