@@ -21,6 +21,9 @@ def describe_protocol(protocol: dict[str, Any]) -> dict[str, str]:
         policy, data, decoding, computing = (protocol[name] for name in ("policy", "data", "decoding", "computing"))
         details = [f"{name} {policy[name][:8]}" for name in ("sha256", "commit") if policy.get(name)]
         details += [f"random weights of seed {policy['seed']}"] if "seed" in policy else []
+        if adapter := policy.get("adapter"):
+            details += [f"{'merged ' * adapter['merged']}adapter {display_path(Path(adapter['path']))}"]
+            details[-1] += f" {adapter['sha256'][:8]}" if "sha256" in adapter else ""
         location = f" in {display_path(Path(data['path']))}" if "path" in data else ""
         prompt = " ".join(protocol["system_prompt"].split())
         settings = ", ".join(f"{name} {'none' if value is None else value}" for name, value in decoding.items())

@@ -11,6 +11,7 @@ from typing import Any
 from grpo.config.samplers import VLLM_ENGINES
 from grpo.config.schema import CommonConfig
 from grpo.core.errors import UserError
+from grpo.policy.adapters import adapter_base_note
 from grpo.policy.chat_template import ChatTemplate, Prompt, prompt_text
 from grpo.policy.end_tokens import add_end_of_turn_token, find_end_token_ids
 from grpo.policy.gguf_policy import tied_copy_note
@@ -40,6 +41,8 @@ def prepare_policy(policy: Any, tokenizer: Any, prompts: Iterable[Prompt], confi
     if (largest := max(tokenizer.get_vocab().values())) >= rows:
         _check_prompts(chat, prompts, config, rows, largest)
     if config.model.gguf is not None and (note := tied_copy_note(config.model)):
+        notes.append(note)
+    if note := adapter_base_note(config.model):
         notes.append(note)
     notes += _check_lengths(model, chat, prompts, config)
     return notes + chat.notes(config.model.name, prompts)

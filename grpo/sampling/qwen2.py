@@ -33,7 +33,8 @@ class FusedQwen2Decoder:
 
     @staticmethod
     def supports(policy: Any) -> bool:
-        """Whether the policy is a Qwen2 with full attention, default RoPE and SiLU, without quantized projections."""
+        """Whether the policy is a Qwen2 with full attention, default RoPE and SiLU, without quantized projections, and
+        its adapters, if any, add products of two matrices to the weights, as DoRA does not."""
         model = unwrap_adapters(policy)
         config = model.config
         return (
@@ -42,6 +43,7 @@ class FusedQwen2Decoder:
             and config.rope_parameters["rope_type"] == "default"
             and config.hidden_act == "silu"
             and all(type(_base(module)) is nn.Linear for module in _projections(model))
+            and not any(getattr(module, "lora_variant", None) for module in _projections(model))
         )
 
     def __init__(self, policy: Any, dtype: torch.dtype) -> None:

@@ -28,8 +28,10 @@ from grpo.tasks.answer_format import DEFAULT_FORMAT, answer_format_of
 def banner(config: Config, rewards: RewardStack, batch: BatchSplit, out: Path) -> RenderableType:
     """The lines printed before a run: model, data, rewards, batch and run directory."""
     steps = config.algorithm.steps_per_generation
+    merged = ", merged" * config.model.merge_adapter
+    adapter = f" with the adapter {display_path(Path(config.model.adapter))}{merged}," if config.model.adapter else ""
     lines = {
-        "model": f"{config.model.name} on {config.device}, seed {config.seed}",
+        "model": f"{config.model.name}{adapter} on {config.device}, seed {config.seed}",
         "data": config.data.name + (f" from {display_path(Path(config.data.path))}" if config.data.path else ""),
         "rewards": rewards.describe_weights() + "; a placebo: totals are permuted within each group" * config.placebo,
         "batch": str(batch) + f", {steps} steps per rollout" * (steps > 1),
