@@ -121,12 +121,17 @@ def test_completions_of_a_run_are_scored_in_its_format(tmp_path, light) -> None:
     save_settings(tmp_path, compose(["format=boxed"]), ["format=boxed"])
     (tmp_path / "evaluations").mkdir()
     row = {"question": "q", "gold": "18", "completion": "3 * 6 is \\boxed{18}"}
-    (tmp_path / "evaluations" / "after.jsonl").write_text(json.dumps(row))
+    for name in ("after", "typed"):
+        (tmp_path / "evaluations" / f"{name}.jsonl").write_text(json.dumps(row))
+    protocol = {"format": TagFormat("think", "answer").setting}
+    (tmp_path / "evaluations" / "typed.json").write_text(json.dumps({"protocol": protocol}))
     for module in ("grpo.evaluate", "grpo.audit"):
         file = "completions=evaluations/after.jsonl"
         said = words(light(module, file).stdout)
         assert "format format=boxed" in said and ("right inside \\boxed{} 100.0%" in said or "4.0" in said), module
         assert "boxed}" not in words(light(module, file, "format=tags").stdout), module
+        typed = "completions=evaluations/typed.jsonl"  # another format was typed for that evaluation
+        assert "format format.reasoning=think format.answer=answer" in words(light(module, typed).stdout), module
         refused = light(module, file, "rewards=verbatim")
         assert refused.returncode == 1 and "format=boxed: the reward verbatim_correctness reads" in refused.stderr
 
