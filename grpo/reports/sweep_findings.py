@@ -174,12 +174,14 @@ def _other_arms(others: list[Contrast], baseline: Arm) -> list[str]:
     """Which other arms differ clearly from the baseline, and how large the differences of the rest can be."""
     sentences, base = [], baseline.short_name(baseline)
     if clear := [contrast for contrast in others if contrast.is_clear]:
-        names = ", ".join(
-            f"{_name(contrast, baseline)} ({_signed_points(contrast.difference)})" for contrast in clear[:3]
+        verb = "differs" if len(clear) == 1 else "differ"
+        sentences.append(f"{_names_with_points(clear, baseline)} also {verb} from {base}.")
+    if apart := [contrast for contrast in others if contrast.is_separate and not contrast.is_clear]:
+        verb = "lies" if len(apart) == 1 else "lie"
+        sentences.append(
+            f"{_names_with_points(apart, baseline)} {verb} apart from every run of {base}, but not significantly."
         )
-        more = f" and {len(clear) - 3} more" if len(clear) > 3 else ""
-        sentences.append(f"{names}{more} also {'differs' if len(clear) == 1 else 'differ'} from {base}.")
-    if rest := [contrast for contrast in others if not contrast.is_clear]:
+    if rest := [contrast for contrast in others if not (contrast.is_clear or contrast.is_separate)]:
         limit = max(max(-contrast.test.low, contrast.test.high) for contrast in rest)
         over = "seeds and problems" if all(contrast.crossed for contrast in rest) else "seeds"
         subject, intervals = f"The other {len(rest)} arms do", f"their 95% intervals over {over} exclude"
@@ -188,6 +190,12 @@ def _other_arms(others: list[Contrast], baseline: Arm) -> list[str]:
         size = f"differences above {ceil(limit * 1000) / 10:.1f} points" if limit < 1 else "no difference"
         sentences.append(f"{subject} not differ significantly from {base}; {intervals} {size}.")
     return sentences
+
+
+def _names_with_points(contrasts: list[Contrast], baseline: Arm) -> str:
+    """The first three arms with their differences: `num_generations=8 (-20.0) and 2 more`."""
+    names = [f"{_name(contrast, baseline)} ({_signed_points(contrast.difference)})" for contrast in contrasts[:3]]
+    return join_words([*names, f"{len(contrasts) - 3} more"] if len(contrasts) > 3 else names)
 
 
 def _single_arm(arm: Arm, problems: str) -> str:
