@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
@@ -33,6 +34,7 @@ from tests.conftest import SMALL, Process, surroundings
 
 DDP = Path(__file__).parents[2] / "scripts" / "accelerate" / "ddp.yaml"
 STEPS = [*SMALL[1:], "tracking=none", "save_steps=2", "optimizer.schedule=constant", "optimizer.warmup=0"]
+STEPS += ["eval_samples=2"]
 
 
 def command(processes: int, *arguments: str) -> list[str]:
@@ -140,9 +142,11 @@ def test_the_same_batch_on_1_2_and_4_processes(unbroken, forked_run, tmp_path) -
     one, _ = trained(forked_run, 1, tmp_path / "1", "max_steps=1")
     four, said = trained(forked_run, 4, tmp_path / "4", "max_steps=2", "num_generations=8")
     assert "2 prompts x 8 completions = 16 per step, 1 x 4 on 4 processes" in said
-    # The held-out problems are shared out among the processes, and answered as by one.
+    # The held-out problems are shared out among the processes, and answered and sampled as by one.
     before = [results(out)["before"] for out in (one, two, four)]
-    assert before[0] == before[1] == before[2] and before[0]["n"] == 4
+    assert before[0] == before[1] == before[2] and before[0]["n"] == 4 and "pass@2" in before[0]
+    samples = [pd.read_parquet(out / "evaluations" / "before_samples.parquet") for out in (one, two, four)]
+    assert len(samples[0]) == 8 and all(samples[0]["completion"].equals(other["completion"]) for other in samples)
     code, said = forked_run(4, tmp_path, *STEPS, "num_generations=3", "prompts_per_step=2")
     assert (
         code
