@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from grpo.config.limits import DISTINCT_PROBLEMS
-from grpo.config.schema import DataConfig
+from grpo.config.schema import SOLVE_RATE, DataConfig
 from grpo.core.errors import UserError, shorten
 
 # Settings that every dataset has.
@@ -82,6 +82,12 @@ def check_data(data: DataConfig) -> None:
     _check_filter(data.filter)
     _check_solve_rate("data.solve_rate", data.solve_rate)
     _check_curriculum(data)
+    for name, default in (("solve_rate", list(SOLVE_RATE)), ("curriculum", None)):
+        if data.difficulty is None and getattr(data, name) != default:
+            raise UserError(
+                f"data.{name}: there are no solve rates; add the file with them, data.difficulty=FILE, or leave out "
+                f"data.{name}."
+            )
 
 
 def _check_countdown(data: DataConfig) -> None:
@@ -147,8 +153,3 @@ def _check_curriculum(data: DataConfig) -> None:
         )
     for name, bounds in data.curriculum.items():
         _check_solve_rate(f"data.curriculum.{name}", bounds)
-    if data.difficulty is None:
-        raise UserError(
-            "data.curriculum: there are no solve rates; add the file with them, data.difficulty=FILE, or leave out "
-            "data.curriculum."
-        )

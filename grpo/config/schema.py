@@ -14,6 +14,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 DEFAULT_CORRECT_BY = "correctness"  # the value of correct_by in conf/common.yaml, and of runs that did not save it
 
 
+# data.solve_rate in every file of conf/data/.
+SOLVE_RATE = (0.1, 0.9)
 # The values of algorithm.scale_rewards -> the estimators that they select.
 TRL_SCALES = {"group": "group_std", "batch": "batch_std", "none": "no_scaling"}
 
@@ -92,7 +94,7 @@ class DataConfig:
     answer_marker: str | None = None
     filter: Any = None  # a mapping; OmegaConf would not add keys to an empty one
     difficulty: str | None = None
-    solve_rate: list[float] = field(default_factory=lambda: [0.1, 0.9])
+    solve_rate: list[float] = field(default_factory=lambda: list(SOLVE_RATE))
     curriculum: Any = None  # a mapping
 
 

@@ -55,6 +55,7 @@ def test_no_step_needs_problems_in_the_last_window(train, rates, more: list[str]
         ([MOVING.replace("0.6", "1.6")], "data.curriculum.start=[1.6, 1.0]: must be the lowest and the highest"),
         ([MOVING.replace("[0.6,1.0]", "high")], "data.curriculum.start=high: must be the lowest and the highest"),
         ([MOVING, "data.difficulty=null"], "data.curriculum: there are no solve rates; add the file with them"),
+        (["data.solve_rate=[0.2,0.8]", "data.difficulty=null"], "data.solve_rate: there are no solve rates; add the"),
         (
             ["data.curriculum={start:[0.6,1.0],end:[0.0,0.02]}", "max_steps=10"],
             "data.curriculum: 1 training problems have a solve rate from 0.06 to 0.118, the window of step 10, and a "
