@@ -7,7 +7,8 @@ about answers or rewards.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -55,15 +56,17 @@ class ChatTemplate:
     Attributes:
         system_prompt: the text before each prompt that has no system message of its own; empty: none.
         kwargs: values of variables of the template, chat_template_kwargs.
+        reasoning: the name of the tag around reasoning in the answer format, if it has one.
     """
 
     tokenizer: Any
     system_prompt: str = ""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    reasoning: str | None = None
 
     @classmethod
     def of(cls, tokenizer: Any, config: CommonConfig) -> "ChatTemplate":
-        return cls(tokenizer, config.system_prompt, config.chat_template_kwargs)
+        return cls(tokenizer, config.system_prompt, config.chat_template_kwargs, config.format.reasoning)
 
     def messages(self, prompt: Prompt) -> list[Message]:
         """The chat messages of a prompt; turns of a role that the template lacks are put into the user's next turn."""
@@ -113,9 +116,11 @@ class ChatTemplate:
             UserError: the chat template refuses the prompt, or leaves out the question.
         """
         end = self._generation_prompt()
-        # Tags that also precede the assistant's text in a conversation, such as `<assistant>`, mark the turn.
+        # Tags that also precede the assistant's text in a conversation mark the turn, such as `<assistant>`; tags of
+        # reasoning never do.
         conversation = self._render_roles(("user", "assistant"))
         ignored = {tag[0] for tag in _open_tags(conversation.rpartition(QUESTION)[2].partition(REPLY)[0])}
+        ignored -= {"<think>", f"<{self.reasoning}>"}
         # Completions are decoded without special tokens.
         ignored |= {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         return next((end[tag.start() :] for tag in _open_tags(end) if tag[0] not in ignored), "")
@@ -157,12 +162,36 @@ class ChatTemplate:
                 "not write this token, so prompts are without it. If the policy was trained with it, start the "
                 "template with {{ bos_token }}."
             )
+        if note := self._date_note(policy):
+            notes.append(note)
         if self.opened:
             notes.append(
                 f"The chat template of {policy} ends the prompt with {self.opened!r}: completions are scored and shown "
                 "with this text before them."
             )
         return notes
+
+    def _date_note(self, policy: str) -> str | None:
+        """A note if prompts depend on the day, with the variable of the template that sets it, if there is one."""
+        from jinja2 import nodes
+
+        clock, calls = nodes.Name("strftime_now", "load"), self._syntax_tree().find_all(nodes.Call)
+        formats = [argument for call in calls if call.node == clock for argument in call.args[:1]]
+        today = "".join(datetime.now().strftime(form.value) for form in formats[:1] if isinstance(form, nodes.Const))
+
+        def rendered(**values: Any) -> str:
+            chat = replace(self, kwargs={**self.kwargs, **values})
+            return chat._render_if_possible([{"role": "user", "content": QUESTION}])
+
+        if not today or today not in rendered():
+            return None
+        with_value = {name: rendered(**{name: REPLY}) for name in self._unset_variables()}
+        names = [name for name, text in with_value.items() if REPLY in text and today not in text]
+        advice = f" To keep this day's, type 'chat_template_kwargs.{names[0]}={today}'." if names else ""
+        return (
+            f"The chat template of {policy} writes the date into the prompt, {today}: on another day, the run, when it "
+            f"is resumed or repeated, has other prompts.{advice}"
+        )
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         return self.tokenizer.apply_chat_template(
@@ -227,14 +256,20 @@ class ChatTemplate:
 
         Empty if the template cannot be parsed.
         """
-        from jinja2 import Environment, TemplateSyntaxError, meta
+        from jinja2 import meta
 
-        try:
-            tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(self.tokenizer.get_chat_template())
-        except TemplateSyntaxError:
-            return []
         set_elsewhere = {*PASSED_VARIABLES, *self.tokenizer.special_tokens_map, *self.kwargs}
-        return sorted(meta.find_undeclared_variables(tree) - set_elsewhere)
+        return sorted(meta.find_undeclared_variables(self._syntax_tree()) - set_elsewhere)
+
+    def _syntax_tree(self) -> Any:
+        """Jinja's syntax tree of the template; an empty one if it cannot be parsed."""
+        from jinja2 import Environment, TemplateSyntaxError
+
+        environment = Environment(extensions=["jinja2.ext.loopcontrols"])
+        try:
+            return environment.parse(self.tokenizer.get_chat_template())
+        except TemplateSyntaxError:
+            return environment.parse("")
 
 
 def _open_tags(text: str) -> list[re.Match[str]]:

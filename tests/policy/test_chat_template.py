@@ -1,6 +1,7 @@
 """Chat templates of many kinds: what the policy is asked, where completions end, and the text that is scored."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -61,9 +62,19 @@ NO_DEVELOPER = (
     f"{EACH}{{% if m.role in ('system', 'user', 'assistant') %}}<|im_start|>{{{{ m.role }}}}\n{{{{ m.content }}}}<|im_end|>\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# Earlier turns begin with the tag as well: "<think>" and the reply, whose text closes it.
+THINKS_ALWAYS = (
+    f"{EACH}<|im_start|>{{{{ m.role }}}}\n{{% if m.role == 'assistant' %}}<think>{{% endif %}}{{{{ m.content }}}}"
+)
+THINKS_ALWAYS += "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}"
+DATED = (
+    "{% if date_string is not defined %}{% set date_string = strftime_now('%Y') %}{% endif %}{{ date_string }}\n"
+    + CHATML
+)
 STRICT = "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}{{ messages[0].content }}"
 
 QUESTION = "How many pens?"
+YEAR = str(datetime.now().year)
 OWN_SYSTEM = ({"role": "system", "content": "Count."}, {"role": "user", "content": QUESTION})
 DEVELOPER = ({"role": "developer", "content": "Count."}, {"role": "user", "content": QUESTION})
 TURNS = (*({"role": role, "content": text} for role, text in [("user", "Hi"), ("assistant", "Hello")]), OWN_SYSTEM[1])
@@ -195,6 +206,18 @@ CASES = {
         note="The chat template of MODEL has no developer role: the developer prompt is put into the user's turn, before "
         "the question.",
     ),
+    "<think> is opened in every turn": Case(
+        THINKS_ALWAYS, f"{ASKED}<think>", opened="<think>", text="<think>12 pens", note=THINK.replace(r"\n", "")
+    ),
+    "the tag of the format is opened in every turn": Case(
+        THINKS_ALWAYS.replace("think", "why"), f"{ASKED}<why>", opened="<why>", text="<why>12 pens"
+    ),
+    "the date": Case(
+        DATED, f"{YEAR}\n{ASKED}",
+        note=f"The chat template of MODEL writes the date into the prompt, {YEAR}: on another day, the run, when it is "
+        f"resumed or repeated, has other prompts. To keep this day's, type 'chat_template_kwargs.date_string={YEAR}'.",
+    ),
+    "a date that is set": Case(DATED, f"26 Jul 2024\n{ASKED}", kwargs={"date_string": "26 Jul 2024"}),
     "tags mark the turns": Case(XML, f"<system>Be brief.</system><user>{QUESTION}</user><assistant>"),
     "the user's turn names a tag": Case(
         f"{EACH}<|im_start|>{{{{ m.role }}}}\n{{{{ m.content }}}}{{% if loop.last and m.role == 'user' %}} Use <answer>.{{% endif %}}"
@@ -238,7 +261,7 @@ def tokenizer_of(case: Case) -> Any:
 def test_a_chat_template(name: str, settings, policy) -> None:
     case = CASES[name]
     tokenizer = tokenizer_of(case)
-    chat = ChatTemplate(tokenizer, "Be brief.", case.kwargs)
+    chat = ChatTemplate(tokenizer, "Be brief.", case.kwargs, "why")
     (ids,) = chat.prompt_ids([case.prompt])
     assert tokenizer.decode(ids) == case.asked
     assert chat.opened == case.opened
