@@ -277,6 +277,11 @@ def _check_sampler_settings(rollout: RolloutConfig) -> None:
             and item.name not in (*SAMPLING_PARAMETERS, *CORRECTION_SETTINGS)
         ):
             raise UserError(f"rollout.{item.name}=null: rollout={rollout.name} needs a value there.")
+    if rollout.kernels == "triton" and not rollout.native:
+        raise UserError(
+            "rollout.native=false rollout.kernels=triton: the kernels are those of native decoding; give "
+            "rollout.native=true, or rollout.kernels=torch."
+        )
     truncates = rollout.correction in ("token_truncate", "sequence_truncate")
     if truncates and rollout.correction_max is None and rollout.correction_min is None:
         raise UserError(

@@ -202,6 +202,11 @@ def test_a_setting_of_shared_prompts_without_shared_prompts_is_refused() -> None
         compose(["prefix_attention=flex", "share_prompts=false"])
 
 
+def test_kernels_of_native_decoding_without_it_are_refused() -> None:
+    with pytest.raises(UserError, match="rollout.native=true, or rollout.kernels=torch"):
+        compose(["rollout.native=false", "rollout.kernels=triton"])
+
+
 def test_seed_zero_and_null_are_values() -> None:
     config = compose(["seed=0", "max_prompt_length=null", "save_total_limit=null"])
     check_config(config)
