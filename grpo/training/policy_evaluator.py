@@ -71,13 +71,13 @@ class PolicyEvaluator:
         self.update_sampling_model()
         indices = range(distributed.rank(), len(examples), distributed.world_size())
         prompts = [examples[i].prompt for i in indices]
-        temperature = self._temperature(samples)
+        title, temperature = f"{'sampling' if samples > 1 else 'evaluating'} {when}", self._temperature(samples)
         completions = generate_completions(
             self.sampler, self.tokenizer, prompts, self.config, samples, temperature, numbers=indices
         )
         answers = gather_batches(completions, indices)
         with (
-            progress(f"evaluating {when}", len(examples) * samples, lasting) as advance,
+            progress(title, len(examples) * samples, lasting) as advance,
             unchanged_reward_states(self.rewards.weights),
         ):
             evaluation = evaluate_completions(examples, answers, self.rewards, on_answered=advance)

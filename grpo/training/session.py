@@ -229,7 +229,7 @@ class Session:
             with spinner("reading the samples before training"):
                 sampled = load_evaluation(self.run_dir.evaluation(name), problems, self.rewards)
         else:
-            sampled = self.evaluator.evaluate(problems, f"{samples} samples {when} training", samples=samples)
+            sampled = self.evaluator.evaluate(problems, f"{when} training", samples=samples)
             self.evaluator.save(sampled, name, "held-out", path, samples)
         return evaluation.with_at_k(sampled)
 
