@@ -23,6 +23,7 @@ TIME_PREFIX = "time/"
 CORRECT = "completions/correct"  # the share of right completions, by the reward `correct_by`
 
 # Shares of the groups of a step.
+GROUPS_PREFIX = "groups/"
 ALL_CORRECT = "groups/all_correct"
 NONE_CORRECT = "groups/none_correct"
 MIXED = "groups/mixed"
@@ -70,7 +71,7 @@ _OTHER_NAMES = (
     *("step", "alarm", "message"),
 )
 _OTHER_PREFIXES = (
-    *("completions/", "groups/", "advantage_share/", "advantage_flips/", "reward_weight/"),
+    *("completions/", GROUPS_PREFIX, "advantage_share/", "advantage_flips/", "reward_weight/"),
     *("clip_ratio/", "sampling/", "tools/", "vespo/", "profiling/"),
 )
 

@@ -29,6 +29,7 @@ from grpo.core.tables import empty_table, key_value_table
 from grpo.core.text import printable
 from grpo.forecast.advice import Advice
 from grpo.forecast.forecast import Estimate, Forecast
+from grpo.forecast.setup_rules import truncated_later
 from grpo.forecast.verdict import headline
 from grpo.rewards.audit_report import one_line
 from grpo.rewards.finding import format_score
@@ -41,7 +42,8 @@ def print_forecast(forecast: Forecast) -> None:
     say(key_value_table(answer_facts(forecast)))
     say(group_table(forecast))
     say(reward_table(forecast))
-    say(key_value_table(step_facts(forecast) | completion_facts(forecast)))
+    facts = step_facts(forecast) | setup_facts(forecast) | cost_facts(forecast) | completion_facts(forecast)
+    say(key_value_table(facts))
 
 
 def print_verdict(forecast: Forecast, advice: Sequence[Advice]) -> None:
@@ -69,7 +71,9 @@ def answer_facts(forecast: Forecast) -> dict[str, str]:
         "problems": bins,
         "exact format": percent(forecast.share(STRICT_FORMAT)),
         "reasoning, then answer": percent(forecast.share(SOFT_FORMAT)),
-        "truncated": percent(forecast.share(TRUNCATED)) + f" at {forecast.config.max_completion_length} tokens",
+        "truncated": percent(forecast.share(TRUNCATED))
+        + f" at {forecast.config.max_completion_length} tokens"
+        + "".join(f", {share:.1%} at {tokens}" for tokens, share in truncated_later(forecast).items()),
     }
     tokens = forecast.share(MEAN_COMPLETION_TOKENS)
     facts["tokens"] = (
@@ -147,6 +151,27 @@ def step_facts(forecast: Forecast) -> dict[str, str]:
             f"{percent(step[PHANTOM])} of the squared advantages are in groups with right or with wrong answers only"
         )
     return facts
+
+
+def setup_facts(forecast: Forecast) -> dict[str, str]:
+    """The chat template and the prompts."""
+    setup = forecast.setup
+    facts = {}
+    if setup.template:
+        opened = repr(setup.template["opened"]) if "opened" in setup.template else "nothing"
+        role = "no system role" if setup.template.get("system_role") is False else "the system prompt in its own turn"
+        facts["template"] = f"a completion ends with {' or '.join(setup.template['stop'])}; opened: {opened}; {role}"
+    if setup.train:
+        facts["prompts"] = (
+            f"{setup.dropped:,} of {setup.train:,} dropped; {setup.duplicates:,} training problems are held-out "
+            "problems but for case and punctuation"
+        )
+    return facts
+
+
+def cost_facts(forecast: Forecast) -> dict[str, str]:
+    """What a step costs."""
+    return {} if forecast.costs is None else forecast.costs.facts()
 
 
 def completion_facts(forecast: Forecast) -> dict[str, str]:

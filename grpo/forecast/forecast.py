@@ -12,11 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from grpo.config.schema import PreflightConfig
-from grpo.core.metric_names import ACCURACY_STRICT, evaluated_score
+from grpo.core.metric_names import ACCURACY_STRICT, GROUPS_PREFIX, evaluated_score
 from grpo.core.statistics import Floats, Interval, bootstrap_intervals, wilson_interval
 from grpo.evaluation.evaluation import BINARY_FIGURES, Evaluation
+from grpo.forecast.costs import Costs
 from grpo.forecast.first_steps import StepSettings, simulate_first_steps
 from grpo.forecast.group_shares import group_shares
+from grpo.forecast.setup import SetupFacts
 from grpo.rewards.completion_scores import CompletionScores
 from grpo.rewards.estimators import get_estimator
 
@@ -66,10 +68,19 @@ class Forecast:
         evaluation: the completions, with their scores under the weights of the first step.
         prompt_tokens: (E,) the length of each prompt.
         samples: the number of completions of each problem.
+        setup, costs: what else was found out; no costs: they were not measured.
     """
 
-    def __init__(self, config: PreflightConfig, evaluation: Evaluation, prompt_tokens: Sequence[int]) -> None:
+    def __init__(
+        self,
+        config: PreflightConfig,
+        evaluation: Evaluation,
+        prompt_tokens: Sequence[int],
+        setup: SetupFacts | None = None,
+        costs: Costs | None = None,
+    ) -> None:
         self.config, self.evaluation = config, evaluation
+        self.setup, self.costs = setup or SetupFacts(), costs
         self.prompt_tokens = np.array(prompt_tokens, np.float64)
         (self.samples,) = set(evaluation.counts)
 
@@ -162,7 +173,11 @@ class Forecast:
 
     @cached_property
     def step(self) -> dict[str, Estimate]:
-        """The metrics that training logs at its first step, with the range of 95% of first steps."""
+        """The metrics that training logs at its first step, with the range of 95% of first steps.
+
+        A share of groups has the range of the beta-binomial distribution, with Jeffreys' prior: of groups that were
+        not sampled, draws from the sample would say that there are none.
+        """
         stack, algorithm = self.evaluation.rewards, self.config.algorithm
         settings = StepSettings(
             list(stack.weights),
@@ -177,10 +192,22 @@ class Forecast:
         simulated = simulate_first_steps(
             self.scores.raw.reshape(*shape, -1), self.scores.is_correct.reshape(shape), settings
         )
-        return {
+        step = {
             name: Estimate(float(np.nanmean(values)), *map(float, np.nanpercentile(values, [2.5, 97.5])))
             for name, values in simulated.items()
         }
+        return {
+            name: Estimate(each.value, *self._range_of_groups(each.value)) if name.startswith(GROUPS_PREFIX) else each
+            for name, each in step.items()
+        }
+
+    def _range_of_groups(self, share: float) -> Interval:
+        """The share of the groups of a step, in 95% of steps, if it is `share` of the groups of the problems."""
+        from scipy.stats import betabinom
+
+        n, prompts = self.problems, self.config.prompts_per_step
+        low, high = betabinom.ppf([0.025, 0.975], prompts, n * share + 0.5, n * (1 - share) + 0.5) / prompts
+        return float(low), float(high)
 
     def mean_score(self, reward: str) -> float | None:
         """The mean raw score of a reward, without abstentions; None if it always abstains."""

@@ -62,6 +62,8 @@ def save_forecast(folder: PreflightDir, forecast: Forecast, advice: Sequence[Adv
             "groups": {k: _group_as_json(forecast, k) for k in forecast.groups},
             "most_mixed_groups_per_token": forecast.cheapest_k,
             "first_step": {name: estimate._asdict() for name, estimate in forecast.step.items()},
+            "setup": asdict(forecast.setup),
+            "costs": None if forecast.costs is None else asdict(forecast.costs),
             "frequent_answers": dict(forecast.frequent_answers[:10]),
             **facts,
         },

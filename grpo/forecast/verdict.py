@@ -14,7 +14,7 @@ from grpo.forecast.setup_rules import SETUP_RULES
 from grpo.forecast.signal_rules import SIGNAL_RULES, silence
 
 # Causes for which groups have no advantage.
-OF_SILENCE = {"truncated", "format_not_sampled", "too_hard", "too_easy", "constant_reward"}
+OF_SILENCE = {"truncated", "no_end_token", "format_not_sampled", "too_hard", "too_easy", "constant_reward"}
 
 
 def judge(forecast: Forecast) -> list[Advice]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo.core.metric_names import advantage_flips, advantage_share, reward_zero_std
 from grpo.forecast.advice import Advice
-from grpo.forecast.display import answer_facts, group_note, percent, step_facts
+from grpo.forecast.display import answer_facts, cost_facts, group_note, percent, setup_facts, step_facts
 from grpo.forecast.forecast import Forecast
 from grpo.forecast.verdict import headline
 from grpo.reports.page import write_page
@@ -33,7 +33,8 @@ def write_preflight_report(
         headline=headline(forecast, advice),
         advice=advice,
         charts=preflight_charts(forecast),
-        answers=answer_facts(forecast),
+        answers=answer_facts(forecast) | setup_facts(forecast),
+        costs=cost_facts(forecast),
         steps=step_facts(forecast),
         groups=group_rows(forecast),
         group_note=group_note(forecast),

@@ -4,6 +4,7 @@ Called by `grpo.preflight`. The policy, the problems, the sampler and the reward
 functions that make them for the session. It prints no table and writes no file.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +12,17 @@ from grpo.config.batch import optimizer_steps
 from grpo.config.samplers import sampler_in_process
 from grpo.config.schema import PreflightConfig
 from grpo.core.console import say
-from grpo.core.device import set_determinism, set_threads
+from grpo.core.device import peak_process_memory, set_determinism, set_threads
+from grpo.core.metric_names import MEAN_COMPLETION_TOKENS
 from grpo.core.progress import spinner
 from grpo.core.run_log import quiet_libraries
-from grpo.evaluation.evaluation import evaluate_completions
+from grpo.core.signals import StoppedBySignal
+from grpo.evaluation.evaluation import Evaluation, evaluate_completions
+from grpo.evaluation.protocol import describe_template
+from grpo.forecast.costs import Costs, plan_costs
 from grpo.forecast.forecast import Forecast
 from grpo.forecast.sampling import Sampled, draw_problems, sample_problems
+from grpo.forecast.setup import SetupFacts, continue_truncated, count_duplicates
 from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.hub import is_loaded_from_hub, prepare_hub
 from grpo.policy.requirements import slow_bfloat16_warning
@@ -43,6 +49,8 @@ def ask_policy(config: PreflightConfig, rewards: RewardStack) -> tuple[Forecast,
         prepare_hub()
     with spinner("importing PyTorch and Transformers"):
         quiet_libraries()
+        from grpo.policy.compatibility import position_limit
+        from grpo.policy.prefix_sharing import unwrap_adapters
         from grpo.sampling.build import build_sampler
     for note in notes_on_policy(config):
         say(note)
@@ -56,12 +64,44 @@ def ask_policy(config: PreflightConfig, rewards: RewardStack) -> tuple[Forecast,
     sampler = build_sampler(policy, loaded.tokenizer, replace(config, rollout=sampler_in_process(config.rollout)))
     examples = draw_problems(loaded.train_examples, config)
     sampled = sample_problems(sampler, loaded.tokenizer, examples, config)
+    continuations = None
+    if sampled.stopped is None and sampled.in_time:
+        positions, _ = position_limit(unwrap_adapters(policy))
+        try:
+            continuations = continue_truncated(
+                sampler, loaded.tokenizer, examples, sampled.completions, config, positions
+            )
+        except StoppedBySignal as stopped:
+            sampled = replace(sampled, stopped=stopped)
     steps = optimizer_steps(config, len(loaded.train_examples))
     examples = examples[: sampled.problems]
     with spinner("scoring"), unchanged_reward_states(rewards.weights):
         at_start = rewards.with_weights(rewards.weights_at(0, steps))
         evaluation = evaluate_completions(examples, [sampled.completions], at_start)
+    chat = ChatTemplate.of(loaded.tokenizer, config)
+    end_tokens = loaded.tokenizer.convert_ids_to_tokens(sampler.end_token_ids)
+    setup = SetupFacts(
+        len(splits.train),
+        len(splits.train) - len(loaded.train_examples),
+        count_duplicates(loaded.train_examples, splits.held_out),
+        describe_template(chat, end_tokens),
+        continuations,
+    )
     with spinner("recording versions and checksums"):
         facts = collect_provenance(config, splits.train, splits.held_out)
-    prompts = ChatTemplate.of(loaded.tokenizer, config).prompt_ids([example.prompt for example in examples])
-    return Forecast(config, evaluation, [len(ids) for ids in prompts]), sampled, facts
+    lengths = [len(ids) for ids in chat.prompt_ids([example.prompt for example in examples])]
+    return Forecast(config, evaluation, lengths, setup, costs_of(config, evaluation, lengths, sampled)), sampled, facts
+
+
+def costs_of(config: PreflightConfig, evaluation: Evaluation, prompts: Sequence[int], sampled: Sampled) -> Costs:
+    """The costs of a step with the lengths that were measured."""
+    prompt = sum(prompts) / len(prompts)
+    completion = evaluation.figures[MEAN_COMPLETION_TOKENS]
+    completions = config.prompts_per_step * config.num_generations
+    return Costs(
+        config.prompts_per_step * prompt,
+        completions * completion,
+        completions * sampled.seconds,
+        peak_process_memory(config.device),
+        plan_costs(config, prompt, completion),
+    )

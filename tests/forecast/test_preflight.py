@@ -104,6 +104,30 @@ def test_minutes_bound_the_sampling(tmp_path, monkeypatch, capsys) -> None:
     assert f"minutes=0.01: {len(counts):,} of 2,000 problems were asked." in capsys.readouterr().out
 
 
+def test_the_proposed_limit_is_long_enough(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("short").mkdir()
+    preflight(Path("short"), "max_completion_length=24")
+    report = json.loads(Path("short/preflight.json").read_text())
+    (advice,) = (each for each in report["advice"] if each["cause"] == "truncated")
+    proposed = advice["change"].partition(".")[0].partition(", ")[2]
+    assert int(proposed.partition("=")[2]) % 8 == 0 and "at 36, " in advice["evidence"]
+    Path("longer").mkdir()
+    preflight(Path("longer"), proposed)
+    truncated = json.loads(Path("longer/preflight.json").read_text())["figures"]["truncated"]
+    assert truncated["value"] <= 0.05
+
+
+def test_costs_on_named_hardware(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("asked").mkdir()
+    preflight(Path("asked"), *FEW, "hardware=h100")
+    costs = json.loads(Path("asked/preflight.json").read_text())["costs"]
+    assert costs["sampling_seconds"] > 0 and costs["peak_memory"]["resident"] > 2**20
+    assert "it fits; a step takes at least" in costs["plan"]["on H100 80 GB"]
+    assert "on H100 80 GB" in capsys.readouterr().out
+
+
 def test_fail_on_gives_an_exit_code(forked) -> None:
     done = forked("grpo.preflight", *FEW, "max_completion_length=4", "fail_on=warning")
     assert done.returncode == 1 and done.stderr == "error: fail_on=warning: 1 warning, 0 notes.\n"

@@ -112,3 +112,10 @@ def test_the_numbers_of_a_forecast() -> None:
     assert forecast.groups[2].mixed.value == pytest.approx(2 / 3)
     # A prompt of 20 tokens and two completions of 10.
     assert forecast.groups[2].mixed_per_1000_tokens == pytest.approx(1000 * (2 / 3) / 40)
+
+
+def test_a_kind_of_group_that_was_not_sampled_is_possible_in_a_step() -> None:
+    forecast = made_up([MIXED] * 16, "num_generations=4", "prompts_per_step=64")
+    silent = forecast.step["groups/zero_std"]
+    assert silent.value == silent.low == 0.0 and 0.05 < silent.high < 0.25
+    assert forecast.step["groups/mixed"].low == pytest.approx(1 - silent.high)

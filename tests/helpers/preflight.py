@@ -14,6 +14,7 @@ from grpo.config.schema import PreflightConfig
 from grpo.evaluation.completion import Completion
 from grpo.evaluation.evaluation import evaluate_completions
 from grpo.forecast.forecast import Forecast
+from grpo.forecast.setup import SetupFacts
 from grpo.rewards.stack import rewards_of
 from grpo.tasks.example import Example
 
@@ -30,7 +31,9 @@ def preflight(out: Path, *overrides: str) -> list[str]:
     return [advice.cause for advice in run(compose_preflight(*overrides), out, "the command")]
 
 
-def made_up(problems: Sequence[Sequence[str | Completion]], *overrides: str) -> Forecast:
+def made_up(
+    problems: Sequence[Sequence[str | Completion]], *overrides: str, setup: SetupFacts | None = None
+) -> Forecast:
     """The forecast from completions of problems whose answer is 5; each text has 10 tokens."""
     config = compose_preflight(*overrides)
     samples = {
@@ -40,4 +43,4 @@ def made_up(problems: Sequence[Sequence[str | Completion]], *overrides: str) -> 
     }
     examples = [Example(f"Problem {i}?", "5") for i in range(len(problems))]
     evaluation = evaluate_completions(examples, [samples], rewards_of(config))
-    return Forecast(config, evaluation, [20] * len(problems))
+    return Forecast(config, evaluation, [20] * len(problems), setup)
