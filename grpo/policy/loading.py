@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -19,7 +20,6 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    set_seed,
 )
 from transformers.utils.hub import cached_file, extract_commit_hash
 
@@ -164,7 +164,7 @@ def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
     Raises:
         UserError: the weights cannot be loaded, or a setting exceeds the size of the policy.
     """
-    set_seed(seed)
+    set_seed(seed)  # of accelerate: the module of transformers' `set_seed` imports PEFT and bitsandbytes, a second
     try:
         policy = _load_weights(config)
     except Exception as error:  # a damaged config.json can raise any exception
