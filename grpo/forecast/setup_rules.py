@@ -32,8 +32,8 @@ def _truncated(forecast: Forecast) -> Iterator[Advice]:
     if continuations is not None and share.value * continuations.longer_than(continuations.most) > ENDLESS:
         ends = " or ".join(forecast.setup.template.get("stop", ["an end token"]))
         change = (
-            f"Check that the policy ends its turns with {ends}: use an instruction-tuned policy, model=, or the chat "
-            "template that it was tuned with, model.tokenizer=FOLDER."
+            f"Check that the policy ends its turns with {ends}: use an instruction-tuned policy, model=NAME, or the "
+            "chat template that it was tuned with, model.tokenizer=FOLDER."
         )
         yield Advice("warning", "no_end_token", evidence, change)
         return

@@ -37,7 +37,7 @@ def _format(forecast: Forecast) -> Iterator[Advice]:
     )
     change = (
         "Show the format in the prompt, system_prompt=TEXT with an example, or use a policy that follows instructions, "
-        "model=."
+        "model=NAME."
     )
     other = best_other_format(forecast.texts, requested)
     if other is not None:
@@ -63,11 +63,11 @@ def _few_mixed_groups(forecast: Forecast) -> Iterator[Advice]:
         "measures more of them"
     )
     if group.none_right.value >= group.all_right.value:
-        easier = "data.max_steps=2 data.max_number=100" if forecast.config.data.name == "arithmetic" else "data="
-        change = f"Use easier problems, {easier}, or a stronger policy, model=. {measure}."
+        easier = "data.max_steps=2 data.max_number=100" if forecast.config.data.name == "arithmetic" else "data=NAME"
+        change = f"Use easier problems, {easier}, or a stronger policy, model=NAME. {measure}."
         yield Advice("warning", "too_hard", evidence, change)
     else:
-        harder = "data.min_steps=4 data.max_number=1000" if forecast.config.data.name == "arithmetic" else "data="
+        harder = "data.min_steps=4 data.max_number=1000" if forecast.config.data.name == "arithmetic" else "data=NAME"
         change = f"Use harder problems, {harder}. {measure}."
         yield Advice("warning", "too_easy", evidence, change)
 

@@ -128,6 +128,25 @@ def test_costs_on_named_hardware(tmp_path, monkeypatch, capsys) -> None:
     assert "on H100 80 GB" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["rollout=generate", "rollout.top_p=0.9"],
+        ["model.lora_rank=2"],
+        ["'rewards.xmlcount={start: 0.0, end: 1.0, until: 0.5}'", "placebo=true"],
+    ],
+    ids=["another sampler", "adapters", "a schedule and a placebo"],
+)
+def test_other_settings_of_training(settings: list[str], tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("asked").mkdir()
+    preflight(Path("asked"), *FEW, *(setting.strip("'") for setting in settings))
+    report = json.loads(Path("asked/preflight.json").read_text())
+    assert report["problems"] == 6
+    if "xmlcount" in settings[0]:  # at step 1 it has no weight
+        assert report["first_step"]["advantage_share/xmlcount"]["value"] == 0.0
+
+
 def test_fail_on_gives_an_exit_code(forked) -> None:
     done = forked("grpo.preflight", *FEW, "max_completion_length=4", "fail_on=warning")
     assert done.returncode == 1 and done.stderr == "error: fail_on=warning: 1 warning, 0 notes.\n"

@@ -2,7 +2,9 @@
 
 import pytest
 
+from grpo.config.rules import ESTIMATOR_NAMES
 from grpo.evaluation.completion import Completion
+from grpo.forecast.display import print_forecast, print_verdict
 from grpo.forecast.verdict import headline, judge
 from tests.helpers.preflight import made_up
 
@@ -119,3 +121,31 @@ def test_a_kind_of_group_that_was_not_sampled_is_possible_in_a_step() -> None:
     silent = forecast.step["groups/zero_std"]
     assert silent.value == silent.low == 0.0 and 0.05 < silent.high < 0.25
     assert forecast.step["groups/mixed"].low == pytest.approx(1 - silent.high)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATOR_NAMES)
+def test_every_estimator_has_a_forecast_that_prints(estimator: str, capsys) -> None:
+    settings = [f"algorithm.estimator={estimator}", "algorithm.pass_k=2"] if estimator == "passk" else []
+    forecast = made_up([MIXED] * 4, "num_generations=4", *(settings or [f"algorithm.estimator={estimator}"]))
+    print_forecast(forecast)
+    print_verdict(forecast, judge(forecast))
+    said = capsys.readouterr().out
+    assert "groups of K" in said and "Go: " in said and "nan" not in said
+    # The shares of an estimator that is not a sum over rewards are unknown.
+    assert ("advantage_share/correctness" in forecast.step) == (estimator != "passk")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_reward_that_abstains(tmp_path, capsys) -> None:
+    (tmp_path / "shy.py").write_text(
+        "from grpo.rewards import reward\n\n\n"
+        "@reward\ndef shy(completion):\n    return None\n\n\n"
+        "@reward\ndef choosy(completion):\n    return 1.0 if 'reasoning' in completion else None\n"
+    )
+    rewards = [f"reward_files=[{tmp_path / 'shy.py'}]", "+rewards.shy=1", "+rewards.choosy=1"]
+    forecast = made_up([MIXED] * 4, "num_generations=4", *rewards)
+    advice = judge(forecast)
+    print_forecast(forecast)
+    # As in training, the other one varies: beside a score of 1, an abstention adds 0 to the total.
+    assert advice[0].evidence.startswith("shy (abstained): equal for all completions")
+    assert "abstains" in capsys.readouterr().out
