@@ -13,7 +13,9 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -116,8 +118,35 @@ def exit_with_message(schema: type[AnyConfig], interrupted: str) -> Iterator[Non
 def run_hydra_app(app: Callable[[], Any], schema: type[AnyConfig]) -> None:
     """Check the arguments of this process and run a Hydra app with them."""
     sys.argv[1:] = check_arguments(sys.argv[1:], schema)
-    with checked_hydra_config(), wrap_help():
+    with checked_hydra_config(), quick_group_options(), wrap_help():
         app()
+
+
+@contextmanager
+def quick_group_options() -> Iterator[None]:
+    """List the options of config groups without copying all configs.
+
+    Replaces `ConfigLoaderImpl.get_group_options` of hydra-core 1.3, which copies them at each call so that overrides
+    can add to the search path. `--help` calls it a hundred times without overrides, which takes half of its time.
+    """
+    copying = ConfigLoaderImpl.get_group_options
+
+    def get_group_options(
+        loader: ConfigLoaderImpl,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        if config_name is None and not overrides:
+            return loader.repository.get_group_options(group_name, results_filter)
+        return copying(loader, group_name, results_filter, config_name, overrides)
+
+    ConfigLoaderImpl.get_group_options = get_group_options  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.get_group_options = copying  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -5,7 +5,10 @@ from dataclasses import asdict, fields, is_dataclass
 import pytest
 import yaml
 from hydra import compose as hydra_compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 
+from grpo.config.application import quick_group_options
 from grpo.config.composition import compose, config_search_path, load_config
 from grpo.config.groups import CONF, option_names
 from grpo.config.hydra_errors import translate_errors
@@ -232,6 +235,19 @@ def test_a_log_that_cannot_be_opened_ends_in_one_line(light, tmp_path) -> None:
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "cannot be written" in line and "hydra.run.dir=FOLDER" in line
+
+
+def test_the_quick_list_of_options_is_that_of_hydra() -> None:
+    groups = ["", "hydra", "hydra/launcher", *GROUPS]
+
+    def listed() -> list[list[str]]:
+        loader = GlobalHydra.instance().config_loader()
+        return [loader.get_group_options(name, kind) for name in groups for kind in (None, *ObjectType)]
+
+    with config_search_path():
+        hydras = listed()
+        with quick_group_options():
+            assert listed() == hydras
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "experiment=gsm8k"]])
