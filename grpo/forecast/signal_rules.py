@@ -72,6 +72,18 @@ def _few_mixed_groups(forecast: Forecast) -> Iterator[Advice]:
         yield Advice("warning", "too_easy", evidence, change)
 
 
+def _uncertain(forecast: Forecast) -> Iterator[Advice]:
+    """Whether fewer groups than are needed may have right and wrong answers, by chance of the problems asked."""
+    mixed = forecast.group.mixed
+    if not mixed.low < FEW <= mixed.value:
+        return
+    evidence = (
+        f"{mixed.low:.0%} to {mixed.high:.0%} of groups of {forecast.group.k} have right and wrong answers, by "
+        f"{forecast.problems:,} problems: too wide a range to tell."
+    )
+    yield Advice("note", "few_problems_asked", evidence, f"Ask more, problems={max(32, 4 * forecast.problems)}.")
+
+
 def silence(forecast: Forecast) -> Iterator[Advice]:
     """Groups without an advantage, for which no other rule has a reason."""
     group, gate = forecast.group, forecast.config.algorithm.gate
@@ -88,4 +100,4 @@ def silence(forecast: Forecast) -> Iterator[Advice]:
     yield Advice("warning", "no_signal", evidence, change)
 
 
-SIGNAL_RULES = (_format, _few_mixed_groups)
+SIGNAL_RULES = (_format, _few_mixed_groups, _uncertain)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from grpo.core.environment_values import to_interpolations
 from grpo.core.files import atomic_write, write_json
 from grpo.forecast.advice import Advice
 from grpo.forecast.forecast import Forecast
@@ -45,7 +46,7 @@ def save_difficulty(folder: PreflightDir, forecast: Forecast, provenance: dict[s
     with atomic_write(folder.difficulty_jsonl) as partial, partial.open("w", encoding="utf-8") as file:
         for example, rate in zip(forecast.evaluation.examples, forecast.solve_rates, strict=True):
             line = {"question": example.question, "solve_rate": float(rate), **source}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json.dumps(to_interpolations(line), ensure_ascii=False) + "\n")
 
 
 def save_forecast(folder: PreflightDir, forecast: Forecast, advice: Sequence[Advice], facts: dict[str, Any]) -> None:

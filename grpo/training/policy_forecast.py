@@ -61,7 +61,10 @@ def ask_policy(config: PreflightConfig, rewards: RewardStack) -> tuple[Forecast,
         policy = loaded.policy.to(config.device)
     for note in loaded.notes:
         say(note)
-    sampler = build_sampler(policy, loaded.tokenizer, replace(config, rollout=sampler_in_process(config.rollout)))
+    rollout = sampler_in_process(config.rollout)
+    if rollout.name != config.rollout.name:
+        say(f"rollout={config.rollout.name}: rollout={rollout.name} asks the policy, from the same distribution.")
+    sampler = build_sampler(policy, loaded.tokenizer, replace(config, rollout=rollout))
     examples = draw_problems(loaded.train_examples, config)
     sampled = sample_problems(sampler, loaded.tokenizer, examples, config)
     continuations = None

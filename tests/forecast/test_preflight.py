@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from grpo.config.composition import compose
+from grpo.config.samplers import sampler_in_process
+from grpo.config.schema import RolloutConfig
 from grpo.evaluation.completion_files import read_completions
 from grpo.tasks.splits import load_splits
 from tests.helpers.preflight import preflight
@@ -129,13 +131,27 @@ def test_costs_on_named_hardware(tmp_path, monkeypatch, capsys) -> None:
 
 
 @pytest.mark.parametrize(
+    ("engine", "asks"),
+    [
+        (RolloutConfig("continuous_batching"), RolloutConfig("fast", native=True, kernels="torch")),
+        (RolloutConfig("vllm", memory=0.3, top_p=1.0), RolloutConfig("fast", native=True, kernels="torch")),
+        (RolloutConfig("vllm", memory=0.3, top_p=0.9), RolloutConfig("generate", top_p=0.9)),
+        (RolloutConfig("generate", top_k=5), RolloutConfig("generate", top_k=5)),
+    ],
+)
+def test_a_sampler_in_this_process_asks_for_an_engine(engine: RolloutConfig, asks: RolloutConfig) -> None:
+    assert sampler_in_process(engine) == asks
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         ["rollout=generate", "rollout.top_p=0.9"],
+        ["rollout=continuous_batching"],
         ["model.lora_rank=2"],
         ["'rewards.xmlcount={start: 0.0, end: 1.0, until: 0.5}'", "placebo=true"],
     ],
-    ids=["another sampler", "adapters", "a schedule and a placebo"],
+    ids=["another sampler", "an engine", "adapters", "a schedule and a placebo"],
 )
 def test_other_settings_of_training(settings: list[str], tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

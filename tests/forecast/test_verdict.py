@@ -79,6 +79,7 @@ SITUATIONS = {
         ["phantom"],
         "algorithm.gate=correctness",
     ),
+    "few problems": ([MIXED, [WRONG, BARE] * 2], [], ["few_problems_asked"], "problems=32"),
     "a gate leaves out what differs": (
         [MIXED] * 2 + [[WRONG, BARE] * 2] * 5,
         ["algorithm.gate=correctness"],
