@@ -35,6 +35,7 @@ from grpo.evaluation.storage import new_origin, save_evaluation
 from grpo.evaluation.subjects import Subject
 from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.hub import is_loaded_from_hub, prepare_hub
+from grpo.policy.identity import policy_identity
 from grpo.policy.requirements import check_cuda, check_model_files, check_packages, slow_bfloat16_warning
 from grpo.rewards.stack import RewardStack, rewards_of
 from grpo.runs.provenance import problems_digest
@@ -69,9 +70,7 @@ def prepare_evaluation(subject: Subject) -> Callable[[], StoredEvaluation]:
         check_cuda(config)
         if is_loaded_from_hub(config.model):
             prepare_hub()
-        with spinner("importing PyTorch and Transformers"):
-            quiet_libraries()
-            from grpo.policy.loading import policy_identity
+            _import_libraries()
         with spinner("reading the policy"):
             policy = policy_identity(config.model, subject.seed)
         protocol = evaluation_protocol(config, "held-out", subject.examples, policy, config.samples, config.temperature)
@@ -87,6 +86,11 @@ def prepare_evaluation(subject: Subject) -> Callable[[], StoredEvaluation]:
         journal = CompletionJournal(path.with_suffix(".partial.jsonl"), identity)
         return lambda: _generate_and_score(subject, protocol, path, journal, new_origin(identity), rewards)
     return lambda: _score_stored(subject, path, stored_report, rewards)
+
+
+def _import_libraries() -> None:
+    with spinner("importing PyTorch and Transformers"):
+        quiet_libraries()
 
 
 def _protocol_identity(protocol: dict[str, Any]) -> str:
@@ -161,6 +165,7 @@ def _generate_and_score(
     origin: dict[str, Any],
     rewards: RewardStack,
 ) -> StoredEvaluation:
+    _import_libraries()
     config, started = subject.config, time.perf_counter()
     from grpo.policy.compatibility import prepare_policy
     from grpo.policy.loading import build_policy, build_tokenizer

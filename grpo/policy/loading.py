@@ -6,7 +6,6 @@ Commands and the training session call it. It does not know how the policy is tr
 
 import copy
 import errno
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,63 +20,19 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils.hub import cached_file, extract_commit_hash
 
 from grpo.config.schema import ModelConfig
 from grpo.core.device import is_out_of_memory
 from grpo.core.errors import UserError, first_line
-from grpo.core.files import file_sha256
 from grpo.policy.adapters import add_adapters, load_adapter
 from grpo.policy.complete_weights import load_complete
 from grpo.policy.gguf_policy import gguf_options, load_gguf_policy, open_gguf
-from grpo.policy.hub import hub_error, is_on_hub, resolve_gguf, resolve_model_path, resolve_tokenizer
+from grpo.policy.hub import hub_error, is_on_hub, resolve_model_path, resolve_tokenizer
 
 SAFETENSORS_FILES, PICKLED_FILES = "*.safetensors", "pytorch_model*.bin"
 
 
-def policy_identity(config: ModelConfig, seed: int) -> dict[str, Any]:
-    """What identifies the policy: digests of its files or commits of the hub, and the seed of random weights.
-
-    Raises:
-        UserError: the policy cannot be found.
-    """
-    identity: dict[str, Any] = {"path": config.name}
-    if config.gguf is not None:
-        folder, name = resolve_gguf(config)
-        file = Path(folder, name)
-        identity |= {"sha256": file_sha256(file)} if file.is_file() else _commit(config, folder, name)
-    else:
-        path = resolve_model_path(config.path)
-        identity |= {"sha256": _digest(path)} if Path(path).is_dir() else _commit(config, path, "config.json")
-    if config.tokenizer is not None:
-        identity["tokenizer"] = {"path": config.tokenizer}
-        if Path(config.tokenizer).is_dir():
-            identity["tokenizer"]["sha256"] = _digest(config.tokenizer)
-    if config.adapter is not None:
-        adapter = {"path": config.adapter, "sha256": _digest(config.adapter)}
-        identity["adapter"] = adapter | {"merged": config.merge_adapter}
-    if config.init == "random":
-        identity |= {"num_layers": config.num_layers, "seed": seed}
-    return identity | ({"load_in_4bit": True} if config.load_in_4bit else {})
-
-
-def _digest(folder: str) -> str:
-    """A digest of the names and contents of the files in a folder."""
-    digest = sha256()
-    for file in sorted(file for file in Path(folder).expanduser().iterdir() if file.is_file()):
-        digest.update(file.name.encode() + bytes.fromhex(file_sha256(file)))
-    return digest.hexdigest()
-
-
-def _commit(config: ModelConfig, path: str, file: str) -> dict[str, Any]:
-    """The commit of a file on the hub."""
-    try:
-        return {"commit": extract_commit_hash(cached_file(path, file, revision=config.revision), None)}
-    except (OSError, ValueError) as error:
-        raise _loading_error(config, error) from error
-
-
-def _loading_error(config: ModelConfig, error: Exception, setting: str | None = None) -> UserError:
+def loading_error(config: ModelConfig, error: Exception, setting: str | None = None) -> UserError:
     """The message for an error of transformers; `setting` names the files that were read, with its value."""
     setting = setting or config.setting
     key, _, place = setting.partition("=")
@@ -135,7 +90,7 @@ def build_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
             **options, trust_remote_code=config.trust_remote_code, padding_side="left"
         )
     except Exception as error:  # the tokenizers library raises plain Exception
-        raise _loading_error(config, error, setting) from error
+        raise loading_error(config, error, setting) from error
     if tokenizer.chat_template is None:
         raise UserError(
             f"{setting}: its tokenizer has no chat template, so no prompt can be built; use an "
@@ -168,7 +123,7 @@ def build_policy(config: ModelConfig, seed: int) -> PreTrainedModel:
     try:
         policy = _load_weights(config)
     except Exception as error:  # a damaged config.json can raise any exception
-        raise _loading_error(config, error) from error
+        raise loading_error(config, error) from error
     if config.adapter is not None:
         policy = load_adapter(policy, config)
         if not config.merge_adapter:

@@ -18,6 +18,7 @@ from typing import Any
 
 from grpo.config.schema import Config
 from grpo.core.files import file_sha256
+from grpo.policy.identity import policy_identity
 from grpo.sampling.engines import engine_packages
 from grpo.tasks.example import Example
 
@@ -48,8 +49,6 @@ def collect_provenance(config: Config, train: Sequence[Example], held_out: Seque
         UserError: the policy cannot be found.
     """
     import torch
-
-    from grpo.policy.loading import policy_identity
 
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -83,13 +83,15 @@ def test_a_runs_own_figures_again(folder, capsys) -> None:
     assert report_of(folder / "outputs" / "evaluations", "y")["figures"] == before
 
 
-def test_a_saved_evaluation_is_used_again(folder, capsys) -> None:
+def test_a_saved_evaluation_is_used_again(folder, light, capsys) -> None:
     evaluated("run=A")
     (report,) = (folder / "A" / "evaluations").glob("arithmetic-greedy-*.json")
     first = report.read_text()
     capsys.readouterr()
     evaluated(f"run={folder / 'A'}")
     assert "run: saved 20" in (said := capsys.readouterr().out) and "right inside <answer>" in said
+    done = light("grpo.evaluate", "run=A")
+    assert "run: saved 20" in done.stdout and not {"torch", "transformers"} & done.modules
     assert report.read_text() == first
     # Other protocols are other evaluations.
     evaluated("run=A", "max_completion_length=8")

@@ -14,7 +14,8 @@ from grpo.core.errors import UserError
 from grpo.evaluation.description import describe_protocol
 from grpo.evaluation.protocol import evaluation_protocol
 from grpo.policy.compatibility import prepare_policy
-from grpo.policy.loading import build_policy, build_tokenizer, policy_identity, save_policy
+from grpo.policy.identity import policy_identity
+from grpo.policy.loading import build_policy, build_tokenizer, save_policy
 from grpo.policy.requirements import check_model_files, lora_learning_rate_warning
 from grpo.sampling.build import build_sampler
 from grpo.sampling.token_sampler import TransformersDecoder

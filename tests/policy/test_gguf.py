@@ -16,7 +16,8 @@ from grpo.plan import compose_plan
 from grpo.planning.architecture import read_architecture
 from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.compatibility import prepare_policy
-from grpo.policy.loading import build_policy, build_tokenizer, policy_identity, save_policy
+from grpo.policy.identity import policy_identity
+from grpo.policy.loading import build_policy, build_tokenizer, save_policy
 from grpo.policy.requirements import check_model_files, check_packages
 from tests.helpers.gguf_files import TINY, write_gguf
 from tests.helpers.models import model
