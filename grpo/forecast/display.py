@@ -82,10 +82,15 @@ def answer_facts(forecast: Forecast) -> dict[str, str]:
     )
     total = forecast.completions
     answers = [
-        f"{one_line(answer, 40) if answer else 'none'} {count / total:.0%}"
+        f"{_shortened(answer) or 'none'} {count / total:.0%}"
         for answer, count in forecast.frequent_answers[:SHOWN_ANSWERS]
     ]
     return facts | {"answers": ", ".join(answers)}
+
+
+def _shortened(answer: str, longest: int = 40) -> str:
+    text = " ".join(answer.split())
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def group_table(forecast: Forecast) -> Table:

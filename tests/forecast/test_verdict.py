@@ -4,7 +4,7 @@ import pytest
 
 from grpo.config.rules import ESTIMATOR_NAMES
 from grpo.evaluation.completion import Completion
-from grpo.forecast.display import print_forecast, print_verdict
+from grpo.forecast.display import answer_facts, print_forecast, print_verdict
 from grpo.forecast.verdict import headline, judge
 from tests.helpers.preflight import made_up
 
@@ -134,6 +134,13 @@ def test_every_estimator_has_a_forecast_that_prints(estimator: str, capsys) -> N
     assert "groups of K" in said and "Go: " in said and "nan" not in said
     # The shares of an estimator that is not a sum over rewards are unknown.
     assert ("advantage_share/correctness" in forecast.step) == (estimator != "passk")
+
+
+def test_long_answers_are_shortened() -> None:
+    long = "<reasoning>x</reasoning><answer>" + "so and\n" * 30 + "</answer>"
+    forecast = made_up([[long, long, RIGHT, ""]] * 4, "num_generations=4")
+    answers = answer_facts(forecast)["answers"]
+    assert answers == "so and so and so and so and so and so... 50%, 5 25%, none 25%"
 
 
 @pytest.mark.filterwarnings("error")
