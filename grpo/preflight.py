@@ -69,10 +69,10 @@ def run(config: PreflightConfig, out: Path, command: str) -> list[Advice]:
     with spinner("drawing the report"):
         write_preflight_report(folder.preflight_html, forecast, advice, command, facts)
     say(f"Report: {display_path(folder.preflight_html)}; every completion and the solve rates are beside it")
-    asked = f"{sampled.problems:,} of {min(config.problems, facts['data']['train']['n']):,} problems were asked"
+    asked = f"{sampled.problems:,} of {sampled.requested:,} problems were asked"
     if sampled.stopped is not None:
         raise StoppedBySignal(sampled.stopped.number, f"Stopped by {sampled.stopped.name}: {asked}.")
-    if not sampled.in_time:
+    if not sampled.is_complete:
         say(f"minutes={config.minutes:g}: {asked}.")
     warnings = sum(each.level == "warning" for each in advice)
     if {None: 0, "warning": warnings, "note": len(advice)}[config.fail_on]:

@@ -165,7 +165,8 @@ def setup_facts(forecast: Forecast) -> dict[str, str]:
     if setup.template:
         opened = repr(setup.template["opened"]) if "opened" in setup.template else "nothing"
         role = "no system role" if setup.template.get("system_role") is False else "the system prompt in its own turn"
-        facts["template"] = f"a completion ends with {' or '.join(setup.template['stop'])}; opened: {opened}; {role}"
+        ends = " or ".join(setup.template["stop"])
+        facts["template"] = f"a completion ends with {ends}; opened: {opened}; {role}; the tokenizer keeps the tags"
     if setup.train:
         facts["prompts"] = (
             f"{setup.dropped:,} of {setup.train:,} dropped; {setup.duplicates:,} training problems are held-out "
@@ -180,8 +181,10 @@ def cost_facts(forecast: Forecast) -> dict[str, str]:
 
 
 def completion_facts(forecast: Forecast) -> dict[str, str]:
-    """A typical and the best completion."""
+    """A typical and the best completion, and a wrong one with a higher total than a right one, if there is any."""
     rows = {"typical": forecast.typical_rows[1], "best": forecast.best_rows[0]}
+    for wrong, right in forecast.scores.inverted_pairs.examples[:1]:
+        rows |= {"a wrong one above": wrong, "this right one": right}
     totals = forecast.scores.totals
     return {title: f"{format_score(totals[row])}: {one_line(forecast.texts[row])}" for title, row in rows.items()}
 

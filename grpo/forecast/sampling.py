@@ -25,19 +25,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampled:
-    """The completions of the first `problems` problems, `samples` of each.
+    """The completions of the first `problems` problems.
 
     Attributes:
+        requested: the number of problems.
         seconds: of a completion, once the sampler is warm.
         stopped: the signal that ended it early.
-        in_time: whether `minutes` sufficed for all problems.
     """
 
     completions: CompletionBatch
     problems: int
+    requested: int
     seconds: float
     stopped: StoppedBySignal | None = None
-    in_time: bool = True
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all problems were asked."""
+        return self.problems == self.requested
 
 
 def draw_problems(examples: Sequence[Example], config: PreflightConfig) -> list[Example]:
@@ -90,7 +95,7 @@ def sample_problems(
             if not problems:
                 raise
             stopped = signal
-    return Sampled(completions, problems, seconds, stopped, problems == len(examples))
+    return Sampled(completions, problems, len(examples), seconds, stopped)
 
 
 def _describe(completions: CompletionBatch) -> str:

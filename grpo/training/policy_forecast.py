@@ -68,7 +68,7 @@ def ask_policy(config: PreflightConfig, rewards: RewardStack) -> tuple[Forecast,
     examples = draw_problems(loaded.train_examples, config)
     sampled = sample_problems(sampler, loaded.tokenizer, examples, config)
     continuations = None
-    if sampled.stopped is None and sampled.in_time:
+    if sampled.is_complete:
         positions, _ = position_limit(unwrap_adapters(policy))
         try:
             continuations = continue_truncated(
