@@ -131,7 +131,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "prefix_attention": one_of("sdpa", "flex"),
         "logging_steps": between(1, MAX_STEPS),
         "eval_steps": between(1, MAX_STEPS),
-        "eval_samples": between(2, 256, "one completion of each problem is greedy in any case"),
+        "eval_samples": between(2, 256, "one completion of each problem is greedy in any case; null samples no others"),
         "save_steps": between(1, MAX_STEPS),
         "save_total_limit": between(2, MAX_STEPS, "if one checkpoint is damaged, another must remain"),
         "on_nonfinite": one_of("stop", "skip"),

@@ -87,9 +87,13 @@ def elicited_sentence(name: str, one: Change, most: Change, k: int, crossing: tu
         room = max(0.0, min(most.high, 1 - most.before))
         conclusion = (
             f"Elicited, as far as {k} samples show: the policy before training had the answers, and training "
-            f"made them more likely. A gain of up to {room * 100:.1f} points at k = {k} is not ruled out."
+            "made them more likely."
         )
-        if 1 - most.before < LITTLE_ROOM:
+        if most.before == 1:
+            conclusion += f" Nothing was left to gain at k = {k}, so these problems could not show anything new."
+        elif room >= 0.0005:
+            conclusion += f" A gain of up to {room * 100:.1f} points at k = {k} is not ruled out."
+        if 1 > most.before > 1 - LITTLE_ROOM:
             conclusion += " So little was left to gain that these problems could hardly show anything new."
     return f"With {name}, {first}, and {last}.{crossed} {conclusion}"
 
@@ -125,5 +129,7 @@ def points(change: Change) -> str:
 
 
 def bounds(change: Change) -> str:
-    """The interval of the change in points; empty if it is unknown."""
+    """The interval of the change in points; empty if it is unknown, "no spread" if it has no width."""
+    if round(change.low, 12) == round(change.high, 12):
+        return "no spread"
     return "" if isnan(change.low) else f"{change.low * 100:+z.1f} to {change.high * 100:+z.1f}"

@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from statistics import fmean
 
 import numpy as np
@@ -65,10 +66,10 @@ class PassAtK:
     @property
     def crossing(self) -> tuple[int, int] | None:
         """The two k between which the curve after training falls below the one before; None if it does not."""
-        above = [self.changes[k].difference > 0 for k in self.ks]
-        pairs = zip(self.ks, self.ks[1:], above, above[1:], strict=False)
-        crossings = [(low, high) for low, high, first, second in pairs if first and not second]
-        return crossings[-1] if crossings and not above[-1] else None
+        signs = {k: round(change.difference, 12) for k, change in self.changes.items()}
+        apart = [k for k in self.ks if signs[k]]
+        crossings = [(low, high) for low, high in pairwise(apart) if signs[low] > 0 > signs[high]]
+        return crossings[-1] if crossings and signs[apart[-1]] < 0 else None
 
 
 def _change(before: Floats, after: Floats) -> Change:

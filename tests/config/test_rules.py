@@ -53,6 +53,8 @@ def test_every_number_has_a_range() -> None:
         (["optimizer.lr=1e-300"], "must be between 1e-12 and 100."),
         (["rewards.int=1e300"], "rewards.int=1e+300: must be between -10,000 and 10,000: advantages"),
         (["prompts_per_step=60000", "num_generations=60000"], "= 3,600,000,000 completions sampled at once"),
+        (["eval_samples=0"], "eval_samples=0: must be between 2 and 256: one completion of each problem is greedy"),
+        (["eval_samples=1"], "null samples no others"),
         ([f"optimizer.lr={'1' * 400}"], "optimizer.lr: a number of hundreds of digits"),
         ([f"seed={'1' * 400}"], "(400 characters): must be between 0 and"),
         ([f"model.path={'a' * 5000}"], "(5,000 characters): a path has at most 2,000 bytes."),

@@ -71,6 +71,16 @@ def test_the_figures_of_the_gain_over_a_placebo() -> None:
         ),
         (
             UP,
+            Change(1.0, 1.0, 0.0, 0.0),
+            None,
+            "elicited",
+            "and pass@32 went from 100.0% to 100.0% (+0.0 points, no spread). Elicited, as far as 32 samples show: the policy "
+            "before training had the answers, and training made them more likely. Nothing was left to gain at k = 32, so "
+            "these problems could not show anything new.",
+        ),
+        (UP, Change(0.5, 0.5, 0.0, 0.0), None, "elicited", "and training made them more likely."),
+        (
+            UP,
             UP,
             None,
             "new to 32 samples",

@@ -47,6 +47,14 @@ def test_pass_at_k_by_hand(tmp_path) -> None:
     assert curve.crossing == (1, 2) and one.direction == "unclear"  # two problems
 
 
+def test_curves_that_touch_do_not_cross(tmp_path) -> None:
+    """Of one more sample each is right; in 4 samples both problems are solved before and after."""
+    controlled(tmp_path, {"rewards=default": [0.5, 0.6]}, [1, 1], {"rewards=default": [2, 2]})
+    curve = pass_at_k_of(read_sweep(tmp_path).arms[0])[ACCURACY_FLEXIBLE]
+    assert [curve.changes[k].difference for k in curve.ks] == pytest.approx([1 / 4, 1 / 3, 0])
+    assert curve.crossing is None
+
+
 @pytest.mark.parametrize("harm", ["missing", "other problems", "damaged"])
 def test_samples_that_cannot_be_compared(tmp_path, harm: str) -> None:
     controlled(tmp_path, {"rewards=default": [0.5, 0.6]}, [1, 2], {"rewards=default": [4, 0]})
@@ -78,7 +86,7 @@ def test_the_section_of_a_sweep(tmp_path) -> None:
     assert "Exact format, 100.0% before training: 100.0% with rewards=default, 100.0% with rewards=placebo." in said
     assert 'id="pass_at_k"' in page and 'id="pass_at_k_strict"' in page
     assert "before training 91.0% 91.0% 100.0% – – 22.5% 90.0% – rewards=default 91.0% 91.0% 100.0% +59.7 +" in said
-    assert "elicited, and narrowed rewards=placebo 31.3% 31.3% 100.0% – – 22.5% +0.0 (+0.0 to +0.0) 90.0%" in said
+    assert "elicited, and narrowed rewards=placebo 31.3% 31.3% 100.0% – – 22.5% +0.0 (no spread) 90.0%" in said
     assert {path.stem for path in (tmp_path / "figures").iterdir()} >= {"pass_at_k", "pass_at_k_strict"}
 
 
