@@ -435,7 +435,7 @@ def test_it_imports_no_torch(light) -> None:
         (["sharding=zero4"], "sharding=zero4: must be one of ddp, zero2, zero3, fsdp2."),
         (["world_size=0"], "world_size=0: must be between 1 and 1,000,000."),
         (["max_prompt_length=null"], "max_prompt_length=null: a plan needs the longest prompt"),
-        (["model.adapter=/nowhere"], "model.adapter=/nowhere: the folder has no adapter_config.json"),
+        (["model.adapter=/nowhere"], "model.adapter=/nowhere: there is no such folder"),
         (["model.path=someone/something"], "its config.json is not on this machine, and a plan does not ask a hub."),
     ],
 )
