@@ -38,12 +38,12 @@ def select_by_solve_rate(examples: list[Example], config: DataConfig, notes: lis
         )
     selected = [example for example in known if low <= rates[example.key] <= high]
     counts = (
-        f"{len(selected):,} of {len(examples):,} training problems have a solve rate from {low:g} to {high:g} in "
-        f"{path}; {len(known) - len(selected):,} have another, {len(examples) - len(known):,} have none"
+        f"data.difficulty={path}: {len(selected):,} of {len(examples):,} training problems have a solve rate from "
+        f"{low:g} to {high:g}, {len(known) - len(selected):,} have another, {len(examples) - len(known):,} have none"
     )
     if not selected:
         setting = "data.solve_rate=[LOW,HIGH]" if config.curriculum is None else "data.curriculum"
-        raise UserError(f"data.difficulty={path}: {counts}; set other bounds, {setting}.")
+        raise UserError(f"{counts}; set other bounds, {setting}.")
     notes.append(f"{counts}. The others are left out.")
     return selected
 
