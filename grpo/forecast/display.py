@@ -26,7 +26,7 @@ from grpo.core.metric_names import (
     reward_zero_std,
 )
 from grpo.core.tables import empty_table, key_value_table
-from grpo.core.text import printable
+from grpo.core.text import plural, printable
 from grpo.forecast.advice import Advice
 from grpo.forecast.forecast import Estimate, Forecast
 from grpo.forecast.setup_rules import truncated_later
@@ -117,7 +117,8 @@ def group_note(forecast: Forecast) -> str:
         notes.append(f"K = {forecast.cheapest_k} has the most mixed groups per token")
     if forecast.missing_k:
         notes.append(f"for K = {', '.join(map(str, forecast.missing_k))} type samples={max(forecast.missing_k)}")
-    return "; ".join(notes)
+    note = "; ".join(notes)
+    return note[:1].upper() + note[1:]
 
 
 def reward_table(forecast: Forecast) -> Table:
@@ -146,7 +147,7 @@ def reward_table(forecast: Forecast) -> Table:
 def step_facts(forecast: Forecast) -> dict[str, str]:
     """What the first step would log."""
     config, step = forecast.config, forecast.step
-    groups = f"{config.prompts_per_step} groups of {config.num_generations}"
+    groups = f"{config.prompts_per_step} {plural(config.prompts_per_step, 'group')} of {config.num_generations}"
     facts = {
         "first step": f"{groups}; in 95% of first steps: right {_range(step[CORRECT])}, groups with right and wrong "
         f"answers {_range(step[MIXED])}, without an advantage {_range(step[ZERO_STD])}"

@@ -3,7 +3,8 @@
 Part of grpo/forecast/verdict.py. It knows no reward but `correct_by`.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -16,6 +17,7 @@ from grpo.forecast.signal_rules import FEW, format_is_missing, too_often_truncat
 from grpo.rewards.finding import Level, format_score, join_with_and
 
 DROWNED, DROWNING = 0.2, 0.6  # a share of right answers in the advantages below, and of another reward above
+NEGATIVE = 0.005  # a share below its negative is not rounding
 PHANTOM_MOST = 0.5
 OPPOSED = -0.3  # a correlation of two rewards
 INVERTED = 0.01  # a share of pairs
@@ -36,7 +38,7 @@ def _constant(forecast: Forecast) -> Iterator[Advice]:
     for level, names in by_level.items():
         if names:
             scores = join_with_and(f"{name} ({_describe(constant[name])})" for name in names)
-            measured = " ".join(f"rewards.{name}=0" for name in names)
+            measured = _weights_of_zero(names)
             rewards = plural(len(names), "reward")
             change = f"Correct the {rewards}, which python -m grpo.audit tests; or only measure, {measured}."
             if level == "note":
@@ -62,18 +64,19 @@ def _drowned(forecast: Forecast) -> Iterator[Advice]:
     known = {name: share.value for name, share in shares.items() if share is not None}
     correct_by = forecast.evaluation.rewards.correct_by
     largest = max(known, key=lambda name: known[name], default=correct_by)
-    drowned = correct_by in known and known[correct_by] < DROWNED and known[largest] > DROWNING
+    drowned = correct_by in known and -NEGATIVE < known[correct_by] < DROWNED and known[largest] > DROWNING
     if not drowned or not forecast.group.mixed.value:
         return
-    weight = forecast.evaluation.rewards.weights[largest]
+    spreads = dict(zip(forecast.scores.names, forecast.scores.spreads, strict=True))
+    weight = forecast.evaluation.rewards.weights[largest] * spreads[correct_by] / spreads[largest]
     evidence = (
         f"{correct_by} has {known[correct_by]:.1%} of the advantages of the first step, {largest} "
         f"{known[largest]:.1%}; {forecast.group.mixed.value:.1%} of the groups have right and wrong "
         "answers."
     )
     change = (
-        f"Lower the weight, rewards.{largest}={format_score(weight / 4)}, or algorithm=gdpo, which scales each reward "
-        "by its own spread."
+        f"Lower the weight, rewards.{largest}={weight:.1g}, at which both have the same spread within groups, or "
+        "algorithm=gdpo, which scales each reward by its own spread."
     )
     yield Advice("warning", "reward_drowns_others", evidence, change)
 
@@ -94,23 +97,46 @@ def _phantom(forecast: Forecast) -> Iterator[Advice]:
 
 
 def _opposing(forecast: Forecast) -> Iterator[Advice]:
-    """Rewards with a negative share, and pairs of rewards of which one pays for what the other punishes."""
-    names = _weighted(forecast)
-    for name in names:
-        share = forecast.step.get(advantage_share(name))
-        if share is not None and share.value <= -0.005:
-            evidence = f"{name} has a share of {share.value:.1%} in the advantages: it acts against the total."
-            change = f"Set its weight to 0, rewards.{name}=0, or correct it."
-            yield Advice("warning", "reward_opposes_total", evidence, change)
+    """Rewards with a negative share: they act against the total, or the total against right answers."""
+    shares = {name: forecast.step.get(advantage_share(name)) for name in _weighted(forecast)}
+    known = {name: share.value for name, share in shares.items() if share is not None}
+    negative = [name for name, share in known.items() if share <= -NEGATIVE]
+    if not negative:
+        return
+    listed = join_with_and(f"{name} ({known[name]:.1%})" for name in negative)
+    correct_by, largest = forecast.evaluation.rewards.correct_by, max(known, key=lambda name: known[name])
+    evidence = f"{listed}: negative shares in the advantages, which act against the total."
+    change = f"Set {_weights_of_zero(negative)}, or correct the {plural(len(negative), 'reward')}."
+    if correct_by in negative:
+        evidence = f"{listed}: negative shares in the advantages; the total acts against right answers, by {largest}."
+        change = f"Set {_weights_of_zero([largest])}, or correct the reward."
+    yield Advice("warning", "reward_opposes_total", evidence, change)
+
+
+def _disagreeing(forecast: Forecast) -> Iterator[Advice]:
+    """Pairs of rewards of which one pays for what the other punishes; those with one reward in common together."""
     correlations, scores = forecast.scores.correlations(), forecast.scores
-    signs = np.sign(scores.weights)
-    for first, second in combinations(names, 2):
+    signs, correct_by = np.sign(scores.weights), forecast.evaluation.rewards.correct_by
+    pairs: dict[tuple[str, str], float] = {}
+    for first, second in combinations(_weighted(forecast), 2):
         i, j = scores.names.index(first), scores.names.index(second)
-        correlation = correlations[i, j] * signs[i] * signs[j]
-        if correlation < OPPOSED:
-            evidence = f"{first} and {second} pay for opposite completions: their correlation is {correlation:.2f}."
-            change = f"Keep the one that you want, rewards.{first}=0 or rewards.{second}=0."
-            yield Advice("note", "rewards_disagree", evidence, change)
+        if (correlation := correlations[i, j] * signs[i] * signs[j]) < OPPOSED:
+            pairs[first, second] = correlation
+    while pairs:
+        counts = Counter(name for pair in pairs for name in pair)
+        common = max(counts, key=lambda name: (counts[name], name != correct_by))
+        others = {(set(pair) - {common}).pop(): pairs.pop(pair) for pair in [*pairs] if common in pair}
+        listed = join_with_and(f"{name} ({correlation:.2f})" for name, correlation in others.items())
+        change = f"Keep what you want, {_weights_of_zero([common])} or {_weights_of_zero([*others])}."
+        if correct_by in (common, *others):
+            change = f"Set {_weights_of_zero([*others] if common == correct_by else [common])}, or correct it."
+        evidence = f"{common} pays for the opposite of what others pay for; its correlations: {listed}."
+        yield Advice("note", "rewards_disagree", evidence, change)
+
+
+def _weights_of_zero(names: Sequence[str]) -> str:
+    """The settings that turn rewards off."""
+    return " ".join(f"rewards.{name}=0" for name in names)
 
 
 def _inverted(forecast: Forecast) -> Iterator[Advice]:
@@ -134,4 +160,4 @@ def _inverted(forecast: Forecast) -> Iterator[Advice]:
     yield Advice("warning", "wrong_outscores_right", evidence, change)
 
 
-REWARD_RULES = (_constant, _drowned, _phantom, _opposing, _inverted)
+REWARD_RULES = (_constant, _drowned, _phantom, _opposing, _disagreeing, _inverted)

@@ -88,6 +88,12 @@ class CompletionScores:
         joined = np.concatenate(parts)
         return Attribution(joined.sum(axis=1), joined, np.concatenate(zero_std))
 
+    @cached_property
+    def spreads(self) -> Floats:
+        """(R,) the standard deviation of the weighted scores within the groups."""
+        deviations = [self.weighted[rows] - self.weighted[rows].mean(axis=0) for rows in self.groups]
+        return np.sqrt((np.concatenate(deviations) ** 2).mean(axis=0))
+
     def correlations(self) -> Floats:
         """Pearson correlations (R + 1, R + 1) of the rewards and, last, the total; NaN if one of a pair is constant."""
         columns = np.column_stack([self.raw, self.totals])

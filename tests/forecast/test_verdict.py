@@ -60,7 +60,19 @@ SITUATIONS = {
         ["constant_reward"],
         "python -m grpo.audit",
     ),
-    "one reward is large": ([MIXED] * 8, ["rewards.xmlcount=50"], ["reward_drowns_others"], "rewards.xmlcount=12.5"),
+    "one reward is large": ([MIXED] * 8, ["rewards.xmlcount=50"], ["reward_drowns_others"], "rewards.xmlcount=5,"),
+    "one reward is very large": (
+        [MIXED] * 8,
+        ["rewards.xmlcount=10000"],
+        ["reward_drowns_others"],
+        "rewards.xmlcount=5,",
+    ),
+    "one reward acts against right answers": (
+        [[RIGHT, RIGHT, BARE, BARE]] * 8,
+        ["rewards.int=-10"],
+        ["reward_opposes_total", "wrong_outscores_right", "rewards_disagree"],
+        "Set rewards.int=0, or correct the reward.",
+    ),
     "a reward is negative": (
         [MIXED] * 8,
         ["rewards.int=-1"],
