@@ -7,6 +7,7 @@ from math import ceil
 from statistics import fmean
 
 from grpo.core.metric_format import format_interval, format_metric, label_and_formatter
+from grpo.core.metric_names import ACCURACY_FLEXIBLE
 from grpo.core.statistics import holm_adjusted, t_interval
 from grpo.core.text import join_words, plural
 from grpo.reports.arms import PRIMARY_METRIC, Arm, rewards_without
@@ -69,19 +70,20 @@ def _comparison_findings(sweep: SweepResults, baseline: Arm) -> list[str]:
         return [_single_arm(arms[0], problems)]
     tested = [contrast for contrast in contrasts if contrast.seeds > 1]
     if not tested:
-        return _single_seeds(contrasts, baseline)
+        return _single_seeds(sweep, contrasts, baseline)
     untested = _untested_arms(len(arms) - 1 - len(tested), baseline)
     if all(contrast.difference == 0 and contrast.is_constant for contrast in tested):
         return [f"In each of {_seeds(tested)} all arms had the same share of right answers.", *untested]
     clear = [contrast for contrast in tested if contrast.is_clear]
     largest = max(clear or tested, key=lambda contrast: abs(contrast.difference))
     others = [contrast for contrast in tested if contrast is not largest]
-    fact = _fact(largest, baseline)
+    fact, anywhere = _fact(sweep, largest, baseline), _in_any_format(sweep, largest, baseline)
     if clear:
         test = _test_of(largest, f"The difference on {problems}, {_points(largest.difference)},")
         separate = _separation(sweep, largest)
         return [
             f"{fact}; {_agreement(largest, baseline)}.",
+            *anywhere,
             f"{test}.",
             *separate,
             *_other_arms(others, baseline),
@@ -95,6 +97,7 @@ def _comparison_findings(sweep: SweepResults, baseline: Arm) -> list[str]:
             too_few, remedy = problems, "more seeds alone do not find it: more held-out problems are needed"
         sentences = [
             f"{fact}; {_agreement(largest, baseline)}, but {too_few} are too few to exclude chance{among}.",
+            *anywhere,
             f"{test}.",
             f"If its size and spread are those of these seeds, {remedy}.",
         ]
@@ -109,17 +112,33 @@ def _comparison_findings(sweep: SweepResults, baseline: Arm) -> list[str]:
     return [*sentences, *_other_arms(others, baseline), *untested, *_clearest_effect(sweep, baseline)]
 
 
-def _fact(contrast: Contrast, baseline: Arm) -> str:
+def _fact(sweep: SweepResults, contrast: Contrast, baseline: Arm) -> str:
     """The shares of right answers of two arms: `Without int, 91.0% of answers are right; with it, 95.0%`."""
-    first, second = (
-        format_metric(PRIMARY_METRIC, fmean(values)) for values in zip(*contrast.by_seed.values(), strict=True)
-    )
+    first, second = _shares(contrast, baseline, PRIMARY_METRIC)
+    right = sweep.labels[PRIMARY_METRIC] if _in_any_format(sweep, contrast, baseline) else "right"
     here, there = f"With {_name(contrast, baseline)}", f"with {baseline.short_name(baseline)}"
     if off := rewards_without(contrast.arm, baseline):
         here, there = f"Without {join_words(off)}", f"with {'it' if len(off) == 1 else 'them'}"
     elif on := rewards_without(baseline, contrast.arm):
         here, there = f"With {join_words(on)}", f"without {'it' if len(on) == 1 else 'them'}"
-    return f"{here}, {first} of answers are right; {there}, {second}"
+    return f"{here}, {first} of answers are {right}; {there}, {second}"
+
+
+def _in_any_format(sweep: SweepResults, contrast: Contrast, baseline: Arm) -> list[str]:
+    """The shares of right answers of two arms in any format, if they are not those in the format."""
+    shares = _shares(contrast, baseline, ACCURACY_FLEXIBLE)
+    if not shares or shares == _shares(contrast, baseline, PRIMARY_METRIC):
+        return []
+    label = sweep.labels[ACCURACY_FLEXIBLE]
+    return [f"{label[:1].upper()}{label[1:]}: {shares[0]} against {shares[1]}."]
+
+
+def _shares(contrast: Contrast, baseline: Arm, metric: str) -> list[str]:
+    """A metric of an arm and of the baseline, means over the seeds that they share; empty if a run has none."""
+    values = [arm.values(metric) for arm in (contrast.arm, baseline)]
+    if not all(seed in of_arm for of_arm in values for seed in contrast.by_seed):
+        return []
+    return [format_metric(metric, fmean(of_arm[seed] for seed in contrast.by_seed)) for of_arm in values]
 
 
 def _agreement(contrast: Contrast, baseline: Arm) -> str:
@@ -153,13 +172,20 @@ def _separation(sweep: SweepResults, contrast: Contrast) -> list[str]:
     return [f"Each of its {len(own)} runs is above each of the {len(rest)} other runs."] if min(own) > max(rest) else []
 
 
-def _single_seeds(contrasts: list[Contrast], baseline: Arm) -> list[str]:
+def _single_seeds(sweep: SweepResults, contrasts: list[Contrast], baseline: Arm) -> list[str]:
     base = baseline.short_name(baseline)
     if not contrasts:
         return [f"No arm shares a seed with {base}, so no conclusion about the arms is possible."]
     largest = max(contrasts, key=lambda contrast: abs(contrast.difference))
-    fact = _fact(largest, baseline) if largest.difference else "All arms had the same share of right answers"
-    return [f"{fact}, in one seed.", "The spread over seeds is unknown, so no conclusion about the arms is possible."]
+    if largest.difference:
+        fact, anywhere = _fact(sweep, largest, baseline), _in_any_format(sweep, largest, baseline)
+    else:
+        fact, anywhere = "All arms had the same share of right answers", []
+    return [
+        f"{fact}, in one seed.",
+        *anywhere,
+        "The spread over seeds is unknown, so no conclusion about the arms is possible.",
+    ]
 
 
 def _untested_arms(count: int, baseline: Arm) -> list[str]:

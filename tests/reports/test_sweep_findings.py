@@ -1,5 +1,7 @@
 """The findings of a sweep, sentence by sentence."""
 
+import json
+
 import pytest
 
 from grpo.core.errors import UserError
@@ -249,6 +251,36 @@ SITUATIONS = [
 @pytest.mark.parametrize("right,sentences", SITUATIONS)
 def test_each_situation_has_its_sentences(tmp_path, right: dict[str, list[float]], sentences: list[str]) -> None:
     assert findings(read_sweep(made_up_sweep(tmp_path, right))) == sentences
+
+
+@pytest.mark.parametrize(
+    ("right", "sentences"),
+    [
+        (
+            {"rewards=default": [0.8], "rewards=placebo": [0.1]},
+            [
+                "With rewards=placebo, 10.0% of answers are right inside <answer>; with rewards=default, 80.0%, in one seed.",
+                "Right as last number: 40.0% against 80.0%.",
+            ],
+        ),
+        (
+            {"rewards=default": [0.8, 0.81, 0.82], "rewards=placebo": [0.1, 0.12, 0.11]},
+            [
+                "With rewards=placebo, 11.0% of answers are right inside <answer>; with rewards=default, 81.0%; all 3 seeds agree.",
+                "Right as last number: 40.0% against 81.0%.",
+            ],
+        ),
+    ],
+    ids=["one seed", "three seeds"],
+)
+def test_both_accuracies_if_they_differ(tmp_path, right: dict[str, list[float]], sentences: list[str]) -> None:
+    made_up_sweep(tmp_path, right)
+    for results in tmp_path.glob("*/results.json"):
+        written = json.loads(results.read_text())
+        if written["after"]["accuracy_strict"] < 0.5:
+            written["after"]["accuracy_flexible"] = 0.4
+        results.write_text(json.dumps(written))
+    assert findings(read_sweep(tmp_path))[:2] == sentences
 
 
 def test_a_factor_can_matter_although_no_arm_differs_clearly(tmp_path) -> None:
