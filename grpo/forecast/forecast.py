@@ -52,11 +52,11 @@ class GroupForecast:
 def share_intervals(shares: Floats) -> list[Interval]:
     """Intervals of the row means of `shares` (figures, E), over E problems, by bootstrap.
 
-    Where all problems have 0, or all have 1, resampling shows no uncertainty; Wilson's interval of E problems does.
+    Where all problems have the same share, resampling shows no uncertainty; Wilson's interval of E problems does.
     """
     n = shares.shape[1]
     return [
-        wilson_interval(round(n * float(row[0])), n) if row.min() == row.max() and row[0] in (0, 1) else interval
+        wilson_interval(round(n * float(row[0])), n) if row.min() == row.max() else interval
         for row, interval in zip(shares, bootstrap_intervals(shares), strict=True)
     ]
 

@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from grpo.core.metric_names import PHANTOM, advantage_share, reward_zero_std
+from grpo.core.statistics import wilson_interval
 from grpo.core.text import plural
 from grpo.forecast.advice import Advice
 from grpo.forecast.forecast import Forecast
@@ -25,6 +26,9 @@ INVERTED = 0.01  # a share of pairs
 
 def _constant(forecast: Forecast) -> Iterator[Advice]:
     """Rewards with a weight that are equal for all completions of every group: never earned, or always."""
+    _, most_varying = wilson_interval(0, forecast.problems)
+    if most_varying >= FEW:  # too few groups to say that a reward hardly ever varies
+        return
     constant = {name: forecast.mean_score(name) for name in _weighted(forecast) if _is_constant(forecast, name)}
     all_constant = len(constant) == len(_weighted(forecast))
     if format_is_missing(forecast) or too_often_truncated(forecast):  # which is why little is paid

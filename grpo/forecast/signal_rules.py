@@ -1,12 +1,14 @@
 """Rules on the signal: whether groups have right and wrong answers, and why they do not.
 
 Part of grpo/forecast/verdict.py. Of the causes that explain missing right answers only the first is reported:
-truncation, then the format, then the difficulty. It knows no reward but `correct_by`.
+truncation, then the format, then the difficulty. A rule on what is missing warns if the upper end of the interval is
+low, too; else more problems are to be asked. It knows no reward but `correct_by`.
 """
 
 from collections.abc import Iterator
 
 from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT, SOFT_FORMAT, TRUNCATED
+from grpo.core.text import plural
 from grpo.forecast.advice import Advice
 from grpo.forecast.forecast import Forecast
 from grpo.forecast.other_formats import best_other_format
@@ -22,8 +24,9 @@ def too_often_truncated(forecast: Forecast) -> bool:
 
 
 def format_is_missing(forecast: Forecast) -> bool:
-    """Whether hardly any completion has reasoning and answer in the format."""
-    return forecast.share(SOFT_FORMAT).value < NEVER and not too_often_truncated(forecast)
+    """Whether hardly any completion has reasoning and answer in the format, and more problems would not change that."""
+    share = forecast.share(SOFT_FORMAT)
+    return share.value < NEVER and share.high < FEW and not too_often_truncated(forecast)
 
 
 def _format(forecast: Forecast) -> Iterator[Advice]:
@@ -50,7 +53,7 @@ def _format(forecast: Forecast) -> Iterator[Advice]:
 def _few_mixed_groups(forecast: Forecast) -> Iterator[Advice]:
     """Too hard, too easy, or some of both."""
     group = forecast.group
-    if group.mixed.value >= FEW or too_often_truncated(forecast) or format_is_missing(forecast):
+    if group.mixed.high >= FEW or too_often_truncated(forecast) or format_is_missing(forecast):
         return
     solved = forecast.share(ACCURACY_STRICT)
     evidence = (
@@ -73,13 +76,19 @@ def _few_mixed_groups(forecast: Forecast) -> Iterator[Advice]:
 
 
 def _uncertain(forecast: Forecast) -> Iterator[Advice]:
-    """Whether fewer groups than are needed may have right and wrong answers, by chance of the problems asked."""
-    mixed = forecast.group.mixed
-    if not mixed.low < FEW <= mixed.value:
+    """Whether enough groups have right and wrong answers, and an advantage, depends on the problems asked."""
+    mixed, silent = forecast.group.mixed, forecast.group.silent
+    if mixed.low < FEW <= mixed.high:
+        share, what = mixed, "right and wrong answers"
+    elif silent.low <= 1 - FEW < silent.high:
+        share, what = silent, "no advantage"
+    else:
+        return
+    if too_often_truncated(forecast) or format_is_missing(forecast):
         return
     evidence = (
-        f"{mixed.low:.0%} to {mixed.high:.0%} of groups of {forecast.group.k} have right and wrong answers, by "
-        f"{forecast.problems:,} problems: too wide a range to tell."
+        f"{share.low:.0%} to {share.high:.0%} of groups of {forecast.group.k} have {what}, by {forecast.problems:,} "
+        f"{plural(forecast.problems, 'problem')}: too wide a range to tell."
     )
     yield Advice("note", "few_problems_asked", evidence, f"Ask more, problems={max(32, 4 * forecast.problems)}.")
 
@@ -87,7 +96,7 @@ def _uncertain(forecast: Forecast) -> Iterator[Advice]:
 def silence(forecast: Forecast) -> Iterator[Advice]:
     """Groups without an advantage, for which no other rule has a reason."""
     group, gate = forecast.group, forecast.config.algorithm.gate
-    if group.silent.value <= 1 - FEW:
+    if group.silent.low <= 1 - FEW:
         return
     reason = "the totals of their completions are equal"
     if gate != "off":

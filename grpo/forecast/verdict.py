@@ -1,4 +1,4 @@
-"""The verdict of a preflight: go, or the changes to make first.
+"""The verdict of a preflight: go, the changes to make first, or too few problems to tell.
 
 Called by `grpo.preflight`. The rules are in `signal_rules`, `reward_rules` and `setup_rules`; each is a function from
 the forecast to `Advice`. It knows no output.
@@ -34,7 +34,8 @@ def headline(forecast: Forecast, advice: Sequence[Advice]) -> str:
     )
     warnings = sum(each.level == "warning" for each in advice)
     if not warnings:
-        return f"Go: {signal}."
+        unsure = any(each.cause == "few_problems_asked" for each in advice)
+        return f"{'Too few problems to tell' if unsure else 'Go'}: {signal}."
     first = next(each.cause for each in advice).replace("_", " ")
     more = f" and {warnings - 1} more {plural(warnings - 1, 'warning')}" * (warnings > 1)
     return f"Change the set-up first: {first}{more}. {signal}."

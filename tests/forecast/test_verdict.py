@@ -25,22 +25,22 @@ BOXED = [r"It is \boxed{5}.", r"It is \boxed{6}."] * 2
 SITUATIONS = {
     "mixed groups": ([MIXED] * 8, [], [], ""),
     "an answer without the format": (
-        [["The answer is 5.", BARE] * 2] * 8,
+        [["The answer is 5.", BARE] * 2] * 12,
         [],
         ["format_not_sampled"],
         "system_prompt=",
     ),
-    "other tags": ([THINK] * 8, [], ["format_not_sampled"], "format.reasoning=think format.answer=solution"),
-    "boxes": ([BOXED] * 8, [], ["format_not_sampled"], "format=boxed"),
+    "other tags": ([THINK] * 12, [], ["format_not_sampled"], "format.reasoning=think format.answer=solution"),
+    "boxes": ([BOXED] * 12, [], ["format_not_sampled"], "format=boxed"),
     "tags where boxes are asked for": (
-        [MIXED] * 8,
+        [MIXED] * 12,
         ["format=boxed"],
         ["format_not_sampled"],
         "format=tags format.reasoning=reasoning format.answer=answer",
     ),
-    "never right": ([[WRONG, WRONG, BARE, BARE]] * 8, [], ["too_hard"], "data.max_steps=2"),
-    "always right": ([[RIGHT, inline(5)] * 2] * 8, [], ["too_easy"], "data.min_steps=4"),
-    "right or wrong by problem": ([[RIGHT, inline(5)] * 2] * 3 + [[WRONG, BARE] * 2] * 5, [], ["too_hard"], "data."),
+    "never right": ([[WRONG, WRONG, BARE, BARE]] * 12, [], ["too_hard"], "data.max_steps=2"),
+    "always right": ([[RIGHT, inline(5)] * 2] * 12, [], ["too_easy"], "data.min_steps=4"),
+    "right or wrong by problem": ([[RIGHT, inline(5)] * 2] * 4 + [[WRONG, BARE] * 2] * 8, [], ["too_hard"], "data."),
     "truncated": (
         [[Completion("<reasoning>\n2 +", 64, True)] * 3 + [BARE]] * 8,
         [],
@@ -48,14 +48,14 @@ SITUATIONS = {
         "max_completion_length=128",
     ),
     "a reward that is never earned": (
-        [[inline(5), inline(6)] * 2] * 8,
+        [[inline(5), inline(6)] * 2] * 12,
         [],
         ["constant_reward"],
         "rewards.strict_format=0",
     ),
-    "rewards that are always earned": ([[RIGHT, WRONG] * 2] * 8, [], ["constant_reward"], "rewards.int=0"),
+    "rewards that are always earned": ([[RIGHT, WRONG] * 2] * 12, [], ["constant_reward"], "rewards.int=0"),
     "no reward varies": (
-        [[RIGHT, WRONG] * 2] * 8,
+        [[RIGHT, WRONG] * 2] * 12,
         ["rewards=correctness_only", "rewards.correctness=0", "rewards.strict_format=1"],
         ["constant_reward"],
         "python -m grpo.audit",
@@ -92,6 +92,15 @@ SITUATIONS = {
         "algorithm.gate=correctness",
     ),
     "few problems": ([MIXED, [WRONG, BARE] * 2], [], ["few_problems_asked"], "problems=32"),
+    "one problem without the format": ([[BARE] * 4], [], ["few_problems_asked"], "problems=32"),
+    "one problem with equal totals": ([[RIGHT] * 4], [], ["few_problems_asked"], "problems=32"),
+    "one problem that is seldom right": ([[RIGHT] + [WRONG] * 15], [], ["few_problems_asked"], "problems=32"),
+    "few problems without an advantage": (
+        [[RIGHT, WRONG] * 2] * 5 + [MIXED],
+        ["rewards=correctness_only", "rewards.correctness=0", "rewards.strict_format=1"],
+        ["few_problems_asked"],
+        "problems=32",
+    ),
     "a gate leaves out what differs": (
         [MIXED] * 2 + [[WRONG, BARE] * 2] * 5,
         ["algorithm.gate=correctness"],
@@ -99,7 +108,7 @@ SITUATIONS = {
         "",
     ),
     "few groups differ": (
-        [[RIGHT, WRONG] * 2] * 9 + [MIXED],
+        [[RIGHT, WRONG] * 2] * 19 + [MIXED],
         ["rewards=correctness_only", "rewards.correctness=0", "rewards.strict_format=1"],
         ["no_signal"],
         "temperature=1",
@@ -115,8 +124,9 @@ def test_the_verdict_names_the_causes(completions, settings: list[str], causes: 
     unexpected = {each.cause for each in advice if each.level == "warning"} - {*causes}
     assert not unexpected, advice
     assert typed in "".join(each.change for each in advice)
-    goes = not any(each.level == "warning" for each in advice)
-    assert headline(forecast, advice).startswith("Go: " if goes else "Change the set-up first: ")
+    goes = "Too few problems to tell: " if any(each.cause == "few_problems_asked" for each in advice) else "Go: "
+    warned = any(each.level == "warning" for each in advice)
+    assert headline(forecast, advice).startswith("Change the set-up first: " if warned else goes)
 
 
 def test_the_numbers_of_a_forecast() -> None:
@@ -163,7 +173,7 @@ def test_a_reward_that_abstains(tmp_path, capsys) -> None:
         "@reward\ndef choosy(completion):\n    return 1.0 if 'reasoning' in completion else None\n"
     )
     rewards = [f"reward_files=[{tmp_path / 'shy.py'}]", "+rewards.shy=1", "+rewards.choosy=1"]
-    forecast = made_up([MIXED] * 4, "num_generations=4", *rewards)
+    forecast = made_up([MIXED] * 12, "num_generations=4", *rewards)
     advice = judge(forecast)
     print_forecast(forecast)
     # As in training, the other one varies: beside a score of 1, an abstention adds 0 to the total.
