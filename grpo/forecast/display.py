@@ -156,6 +156,14 @@ def step_facts(forecast: Forecast) -> dict[str, str]:
         facts["phantom share"] = (
             f"{percent(step[PHANTOM])} of the squared advantages are in groups with right or with wrong answers only"
         )
+    if not any(advantage_share(name) in step for name in forecast.scores.names):
+        estimator = config.algorithm.advantage_estimator
+        facts["shares, flips"] = (
+            f"unknown with algorithm.estimator={estimator}: its advantages are not a sum over rewards"
+        )
+    abstentions = {name: forecast.abstentions(name) for name in forecast.scores.names}
+    if listed := ", ".join(f"{name} in {share:.1%}" for name, share in abstentions.items() if share):
+        facts["abstentions"] = f"{listed} of the completions"
     return facts
 
 

@@ -214,6 +214,10 @@ class Forecast:
         column = self.scores.raw[:, self.scores.names.index(reward)]
         return None if np.isnan(column).all() else float(np.nanmean(column))
 
+    def abstentions(self, reward: str) -> float:
+        """The share of completions for which a reward abstains."""
+        return float(np.isnan(self.scores.raw[:, self.scores.names.index(reward)]).mean())
+
     @cached_property
     def frequent_answers(self) -> list[tuple[str, int]]:
         """The answers in the format, and how often each is given, the most frequent first; "" for none."""

@@ -1,5 +1,7 @@
 """The verdict on made-up completions: situation -> the causes that it names, and what it says to type."""
 
+import re
+
 import pytest
 
 from grpo.config.rules import ESTIMATOR_NAMES
@@ -121,6 +123,7 @@ def test_the_verdict_names_the_causes(completions, settings: list[str], causes: 
     forecast = made_up(completions, "num_generations=4", *settings)
     advice = judge(forecast)
     assert [each.cause for each in advice if each.level == "warning" or each.cause in causes][: len(causes)] == causes
+    assert not any(re.search(r"rewards\.correctness=0(?!\.\d)", each.change) for each in advice)
     unexpected = {each.cause for each in advice if each.level == "warning"} - {*causes}
     assert not unexpected, advice
     assert typed in "".join(each.change for each in advice)
@@ -156,6 +159,7 @@ def test_every_estimator_has_a_forecast_that_prints(estimator: str, capsys) -> N
     assert "groups of K" in said and "Go: " in said and "nan" not in said
     # The shares of an estimator that is not a sum over rewards are unknown.
     assert ("advantage_share/correctness" in forecast.step) == (estimator != "passk")
+    assert ("unknown with algorithm.estimator=passk" in said) == (estimator == "passk")
 
 
 def test_long_answers_are_shortened() -> None:
@@ -178,4 +182,5 @@ def test_a_reward_that_abstains(tmp_path, capsys) -> None:
     print_forecast(forecast)
     # As in training, the other one varies: beside a score of 1, an abstention adds 0 to the total.
     assert advice[0].evidence.startswith("shy (abstained): equal for all completions")
-    assert "abstains" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "abstains" in said and "abstentions shy in 100.0%, choosy in 25.0% of the completions" in said
