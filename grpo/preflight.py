@@ -19,6 +19,7 @@ from grpo.config.application import Command, hydra_job, is_multirun, job_overrid
 from grpo.config.batch import derive_batch
 from grpo.config.composition import load_config
 from grpo.config.groups import CONF
+from grpo.config.overrides import shell_argument
 from grpo.config.schema import PreflightConfig
 from grpo.core.console import error_message, say
 from grpo.core.environment_values import to_interpolations
@@ -56,8 +57,9 @@ def run(config: PreflightConfig, out: Path, command: str) -> list[Advice]:
             forecast, sampled, facts = ask_policy(config, rewards)
     finally:
         rewards.executor.close()
-    advice = judge(forecast)
     folder = PreflightDir(out)
+    forecast.difficulty_setting = shell_argument("data.difficulty", display_path(folder.difficulty_jsonl))
+    advice = judge(forecast)
     with spinner("saving the completions"):
         save_completions(folder, forecast)
         save_difficulty(folder, forecast, facts)

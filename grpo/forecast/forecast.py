@@ -69,6 +69,7 @@ class Forecast:
         prompt_tokens: (E,) the length of each prompt.
         samples: the number of completions of each problem.
         setup, costs: what else was found out; no costs: they were not measured.
+        difficulty_setting: the argument that names the file of the solve rates.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Forecast:
     ) -> None:
         self.config, self.evaluation = config, evaluation
         self.setup, self.costs = setup or SetupFacts(), costs
+        self.difficulty_setting = "data.difficulty=FOLDER/difficulty.jsonl"
         self.prompt_tokens = np.array(prompt_tokens, np.float64)
         (self.samples,) = set(evaluation.counts)
 

@@ -62,7 +62,7 @@ def _few_mixed_groups(forecast: Forecast) -> Iterator[Advice]:
         f"and {group.mixed.value:.1%} both."
     )
     measure = (
-        "data.difficulty=FOLDER/difficulty.jsonl trains on the problems that are solved sometimes; problems=1000 "
+        f"{forecast.difficulty_setting} trains on the problems that are solved sometimes; problems=1000 "
         "measures more of them"
     )
     if group.none_right.value >= group.all_right.value:

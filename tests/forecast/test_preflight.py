@@ -46,6 +46,7 @@ def test_the_verdict_on_the_embedded_policy(name: str, tmp_path, monkeypatch, ca
     report = json.loads(Path("out/preflight.json").read_text())
     assert [advice["cause"] for advice in report["advice"] if advice["level"] == "warning"] == causes
     assert report["verdict"].startswith("Change the set-up first: " if causes else "Go: ")
+    assert ("data.difficulty=out/difficulty.jsonl" in str(report["advice"])) == ("too_hard" in causes)
     said = capsys.readouterr().out
     assert all(advice["cause"].replace("_", " ") in said for advice in report["advice"])
 
