@@ -64,8 +64,9 @@ def answer_facts(forecast: Forecast) -> dict[str, str]:
     """How often the problems are solved, and what else there is to say of the completions."""
     labels = forecast.evaluation.labels
     bins = ", ".join(f"{name} {count}" for name, count in forecast.histogram.items() if count)
+    problems = f"{forecast.problems:,} training {plural(forecast.problems, 'problem')}"
     facts = {
-        "asked": f"{forecast.problems:,} training problems, {forecast.samples} completions each",
+        "asked": f"{problems}, {forecast.samples} completions each",
         labels[ACCURACY_STRICT]: percent(forecast.share(ACCURACY_STRICT)),
         labels[ACCURACY_FLEXIBLE]: percent(forecast.share(ACCURACY_FLEXIBLE)),
         "problems": bins,

@@ -162,6 +162,11 @@ def test_every_estimator_has_a_forecast_that_prints(estimator: str, capsys) -> N
     assert ("unknown with algorithm.estimator=passk" in said) == (estimator == "passk")
 
 
+@pytest.mark.parametrize(("problems", "asked"), [(1, "1 training problem, "), (2, "2 training problems, ")])
+def test_how_many_problems_were_asked(problems: int, asked: str) -> None:
+    assert answer_facts(made_up([MIXED] * problems, "num_generations=4"))["asked"].startswith(asked)
+
+
 def test_long_answers_are_shortened() -> None:
     long = "<reasoning>x</reasoning><answer>" + "so and\n" * 30 + "</answer>"
     forecast = made_up([[long, long, RIGHT, ""]] * 4, "num_generations=4")
