@@ -205,7 +205,7 @@ def with_reward(folder: Path, what: str) -> list[str]:
     folder.mkdir(exist_ok=True)
     (folder / "odd.py").write_text(REWARDS.replace("{what}", what))
     # A process of two has nothing to evaluate.
-    return [*STEPS, "reward_files=[odd.py]", "+rewards.odd=1", "data.eval_problems=1"]
+    return [*STEPS, "reward_files=[odd.py]", "+rewards.odd=1", "data.eval_problems=1", "eval_samples=null"]
 
 
 def test_a_rank_that_fails_ends_all_with_its_own_error(tmp_path) -> None:
