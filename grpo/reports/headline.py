@@ -1,6 +1,6 @@
-"""The sentence about a finished run: how both accuracies have changed on the held-out problems.
+"""The sentences about a finished run: how both accuracies have changed on the held-out problems.
 
-The page of a run opens with it, and trackers store it. It imports nothing heavy and reads no files.
+The page of a run opens with them, and trackers store them. It imports nothing heavy and reads no files.
 """
 
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT
 from grpo.core.text import plural
 
 
-def changes_sentence(results: dict[str, Any], labels: Mapping[str, str]) -> str:
-    """The changes of both accuracies on the held-out problems, with intervals and significance.
+def changes_sentences(results: dict[str, Any], labels: Mapping[str, str]) -> list[str]:
+    """The changes of both accuracies on the held-out problems, with intervals and significance, a sentence each.
 
     Args:
         labels: the labels of the two accuracies.
     """
     count, steps = results["after"]["n"], f"{results['steps']:,} {plural(results['steps'], 'step')}"
-    changes = [f"{labels[name]} {_change(results, name)}" for name in (ACCURACY_STRICT, ACCURACY_FLEXIBLE)]
-    return f"In {steps}, on {count:,} held-out {plural(count, 'problem')}: answers {'; '.join(changes)}."
+    strict, flexible = (f"{labels[name]} {_change(results, name)}" for name in (ACCURACY_STRICT, ACCURACY_FLEXIBLE))
+    return [f"In {steps}, on {count:,} held-out {plural(count, 'problem')}, answers {strict}.", f"Answers {flexible}."]
 
 
 def _change(results: dict[str, Any], metric: str) -> str:

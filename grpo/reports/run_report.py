@@ -29,7 +29,7 @@ from grpo.core.metric_names import (
 )
 from grpo.core.text import format_bytes, format_setting, plural, with_sign
 from grpo.reports.figures import Chart, save_png, smoothing_window
-from grpo.reports.headline import changes_sentence, is_significant_change
+from grpo.reports.headline import changes_sentences, is_significant_change
 from grpo.reports.page import write_page
 from grpo.reports.run_figures import reward_colours, run_charts
 from grpo.runs.run_dir import RunDir
@@ -99,12 +99,13 @@ def _write_page(run: SavedRun, path: Path, charts: list[Chart], defaults: dict[s
     )
 
 
-def headline(run: SavedRun) -> str:
-    """The changes of both accuracies in one sentence; of an unfinished run how far it is."""
+def headline(run: SavedRun) -> list[str]:
+    """The changes of both accuracies, a sentence each; of an unfinished run how far it is."""
     if not run.results:
         last_step = int(run.history.index[-1]) if len(run.history) else 0
-        return f"Not finished: {last_step:,} {plural(last_step, 'step')} logged, and no evaluation after training yet."
-    return changes_sentence(run.results, run.accuracy_labels)
+        steps = f"{last_step:,} {plural(last_step, 'step')}"
+        return [f"Not finished: {steps} logged, and no evaluation after training yet."]
+    return changes_sentences(run.results, run.accuracy_labels)
 
 
 def attribution_rows(run: SavedRun) -> list[dict[str, Any]]:

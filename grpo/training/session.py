@@ -34,7 +34,7 @@ from grpo.evaluation.storage import load_evaluation
 from grpo.policy.chat_template import TemplateFraming
 from grpo.policy.hub import is_loaded_from_hub, prepare_hub
 from grpo.policy.requirements import lora_learning_rate_warning, slow_bfloat16_warning
-from grpo.reports.headline import changes_sentence
+from grpo.reports.headline import changes_sentences
 from grpo.rewards.reward_state import state_notes
 from grpo.rewards.stack import rewards_of
 from grpo.runs.labels import RunLabel
@@ -373,7 +373,7 @@ class Session:
         results = self._results(step, differences)
         write_json(self.run_dir.results_json, results)
         figures = self.before.as_metrics("before/") | self.after.as_metrics("after/")
-        self.tracker.summarize(figures, changes_sentence(results, self.after.labels))
+        self.tracker.summarize(figures, " ".join(changes_sentences(results, self.after.labels)))
         say_results(results, self.before, self.after, differences, self.trainer.state.max_steps, self.run_dir.path)
         return results
 
