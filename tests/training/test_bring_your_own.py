@@ -74,7 +74,7 @@ def check_headline(out: Path, results: dict[str, Any], is_right: Any) -> None:
     assert [example["question"] for example in results["examples"]] == rows["question"].tolist()[:3]
     for when in ("before", "after"):
         assert results[when]["accuracy_strict"] == right / 5
-    assert f"stayed at {right / 5:.1%}" in headline(read_run(out))
+    assert f"stayed at {right / 5:.1%}" in headline(read_run(out))[0]
     assert rows["accuracy_strict"].sum() == right and rows["rewards/correctness"].sum() == 2 * right
     assert "rewards/int" not in rows and "reward int" not in write_run_report(out).read_text()
     for line in metrics(out):

@@ -47,7 +47,7 @@ def test_an_offline_run_holds_the_curves_and_the_table(train, environment, capsy
         for name in expected.keys() - {"step"}:
             assert row[name] == pytest.approx(expected[name]), name
     assert summary["after/accuracy_strict"] == results["after"]["accuracy_strict"]
-    assert summary["headline"] == headline(read_run(out))
+    assert summary["headline"] == " ".join(headline(read_run(out)))
     assert summary["before/rewards/int"] == results["before"]["rewards/int"]
     # Sampled at steps 1, 3 and 4, a group of four each, and only the newest six rows kept.
     table = tables[-1]
