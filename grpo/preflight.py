@@ -52,13 +52,13 @@ def run(config: PreflightConfig, out: Path, command: str) -> list[Advice]:
     batch = derive_batch(config.num_generations, config.prompts_per_step, config.micro_batch_size)
     check_device(config, batch)
     say(banner(to_interpolations(config), rewards, batch, out))
+    folder = PreflightDir(out)
     try:
         with SignalHandler():
-            forecast, sampled, facts = ask_policy(config, rewards)
+            difficulty = shell_argument("data.difficulty", display_path(folder.difficulty_jsonl))
+            forecast, sampled, facts = ask_policy(config, rewards, difficulty)
     finally:
         rewards.executor.close()
-    folder = PreflightDir(out)
-    forecast.difficulty_setting = shell_argument("data.difficulty", display_path(folder.difficulty_jsonl))
     advice = judge(forecast)
     with spinner("saving the completions"):
         save_completions(folder, forecast)

@@ -1,7 +1,7 @@
-"""The metrics of the first optimizer steps, simulated: groups drawn from samples, with the run's own advantages.
+"""The metrics of the first optimizer step, simulated: groups drawn from samples, with the run's own advantages.
 
 Called by grpo/forecast/forecast.py. The metrics are those that training logs (`attribution_metrics`), so that a
-forecast can be compared with the first lines of metrics.jsonl. It knows no policy.
+forecast can be compared with the first line of metrics.jsonl. It knows no policy.
 """
 
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ class StepSettings:
     gate: str
 
 
-def simulate_first_steps(scores: Floats, correct: Bools, settings: StepSettings, steps: int = 1) -> dict[str, Floats]:
-    """Metric -> its mean over the first `steps` steps, for each of `SIMULATIONS` runs; nan where no step has it.
+def simulate_first_steps(scores: Floats, correct: Bools, settings: StepSettings) -> dict[str, Floats]:
+    """Metric -> its value at the first step of each of `SIMULATIONS` runs; nan for a run that does not log it.
 
     A simulated run draws E problems with replacement, since the E problems are themselves a sample; then the prompts
-    of each step from those, and K of the samples of each prompt without replacement. The policy does not change.
+    of the step from those, and K of the samples of each prompt without replacement.
 
     Args:
         scores: (E, samples, R) raw scores; nan for an abstention.
@@ -48,18 +48,14 @@ def simulate_first_steps(scores: Floats, correct: Bools, settings: StepSettings,
     k, prompts = settings.num_generations, settings.prompts_per_step
     shaping = np.array([name != settings.correct_by for name in settings.names])
     generator = np.random.default_rng(0)
-    runs: list[dict[str, list[float]]] = []
+    runs: list[dict[str, float]] = []
     for _ in range(SIMULATIONS):
         population = generator.integers(n, size=(n,))
-        run: dict[str, list[float]] = {}
-        for _ in range(steps):
-            problems = population[generator.integers(n, size=(prompts, 1))]
-            chosen = np.argsort(generator.random((prompts, m)), axis=1)[:, :k]
-            rows, right = scores[problems, chosen].reshape(-1, rewards), correct[problems, chosen].reshape(-1)
-            gated = gate_rewards(settings.gate, right, k, shaping)
-            attribution = attribute(rows, settings.weights, k, settings.estimator, gated)
-            for name, value in attribution_metrics(attribution, settings.names, right, k).items():
-                run.setdefault(name, []).append(value)
-        runs.append(run)
+        problems = population[generator.integers(n, size=(prompts, 1))]
+        chosen = np.argsort(generator.random((prompts, m)), axis=1)[:, :k]
+        rows, right = scores[problems, chosen].reshape(-1, rewards), correct[problems, chosen].reshape(-1)
+        gated = gate_rewards(settings.gate, right, k, shaping)
+        attribution = attribute(rows, settings.weights, k, settings.estimator, gated)
+        runs.append(attribution_metrics(attribution, settings.names, right, k))
     metrics = dict.fromkeys(name for run in runs for name in run)
-    return {name: np.array([np.mean(run[name]) if name in run else np.nan for run in runs]) for name in metrics}
+    return {name: np.array([run.get(name, np.nan) for run in runs]) for name in metrics}

@@ -79,10 +79,11 @@ class Forecast:
         prompt_tokens: Sequence[int],
         setup: SetupFacts | None = None,
         costs: Costs | None = None,
+        difficulty_setting: str = "data.difficulty=FOLDER/difficulty.jsonl",
     ) -> None:
         self.config, self.evaluation = config, evaluation
         self.setup, self.costs = setup or SetupFacts(), costs
-        self.difficulty_setting = "data.difficulty=FOLDER/difficulty.jsonl"
+        self.difficulty_setting = difficulty_setting
         self.prompt_tokens = np.array(prompt_tokens, np.float64)
         (self.samples,) = set(evaluation.counts)
 
@@ -151,7 +152,7 @@ class Forecast:
 
     @property
     def cheapest_k(self) -> int | None:
-        """The K with the most groups with right and wrong completions per token; None if no group is expected so."""
+        """The K with the most groups with right and wrong completions per token; None if no such group is expected."""
         best = max(self.groups, key=lambda k: self.groups[k].mixed_per_1000_tokens)
         return best if self.groups[best].mixed.value else None
 

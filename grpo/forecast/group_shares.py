@@ -15,13 +15,13 @@ from grpo.rewards.estimators import ROUNDING, Bools
 
 @dataclass(frozen=True)
 class GroupShares:
-    """For each of E problems, the probability (E,) that a group of K of its samples is so.
+    """For each of E problems, the probability (E,) of each kind of group of K of its samples.
 
     Attributes:
-        mixed: right and wrong completions.
-        none_right, all_right: the other groups.
-        differing: two completions with different totals.
-        learning: an advantage that is not zero, by the difference in the total, and by the gate.
+        mixed: groups with right and wrong completions.
+        none_right, all_right: groups with wrong ones only, and with right ones only.
+        differing: groups in which two totals differ.
+        learning: groups with an advantage: two totals differ, also if the gate leaves rewards out.
     """
 
     mixed: Floats

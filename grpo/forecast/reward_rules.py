@@ -63,7 +63,7 @@ def _weighted(forecast: Forecast) -> list[str]:
 
 
 def _drowned(forecast: Forecast) -> Iterator[Advice]:
-    """Whether right answers vary within groups, and another reward takes the advantages all the same."""
+    """Whether another reward takes most of the advantages, although right answers vary within groups."""
     shares = {name: forecast.step.get(advantage_share(name)) for name in _weighted(forecast)}
     known = {name: share.value for name, share in shares.items() if share is not None}
     correct_by = forecast.evaluation.rewards.correct_by

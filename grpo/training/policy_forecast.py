@@ -12,10 +12,9 @@ from grpo.config.batch import optimizer_steps
 from grpo.config.samplers import sampler_in_process
 from grpo.config.schema import PreflightConfig
 from grpo.core.console import say
-from grpo.core.device import peak_process_memory, set_determinism, set_threads
+from grpo.core.device import peak_process_memory
 from grpo.core.metric_names import MEAN_COMPLETION_TOKENS
 from grpo.core.progress import spinner
-from grpo.core.run_log import quiet_libraries
 from grpo.core.signals import StoppedBySignal
 from grpo.evaluation.evaluation import Evaluation, evaluate_completions
 from grpo.evaluation.protocol import describe_template
@@ -24,17 +23,20 @@ from grpo.forecast.forecast import Forecast
 from grpo.forecast.sampling import Sampled, draw_problems, sample_problems
 from grpo.forecast.setup import SetupFacts, continue_truncated, count_duplicates
 from grpo.policy.chat_template import ChatTemplate
-from grpo.policy.hub import is_loaded_from_hub, prepare_hub
 from grpo.policy.requirements import slow_bfloat16_warning
 from grpo.rewards.reward_state import unchanged_reward_states
 from grpo.rewards.stack import RewardStack
 from grpo.runs.provenance import collect_provenance
-from grpo.training.run_inputs import load_policy, load_problems
-from grpo.training.run_output import notes_on_policy
+from grpo.training.run_inputs import load_policy, load_problems, prepare_libraries
 
 
-def ask_policy(config: PreflightConfig, rewards: RewardStack) -> tuple[Forecast, Sampled, dict[str, Any]]:
+def ask_policy(
+    config: PreflightConfig, rewards: RewardStack, difficulty_setting: str
+) -> tuple[Forecast, Sampled, dict[str, Any]]:
     """The forecast of the run, the completions that it is made from, and the provenance of both.
+
+    Args:
+        difficulty_setting: as `Forecast` takes it.
 
     Raises:
         UserError: as the preparation of a training run.
@@ -45,17 +47,11 @@ def ask_policy(config: PreflightConfig, rewards: RewardStack) -> tuple[Forecast,
     if config.placebo:
         say("placebo=true: training permutes the advantages within each group; the forecast is of those before that.")
     splits = load_problems(config, rewards)
-    if is_loaded_from_hub(config.model):
-        prepare_hub()
-    with spinner("importing PyTorch and Transformers"):
-        quiet_libraries()
-        from grpo.policy.compatibility import position_limit
-        from grpo.policy.prefix_sharing import unwrap_adapters
-        from grpo.sampling.build import build_sampler
-    for note in notes_on_policy(config):
-        say(note)
-    set_threads(config.threads)
-    set_determinism(config.device, config.deterministic)
+    prepare_libraries(config)
+    from grpo.policy.compatibility import position_limit
+    from grpo.policy.prefix_sharing import unwrap_adapters
+    from grpo.sampling.build import build_sampler
+
     with spinner("loading the policy"):
         loaded = load_policy(config, splits)
         policy = loaded.policy.to(config.device)
@@ -93,7 +89,8 @@ def ask_policy(config: PreflightConfig, rewards: RewardStack) -> tuple[Forecast,
     with spinner("recording versions and checksums"):
         facts = collect_provenance(config, splits.train, splits.held_out)
     lengths = [len(ids) for ids in chat.prompt_ids([example.prompt for example in examples])]
-    return Forecast(config, evaluation, lengths, setup, costs_of(config, evaluation, lengths, sampled)), sampled, facts
+    costs = costs_of(config, evaluation, lengths, sampled)
+    return Forecast(config, evaluation, lengths, setup, costs, difficulty_setting), sampled, facts
 
 
 def costs_of(config: PreflightConfig, evaluation: Evaluation, prompts: Sequence[int], sampled: Sampled) -> Costs:

@@ -1,4 +1,4 @@
-"""The problems and the policy of a run, checked and loaded: what training and `grpo.preflight` both start from.
+"""The problems, the libraries and the policy of a run: what training and `grpo.preflight` both start from.
 
 The session calls it before it builds the sampler. It knows no trainer and writes no files.
 """
@@ -8,12 +8,16 @@ from typing import Any
 
 from grpo.config.schema import Config
 from grpo.core.console import say
+from grpo.core.device import set_determinism, set_threads
 from grpo.core.progress import spinner
+from grpo.core.run_log import quiet_libraries
+from grpo.policy.hub import is_loaded_from_hub, prepare_hub
 from grpo.rewards.stack import RewardStack
 from grpo.tasks.example import Example
 from grpo.tasks.splits import Splits, load_splits
 from grpo.tasks.tokenized_format import check_tokenized_format
 from grpo.tasks.train_set import check_count, select_train_examples
+from grpo.training.run_output import notes_on_policy
 
 
 @dataclass
@@ -45,6 +49,19 @@ def load_problems(config: Config, rewards: RewardStack) -> Splits:
         if examples:
             rewards.check_columns(examples, f"data={config.data.name}")
     return splits
+
+
+def prepare_libraries(config: Config) -> None:
+    """Import PyTorch and Transformers, and set their threads and their determinism."""
+    if is_loaded_from_hub(config.model):
+        prepare_hub()
+    with spinner("importing PyTorch and Transformers"):
+        quiet_libraries()
+        import grpo.sampling.build  # noqa: F401  # with it, all that a sampler needs
+    for note in notes_on_policy(config):
+        say(note)
+    set_threads(config.threads)
+    set_determinism(config.device, config.deterministic)
 
 
 def load_policy(config: Config, splits: Splits) -> LoadedPolicy:

@@ -18,7 +18,7 @@ from grpo.config.samplers import evaluation_rollout
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
-from grpo.core.device import is_out_of_memory, peak_process_memory, set_determinism, set_threads
+from grpo.core.device import is_out_of_memory, peak_process_memory
 from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError
 from grpo.core.files import atomic_folder, write_json
@@ -26,13 +26,11 @@ from grpo.core.metric_format import format_accuracies
 from grpo.core.metric_names import TRAIN_SECONDS, VALIDATION_PREFIX
 from grpo.core.progress import progress, spinner
 from grpo.core.redact import redacted
-from grpo.core.run_log import quiet_libraries
 from grpo.core.signals import SignalHandler, StoppedBySignal
 from grpo.evaluation.difference import PairedDifference, paired_differences
 from grpo.evaluation.evaluation import Evaluation
 from grpo.evaluation.storage import load_evaluation
 from grpo.policy.chat_template import TemplateFraming
-from grpo.policy.hub import is_loaded_from_hub, prepare_hub
 from grpo.policy.requirements import lora_learning_rate_warning, slow_bfloat16_warning
 from grpo.reports.headline import changes_sentences
 from grpo.rewards.reward_state import state_notes
@@ -44,8 +42,8 @@ from grpo.runs.run_dir import RunDir
 from grpo.runs.signature import sign
 from grpo.training.environment import check_environment
 from grpo.training.policy_evaluator import PolicyEvaluator, answers_before_and_after
-from grpo.training.run_inputs import load_policy, load_problems
-from grpo.training.run_output import banner, notes_on_policy, out_of_memory_advice, say_results
+from grpo.training.run_inputs import load_policy, load_problems, prepare_libraries
+from grpo.training.run_output import banner, out_of_memory_advice, say_results
 from grpo.training.run_provenance import record_provenance
 from grpo.training.trackers.interface import NoTracker
 from grpo.training.tracking import build_tracker
@@ -137,15 +135,9 @@ class Session:
             if warning:
                 say(warning)
         self.splits = load_problems(config, self.rewards)
-        if is_loaded_from_hub(config.model):
-            prepare_hub()
-        with spinner("importing PyTorch and Transformers"):
-            quiet_libraries()
-            from grpo.sampling.build import build_sampler
-        for note in notes_on_policy(config):
-            say(note)
-        set_threads(config.threads)
-        set_determinism(config.device, config.deterministic)
+        prepare_libraries(config)
+        from grpo.sampling.build import build_sampler
+
         distributed.init_process_group(config.device)
         with spinner("loading the policy"):
             notes = self._load_policy()

@@ -26,13 +26,12 @@ def test_a_step_of_all_problems_logs_what_training_logs(estimator: str) -> None:
         assert float(np.mean(simulated[name])) == pytest.approx(value, abs=0.04), name
 
 
-def test_the_range_of_a_small_step_is_wide_and_that_of_many_steps_narrow() -> None:
-    one = simulate_first_steps(SCORES, CORRECT_SAMPLES, settings(4, 2))
-    many = simulate_first_steps(SCORES, CORRECT_SAMPLES, settings(4, 2), steps=20)
-    assert set(one[MIXED]) == {0.0, 0.5, 1.0} and np.mean(one[MIXED]) == pytest.approx(0.5, abs=0.05)
-    assert np.std(many[MIXED]) < np.std(one[MIXED]) / 2
-    # Beside the draws of its groups, the 20 problems themselves are drawn.
-    assert np.std(many[MIXED]) > np.std(one[MIXED]) / np.sqrt(20)
+def test_the_range_of_a_small_step_is_wide_and_that_of_a_large_one_narrow() -> None:
+    small, large = (simulate_first_steps(SCORES, CORRECT_SAMPLES, settings(4, prompts))[MIXED] for prompts in (2, 40))
+    assert set(small) == {0.0, 0.5, 1.0} and np.mean(small) == pytest.approx(0.5, abs=0.05)
+    assert np.std(large) < np.std(small) / 2
+    # The 20 problems themselves are drawn, too.
+    assert np.std(large) > np.std(small) / np.sqrt(20)
 
 
 def test_smaller_groups_than_samples() -> None:

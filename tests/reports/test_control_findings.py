@@ -1,4 +1,4 @@
-"""The sentences about controls: a table of situations, and what is said of each."""
+"""The sentences about controls: a table of situations and their sentences."""
 
 from math import nan
 
