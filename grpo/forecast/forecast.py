@@ -25,6 +25,7 @@ from grpo.rewards.estimators import get_estimator
 GROUP_SIZES = (2, 4, 8, 16, 32)
 SOLVE_RATE_BINS = ("none right", "up to 1/4", "up to 1/2", "up to 3/4", "below all", "all right")
 SHOWN_COMPLETIONS = 3
+NO_FOLDER = "data.difficulty=FOLDER/difficulty.jsonl"
 
 
 class Estimate(NamedTuple):
@@ -79,7 +80,7 @@ class Forecast:
         prompt_tokens: Sequence[int],
         setup: SetupFacts | None = None,
         costs: Costs | None = None,
-        difficulty_setting: str = "data.difficulty=FOLDER/difficulty.jsonl",
+        difficulty_setting: str = NO_FOLDER,
     ) -> None:
         self.config, self.evaluation = config, evaluation
         self.setup, self.costs = setup or SetupFacts(), costs

@@ -19,7 +19,7 @@ from grpo.core.signals import StoppedBySignal
 from grpo.evaluation.evaluation import Evaluation, evaluate_completions
 from grpo.evaluation.protocol import describe_template
 from grpo.forecast.costs import Costs, plan_costs
-from grpo.forecast.forecast import Forecast
+from grpo.forecast.forecast import NO_FOLDER, Forecast
 from grpo.forecast.sampling import Sampled, draw_problems, sample_problems
 from grpo.forecast.setup import SetupFacts, continue_truncated, count_duplicates
 from grpo.policy.chat_template import ChatTemplate
@@ -31,7 +31,7 @@ from grpo.training.run_inputs import load_policy, load_problems, prepare_librari
 
 
 def ask_policy(
-    config: PreflightConfig, rewards: RewardStack, difficulty_setting: str
+    config: PreflightConfig, rewards: RewardStack, difficulty_setting: str = NO_FOLDER
 ) -> tuple[Forecast, Sampled, dict[str, Any]]:
     """The forecast of the run, the completions that it is made from, and the provenance of both.
 
