@@ -326,6 +326,7 @@ class SweeperConfig:
     params: dict[str, Any]
     parallel: int | None
     step_seconds: float | None
+    share_evaluation: bool
 
 
 @dataclass

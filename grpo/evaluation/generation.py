@@ -3,7 +3,7 @@
 Called by training runs, `grpo.evaluate` and `grpo.sample`. It must not score them.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
 from grpo.config.schema import CommonConfig
@@ -83,9 +83,10 @@ def generate_greedily(
     sampler: "Sampler", tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Prompt], config: CommonConfig
 ) -> list[str]:
     """One greedy completion for each question."""
-    texts = {
-        i: completion.text
-        for batch in generate_completions(sampler, tokenizer, prompts, config)
-        for (i, _), completion in batch.items()
-    }
-    return [texts[i] for i in range(len(prompts))]
+    return texts_in_order(generate_completions(sampler, tokenizer, prompts, config))
+
+
+def texts_in_order(batches: Iterable[CompletionBatch]) -> list[str]:
+    """The texts of the completions by the number of their prompt, if there is one for each prompt."""
+    texts = {i: completion.text for batch in batches for (i, _), completion in batch.items()}
+    return [texts[i] for i in range(len(texts))]

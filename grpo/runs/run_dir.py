@@ -129,6 +129,7 @@ class SweepDir:
         self.sweep_json = path / "sweep.json"  # the command and the jobs
         self.multirun_yaml = path / "multirun.yaml"  # the settings, written by Hydra or by us
         self.report_html = path / "report.html"
+        self.shared_completions = path / "shared"  # of the untrained policy, for all jobs
         self.lock_file = path / ".lock"
 
     def is_used(self) -> bool:

@@ -3,10 +3,12 @@
 Used by `runner`, and by `grpo.train` at the end of a job. It knows nothing of what a job computes.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -26,6 +28,7 @@ LAUNCHER_PACKAGES = {
     "submitit_local": "hydra-submitit-launcher",
     "submitit_slurm": "hydra-submitit-launcher",
 }
+SMALL_POLICY = 1e7  # parameters
 SWEEP_PID_VARIABLE = "GRPO_SWEEP_PROCESS"  # the process id of the sweep, for joblib's workers
 
 
@@ -82,6 +85,29 @@ def parallel_jobs(launcher: Launcher, wanted: int | None, jobs: int, config: Con
             "weights of one policy; add hydra.sweeper.parallel=1, or use rollout=vllm."
         )
     return wanted
+
+
+def idle_cores_hint(launcher: Launcher, jobs: int, config: Config) -> str | None:
+    """What to type so that jobs run in parallel; None unless that is certain to be quicker.
+
+    It is if the basic launcher leaves half of the cores or more without work, and for a small policy, whose matrices
+    gain little from a second thread (docs/sweeps.md has the measurement).
+
+    Args:
+        jobs: how many are left.
+        config: the settings of one of them.
+    """
+    if launcher_name(launcher) != "BasicLauncher" or config.device != "cpu" or jobs < 2:
+        return None
+    cores = usable_cores()
+    given = os.environ.get("OMP_NUM_THREADS")
+    small = (config.model.parameters or math.inf) <= SMALL_POLICY
+    threads = config.threads or (1 if given == "1" or (given is None and small) else cores)
+    if (parallel := min(jobs, cores // threads)) < 2:
+        return None
+    missing = not find_spec("hydra_plugins.hydra_joblib_launcher")
+    install = f" (pip install {LAUNCHER_PACKAGES['joblib']})" if missing else ""
+    return f"hydra/launcher=joblib runs {parallel} jobs in parallel on the {cores} cores{install}"
 
 
 def launch_jobs(launcher: Any, calls: Sequence[JobCall], parallel: int, cuda: bool) -> None:

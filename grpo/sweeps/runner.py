@@ -33,7 +33,7 @@ from grpo.runs.trust import refuse_links
 from grpo.sweeps.estimate import estimate_duration
 from grpo.sweeps.job_state import POLL_SECONDS
 from grpo.sweeps.jobs import Job, compose_jobs, expand_overrides, refuse_duplicates
-from grpo.sweeps.launchers import launch_jobs, launcher_name, parallel_jobs, runs_on_this_machine
+from grpo.sweeps.launchers import idle_cores_hint, launch_jobs, launcher_name, parallel_jobs, runs_on_this_machine
 from grpo.sweeps.progress import SweepProgress
 from grpo.sweeps.sweep_folder import SweepFolder
 
@@ -51,7 +51,9 @@ def run_grid(context: HydraContext, master: DictConfig, launcher: Launcher, argu
     with SweepRunner(master, launcher, settings, varied, jobs, jobs[0], len(jobs)) as sweep:
         finished = [job for job in jobs if has_all_steps(job.folder, job.config)]
         variation = " x ".join(f"{key.lstrip('+')} ({len(listed[key])})" for key in varied)
-        sweep.print_header("job", len(finished), [job for job in jobs if job not in finished], variation)
+        remaining = [job for job in jobs if job not in finished]
+        hint = idle_cores_hint(launcher, len(remaining), jobs[0].config)
+        sweep.print_header("job", len(finished), remaining, variation, hint)
         sweep.run_jobs(jobs)
     sweep.report()
 
@@ -128,8 +130,10 @@ class SweepRunner:
     def _folder_override(self) -> str:
         return f"hydra.sweep.dir={quoted_path(Path(display_path(self.folder.path)))}"
 
-    def print_header(self, noun: str, finished: int, remaining: Sequence[Job], variation: str) -> None:
-        """Print what will run, and how long it will take if an estimate is possible.
+    def print_header(
+        self, noun: str, finished: int, remaining: Sequence[Job], variation: str, hint: str | None = None
+    ) -> None:
+        """Print what will run, how long it will take if an estimate is possible, and `hint`.
 
         `variation` says in which settings the jobs differ, and in how many values: `num_generations (2) x seed (3)`.
         """
@@ -145,6 +149,8 @@ class SweepRunner:
             estimate = estimate_duration(remaining, self.parallel, self.settings.step_seconds)
             lines["time"] = estimate or "estimated after the first steps; or give hydra.sweeper.step_seconds=SECONDS"
             self.progress.estimate_pending = estimate is None
+        if hint:
+            lines["faster"] = hint
         print_message(run_header(lines), self.progress.terminal)
 
     def run_jobs(self, jobs: Sequence[Job]) -> None:

@@ -39,7 +39,7 @@ from grpo.runs.resume import (
     truncate_to_checkpoint,
 )
 from grpo.runs.resume_settings import require_same_job, resumed_config, resumed_overrides
-from grpo.runs.run_dir import RunDir, link_latest, refuse_used
+from grpo.runs.run_dir import RunDir, SweepDir, link_latest, refuse_used
 from grpo.runs.settings import save_settings
 from grpo.runs.trust import refuse_links
 from grpo.training.session import ShouldPrune, train_run
@@ -127,11 +127,25 @@ def _start_or_resume(composed: DictConfig, out: Path, hydra_config: Any, find_sh
     checkpoint = resume_point.checkpoint if resume_point else None
     distributed.broadcast_run_dir(out, checkpoint, asdict(config))
     train_run(
-        config, out, run_label(out, overrides), command, checkpoint, find_should_prune(hydra_config), prepare_directory
+        config,
+        out,
+        run_label(out, overrides),
+        command,
+        checkpoint,
+        find_should_prune(hydra_config),
+        prepare_directory,
+        _shared_completions(hydra_config),
     )
     if not is_multirun():
         write_report(out)
     RunDir(out).delete_previous()
+
+
+def _shared_completions(hydra_config: Any) -> Path | None:
+    """The folder in which the jobs of this sweep share completions; None if they do not, or if this is no job."""
+    if not (is_multirun() and hydra_config.sweeper.get("share_evaluation")):
+        return None
+    return SweepDir(Path(hydra_config.sweep.dir)).shared_completions
 
 
 def _settings_of_new_run(composed: DictConfig, out: Path) -> Config:

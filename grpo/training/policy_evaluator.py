@@ -15,10 +15,11 @@ from grpo.core.files import atomic_write, read_json_lines
 from grpo.core.progress import progress, spinner
 from grpo.evaluation.completion import CompletionBatch
 from grpo.evaluation.evaluation import Evaluation, evaluate_completions
-from grpo.evaluation.generation import generate_completions, generate_greedily
+from grpo.evaluation.generation import generate_completions, texts_in_order
 from grpo.evaluation.protocol import describe_template, evaluation_protocol
+from grpo.evaluation.shared_completions import SharedCompletions
 from grpo.evaluation.storage import save_evaluation
-from grpo.policy.chat_template import ChatTemplate
+from grpo.policy.chat_template import ChatTemplate, Prompt
 from grpo.rewards.reward_state import unchanged_reward_states
 from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
@@ -42,16 +43,18 @@ class PolicyEvaluator:
         sampler: Any,
         rewards: RewardStack,
         examples: Sequence[Example],
+        shared: SharedCompletions | None = None,
     ) -> None:
         """
         Args:
             evaluation_config: `config` with the sampler that evaluates: neutral sampling, whatever sampler trains.
             sampling_model: what `sampler` samples from: `policy`, or a full copy of it if training shards the weights.
             examples: the questions that the policy answers before, during and after training.
+            shared: where the jobs of a sweep share the completions of the untrained policy.
         """
         self.config, self.evaluation_config, self.run_dir = config, evaluation_config, RunDir(out)
         self.policy, self.sampling_model, self.tokenizer, self.sampler = policy, sampling_model, tokenizer, sampler
-        self.rewards, self.examples = rewards, examples
+        self.rewards, self.examples, self.shared = rewards, examples, shared
         self.chat = ChatTemplate.of(tokenizer, config)
         self.end_tokens: list[str] = tokenizer.convert_ids_to_tokens(sampler.end_token_ids)
 
@@ -62,20 +65,19 @@ class PolicyEvaluator:
 
             copy_full_weights(self.policy, self.sampling_model)
 
-    def evaluate(self, examples: Sequence[Example], when: str, lasting: bool = True, samples: int = 1) -> Evaluation:
+    def evaluate(
+        self, examples: Sequence[Example], when: str, lasting: bool = True, samples: int = 1, untrained: bool = False
+    ) -> Evaluation:
         """Evaluate on `examples`, by default answered greedily, with a progress bar that stays if `lasting`.
 
         Args:
             samples: completions of each problem; several are sampled at the temperature of training.
+            untrained: the policy is as it was loaded, so that the completions can be those of another job.
         """
-        self.update_sampling_model()
         indices = range(distributed.rank(), len(examples), distributed.world_size())
+        title = f"{'sampling' if samples > 1 else 'evaluating'} {when}"
         prompts = [examples[i].prompt for i in indices]
-        title, temperature = f"{'sampling' if samples > 1 else 'evaluating'} {when}", self._temperature(samples)
-        completions = generate_completions(
-            self.sampler, self.tokenizer, prompts, self.config, samples, temperature, numbers=indices
-        )
-        answers = gather_batches(completions, indices)
+        answers = gather_batches(self._generate(prompts, title, untrained, samples, indices), indices)
         with (
             progress(title, len(examples) * samples, lasting) as advance,
             unchanged_reward_states(self.rewards.weights),
@@ -84,6 +86,25 @@ class PolicyEvaluator:
         if self.config.rollout.name in ENGINES:  # the engine needs the memory until the next evaluation
             self.sampler.release_memory()
         return evaluation
+
+    def _generate(
+        self,
+        prompts: Sequence[Prompt],
+        title: str,
+        untrained: bool,
+        samples: int = 1,
+        numbers: Sequence[int] | None = None,
+    ) -> Iterator[CompletionBatch]:
+        """As `generate_completions`, or the stored completions of another job if the policy is `untrained`."""
+        self.update_sampling_model()
+        temperature = self._temperature(samples)
+        generated = generate_completions(
+            self.sampler, self.tokenizer, prompts, self.config, samples, temperature, numbers=numbers
+        )
+        if self.shared is None or not untrained:
+            return generated
+        ids, end_ids = self.chat.prompt_ids(prompts), self.sampler.end_token_ids
+        return self.shared.stored_or_generated(ids, end_ids, samples, temperature, generated, title)
 
     def save(self, evaluation: Evaluation, name: str, split: str, path: str, samples: int = 1) -> None:
         """Save an evaluation as `evaluations/NAME.json` and `.parquet`.
@@ -106,10 +127,9 @@ class PolicyEvaluator:
 
     def answer_examples(self, step: int) -> None:
         """Answer the example questions greedily and write them to `transcripts.jsonl`."""
-        self.update_sampling_model()
-        with spinner(f"answering the example questions at step {step}"):
-            prompts = [example.prompt for example in self.examples]
-            answers = generate_greedily(self.sampler, self.tokenizer, prompts, self.config)
+        title, prompts = f"answering the example questions at step {step}", [each.prompt for each in self.examples]
+        with spinner(title):
+            answers = texts_in_order(self._generate(prompts, title, untrained=step == 0))
         if not distributed.is_main_process():
             return
         # A run that was interrupted may have answered at this step already.

@@ -29,6 +29,7 @@ from grpo.core.redact import redacted
 from grpo.core.signals import SignalHandler, StoppedBySignal
 from grpo.evaluation.difference import PairedDifference, paired_differences
 from grpo.evaluation.evaluation import Evaluation
+from grpo.evaluation.shared_completions import SharedCompletions
 from grpo.evaluation.storage import load_evaluation
 from grpo.policy.chat_template import TemplateFraming
 from grpo.policy.requirements import lora_learning_rate_warning, slow_bfloat16_warning
@@ -64,18 +65,20 @@ def train_run(
     checkpoint: Path | None = None,
     should_prune: ShouldPrune | None = None,
     prepare_directory: Callable[[], None] = lambda: None,
+    shared_completions: Path | None = None,
 ) -> dict[str, Any]:
     """Train the run that `config` describes in the directory `out`; returns the content of `results.json`.
 
     From a complete `checkpoint` in that directory, it resumes as if it had never stopped. `label` is its name in
     trackers; `should_prune` decides after an evaluation whether a trial of a search ends early. `prepare_directory` is
     called in the main process once every check has passed, and is the first to write to the directory.
+    `shared_completions` is a folder in which the jobs of a sweep share the completions of the untrained policy.
 
     Raises:
         UserError: a mistake that the user can fix.
         StoppedBySignal: a signal came; the steps until then are saved.
     """
-    session = Session(config, out, checkpoint, should_prune)
+    session = Session(config, out, checkpoint, should_prune, shared_completions)
     session.prepare()
     if distributed.is_main_process():
         prepare_directory()
@@ -112,8 +115,16 @@ class Session:
     trainer: "Trainer"
     recorder: "Recorder"
 
-    def __init__(self, config: Config, out: Path, checkpoint: Path | None, should_prune: ShouldPrune | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        out: Path,
+        checkpoint: Path | None,
+        should_prune: ShouldPrune | None,
+        shared_completions: Path | None,
+    ) -> None:
         self.config, self.run_dir, self.checkpoint, self.should_prune = config, RunDir(out), checkpoint, should_prune
+        self.shared_completions = shared_completions
         self.stage_times = {"start": time.perf_counter()}
 
     def prepare(self) -> None:
@@ -142,11 +153,11 @@ class Session:
         with spinner("loading the policy"):
             notes = self._load_policy()
         self.sampler = build_sampler(self.sampling_model, self.tokenizer, self.evaluation_config)
-        self.evaluator = self._build_evaluator()
         for note in notes:
             say(note)
         with spinner("recording versions and checksums"):
             self.current_provenance = collect_provenance(config, self.splits.train, self.splits.held_out)
+        self.evaluator = self._build_evaluator()
 
     def _load_policy(self) -> list[str]:
         """Load policy and tokenizer and tokenize the training set; returns notes for the user."""
@@ -168,6 +179,9 @@ class Session:
         return loaded.notes
 
     def _build_evaluator(self) -> PolicyEvaluator:
+        shared = None
+        if self.shared_completions is not None and distributed.world_size() == 1:  # each process has its own prompts
+            shared = SharedCompletions(self.shared_completions, self.evaluation_config, self.current_provenance)
         return PolicyEvaluator(
             self.config,
             self.evaluation_config,
@@ -178,6 +192,7 @@ class Session:
             self.sampler,
             self.rewards,
             self.splits.examples,
+            shared,
         )
 
     def start_tracker(self, label: RunLabel | None, command: str) -> None:
@@ -204,7 +219,7 @@ class Session:
             with spinner("reading the evaluation before training"):
                 self.before = load_evaluation(self.run_dir.evaluation("before"), self.splits.held_out, self.rewards)
         else:
-            self.before = self.evaluator.evaluate(self.splits.held_out, "before training")
+            self.before = self.evaluator.evaluate(self.splits.held_out, "before training", untrained=True)
             self.evaluator.save(self.before, "before", "held-out", self.config.model.path)
             # A resumed run repeats an evaluation whose file is lost, but it has the answers of step 0.
             if not self.checkpoint:
@@ -221,7 +236,7 @@ class Session:
             with spinner("reading the samples before training"):
                 sampled = load_evaluation(self.run_dir.evaluation(name), problems, self.rewards)
         else:
-            sampled = self.evaluator.evaluate(problems, f"{when} training", samples=samples)
+            sampled = self.evaluator.evaluate(problems, f"{when} training", samples=samples, untrained=when == "before")
             self.evaluator.save(sampled, name, "held-out", path, samples)
         return evaluation.with_at_k(sampled)
 
@@ -307,7 +322,7 @@ class Session:
 
     def _validate(self, step: int) -> None:
         validation = self.splits.validation
-        evaluation = self.evaluator.evaluate(validation, f"at step {step}", lasting=False)
+        evaluation = self.evaluator.evaluate(validation, f"at step {step}", lasting=False, untrained=step == 0)
         self.evaluator.save(evaluation, f"step_{step:06d}", "validation", f"step {step}")
         self.recorder.record_metrics(evaluation.as_metrics(VALIDATION_PREFIX), step)
         right = format_accuracies(evaluation.figures, evaluation.labels, evaluation.intervals)

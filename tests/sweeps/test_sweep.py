@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from grpo.core.device import usable_cores
 from tests.conftest import wandb_records
 from tests.helpers.runs import assert_same, metrics
 from tests.helpers.sweeps import FEW, job_lines, results
@@ -17,6 +18,8 @@ def test_prints_a_line_per_job_then_the_table_and_the_report(start, tmp_path: Pa
         "folder  sweep\n"
         "time    about 16 seconds, by 2 s per step, the value of hydra.sweeper.step_seconds\n"
     )
+    parallel = min(4, usable_cores())  # each job has one thread
+    assert said.count(f"\nfaster  hydra/launcher=joblib runs {parallel} jobs in parallel") == (parallel > 1)
     expected = []
     for number, (k, seed) in enumerate([(2, 0), (2, 1), (4, 0), (4, 1)]):
         after = results(tmp_path / "sweep" / str(number))["after"]

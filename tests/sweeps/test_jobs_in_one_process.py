@@ -1,0 +1,58 @@
+"""Jobs of a sweep in one process: what a finished job leaves behind."""
+
+import json
+from pathlib import Path
+
+from tests.helpers.sweeps import FEW
+
+# Counts what is alive when a job trains. Its module is loaded again for each job.
+ALIVE = """
+import gc
+import json
+import threading
+from pathlib import Path
+
+from grpo.rewards import reward
+
+counted = []
+
+
+def count():
+    import torch
+    from matplotlib.figure import Figure
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+    from grpo.rewards.stack import RewardStack
+    from grpo.training.session import Session
+    from grpo.training.trainer import Trainer
+
+    gc.collect()
+    kinds = [Trainer, Session, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, RewardStack, Figure]
+    alive = gc.get_objects()
+    counts = {kind.__name__: sum(isinstance(each, kind) for each in alive) for kind in kinds}
+    counts["parameters"] = sum(each.numel() for each in alive if type(each) is torch.nn.Parameter)
+    counts["threads"] = threading.active_count()
+    return counts
+
+
+@reward
+def alive(completions):
+    from grpo.training.session import Session
+
+    if not counted and any(isinstance(each, Session) and hasattr(each, "trainer") for each in gc.get_objects()):
+        counted.append(1)
+        with Path("alive.jsonl").open("a") as file:
+            file.write(json.dumps(count()) + "\\n")
+    return [0.0] * len(completions)
+"""
+
+
+def test_a_finished_job_leaves_nothing_alive(start, tmp_path: Path) -> None:
+    (tmp_path / "alive.py").write_text(ALIVE)
+    sweep = ["-m", "num_generations=4", "seed=0,1,2,3", *FEW, "reward_files=[alive.py]", "+rewards.alive=0"]
+    run = start(*sweep, "tracking=tensorboard", "eval_samples=2", "hydra.sweep.dir=sweep")
+    assert run.ended() == 0, run.complained()
+    first, *others = [json.loads(line) for line in (tmp_path / "alive.jsonl").read_text().splitlines()]
+    assert first["Trainer"] == first["Session"] == 1 and first["Figure"] == 0
+    assert 0.8e6 < first["parameters"] < 1e6  # those of one policy
+    assert others == [first] * 3
