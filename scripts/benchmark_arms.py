@@ -36,6 +36,7 @@ from grpo.sampling.build import build_sampler
 from grpo.tasks.example import Example
 from grpo.tasks.splits import load_splits
 from grpo.tasks.train_set import select_train_examples
+from grpo.training.alarms import Alarm, Alarms, Metrics
 from grpo.training.arguments import build_args
 from grpo.training.recorder import Recorder
 from grpo.training.trackers.interface import NoTracker
@@ -54,11 +55,15 @@ SETTINGS = {
     "shared": ["rollout.native=false", f"bf16={CUDA}"],
     "fast": [f"bf16={CUDA}"],
     "kernels": [f"bf16={CUDA}", "rollout.kernels=triton"],
+    # With max_prompt_length, the engine's cache has room for one rollout; otherwise it takes half of the memory.
+    "continuous": ["rollout=continuous_batching", "share_prompts=false", f"bf16={CUDA}", "max_prompt_length=512"],
 }
 if not CUDA:
     del SETTINGS["trl, fp32"], SETTINGS["kernels"]
 elif find_spec("vllm"):
     SETTINGS["vllm"] = SETTINGS["trl"]
+# Measured only if named: slow on a CPU, and it does not wait for completions of a given length.
+ON_REQUEST = ["continuous"]
 WARM_UP = 3
 PARTS = ("generation", "training", "other")
 # The sizes of Qwen2.5-0.5B. The model qwen-cut has two of its 24 layers.
@@ -79,21 +84,27 @@ console = Console(highlight=False)
 class Case:
     """The settings that all arms share."""
 
-    model: str = "tiny"  # tiny, qwen or qwen-cut
+    model: str = "tiny"  # tiny, qwen, qwen-cut or real
     num_generations: int = 16
     prompts: int = 4
     limit: int = 64
     forced: bool = False  # every completion has `limit` tokens
     prompt_tokens: int | None = None  # the length of every prompt; None: the prompts of the dataset as they are
     micro_batch_size: int = 1024
+    policy: str = ""  # the folder of the policy of tiny or real; the others have random weights
 
     def __str__(self) -> str:
         ends = "each of" if self.forced else "each of at most"
         prompts = f", prompts of {self.prompt_tokens}" if self.prompt_tokens else ""
         return f"{self.model}: {self.prompts} x {self.num_generations} completions, {ends} {self.limit} tokens{prompts}"
 
+    @property
+    def completions(self) -> int:
+        return self.prompts * self.num_generations
+
     def overrides(self) -> list[str]:
         return [
+            *([f"model.path={self.policy}"] if self.policy else []),
             f"device={'cuda' if CUDA else 'cpu'}",
             f"num_generations={self.num_generations}",
             f"prompts_per_step={self.prompts}",
@@ -106,6 +117,13 @@ class Case:
             "optimizer.schedule=constant",
             "tracking=none",
         ]
+
+
+class NoAlarms(Alarms):
+    """Alarms that never ring: in a benchmark nothing is learnt, and completions are truncated, both on purpose."""
+
+    def check(self, metrics: Metrics, step: int) -> list[Alarm]:
+        return []
 
 
 class Arm(TrainerCallback):
@@ -157,9 +175,9 @@ class Arm(TrainerCallback):
     def stop(self) -> None:
         self.turn.throw(GreenletExit)
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self, warm_up: int) -> dict[str, Any]:
         """Median seconds of a step and its parts, quartiles of the step, and completion tokens per second."""
-        measured = self.steps[WARM_UP:]
+        measured = self.steps[warm_up:]
         figures: dict[str, Any] = {part: median(step[part] for step in measured) for part in ("step", *PARTS)}
         low, _, high = quantiles((step["step"] for step in measured), n=4)
         return figures | {
@@ -188,10 +206,10 @@ def lengthen_questions(examples: list[Example], chat: ChatTemplate, tokens: int)
     return longer
 
 
-def build_base(case: Case, policy_folder: str) -> Any:
+def build_base(case: Case) -> Any:
     """The policy that every arm copies."""
-    if case.model == "tiny":
-        return build_policy(compose([f"model.path={policy_folder}"]).model, 0)
+    if case.policy:
+        return build_policy(compose([f"model.path={case.policy}"]).model, 0)
     set_seed(0)
     config = Qwen2Config(**QWEN | ({"num_hidden_layers": 2} if case.model == "qwen-cut" else {}))
     policy = Qwen2ForCausalLM(config)
@@ -217,6 +235,7 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *overrides: str) -
     out.mkdir()
     rollout = build_sampler(policy, tokenizer, config)
     recorder = Recorder(config, rewards, NoTracker(), out)
+    recorder.alarms = NoAlarms(config, rewards)
     if name == "vllm":  # vLLM loads the policy from a folder
         for saved in (policy, tokenizer):
             saved.save_pretrained(out / "policy")
@@ -229,7 +248,7 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *overrides: str) -
             rollout.is_end_token.fill_(False)
         else:
             trainer.generation_config.min_new_tokens = case.limit
-    if case.model != "tiny":
+    if not case.policy:
         score = trainer._generate_and_score_completions
 
         def score_with_signal(inputs: Any) -> dict[str, Any]:
@@ -250,15 +269,15 @@ def build_vllm_args(case: Case, *args: Any) -> GRPOConfig:
     return config
 
 
-def measure(case: Case, names: Sequence[str], steps: int, policy_folder: str) -> dict[str, dict[str, Any]]:
+def measure(case: Case, names: Sequence[str], steps: int, warm_up: int = WARM_UP) -> dict[str, dict[str, Any]]:
     """Time the arms by turns; returns the figures of each. Only the fastest `trl` arm continues after the warm-up."""
-    base = build_base(case, policy_folder)
+    base = build_base(case)
     with tempfile.TemporaryDirectory() as folder:
         # bf16 arms are built last: see build_arm.
         ordered = sorted(names, key=lambda name: "bf16=True" in SETTINGS[name])
         arms = [build_arm(name, case, base, Path(folder)) for name in ordered]
-        with progress(str(case), (WARM_UP + steps) * len(arms)) as advance:
-            for number in range(WARM_UP + steps):
+        with progress(str(case), (warm_up + steps) * len(arms)) as advance:
+            for number in range(warm_up + steps):
                 for arm in list(arms):
                     try:
                         arm.step()
@@ -266,17 +285,22 @@ def measure(case: Case, names: Sequence[str], steps: int, policy_folder: str) ->
                         console.print(f"{arm.name}: out of memory; this arm is skipped")
                         arms.remove(arm)
                     advance(1, arm.name)
-                if number == WARM_UP - 1:
+                if number == warm_up - 1:
                     trl_arms = [arm for arm in arms if arm.name.startswith("trl")]
                     trl_arms.sort(key=lambda arm: min(step["step"] for step in arm.steps))
                     for slower in trl_arms[1:]:
                         arms.remove(slower)
                         slower.stop()
                         advance(steps, "")
-        figures = {("trl" if arm.name.startswith("trl") else arm.name): arm.figures() | arm_notes(arm) for arm in arms}
+        figures = {group(arm.name): arm.figures(warm_up) | arm_notes(arm) for arm in arms}
         for arm in arms:
             arm.stop()
-    return {name: figures[name] for name in ("plain", "trl", "shared", "fast", "kernels", "vllm") if name in figures}
+    return {name: figures[name] for name in dict.fromkeys(map(group, SETTINGS)) if name in figures}
+
+
+def group(name: str) -> str:
+    """The arm as results name it: the settings of `trl` are one arm, of which the fastest counts."""
+    return name.split(",")[0]
 
 
 def arm_notes(arm: Arm) -> dict[str, Any]:
@@ -284,27 +308,19 @@ def arm_notes(arm: Arm) -> dict[str, Any]:
     return {"settings": arm.name, "bf16": args.bf16, "micro_batch": args.per_device_train_batch_size}
 
 
-def peak_memory(settings: str, case: Case, policy_folder: str) -> float:
-    """Peak bytes in three steps of one arm in a separate process: reserved on the GPU, or resident without a GPU."""
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        "--policy",
-        policy_folder,
-        "--memory-of",
-        settings,
-        json.dumps(asdict(case)),
-    ]
+def peak_memory(settings: str, case: Case, steps: int = 3) -> float:
+    """Peak bytes of one arm in a separate process: reserved on the GPU, or resident without a GPU; nan if it fails."""
+    command = [sys.executable, str(SCRIPT), "--steps", str(steps), "--memory-of", settings, json.dumps(asdict(case))]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     return float(process.stdout.split()[-1]) if process.returncode == 0 else float("nan")
 
 
-def print_peak_memory(settings: str, case: Case, policy_folder: str) -> None:
-    """Run three steps of one arm and print the peak memory in bytes; `peak_memory` starts a process for it."""
+def print_peak_memory(settings: str, case: Case, steps: int) -> None:
+    """Run `steps` steps of one arm and print the peak memory in bytes; `peak_memory` starts a process for it."""
     with tempfile.TemporaryDirectory() as folder:
         size = f"micro_batch_size={case.micro_batch_size}"
-        arm = build_arm(settings, case, build_base(case, policy_folder), Path(folder), size)
-        for _ in range(3):
+        arm = build_arm(settings, case, build_base(case), Path(folder), size)
+        for _ in range(steps):
             arm.step()
         arm.stop()
     print(torch.cuda.max_memory_reserved() if CUDA else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import torch
 from rich.table import Table
 
+from grpo.runs.provenance import checkout_state
 from scripts.benchmark_arms import CUDA, PARTS, Case
 
 COLOURS = ("#0072B2", "#E69F00", "#BBBBBB")
@@ -78,6 +79,7 @@ def machine() -> dict[str, Any]:
         "cpu": cpu,
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if CUDA else None,
+        "code": checkout_state(),
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "transformers", "trl", "accelerate")},
     }
