@@ -47,8 +47,9 @@ def _prefix_sampler_moments(run: PlannedRun, resident: Parts) -> list[Parts]:
     prefill = resident | {COPIES: copies, ACTIVATIONS: _forward_activations(run, prefill_tokens)}
     prefill[CACHE] = resident.get(CACHE, 0.0) + prompts
     decode = resident | ({} if GRAPHS in resident else decode_step_memory(run))
-    # Twice the prompts: the keys and values of the prefill, and the copy in `KVCache`.
-    decode[CACHE] = prompts + (resident[CACHE] if CACHE in resident else prompts + completion_cache(run))
+    # Beside the keys and values of the prefill: with CUDA graphs `KVCache`, else `SlotCache`, at most a slot per row.
+    slots = prompts * work.sampled / work.sampled_prompts + completion_cache(run)
+    decode[CACHE] = prompts + resident.get(CACHE, slots)
     if not run.fused_decoder:
         return [prefill, decode | {COPIES: copies}]
     fusing = 2 * (run.weight_bytes * 2 * h * i) + (arch.linear_parameters / arch.num_hidden_layers) * c

@@ -29,12 +29,14 @@ class SdpaAttention:
 
     Args:
         prompts: the G distinct prompts.
-        completions: the B completions.
+        completions: the B completions; they can have common tokens.
         group: (B,) the number of the prompt of each completion.
 
     Attributes:
         mask: (B, 1, C, P + C) the keys that each query of a completion attends to.
     """
+
+    takes_common_tokens = True
 
     def __init__(self, prompts: RaggedRows, completions: RaggedRows, group: Tensor) -> None:
         self.prompts, self.completions, self.group = prompts, completions, group
@@ -51,7 +53,8 @@ class SdpaAttention:
             prompt_output = self.prompts.unpad(
                 _sdpa(prompt_query, prompt_key, prompt_value, None, scale, is_causal=True)
             )
-        own_query, own_key, own_value = (self.completions.pad(states[split:]) for states in (query, key, value))
+        own_query = self.completions.pad(query[split:])
+        own_key, own_value = (self.completions.pad_keys(states[split:]) for states in (key, value))
         keys = torch.cat((prompt_key[self.group], own_key), 2)
         values = torch.cat((prompt_value[self.group], own_value), 2)
         completion_output = self.completions.unpad(_sdpa(own_query, keys, values, self.mask, scale))
@@ -80,6 +83,8 @@ class FlexAttention:
         padding: the number of tokens that are appended, to a multiple of `BLOCK`. They attend to one another.
         mask: the pairs of the T + padding tokens that are computed.
     """
+
+    takes_common_tokens = False  # the tokens of a completion are one range of the row
 
     def __init__(self, prompts: RaggedRows, completions: RaggedRows, group: Tensor) -> None:
         tokens = len(prompts.real) + len(completions.real)

@@ -3,7 +3,8 @@
 The K completions of a group share their prompt, and TRL computes it K times. Here the tokens of a batch are packed into
 one row without padding: first every distinct prompt without its last token; then, for each completion, the last token
 of its prompt and the completion without its last token. Each position of this second part predicts one token of a
-completion. All layers except attention work per token and need no change. Attention is replaced through
+completion. Completions of a prompt that begin with the same tokens share the positions that predict them. All layers
+except attention work per token and need no change. Attention is replaced through
 `transformers.AttentionInterface`, so every model that supports it can share prefixes, with adapters and hooks.
 
 The trainer and the prefix-sharing sampler call this module. It does not know how tokens are sampled or what the loss
@@ -12,7 +13,9 @@ is.
 
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -151,32 +154,36 @@ class PackedCompletions:
     ) -> None:
         prompts, prompt_mask = input_ids[:, :-width], attention_mask[:, :-width].bool()
         completions, completion_mask = input_ids[:, -width:], attention_mask[:, -width:].bool()
-        nonempty = completion_mask[:, 0].nonzero()[:, 0]
+        if prompt_numbers is None:
+            rows = [row.tobytes() for row in prompts.where(prompt_mask, -1).cpu().numpy()]
+            prompt_numbers = number_distinct(rows)[1]
+        order, owners = _order_by_prefix(completions.where(completion_mask, -1).cpu().numpy(), prompt_numbers)
+        nonempty = torch.tensor(order, device=input_ids.device)
         prompts, prompt_mask = prompts[nonempty], prompt_mask[nonempty]
         completions, completion_mask = completions[nonempty], completion_mask[nonempty]
 
-        if prompt_numbers is None:
-            first, numbers = number_distinct([row.tobytes() for row in prompts.where(prompt_mask, -1).cpu().numpy()])
-        else:
-            first, numbers = number_distinct([prompt_numbers[i] for i in nonempty.tolist()])
+        first, numbers = number_distinct([prompt_numbers[i] for i in order])
         group = torch.tensor(numbers, device=input_ids.device)
-        prompt_lengths = prompt_mask[first].sum(1) - 1
-        prompt_rows, completion_rows = RaggedRows(prompt_lengths), RaggedRows(completion_mask.sum(1))
+        prompt_lengths, lengths = prompt_mask[first].sum(1) - 1, completion_mask.sum(1)
+        owner = torch.from_numpy(owners).to(input_ids.device) if attention.takes_common_tokens else None
+        prompt_rows, completion_rows = RaggedRows(prompt_lengths), RaggedRows(lengths, owner)
         self.attention = attention(prompt_rows, completion_rows, group)
         self.longest = int((prompt_lengths[group] + completion_rows.lengths).max())
 
-        inputs = torch.cat((prompts[:, -1:], completions[:, :-1]), 1)
+        packed = completion_rows.mask
+        inputs = torch.cat((prompts[:, -1:], completions[:, :-1]), 1)[:, : completion_rows.width]
         without_last = prompt_mask[first]
         without_last[:, -1] = False
-        self.ids = torch.cat((prompts[first][without_last], inputs[completion_mask]))
-        offsets = prompt_lengths[group][:, None] + torch.arange(width, device=input_ids.device)
-        self.positions = torch.cat(
-            (prompt_rows.columns.expand(len(first), -1)[prompt_rows.mask], offsets[completion_mask])
-        )
+        self.ids = torch.cat((prompts[first][without_last], inputs[packed]))
+        offsets = prompt_lengths[group][:, None] + completion_rows.columns
+        self.positions = torch.cat((prompt_rows.columns.expand(len(first), -1)[prompt_rows.mask], offsets[packed]))
         split = len(prompt_rows.real)
-        self.labels = torch.cat((self.ids.new_full((split,), -100), completions[completion_mask]))
+        labels = completions[:, : completion_rows.width][packed]
+        self.labels = torch.cat((self.ids.new_full((split,), -100), labels))
         self.predicting = torch.arange(split, len(self.ids), device=input_ids.device)
-        self._indices = (nonempty[:, None] * width + torch.arange(width, device=input_ids.device))[completion_mask]
+        is_token = completion_mask[:, : completion_rows.width]
+        self._places = (nonempty[:, None] * width + completion_rows.columns)[is_token]
+        self._sources = completion_rows.source[is_token.flatten()]
         self._shape = (len(input_ids), width)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -186,7 +193,28 @@ class PackedCompletions:
     def unpack(self, values: Tensor) -> Tensor:
         """Values (M,) of the predicted tokens -> (B, C), zero where there is no token."""
         flat = values.new_zeros(self._shape[0] * self._shape[1])
-        return flat.index_copy(0, self._indices, values).view(self._shape)
+        return flat.index_copy(0, self._places, values.index_select(0, self._sources)).view(self._shape)
+
+
+def _order_by_prefix(tokens: NDArray[np.int64], prompt_numbers: list[int]) -> tuple[list[int], NDArray[np.int64]]:
+    """Bring rows with common prefixes together, and find who computes each of their tokens.
+
+    Args:
+        tokens: (B, C) the completions, -1 where there is no token.
+        prompt_numbers: of each row; only rows with the same prompt have a common prefix.
+
+    Returns:
+        The indices of the R rows that have tokens, in an order in which rows with a common prefix are adjacent; and
+        (R, W), with W the length of the longest, the first row in this order that has the same tokens up to a column.
+    """
+    rows = [(prompt_numbers[i], row.tobytes(), i) for i, row in enumerate(tokens) if row[0] >= 0]
+    order = [i for _, _, i in sorted(rows)]
+    tokens = tokens[order][:, : (tokens >= 0).any(0).sum()]
+    numbers = np.array(prompt_numbers)[order]
+    equal = (tokens[1:] == tokens[:-1]) & (numbers[1:] == numbers[:-1])[:, None]
+    begins = np.ones(tokens.shape, dtype=bool)  # whether a row is the first with its tokens up to a column
+    begins[1:] = ~np.logical_and.accumulate(equal, axis=1)
+    return order, np.maximum.accumulate(np.where(begins, np.arange(len(order))[:, None], 0), axis=0)
 
 
 class LogProbs(torch.autograd.Function):

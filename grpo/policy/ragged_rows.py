@@ -12,27 +12,48 @@ from torch import Tensor
 class RaggedRows:
     """B rows of unequal length: conversion between packed, (T, ...), and padded on the right, (B, W, ...).
 
+    Rows can have common tokens, which are packed once: then T is less than the sum of the lengths.
+
+    Args:
+        lengths: (B,) the length of each row.
+        owner: (B, W) the row whose token each place of the padded grid has, in the same column; None: its own.
+
     Attributes:
-        lengths: (B,) the length of each row; they sum to T.
         rows, width: B and W, the longest length.
         columns: (W,) 0, 1, ..., W - 1.
-        mask: (B, W) whether a place of the padded grid is a token.
+        mask: (B, W) whether a place of the padded grid is a token of its own row.
         real: (T,) the index of each packed token in the flat padded grid.
         source: (B*W,) the index of the packed token that each place of the flat padded grid receives.
     """
 
-    def __init__(self, lengths: Tensor) -> None:
+    def __init__(self, lengths: Tensor, owner: Tensor | None = None) -> None:
         self.lengths = lengths
         self.rows, self.width = len(lengths), int(lengths.max())
         self.columns = torch.arange(self.width, device=lengths.device)
         self.mask = self.columns < lengths[:, None]
+        if owner is not None:
+            self.mask &= owner == torch.arange(self.rows, device=lengths.device)[:, None]
+        numbers = self.mask.flatten().cumsum(0) - 1
+        if owner is not None:
+            numbers = numbers.view(self.rows, self.width).gather(0, owner).flatten()
+        self.source = numbers.clamp(min=0)
         self.real = self.mask.flatten().nonzero()[:, 0]
-        self.source = (self.mask.flatten().cumsum(0) - 1).clamp(min=0)
+        self.has_common_tokens = len(self.real) < int(lengths.sum())
 
     def pad(self, packed: Tensor) -> Tensor:
-        """(T, heads, D) -> (B, heads, W, D). Padding contains copies of other tokens, so attention must mask it."""
-        padded: Tensor = _PadRows.apply(packed, self.source, self.real)
-        return padded.view(self.rows, self.width, *packed.shape[1:]).transpose(1, 2)
+        """(T, heads, D) -> (B, heads, W, D). Padding contains copies of other tokens, so attention must mask it.
+
+        For queries: outputs of `unpad` are those of a token's own row, so only that place has a gradient.
+        """
+        return self._by_head(_PadRows.apply(packed, self.source, self.real))
+
+    def pad_keys(self, packed: Tensor) -> Tensor:
+        """As `pad`, for keys and values: the gradients of all rows that have a token are added up."""
+        padding = _PadCommonRows if self.has_common_tokens else _PadRows
+        return self._by_head(padding.apply(packed, self.source, self.real))
+
+    def _by_head(self, padded: Tensor) -> Tensor:
+        return padded.view(self.rows, self.width, *padded.shape[1:]).transpose(1, 2)
 
     def unpad(self, padded: Tensor) -> Tensor:
         """(B, heads, W, D) -> (T, heads, D)"""
@@ -52,6 +73,25 @@ class _PadRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return grad.index_select(0, ctx.real), None, None
+
+
+class _PadCommonRows(torch.autograd.Function):
+    # The gradient of padding is zero here too, so it can be added to any token.
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, source: Tensor, real: Tensor) -> Tensor:
+        ctx.source, ctx.tokens = source, len(real)
+        return packed.index_select(0, source)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        # On a CPU `scatter_add_` with an expanded index is several times as fast as `index_add_`.
+        flat = grad.flatten(1)
+        index = ctx.source[:, None].expand_as(flat)
+        return (
+            flat.new_zeros(ctx.tokens, flat.shape[1]).scatter_add_(0, index, flat).view(-1, *grad.shape[1:]),
+            None,
+            None,
+        )
 
 
 class _UnpadRows(torch.autograd.Function):

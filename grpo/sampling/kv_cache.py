@@ -1,7 +1,8 @@
 """Keys and values of prompts, each stored once, and of the completions that grow from them.
 
-`PromptPrefill` computes the prompts; `KVCache` is the batch of every decode step after it. Both are packed batches of
-`grpo.policy.prefix_sharing`, whose `attend` a forward pass calls in every layer. Nothing here chooses tokens.
+`PromptPrefill` computes the prompts; `KVCache` is the batch of every decode step with CUDA graphs, and `SlotCache` of
+`slot_cache` without them. All are packed batches of `grpo.policy.prefix_sharing`, whose `attend` a forward pass calls
+in every layer. Nothing here chooses tokens.
 
 Shapes: G distinct prompts of T tokens in all, A slots per prompt, S = G * A slots, P prompt tokens and C completion
 tokens (padded), H key heads, Q query heads per key head, D head size.
@@ -88,6 +89,10 @@ class KVCache:
     def longest(self) -> int:
         """Tokens of the longest text that can be in the cache."""
         return self.prompt_bias.shape[-1] + self.max_new_tokens
+
+    def start_step(self) -> None:
+        """Before the forward pass of the last tokens: unmask the column of their keys and values."""
+        self.completion_bias.index_fill_(0, self.length, 0.0)
 
     def append(self, ids: Tensor) -> None:
         """Add the next token (S,) of every slot."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grpo.policy.prefix_sharing import PackedBatch, forward_packed
 from grpo.sampling.kv_cache import KVCache
+from grpo.sampling.slot_cache import SlotCache
 
 # Tokens between two checks for ended completions; a check waits for the device.
 END_CHECK_INTERVAL = 8
@@ -71,9 +72,9 @@ class TokenSampler:
     is_end_token: Tensor
     sample: Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
-    def next(self, cache: KVCache, uniforms: Tensor | None, slot: Tensor) -> Tensor:
+    def next(self, cache: KVCache | SlotCache, uniforms: Tensor | None, slot: Tensor) -> Tensor:
         """The next tokens (B,) of the completions in the slots `slot` (B,), from uniforms in [0, 1) (B,)."""
-        cache.completion_bias.index_fill_(0, cache.length, 0.0)
+        cache.start_step()
         logits = self.decoder.logits(cache)
         if self.temperature is None or uniforms is None:
             return logits.argmax(-1)[slot]

@@ -6,7 +6,8 @@ Called by the prefix-sharing sampler on a CPU, and on a GPU without CUDA graphs.
 import torch
 from torch import Tensor
 
-from grpo.sampling.kv_cache import KVCache, PromptPrefill
+from grpo.sampling.kv_cache import PromptPrefill
+from grpo.sampling.slot_cache import SlotCache
 from grpo.sampling.token_sampler import END_CHECK_INTERVAL, TokenSampler
 
 
@@ -26,7 +27,7 @@ def decode_trie(
         prompt_of_row: for each of the B rows, the index of its prompt in `prefill`.
         uniforms: (B, C) in [0, 1), or None for greedy decoding.
     """
-    cache, device = KVCache(prefill, 1, max_new_tokens), prefill.last_ids.device
+    cache, device = SlotCache(prefill, max_new_tokens), prefill.last_ids.device
     completions: list[list[int]] = [[] for _ in prompt_of_row]
     slot_of_row, unfinished = list(prompt_of_row), list(range(len(prompt_of_row)))
     slot = torch.tensor(slot_of_row, device=device)
@@ -34,7 +35,6 @@ def decode_trie(
     if uniforms is not None:
         uniforms = uniforms.T.contiguous().to(device)  # (C, B)
     for length in range(1, max_new_tokens + 1):
-        cache.read_width = length
         tokens = token_sampler.next(cache, None if uniforms is None else uniforms[length - 1], slot).tolist()
         for row in unfinished:
             completions[row].append(tokens[row])
@@ -45,11 +45,12 @@ def decode_trie(
         children: dict[tuple[int, int], list[int]] = {}
         for row in unfinished:
             children.setdefault((slot_of_row[row], tokens[row]), []).append(row)
-        diverged = len(children) > len({parent for parent, _ in children})
+        parents = [parent for parent, _ in children]
+        diverged = len(children) > len(set(parents))
         if diverged or (length % END_CHECK_INTERVAL == 0 and len(children) < len(cache.ids)):
-            new_slots = _assign_slots(cache, list(children), length)
+            cache.select(torch.tensor(parents, device=device))
             slot_of_row = [0] * len(prompt_of_row)  # ended rows read slot 0 and ignore the result
-            for new_slot, rows in zip(new_slots, children.values(), strict=True):
+            for new_slot, rows in enumerate(children.values()):
                 for row in rows:
                     slot_of_row[row] = new_slot
             slot = torch.tensor(slot_of_row, device=device)
@@ -58,22 +59,3 @@ def decode_trie(
             next_ids[slot_of_row[row]] = tokens[row]
         cache.append(torch.tensor(next_ids, device=device))
     return completions
-
-
-def _assign_slots(cache: KVCache, children: list[tuple[int, int]], length: int) -> list[int]:
-    """Rearrange the cache so that each child (parent slot, token) has its own slot; returns these slots."""
-    old_slots = cache.slots
-    children_of_prompt: dict[int, list[int]] = {}
-    for child, (parent, _) in enumerate(children):
-        children_of_prompt.setdefault(parent // old_slots, []).append(child)
-    slots = max(map(len, children_of_prompt.values()))
-    new_slots, parents = [0] * len(children), []
-    for prompt, members in enumerate(children_of_prompt.values()):
-        for i, child in enumerate(members):
-            new_slots[child] = prompt * slots + i
-        # A prompt with fewer children than the largest one has idle slots.
-        parents.append([children[child][0] % old_slots for child in members] + [0] * (slots - len(members)))
-    device = cache.ids.device
-    prompts = torch.tensor(list(children_of_prompt), device=device)
-    cache.select(prompts, torch.tensor(parents, device=device), length)
-    return new_slots

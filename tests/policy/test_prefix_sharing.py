@@ -64,20 +64,25 @@ def build(config) -> AutoModelForCausalLM:
 )
 def test_other_architectures_give_equal_log_probabilities(config: AutoConfig) -> None:
     model = build(config)
-    # Two prompts of different lengths, in mixed order; one completion without tokens.
-    ids = torch.randint(3, 50, (5, 9 + 6))
-    ids[[2, 4], :9] = ids[0, :9]
+    # Three prompts of different lengths, in mixed order. Of the completions of the first, one has no tokens, two begin
+    # with the same two tokens, and one is the beginning of another; the second row begins like the first.
+    ids = torch.randint(3, 50, (7, 9 + 6))
+    ids[[2, 4, 5, 6], :9] = ids[0, :9]
+    ids[2, 9:11] = ids[0, 9:11]
+    ids[5, 9:12] = ids[0, 9:12]
+    ids[1, 9] = ids[0, 9]
     mask = torch.ones_like(ids)
     mask[1, :4] = mask[3, :7] = 0
-    for row, length in enumerate((6, 3, 1, 5, 0)):
+    for row, length in enumerate((5, 3, 4, 5, 0, 3, 1)):
         mask[row, 9 + length :] = 0
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     plain = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, 8:-1].log_softmax(-1)
     expected = plain.gather(-1, ids[:, 9:, None])[..., 0] * mask[:, 9:]
     enable_prefix_sharing(model)
-    for attention in (SdpaAttention, FlexAttention):
+    prompt_tokens = (9 - 1) + (5 - 1) + (2 - 1)
+    for attention, tokens in ((SdpaAttention, 5 + 3 + 2 + 5 + 1), (FlexAttention, 5 + 3 + 4 + 5 + 3 + 1)):
         packed = PackedCompletions(ids, mask, 6, attention=attention)
-        assert len(packed.ids) == (9 - 1) + (5 - 1) + (2 - 1) + 6 + 3 + 1 + 5
+        assert len(packed.ids) == prompt_tokens + tokens
         logits = forward_packed(model, packed, logits_to_keep=packed.predicting).logits[0]
         logps = packed.unpack(LogProbs.apply(logits, packed.labels[packed.predicting])[0])
         torch.testing.assert_close(logps, expected, atol=1e-5, rtol=1e-5)
@@ -123,3 +128,14 @@ def test_padding_and_its_gradient() -> None:
     assert torch.equal(padded[2, :, 1], packed[3])
     torch.testing.assert_close(ragged.unpad(padded), packed)
     assert torch.autograd.gradcheck(lambda x: ragged.unpad(ragged.pad(x) ** 2), packed)
+
+
+def test_rows_with_common_tokens_and_their_gradient() -> None:
+    # The first two tokens of row 1 are those of row 0, and all of row 2 are those of row 1.
+    ragged = RaggedRows(torch.tensor([2, 4, 3]), torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 2]]))
+    packed = torch.randn(4, 2, 4, dtype=torch.float64, requires_grad=True)
+    padded = ragged.pad_keys(packed)
+    assert torch.equal(padded[2, :, :3], torch.stack((packed[0], packed[1], packed[2]), 1))
+    torch.testing.assert_close(ragged.unpad(ragged.pad(packed)), packed)
+    real = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]])[:, None, :, None]
+    assert torch.autograd.gradcheck(lambda x: (ragged.pad_keys(x) ** 2) * real, packed)

@@ -127,7 +127,10 @@ class ConstantDecoder:
 
 def chi_squared(sampled_at: float, expected_at: float) -> float:
     class Slots:
-        ids, completion_bias, length = torch.zeros(3), torch.zeros(1), torch.zeros(1, dtype=torch.long)
+        ids = torch.zeros(3)
+
+        def start_step(self) -> None:
+            pass
 
     torch.manual_seed(0)
     draws = 20_000

@@ -1,0 +1,73 @@
+"""Keys and values of slots, each with its prompt and its completion, for decoding over a trie.
+
+`trie_decode` decodes on a `SlotCache`, a packed batch of `grpo.policy.prefix_sharing`. Every slot has a copy of its
+prompt, so that the attention of a layer is one operation: on a CPU a decode step of a small policy spends most of its
+time on calling operations. `KVCache` stores each prompt once, for CUDA graphs. Nothing here chooses tokens.
+
+Shapes: S slots, P prompt tokens and C completion tokens (padded), H key heads, Q query heads per key head, D head size.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from grpo.sampling.kv_cache import PromptPrefill
+
+
+class SlotCache:
+    """The keys and values of S slots; at first, each prompt has one.
+
+    Attributes:
+        ids: (S,) the last token of each slot.
+        positions: (S,) the position of that token.
+        width: the number of columns that have been filled, that of the last tokens included.
+        bias: (S, 1, 1, P + C) -inf in columns before a prompt, which is padded on the left, else 0.
+        keys, values: layer -> (S, H, P + C, D).
+    """
+
+    def __init__(self, prefill: PromptPrefill, max_new_tokens: int) -> None:
+        lengths, self.width = prefill.prompts.lengths, prefill.prompts.width
+        self.ids, self.positions = prefill.last_ids.clone(), lengths.clone()
+        self.longest = self.width + max_new_tokens
+        token = torch.arange(self.longest, device=lengths.device) - (self.width - lengths)[:, None]  # of each column
+        padding = torch.zeros(token.shape, device=lengths.device).masked_fill_(token < 0, -torch.inf)
+        self.bias = padding[:, None, None]
+        padded_left = token[:, : self.width].clamp(min=0)[:, None, :, None]
+
+        def with_room(states: dict[int, Tensor]) -> dict[int, Tensor]:
+            return {
+                layer: F.pad(tensor.take_along_dim(padded_left, 2), (0, 0, 0, max_new_tokens))
+                for layer, tensor in states.items()
+            }
+
+        self.keys, self.values = with_room(prefill.keys), with_room(prefill.values)
+
+    def start_step(self) -> None:
+        """Before the forward pass of the last tokens: take the column for their keys and values."""
+        self.width += 1
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Store the last tokens' keys and values (S, H, D); queries (S, H * Q, D) -> attention (S, H * Q, D)."""
+        slots, heads, dim = query.shape
+        if layer not in self.keys:  # every prompt is one token long
+            shape = (slots, key.shape[1], self.longest, dim)
+            self.keys[layer], self.values[layer] = value.new_zeros(shape), value.new_zeros(shape)
+        keys, values = self.keys[layer][:, :, : self.width], self.values[layer][:, :, : self.width]
+        keys[:, :, -1].copy_(key)
+        values[:, :, -1].copy_(value)
+        # The query heads of a key head take the place of a sequence of queries.
+        query = query.to(values.dtype).view(slots, -1, heads // key.shape[1], dim)
+        bias = self.bias[..., : self.width].to(values.dtype)
+        return F.scaled_dot_product_attention(query, keys, values, bias, scale=scale).reshape(slots, heads, dim)
+
+    def append(self, ids: Tensor) -> None:
+        """Add the next token (S,) of every slot."""
+        self.ids = ids
+        self.positions.add_(1)
+
+    def select(self, parents: Tensor) -> None:
+        """Replace the slots by copies of the slots `parents` (S')."""
+        self.ids, self.positions, self.bias = self.ids[parents], self.positions[parents], self.bias[parents]
+        for states in (self.keys, self.values):
+            for layer, tensor in states.items():
+                states[layer] = tensor.index_select(0, parents)
