@@ -34,6 +34,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import grpo  # noqa: F401  # before torch: it limits for how long OpenMP threads spin
+
+# isort: split
 import torch
 
 from grpo.config.batch import derive_batch
