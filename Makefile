@@ -38,7 +38,7 @@ INSTALL_LOWEST := UV_HTTP_TIMEOUT=30 $(LOWEST)/bin/uv pip install --quiet --pyth
 	--resolution lowest-direct --editable ".[dev]"
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow test-lowest bench lint format clean
+.PHONY: help train test test-slow test-lowest bench lint docs format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,10 @@ lint: $(READY) ## check style, types and the direction of imports
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports
+
+docs: $(READY) ## build the site of docs/ into site/; open site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "Open site/index.html"
 
 format: $(READY) ## rewrite the code in the project's style
 	@$(RUN) -m ruff check --fix .
