@@ -49,8 +49,11 @@ class Reply:
     logged: list[tuple[str, tuple[Any, ...]]]
 
 
-def main(descriptor: int) -> None:
-    """Serve the process at the other end of the socket `descriptor` until it ends or kills this one."""
+def open_connection(descriptor: int) -> tuple[Connection, "SimpleQueue[bytes]"]:
+    """The connection to the process at the other end of the socket `descriptor`, and what arrives from it, pickled.
+
+    This process ends with the other one, also while a reward runs.
+    """
     os.set_inheritable(descriptor, False)
     # The other process decides when a signal ends the run; a reward's subprocesses get the default handlers.
     for number in HANDLED_SIGNALS:
@@ -60,6 +63,12 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
     received: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
+    return connection, received
+
+
+def main(descriptor: int) -> None:
+    """Serve the process at the other end of the socket `descriptor` until it ends or kills this one."""
+    connection, received = open_connection(descriptor)
     setup = pickle.loads(received.get())
     if setup.numpy:
         importlib.import_module("numpy")

@@ -25,7 +25,7 @@ from grpo.rewards.calls import GRACE_SECONDS, OVERDUE, CallFailed
 START_SECONDS = 300.0  # for the imports of the reward files
 POLL_SECONDS = 1.0  # between two checks that a worker is alive
 PARTS = 4  # of each worker's share; a worker that finishes early computes a part of another one's share
-COMMAND = "import sys; sys.path[:] = {path!r}; from grpo.rewards.worker import main; main({descriptor})"
+COMMAND = "import sys; sys.path[:] = {path!r}; from {module} import main; main({descriptor})"
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,16 @@ class Setup:
 
 
 class Worker:
-    """A worker process, with a socket to it."""
+    """A worker process, with a socket to it.
 
-    def __init__(self, setup: Setup) -> None:
+    Args:
+        setup: what it loads when it starts; pickled.
+        module: its code, with a function `main` that takes the file descriptor of its socket.
+    """
+
+    def __init__(self, setup: Any, module: str = "grpo.rewards.worker") -> None:
         here, there = socket.socketpair()
-        command = COMMAND.format(path=sys.path, descriptor=there.fileno())
+        command = COMMAND.format(path=sys.path, module=module, descriptor=there.fileno())
         # In a session of its own, Ctrl-C does not reach it, and processes that a reward starts can be killed with it.
         self.process = subprocess.Popen(
             [sys.executable, "-c", command],
@@ -58,7 +63,7 @@ class Worker:
         there.close()
         self.connection = Connection(here.detach())
         self._is_ready = False
-        with suppress(OSError):  # it has died, which `wait_until_ready` reports
+        with suppress(OSError):  # it has died, which `start_error` reports
             self.connection.send(setup)
 
     def wait_until_ready(self) -> None:
@@ -67,15 +72,19 @@ class Worker:
         Raises:
             UserError: they cannot be loaded in a worker.
         """
+        if error := self.start_error():
+            raise UserError(f"A worker process of the rewards could not start: {error}")
+
+    def start_error(self) -> str | None:
+        """Wait until the process has loaded its setup; why it could not, or None if it has."""
         if self._is_ready:
-            return
+            return None
         try:
             error = self.connection.recv() if self.connection.poll(START_SECONDS) else f"no answer in {START_SECONDS} s"
         except (EOFError, OSError):
             error = f"it {self.describe_end()}"
-        if error:
-            raise UserError(f"A worker process of the rewards could not start: {error}")
-        self._is_ready = True
+        self._is_ready = error is None
+        return None if error is None else str(error)
 
     def has_ended(self) -> bool:
         return self.process.poll() is not None
