@@ -23,8 +23,9 @@ from grpo.config.data_settings import FILE_DATASETS
 from grpo.config.groups import CONF
 from grpo.config.hydra_errors import translate_errors, type_rule
 from grpo.config.keys import list_settings, schema_keys
+from grpo.config.overrides import quote_value
 from grpo.config.rules import SWEEPER_RULES
-from grpo.config.schema import TRL_SCALES, AnyConfig, CommonConfig, Config, ModelConfig, SweeperConfig
+from grpo.config.schema import TRL_SCALES, AnyConfig, AuditConfig, CommonConfig, Config, ModelConfig, SweeperConfig
 from grpo.config.unknown_settings import no_such_setting
 from grpo.config.validation import check_config, check_lists_and_paths, check_value
 from grpo.config.weights import to_weight_settings
@@ -154,6 +155,18 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     """
     with config_search_path(), translate_errors():
         return load_config(hydra_compose("config", list(overrides)), Config)
+
+
+def compose_audit(overrides: Sequence[str], folder: Path | None = None) -> AuditConfig:
+    """The config of `python -m grpo.audit <overrides>`; `folder` has config groups of the user's own.
+
+    Raises:
+        UserError: an override of an unknown setting, or a value that is not allowed.
+    """
+    if folder is not None:
+        overrides = [*overrides, f"hydra.searchpath=[{quote_value(f'file://{folder.absolute()}')}]"]
+    with config_search_path(), translate_errors(AuditConfig):
+        return load_config(hydra_compose("audit", list(overrides)), AuditConfig)
 
 
 def _complete_older_settings(settings: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,10 @@ def no_such_option(group: str, name: str, options: Sequence[str] | None) -> str:
     Args:
         options: those that Hydra found in `conf/`, in its own package and in the user's folders; None for `conf/`.
     """
-    advice = " For any other policy: model.path=HUB_ID_OR_FOLDER." if group == "model" else ""
+    advice = {
+        "model": " For any other policy: model.path=HUB_ID_OR_FOLDER.",
+        "rewards": " A reward of your own is added with reward_files=[FILE.py] +rewards.NAME=1.",
+    }.get(group, "")
     names = option_names(group) if options is None else options
     return f"{group}={name}: {group} has no option '{name}'.{suggest_name(name, names)}{advice}"
 
