@@ -1,90 +1,42 @@
 """The reward calculator: a page on which you edit completions and see the scores that the trainer would give them.
 
 python -m grpo.calculator
-python -m grpo.calculator outputs/DATE/TIME      # in the answer format of a run
-
-It serves one HTML file, which computes the scores in the browser; no reward of this package runs here.
+python -m grpo.calculator reward_files=[my_rewards.py] +rewards.mine=1     # rewards of your own, scored by Python
+python -m grpo.calculator outputs/latest                                   # the completions and rewards of a run
 """
 
 import argparse
-import errno
 import os
-import socketserver
+import signal
 import sys
 import threading
 import webbrowser
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from grpo.core.console import error_message
 from grpo.core.errors import UserError
-from grpo.core.paths import run_argument
+from grpo.core.paths import path_argument, run_argument
 from grpo.core.process import check_process, guard_streams
+from grpo.reports.calculator_server import HOST, PAGE, listen
 
-PAGE = Path(__file__).parent / "assets" / "calculator.html"
-HOST = "127.0.0.1"
+if TYPE_CHECKING:  # imported when there are settings or a run: the page alone needs none of their libraries
+    from grpo.reports.calculator_page import Session
+
 PORT = 8008
-TRIES = 20
-
-
-class Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    # Except on Windows, this reuses a port that was just released, never one in use.
-    allow_reuse_address = os.name != "nt"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # a browser may close its connection at any time
-            super().handle_error(request, client_address)
-
-
-class OnePage(BaseHTTPRequestHandler):
-    """Serves the page at `/`; any other path is not found."""
-
-    def do_GET(self) -> None:
-        try:
-            path = urlsplit(self.path).path
-        except ValueError:
-            return self.send_error(HTTPStatus.BAD_REQUEST)
-        if path != "/":
-            return self.send_error(HTTPStatus.NOT_FOUND)
-        page = PAGE.read_bytes()
-        self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(page)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(page)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *message: object) -> None:
-        pass
-
-
-def listen(port: int) -> Server:
-    """A server on `port`, or on the next free port; 0 means any free port.
-
-    Raises:
-        UserError: no port is available.
-    """
-    last = min(port + TRIES - 1, 65535)
-    for candidate in range(port, last + 1):
-        try:
-            return Server((HOST, candidate), OnePage)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise UserError(
-                    f"--port {candidate}: {error.strerror}. Ports from 1024 on need no privileges."
-                ) from error
-            print(f"Port {candidate} is taken.", flush=True)
-    raise UserError(
-        f"--port {port}: the ports from {port} to {last} are all taken; give another port, or 0 for any free port."
-    )
+# The settings and groups of a run that the calculator reads.
+USED_SETTINGS = {
+    "rewards",
+    "reward_files",
+    "reward_args",
+    "reward_timeout",
+    "correct_by",
+    "data",
+    "format",
+    "system_prompt",
+}
+OF_AUDIT = ("completions", "probes", "fail_on")  # settings that the calculator does not have
 
 
 def can_open() -> bool:
@@ -93,49 +45,124 @@ def can_open() -> bool:
     return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in windows)
 
 
-def format_query(run: Path | None) -> str:
-    """The part of the address that names the answer format of a run.
+def is_setting(word: str) -> bool:
+    """Whether an argument is a setting; any other is the folder of a run."""
+    return word.startswith(("+", "~")) or ("=" in word and not word.startswith("run=") and not os.path.exists(word))
+
+
+def session_of_settings(settings: Sequence[str], config_dir: Path | None) -> "Session":
+    """The stack of rewards that settings describe, as for `grpo.audit`.
 
     Raises:
-        UserError: the folder holds no run, or its settings cannot be read.
+        UserError: a mistake in the settings, or a reward cannot be loaded.
     """
-    if run is None:
-        return ""
-    from grpo.runs.run_dir import resolve_link  # what reads settings takes time to import
-    from grpo.runs.settings import read_config
-    from grpo.tasks.answer_format import answer_format_of
+    from grpo.config.command_line import check_arguments
+    from grpo.config.composition import compose_audit
+    from grpo.config.schema import AuditConfig
+    from grpo.reports.calculator_page import Session
 
-    return "?" + answer_format_of(read_config(resolve_link(run)).format).setting.replace(" ", "&")
+    if config_dir is not None and not config_dir.is_dir():
+        raise UserError(f"--config-dir {config_dir}: there is no such folder.")
+    for setting in settings:
+        if (name := setting.lstrip("+~").partition("=")[0]) in OF_AUDIT:
+            raise UserError(f"{setting}: {name} is a setting of grpo.audit; the calculator has no such setting.")
+    return Session.start(compose_audit(check_arguments(settings, AuditConfig), config_dir))
 
 
-def main() -> None:
-    guard_streams()
+def session_of_run(run: Path, trusted: bool) -> "Session":
+    """The stack of rewards of a run, with its completions.
+
+    Raises:
+        UserError: the folder holds no run, or it would run code and is not trusted.
+    """
+    from grpo.reports.calculator_page import Session
+    from grpo.runs.run_dir import resolve_link
+    from grpo.runs.settings import read_config, read_settings
+    from grpo.runs.trust import require_trust
+
+    folder, advice = resolve_link(run), "If you trust whoever made it, add --trust-run."
+    require_trust(folder, read_settings(folder), advice=advice, settings_used=USED_SETTINGS, trusted=trusted)
+    return Session.start(read_config(folder), folder)
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m grpo.calculator",
+        usage="%(prog)s [flags] [run | setting ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Edit completions in the browser and see their scores as the trainer computes them:\n"
-        "each reward and its reason, the advantages of a group, and each reward's share.",
-        epilog=f"The page is one file, which needs no server: open it from disk, or host it.\n  {PAGE}\n\n"
-        f"On another machine: ssh -L {PORT}:{HOST}:{PORT} MACHINE\nthen open http://{HOST}:{PORT} here.\n\n"
-        "A run's completions as JSONL, to drop onto the page:\n"
-        "  python -c \"import pandas; pandas.read_parquet('outputs/DATE/TIME/completions/step_000100.parquet')"
-        ".to_json('step.jsonl', orient='records', lines=True)\"",
+        description="Edit completions in the browser and see their scores as the trainer computes\n"
+        "them: each reward and its reason, the advantages of a group, and the share of\n"
+        "each reward.\n\n"
+        "  python -m grpo.calculator\n"
+        "      the built-in stacks, default and verbatim\n"
+        "  python -m grpo.calculator outputs/latest\n"
+        "      the completions of a run, step by step, with its rewards and weights\n"
+        "  python -m grpo.calculator reward_files=[my_rewards.py] +rewards.mine=1\n"
+        "      a stack of your own, scored by Python",
+        epilog="The page with the built-in stacks is one file, which needs no server: open it\n"
+        f"from disk, or host it.\n  {PAGE}\n\n"
+        f"On another machine: ssh -L {PORT}:{HOST}:{PORT} MACHINE\nthen open the printed address here.\n\n"
+        "docs/calculator.md explains the page.",
     )
-    parser.add_argument("run", nargs="?", type=run_argument, help="the folder of a run whose answer format is used")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="run | setting ...",
+        help="the folder of a run; or settings of rewards, as for grpo.audit: rewards=, reward_files=, format=, "
+        "data.answer=, correct_by=, reward_args., reward_timeout=",
+    )
+    parser.add_argument("--config-dir", type=path_argument, metavar="FOLDER", help="a folder of your own config groups")
     parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; if it is taken, the next free port")
     parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
-    arguments = parser.parse_args()
+    parser.add_argument("--trust-run", action="store_true", help="run the code of a folder that somebody else made")
+    arguments = parser.parse_intermixed_args()
     if not 0 <= arguments.port <= 65535:
         parser.error(f"--port {arguments.port}: a port is a number from 0 (any that is free) to 65535")
+    arguments.settings = [word for word in arguments.words if is_setting(word)]
+    runs = [word for word in arguments.words if word not in arguments.settings]
+    if len(runs) > 1 or (runs and arguments.settings):
+        parser.error(f"{' '.join(arguments.words)}: give one folder of a run, or settings; a run has its own settings")
     try:
-        check_process()
-        query = format_query(arguments.run)
-        with listen(arguments.port) as server:
-            address = f"http://{HOST}:{server.server_address[1]}/{query}"
+        arguments.run = run_argument(runs[0]) if runs else None
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
+    return arguments
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        UserError: a mistake in the settings, or no port is free.
+    """
+    session: Session | None = None
+    if arguments.run is not None:
+        session = session_of_run(arguments.run, arguments.trust_run)
+    elif arguments.settings:
+        session = session_of_settings(arguments.settings, arguments.config_dir)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the process of the rewards ends, too
+    try:
+        with listen(arguments.port, session) as server:
+            address = f"http://{HOST}:{server.server_address[1]}/"
+            if session is not None:
+                address += f"?token={session.token}"
+            for line in session.notes() if session is not None else ():
+                print(line, flush=True)
             print(f"The calculator is at {address} (Ctrl-C to stop)", flush=True)
             if not arguments.no_browser and can_open():
                 threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
             server.serve_forever()
+    finally:
+        if session is not None:
+            session.scoring.close()
+
+
+def main() -> None:
+    guard_streams()
+    arguments = parse_arguments()
+    try:
+        check_process()
+        serve(arguments)
     except UserError as error:
         sys.exit(error_message(f"error: {error}"))
     except KeyboardInterrupt:

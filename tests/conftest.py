@@ -313,7 +313,7 @@ def open_page(browser):
 
     It may say nothing to the console, and ask no one for anything.
     """
-    from grpo.calculator import PAGE
+    from grpo.reports.calculator_server import PAGE
 
     contexts, complaints, requests = [], [], []
 

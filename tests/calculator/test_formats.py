@@ -1,11 +1,5 @@
-"""Other answer formats on the page: chosen there, in a link, or in the address that the command opens for a run."""
+"""Other answer formats on the page: chosen there, or in a link."""
 
-import pytest
-
-from grpo.calculator import format_query
-from grpo.config.composition import compose
-from grpo.core.errors import UserError
-from grpo.runs.settings import save_settings
 from tests.helpers.calculator import paused, reasons, totals, until
 
 
@@ -55,25 +49,3 @@ def test_the_names_of_the_tags(open_page) -> None:
     assert reasons(page, "strict_format")[0] == "<solution> is missing"
     page.get_by_role("button", name="中文").click()
     assert reasons(page, "strict_format")[0] == "缺少 <solution>"
-
-
-@pytest.mark.parametrize(
-    ("overrides", "query", "state"),
-    [
-        ([], "?format.reasoning=reasoning&format.answer=answer", ["tags", "reasoning", "answer"]),
-        (["format.reasoning=think"], "?format.reasoning=think&format.answer=answer", ["tags", "think", "answer"]),
-        (["format=boxed"], "?format=boxed", ["boxed", "reasoning", "answer"]),
-    ],
-)
-def test_the_format_of_a_run(open_page, tmp_path, overrides: list[str], query: str, state: list[str]) -> None:
-    save_settings(tmp_path, compose(overrides), overrides)
-    assert format_query(tmp_path) == query
-    page = open_page(query)
-    assert page.evaluate("Object.values(state.format)") == state and totals(page)[0] == 4.0
-
-
-def test_a_folder_without_a_run(open_page, tmp_path) -> None:
-    assert format_query(None) == ""
-    with pytest.raises(UserError):
-        format_query(tmp_path)
-    assert open_page("?format=x&format.answer=%3Cb").evaluate("state.format.answer") == "answer"

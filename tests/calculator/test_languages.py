@@ -2,7 +2,7 @@
 
 import re
 
-from grpo.calculator import PAGE
+from grpo.reports.calculator_server import PAGE
 from grpo.tasks.answer_format import DEFAULT_FORMAT
 from tests.helpers.calculator import EXAMPLES, KINDS, reasons, totals
 from tests.helpers.random_completions import many_completions
@@ -59,6 +59,7 @@ NAMES_KEPT = "|".join(
     ]
     + [
         "TRL",
+        "Python",
         "JSONL?",
         "ASCII",
         "Parquet",

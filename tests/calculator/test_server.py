@@ -3,8 +3,6 @@
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
@@ -13,39 +11,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from grpo.calculator import HOST, PAGE, OnePage, Server, listen
 from grpo.core.errors import UserError
-from tests.conftest import surroundings
-
-
-@pytest.fixture
-def serve(tmp_path):
-    """Start `python -m grpo.calculator ARGUMENTS` in an empty folder, and wait for its address."""
-    started: list[subprocess.Popen[str]] = []
-
-    def call(*arguments: str, **environment: str) -> tuple[subprocess.Popen[str], list[str], str]:
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "grpo.calculator", *arguments],
-                cwd=tmp_path,
-                env=surroundings("DISPLAY", "WAYLAND_DISPLAY") | environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                # As at a terminal: if tests run in the background, the processes that they start ignore Ctrl-C.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
-        )
-        said = [started[-1].stdout.readline()]
-        while said[-1] and "http://" not in said[-1]:
-            said.append(started[-1].stdout.readline())
-        assert said[-1], started[-1].stderr.read()
-        return started[-1], said, re.search(r"http://\S+", said[-1]).group()
-
-    yield call
-    for process in started:
-        process.kill()
-        process.communicate()
+from grpo.reports.calculator_server import HOST, PAGE, Server, listen
 
 
 def got(address: str, method: str = "GET") -> tuple[int, bytes, Any]:
@@ -64,7 +31,7 @@ def test_the_server_serves_the_page_and_nothing_else(serve, tmp_path, browser) -
     assert got(address, "HEAD")[:2] == (200, b"")
     for path in ("secret.txt", "calculator.html", "../calculator.py", "%2e%2e/calculator.py", "/etc/passwd", "assets/"):
         assert got(address + path)[0] == 404
-    assert got(address, "POST")[0] == 501
+    assert got(f"{address}score", "POST")[0] == 411 and got(address, "PUT")[0] == 501
     requests: list[str] = []
     seen = browser.new_page()
     seen.on("request", lambda request: requests.append(request.url))
@@ -103,7 +70,7 @@ def test_a_malformed_request_is_answered(capsys, request_line: bytes, status: by
     with listen(0) as server:
         threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
         with socket.create_connection(server.server_address, timeout=5) as client:
-            client.sendall(request_line + b"\r\n\r\n")
+            client.sendall(request_line + b"\r\nHost: 127.0.0.1\r\n\r\n")
             assert client.makefile("rb").readline().startswith(status)
         server.shutdown()
     assert capsys.readouterr().err == ""
@@ -128,9 +95,9 @@ def test_the_command_line(light, command, monkeypatch) -> None:
     for given, message in (("70000", "--port 70000: a port is a number from 0"), ("x", "invalid int value: 'x'")):
         done = light("grpo.calculator", "--port", given)
         assert done.returncode == 2 and message in done.stderr
-    monkeypatch.setattr("grpo.calculator.TRIES", 1)
+    monkeypatch.setattr("grpo.reports.calculator_server.TRIES", 1)
     with (
-        Server((HOST, 0), OnePage) as server,
+        Server((HOST, 0)) as server,
         pytest.raises(UserError, match="are all taken; give another port, or 0 for any"),
     ):
         listen(server.server_address[1])

@@ -4,7 +4,7 @@ import random
 import re
 from functools import cache
 
-from grpo.calculator import PAGE
+from grpo.reports.calculator_server import PAGE
 from grpo.tasks.answer_format import DEFAULT_FORMAT, AnswerFormat, BoxedFormat
 from grpo.tasks.numbers import single_number
 from tests.helpers.calculator import Case
