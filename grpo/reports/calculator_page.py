@@ -68,8 +68,12 @@ class Session:
             notes.append(f"{display_path(self.run.path)} has no completions, so the page starts with examples.")
         return notes
 
-    def page(self, page: str) -> bytes:
-        """The HTML `page` with this stack, and with the groups of the first step of the run."""
+    def page(self, page: str) -> str:
+        """The HTML `page` with this stack, and with the groups of the first step of the run.
+
+        Raises:
+            UserError: the completions of that step are damaged.
+        """
         algorithm = self.config.algorithm if isinstance(self.config, Config) else None
         estimator = algorithm.advantage_estimator if algorithm else "group_std"
         content: dict[str, Any] = asdict(self.description) | {
@@ -92,7 +96,7 @@ class Session:
         )
         assert page.count(PLACE) == 1 and page.count("default-src 'none'") == 1
         page = page.replace("default-src 'none'", "default-src 'none'; connect-src 'self'")
-        return page.replace(PLACE, inserted + PLACE).encode()
+        return page.replace(PLACE, inserted + PLACE)
 
     def step(self, step: int) -> dict[str, Any]:
         """The groups of a step, the number of the one to open, and the weights that were in force.

@@ -69,12 +69,13 @@ class Handler(BaseHTTPRequestHandler):
             if path != "/":
                 raise Refused(HTTPStatus.NOT_FOUND, "there is only the page, at /")
             session = self.server.session
+            page = PAGE.read_text(encoding="utf-8")
             if session is not None:
                 _check_token(session, token)
-        except Refused as refused:
-            return self._refuse(refused)
-        page = PAGE.read_text(encoding="utf-8")
-        self._send(HTTPStatus.OK, "text/html", page.encode() if session is None else session.page(page))
+                page = session.page(page)
+        except (Refused, UserError) as error:
+            return self._refuse(error)
+        self._send(HTTPStatus.OK, "text/html", page.encode())
 
     do_HEAD = do_GET
 
@@ -90,10 +91,8 @@ class Handler(BaseHTTPRequestHandler):
                     reply = session.step(_item(_parsed(body), "step", int))
                 case _:
                     raise Refused(HTTPStatus.NOT_FOUND, "POST is for /score and /step")
-        except Refused as refused:
-            return self._refuse(refused)
-        except UserError as error:
-            return self._refuse(Refused(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)))
+        except (Refused, UserError) as error:
+            return self._refuse(error)
         self._send(HTTPStatus.OK, "application/json", json.dumps(reply).encode())
 
     def log_message(self, *message: object) -> None:
@@ -133,8 +132,9 @@ class Handler(BaseHTTPRequestHandler):
 
     # ---- The answer
 
-    def _refuse(self, refused: Refused) -> None:
-        self._send(refused.status, "application/json", json.dumps({"error": str(refused)}).encode())
+    def _refuse(self, error: Refused | UserError) -> None:
+        status = error.status if isinstance(error, Refused) else HTTPStatus.UNPROCESSABLE_ENTITY
+        self._send(status, "application/json", json.dumps({"error": str(error)}).encode())
 
     def _send(self, status: HTTPStatus, kind: str, content: bytes) -> None:
         self.send_response(status)
