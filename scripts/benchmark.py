@@ -5,13 +5,13 @@
 The arms train by turns, one step each, in one process, from the same weights, on the same problems, with the same seed.
 A slow moment of the machine therefore slows every arm; read the ratios. Each arm runs warm-up steps, then timed steps:
 
-  plain   TRL with the settings of a first script: activation checkpointing, micro-batches of 16 completions
-  trl     TRL with its fastest settings on this machine: no checkpointing, and the fastest micro-batch size and dtype
-  shared  this project with the modules of transformers only: rollout.native=false
-  fast    this project with its default settings
-  kernels this project with Triton's kernels in the decode step, on a GPU: rollout.kernels=triton
-  vllm    TRL with vLLM on the same GPU, if vLLM is installed
-  continuous  TRL with transformers' continuous batching: natural ends only, and only if --arms names it
+  plain       TRL with the settings of a first script: activation checkpointing, micro-batches of 16 completions
+  trl         TRL with its fastest settings on this machine: no checkpointing, the fastest micro-batch size and dtype
+  shared      this project with the modules of transformers only: rollout.native=false
+  fast        this project with its default settings
+  kernels     this project with Triton's kernels in the decode step, on a GPU: rollout.kernels=triton
+  vllm        TRL with vLLM on the same GPU, if vLLM is installed
+  continuous  TRL with transformers' continuous batching: at natural ends, and only if --arms names it
 
 The learning rate is so small that the policy of an arm does not change. For the embedded model it is a trained policy:
 without --policy, the script trains one first and stores it for later calls. Random weights earn no reward, so with them

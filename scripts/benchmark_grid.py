@@ -207,7 +207,7 @@ def draw_grid(entries: Sequence[Entry], path: Path) -> None:
             below.set_xlabel(labels[unit])
             below.sharex(above)
             for ax, label in ((above, "seconds per step"), (below, "peak memory, GB")):
-                if isfinite(ax.dataLim.y1):  # without --no-memory
+                if isfinite(ax.dataLim.y1):  # not with --no-memory
                     ax.set_ylim(0, 1.15 * ax.dataLim.y1)
                 ax.set_xlim(left=0)
                 ax.spines[["top", "right"]].set_visible(False)
