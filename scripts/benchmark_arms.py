@@ -323,4 +323,13 @@ def print_peak_memory(settings: str, case: Case, steps: int) -> None:
         for _ in range(steps):
             arm.step()
         arm.stop()
-    print(torch.cuda.max_memory_reserved() if CUDA else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(torch.cuda.max_memory_reserved() if CUDA else peak_resident_bytes())
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has had in RAM."""
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux, getrusage counts the process that started this one as well
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS, in bytes
