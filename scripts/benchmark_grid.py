@@ -64,7 +64,7 @@ class Grid:
 
 
 GRIDS = {
-    "tiny": Grid(Case("tiny", forced=True), (4, 8, 16, 32, 64), (64, 128, 256, 512), 7, 0.0, 0.7e-3),
+    "tiny": Grid(Case("tiny", forced=True), (4, 8, 16, 32, 64), (64, 128, 256, 512), 5, 0.0, 0.7e-3),
     # A step of the cut policy, whose embeddings have 136 million parameters, takes seconds whatever its size.
     "qwen-cut": Grid(Case("qwen-cut", 4, 1, 16, forced=True), (4, 8, 16), (16, 32, 64), 3, 10.0, 50e-3),
     "qwen": Grid(
@@ -125,11 +125,7 @@ def expected_seconds(case: Case, steps: int | None, memory: bool) -> float:
 
 def measure_entry(case: Case, names: Sequence[str], steps: int | None, memory: bool) -> Entry:
     """The times of the arms of a case, and the peak memory in bytes of each."""
-    # A micro-batch as large as the batch or larger is the batch, which the setting without a size has.
-    sizes = {
-        name: int(setting.split("=")[1]) for name in names for setting in SETTINGS[name] if "batch_size=" in setting
-    }
-    distinct = [name for name in names if sizes.get(name, 0) < case.completions]
+    distinct = [name for name in names if not ("trl" in names and whole_batch(name, case))]
     figures = measure(case, distinct, steps or GRIDS[case.model].steps, WARM_UP)
     if memory:
         gc.collect()
@@ -139,6 +135,12 @@ def measure_entry(case: Case, names: Sequence[str], steps: int | None, memory: b
             sized = replace(case, micro_batch_size=arm["micro_batch"])
             arm["peak_memory_bytes"] = peak_memory(arm["settings"], sized, MEMORY_STEPS)
     return {"title": str(case), "case": asdict(case), "arms": figures}
+
+
+def whole_batch(name: str, case: Case) -> bool:
+    """Whether the arm sets a micro-batch at least as large as the batch, which is the micro-batch of `trl` as well."""
+    sizes = [int(setting.split("=")[1]) for setting in SETTINGS[name] if setting.startswith("micro_batch_size=")]
+    return any(size >= case.completions for size in sizes)
 
 
 def fit(line: Sequence[tuple[int, Entry]], arm: str) -> tuple[float, float, float]:

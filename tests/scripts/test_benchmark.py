@@ -41,7 +41,7 @@ def test_the_quick_form(forked, tmp_path) -> None:
 def test_a_grid_continues_where_it_ended(tmp_path, monkeypatch, capsys) -> None:
     grid = Grid(Case(num_generations=2, prompts=1, limit=4, forced=True, policy=TINY), (2, 4), (4, 8), 2, 0.1, 1e-3)
     monkeypatch.setitem(GRIDS, "tiny", grid)
-    cases, file, names = grid.cases(), tmp_path / "grid.json", ["trl", "fast"]
+    cases, file, names = grid.cases(), tmp_path / "grid.json", ["trl, micro-batch 16", "fast"]
     assert [(case.num_generations, case.limit) for case in cases] == [(2, 4), (4, 4), (2, 8)]
     (first,) = measure_grid(cases[:1], names, None, False, file)
     assert "Case 1 of 1" in capsys.readouterr().out
@@ -51,6 +51,7 @@ def test_a_grid_continues_where_it_ended(tmp_path, monkeypatch, capsys) -> None:
     assert "has 1 of 3 cases" in said and "Case 2 of 3" in said and "Case 1 of" not in said
     assert entries[0] == first and json.loads(file.read_text())["cases"] == entries
     for case, entry in zip(cases, entries, strict=True):
+        assert entry["arms"].keys() == {"trl", "fast"}
         for arm in entry["arms"].values():
             assert arm["mean_tokens"] == case.completions * case.limit and len(arm["steps"]) == 2
     times, slopes = grid_tables("tiny", entries)
