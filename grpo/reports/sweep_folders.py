@@ -13,7 +13,7 @@ from grpo.core.errors import UserError
 from grpo.runs.run_dir import RunDir, SweepDir
 
 # Folders that this project writes beside runs, and that hold no runs.
-OTHER_FOLDERS = {"audits", "evaluations", "figures", "plans", "sweeps"}
+OTHER_FOLDERS = {"audits", "evaluations", "figures", "plans", "shared", "sweeps"}
 
 
 def holds_runs(folder: Path) -> bool:
