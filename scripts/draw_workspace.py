@@ -41,7 +41,8 @@ def read_offline_run(run: Path) -> tuple[History, dict[str, float]]:
         raise UserError(f"{run} has no offline run of W&B; train with WANDB_MODE=offline tracking=wandb.")
     inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folders[-1])]
     lines = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.splitlines()
-    rows, summary = [], {}
+    rows: History = []
+    summary: dict[str, float] = {}
     for record in map(json.loads, lines):
         if record["type"] == "history":
             rows.append(numbers(record["history"]["item"]))
