@@ -71,13 +71,12 @@ def format_accuracies(
     figures: Mapping[str, float],
     labels: Mapping[str, str],
     intervals: Mapping[str, Sequence[float]] | None = None,
-    digits: int = 1,
 ) -> str:
     """Both accuracies in a few words, `right 0.0% inside <answer>, 25.0% as last number`, with their `intervals`."""
     parts = []
     for name in (ACCURACY_STRICT, ACCURACY_FLEXIBLE):
         within = f" ({format_interval(name, *intervals[name])})" if intervals else ""
-        parts.append(f"{figures[name]:.{digits}%}{within} {labels[name].removeprefix('right ')}")
+        parts.append(f"{figures[name]:.1%}{within} {labels[name].removeprefix('right ')}")
     return f"right {', '.join(parts)}"
 
 

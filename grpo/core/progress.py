@@ -6,17 +6,18 @@ work is.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column
 from rich.text import Text
@@ -24,62 +25,128 @@ from rich.text import Text
 from grpo.core.console import console
 
 FIRST_LINE_SECONDS = 2.0  # without a terminal, `spinner` prints its first line after this time
-MIN_BAR = 4  # characters
 LINE_INTERVAL_SECONDS = 10.0  # without a terminal, the longest time between two lines
 
 
-@contextmanager
-def progress(title: str, total: int, lasting: bool = True) -> Iterator[Callable[[int, str], None]]:
-    """A progress bar with `total` steps.
+class Bar:
+    """A progress bar; this one shows nothing."""
 
-    The context gives a function: (steps finished since the last call, text beside the bar).
+    def __call__(self, count: int, text: str, phase: str = "") -> None:
+        """Advance by `count`, and show `text` below the bar and the `phase` of the current step beside it."""
+
+    def show_above(self, block: RenderableType) -> None:
+        """Show a block above the bar, in place of the last one; without a terminal it is printed."""
+
+
+@contextmanager
+def progress(title: str, total: int, lasting: bool = True, unit: str = "") -> Iterator[Bar]:
+    """A progress bar with `total` steps, which are counted in `unit`, a word in the plural.
 
     With `lasting=False` the bar is removed at the end. Without a terminal, a line is printed every ten seconds, and
     with `lasting` also after each tenth of the steps.
     """
     if console.quiet:
-        yield lambda count, text: None
-    elif console.is_terminal:
-        with Progress(
-            TextColumn("{task.description}"),
+        yield Bar()
+    elif console.is_interactive:
+        with _DrawnBars(title, total, unit, transient=not lasting) as bars:
+            yield _DrawnBar(bars)
+    else:
+        printed = _PrintedBar(title, total, unit, lasting)
+        with print_repeatedly(printed.line, LINE_INTERVAL_SECONDS) as printed.print_now:
+            yield printed
+
+
+class _DrawnBars(Progress):
+    """A bar in a terminal between two blocks that are redrawn in place: one above it, and the text below it."""
+
+    def __init__(self, title: str, total: int, unit: str, transient: bool) -> None:
+        self.above: RenderableType | None = None
+        super().__init__(
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
-            _TextBesideBar(len(f"{title} {total}/{total} 0:00:00 |") + MIN_BAR + len("  ")),
+            _Count(unit, table_column=Column(no_wrap=True)),
+            _Time(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[phase]}", markup=False, table_column=Column(no_wrap=True)),
             SpinnerColumn("line"),
             console=console,
             expand=True,
-            transient=not lasting,
-        ) as bars:
-            task = bars.add_task(title, total=total, text="")
-            yield lambda count, text: bars.update(task, advance=count, text=text)
-    else:
-        started, finished, tenths, latest_text = time.monotonic(), 0, 0, ""
+            transient=transient,
+        )
+        self.task_id = self.add_task(title, total=total, text="", phase="")
 
-        def line() -> str:
-            return f"{title} {finished}/{total}  {time.monotonic() - started:.0f} s  {latest_text}".rstrip()
-
-        with print_repeatedly(line, LINE_INTERVAL_SECONDS) as print_now:
-
-            def advance(count: int, text: str) -> None:
-                nonlocal finished, tenths, latest_text
-                finished, latest_text = finished + count, text
-                if lasting and finished * 10 // total > tenths:
-                    tenths = finished * 10 // total
-                    print_now()
-
-            yield advance
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.above is not None:
+            yield self.above
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if text := task.fields["text"]:
+                yield Text(text)
 
 
-class _TextBesideBar(TextColumn):
-    """The text of a step, shortened where the terminal has no space for it beside `others`, the other characters."""
+class _DrawnBar(Bar):
+    def __init__(self, bars: _DrawnBars) -> None:
+        self.bars = bars
 
-    def __init__(self, others: int) -> None:
-        super().__init__("{task.fields[text]}")
-        self.others = others
+    def __call__(self, count: int, text: str, phase: str = "") -> None:
+        self.bars.update(self.bars.task_id, advance=count, text=text, phase=phase)
 
-    def get_table_column(self) -> Column:
-        return Column(no_wrap=True, max_width=max(1, console.width - self.others))
+    def show_above(self, block: RenderableType) -> None:
+        self.bars.above = block
+        self.bars.refresh()
+
+
+class _PrintedBar(Bar):
+    """A bar without a terminal: lines. `print_now` prints one immediately."""
+
+    print_now: Callable[[], None]
+
+    def __init__(self, title: str, total: int, unit: str, lasting: bool) -> None:
+        self.title, self.total, self.unit, self.lasting = title, total, unit, lasting
+        self.started, self.finished, self.tenths, self.text = time.monotonic(), 0, 0, ""
+
+    def line(self) -> str:
+        count = f"{self.finished}/{self.total} {self.unit}".rstrip()
+        return f"{self.title} {count}  {time.monotonic() - self.started:.0f} s  {self.text}".rstrip()
+
+    def __call__(self, count: int, text: str, phase: str = "") -> None:
+        self.finished, self.text = self.finished + count, ", ".join(filter(None, (phase.strip(), text)))
+        if self.lasting and self.finished * 10 // self.total > self.tenths:
+            self.tenths = self.finished * 10 // self.total
+            self.print_now()
+
+    def show_above(self, block: RenderableType) -> None:
+        console.print(block)
+
+
+class _Count(ProgressColumn):
+    """The steps that are finished, of all steps, with their unit."""
+
+    def __init__(self, unit: str, table_column: Column) -> None:
+        super().__init__(table_column)
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        total = f"{task.total:.0f}"
+        return Text(f"{task.completed:{len(total)}.0f}/{total} {self.unit}".rstrip(), style="progress.download")
+
+
+class _Time(ProgressColumn):
+    """The time that is left, in words; after the last step, the time that all steps took."""
+
+    max_refresh = 0.5  # seconds, as rich's own column: the estimate does not jump
+
+    def render(self, task: Task) -> Text:
+        if task.finished and task.finished_time is not None:
+            return Text(f"in {_minutes(task.finished_time)}", style="progress.elapsed")
+        left = task.time_remaining
+        return Text("" if left is None else f"{_minutes(left)} left", style="progress.remaining")
+
+
+def _minutes(seconds: float) -> str:
+    """Minutes and seconds, with hours if there are any: `0:09`, `1:02:03`."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 @contextmanager
@@ -90,7 +157,7 @@ def spinner(work: str) -> Iterator[None]:
     """
     if console.quiet:
         yield
-    elif console.is_terminal:
+    elif console.is_interactive:
         columns = SpinnerColumn("line"), TextColumn("{task.description}"), TimeElapsedColumn()
         with Progress(*columns, console=console, transient=True) as bars:
             bars.add_task(work, total=None)

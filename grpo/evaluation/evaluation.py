@@ -67,7 +67,7 @@ def evaluate_completions(
         for (i, sample), completion in batch.items():
             completions[i][sample] = completion if rewards.may_read_ids else replace(completion, ids=None)
         shares = {name: count / max(1, total) for name, count in right.items()}
-        on_answered(len(batch), format_accuracies(shares, labels, digits=0))  # a bar has little room
+        on_answered(len(batch), format_accuracies(shares, labels))
     in_order = [[samples[number] for number in sorted(samples)] for samples in completions]
     return Evaluation(list(examples), in_order, rewards, k)
 

@@ -191,7 +191,7 @@ def _generate_and_score(
     answered = generate_completions(
         sampler, tokenizer, prompts, config, config.samples, config.temperature, journal.saved.keys()
     )
-    with progress(f"evaluating {subject.title}", total) as advance:
+    with progress(f"evaluating {subject.title}", total, unit="answers") as advance:
         evaluation = evaluate_completions(subject.examples, journal.save(answered), rewards, config.k, advance)
     with spinner("saving the evaluation"):
         save_evaluation(evaluation, path, protocol, origin)

@@ -73,7 +73,7 @@ def sample_problems(
     completions: CompletionBatch = {}
     count, problems, seconds, stopped = 1, 0, 0.0, None
     started = time.perf_counter()
-    with progress("sampling", len(examples) * samples) as advance:
+    with progress("sampling", len(examples) * samples, unit="completions") as advance:
         try:
             while 0 < count <= len(examples) - problems:
                 before = time.perf_counter()

@@ -98,7 +98,7 @@ def compose_jobs(
     jobs: list[Job] = []
     errors: dict[str, list[str]] = {}  # message -> the names of the jobs
     files = FileChecks()
-    with progress("checking", len(combinations), lasting=False) as advance:
+    with progress("checking", len(combinations), lasting=False, unit="jobs") as advance:
         for number, overrides in enumerate(combinations, first):
             name = " ".join(short_override(override) for override in overrides if override.partition("=")[0] in varied)
             try:

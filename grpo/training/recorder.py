@@ -17,14 +17,16 @@ from transformers import TrainerCallback, TrainerControl
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import say
-from grpo.core.metric_names import ABSTAINED_PREFIX, REWARD
+from grpo.core.metric_names import ABSTAINED_PREFIX, ACCURACY_STRICT, REWARD
+from grpo.core.progress import Bar
 from grpo.policy.chat_template import UNKNOWN_FRAMING, TemplateFraming
 from grpo.rewards.stack import RewardStack
 from grpo.runs.run_dir import RunDir
+from grpo.tasks.answer_types import accuracy_labels
 from grpo.training.alarms import Alarm, Alarms
 from grpo.training.completion_log import CompletionLog
 from grpo.training.metrics_file import MetricsFile
-from grpo.training.step_progress import Advance, StepProgress, no_bar
+from grpo.training.step_progress import StepProgress, no_bar
 from grpo.training.trackers.interface import Tracker
 
 
@@ -42,7 +44,7 @@ class Recorder(TrainerCallback):
         rewards: RewardStack,
         tracker: Tracker,
         out: Path,
-        start_bar: Callable[[int], Advance] = no_bar,
+        start_bar: Callable[[int], Bar] = no_bar,
         framing: TemplateFraming = UNKNOWN_FRAMING,
     ) -> None:
         self.config, self.rewards, self.tracker, self.out = config, rewards, tracker, out
@@ -50,7 +52,8 @@ class Recorder(TrainerCallback):
         self.is_main_process = distributed.is_main_process()
         self.metrics_file = MetricsFile(run.metrics_jsonl, writes=self.is_main_process)
         self.completion_log = CompletionLog(config, rewards, tracker, run)
-        self.progress = StepProgress(start_bar)
+        right = accuracy_labels(rewards.answer_type, rewards.correct_by)[ACCURACY_STRICT]
+        self.progress = StepProgress(start_bar, right, config.logging_steps)
         self.alarms = Alarms(config, rewards, framing)
         self.stopped_by: str | None = None
         self.between_steps_seconds = 0.0

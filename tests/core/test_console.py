@@ -188,9 +188,11 @@ def test_progress_in_a_terminal_is_shown_immediately(monkeypatch) -> None:
     assert "loading the policy" in capture.get() and "training" in capture.get()
 
 
-def test_a_long_text_leaves_space_for_the_count(monkeypatch) -> None:
+def test_the_text_of_a_step_is_below_the_bar(monkeypatch) -> None:
     to = Console(width=80, force_terminal=True, color_system=None, highlight=False)
     monkeypatch.setattr("grpo.core.progress.console", to)
-    with to.capture() as capture, progress("training", 1000) as advance:
-        advance(12, "sampling, reward 0.97, right 24%, 18 tokens, 16 groups drawn")
-    assert re.search(r"training .*12/1000 \S+ sampling, reward 0.97, right 24%.*…", capture.get())
+    text = "last step: mean reward 0.97, 24% right inside <answer>, mean length 18 tokens, 16 groups drawn"
+    with to.capture() as capture, progress("training", 1000, unit="steps") as advance:
+        advance(12, text, "sampling")
+    assert re.search(r"training .*  12/1000 steps .*sampling", capture.get())
+    assert text in " ".join(capture.get().split())  # in full, wrapped
