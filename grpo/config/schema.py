@@ -236,6 +236,7 @@ class Config(CommonConfig):
     eval_samples: int | None = None
     save_steps: int | None
     save_total_limit: int | None
+    watch: bool = True
     resume: str | None
     trust_run: bool
     on_nonfinite: str

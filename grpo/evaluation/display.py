@@ -18,6 +18,7 @@ from grpo.evaluation.description import protocol_differences
 from grpo.evaluation.difference import PairedDifference, match_problems, paired_differences
 from grpo.evaluation.evaluation import Evaluation
 from grpo.evaluation.execution import StoredEvaluation
+from grpo.tasks.answer_types import describe_correctness
 
 
 def is_requested(figure: str, requested: Sequence[int] | None) -> bool:
@@ -68,12 +69,11 @@ def print_examples(count: int, evaluations: dict[str, Evaluation]) -> None:
         return [bool(side.values[figure][side.starts[i]]) for side, i in zip(sides, indices, strict=True)]
 
     tags = sides[-1].rewards.answer_format.tags
-    requested = sides[0].labels[ACCURACY_STRICT].removeprefix("right ")
 
     def answer_labels(indices: tuple[int, ...]) -> list[str]:
         flexible = are_correct(indices, ACCURACY_FLEXIBLE)
         return [
-            "right" if strict else f"right, but not {requested}" if anywhere else "wrong"
+            describe_correctness(strict, anywhere, sides[0].labels)
             for strict, anywhere in zip(are_correct(indices), flexible, strict=True)
         ]
 

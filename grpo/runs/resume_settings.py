@@ -18,11 +18,12 @@ from grpo.core.text import format_setting
 from grpo.runs.settings import override_key, read_config, read_overrides
 
 # The settings and groups that can be changed when a run is resumed. A run that a slow reward has stopped resumes with
-# another limit of time.
+# another limit of time. `watch` changes nothing but the terminal.
 RESUMABLE_SETTINGS = (
     "max_steps.",
     "num_train_epochs.",
     "tracking.",
+    "watch.",
     "reward_timeout.",
     "on_reward_timeout.",
     "reward_workers.",

@@ -4,6 +4,8 @@ Called by rewards, evaluations and datasets. A new type is a class in a file of 
 This module knows no rule of any type.
 """
 
+from collections.abc import Mapping
+
 from grpo.config.rules import ANSWER_TYPE_NAMES
 from grpo.config.schema import DEFAULT_CORRECT_BY, CommonConfig
 from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT
@@ -34,6 +36,12 @@ def accuracy_labels(answer_type: AnswerType, correct_by: str) -> dict[str, str]:
     """The labels of the two accuracies in tables, for an answer type and the reward that says what is right."""
     strict = answer_type.label if correct_by == DEFAULT_CORRECT_BY else f"by the reward {correct_by}"
     return {ACCURACY_STRICT: f"right {strict}", ACCURACY_FLEXIBLE: f"right as {answer_type.anywhere_label}"}
+
+
+def describe_correctness(strict: bool, flexible: bool, labels: Mapping[str, str]) -> str:
+    """Whether one answer is right, in words; `labels` are those of the two accuracies, which count it."""
+    requested = labels[ACCURACY_STRICT].removeprefix("right ")
+    return "right" if strict else f"right, but not {requested}" if flexible else "wrong"
 
 
 def accuracy_labels_of(config: CommonConfig) -> dict[str, str]:

@@ -4,6 +4,7 @@ The session calls it before, during and after training. It knows nothing of the 
 """
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,9 @@ class PolicyEvaluator:
         self.policy, self.sampling_model, self.tokenizer, self.sampler = policy, sampling_model, tokenizer, sampler
         self.rewards, self.examples, self.shared = rewards, examples, shared
         self.chat = ChatTemplate.of(tokenizer, config)
+        self.seconds_of_answers = 0.0  # of the last call of `answers` that generated them
+        self._answers: list[str] = []
+        self._step_of_answers: int | None = None  # after which the policy gave them
         self.end_tokens: list[str] = tokenizer.convert_ids_to_tokens(sampler.end_token_ids)
 
     def update_sampling_model(self) -> None:
@@ -79,7 +83,7 @@ class PolicyEvaluator:
         prompts = [examples[i].prompt for i in indices]
         answers = gather_batches(self._generate(prompts, title, untrained, samples, indices), indices)
         with (
-            progress(title, len(examples) * samples, lasting) as advance,
+            progress(title, len(examples) * samples, lasting, unit="answers") as advance,
             unchanged_reward_states(self.rewards.weights),
         ):
             evaluation = evaluate_completions(examples, answers, self.rewards, on_answered=advance)
@@ -125,11 +129,24 @@ class PolicyEvaluator:
     def _temperature(self, samples: int) -> float:
         return self.config.temperature if samples > 1 else 0.0
 
+    def has_answers(self, step: int) -> bool:
+        """Whether `answers` of this step generates nothing."""
+        return self._step_of_answers == step
+
+    def answers(self, step: int) -> list[str]:
+        """The greedy answers of the policy to the example questions, generated at the first call for this `step`."""
+        if not self.has_answers(step):
+            started = time.perf_counter()
+            title = f"answering the example questions at step {step}"
+            prompts = [example.prompt for example in self.examples]
+            self._answers = texts_in_order(self._generate(prompts, title, untrained=step == 0))
+            self._step_of_answers = step
+            self.seconds_of_answers = time.perf_counter() - started
+        return self._answers
+
     def answer_examples(self, step: int) -> None:
         """Answer the example questions greedily and write them to `transcripts.jsonl`."""
-        title, prompts = f"answering the example questions at step {step}", [each.prompt for each in self.examples]
-        with spinner(title):
-            answers = texts_in_order(self._generate(prompts, title, untrained=step == 0))
+        answers = self.answers(step)
         if not distributed.is_main_process():
             return
         # A run that was interrupted may have answered at this step already.

@@ -24,7 +24,7 @@ from grpo.core.errors import UserError
 from grpo.core.files import atomic_folder, write_json
 from grpo.core.metric_format import format_accuracies
 from grpo.core.metric_names import TRAIN_SECONDS, VALIDATION_PREFIX
-from grpo.core.progress import progress, spinner
+from grpo.core.progress import Bar, progress, spinner
 from grpo.core.redact import redacted
 from grpo.core.signals import SignalHandler, StoppedBySignal
 from grpo.evaluation.difference import PairedDifference, paired_differences
@@ -48,6 +48,7 @@ from grpo.training.run_output import banner, out_of_memory_advice, say_results
 from grpo.training.run_provenance import record_provenance
 from grpo.training.trackers.interface import NoTracker
 from grpo.training.tracking import build_tracker
+from grpo.training.watch import Watch, example_steps
 
 if TYPE_CHECKING:
     from grpo.training.recorder import Recorder
@@ -114,6 +115,7 @@ class Session:
     after: Evaluation
     trainer: "Trainer"
     recorder: "Recorder"
+    watch: Watch | None
 
     def __init__(
         self,
@@ -223,7 +225,8 @@ class Session:
             self.evaluator.save(self.before, "before", "held-out", self.config.model.path)
             # A resumed run repeats an evaluation whose file is lost, but it has the answers of step 0.
             if not self.checkpoint:
-                self.evaluator.answer_examples(0)
+                with spinner("answering the example questions"):
+                    self.evaluator.answer_examples(0)
         self.before = self._with_samples(self.before, "before", self.config.model.path)
         self._mark_time("evaluation_before_end")
 
@@ -266,7 +269,7 @@ class Session:
                     out_of_memory_advice(self.config, self.batch, step, self.trainer.is_sampling)
                 ) from error
         self._mark_time("training_end")
-        self.train_seconds = round(self.recorder.elapsed_seconds() - self.recorder.between_steps_seconds, 2)
+        self.train_seconds = round(self._train_seconds(), 2)
         if self.signals.received:
             steps = f"{self.trainer.state.global_step} of {self.trainer.state.max_steps}"
             raise StoppedBySignal(self.signals.received, f" after step {steps}")
@@ -282,8 +285,8 @@ class Session:
         # The alarms name the opened tag and the end tokens in their messages.
         framing = TemplateFraming(self.evaluator.chat.opened, tuple(self.evaluator.end_tokens))
 
-        def start_bar(steps: int) -> Callable[[int, str], None]:
-            return cleanup.enter_context(progress("training", steps))
+        def start_bar(steps: int) -> Bar:
+            return cleanup.enter_context(progress("training", steps, unit="steps"))
 
         self.recorder = Recorder(config, self.rewards, self.tracker, self.run_dir.path, start_bar, framing)
         with spinner("preparing training"):
@@ -298,6 +301,7 @@ class Session:
                 self.recorder,
                 self.run_dir.path,
             )
+        self.watch = Watch.of(config, self.evaluator, self.recorder.progress)
         self.trainer.before_sampling = self.evaluator.update_sampling_model
         cleanup.callback(self.trainer.close_engine)
         self.trainer.add_callback(EvaluateCallback(self._evaluate_between_steps))
@@ -313,12 +317,19 @@ class Session:
         """
         started = time.perf_counter()
         last_step = self.trainer.state.max_steps
-        if step in (round(last_step / 3), round(last_step * 2 / 3)) and 0 < step < last_step:
+        if step in example_steps(last_step) and 0 < step < last_step:
             self.evaluator.answer_examples(step)
+        elif step == last_step:
+            self.evaluator.answers(step)  # in every process, for `watch` and for `evaluate_after`
+        if self.watch:
+            self.watch.after_step(step, last_step, self._train_seconds())
         if self.config.eval_steps and (step % self.config.eval_steps == 0 or step == last_step):
             self._validate(step)
         self.recorder.between_steps_seconds += time.perf_counter() - started
         return self.recorder.stopped_by is not None
+
+    def _train_seconds(self) -> float:
+        return self.recorder.elapsed_seconds() - self.recorder.between_steps_seconds
 
     def _validate(self, step: int) -> None:
         validation = self.splits.validation
@@ -344,7 +355,8 @@ class Session:
                 self.after = self.evaluator.evaluate(self.splits.held_out, "after training")
                 self.evaluator.save(self.after, "after", "held-out", str(self.run_dir.policy))
                 self.after = self._with_samples(self.after, "after", str(self.run_dir.policy))
-                self.evaluator.answer_examples(self.trainer.state.global_step)
+                with spinner("answering the example questions"):
+                    self.evaluator.answer_examples(self.trainer.state.global_step)
             if signal_number := int(distributed.max_over_processes(self.signals.received or 0)):
                 raise StoppedBySignal(signal_number)
         except StoppedBySignal:
