@@ -8,10 +8,14 @@ import io
 import logging
 import os
 import select
+import shlex
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 from grpo.core.errors import UserError
+from grpo.core.paths import display_path
 
 log = logging.getLogger("grpo")
 
@@ -72,6 +76,14 @@ def guard_streams() -> None:
             setattr(sys, name, guard_stream(stream, label))
         else:  # a test or a notebook has replaced it
             stream.reconfigure(errors="replace")
+
+
+def python_command() -> str:
+    """What to type for the interpreter of this process: `python` if that is the same environment, else its path."""
+    typed = shutil.which("python")
+    if typed and Path(typed).parent.absolute() == Path(sys.executable).parent.absolute():
+        return "python"
+    return shlex.quote(display_path(Path(sys.executable).absolute()))
 
 
 def check_process() -> None:

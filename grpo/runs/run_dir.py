@@ -188,6 +188,12 @@ def link_latest(folder: Path) -> None:
     link.unlink(missing_ok=True)
 
 
+def latest_or(folder: Path) -> Path:
+    """`outputs/latest` if it points to `folder`, else `folder`."""
+    link = Path("outputs", LATEST)
+    return link if link.is_symlink() and link.resolve() == folder.resolve() else folder
+
+
 def quoted_path(folder: Path) -> str:
     """A path as a value of a Hydra override."""
     return typed_overrides.quote_value(str(folder))

@@ -42,6 +42,7 @@ from grpo.runs.resume_settings import require_same_job, resumed_config, resumed_
 from grpo.runs.run_dir import RunDir, SweepDir, link_latest, refuse_used
 from grpo.runs.settings import save_settings
 from grpo.runs.trust import refuse_links
+from grpo.training.run_output import say_next_commands
 from grpo.training.session import ShouldPrune, train_run
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -138,6 +139,7 @@ def _start_or_resume(composed: DictConfig, out: Path, hydra_config: Any, find_sh
     )
     if not is_multirun():
         write_report(out)
+        say_next_commands(out)
     RunDir(out).delete_previous()
 
 

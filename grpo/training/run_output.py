@@ -3,6 +3,7 @@
 The session calls it. It computes no figure.
 """
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from grpo.core.environment_values import to_interpolations
 from grpo.core.metric_format import ordered_metrics
 from grpo.core.metric_names import TRAIN_SECONDS
 from grpo.core.paths import display_path
-from grpo.core.tables import answers_table, comparison_table, run_header
+from grpo.core.process import python_command
+from grpo.core.tables import answers_table, comparison_table, key_value_table, run_header
 from grpo.core.text import plural
 from grpo.evaluation.difference import PairedDifference
 from grpo.evaluation.evaluation import Evaluation
+from grpo.reports.headline import changes_sentences
 from grpo.rewards.stack import RewardStack
+from grpo.runs.run_dir import latest_or
 from grpo.tasks.answer_format import DEFAULT_FORMAT, answer_format_of
 
 
@@ -90,18 +94,36 @@ def say_results(
     max_steps: int,
     out: Path,
 ) -> None:
-    """Print the held-out figures before and after, the answers to the example questions, and where everything is."""
-    say(f"\n{results['problems']['held_out']:,} held-out problems, answered greedily")
+    """Print the answers to the example questions, the held-out figures before and after, and where everything is."""
+    tags = after.rewards.answer_format.tags
+    say("")
+    for example in results["examples"]:
+        title = f"{example['question']} (gold: {example['gold']})"
+        say(answers_table(title, {when: example[when] for when in ("before", "after")}, tags))
+    # The figures come last: a terminal shows them without scrolling back.
+    say(f"{results['problems']['held_out']:,} held-out problems, answered greedily")
     main_figures = {name: differences[name] for name in ordered_metrics(differences, rewards=False)}
     say(comparison_table(("before", "after"), before.figures, after.figures, main_figures, after.labels))
     if at_k := {name: difference for name, difference in differences.items() if name.startswith("pass@")}:
         say("pass@k: the problems that are right at least once in k samples")
         say(comparison_table(("before", "after"), before.figures, after.figures, at_k, after.labels))
-    tags = after.rewards.answer_format.tags
-    for example in results["examples"]:
-        title = f"{example['question']} (gold: {example['gold']})"
-        say(answers_table(title, {when: example[when] for when in ("before", "after")}, tags))
+    say(" ".join(changes_sentences(results, after.labels)))
     steps = f"{results['steps']} {plural(results['steps'], 'step')}"
     if results["stopped_by"]:
         steps += f" of {max_steps} (ended by {results['stopped_by']})"
     say(f"{steps} in {results[TRAIN_SECONDS]:.0f} s. Everything is in {display_path(out)}")
+
+
+def say_next_commands(out: Path) -> None:
+    """Print what to type after the run in `out`, as commands that can be copied."""
+    python, run = python_command(), shlex.quote(display_path(latest_or(out)))
+    say("\nNext:")
+    say(
+        key_value_table(
+            {
+                "ask the policy": f"{python} -m grpo.sample {run}",
+                "audit a stack": f"{python} -m grpo.audit rewards=verbatim",
+                "draw the figures": f"{python} -m grpo.report {run} --figures",
+            }
+        )
+    )

@@ -62,7 +62,8 @@ class WandbTracker:
         }
         self.run, reason = init_run(arguments, resumes=bool(id))
         if self.run.offline:
-            say(f"W&B: {reason}, so tracked offline. To upload: wandb sync {display_path(Path(self.run.dir).parent)}")
+            runs = display_path(Path(self.run.dir).parents[1])  # a run that is resumed offline has several
+            say(f"W&B: {reason}, so tracked offline. To upload: wandb sync {runs}/offline-run-*")
         elif self.run.url:
             say(f"W&B: {self.run.url}")
 
