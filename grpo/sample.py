@@ -8,19 +8,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from grpo.config.schema import ModelConfig
 from grpo.core.console import console, error_message, print_message
-from grpo.core.errors import UserError
+from grpo.core.errors import UserError, shorten
 from grpo.core.paths import run_argument
 from grpo.core.process import check_process, guard_streams
 from grpo.core.progress import spinner
 from grpo.core.run_log import quiet_libraries
 from grpo.core.tables import answers_table
-from grpo.policy.hub import is_loaded_from_hub, prepare_hub
+from grpo.policy.hub import EMBEDDED_PREFIX, is_loaded_from_hub, prepare_hub
 from grpo.runs.results import read_results
 from grpo.runs.run_dir import resolve_link
 from grpo.runs.settings import read_finished_run_config, read_settings, trained_model
 from grpo.runs.trust import require_trust
 from grpo.tasks.answer_format import answer_format_of
+from grpo.tasks.arithmetic import unfamiliar_words
 from grpo.tasks.example import SHOWCASE
 
 # The settings that are read from the run; rewards and data are not needed.
@@ -75,8 +77,18 @@ def print_answers(folder: Path, questions: list[str], max_tokens: int | None, tr
             print_message(note, console)
         with spinner(f"asking the policy as it was {when} training"):
             answers.append(generate_greedily(sampler, tokenizer, questions, config))
+    if about_policy := embedded_policy_note(config.model, questions):
+        print_message(about_policy, console)
     for question, first, last in zip(questions, *answers, strict=True):
         print_message(answers_table(question, {"before": first, "after": last}, tags), console)
+
+
+def embedded_policy_note(model: ModelConfig, questions: list[str]) -> str | None:
+    """What the embedded policy knows, if a question is about something else; None for other policies."""
+    if not model.path.startswith(EMBEDDED_PREFIX) or not (unfamiliar := unfamiliar_words(questions)):
+        return None
+    words = ", ".join(shorten(word, 30) for word in unfamiliar[:6]) + ", ..." * (len(unfamiliar) > 6)
+    return f"The embedded policy knows only word problems of data=arithmetic, numbers up to 150. New to it: {words}"
 
 
 def first_example(folder: Path) -> str:

@@ -7,9 +7,11 @@ names or nouns: no template has the same numbers in both. This module knows noth
 """
 
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import islice
 
 from grpo.config.schema import DataConfig
 from grpo.tasks.arithmetic_templates import OPERATIONS, TEMPLATES, Draw, RejectedDraw
@@ -18,6 +20,7 @@ from grpo.tasks.generated import is_held_out, take_split
 
 # The steps of the showcase question, which is always held out.
 SHOWCASE_STEPS = ((60, "/", 20), (8, "*", 3), (120, "/", 24))
+WORD = re.compile(r"[^\W\d_]+|\d+")  # or a number
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,25 @@ def make_problem(rng: random.Random, max_number: int, min_steps: int, max_steps:
     left, operation, right = draw.steps[-1]
     answer = OPERATIONS[operation](left, right)
     return Problem(make.__name__, question, tuple(draw.steps), tuple(draw.lines), answer, held_out)
+
+
+def unfamiliar_words(questions: Sequence[str], max_number: int = 150) -> list[str]:
+    """The words of `questions` that no problem of two to four steps has, and the numbers above `max_number`."""
+
+    def is_familiar(word: str) -> bool:
+        if word.isdecimal():
+            return len(word) <= len(str(max_number)) and int(word) <= max_number
+        return word.lower() in _words_of_problems()
+
+    words = dict.fromkeys(word for question in questions for word in WORD.findall(question))
+    return [word for word in words if not is_familiar(word)]
+
+
+@cache
+def _words_of_problems() -> frozenset[str]:
+    # 500 problems have every word of the templates.
+    problems = islice(generate_problems(held_out=False, seed=0), 500)
+    return frozenset(word.lower() for problem in problems for word in WORD.findall(problem.question))
 
 
 def generate_problems(
