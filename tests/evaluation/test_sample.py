@@ -10,8 +10,15 @@ def test_before_and_after_side_by_side(forked, tmp_path) -> None:
     assert done.returncode == 0 and done.stderr == ""
     assert question in done.stdout and "How much is 3 and 4?" in done.stdout
     assert done.stdout.count("before") == done.stdout.count("after") == 2
-    assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "Joy can read" in forked("grpo.sample", "run=run").stdout  # as grpo.evaluate takes it
+    note, *table = done.stdout.splitlines()
+    known = "The embedded policy knows only word problems of data=arithmetic, numbers up to 150. New to it:"
+    assert note == f"{known} bold" and max(map(len, table)) <= 80
+    asked = forked(
+        "grpo.sample", "run", "What is the capital of France? Tom has 5000 pens.", "--max-tokens", "5"
+    ).stdout
+    assert asked.splitlines()[0] == f"{known} What, capital, France, 5000"
+    asked = forked("grpo.sample", "run=run").stdout  # as grpo.evaluate takes it
+    assert "Joy can read" in asked and "embedded policy" not in asked
 
 
 def test_what_cannot_be_asked(forked, tmp_path) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.schema import TrackingConfig
+from grpo.core.console import log
 from grpo.core.errors import UserError, first_line
+from grpo.core.text import printable
 from grpo.runs.labels import RunLabel
 from grpo.training.trackers.interface import DEFAULT_PROJECT, import_package
 
@@ -20,7 +22,9 @@ class TrackioTracker:
         self, config: TrackingConfig, settings: dict[str, Any], out: Path, label: RunLabel, id: str | None
     ) -> None:
         self.trackio = import_package("trackio")
-        vars(self.trackio.run)["print"] = lambda *_: None  # it would print each alarm a second time
+        # It would print six lines about itself, and each alarm a second time.
+        for module in (self.trackio, self.trackio.run, self.trackio.utils):
+            vars(module)["print"] = print_to_log
         # The jobs of a sweep have one run_name, and each job is a run of its own.
         own_name = f"{config.run_name or ''} {label.name}".strip() if label.group else config.run_name or label.name
         self.id: str | None = id or own_name
@@ -55,6 +59,12 @@ class TrackioTracker:
         self.trackio.finish()
 
     def abandon(self) -> None: ...
+
+
+def print_to_log(*words: object, **settings: object) -> None:
+    """Write to train.log what trackio prints."""
+    if text := " ".join(map(str, words)).strip():
+        log.info("trackio: %s", printable(text))
 
 
 def check_trackio(config: TrackingConfig) -> None:
