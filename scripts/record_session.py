@@ -93,27 +93,34 @@ def read_screen(screen: pyte.Screen) -> tuple[Line, ...]:
         pieces, column = [], 0
         for style, group in groupby(cells, lambda cell: (cell.fg.replace("bright", ""), cell.bold, cell.italics)):
             text = "".join(cell.data for cell in group)
-            if text.strip():
-                pieces.append((column, text.rstrip(), style))
+            pieces.append((column, text, style))
             column += len(text)
-        lines.append(tuple(pieces))
+        while pieces and not pieces[-1][1].strip():
+            pieces.pop()
+        lines.append((*pieces[:-1], *((column, text.rstrip(), style) for column, text, style in pieces[-1:])))
     return tuple(lines)
 
 
 def frames_of(written: list[tuple[float, bytes]]) -> list[Frame]:
-    """The different screens, at most one in `FRAME_SECONDS`."""
+    """The different screens, at most one in `FRAME_SECONDS`, and the last one."""
     screen = pyte.Screen(COLUMNS, ROWS)
     stream = pyte.ByteStream(screen)
     interval = max(FRAME_SECONDS, written[-1][0] / MOST_FRAMES)
     frames: list[Frame] = []
-    for number, (seconds, data) in enumerate(written):
-        stream.feed(data)
-        is_last = number == len(written) - 1
-        if frames and not is_last and seconds < frames[-1].seconds + interval:
-            continue
+
+    def add(seconds: float) -> None:
         lines = read_screen(screen)
         if not frames or lines != frames[-1].lines:
             frames.append(Frame(seconds, lines))
+
+    changed = 0.0
+    for seconds, data in written:
+        earliest = frames[-1].seconds + interval if frames else 0.0
+        if seconds > earliest:
+            add(max(changed, earliest))
+        stream.feed(data)
+        changed = seconds
+    add(changed)
     return frames
 
 
@@ -121,10 +128,9 @@ def draw_line(line: Line) -> str:
     """A line as SVG text whose pieces start at their columns."""
     pieces = []
     for column, text, (colour, bold, italic) in line:
-        start = column + len(text) - len(text.lstrip())
         names = [*([colour] if colour != "default" else []), *(["b"] if bold else []), *(["i"] if italic else [])]
         css = f' class="{" ".join(names)}"' if names else ""
-        pieces.append(f'<tspan x="{start * CELL_WIDTH:g}"{css}>{escape(text.lstrip(), quote=False)}</tspan>')
+        pieces.append(f'<tspan x="{column * CELL_WIDTH:g}"{css}>{escape(text, quote=False)}</tspan>')
     return "".join(pieces)
 
 
