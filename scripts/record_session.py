@@ -87,10 +87,11 @@ def record(command: list[str], shown: str) -> list[tuple[float, bytes]]:
 
 def read_screen(screen: pyte.Screen) -> tuple[Line, ...]:
     """The lines of the screen as pieces of one style each."""
-    lines = []
+    lines: list[Line] = []
     for row in range(ROWS):
         cells = [screen.buffer[row][column] for column in range(COLUMNS)]
-        pieces, column = [], 0
+        pieces: list[tuple[int, str, Style]] = []
+        column = 0
         for style, group in groupby(cells, lambda cell: (cell.fg.replace("bright", ""), cell.bold, cell.italics)):
             text = "".join(cell.data for cell in group)
             pieces.append((column, text, style))

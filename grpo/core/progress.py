@@ -63,7 +63,8 @@ class _DrawnBars(Progress):
         self.above: RenderableType | None = None
         super().__init__(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
+            # Colours that differ on a terminal of 16 colours, too.
+            BarColumn(bar_width=None, style="bright_black", complete_style="cyan", finished_style="green"),
             _Count(unit, table_column=Column(no_wrap=True)),
             _Time(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[phase]}", markup=False, table_column=Column(no_wrap=True)),
