@@ -5,25 +5,23 @@ Called by the commands `grpo/*.py`. It must not know what they do.
 
 import atexit
 import gc
-import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from grpo.config.command_line import check_arguments
 from grpo.config.hydra_errors import translate_errors
+from grpo.config.hydra_output import hydra_output
 from grpo.config.hydra_settings import checked_hydra_config
 from grpo.config.schema import AnyConfig
-from grpo.core.console import console, error_message, log, print_message
+from grpo.core.console import error_message, log
 from grpo.core.errors import UserError
 from grpo.core.process import check_process, guard_streams
 from grpo.core.redact import mask_message
@@ -118,45 +116,5 @@ def exit_with_message(schema: type[AnyConfig], interrupted: str) -> Iterator[Non
 def run_hydra_app(app: Callable[[], Any], schema: type[AnyConfig]) -> None:
     """Check the arguments of this process and run a Hydra app with them."""
     sys.argv[1:] = check_arguments(sys.argv[1:], schema)
-    with checked_hydra_config(), quick_group_options(), wrap_help():
+    with checked_hydra_config(), hydra_output():
         app()
-
-
-@contextmanager
-def quick_group_options() -> Iterator[None]:
-    """List the options of config groups without copying all configs.
-
-    Replaces `ConfigLoaderImpl.get_group_options` of hydra-core 1.3, which copies them at each call so that overrides
-    can add to the search path. `--help` calls it a hundred times without overrides, which takes half of its time.
-    """
-    copying = ConfigLoaderImpl.get_group_options
-
-    def get_group_options(
-        loader: ConfigLoaderImpl,
-        group_name: str,
-        results_filter: ObjectType | None = ObjectType.CONFIG,
-        config_name: str | None = None,
-        overrides: list[str] | None = None,
-    ) -> list[str]:
-        if config_name is None and not overrides:
-            return loader.repository.get_group_options(group_name, results_filter)
-        return copying(loader, group_name, results_filter, config_name, overrides)
-
-    ConfigLoaderImpl.get_group_options = get_group_options  # type: ignore[assignment, method-assign]
-    try:
-        yield
-    finally:
-        ConfigLoaderImpl.get_group_options = copying  # type: ignore[method-assign]
-
-
-@contextmanager
-def wrap_help() -> Iterator[None]:
-    """Wrap the help that Hydra prints in a terminal, like all other output."""
-    if not {"--help", "-h"} & {*sys.argv} or not console.is_terminal:
-        yield
-        return
-    try:
-        with redirect_stdout(io.StringIO()) as text:
-            yield
-    finally:  # Hydra exits the process after its help
-        print_message(text.getvalue().rstrip("\n"), console)

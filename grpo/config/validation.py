@@ -131,7 +131,7 @@ def check_config(config: AnyConfig) -> None:
         if config.prefix_attention != "sdpa" and not config.share_prompts:
             raise UserError(
                 f"prefix_attention={config.prefix_attention}: applies to shared prompts only; leave it out, or "
-                "share_prompts=false."
+                "set share_prompts=true."
             )
         if config.model.load_in_4bit and not config.model.trains_adapter:
             raise UserError("model.load_in_4bit=true: 4-bit weights are not trained; add model.lora_rank=16.")

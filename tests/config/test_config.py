@@ -8,10 +8,10 @@ from hydra import compose as hydra_compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 
-from grpo.config.application import quick_group_options
 from grpo.config.composition import compose, config_search_path, load_config
 from grpo.config.groups import CONF, option_names
 from grpo.config.hydra_errors import translate_errors
+from grpo.config.hydra_output import quick_group_options
 from grpo.config.samplers import SAMPLER_SETTINGS
 from grpo.config.schema import Config, EvaluateConfig, PlanConfig, PreflightConfig
 from grpo.config.validation import check_config
