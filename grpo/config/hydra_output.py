@@ -14,7 +14,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf
 
 from grpo.config.applicable import settings_without_effect
 from grpo.core.console import console, print_message
@@ -74,7 +74,7 @@ def _groups_of_command() -> Iterator[None]:
             lines.append(fill(text, WIDTH, subsequent_indent="      ", break_on_hyphens=False, break_long_words=False))
         return "\n".join(lines)
 
-    Hydra.format_config_groups = format_config_groups  # type: ignore[method-assign]
+    Hydra.format_config_groups = format_config_groups  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
@@ -95,9 +95,8 @@ def _settings_with_effect() -> Iterator[None]:
             settings: Any = OmegaConf.to_container(sanitized, resolve=False)
             for key in settings_without_effect(settings):
                 group, _, name = key.rpartition(".")
-                node = OmegaConf.select(sanitized, group) if group else sanitized
-                with flag_override(node, ["struct", "readonly"], [False, False]):
-                    node._content.pop(name)  # a typed node refuses `del`
+                node: Any = OmegaConf.select(sanitized, group) if group else sanitized
+                node._content.pop(name)  # a typed node refuses `del`
         return sanitized
 
     def show_cfg(hydra: Hydra, **settings: Any) -> None:

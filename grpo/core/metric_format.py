@@ -10,6 +10,7 @@ from grpo.core.metric_names import (
     ACCURACY_FLEXIBLE,
     ACCURACY_STRICT,
     MEAN_COMPLETION_TOKENS,
+    PHANTOM,
     REWARD,
     SCORE_PREFIX,
     SOFT_FORMAT,
@@ -46,6 +47,8 @@ def label_and_formatter(metric: str, labels: Mapping[str, str] | None = None) ->
         return f"reward {metric.removeprefix(SCORE_PREFIX)}", "{:z.3f}".format
     if metric.startswith(ABSTAINED_PREFIX):
         return f"{metric.removeprefix(ABSTAINED_PREFIX)} abstained", lambda value: f"{value * 100:z.1f}"
+    if metric == PHANTOM:
+        return "phantom share", lambda value: f"{value * 100:z.1f}"
     if metric in NON_PERCENT_FORMATS:
         return METRIC_LABELS[metric], NON_PERCENT_FORMATS[metric].format
     return METRIC_LABELS.get(metric, metric), lambda value: f"{value * 100:z.1f}"
@@ -55,6 +58,7 @@ def format_metric(metric: str, value: float) -> str:
     """A value of a metric; fractions with a percent sign."""
     is_fraction = (
         "@" in metric
+        or metric == PHANTOM
         or metric.startswith(ABSTAINED_PREFIX)
         or metric in METRIC_LABELS.keys() - NON_PERCENT_FORMATS.keys()
     )

@@ -3,19 +3,17 @@
 `sweep_report` calls it. The answers are those to the same held-out problems for all arms. It compares nothing.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from urllib.parse import quote
-
-import pandas as pd
 
 from grpo.config.composition import compose
 from grpo.config.keys import flatten
-from grpo.core.metric_names import ACCURACY_STRICT, PHANTOM, advantage_share
+from grpo.core.metric_names import PHANTOM, advantage_share
 from grpo.reports.arms import Arm
+from grpo.reports.example_answers import SavedAnswer, saved_answers
+from grpo.reports.page import relative_link
 from grpo.reports.run_report import write_job_page
 from grpo.reports.sweep_results import SweepResults
 from grpo.runs.run_dir import RunDir
@@ -23,14 +21,6 @@ from grpo.runs.saved_run import SavedRun
 
 SHOWN_PROBLEMS = 3
 MAX_CHARACTERS = 3_000  # of an answer
-
-
-@dataclass(frozen=True)
-class Answer:
-    question: str
-    gold: str
-    completion: str
-    is_right: bool
 
 
 @dataclass(frozen=True)
@@ -45,16 +35,16 @@ class ArmDetails:
     arm: Arm
     shares: list[str]
     seed: int
-    answers: list[Answer]
+    answers: list[SavedAnswer]
     tags: tuple[str, ...]
 
 
-def write_job_pages(runs: Sequence[SavedRun]) -> None:
-    """Write `report.html`, without figures, into the folder of each run that has none."""
+def write_job_pages(runs: Sequence[SavedRun], sweep_page: Path) -> None:
+    """Write `report.html`, without figures, into the folder of each run that has none; `sweep_page` links to them."""
     if missing := [run for run in runs if not RunDir(run.folder).report_html.is_file()]:
         defaults = flatten(asdict(compose()))
         for run in missing:
-            write_job_page(run, defaults)
+            write_job_page(run, defaults, sweep_page)
 
 
 def job_links(sweep: SweepResults, folder: Path) -> dict[str, str]:
@@ -63,7 +53,7 @@ def job_links(sweep: SweepResults, folder: Path) -> dict[str, str]:
     for _, run in sweep.finished_runs:
         page = RunDir(run.folder).report_html
         if page.is_file():
-            links[sweep.relative_name(run.folder)] = quote(Path(os.path.relpath(page, folder)).as_posix())
+            links[sweep.relative_name(run.folder)] = relative_link(page, folder)
     return links
 
 
@@ -100,15 +90,7 @@ def _mean_over_runs(arm: Arm, metric: str) -> str:
     return f"{fmean(means):.1%}" if means else "–"
 
 
-def _first_answers(run: SavedRun) -> list[Answer]:
+def _first_answers(run: SavedRun) -> list[SavedAnswer]:
     """The answers to the first held-out problems after training; none if they were deleted."""
-    columns = ["problem", "sample", "question", "gold", "completion", ACCURACY_STRICT]
-    try:
-        table = pd.read_parquet(RunDir(run.folder).evaluation_table("after"), columns=columns)
-    except (OSError, ValueError, KeyError):
-        return []
-    first = table.sort_values(["problem", "sample"]).drop_duplicates("problem").head(SHOWN_PROBLEMS)
-    return [
-        Answer(str(question), str(gold), str(completion)[:MAX_CHARACTERS], bool(is_right))
-        for question, gold, completion, is_right in first[columns[2:]].itertuples(index=False)
-    ]
+    first = saved_answers(run, "after")[:SHOWN_PROBLEMS]
+    return [answer._replace(completion=answer.completion[:MAX_CHARACTERS]) for answer in first]

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+import pandas as pd
+
 from grpo.config.keys import flatten
-from grpo.core.metric_names import ACCURACY_STRICT, PHANTOM, TRAIN_SECONDS
+from grpo.core.metric_names import ACCURACY_STRICT, PHANTOM, PROMPTS_CONSUMED, TRAIN_SECONDS
 from grpo.core.text import format_setting
 from grpo.runs.saved_run import SavedRun
 
 PRIMARY_METRIC = ACCURACY_STRICT
+COMPLETIONS_SAMPLED = "completions_sampled"  # for training, those of discarded groups included
 # Settings that do not change the numbers of a run, and the seed, in which the runs of an arm differ.
 NOT_FACTORS = {"seed", "resume", "tracking", "threads", "save_steps", "save_total_limit"}
 
@@ -55,15 +58,29 @@ def truncate_text(text: str, most: int) -> str:
 
 
 def final_value(run: SavedRun, metric: str) -> float | None:
-    """A metric after training, `train_seconds`, or the mean of `advantage_share/phantom` over the steps.
+    """A metric after training, `train_seconds`, `completions_sampled`, or the mean over the steps of
+    `advantage_share/phantom`.
 
     None if the run lacks it or it is not finite.
     """
+    value: Any
     if metric == PHANTOM:
         value = run.history[PHANTOM].mean() if PHANTOM in run.history else None
+    elif metric == COMPLETIONS_SAMPLED:
+        sampled = completions_sampled(run)
+        value = None if sampled.empty else sampled.iloc[-1]
     else:
         value = (run.results if metric == TRAIN_SECONDS else run.results["after"]).get(metric)
     return float(value) if isinstance(value, int | float) and isfinite(value) else None
+
+
+def completions_sampled(run: SavedRun) -> pd.Series:
+    """The number of completions sampled for training up to each logged step, those of discarded groups included."""
+    if PROMPTS_CONSUMED in run.history:  # algorithm.resample
+        return run.history[PROMPTS_CONSUMED].ffill() * run.settings["num_generations"]
+    per_rollout = run.settings["num_generations"] * run.settings["prompts_per_step"]
+    reused = run.settings.get("algorithm", {}).get("num_iterations", 1)
+    return pd.Series(run.history.index * per_rollout / reused, run.history.index)
 
 
 def settings_with_effect(run: SavedRun) -> dict[str, Any]:

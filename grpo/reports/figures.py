@@ -16,9 +16,10 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 # name -> light, dark. The hues (c0 to c7) stay apart for colour-blind readers, at a contrast of 3 to the page and more:
 # tests/reports/test_figures.py measures both.
@@ -121,6 +122,13 @@ def new_axes(lines: int = 0) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
+def percent_axis(axis: Axis) -> None:
+    """Show shares as percents, at ticks that need no more digits than the labels have."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(PercentFormatter(1, decimals=0 if high - low > 0.04 else 1))
+
+
 def finish_chart(
     name: str,
     title: str,
@@ -137,10 +145,13 @@ def finish_chart(
         along: the title of the x axis.
     """
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(along)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
+    if isinstance(axes.yaxis.get_major_formatter(), PercentFormatter):
+        percent_axis(axes.yaxis)
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
     texts = [wrap_label(text) for _, text, _ in labels]
     points = (figure.get_figheight() - 0.5) * 72
     sizes = [(high - low) * 12.5 * (text.count("\n") + 1) / points for text in texts]

@@ -1,12 +1,14 @@
 """HTML pages from the templates in `grpo/assets/`: no network, no JavaScript, and all text escaped.
 
-Used by `run_report` and `sweep_report`. It knows nothing of what a page shows.
+Used by `run_report`, `sweep_report` and `preflight_report`. It knows nothing of what a page shows.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
@@ -14,6 +16,8 @@ from markupsafe import Markup, escape
 from grpo.core.files import atomic_write
 from grpo.core.text import printable
 from grpo.reports.figures import COLOURS, Chart
+
+UNITS = "points?|steps?|seeds?|problems?|tokens?|completions|prompts|threads?|comparisons|jobs?|arms?|GiB|MiB|s"
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
@@ -29,6 +33,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         "highlight_tags": highlight_tags,
         "render_svg": render_svg,
         "breakable_name": breakable_name,
+        "units": units,
     }
     page = environment.get_template(template).render(colours=COLOURS, **values)
     with atomic_write(path) as partial:
@@ -59,3 +64,14 @@ def highlight_tags(completion: str, tags: Sequence[str]) -> Markup:
 def breakable_name(name: str) -> Markup:
     """A name in which a line may break after an underscore."""
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=_)", printable(name)))
+
+
+def units(sentence: str) -> str:
+    """A sentence in which no line breaks between a number and its unit, or within an interval."""
+    sentence = re.sub(rf"(?<=\d) (?=(?:{UNITS})\b)", "\N{NO-BREAK SPACE}", sentence)
+    return re.sub(r"(?<=\d) to (?=[-+]?\d)", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}", sentence)
+
+
+def relative_link(page: Path, folder: Path) -> str:
+    """The address of a page for a link in another page, which is in `folder`."""
+    return quote(Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())

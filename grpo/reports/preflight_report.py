@@ -3,7 +3,9 @@
 Called by `grpo.preflight`. It formats a forecast and computes no figure.
 """
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from grpo.forecast.verdict import headline
 from grpo.reports.page import write_page
 from grpo.reports.preflight_figures import preflight_charts
 from grpo.reports.run_figures import reward_colours
+from grpo.reports.titles import setup_title
 from grpo.rewards.finding import format_score
 
 
@@ -29,7 +32,8 @@ def write_preflight_report(
     return write_page(
         path,
         "preflight.html",
-        name=path.parent.resolve().name,
+        kind="preflight",
+        title=setup_title(asdict(forecast.config.model), asdict(forecast.config.data), shlex.split(command)[3:]),
         headline=headline(forecast, advice),
         advice=advice,
         charts=preflight_charts(forecast),

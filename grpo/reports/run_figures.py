@@ -4,7 +4,7 @@ Used by the page of a run. It reads no files: the metrics come as tables.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -50,7 +50,14 @@ def reward_colours(rewards: Sequence[str]) -> dict[str, str]:
     return fixed | {name: free[i % len(free)] for i, name in enumerate(others)}
 
 
-def run_charts(history: pd.DataFrame, validations: pd.DataFrame, weights: dict[str, Any], limit: int) -> list[Chart]:
+class RunCharts(NamedTuple):
+    """The figures of a run, and the titles of those that are left out because their metric was zero at each step."""
+
+    charts: list[Chart]
+    zero: list[str]
+
+
+def run_charts(history: pd.DataFrame, validations: pd.DataFrame, weights: dict[str, Any], limit: int) -> RunCharts:
     """The figures of a run, without those whose metrics it lacks.
 
     Args:
@@ -74,7 +81,7 @@ def run_charts(history: pd.DataFrame, validations: pd.DataFrame, weights: dict[s
             figures.single_metric("kl", "KL from the reference policy, nats per token", KL, "c7"),
             figures.validation_accuracy(validations),
         ]
-    return [chart for chart in drawn if chart]
+    return RunCharts([chart for chart in drawn if chart], figures.zero)
 
 
 class RunFigures:
@@ -84,6 +91,7 @@ class RunFigures:
         if len(history) == 1:  # a single point would be invisible
             history = pd.concat([history, history]).set_axis(history.index[0] + np.array([-0.5, 0.5]))
         self.history, self.weights, self.colours = history, weights, reward_colours(list(weights))
+        self.zero: list[str] = []
         self.window = smoothing_window(len(history))
         self.smooth = history.rolling(self.window, min_periods=1, center=True).mean()
 
@@ -173,6 +181,9 @@ class RunFigures:
 
     def single_metric(self, name: str, title: str, column: str, hue: str, percent: bool = False) -> Chart | None:
         if column not in self.history or self.history[column].isna().all():
+            return None
+        if not self.history[column].fillna(0).any():
+            self.zero.append(title)
             return None
         figure, axes = new_axes()
         self.draw_line(axes, column, hue)

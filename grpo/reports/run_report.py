@@ -27,19 +27,22 @@ from grpo.core.metric_names import (
     reward_mean,
     reward_zero_std,
 )
+from grpo.core.paths import display_path
 from grpo.core.text import format_bytes, format_setting, plural, with_sign
-from grpo.reports.figures import Chart, save_png, smoothing_window
+from grpo.reports.example_answers import example_questions
+from grpo.reports.figures import save_png, smoothing_window
 from grpo.reports.headline import changes_sentences, is_significant_change
-from grpo.reports.page import write_page
-from grpo.reports.run_figures import reward_colours, run_charts
-from grpo.runs.run_dir import RunDir
+from grpo.reports.page import relative_link, write_page
+from grpo.reports.run_figures import RunCharts, reward_colours, run_charts
+from grpo.reports.titles import run_title
+from grpo.runs.run_dir import RunDir, SweepDir
 from grpo.runs.saved_run import SavedRun, read_run
 
 PHASE_TITLES = {
     "start": "start: libraries, policy, data",
     "evaluate_before": "evaluation before",
     "train": "training",
-    "ask_meanwhile": "example answers and evaluations during training",
+    "ask_meanwhile": "answers and evaluations between steps",
     "evaluate_after": "evaluation after",
 }
 
@@ -56,30 +59,40 @@ def write_run_report(folder: Path, figures: Path | None = None, out: Path | None
     Raises:
         UserError: the folder is not a run, or a file in it is damaged.
     """
-    run = read_run(folder)
-    charts = []
+    run, drawn = read_run(folder), RunCharts([], [])
     if not run.history.empty:
-        charts = run_charts(run.history, run.validations, run.weights, run.settings["max_completion_length"])
+        drawn = run_charts(run.history, run.validations, run.weights, run.settings["max_completion_length"])
     if figures is not None:
-        save_png(charts, figures)
+        save_png(drawn.charts, figures)
     (out or folder).mkdir(parents=True, exist_ok=True)
-    return _write_page(run, RunDir(out or folder).report_html, charts, flatten(asdict(compose())))
+    sweep_page = next(filter(Path.is_file, map(_sweep_page, folder.resolve().parents[:2])), None)
+    return _write_page(run, RunDir(out or folder).report_html, drawn, flatten(asdict(compose())), sweep_page)
 
 
-def write_job_page(run: SavedRun, defaults: dict[str, Any]) -> Path:
+def _sweep_page(folder: Path) -> Path:
+    """The page of the sweep in a folder; a file that does not exist if there is none."""
+    sweep = SweepDir(folder)
+    return sweep.report_html if sweep.sweep_json.is_file() else sweep.sweep_json
+
+
+def write_job_page(run: SavedRun, defaults: dict[str, Any], sweep_page: Path) -> Path:
     """Write `report.html` of a sweep's job into its folder, without charts, which take most of the time and space.
 
     Args:
         defaults: the settings of `python -m grpo.train` by their full keys.
+        sweep_page: the page of the sweep, to which this one has a link.
     """
-    return _write_page(run, RunDir(run.folder).report_html, [], defaults)
+    return _write_page(run, RunDir(run.folder).report_html, RunCharts([], []), defaults, sweep_page.resolve())
 
 
-def _write_page(run: SavedRun, path: Path, charts: list[Chart], defaults: dict[str, Any]) -> Path:
+def _write_page(run: SavedRun, path: Path, drawn: RunCharts, defaults: dict[str, Any], sweep_page: Path | None) -> Path:
     return write_page(
         path,
         "report.html",
-        name=run.folder.resolve().name,
+        kind="report",
+        title=run_title(run),
+        job=run.folder.resolve().relative_to(sweep_page.parent).as_posix() if sweep_page else "",
+        sweep_link=relative_link(sweep_page, path.resolve().parent) if sweep_page else "",
         run=run,
         headline=headline(run),
         attribution=attribution_rows(run),
@@ -87,9 +100,10 @@ def _write_page(run: SavedRun, path: Path, charts: list[Chart], defaults: dict[s
         resampling=resampling_sentence(run),
         abstentions=abstentions(run),
         changes=change_rows(run),
-        transcripts=transcripts_by_question(run),
+        questions=example_questions(run),
         tags=run.answer_format.tags,
-        charts=charts,
+        charts=drawn.charts,
+        zero=drawn.zero,
         window=smoothing_window(len(run.history)),
         logged_steps=f"{len(run.history):,} logged {plural(len(run.history), 'step')}",
         settings=changed_settings(run.settings, defaults),
@@ -100,7 +114,7 @@ def _write_page(run: SavedRun, path: Path, charts: list[Chart], defaults: dict[s
 
 
 def headline(run: SavedRun) -> list[str]:
-    """The changes of both accuracies, a sentence each; of an unfinished run how far it is."""
+    """Both accuracies before and after training, and their changes; of an unfinished run how far it is."""
     if not run.results:
         last_step = int(run.history.index[-1]) if len(run.history) else 0
         steps = f"{last_step:,} {plural(last_step, 'step')}"
@@ -189,15 +203,6 @@ def change_rows(run: SavedRun) -> list[dict[str, Any]]:
     return rows
 
 
-def transcripts_by_question(run: SavedRun) -> list[dict[str, Any]]:
-    """Each example question with the policy's answers by step."""
-    questions: dict[str, dict[str, Any]] = {}
-    for line in run.transcripts:
-        transcript = questions.setdefault(line["question"], {"gold": line["gold"], "answers": {}})
-        transcript["answers"][line["step"]] = line["completion"]
-    return [{"question": question, **transcript} for question, transcript in questions.items()]
-
-
 def changed_settings(settings: dict[str, Any], defaults: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(key, default, here) of every setting that differs from the defaults of `python -m grpo.train`."""
     here = flatten(settings)
@@ -213,6 +218,7 @@ def run_facts(run: SavedRun) -> dict[str, str]:
     """The list of facts at the end of the page; shorter if the run has not finished."""
     settings, results = run.settings, run.results
     facts = {
+        "folder": display_path(run.folder),
         "policy": settings["model"]["path"],
         "data": settings["data"]["name"],
         "rewards": format_weights(run.weights) + "; a placebo" * settings.get("placebo", False),

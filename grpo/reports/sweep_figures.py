@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
-from grpo.config.batch import BatchSplit
 from grpo.core.metric_format import NON_PERCENT_FORMATS, label_and_formatter
 from grpo.core.metric_names import (
     CORRECT,
@@ -31,10 +30,26 @@ from grpo.core.metric_names import (
 )
 from grpo.core.statistics import Interval
 from grpo.core.text import printable
-from grpo.reports.arms import PRIMARY_METRIC, Arm, parse_number, truncate_text
-from grpo.reports.figures import HUES, STYLE, WIDTH, Chart, finish_chart, light_colour, new_axes, smoothing_window
+from grpo.reports.arms import (
+    COMPLETIONS_SAMPLED,
+    PRIMARY_METRIC,
+    Arm,
+    completions_sampled,
+    parse_number,
+    truncate_text,
+)
+from grpo.reports.figures import (
+    HUES,
+    STYLE,
+    WIDTH,
+    Chart,
+    finish_chart,
+    light_colour,
+    new_axes,
+    percent_axis,
+    smoothing_window,
+)
 from grpo.reports.sweep_statistics import Effect, Trial
-from grpo.runs.saved_run import SavedRun
 
 # metric -> title; each is a mean over the completions of a step
 CURVES = {
@@ -47,6 +62,7 @@ CURVES = {
 }
 SHARE_METRICS = {CORRECT, ZERO_STD, PHANTOM, VALIDATION_ACCURACY}
 MAX_COLOURED_ARMS = len(HUES)  # arms with different colours
+ROW_BOTTOM = 0.22  # inches from the dots of a row to its lower end
 
 
 class DotRow(NamedTuple):
@@ -69,17 +85,18 @@ def arms_figure(
     note = "a dot: a seed; the bar: their mean"
     if len(arms) > 1:
         note += f"; dotted: the mean of {printable(baseline.short_name(baseline))}"
+    reference = fmean(baseline.values(PRIMARY_METRIC).values()) if len(arms) > 1 else None
     with mpl.rc_context(STYLE):
-        figure, axes = dot_rows_figure(rows)
-        if len(arms) > 1:
-            axes.axvline(
-                fmean(baseline.values(PRIMARY_METRIC).values()), color=light_colour("soft"), linewidth=1, linestyle=":"
-            )
+        figure, _ = dot_rows_figure(rows, reference)
     return Chart("settings", f"Held-out problems: {title}", note, figure)
 
 
-def dot_rows_figure(rows: Sequence[DotRow]) -> tuple[Figure, Axes]:
-    """A figure with one row of dots per arm or level, and the name above each row."""
+def dot_rows_figure(rows: Sequence[DotRow], reference: float | None = None) -> tuple[Figure, Axes]:
+    """A figure with one row of dots per arm or level, and the name above each row.
+
+    Args:
+        reference: where each row has a dotted mark; the marks end below the names.
+    """
     names = [wrap_row_name(row.name) for row in rows]
     heights = [0.4 + 0.18 * (name.count("\n") + 1) for name in names]  # inches
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
@@ -87,11 +104,15 @@ def dot_rows_figure(rows: Sequence[DotRow]) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     top = 0.0
     for name, height, row in zip(names, heights, rows, strict=True):
-        middle = top + height - 0.22
-        axes.text(
-            0, top + 0.03, name, transform=axes.get_yaxis_transform(), va="top", linespacing=1.0, parse_math=False
-        )
+        middle = top + height - ROW_BOTTOM
+        style: dict[str, Any] = {"va": "top", "linespacing": 1.0, "parse_math": False}
+        # The grid ends at the names, which it would cross.
+        style["bbox"] = {"facecolor": light_colour("page"), "edgecolor": "none", "pad": 1}
+        axes.text(0, top + 0.03, name, transform=axes.get_yaxis_transform(), **style)
         axes.axhline(middle, color=light_colour("rule"), linewidth=0.8, zorder=0)
+        if reference is not None:
+            ends = [middle - ROW_BOTTOM / 2, middle + ROW_BOTTOM]
+            axes.plot([reference] * 2, ends, color=light_colour("soft"), linewidth=1.2, linestyle=":")
         if row.interval and not isnan(row.interval[0]):
             axes.plot(row.interval, [middle, middle], color=light_colour(row.hue), linewidth=2)
         axes.plot(
@@ -119,9 +140,7 @@ def fit_share_axis(axes: Axes, side: str, values: Sequence[float]) -> None:
     low, high = max(0.0, min(finite, default=0.0)), min(1.0, max(finite, default=1.0))
     margin = max(0.01, 0.06 * (high - low))
     axes.set(**{f"{side}lim": (low - margin, high + margin)})
-    axis = axes.xaxis if side == "x" else axes.yaxis
-    axis.set_major_locator(MaxNLocator(5))
-    axis.set_major_formatter(PercentFormatter(1, decimals=0 if high - low > 0.04 else 1))
+    percent_axis(axes.xaxis if side == "x" else axes.yaxis)
 
 
 def effect_figure(effect: Effect, number: int, several: bool) -> Chart:
@@ -170,23 +189,36 @@ def suits_log_scale(along: Sequence[float]) -> bool:
     return bool(gaps.max() / gaps.min() > ratios.max() / ratios.min())
 
 
-def training_curves(arms: Sequence[Arm], hues: Mapping[str, str], baseline: Arm) -> list[Chart]:
+class TrainingCurves(NamedTuple):
+    """The metrics during training, and the titles of those that were zero at each step of each arm."""
+
+    charts: list[Chart]
+    zero: list[str]
+
+
+def training_curves(arms: Sequence[Arm], hues: Mapping[str, str], baseline: Arm) -> TrainingCurves:
     """The metrics during training: the mean over the seeds of an arm, in a band from the lowest to the highest."""
     chosen = [arm for arm in arms if arm.name in hues]
     names = {arm.name: curve_label(arm, baseline) for arm in chosen}
-    charts = [training_curve(chosen, names, hues, column, title, column) for column, title in CURVES.items()]
-    completions = {arm.name: BatchSplit(**any_run(arm).results["batch"]).completions for arm in chosen}
-    if len({*completions.values()}) > 1:
+    zero = [title for column, title in CURVES.items() if column != CORRECT and is_zero(chosen, column)]
+    charts = [
+        training_curve(chosen, names, hues, column, title, column)
+        for column, title in CURVES.items()
+        if title not in zero
+    ]
+    if len({arm.values(COMPLETIONS_SAMPLED).get(seed) for arm in chosen for seed in arm.runs}) > 1:
         title = "Right completions by completions sampled"
-        charts.insert(1, training_curve(chosen, names, hues, CORRECT, title, "by_completions", completions))
+        charts.insert(1, training_curve(chosen, names, hues, CORRECT, title, "by_completions"))
     charts.append(
         training_curve(chosen, names, hues, VALIDATION_ACCURACY, "Validation problems right", VALIDATION_ACCURACY)
     )
-    return [chart for chart in charts if chart]
+    return TrainingCurves([chart for chart in charts if chart], zero)
 
 
-def any_run(arm: Arm) -> SavedRun:
-    return next(iter(arm.runs.values()))
+def is_zero(arms: Sequence[Arm], column: str) -> bool:
+    """Whether a metric was logged and was zero at each step of each run."""
+    logged = [run.history[column].fillna(0) for arm in arms for run in arm.runs.values() if column in run.history]
+    return bool(logged) and not any(values.any() for values in logged)
 
 
 def training_curve(
@@ -196,9 +228,9 @@ def training_curve(
     column: str,
     title: str,
     name: str,
-    scale: Mapping[str, int] | None = None,
 ) -> Chart | None:
-    """The curve of one metric for each arm; `scale`: arm -> completions per step, for an axis of completions."""
+    """The curve of one metric for each arm, by steps, or with the name `by_completions` by completions sampled."""
+    by_completions = name == "by_completions"
     bands = {arm.name: band for arm in arms if (band := band_over_seeds(arm, column)) is not None}
     if not bands:
         return None
@@ -208,7 +240,10 @@ def training_curve(
         for arm in arms:
             if (band := bands.get(arm.name)) is None:
                 continue
-            steps = band.index.to_numpy() * (scale[arm.name] if scale else 1)
+            steps = band.index.to_numpy()
+            if by_completions:  # a mean over seeds, which sample different numbers of groups with algorithm.resample
+                sampled = pd.concat([completions_sampled(run) for run in arm.runs.values()], axis="columns")
+                steps = sampled.mean(axis=1).loc[steps].to_numpy()
             hue = hues[arm.name]
             axes.fill_between(steps, band["low"], band["high"], color=light_colour(hue), alpha=0.13, linewidth=0)
             axes.plot(
@@ -218,7 +253,7 @@ def training_curve(
         if column in SHARE_METRICS:
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        along = "completions sampled" if scale else "step"
+        along = "completions sampled" if by_completions else "step"
         return finish_chart(
             name.replace("/", "_"), title, "", figure, axes, labels if len(arms) > 1 else (), along=along
         )

@@ -21,7 +21,7 @@ def verdict(sweep: SweepResults, baseline: Arm | None = None) -> str:
 
 
 def findings(sweep: SweepResults, baseline: Arm | None = None) -> list[str]:
-    """Sentences: which arms differ, or that no difference is significant; then the number of missing jobs.
+    """Sentences, the most important first: the fact, its test, the other arms, and what is missing.
 
     Args:
         baseline: the arm that the others are compared with; None: the first arm that has runs.
@@ -76,61 +76,53 @@ def _comparison_findings(sweep: SweepResults, baseline: Arm) -> list[str]:
         return [f"In each of {_seeds(tested)} all arms had the same share of right answers.", *untested]
     clear = [contrast for contrast in tested if contrast.is_clear]
     largest = max(clear or tested, key=lambda contrast: abs(contrast.difference))
-    others = [contrast for contrast in tested if contrast is not largest]
-    fact, anywhere = _fact(sweep, largest, baseline), _in_any_format(sweep, largest, baseline)
+    others = _other_arms([contrast for contrast in tested if contrast is not largest], baseline)
+    difference = f"the difference on {problems}, {_points(largest.difference)},"
     if clear:
-        test = _test_of(largest, f"The difference on {problems}, {_points(largest.difference)},")
-        separate = _separation(sweep, largest)
-        return [
-            f"{fact}; {_agreement(largest, baseline)}.",
-            *anywhere,
-            f"{test}.",
-            *separate,
-            *_other_arms(others, baseline),
-            *untested,
-        ]
+        test = _test_of(largest, f"{_agreement(largest, baseline)}: {difference}")
+        return [f"{_fact(sweep, largest, baseline)}.", f"{test}.", *others, *untested, *_separation(sweep, largest)]
+    effect = _clearest_effect(sweep, baseline)
     if largest.is_separate:
         among = f" among {len(tested)} comparisons" if len(tested) > 1 else ""
-        test = _test_of(largest, f"The difference on {problems}, {_points(largest.difference)},")
         too_few, remedy = _seeds([largest]), f"{largest.seeds_needed} seeds find it in 80% of sweeps"
         if largest.seeds_needed is None:
             too_few, remedy = problems, "more seeds alone do not find it: more held-out problems are needed"
-        sentences = [
-            f"{fact}; {_agreement(largest, baseline)}, but {too_few} are too few to exclude chance{among}.",
-            *anywhere,
-            f"{test}.",
+        chance = f"{_agreement(largest, baseline)}, but {too_few} are too few to exclude chance{among}"
+        return [
+            f"{_fact(sweep, largest, baseline)}.",
+            f"{_test_of(largest, f'{chance}: {difference}')}.",
+            *effect,
             f"If its size and spread are those of these seeds, {remedy}.",
+            *others,
+            *untested,
         ]
-    else:
-        subject = (
-            f"The largest difference on {problems}, {_points(largest.difference)} with {_name(largest, baseline)},"
-        )
-        sentences = [
-            f"No arm differs significantly from {baseline.short_name(baseline)} over {_seeds(tested)}.",
-            f"{_test_of(largest, subject)}.",
-        ]
-    return [*sentences, *_other_arms(others, baseline), *untested, *_clearest_effect(sweep, baseline)]
+    subject = f"The largest difference on {problems}, {_points(largest.difference)} with {_name(largest, baseline)},"
+    return [
+        f"No arm differs significantly from {baseline.short_name(baseline)} over {_seeds(tested)}.",
+        f"{_test_of(largest, subject)}.",
+        *effect,
+        *others,
+        *untested,
+    ]
 
 
 def _fact(sweep: SweepResults, contrast: Contrast, baseline: Arm) -> str:
-    """The shares of right answers of two arms: `Without int, 91.0% of answers are right; with it, 95.0%`."""
+    """The shares of right answers of two arms: `Without int, 91.0% of answers are right; with it, 95.0%`.
+
+    Both shares, if those in any format differ: `91.0% of answers are right inside <answer> and 92.0% as last number`.
+    """
     first, second = _shares(contrast, baseline, PRIMARY_METRIC)
-    right = sweep.labels[PRIMARY_METRIC] if _in_any_format(sweep, contrast, baseline) else "right"
+    right = "right"
+    anywhere = _shares(contrast, baseline, ACCURACY_FLEXIBLE)
+    if anywhere and anywhere != [first, second]:
+        right = f"{sweep.labels[PRIMARY_METRIC]} and {anywhere[0]} {sweep.labels[ACCURACY_FLEXIBLE]}"
+        second += f" and {anywhere[1]}"
     here, there = f"With {_name(contrast, baseline)}", f"with {baseline.short_name(baseline)}"
     if off := rewards_without(contrast.arm, baseline):
         here, there = f"Without {join_words(off)}", f"with {'it' if len(off) == 1 else 'them'}"
     elif on := rewards_without(baseline, contrast.arm):
         here, there = f"With {join_words(on)}", f"without {'it' if len(on) == 1 else 'them'}"
     return f"{here}, {first} of answers are {right}; {there}, {second}"
-
-
-def _in_any_format(sweep: SweepResults, contrast: Contrast, baseline: Arm) -> list[str]:
-    """The shares of right answers of two arms in any format, if they are not those in the format."""
-    shares = _shares(contrast, baseline, ACCURACY_FLEXIBLE)
-    if not shares or shares == _shares(contrast, baseline, PRIMARY_METRIC):
-        return []
-    label = sweep.labels[ACCURACY_FLEXIBLE]
-    return [f"{label[:1].upper()}{label[1:]}: {shares[0]} against {shares[1]}."]
 
 
 def _shares(contrast: Contrast, baseline: Arm, metric: str) -> list[str]:
@@ -142,12 +134,12 @@ def _shares(contrast: Contrast, baseline: Arm, metric: str) -> list[str]:
 
 
 def _agreement(contrast: Contrast, baseline: Arm) -> str:
-    """How many seeds differ in the direction of the mean: `all 3 seeds agree`."""
+    """How many seeds differ in the direction of the mean: `All 3 seeds agree`."""
     agree, seeds = contrast.agreeing_seeds, contrast.seeds
     noun = "shared seeds" if seeds < max(len(contrast.arm.runs), len(baseline.runs)) else "seeds"
     if agree < seeds:
         return f"{agree} of {seeds} {noun} agree"
-    return f"both {noun} agree" if seeds == 2 else f"all {seeds} {noun} agree"
+    return f"Both {noun} agree" if seeds == 2 else f"All {seeds} {noun} agree"
 
 
 def _test_of(contrast: Contrast, subject: str) -> str:
@@ -177,14 +169,10 @@ def _single_seeds(sweep: SweepResults, contrasts: list[Contrast], baseline: Arm)
     if not contrasts:
         return [f"No arm shares a seed with {base}, so no conclusion about the arms is possible."]
     largest = max(contrasts, key=lambda contrast: abs(contrast.difference))
-    if largest.difference:
-        fact, anywhere = _fact(sweep, largest, baseline), _in_any_format(sweep, largest, baseline)
-    else:
-        fact, anywhere = "All arms had the same share of right answers", []
+    same = "All arms had the same share of right answers"
     return [
-        f"{fact}, in one seed.",
-        *anywhere,
-        "The spread over seeds is unknown, so no conclusion about the arms is possible.",
+        f"{_fact(sweep, largest, baseline) if largest.difference else same}.",
+        "This is one seed: the spread over seeds is unknown, so no conclusion about the arms is possible.",
     ]
 
 

@@ -19,7 +19,7 @@ from grpo.core.metric_format import format_interval, format_metric, label_and_fo
 from grpo.core.statistics import PairedTTest
 from grpo.core.text import plural, replace_surrogates, with_sign
 from grpo.reports.arm_details import arm_details, job_links, write_job_pages
-from grpo.reports.arms import PRIMARY_METRIC, Arm, parse_number
+from grpo.reports.arms import COMPLETIONS_SAMPLED, PRIMARY_METRIC, Arm, parse_number
 from grpo.reports.baseline import choose_baseline
 from grpo.reports.control_section import control_section
 from grpo.reports.figures import HUES, Chart, save_png
@@ -38,6 +38,7 @@ from grpo.reports.sweep_statistics import (
     search_trials,
 )
 from grpo.reports.sweep_tables import best_arms, best_trials
+from grpo.reports.titles import sweep_title
 from grpo.runs.run_dir import SweepDir
 
 MAX_PAGE_ROWS = 60  # of a table
@@ -49,6 +50,7 @@ class SweepCharts:
     arms: list[Chart]  # of a search its Pareto front
     effects: list[Chart | None]  # one for each effect, None if it is unknown
     curves: list[Chart]
+    zero: list[str]  # the titles of curves that are left out
 
     @property
     def all_charts(self) -> list[Chart]:
@@ -90,14 +92,16 @@ def write_sweep_report(
     controls = control_section(sweep, base, hues, labels) if base and contrasts else None
     rewards, details = arm_details(arms_with_runs)
     if folder.resolve() == sweep.folder.resolve():
-        write_job_pages([run for arm in arms_with_runs for run in arm.runs.values()])
+        runs = [run for arm in arms_with_runs for run in arm.runs.values()]
+        write_job_pages(runs, SweepDir(folder).report_html)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "sweep.csv") as partial:
         results_table(sweep, base, contrasts).to_csv(partial, index=False)
     page = write_page(
         SweepDir(folder).report_html,
         "sweep.html",
-        name=sweep.folder.resolve().name,
+        kind="report",
+        title=sweep_title(sweep),
         sweep=sweep,
         labels=labels,
         max_rows=MAX_PAGE_ROWS,
@@ -153,15 +157,15 @@ def draw_charts(
     labels: Mapping[str, str],
 ) -> SweepCharts:
     if baseline is None:
-        return SweepCharts([], [], [])
+        return SweepCharts([], [], [], [])
     if sweep.maximize:
         trials = search_trials(sweep)
         has_front = len(sweep.maximize) == 2 and any(trial.best for trial in trials)
-        return SweepCharts([pareto_figure(trials, [*sweep.maximize], sweep.labels)] if has_front else [], [], [])
+        return SweepCharts([pareto_figure(trials, [*sweep.maximize], sweep.labels)] if has_front else [], [], [], [])
     return SweepCharts(
         [arms_figure(arms, baseline, hues, labels, sweep.labels[PRIMARY_METRIC])],
         [effect_figure(effect, i, len(effects) > 1) if effect.levels else None for i, effect in enumerate(effects)],
-        training_curves(sweep.arms_with_runs, hues, baseline),
+        *training_curves(sweep.arms_with_runs, hues, baseline),
     )
 
 
@@ -228,6 +232,7 @@ def arm_rows(arms: list[Arm], baseline: Arm, contrasts: Mapping[str, Contrast]) 
         values = [*arm.values(PRIMARY_METRIC).values()]
         row: dict[str, Any] = {"name": arm.name, "runs": arm.runs, "baseline": arm is baseline}
         if values:
+            row["completions"] = completions_cell(arm)
             row["mean"] = format_metric(PRIMARY_METRIC, fmean(values))
             row["sd"] = label_and_formatter(PRIMARY_METRIC)[1](stdev(values)) if len(values) > 1 else None
         if contrast := contrasts.get(arm.name):
@@ -239,6 +244,12 @@ def arm_rows(arms: list[Arm], baseline: Arm, contrasts: Mapping[str, Contrast]) 
             row["common_seeds"] = contrast.seeds if contrast.seeds < max(len(values), len(baseline.runs)) else None
         rows.append(row)
     return rows
+
+
+def completions_cell(arm: Arm) -> str:
+    """The completions that a run of the arm has sampled for training, a mean over seeds."""
+    sampled = arm.values(COMPLETIONS_SAMPLED).values()
+    return f"{fmean(sampled):,.0f}" if sampled else "–"
 
 
 def detectable_difference(baseline: Arm, contrasts: Mapping[str, Contrast]) -> str:
@@ -298,7 +309,7 @@ def results_table(
     """The content of sweep.csv: a row for each arm and metric, with the mean over seeds and the comparison."""
     rows = []
     for arm in sweep.arms_with_runs:
-        for metric in (PRIMARY_METRIC, *sweep.metrics):
+        for metric in (PRIMARY_METRIC, *sweep.metrics, COMPLETIONS_SAMPLED):
             if not (values := [*arm.values(metric).values()]):
                 continue
             row: dict[str, Any] = {factor: replace_surrogates(level) for factor, level in arm.levels.items()}

@@ -62,8 +62,10 @@ def made_up(folder: Path, *overrides: str, right: float | list[bool] = 0.5, **re
     table = {"problem": range(len(problems)), "sample": 0, "question": [f"Q{i}" for i in range(len(problems))]}
     table |= {"gold": "1", "completion": "1", "accuracy_strict": problems, "tokens": 30, "truncated": False}
     pd.DataFrame(table).to_parquet(folder / "evaluations" / "after.parquet")
+    groups = {"groups/all_correct": 0.2, "groups/mixed": 0.5, "groups/none_correct": 0.3, "groups/zero_std": 0.5}
     steps = [
-        {"step": step, "reward": accuracy * step, "completions/mean_length": 20.0 + step, "frac_reward_zero_std": 0.5}
+        {"step": step, "reward": accuracy * step, "reward_std": 0.5, "completions/mean_length": 20.0 + step}
+        | groups
         | {f"rewards/{name}/mean": accuracy * step / 10 for name in asdict(config)["rewards"]}
         | {f"groups/zero_std/{name}": 0.5 for name in config.rewards}
         for step in range(1, 11)

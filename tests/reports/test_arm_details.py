@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from grpo.reports.run_report import write_run_report
 from grpo.reports.sweep_report import write_sweep_report
 from grpo.reports.sweep_results import read_sweep
-from tests.helpers.made_up import made_up_sweep
+from tests.helpers.made_up import made_up_sweep, plan
 
 STACKS = {"rewards=default": [0.9, 0.8], "rewards=no_correctness": [0.5, 0.6]}
 
@@ -24,7 +25,8 @@ def page_of(sweep: Path, *arguments) -> str:
 
 
 def text(page: str) -> str:
-    return " ".join(re.sub(r"<[^>]+>", " ", re.sub(r"<(svg|style).*?</\1>", "", page, flags=re.DOTALL)).split())
+    page = re.sub(r"<(svg|style).*?</\1>|<wbr>", "", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
 
 
 def test_each_row_links_to_the_pages_of_its_jobs(sweep, browser) -> None:
@@ -39,6 +41,19 @@ def test_each_row_links_to_the_pages_of_its_jobs(sweep, browser) -> None:
     assert page.url == (sweep / "3" / "report.html").as_uri()
     assert "Before and after" in page.content() and "with the folder of this job draws them" in page.content()
     assert (sweep / "3" / "report.html").stat().st_size < 50_000 and page.locator("svg").count() == 0
+    back = page.get_by_role("link", name="its sweep")
+    assert (
+        back.get_attribute("href") == "../report.html" and "job 3 of its sweep" in page.locator("header").text_content()
+    )
+    back.click()
+    assert page.url == (sweep / "report.html").as_uri()
+
+
+def test_the_page_of_a_job_links_to_its_sweep_once_that_has_a_page(sweep) -> None:
+    plan(sweep, *(f"{stack} seed={seed}" for stack in STACKS for seed in (0, 1)))
+    assert "<a href" not in write_run_report(sweep / "1").read_text()
+    page_of(sweep)
+    assert '<a href="../report.html">its sweep</a>' in write_run_report(sweep / "1").read_text()
 
 
 def test_a_page_elsewhere_links_to_pages_that_exist_and_writes_none(sweep, tmp_path) -> None:
@@ -58,7 +73,7 @@ def test_shares_are_means_over_seeds_and_a_reward_without_weight_is_off(sweep) -
             "".join(json.dumps({"step": step} | logged) + "\n" for step in (1, 2))
         )
     said = text(page_of(sweep))
-    assert "arm correctness int strict_ format soft_ format xmlcount phantom" in said
+    assert "arm correctness int strict_format soft_format xmlcount phantom" in said
     assert "rewards=default 60.0% 15.0% – – – 10.0%" in said
     assert "rewards=no_correctness off 70.0% – – – –" in said
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from grpo.core.errors import UserError
@@ -52,22 +53,27 @@ def test_the_page_in_a_browser(finished, browser, width: int, scheme: str) -> No
     line = page.locator("#reward svg path[style*='--c0']").first
     assert line.count() == 1
     # Read without opening or unfolding anything.
-    for text in ("Before and after", "Which rewards moved the policy", "Answers during training", "To run it again"):
+    for text in ("Before and after", "Which rewards moved the policy", "before training", "To run it again"):
         assert page.get_by_text(text, exact=False).first.is_visible()
 
 
 def test_the_content_of_the_page(finished) -> None:
-    page = (finished / "report.html").read_text()
+    page = (finished / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     results = json.loads((finished / "results.json").read_text())
     assert "http:" not in re.sub(r'xmlns(:\w+)?="http://[^"]+"', "", page) and "https:" not in page
     assert "<script" not in page
-    assert re.search(
-        r"In 6 steps, on 4 held-out problems, answers right inside &lt;answer&gt; (rose|fell|went|stayed) ", page
+    (headline,) = re.findall(r"<h1>(.*)</h1>", page)
+    change = "(rose|fell|went|stayed) .*"
+    assert re.fullmatch(
+        rf"On 4 held-out problems, answers right inside &lt;answer&gt; {change}, and answers right as last number {change}",
+        headline,
     )
     assert f"{results['before']['reward']:.2f}" in page and "95% interval" in page
-    assert all(f"<small>step {step}</small>" in page for step in (0, 2, 4, 6))
+    assert page.count("<small>before training") == page.count("<small>after 6 steps") == 3
+    assert all(page.count(f"<small>step {step}</small>") == 3 for step in (2, 4))
     for example in results["examples"]:
-        assert example["question"] in page
+        assert page.count(example["question"]) == 1
+    assert "<title>tiny on arithmetic: max_steps=2 num_generations=4 " in page and "eval_steps=3" in page
     for key, default, here in (
         ("max_steps", "100", "6"),
         ("algorithm.beta", "0.0", "0.2"),
@@ -130,16 +136,20 @@ HOSTILE = (
 
 
 def test_html_in_any_text_is_escaped(run, browser) -> None:
-    results = json.loads((run / "results.json").read_text())
-    results["examples"][0] |= {"question": HOSTILE[:200], "after": HOSTILE}
-    (run / "results.json").write_text(json.dumps(results))
     with (run / "transcripts.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 6, "question": HOSTILE[:100], "gold": "<b>", "completion": HOSTILE}) + "\n")
+        for step in (0, 4, 6):
+            line = {"step": step, "question": HOSTILE[:100], "gold": "<b>", "completion": HOSTILE}
+            file.write(json.dumps(line) + "\n")
     page = browser.new_page(viewport={"width": 390, "height": 900})
     requests = []
     page.on("request", lambda request: requests.append(request.url))
     page.goto(f"file://{write_run_report(run)}")
-    assert page.title() == "run · grpo report" and page.locator("script, img").count() == 0 and len(requests) == 1
+    assert (
+        page.title().endswith(" · grpo report")
+        and "owned" not in page.title()
+        and page.locator("script, img").count() == 0
+        and len(requests) == 1
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.locator("pre b").filter(has_text="<answer>").count() >= 2
     assert max(box["height"] for pre in page.locator("pre").all() if (box := pre.bounding_box())) <= 400
@@ -149,12 +159,12 @@ def test_the_report_of_an_unfinished_run(run) -> None:
     (run / "results.json").unlink()
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:4]) + lines[4][:30])  # the next one is being written
-    page = write_run_report(run).read_text()
+    page = write_run_report(run).read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert re.search(r"Not finished: \d steps logged, and no evaluation after training yet", page)
-    assert "<figure" in page and "Before and after" not in page
+    assert "<figure" in page and "Before and after" not in page and "Answers during training" in page
     (run / "metrics.jsonl").unlink()
     (run / "transcripts.jsonl").unlink()
-    page = write_run_report(run).read_text()
+    page = write_run_report(run).read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "Not finished: 0 steps logged" in page and "No step has been logged yet" in page
 
 
@@ -208,23 +218,89 @@ def test_the_command_refuses_a_missing_folder_in_one_line(light) -> None:
 
 
 @pytest.mark.parametrize(
-    "value,low,high,p,words",
+    "value,low,high,p,words,points",
     [
-        (0.25, 0.1, 0.4, 0.001, "rose from 25.0% to 50.0% (+25.0 points, 95% interval +10.0 to +40.0)"),
-        (-0.25, -0.4, -0.1, 0.001, "fell from 50.0% to 25.0% (-25.0 points, 95% interval -40.0 to -10.0)"),
-        (0.0, 0.0, 0.0, 1.0, "stayed at 25.0% (95% interval "),
-        (0.25, -0.1, 0.6, 0.2, "went from 25.0% to 50.0%, which is not significant (+25.0 points"),
+        (0.25, 0.1, 0.4, 0.001, "rose from 25.0% to 50.0%", "+25.0 points (95% interval +10.0 to +40.0)"),
+        (-0.25, -0.4, -0.1, 0.001, "fell from 50.0% to 25.0%", "-25.0 points (95% interval -40.0 to -10.0)"),
+        (0.0, 0.0, 0.0, 1.0, "stayed at 25.0%", "+0.0 points (95% interval +0.0 to +0.0)"),
+        (
+            0.25,
+            -0.1,
+            0.6,
+            0.2,
+            "went from 25.0% to 50.0%, which is not significant",
+            "+25.0 points (95% interval -10.0",
+        ),
     ],
 )
-def test_the_headline_states_a_change_only_if_it_is_significant(run, value, low, high, p, words: str) -> None:
+def test_the_headline_states_a_change_only_if_it_is_significant(run, value, low, high, p, words, points: str) -> None:
     results = json.loads((run / "results.json").read_text())
     first, last = (0.25, 0.5) if value > 0 else (0.5, 0.25)
     for name, label in (
         ("accuracy_strict", "answers right inside <answer>"),
-        ("accuracy_flexible", "Answers right as last number"),
+        ("accuracy_flexible", "and answers right as last number"),
     ):
         changed = json.loads(json.dumps(results))
         changed["before"][name], changed["after"][name] = first, last
         changed["difference"][name] |= {"value": value, "low": low, "high": high, "p": p}
         (run / "results.json").write_text(json.dumps(changed))
-        assert f"{label} {words}" in " ".join(headline(read_run(run)))
+        fact, changes = headline(read_run(run))
+        assert f"{label} {words}" in fact and points in changes
+
+
+def test_a_metric_that_was_always_zero_has_no_figure(run) -> None:
+    file = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    zero = {"completions/clipped_ratio": 0.0, "kl": 0.0}
+    file.write_text("".join(json.dumps(row | {key: zero[key] for key in zero if key in row}) + "\n" for row in rows))
+    page = write_run_report(run).read_text()
+    shown = set(re.findall(r'<figure id="(\w+)"', page))
+    assert shown == FIGURES - {"truncated", "kl"}
+    assert (
+        "Left out, because it was zero at each step: Truncated at the limit; KL from the reference policy, nats per token."
+        in page
+    )
+
+
+def test_one_of_three_answers_is_wrong_if_a_held_out_answer_is(run) -> None:
+    path = run / "evaluations" / "after.parquet"
+    table = pd.read_parquet(path)
+    example_questions = [each["question"] for each in json.loads((run / "results.json").read_text())["examples"]]
+    other = next(question for question in table["question"] if question not in example_questions)
+    table["accuracy_strict"] = (table["question"] != other).astype(float)
+    table.loc[table["question"] == other, "completion"] = "the wrong answer"
+    table.to_parquet(path)
+    page = write_run_report(run).read_text()
+    assert [page.count(question) for question in (*example_questions, other)] == [1, 1, 0, 1]
+    last = page[page.index(other) :]
+    assert "<small>after 6 steps · <strong>wrong</strong></small>" in last and "the wrong answer" in last
+    table["accuracy_strict"] = 1.0
+    table.to_parquet(path)
+    page = write_run_report(run).read_text()
+    assert [page.count(question) for question in (*example_questions, other)] == [1, 1, 1, 0]
+
+
+def test_numbers_stay_with_their_units_on_a_phone(run, browser) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 900}, java_script_enabled=True)
+    page = context.new_page()
+    page.goto(f"file://{write_run_report(run)}")
+    # Each pair of words in question, as the lines that it takes on the screen.
+    broken = page.evaluate("""() => {
+      const broken = [], walker = document.createTreeWalker(document.querySelector("header"), NodeFilter.SHOW_TEXT);
+      for (let node; (node = walker.nextNode()); )
+        for (const found of node.data.matchAll(/[\\d.]+[\\s\\u00a0](points|steps|problems)|[-+]?[\\d.]+[\\s\\u00a0]to[\\s\\u00a0][-+]?[\\d.]+/g)) {
+          const range = document.createRange();
+          range.setStart(node, found.index);
+          range.setEnd(node, found.index + found[0].length);
+          broken.push([found[0], range.getClientRects().length]);
+        }
+      return broken;
+    }""")
+    assert len(broken) >= 5 and all(lines == 1 for _, lines in broken), broken
+    for row in page.locator("table.cards tr").all():
+        assert all(
+            box["x"] >= 0 and box["x"] + box["width"] <= 390
+            for cell in row.locator("td").all()
+            if (box := cell.bounding_box())
+        )
+    context.close()

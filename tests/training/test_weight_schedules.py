@@ -34,5 +34,5 @@ def test_the_weights_of_a_step_act_on_its_rollout(train) -> None:
         if shares is not None:
             assert shares == pytest.approx([row[f"advantage_share/{name}"] for name in STACK], abs=1e-6)
     run = read_run(out)
-    charts = run_charts(run.history, run.validations, run.weights, 24)
+    charts = run_charts(run.history, run.validations, run.weights, 24).charts
     assert "weights" in [chart.name for chart in charts]

@@ -1,0 +1,99 @@
+"""The example questions of a run with the answers of its policy, and a wrong answer among them if there is one.
+
+Called for the page of a run. It scores nothing: what is right is read from the saved evaluations.
+"""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from grpo.core.metric_names import ACCURACY_STRICT
+from grpo.core.text import plural
+from grpo.runs.run_dir import RunDir
+from grpo.runs.saved_run import SavedRun
+
+
+class Answer(NamedTuple):
+    """An answer, when it was given, and whether it is right; None if that is not saved."""
+
+    when: str
+    completion: str
+    is_right: bool | None = None
+
+
+class ExampleQuestion(NamedTuple):
+    """A question with its answers; those in `between` are of the steps during training."""
+
+    question: str
+    gold: str
+    answers: list[Answer]
+    between: list[Answer]
+
+
+class SavedAnswer(NamedTuple):
+    """The first answer to a held-out problem."""
+
+    question: str
+    gold: str
+    completion: str
+    is_right: bool
+
+
+def saved_answers(run: SavedRun, when: str) -> list[SavedAnswer]:
+    """The first answer to each held-out problem, in order; none if the file of the evaluation is missing or damaged.
+
+    Args:
+        when: `before` or `after`.
+    """
+    columns = ["problem", "sample", "question", "gold", "completion", ACCURACY_STRICT]
+    try:
+        table = pd.read_parquet(RunDir(run.folder).evaluation_table(when), columns=columns)
+    except (OSError, ValueError, KeyError):
+        return []
+    first = table.sort_values(["problem", "sample"]).drop_duplicates("problem")[columns[2:]]
+    return [
+        SavedAnswer(str(question), str(gold), str(completion), bool(is_right))
+        for question, gold, completion, is_right in first.itertuples(index=False)
+    ]
+
+
+def example_questions(run: SavedRun) -> list[ExampleQuestion]:
+    """The example questions of a run; the last one gives way to a question answered wrongly if the others are right."""
+    completions: dict[tuple[str, str], dict[int, str]] = {}
+    for line in run.transcripts:
+        completions.setdefault((line["question"], line["gold"]), {})[line["step"]] = line["completion"]
+    if not run.results:
+        return [
+            ExampleQuestion(question, gold, [Answer(f"step {step}", text) for step, text in by_step.items()], [])
+            for (question, gold), by_step in completions.items()
+        ]
+    last = run.results["steps"]
+    names = {0: "before training", last: f"after {last:,} {plural(last, 'step')}"}
+    saved = {0: saved_answers(run, "before"), last: saved_answers(run, "after")}
+    is_right = {step: {each.question: each.is_right for each in answers} for step, answers in saved.items()}
+    questions = [
+        ExampleQuestion(
+            question,
+            gold,
+            [
+                Answer(name, by_step[step], is_right[step].get(question))
+                for step, name in names.items()
+                if step in by_step
+            ],
+            [Answer(f"step {step:,}", text) for step, text in by_step.items() if step not in names],
+        )
+        for (question, gold), by_step in completions.items()
+    ]
+    shown = {each.question for each in questions}
+    if any(is_right[last].get(question) is False for question in shown):
+        return questions
+    failure = next((each for each in saved[last] if not each.is_right and each.question not in shown), None)
+    if failure is None:
+        return questions
+    answers = [
+        Answer(names[step], each.completion, each.is_right)
+        for step, of_step in saved.items()
+        for each in of_step
+        if each.question == failure.question
+    ]
+    return [*questions[:-1], ExampleQuestion(failure.question, failure.gold, answers, [])]
