@@ -24,7 +24,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def commands() -> list[list[str]]:
     """The arguments of `python -m grpo.train` in examples/README.md."""
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    return [line.split() for line in re.findall(r"`python -m grpo\.train (.+?)`", text)]
+    return [line.split() for line in re.findall(r"^python -m grpo\.train (.+)$", text, re.MULTILINE)]
 
 
 def test_every_file_is_described_and_its_link_leads_to_it() -> None:
