@@ -7,18 +7,18 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from grpo.core.metric_names import ACCURACY_STRICT
+from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT
 from grpo.core.text import plural
 from grpo.runs.run_dir import RunDir
 from grpo.runs.saved_run import SavedRun
 
 
 class Answer(NamedTuple):
-    """An answer, when it was given, and whether it is right; None if that is not saved."""
+    """An answer, when it was given, and its verdict; empty if that is not saved."""
 
     when: str
     completion: str
-    is_right: bool | None = None
+    verdict: str = ""
 
 
 class ExampleQuestion(NamedTuple):
@@ -37,6 +37,13 @@ class SavedAnswer(NamedTuple):
     gold: str
     completion: str
     is_right: bool
+    is_right_in_any_format: bool
+
+    @property
+    def verdict(self) -> str:
+        if self.is_right:
+            return "right"
+        return "right in another format" if self.is_right_in_any_format else "wrong"
 
 
 def saved_answers(run: SavedRun, when: str) -> list[SavedAnswer]:
@@ -45,15 +52,15 @@ def saved_answers(run: SavedRun, when: str) -> list[SavedAnswer]:
     Args:
         when: `before` or `after`.
     """
-    columns = ["problem", "sample", "question", "gold", "completion", ACCURACY_STRICT]
+    columns = ["question", "gold", "completion", ACCURACY_STRICT, ACCURACY_FLEXIBLE]
     try:
-        table = pd.read_parquet(RunDir(run.folder).evaluation_table(when), columns=columns)
+        table = pd.read_parquet(RunDir(run.folder).evaluation_table(when), columns=["problem", "sample", *columns])
+        first = table.sort_values(["problem", "sample"]).drop_duplicates("problem")[columns]
     except (OSError, ValueError, KeyError):
         return []
-    first = table.sort_values(["problem", "sample"]).drop_duplicates("problem")[columns[2:]]
     return [
-        SavedAnswer(str(question), str(gold), str(completion), bool(is_right))
-        for question, gold, completion, is_right in first.itertuples(index=False)
+        SavedAnswer(str(question), str(gold), str(completion), bool(strict), bool(flexible))
+        for question, gold, completion, strict, flexible in first.itertuples(index=False)
     ]
 
 
@@ -70,13 +77,13 @@ def example_questions(run: SavedRun) -> list[ExampleQuestion]:
     last = run.results["steps"]
     names = {0: "before training", last: f"after {last:,} {plural(last, 'step')}"}
     saved = {0: saved_answers(run, "before"), last: saved_answers(run, "after")}
-    is_right = {step: {each.question: each.is_right for each in answers} for step, answers in saved.items()}
+    verdicts = {step: {each.question: each.verdict for each in answers} for step, answers in saved.items()}
     questions = [
         ExampleQuestion(
             question,
             gold,
             [
-                Answer(name, by_step[step], is_right[step].get(question))
+                Answer(name, by_step[step], verdicts[step].get(question, ""))
                 for step, name in names.items()
                 if step in by_step
             ],
@@ -85,13 +92,13 @@ def example_questions(run: SavedRun) -> list[ExampleQuestion]:
         for (question, gold), by_step in completions.items()
     ]
     shown = {each.question for each in questions}
-    if any(is_right[last].get(question) is False for question in shown):
+    if any(verdicts[last].get(question) == "wrong" for question in shown):
         return questions
-    failure = next((each for each in saved[last] if not each.is_right and each.question not in shown), None)
+    failure = next((each for each in saved[last] if each.verdict == "wrong" and each.question not in shown), None)
     if failure is None:
         return questions
     answers = [
-        Answer(names[step], each.completion, each.is_right)
+        Answer(names[step], each.completion, each.verdict)
         for step, of_step in saved.items()
         for each in of_step
         if each.question == failure.question

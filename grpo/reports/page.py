@@ -69,7 +69,7 @@ def breakable_name(name: str) -> Markup:
 def units(sentence: str) -> str:
     """A sentence in which no line breaks between a number and its unit, or within an interval."""
     sentence = re.sub(rf"(?<=\d) (?=(?:{UNITS})\b)", "\N{NO-BREAK SPACE}", sentence)
-    return re.sub(r"(?<=\d) to (?=[-+]?\d)", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}", sentence)
+    return re.sub(r"(?<=[\d%]) to (?=[-+]?\d)", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}", sentence)
 
 
 def relative_link(page: Path, folder: Path) -> str:

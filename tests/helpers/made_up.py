@@ -60,7 +60,14 @@ def made_up(folder: Path, *overrides: str, right: float | list[bool] = 0.5, **re
     (folder / "results.json").write_text(json.dumps(written | results))
     (folder / "evaluations").mkdir()
     table = {"problem": range(len(problems)), "sample": 0, "question": [f"Q{i}" for i in range(len(problems))]}
-    table |= {"gold": "1", "completion": "1", "accuracy_strict": problems, "tokens": 30, "truncated": False}
+    table |= {
+        "gold": "1",
+        "completion": "1",
+        "accuracy_strict": problems,
+        "accuracy_flexible": problems,
+        "tokens": 30,
+        "truncated": False,
+    }
     pd.DataFrame(table).to_parquet(folder / "evaluations" / "after.parquet")
     groups = {"groups/all_correct": 0.2, "groups/mixed": 0.5, "groups/none_correct": 0.3, "groups/zero_std": 0.5}
     steps = [

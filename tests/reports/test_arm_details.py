@@ -83,12 +83,13 @@ def test_the_arms_answer_the_same_problems_folded_under_their_names(sweep) -> No
         path = sweep / str(job) / "evaluations" / "after.parquet"
         table = pd.read_parquet(path)
         table["completion"] = [f"<answer>\n{job}/{i}\n</answer>" for i in range(len(table))]
-        table["accuracy_strict"] = [i != 1 if job == 2 else True for i in range(len(table))]
+        table["accuracy_strict"] = [i not in (1, 2) if job == 2 else True for i in range(len(table))]
+        table["accuracy_flexible"] = [i != 1 if job == 2 else True for i in range(len(table))]
         table.sample(frac=1, random_state=job).to_parquet(path)
     page = page_of(sweep)
     assert page.count("<details>") == 2 and "<details open" not in page
     said = text(page)
-    assert "rewards=no_correctness seed 0: right, wrong, right" in said
+    assert "rewards=no_correctness seed 0: right, wrong, right in another format" in said
     for job in (0, 2):
         for problem in range(3):
             assert f"Q{problem} Gold: 1." in said and f"<b>&lt;answer&gt;</b>\n{job}/{problem}\n" in page

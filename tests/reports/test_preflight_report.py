@@ -40,7 +40,7 @@ def test_the_page_in_a_browser(page: Path, browser, width: int, scheme: str) -> 
 
 
 def test_the_content_of_the_page(page: Path) -> None:
-    text = page.read_text()
+    text = page.read_text().replace("\N{NO-BREAK SPACE}", " ")
     forecast = made_up([[RIGHT, HOSTILE, "", "5"] * 4] * 6, "rewards.xmlcount=-8")
     advice = judge(forecast)
     assert {"wrong_outscores_right", "reward_opposes_total"} <= {each.cause for each in advice}

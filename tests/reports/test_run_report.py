@@ -36,7 +36,7 @@ def finished(server, tmp_path_factory) -> Path:
     given = ["max_steps=6", "eval_steps=3", "data.validation_problems=4", "algorithm=grpo_kl", "algorithm.beta=0.2"]
     done = Process(server, folder, *SMALL, *given, "tracking=none", "hydra.run.dir=run")
     assert done.ended() == 0, done.complained()
-    assert done.said().rstrip().endswith("Report: run/report.html")
+    assert "Report: run/report.html\n" in done.said()
     return folder / "run"
 
 
@@ -268,13 +268,14 @@ def test_one_of_three_answers_is_wrong_if_a_held_out_answer_is(run) -> None:
     example_questions = [each["question"] for each in json.loads((run / "results.json").read_text())["examples"]]
     other = next(question for question in table["question"] if question not in example_questions)
     table["accuracy_strict"] = (table["question"] != other).astype(float)
+    table["accuracy_flexible"] = table["accuracy_strict"]
     table.loc[table["question"] == other, "completion"] = "the wrong answer"
     table.to_parquet(path)
     page = write_run_report(run).read_text()
     assert [page.count(question) for question in (*example_questions, other)] == [1, 1, 0, 1]
     last = page[page.index(other) :]
     assert "<small>after 6 steps · <strong>wrong</strong></small>" in last and "the wrong answer" in last
-    table["accuracy_strict"] = 1.0
+    table["accuracy_flexible"] = 1.0
     table.to_parquet(path)
     page = write_run_report(run).read_text()
     assert [page.count(question) for question in (*example_questions, other)] == [1, 1, 1, 0]
