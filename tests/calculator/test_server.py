@@ -31,7 +31,7 @@ def test_the_server_serves_the_page_and_nothing_else(serve, tmp_path, browser) -
     assert got(address, "HEAD")[:2] == (200, b"")
     for path in ("secret.txt", "calculator.html", "../calculator.py", "%2e%2e/calculator.py", "/etc/passwd", "assets/"):
         assert got(address + path)[0] == 404
-    assert got(f"{address}score", "POST")[0] == 411 and got(address, "PUT")[0] == 501
+    assert got(f"{address}score", "POST")[0] == 404 and got(address, "PUT")[0] == 501
     requests: list[str] = []
     seen = browser.new_page()
     seen.on("request", lambda request: requests.append(request.url))
