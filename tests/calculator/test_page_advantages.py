@@ -76,3 +76,20 @@ def test_advantages_and_shares(open_page, trl_code, scale: str) -> None:
         assert page["stds"] == pytest.approx((scores @ weights).std(axis=1, ddof=1), abs=1e-9)
         varied += ours is not None
     assert varied > 200
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_abstentions(open_page, scale: str) -> None:
+    """A reward that abstains, nan in Python and null on the page, counts as in training."""
+    rng, cases = np.random.default_rng(1), []
+    for _ in range(200):
+        k, groups = int(rng.integers(2, 9)), int(rng.integers(1, 4))
+        scores = rng.choice([0.0, 0.125, 0.5, 2.0, np.nan, np.nan], size=(groups, k, 3))
+        cases.append((scores, rng.choice([-1.0, 0.0, 1.0, 3.0], size=3)))
+    given = [[np.where(np.isnan(scores), None, scores).tolist(), weights.tolist(), scale] for scores, weights in cases]
+    found = ask(open_page(), BY_PAGE, given)
+    for (scores, weights), page in zip(cases, found, strict=True):
+        split = attribute(scores.reshape(-1, 3), weights, scores.shape[1], ESTIMATORS[TRL_SCALES[scale]])
+        assert page["advantages"] == pytest.approx(split.advantages, abs=1e-9)
+        assert np.array(page["parts"]) == pytest.approx(split.parts, abs=1e-9)
+        assert page["zero"] == split.zero_std.tolist()
