@@ -89,6 +89,7 @@ OF_TRAINING = OF_A_POLICY | {"algorithm", "experiment", "optimizer", "tracking"}
         ("audit", {"format", "rewards"}),
         ("plan", OF_TRAINING | {"hardware"}),
         ("preflight", OF_TRAINING | {"hardware"}),
+        ("calculator", set()),
         ("sample", set()),
         ("report", set()),
         ("reproduce", set()),
