@@ -5,6 +5,7 @@ Loading, evaluation, training and the launchers of sweeps call it. It does not k
 
 import gc
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def container_cores() -> int:
         return max(1, round(int(quota) / int(period)))
     except (OSError, ValueError):  # no such file, or no limit: "max"
         return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The model of this CPU as the system names it, or "unknown"."""
+    try:
+        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or not x86
+        return platform.processor() or "unknown"
 
 
 def cpu_lacks_bfloat16() -> bool:

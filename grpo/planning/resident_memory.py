@@ -18,6 +18,7 @@ from grpo.planning.memory_parts import (
     Parts,
 )
 from grpo.planning.planned_run import PlannedRun
+from grpo.policy.buffer_sizes import PACKED_WEIGHT_ELEMENTS
 
 # Bytes of a weight in NF4: 4 bits, a constant of 8 bits per 64 weights, and one of 32 bits per 256 of those constants.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -51,9 +52,10 @@ def resident_memory(run: PlannedRun) -> Parts:
 
 
 def fused_weights(run: PlannedRun) -> float:
-    """Bytes of the decoder of `grpo/sampling/qwen2.py`, which shares with the policy what it does not fuse or cast."""
+    """Bytes of the decoder of `grpo/sampling/qwen2.py`; others than fused, cast or packed weights are the policy's."""
     arch, h, i = run.architecture, run.architecture.hidden_size, run.architecture.intermediate_size
-    if run.compute_bytes != run.weight_bytes and not run.weights_sharded:
+    packed = not run.on_cuda and h * i >= PACKED_WEIGHT_ELEMENTS  # assumed: the sampler measures which is faster
+    if packed or (run.compute_bytes != run.weight_bytes and not run.weights_sharded):
         return float(run.compute_bytes * (arch.linear_parameters + arch.head_parameters))
     if run.lora:
         return float(run.compute_bytes * arch.linear_parameters)

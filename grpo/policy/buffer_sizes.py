@@ -9,3 +9,6 @@ PLAIN_HEAD_LOGITS = 2**25
 # CUDA graphs are captured for prompt widths and completion lengths that are multiples of this many tokens, so that
 # batches of similar shape replay the same graph.
 GRAPH_TOKEN_MULTIPLE = 64
+# On a CPU, the fused decoder considers packed copies of its weights (grpo/sampling/products.py) if the gate projection
+# of a layer has at least this many elements. Products with smaller weights take less time than oneDNN's dispatch.
+PACKED_WEIGHT_ELEMENTS = 2**20

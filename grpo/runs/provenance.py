@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.schema import Config
+from grpo.core.device import cpu_name
 from grpo.core.files import file_sha256
 from grpo.policy.identity import policy_identity
 from grpo.sampling.engines import engine_packages
@@ -127,20 +128,12 @@ def describe_hardware() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return {
         "machine": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus],
         "cuda": torch.version.cuda if gpus else None,
     }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
 
 
 def provenance_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:

@@ -65,12 +65,15 @@ class PrefixSharingSampler:
         self.is_end_token[self.end_token_ids] = True  # (V,)
         self.decoder: Decoder = TransformersDecoder(policy)
         self.sample = sample_inverse_cdf
+        self.packs_weights = False  # whether the decoder has chosen packed weights (grpo/sampling/products.py)
         self.graphs: CudaGraphs | None = None
         if fused:
+            from grpo.sampling.products import PackedProducts
             from grpo.sampling.qwen2 import FusedQwen2Decoder
 
             if FusedQwen2Decoder.supports(policy):
                 self.decoder = FusedQwen2Decoder(policy, torch.bfloat16 if bf16 else model.dtype)
+                self.packs_weights = isinstance(self.decoder.products, PackedProducts)
                 self.graphs = CudaGraphs() if model.device.type == "cuda" else None
                 if triton and self.graphs:
                     self.use_kernels()

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grpo.policy.prefix_sharing import PackedBatch, unwrap_adapters
+from grpo.sampling.products import Products, choose_products
 
 
 @dataclass
 class FusedLayer:
-    """The fused weights (out, in) of one layer, in the dtype of matrix products."""
+    """The fused weights (out, in) of one layer, in the dtype of matrix products, as `Products.prepare` returns them."""
 
     qkv: Tensor
     qkv_bias: Tensor
@@ -54,36 +55,44 @@ class FusedQwen2Decoder:
         device, width = self.model.device, config.hidden_size
         self.epsilon = torch.tensor(config.rms_norm_eps, device=device)
         self.mean_column = torch.full((width, 1), 1 / width, device=device)
+        self.products: Products = choose_products(_base(self.model.model.layers[0].mlp.gate_proj).weight, dtype)
         self.layers: list[FusedLayer] = []
-        self.head = torch.empty(0)
+        self.head: Tensor | None = None
 
     @torch.no_grad()
     def update_weights(self) -> None:
-        """Read the policy's current weights; the storage stays the same, because CUDA graphs refer to it."""
+        """Read the policy's current weights; on a GPU the storage stays the same, because CUDA graphs refer to it."""
+        in_place = self.model.device.type == "cuda"
         for index, layer in enumerate(self.model.model.layers):
             fused = self._fuse(layer)
             if index == len(self.layers):
                 self.layers.append(fused)
-            else:
+            elif in_place:
                 for name, weight in vars(fused).items():
                     _overwrite(getattr(self.layers[index], name), weight)
+            else:
+                self.layers[index] = fused
         head = self.model.lm_head.weight.detach()
-        if len(self.head):
+        if self.head is not None and in_place:
             _overwrite(self.head, head)
         else:
-            self.head = head.to(self.dtype)
+            self.head = None  # frees its storage
+            self.head = self._prepare(head)
 
     def _fuse(self, layer: Any) -> FusedLayer:
         attention, mlp = layer.self_attn, layer.mlp
         qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
         before_attention, before_mlp = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         return FusedLayer(
-            qkv=(torch.cat([_weight(module) for module in qkv]) * before_attention).to(self.dtype),
+            qkv=self._prepare(torch.cat([_weight(module) for module in qkv]).mul_(before_attention)),
             qkv_bias=torch.cat([_base(module).bias for module in qkv]).to(self.dtype),
-            out=_weight(attention.o_proj).to(self.dtype),
-            gate_up=(torch.cat([_weight(mlp.gate_proj), _weight(mlp.up_proj)]) * before_mlp).to(self.dtype),
-            down=_weight(mlp.down_proj).to(self.dtype),
+            out=self._prepare(_weight(attention.o_proj)),
+            gate_up=self._prepare(torch.cat([_weight(mlp.gate_proj), _weight(mlp.up_proj)]).mul_(before_mlp)),
+            down=self._prepare(_weight(mlp.down_proj)),
         )
+
+    def _prepare(self, weight: Tensor) -> Tensor:
+        return self.products.prepare(weight.to(self.dtype))
 
     def logits(self, batch: PackedBatch) -> Tensor:
         """(S, V) in float32: the logits after the last token of each of the S slots, `batch.ids`."""
@@ -91,17 +100,17 @@ class FusedQwen2Decoder:
             return self._logits(batch)
 
     def _logits(self, batch: PackedBatch) -> Tensor:
-        slots, rotated_heads = len(batch.ids), self.heads + self.key_heads
+        slots, rotated_heads, products = len(batch.ids), self.heads + self.key_heads, self.products
         cos, sin = self._rotary_tables(batch.positions)
         x = F.embedding(batch.ids, self.model.model.embed_tokens.weight)
         for index, layer in enumerate(self.layers):
-            qkv = torch.addmm(layer.qkv_bias, self._norm(x), layer.qkv.T).view(slots, -1, self.head_dim)
+            qkv = products.multiply(self._norm(x), layer.qkv, layer.qkv_bias).view(slots, -1, self.head_dim)
             qk, value = qkv[:, :rotated_heads], qkv[:, rotated_heads:]
             qk = torch.addcmul(qk * cos, qk.roll(self.head_dim // 2, -1), sin)
             attended = batch.attend(index, qk[:, : self.heads], qk[:, self.heads :], value, self.head_dim**-0.5)
-            x = _add_product(x, attended.view(slots, -1), layer.out)
-            gate, up = (self._norm(x) @ layer.gate_up.T).chunk(2, -1)
-            x = _add_product(x, F.silu(gate) * up, layer.down)
+            x = products.add(x, attended.view(slots, -1), layer.out)
+            gate, up = products.multiply(self._norm(x), layer.gate_up).chunk(2, -1)
+            x = products.add(x, F.silu(gate) * up, layer.down)
         return self._head(self._norm(x))
 
     def _rotary_tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +124,8 @@ class FusedQwen2Decoder:
 
     def _head(self, normed: Tensor) -> Tensor:
         """Logits (S, V) from the last layer's output (S, hidden), normalized without weights."""
-        return (normed * self.model.model.norm.weight.to(self.dtype) @ self.head.T).float()
+        assert self.head is not None
+        return self.products.multiply(normed * self.model.model.norm.weight.to(self.dtype), self.head).float()
 
     def _norm(self, x: Tensor) -> Tensor:
         """RMSNorm of (S, hidden) without its weights, computed in float32."""
@@ -127,11 +137,6 @@ class FusedQwen2Decoder:
 def _overwrite(target: Tensor, source: Tensor) -> None:
     if target.data_ptr() != source.data_ptr():  # equal if the weight is not fused: both are the policy's own tensor
         target.copy_(source)
-
-
-def _add_product(x: Tensor, left: Tensor, weight: Tensor) -> Tensor:
-    """x + left @ weight.T, in one kernel if the dtypes are equal."""
-    return torch.addmm(x, left, weight.T) if x.dtype == weight.dtype else x + left @ weight.T
 
 
 def _projections(model: Any) -> list[Any]:

@@ -159,6 +159,8 @@ class Session:
             say(note)
         with spinner("recording versions and checksums"):
             self.current_provenance = collect_provenance(config, self.splits.train, self.splits.held_out)
+            if getattr(self.sampler, "packs_weights", False):  # which is measured, and decides the last bits of logits
+                self.current_provenance["hardware"]["matrix_products"] = "packed"
         self.evaluator = self._build_evaluator()
 
     def _load_policy(self) -> list[str]:

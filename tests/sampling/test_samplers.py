@@ -15,6 +15,7 @@ from grpo.policy.chat_template import ChatTemplate
 from grpo.policy.loading import build_policy, build_tokenizer
 from grpo.sampling.generate_sampler import GenerateSampler
 from grpo.sampling.prefix_sharing_sampler import PrefixSharingSampler
+from grpo.sampling.products import PackedProducts
 from grpo.sampling.qwen2 import FusedQwen2Decoder
 from grpo.sampling.token_sampler import TokenSampler, TransformersDecoder, sample_inverse_cdf
 from grpo.tasks.arithmetic import generate_problems
@@ -27,11 +28,13 @@ LIMIT = 48
 def build(policy, tokenizer, kind: str, bf16: bool = False) -> PrefixSharingSampler:
     sampler = PrefixSharingSampler(policy, tokenizer, bf16, fused=kind != "transformers")
     sampler.graphs = EagerGraphs() if kind == "graphs" else None
+    if kind == "packed":  # for small weights like these it is not chosen
+        sampler.decoder.products = PackedProducts()
     assert type(sampler.decoder) is (TransformersDecoder if kind == "transformers" else FusedQwen2Decoder)
     return sampler
 
 
-KINDS = ["fused", "transformers", "graphs"]
+KINDS = ["fused", "transformers", "graphs", "packed"]
 
 
 @pytest.fixture(scope="module")
