@@ -2,7 +2,7 @@
 
 `make bench`, or `python scripts/benchmark.py --help`
 
-The arms train by turns, one step each, in one process, from the same weights, on the same problems, with the same seed.
+The arms take turns, one step each, in one process, from the same weights, on the same problems, with the same seed.
 A slow moment of the machine therefore slows every arm; read the ratios. Each arm runs warm-up steps, then timed steps:
 
   plain       TRL with the settings of a first script: activation checkpointing, micro-batches of 16 completions
@@ -22,7 +22,6 @@ On a GPU (--model qwen) the script also prints the lower bound of the step time 
 """
 
 import argparse
-import gc
 import json
 import os
 import shutil
@@ -94,7 +93,7 @@ def least_seconds(case: Case, flops: float, bandwidth: float) -> dict[str, float
 
 
 def trained_policy(folder: Path) -> str:
-    """The folder of the embedded policy, trained with the default settings if it is not there yet."""
+    """The folder of the embedded policy; if it does not exist, the policy is trained with the default settings."""
     if not (folder / "results.json").is_file():
         console.print("First, the embedded policy is trained with the default settings and stored.")
         shutil.rmtree(folder, ignore_errors=True)  # an interrupted run
@@ -154,7 +153,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """End with a message if the options do not go together."""
+    """Exit with a message if the options contradict one another."""
     if "qwen" in arguments.model and not CUDA:
         parser.error("--model qwen needs a GPU; use --model qwen-cut on a CPU")
     if "real" in arguments.model:
@@ -195,9 +194,6 @@ def measure_cases(arguments: argparse.Namespace, model: str) -> list[dict[str, A
 
 def measure_memory(case: Case, arms: dict[str, Any]) -> dict[str, float]:
     """The peak memory in bytes of the arms of a case, each in a separate process."""
-    gc.collect()
-    if CUDA:
-        torch.cuda.empty_cache()  # the processes need the memory
     memory: dict[str, float] = {}
     for name, arm in arms.items():
         if not (CUDA or name in ("trl", "fast")):

@@ -4,6 +4,7 @@
 """
 
 import copy
+import gc
 import json
 import resource
 import subprocess
@@ -120,7 +121,7 @@ class Case:
 
 
 class NoAlarms(Alarms):
-    """Alarms that never ring: in a benchmark nothing is learnt, and completions are truncated, both on purpose."""
+    """No alarms: in a benchmark the policy learns nothing and completions are truncated, both on purpose."""
 
     def check(self, metrics: Metrics, step: int) -> list[Alarm]:
         return []
@@ -270,7 +271,7 @@ def build_vllm_args(case: Case, *args: Any) -> GRPOConfig:
 
 
 def measure(case: Case, names: Sequence[str], steps: int, warm_up: int = WARM_UP) -> dict[str, dict[str, Any]]:
-    """Time the arms by turns; returns the figures of each. Only the fastest `trl` arm continues after the warm-up."""
+    """Time the arms in turn; returns the figures of each. Only the fastest `trl` arm continues after the warm-up."""
     base = build_base(case)
     with tempfile.TemporaryDirectory() as folder:
         # bf16 arms are built last: see build_arm.
@@ -299,7 +300,7 @@ def measure(case: Case, names: Sequence[str], steps: int, warm_up: int = WARM_UP
 
 
 def group(name: str) -> str:
-    """The arm as results name it: the settings of `trl` are one arm, of which the fastest counts."""
+    """The name of an arm in results: the variants of `trl` are one arm, and the fastest of them counts."""
     return name.split(",")[0]
 
 
@@ -310,6 +311,9 @@ def arm_notes(arm: Arm) -> dict[str, Any]:
 
 def peak_memory(settings: str, case: Case, steps: int = 3) -> float:
     """Peak bytes of one arm in a separate process: reserved on the GPU, or resident without a GPU; nan if it fails."""
+    gc.collect()
+    if CUDA:
+        torch.cuda.empty_cache()  # the process needs the memory
     command = [sys.executable, str(SCRIPT), "--steps", str(steps), "--memory-of", settings, json.dumps(asdict(case))]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     return float(process.stdout.split()[-1]) if process.returncode == 0 else float("nan")

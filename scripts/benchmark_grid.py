@@ -4,7 +4,6 @@
 as the limit, so a straight line can be fitted: milliseconds per completion, and per token of the limit.
 """
 
-import gc
 import json
 import time
 from collections.abc import Sequence
@@ -18,11 +17,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import torch
 from rich.table import Table
 
 from grpo.core.files import write_json
-from scripts.benchmark_arms import CUDA, SETTINGS, Case, console, measure, peak_memory
+from scripts.benchmark_arms import SETTINGS, Case, console, measure, peak_memory
 from scripts.benchmark_output import machine
 
 WARM_UP = 2
@@ -128,9 +126,6 @@ def measure_entry(case: Case, names: Sequence[str], steps: int | None, memory: b
     distinct = [name for name in names if not ("trl" in names and whole_batch(name, case))]
     figures = measure(case, distinct, steps or GRIDS[case.model].steps, WARM_UP)
     if memory:
-        gc.collect()
-        if CUDA:
-            torch.cuda.empty_cache()  # the processes need the memory
         for arm in figures.values():
             sized = replace(case, micro_batch_size=arm["micro_batch"])
             arm["peak_memory_bytes"] = peak_memory(arm["settings"], sized, MEMORY_STEPS)
@@ -138,7 +133,7 @@ def measure_entry(case: Case, names: Sequence[str], steps: int | None, memory: b
 
 
 def whole_batch(name: str, case: Case) -> bool:
-    """Whether the arm sets a micro-batch at least as large as the batch, which is the micro-batch of `trl` as well."""
+    """Whether the micro-batch of an arm holds the batch: it is then the same arm as `trl`."""
     sizes = [int(setting.split("=")[1]) for setting in SETTINGS[name] if setting.startswith("micro_batch_size=")]
     return any(size >= case.completions for size in sizes)
 

@@ -51,13 +51,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Lead the links of a page to pages of the site."""
+    """Change the links of a page so that they lead to pages of the site."""
     origin = repository_path(page.file.src_uri)
 
     def site_link(match: re.Match[str]) -> str:
         target = resolve(origin, match.group(1))
         if not (ROOT / target).exists():
-            return match.group(1)  # MkDocs warns of it
+            return match.group(1)  # MkDocs warns
         return posixpath.relpath(site_path(target), posixpath.dirname(page.file.src_uri) or ".")
 
     return "".join(part if is_code else LINK.sub(site_link, part) for part, is_code in split_code(markdown))

@@ -25,17 +25,19 @@ def site(tmp_path_factory) -> Path:
 
 
 def test_a_page_has_the_lists_tables_and_blocks_of_its_source(site: Path) -> None:
-    """MkDocs reads another Markdown than GitHub: without a blank line it takes a list for a paragraph."""
+    """The Markdown of MkDocs differs from GitHub's: without a blank line before it, a list is a paragraph."""
     for page in PAGES:
         article = re.findall(r"<article.*?</article>", (site / f"{page.stem}.html").read_text(), re.DOTALL)[0]
         text = page.read_text(encoding="utf-8")
         source = MarkdownIt().enable("table").render(text)
-        for tag in ("<li", "<tr", "<td", "<pre", "<img", "<h2", "<blockquote"):
-            if not (text.count("\n::: ") and tag not in ("<h2", "<img")):
-                assert article.count(tag) == source.count(tag), (page.name, tag)
+        tags = ["<h2", "<img"]
+        if "\n::: " not in text:  # where docstrings are inserted, there are more of the others
+            tags += ["<li", "<tr", "<td", "<pre", "<blockquote"]
+        for tag in tags:
+            assert article.count(tag) == source.count(tag), (page.name, tag)
 
 
-def test_the_site_asks_nobody(site: Path) -> None:
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         loaded = re.findall(r"<(?:script|img|iframe)[^>]+src=\"?([^\s\">]+)", page.read_text())
         loaded += re.findall(r"<link[^>]+href=\"?([^\s\">]+)", page.read_text())
