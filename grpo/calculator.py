@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # imported when there are settings or a run: the page alone n
     from grpo.reports.calculator_page import Session
 
 PORT = 8008
-# The settings and groups of a run that the calculator reads.
+# The settings and groups of a run that the calculator applies; those that run code need trust.
 USED_SETTINGS = {
     "rewards",
     "reward_files",
@@ -36,7 +36,7 @@ USED_SETTINGS = {
     "format",
     "system_prompt",
 }
-OF_AUDIT = ("completions", "probes", "fail_on")  # settings that the calculator does not have
+AUDIT_ONLY = ("completions", "probes", "fail_on")  # settings of grpo.audit that the calculator does not have
 
 
 def can_open() -> bool:
@@ -64,7 +64,7 @@ def session_of_settings(settings: Sequence[str], config_dir: Path | None) -> "Se
     if config_dir is not None and not config_dir.is_dir():
         raise UserError(f"--config-dir {config_dir}: there is no such folder.")
     for setting in settings:
-        if (name := setting.lstrip("+~").partition("=")[0]) in OF_AUDIT:
+        if (name := setting.lstrip("+~").partition("=")[0]) in AUDIT_ONLY:
             raise UserError(f"{setting}: {name} is a setting of grpo.audit; the calculator has no such setting.")
     return Session.start(compose_audit(check_arguments(settings, AuditConfig), config_dir))
 
@@ -140,14 +140,14 @@ def serve(arguments: argparse.Namespace) -> None:
         session = session_of_run(arguments.run, arguments.trust_run)
     elif arguments.settings:
         session = session_of_settings(arguments.settings, arguments.config_dir)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the process of the rewards ends, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it also ends the process of the rewards
     try:
         with listen(arguments.port, session) as server:
             address = f"http://{HOST}:{server.server_address[1]}/"
             if session is not None:
                 address += f"?token={session.token}"
-            for line in session.notes() if session is not None else ():
-                print(line, flush=True)
+                for line in session.notes():
+                    print(line, flush=True)
             print(f"The calculator is at {address} (Ctrl-C to stop)", flush=True)
             if not arguments.no_browser and can_open():
                 threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()

@@ -87,6 +87,6 @@ def generate_greedily(
 
 
 def texts_in_order(batches: Iterable[CompletionBatch]) -> list[str]:
-    """The texts of the completions by the number of their prompt, if there is one for each prompt."""
+    """The texts in the order of their prompts; `batches` have one completion for each prompt."""
     texts = {i: completion.text for batch in batches for (i, _), completion in batch.items()}
     return [texts[i] for i in range(len(texts))]

@@ -19,8 +19,8 @@ from grpo.core.console import say
 from grpo.core.files import parse_json_object
 from grpo.evaluation.completion import Completion, CompletionBatch
 
-# The settings that do not change the completions of an untrained policy to given prompts. All others count, so that a
-# new setting separates jobs until it is listed here.
+# The settings that do not change the completions of an untrained policy for given prompts. All others count: jobs that
+# differ in a new setting share nothing until it is listed here.
 WITHOUT_EFFECT = {
     "data",  # the prompts count instead
     "rewards", "reward_files", "correct_by", "placebo", "reward_args",
@@ -37,12 +37,14 @@ WITHOUT_EFFECT = {
 def generation_inputs(
     config: Config, provenance: Mapping[str, Any], samples: int, temperature: float
 ) -> dict[str, Any]:
-    """Everything besides the prompts that the completions depend on.
+    """What the completions depend on, besides the prompts.
 
     Args:
-        config: the settings of the run, with the sampler that evaluates.
+        config: the settings of the run, with the sampler for evaluation.
         provenance: as `collect_provenance` returns it. Its `model` has the digests of the policy's files, and the seed
             of random weights.
+        samples: completions of each prompt.
+        temperature: of sampling; 0 is greedy decoding.
     """
     return {
         **{name: provenance[name] for name in ("code", "versions", "hardware", "model")},
@@ -52,7 +54,7 @@ def generation_inputs(
 
 
 class SharedCompletions:
-    """Completions in the folder of a sweep, a file for each different evaluation.
+    """Completions in the folder of a sweep, one file for each evaluation.
 
     A file is written atomically, so that jobs in several processes and on several machines can share it. Two jobs that
     start at the same time both generate, and write equal files.
@@ -75,10 +77,12 @@ class SharedCompletions:
         generated: Iterable[CompletionBatch],
         title: str,
     ) -> Iterator[CompletionBatch]:
-        """The stored completions of these prompts in their batches, or else those of `generated`, which are stored.
+        """The stored completions of these prompts in their batches; without them, those of `generated` are stored.
 
         Args:
-            title: what the completions are for, in the message that they are those of another job.
+            prompt_ids: the token ids of each prompt.
+            generated: the batches of `generate_completions`; it runs only if nothing is stored.
+            title: what the completions are for, in the message that they come from another job.
         """
         inputs = generation_inputs(self.config, self.provenance, samples, temperature)
         inputs |= {"prompts": _digest([list(map(list, prompt_ids)), list(end_token_ids)])}
@@ -93,7 +97,7 @@ class SharedCompletions:
         for batch in generated:
             batches.append(batch)
             yield batch
-        # A job does not need the file, so a full disk does not end it here.
+        # The job does not need the file: a full disk does not end it here.
         with suppress(OSError):
             _write(path, identity, batches)
 
@@ -103,7 +107,7 @@ def _digest(content: Any) -> str:
 
 
 def _read(path: Path, identity: str) -> list[CompletionBatch] | None:
-    """The batches in a file; None if there is no file, or if it is damaged or of another evaluation."""
+    """The batches in a file; None if the file is missing, damaged or of another evaluation."""
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         stored = parse_json_object(path.read_text(encoding="utf-8"))
         if stored["identity"] == identity:
@@ -123,7 +127,7 @@ def _write(path: Path, identity: str, batches: Sequence[CompletionBatch]) -> Non
         for batch in batches
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # other jobs may write the same file now
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")  # a name of its own: other jobs may write
     try:
         partial.write_text(json.dumps({"identity": identity, "batches": rows}), encoding="utf-8")
         os.replace(partial, path)

@@ -4,8 +4,8 @@ The K completions of a group share their prompt, and TRL computes it K times. He
 one row without padding: first every distinct prompt without its last token; then, for each completion, the last token
 of its prompt and the completion without its last token. Each position of this second part predicts one token of a
 completion. Completions of a prompt that begin with the same tokens share the positions that predict them. All layers
-except attention work per token and need no change. Attention is replaced through
-`transformers.AttentionInterface`, so every model that supports it can share prefixes, with adapters and hooks.
+except attention work per token and need no change. Attention is replaced through `transformers.AttentionInterface`, so
+every model that supports it can share prefixes, with adapters and hooks.
 
 The trainer and the prefix-sharing sampler call this module. It does not know how tokens are sampled or what the loss
 is.
@@ -197,15 +197,15 @@ class PackedCompletions:
 
 
 def _order_by_prefix(tokens: NDArray[np.int64], prompt_numbers: list[int]) -> tuple[list[int], NDArray[np.int64]]:
-    """Bring rows with common prefixes together, and find who computes each of their tokens.
+    """Bring rows with common prefixes together, and find for each token the row that computes it.
 
     Args:
         tokens: (B, C) the completions, -1 where there is no token.
         prompt_numbers: of each row; only rows with the same prompt have a common prefix.
 
     Returns:
-        The indices of the R rows that have tokens, in an order in which rows with a common prefix are adjacent; and
-        (R, W), with W the length of the longest, the first row in this order that has the same tokens up to a column.
+        The indices of the R rows that have tokens, ordered so that rows with a common prefix are adjacent. And (R, W),
+        W the longest length: for each token, the first row in this order with the same tokens up to its column.
     """
     rows = [(prompt_numbers[i], row.tobytes(), i) for i, row in enumerate(tokens) if row[0] >= 0]
     order = [i for _, _, i in sorted(rows)]

@@ -12,11 +12,12 @@ from torch import Tensor
 class RaggedRows:
     """B rows of unequal length: conversion between packed, (T, ...), and padded on the right, (B, W, ...).
 
-    Rows can have common tokens, which are packed once: then T is less than the sum of the lengths.
+    Common tokens of rows are packed once: T is then less than the sum of the lengths.
 
     Args:
         lengths: (B,) the length of each row.
-        owner: (B, W) the row whose token each place of the padded grid has, in the same column; None: its own.
+        owner: (B, W) for each place of the padded grid, the row whose packed token it receives, in the same column;
+            None: every row has its own tokens.
 
     Attributes:
         rows, width: B and W, the longest length.
@@ -24,6 +25,7 @@ class RaggedRows:
         mask: (B, W) whether a place of the padded grid is a token of its own row.
         real: (T,) the index of each packed token in the flat padded grid.
         source: (B*W,) the index of the packed token that each place of the flat padded grid receives.
+        has_common_tokens: whether a packed token is in several rows.
     """
 
     def __init__(self, lengths: Tensor, owner: Tensor | None = None) -> None:
@@ -43,12 +45,12 @@ class RaggedRows:
     def pad(self, packed: Tensor) -> Tensor:
         """(T, heads, D) -> (B, heads, W, D). Padding contains copies of other tokens, so attention must mask it.
 
-        For queries: outputs of `unpad` are those of a token's own row, so only that place has a gradient.
+        For queries: `unpad` takes the output of a token in its own row only, so only that place has a gradient.
         """
         return self._by_head(_PadRows.apply(packed, self.source, self.real))
 
     def pad_keys(self, packed: Tensor) -> Tensor:
-        """As `pad`, for keys and values: the gradients of all rows that have a token are added up."""
+        """As `pad`, for keys and values: the gradient of a token is the sum over all rows that have it."""
         padding = _PadCommonRows if self.has_common_tokens else _PadRows
         return self._by_head(padding.apply(packed, self.source, self.real))
 

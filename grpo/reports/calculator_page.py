@@ -1,6 +1,6 @@
-"""The page of the calculator, and what it shows of a stack of rewards and of a run.
+"""The page of the calculator for a stack of rewards: its settings, its scores by Python, and the completions of a run.
 
-Called by `grpo.calculator` and by grpo/reports/calculator_server.py. Without a stack the page is the file
+Called by `grpo.calculator` and by grpo/reports/calculator_server.py. Without a stack, the page is the file
 grpo/assets/calculator.html, which computes the built-in rewards itself. It must not import torch or call a reward.
 """
 
@@ -23,15 +23,14 @@ from grpo.rewards.scoring_process import ScoringProcess, StackDescription
 from grpo.runs.run_dir import RunDir
 
 SCRIPT = Path(__file__).parents[1] / "assets" / "calculator_endpoint.js"
-PLACE = '<script id="page">'  # the script of the endpoint comes before it
+PAGE_SCRIPT = '<script id="page">'  # in the page; the script of the endpoint is inserted before it
 # algorithm.estimator -> the same scaling of advantages on the page
 SCALES = {"group_std": "group", "batch_std": "batch", "no_scaling": "none"}
-STEP = len("step_")
 
 
 @dataclass
 class Session:
-    """A stack of rewards that the page shows, and the run whose completions it opens, if there is one.
+    """A stack of rewards that the page shows, and the run whose completions it shows, if there is one.
 
     Attributes:
         token: what the address of the page and each of its requests must carry.
@@ -57,7 +56,8 @@ class Session:
     def files(self) -> dict[int, Path]:
         """Step -> the file with its completions."""
         files = self.run.completion_files() if self.run else []
-        return {int(file.stem[STEP:]): file for file in files if file.stem[STEP:].isdecimal()}
+        numbers = [file.stem.removeprefix("step_") for file in files]
+        return {int(number): file for number, file in zip(numbers, files, strict=True) if number.isdecimal()}
 
     def notes(self) -> list[str]:
         """Lines for the terminal: what is scored, and what differs from training."""
@@ -94,12 +94,12 @@ class Session:
         inserted = (
             f'<script id="served" type="application/json">{text}</script>\n<script id="endpoint">\n{script}</script>\n'
         )
-        assert page.count(PLACE) == 1 and page.count("default-src 'none'") == 1
+        assert page.count(PAGE_SCRIPT) == 1 and page.count("default-src 'none'") == 1
         page = page.replace("default-src 'none'", "default-src 'none'; connect-src 'self'")
-        return page.replace(PLACE, inserted + PLACE)
+        return page.replace(PAGE_SCRIPT, inserted + PAGE_SCRIPT)
 
     def step(self, step: int) -> dict[str, Any]:
-        """The groups of a step, the number of the one to open, and the weights that were in force.
+        """The groups of a step, the number of the group to show first, and the weights of that step.
 
         Raises:
             UserError: the run has no completions of this step, or their file is damaged.

@@ -1,9 +1,9 @@
 """The server of the calculator: its page, and an endpoint that scores completions with Python.
 
-Called by `grpo.calculator`. It listens on the loopback interface only. With a `Session`, of calculator_page.py, it also
-answers `POST /score` and `POST /step`, and only to the page that it served: the headers Host and Origin are checked,
-and the page and its requests carry the token of the address that the command printed. A mistake in a request is
-answered with one line as JSON. It knows no reward.
+Called by `grpo.calculator`. It listens on the loopback interface only. With a `Session` (calculator_page.py) it also
+answers `POST /score` and `POST /step`, but only requests of the page that it served: the headers Host and Origin are
+checked, and the page and its requests need the token in the address that the command prints. The answer to a mistake
+in a request is one line as JSON. This module knows no reward.
 """
 
 import errno
@@ -25,14 +25,15 @@ if TYPE_CHECKING:  # it imports the libraries of settings and rewards, which the
 
 PAGE = Path(__file__).parents[1] / "assets" / "calculator.html"
 HOST = "127.0.0.1"
-NAMES = ("127.0.0.1", "localhost")  # of this machine in the header Host; another name may be a page's that rebinds DNS
-TRIES = 20
+# Names of this machine in the header Host. A web page can point any other name to this machine (DNS rebinding).
+NAMES = ("127.0.0.1", "localhost")
+TRIES = 20  # ports
 MAX_BYTES = 8_000_000  # of a request
-READ_SECONDS = 10.0  # that a client may take to send one
+READ_SECONDS = 10.0  # for a client to send a request
 
 
 class Refused(Exception):
-    """A request that is not answered, with the status and one line about the reason."""
+    """A request that is refused: the status of HTTP, and one line with the reason."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
@@ -98,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *message: object) -> None:
         pass
 
-    # ---- Who asks
+    # ---- Checks of a request
 
     def _check_host(self) -> None:
         name = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
@@ -106,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(HTTPStatus.FORBIDDEN, f"the header Host must name {' or '.join(NAMES)}")
 
     def _check_page(self) -> "Session":
-        """Check that the page of this server asks."""
+        """Check that the request comes from the page of this server; returns its session."""
         session = self.server.session
         if session is None:
             raise Refused(HTTPStatus.NOT_FOUND, "this page computes its scores itself")

@@ -1,7 +1,8 @@
 """`ScoringProcess`: a process that loads a stack of rewards and scores groups of completions on request.
 
-The server of the calculator starts one. A reward that loops, exits or takes all memory ends only this process, and the
-next request starts another. It scores with grpo/rewards/stack.py, as training does, and knows nothing of pages.
+The calculator starts one (grpo/reports/calculator_page.py). A reward that loops, exits or takes all memory ends only
+this process, and the next request starts another. It scores with grpo/rewards/stack.py, as training does. It knows no
+page and no server.
 """
 
 import pickle
@@ -23,8 +24,9 @@ from grpo.rewards.worker import open_connection
 from grpo.rewards.worker_pool import Worker
 from grpo.tasks.example import Example
 
-SECONDS = 10.0  # that a request may take, unless reward_timeout is set
-OF_QUESTION = {"question", "questions", "example", "examples", "prompts"}  # parameters with the text of the question
+SECONDS = 10.0  # limit of a request, unless reward_timeout is set
+# Parameters that contain the text of the question.
+QUESTION_PARAMETERS = {"question", "questions", "example", "examples", "prompts"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class StackDescription:
 
     Attributes:
         weights: reward -> weight; if the weight has a schedule, its value at the end.
-        required: the columns of the dataset that its rewards cannot do without.
+        required: the columns of the dataset that its rewards need.
         optional: the columns for which a reward has a default.
         takes_question: whether a reward receives the question.
         takes_rest: whether a reward has **kwargs and may read any column.
@@ -71,10 +73,10 @@ class StackDescription:
 
 
 class ScoringProcess:
-    """The process, started when it is needed, and again after it was killed.
+    """A process with the rewards; it starts at the first request, and again at the next one after it was killed.
 
     Args:
-        config: the settings of the rewards. Its reward_timeout is the limit for each completion of a request.
+        config: the settings of the rewards. `reward_timeout` is the limit for each completion of a request.
     """
 
     def __init__(self, config: AnyConfig) -> None:
@@ -85,7 +87,8 @@ class ScoringProcess:
         self._worker: Worker | None = None
 
     def describe(self) -> StackDescription:
-        """
+        """The stack that the process has loaded.
+
         Raises:
             UserError: the rewards cannot be loaded.
         """
@@ -94,7 +97,7 @@ class ScoringProcess:
         return description
 
     def score(self, group: Group) -> ScoredGroup:
-        """The scores of a group; a reward that raises is among the errors of the reply.
+        """The scores of a group; the reply has the errors of rewards that raise.
 
         Raises:
             UserError: the time limit is reached, or the process has died.
@@ -105,7 +108,7 @@ class ScoringProcess:
         return scored
 
     def close(self) -> None:
-        """Kill the process, and those that its rewards have started."""
+        """Kill the process, and the processes that its rewards have started."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.kill()
@@ -116,7 +119,7 @@ class ScoringProcess:
             if error := worker.start_error():
                 self.close()
                 raise UserError(error)
-            with suppress(OSError):  # it has died, which `_receive` reports
+            with suppress(OSError):  # if it has died, `_receive` reports it
                 worker.connection.send(request)
             try:
                 return self._receive(worker, seconds)
@@ -125,7 +128,7 @@ class ScoringProcess:
                 raise
 
     def _receive(self, worker: Worker, seconds: float) -> Any:
-        """The reply. Before it come the names of the rewards, each when its turn comes."""
+        """The reply. The name of each reward arrives before it, when that reward starts."""
         end, name = time.monotonic() + seconds, ""
         try:
             while worker.connection.poll(max(0.0, end - time.monotonic())):
@@ -142,7 +145,7 @@ class ScoringProcess:
 
 
 def main(descriptor: int) -> None:
-    """The code of the process: serve the one at the other end of the socket `descriptor`."""
+    """The code of the process: answer the requests that arrive at the socket `descriptor`."""
     connection, received = open_connection(descriptor)
     try:
         stack = rewards_of(pickle.loads(received.get()))
@@ -169,13 +172,13 @@ def describe(stack: RewardStack) -> StackDescription:
         stack.correct_by,
         required=list(dict.fromkeys(column for _, column in stack.taken_columns)),
         optional=list(dict.fromkeys(optional)),
-        takes_question=takes_rest or any(OF_QUESTION & set(reward.inputs) for reward in rewards),
+        takes_question=takes_rest or any(QUESTION_PARAMETERS & set(reward.inputs) for reward in rewards),
         takes_rest=takes_rest,
     )
 
 
 def score_group(stack: RewardStack, group: Group, started: Callable[[str], None]) -> ScoredGroup:
-    """The scores of a group by each reward of the stack; `started` is called with the name of each."""
+    """The scores of a group by each reward of the stack; `started` is called with the name of each before it scores."""
     example = Example(group.question, group.gold, columns=group.columns)
     batch = ScoringBatch(group.completions, [example] * len(group.completions))
     everywhere = range(len(group.completions))
@@ -192,7 +195,7 @@ def score_group(stack: RewardStack, group: Group, started: Callable[[str], None]
                 with unchanged_reward_states([name]):
                     audited = audit_scores(stack, name, batch)
                 scores[name], found = audited.scores, audited.errors
-            except UserError as error:  # of the batch
+            except UserError as error:  # on the batch, but on no completion alone
                 found = dict.fromkeys(everywhere, error)
         if found:
             errors[name] = {row: _without_completion(name, str(error)) for row, error in found.items()}

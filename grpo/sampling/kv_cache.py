@@ -91,7 +91,7 @@ class KVCache:
         return self.prompt_bias.shape[-1] + self.max_new_tokens
 
     def start_step(self) -> None:
-        """Before the forward pass of the last tokens: unmask the column of their keys and values."""
+        """Unmask the column for the keys and values of the last tokens; called before their forward pass."""
         self.completion_bias.index_fill_(0, self.length, 0.0)
 
     def append(self, ids: Tensor) -> None:

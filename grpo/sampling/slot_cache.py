@@ -1,8 +1,9 @@
 """Keys and values of slots, each with its prompt and its completion, for decoding over a trie.
 
-`trie_decode` decodes on a `SlotCache`, a packed batch of `grpo.policy.prefix_sharing`. Every slot has a copy of its
-prompt, so that the attention of a layer is one operation: on a CPU a decode step of a small policy spends most of its
-time on calling operations. `KVCache` stores each prompt once, for CUDA graphs. Nothing here chooses tokens.
+`trie_decode` decodes with a `SlotCache`, a packed batch of `grpo.policy.prefix_sharing`. Every slot has a copy of its
+prompt, so that the attention of a layer is one operation: on a CPU, a decode step of a small policy spends most of its
+time on calling operations. `KVCache` (kv_cache.py) stores each prompt once, for CUDA graphs. This module chooses no
+tokens.
 
 Shapes: S slots, P prompt tokens and C completion tokens (padded), H key heads, Q query heads per key head, D head size.
 """
@@ -20,7 +21,7 @@ class SlotCache:
     Attributes:
         ids: (S,) the last token of each slot.
         positions: (S,) the position of that token.
-        width: the number of columns that have been filled, that of the last tokens included.
+        width: the number of columns in use.
         bias: (S, 1, 1, P + C) -inf in columns before a prompt, which is padded on the left, else 0.
         keys, values: layer -> (S, H, P + C, D).
     """
@@ -43,7 +44,7 @@ class SlotCache:
         self.keys, self.values = with_room(prefill.keys), with_room(prefill.values)
 
     def start_step(self) -> None:
-        """Before the forward pass of the last tokens: take the column for their keys and values."""
+        """Reserve the column for the keys and values of the last tokens; called before their forward pass."""
         self.width += 1
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

@@ -28,7 +28,7 @@ LAUNCHER_PACKAGES = {
     "submitit_local": "hydra-submitit-launcher",
     "submitit_slurm": "hydra-submitit-launcher",
 }
-SMALL_POLICY = 1e7  # parameters
+SMALL_POLICY = 1e7  # parameters: below, a second job gains more than a second thread (docs/sweeps.md)
 SWEEP_PID_VARIABLE = "GRPO_SWEEP_PROCESS"  # the process id of the sweep, for joblib's workers
 
 
@@ -88,13 +88,13 @@ def parallel_jobs(launcher: Launcher, wanted: int | None, jobs: int, config: Con
 
 
 def idle_cores_hint(launcher: Launcher, jobs: int, config: Config) -> str | None:
-    """What to type so that jobs run in parallel; None unless that is certain to be quicker.
+    """What to type so that jobs run in parallel; None if that is not certain to be quicker.
 
-    It is if the basic launcher leaves half of the cores or more without work, and for a small policy, whose matrices
-    gain little from a second thread (docs/sweeps.md has the measurement).
+    It is quicker if the basic launcher leaves half of the cores or more idle, or if the policy is small: its matrices
+    gain little from a second thread.
 
     Args:
-        jobs: how many are left.
+        jobs: how many jobs are left.
         config: the settings of one of them.
     """
     if launcher_name(launcher) != "BasicLauncher" or config.device != "cpu" or jobs < 2:

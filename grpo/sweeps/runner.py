@@ -133,7 +133,7 @@ class SweepRunner:
     def print_header(
         self, noun: str, finished: int, remaining: Sequence[Job], variation: str, hint: str | None = None
     ) -> None:
-        """Print what will run, how long it will take if an estimate is possible, and `hint`.
+        """Print what will run, how long it will take if an estimate is possible, and `hint`: how it runs faster.
 
         `variation` says in which settings the jobs differ, and in how many values: `num_generations (2) x seed (3)`.
         """
