@@ -1,4 +1,4 @@
-"""Records a run in a terminal of 80 columns and draws it as an animated picture, docs/session.svg.
+"""Record a run in a terminal of 80 columns and draw it as an animated picture, docs/session.svg.
 
 python scripts/record_session.py
 python scripts/record_session.py --command "python -m grpo.train seed=1" --out session.svg
@@ -27,7 +27,7 @@ COLUMNS, ROWS = 80, 26
 CELL_WIDTH, LINE_HEIGHT, BASELINE, MARGIN = 8.4, 18, 13, 14
 FRAME_SECONDS = 0.4  # at least, between two frames
 MOST_FRAMES = 70
-LAST_SCREEN_SECONDS = 8.0  # for which the end stays before the picture begins again
+LAST_SCREEN_SECONDS = 8.0  # for the last screen, before the animation starts again
 # pyte's names of the 16 colours -> light, dark; the terminal has no others.
 COLOURS = {
     "default": ("#1f2328", "#d7dde4"),
@@ -153,7 +153,7 @@ def style_sheet(keyframes: str, seconds: float) -> str:
 
 
 def draw(frames: list[Frame], title: str, speed: float) -> str:
-    """The frames one below the other as an SVG, of which one is in sight; without animation it is the last."""
+    """An SVG with the frames in a column, of which the animation shows one at a time; without animation, the last."""
     width, height = COLUMNS * CELL_WIDTH, ROWS * LINE_HEIGHT
     total = frames[-1].seconds / speed + LAST_SCREEN_SECONDS
     keyframes = "".join(

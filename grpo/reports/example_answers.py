@@ -14,7 +14,7 @@ from grpo.runs.saved_run import SavedRun
 
 
 class Answer(NamedTuple):
-    """An answer, when it was given, and its verdict; empty if that is not saved."""
+    """An answer, when it was given, and its verdict, which is empty if it is not saved."""
 
     when: str
     completion: str
@@ -65,7 +65,7 @@ def saved_answers(run: SavedRun, when: str) -> list[SavedAnswer]:
 
 
 def example_questions(run: SavedRun) -> list[ExampleQuestion]:
-    """The example questions of a run; the last one gives way to a question answered wrongly if the others are right."""
+    """The example questions of a run; if no answer is wrong, a question with a wrong one replaces the last question."""
     completions: dict[tuple[str, str], dict[int, str]] = {}
     for line in run.transcripts:
         completions.setdefault((line["question"], line["gold"]), {})[line["step"]] = line["completion"]

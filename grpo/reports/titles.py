@@ -13,7 +13,7 @@ from grpo.reports.sweep_results import SweepResults
 from grpo.runs.saved_run import SavedRun
 
 MAX_CHARACTERS = 140
-# Settings that the name of policy and data says already, or that do not change the numbers of a run.
+# Settings that the title has already, or that do not change the numbers of a run.
 LEFT_OUT = ("model", "model.path", "data", "data.path", "resume", "threads", "save_steps", "save_total_limit")
 
 

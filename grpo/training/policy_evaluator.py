@@ -57,9 +57,9 @@ class PolicyEvaluator:
         self.policy, self.sampling_model, self.tokenizer, self.sampler = policy, sampling_model, tokenizer, sampler
         self.rewards, self.examples, self.shared = rewards, examples, shared
         self.chat = ChatTemplate.of(tokenizer, config)
-        self.seconds_of_answers = 0.0  # of the last call of `answers` that generated them
+        self.seconds_of_answers = 0.0  # of the last call of `answers` that generated
         self._answers: list[str] = []
-        self._step_of_answers: int | None = None  # after which the policy gave them
+        self._step_of_answers: int | None = None  # the step of these answers
         self.end_tokens: list[str] = tokenizer.convert_ids_to_tokens(sampler.end_token_ids)
 
     def update_sampling_model(self) -> None:
@@ -130,7 +130,7 @@ class PolicyEvaluator:
         return self.config.temperature if samples > 1 else 0.0
 
     def has_answers(self, step: int) -> bool:
-        """Whether `answers` of this step generates nothing."""
+        """Whether the answers of this step have been generated."""
         return self._step_of_answers == step
 
     def answers(self, step: int) -> list[str]:

@@ -21,9 +21,9 @@ from grpo.tasks.example import Example
 from grpo.training.policy_evaluator import PolicyEvaluator, read_transcripts
 from grpo.training.step_progress import StepProgress
 
-STEPS_BETWEEN = 20  # about as many steps are between two moments, and more in long runs
+STEPS_BETWEEN = 20  # steps between two moments, about; more in long runs
 MOST_MOMENTS = 30
-# Answers that only `watch` needs take at most this share of the time of training, as far as it can be foreseen.
+# The answers that only `watch` generates take at most this share of the expected training time.
 SHARE_OF_TIME = 0.02
 QUESTION_LINES, ANSWER_LINES = 2, 3
 WRONG, RIGHT, ELSEWHERE = "red", "green", "yellow"
@@ -46,26 +46,26 @@ class Watch:
     def __init__(self, evaluator: PolicyEvaluator, progress: StepProgress, asks: bool) -> None:
         """
         Args:
-            asks: whether the policy is asked at moments at which the run itself does not ask it.
+            asks: whether to generate answers at steps at which the run itself generates none.
         """
         self.evaluator, self.progress, self.asks = evaluator, progress, asks
         self.examples, self.rewards = evaluator.examples[:2], evaluator.rewards
         self.before = {line["question"]: line["completion"] for line in read_transcripts(evaluator.run_dir)[:2]}
         self.shown = 0
-        self.seconds = 0.0  # spent on answers that only this asks for
+        self.seconds = 0.0  # spent on answers that only this class needs
 
     @classmethod
     def of(cls, config: Config, evaluator: PolicyEvaluator, progress: StepProgress) -> "Watch | None":
-        """What `config` asks for in this process; None if nothing is shown."""
+        """The watch of this process; None if nothing is to be shown."""
         if not config.watch or console.quiet or not distributed.is_main_process():
             return None
         return cls(evaluator, progress, asks=config.device == "cpu" and not distributed.weights_are_sharded())
 
     def after_step(self, step: int, last_step: int, train_seconds: float) -> None:
-        """Show an answer after `step`, if there is one or if it is to be generated.
+        """Show an answer after `step`, if the run has generated one, or if there is time to generate one.
 
         Args:
-            train_seconds: those of the steps so far.
+            train_seconds: the training time of the steps so far.
         """
         if not self.evaluator.has_answers(step):
             if not self._has_time(step, last_step, train_seconds):
@@ -109,11 +109,11 @@ class Watch:
 
 @dataclass(frozen=True)
 class WatchedAnswer:
-    """A question and the answers to it after some steps, in three to six lines of the terminal's width.
+    """A question and its answers after some steps, in three to six lines of the terminal's width.
 
     Attributes:
         answers: step -> its verdict, and the answer. All but the last are shown in one line.
-        tags: those of the answer format, which are tinted.
+        tags: the tags of the answer format; they are tinted.
     """
 
     question: str
