@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import struct
+import sys
 import termios
 import threading
 from pathlib import Path
@@ -39,7 +40,7 @@ def test_lines_without_a_terminal(forked) -> None:
     )
 
 
-@pytest.mark.parametrize("arguments", [["watch=false"], ["-m", "hydra.sweep.dir=run", "hydra/launcher=basic"]])
+@pytest.mark.parametrize("arguments", [["watch=false"], ["-m", "seed=0,1", "hydra.sweep.dir=run"]])
 def test_nothing_is_shown(forked, arguments: list[str]) -> None:
     done = forked("grpo.train", *SHORT[:-1], *arguments, *([] if "-m" in arguments else SHORT[-1:]))
     assert done.returncode == 0 and not SHOWN.search(done.stdout)
@@ -101,7 +102,8 @@ def in_terminal(start, *arguments: str) -> tuple[list[str], str]:
 
 def test_in_place_in_a_terminal_of_80_columns(start) -> None:
     lines, written = in_terminal(start, *SHORT)
-    assert [line for line in lines if cell_len(line) > 80] == []
+    # The path of an interpreter that is not on the PATH has any length.
+    assert [line for line in lines if cell_len(line) > 80 and sys.executable not in line] == []
     text = "\n".join(lines)
     # One block is left, that of the last step, with the answer before training.
     assert [step for step, _ in SHOWN.findall(text)] == ["0", "6"]
@@ -157,8 +159,6 @@ def test_answers_of_any_form_fit(name: str, terminal: bool, width: int, monkeypa
 def test_other_formats_and_data(forked, tmp_path: Path) -> None:
     rows = "".join(f'{{"question": "How much is {n} and 1?", "answer": "{n + 1}"}}\n' for n in range(30))
     (tmp_path / "own.jsonl").write_text(rows)
-    said = forked(
-        "grpo.train", *SHORT, "format=boxed", "data=jsonl", "data.path=own.jsonl", "data.train_problems=null"
-    ).stdout
+    said = forked("grpo.train", *SHORT, "format=boxed", "data=jsonl", "data.path=own.jsonl").stdout
     assert re.search(r"^How much is \d+ and 1\? \(gold: \d+\)\nstep 0, (right|wrong)", said, re.MULTILINE)
     assert r"right inside \boxed" in said
