@@ -21,6 +21,7 @@ from grpo.tasks.generated import is_held_out, take_split
 # The steps of the showcase question, which is always held out.
 SHOWCASE_STEPS = ((60, "/", 20), (8, "*", 3), (120, "/", 24))
 WORD = re.compile(r"[^\W\d_]+|\d+")  # or a number
+MAX_NUMBER = 150  # of the default problems
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ def make_problem(rng: random.Random, max_number: int, min_steps: int, max_steps:
     return Problem(make.__name__, question, tuple(draw.steps), tuple(draw.lines), answer, held_out)
 
 
-def unfamiliar_words(questions: Sequence[str], max_number: int = 150) -> list[str]:
-    """The words of `questions` that no problem of two to four steps has, and the numbers above `max_number`."""
+def unfamiliar_words(questions: Sequence[str]) -> list[str]:
+    """The words of `questions` that no default problem has, and the numbers above `MAX_NUMBER`."""
 
     def is_familiar(word: str) -> bool:
         if word.isdecimal():
-            return len(word) <= len(str(max_number)) and int(word) <= max_number
+            return len(word) <= len(str(MAX_NUMBER)) and int(word) <= MAX_NUMBER
         return word.lower() in _words_of_problems()
 
     words = dict.fromkeys(word for question in questions for word in WORD.findall(question))
@@ -92,7 +93,7 @@ def _words_of_problems() -> frozenset[str]:
 
 
 def generate_problems(
-    held_out: bool, *, seed: int, max_number: int = 150, min_steps: int = 2, max_steps: int = 4
+    held_out: bool, *, seed: int, max_number: int = MAX_NUMBER, min_steps: int = 2, max_steps: int = 4
 ) -> Iterator[Problem]:
     """An endless sequence of distinct problems, held-out or training ones, the same for the same seed."""
     rng = random.Random(f"{seed} {held_out}")
