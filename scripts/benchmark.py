@@ -138,6 +138,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--policy", help="folder of the policy of tiny or real; for tiny, the script trains one without it"
     )
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="without a GPU: time the CPU instead of the clock, for a machine that other processes use as well; with "
+        "OMP_NUM_THREADS=1, or waiting threads are counted",
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -167,6 +173,8 @@ def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Non
             )
     if arguments.policy and not Path(arguments.policy, "config.json").is_file():
         parser.error(f"--policy {arguments.policy}: must be a folder with config.json and the weights of a policy")
+    if arguments.cpu_time and CUDA:
+        parser.error("--cpu-time does not count what a GPU computes")
     if arguments.steps is not None and arguments.steps < 2 and not arguments.memory_of:
         parser.error(f"--steps {arguments.steps}: quartiles need at least 2")
 
@@ -176,6 +184,7 @@ def measure_cases(arguments: argparse.Namespace, model: str) -> list[dict[str, A
     results: list[dict[str, Any]] = []
     names = arguments.arms
     for case in cases(model, arguments.policy):
+        case = replace(case, cpu_time=arguments.cpu_time)
         names = [name for name in names if not (case.forced and name == "continuous")]  # it ignores min_new_tokens
         figures = measure(case, names, arguments.steps)
         if "trl" in figures:  # later cases use the fastest settings of the first
@@ -225,7 +234,10 @@ def run_grid(arguments: argparse.Namespace) -> None:
     """Measure, print, store and draw the grid of every model."""
     path = arguments.out / "grid.json"
     every = [case for model in arguments.model for case in GRIDS[model].cases()]
-    every = [replace(case, policy=arguments.policy) if case.model == "tiny" else case for case in every]
+    every = [
+        replace(case, policy=arguments.policy if case.model == "tiny" else "", cpu_time=arguments.cpu_time)
+        for case in every
+    ]
     entries = measure_grid(every, arguments.arms, arguments.steps, not arguments.no_memory, path)
     for model in arguments.model:
         for table in grid_tables(model, entries):

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -93,11 +93,15 @@ class Case:
     prompt_tokens: int | None = None  # the length of every prompt; None: the prompts of the dataset as they are
     micro_batch_size: int = 1024
     policy: str = ""  # the folder of the policy of tiny or real; the others have random weights
+    cpu_time: bool = False  # times are seconds of the CPU, not of the clock
 
     def __str__(self) -> str:
         ends = "each of" if self.forced else "each of at most"
         prompts = f", prompts of {self.prompt_tokens}" if self.prompt_tokens else ""
-        return f"{self.model}: {self.prompts} x {self.num_generations} completions, {ends} {self.limit} tokens{prompts}"
+        return f"{self.model}: {self.prompts} x {self.num_generations} completions, {ends} {self.limit} tokens{prompts}{', CPU time' * self.cpu_time}"
+
+    def now(self) -> float:
+        return time.process_time() if self.cpu_time else now()
 
     @property
     def completions(self) -> int:
@@ -134,8 +138,8 @@ class Arm(TrainerCallback):
     is slow with more threads than cores.
     """
 
-    def __init__(self, name: str, trainer: Trainer) -> None:
-        self.name, self.trainer = name, trainer
+    def __init__(self, name: str, trainer: Trainer, now: Callable[[], float]) -> None:
+        self.name, self.trainer, self.now = name, trainer, now
         self.spent: dict[str, float] = {}
         self.tokens = 0
         self.steps: list[dict[str, float]] = []
@@ -153,9 +157,9 @@ class Arm(TrainerCallback):
         original = getattr(self.trainer, method)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            began = now()
+            began = self.now()
             result = original(*args, **kwargs)
-            self.spent[part] = self.spent.get(part, 0.0) + now() - began
+            self.spent[part] = self.spent.get(part, 0.0) + self.now() - began
             if part == "generation":
                 self.tokens += sum(map(len, result[0]))
             return result
@@ -164,9 +168,9 @@ class Arm(TrainerCallback):
 
     def step(self) -> None:
         """Run and time one optimizer step: from its beginning to the beginning of the next, including logging."""
-        self.spent, self.tokens, began = {}, 0, now()
+        self.spent, self.tokens, began = {}, 0, self.now()
         self.turn.switch()
-        step, generation = now() - began, self.spent["generation"]
+        step, generation = self.now() - began, self.spent["generation"]
         training = self.spent["training"] - self.spent["preparing"]
         other = step - generation - training
         self.steps.append(
@@ -258,7 +262,7 @@ def build_arm(name: str, case: Case, base: Any, folder: Path, *overrides: str) -
             return batch | {"advantages": 1.0 - 2.0 * (rows % 2)}
 
         trainer._generate_and_score_completions = score_with_signal
-    return Arm(name, trainer)
+    return Arm(name, trainer, case.now)
 
 
 def build_vllm_args(case: Case, *args: Any) -> GRPOConfig:

@@ -180,7 +180,7 @@ def grid_of(entries: Sequence[Entry]) -> Grid:
     """The grid that the entries, all of one model, belong to."""
     case = entries[0]["case"]
     grid = GRIDS[case["model"]]
-    return replace(grid, base=replace(grid.base, policy=case["policy"]))
+    return replace(grid, base=replace(grid.base, policy=case["policy"], cpu_time=case["cpu_time"]))
 
 
 def draw_grid(entries: Sequence[Entry], path: Path) -> None:
@@ -203,7 +203,7 @@ def draw_grid(entries: Sequence[Entry], path: Path) -> None:
                 draw_arm(above, below, line, name, unit)
             below.set_xlabel(labels[unit])
             below.sharex(above)
-            for ax, label in ((above, "seconds per step"), (below, "peak memory, GB")):
+            for ax, label in ((above, f"{'CPU ' * base.cpu_time}seconds per step"), (below, "peak memory, GB")):
                 if isfinite(ax.dataLim.y1):  # not with --no-memory
                     ax.set_ylim(0, 1.15 * ax.dataLim.y1)
                 ax.set_xlim(left=0)
