@@ -98,7 +98,9 @@ class Case:
     def __str__(self) -> str:
         ends = "each of" if self.forced else "each of at most"
         prompts = f", prompts of {self.prompt_tokens}" if self.prompt_tokens else ""
-        return f"{self.model}: {self.prompts} x {self.num_generations} completions, {ends} {self.limit} tokens{prompts}{', CPU time' * self.cpu_time}"
+        clock = ", CPU time" if self.cpu_time else ""
+        completions = f"{self.prompts} x {self.num_generations} completions, {ends} {self.limit} tokens"
+        return f"{self.model}: {completions}{prompts}{clock}"
 
     def now(self) -> float:
         return time.process_time() if self.cpu_time else now()
