@@ -7,7 +7,6 @@ import argparse
 import logging
 import shlex
 import sys
-from datetime import datetime
 from pathlib import Path
 
 from grpo.core import distributed
@@ -16,10 +15,10 @@ from grpo.core.errors import UserError, first_line
 from grpo.core.files import parse_file, parse_json_object
 from grpo.core.paths import display_path, path_argument, run_argument
 from grpo.core.process import check_process, guard_streams
-from grpo.core.run_log import RunLog, open_run_log
+from grpo.core.run_log import LOG_FORMAT, RunLog, open_run_log
 from grpo.core.signals import StoppedBySignal
 from grpo.runs.reproduction import numeric_differences, reproducible_settings
-from grpo.runs.run_dir import RunDir, link_latest, refuse_used, removed_if_unused, resolve_link
+from grpo.runs.run_dir import RunDir, link_latest, new_run_folder, refuse_used, removed_if_unused, resolve_link
 from grpo.runs.settings import read_settings, save_settings
 from grpo.runs.trust import refuse_links, require_trust
 
@@ -71,8 +70,7 @@ def run(folder: Path, out: Path, trusted: bool) -> list[str]:
     require_trust(folder, read_settings(folder), advice=advice, trusted=trusted)
     refuse_used(out, "--out FOLDER")
     refuse_links(out)
-    line = "[%(asctime)s][%(levelname)s] %(message)s"
-    logging.basicConfig(handlers=[RunLog(str(RunDir(out).train_log))], level=logging.INFO, format=line)
+    logging.basicConfig(handlers=[RunLog(str(RunDir(out).train_log))], level=logging.INFO, format=LOG_FORMAT)
     with removed_if_unused(out):
         out.mkdir(parents=True, exist_ok=True)
         with RunDir(out).locked():
@@ -83,7 +81,7 @@ def main() -> None:
     guard_streams()
     options = arguments()
     folder = resolve_link(options.run)
-    out = options.out or Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
+    out = options.out or new_run_folder()
     try:
         differences = run(folder, out, options.trust_run)
     except UserError as error:

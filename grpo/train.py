@@ -4,18 +4,29 @@ python -m grpo.train
 python -m grpo.train rewards=no_xmlcount num_generations=8
 python -m grpo.train experiment=gsm8k
 
+From Python: `grpo.train.run(grpo.compose(["num_generations=8"]))`, docs/python-api.md.
 A run: grpo/training/session.py, stage by stage. Its directory, start and resume: grpo/training/launch.py.
 """
 
+import shlex
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from grpo.config.application import Command, exit_with_message, hydra_job, is_multirun, run_hydra_app
+from grpo.config.application import (
+    Command,
+    exit_with_message,
+    hydra_job,
+    is_multirun,
+    job_overrides,
+    run_hydra_app,
+)
+from grpo.config.composition import checked_copy, load_config, overrides_of, to_dataclass, with_absolute_paths
 from grpo.config.groups import CONF
 from grpo.config.schema import Config
 from grpo.core import distributed
@@ -23,33 +34,96 @@ from grpo.core.console import error_message, quiet
 from grpo.core.device import free_memory
 from grpo.core.errors import UserError
 from grpo.core.process import guard_streams
+from grpo.core.redact import mask_overrides
+from grpo.runs.results import Results
 from grpo.runs.resume_arguments import expand_resume_arguments
-from grpo.runs.run_dir import removed_if_unused
+from grpo.runs.run_dir import RunDir, SweepDir, create_folder, new_run_folder, removed_if_unused, resolve_link
 from grpo.sweeps.launchers import exit_if_orphaned
 from grpo.sweeps.study import find_should_prune
-from grpo.training.launch import DISK_FULL, run_in_directory, run_worker, save_error_of_job
+from grpo.training.launch import DISK_FULL, Launch, run_in_directory, run_worker, save_error_of_job
+from grpo.training.process import undisturbed_process
 
 # The files in conf/hydra/launcher/ reuse the schemas of Hydra's plugins, which have the same names. Hydra warns that
 # matching by name is deprecated.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 
+def run(config: Config, folder: str | Path | None = None) -> Results:
+    """Train the run that `config` describes, as the command does, and return its results.
+
+    Afterwards the process is as before: its signal handlers, logging, environment, random numbers and torch settings.
+
+    Args:
+        config: from `grpo.compose`; its settings may have been changed since. With `resume`, a run is resumed.
+        folder: the run directory; by default outputs/DATE/TIME in the working directory.
+
+    Raises:
+        UserError: a mistake that the user can fix; the message says how.
+        StoppedBySignal: Ctrl-C or another signal came; the message names the command that resumes the run.
+    """
+    if not isinstance(config, Config):
+        raise TypeError(f"grpo.train.run takes the Config that grpo.compose returns, not {type(config).__name__}.")
+    if distributed.world_size() > 1:
+        raise UserError(
+            f"WORLD_SIZE={distributed.world_size()}: from Python a run has one process; for several, "
+            f"{distributed.launch_command()}."
+        )
+    overrides, config = overrides_of(config), checked_copy(config)
+    if config.resume is not None:
+        if folder is not None:
+            raise UserError(f"folder={str(folder)!r}: with resume a run stays in its folder; leave this out.")
+        overrides = [word for word in expand_resume_arguments(overrides) if not word.startswith("hydra.")]
+        folder = resolve_link(Path(config.resume).expanduser())
+    out = Path(folder).expanduser() if folder is not None else new_run_folder()
+    command = shlex.join(["python", "-m", "grpo.train", *mask_overrides(overrides)])
+    launch = Launch(overrides, command, folder_setting="folder=FOLDER", in_python=True)
+    with undisturbed_process(config.seed, RunDir(out).train_log), removed_if_unused(out):
+        create_folder(out, launch.folder_setting)
+        results = run_in_directory(config, out, launch)
+    return Results.of(out, results)
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def app(composed: DictConfig) -> None:
     """One run, or one job of a sweep."""
-    # `find_should_prune` is an argument because grpo.training must not import grpo.sweeps.
     hydra_config = HydraConfig.get()
     out = Path(hydra_config.runtime.output_dir)
     with hydra_job():
         if not is_multirun():
             with removed_if_unused(out):
-                run_in_directory(composed, out, hydra_config, find_should_prune)
+                run_in_directory(typed_settings(composed), out, launch_of_command(hydra_config))
             return
         with quiet(), save_error_of_job(out):
-            run_in_directory(composed, out, hydra_config, find_should_prune)
+            run_in_directory(typed_settings(composed), out, launch_of_command(hydra_config))
         distributed.release_workers()  # they still wait if the job failed before it was a run
         free_memory()
         exit_if_orphaned()
+
+
+def typed_settings(composed: DictConfig) -> Config:
+    """The settings of a new run, checked. With `resume`, only their names and types: the run has settings of its own.
+
+    Raises:
+        UserError: a setting is wrong.
+    """
+    if composed.get("resume") is not None:
+        return with_absolute_paths(to_dataclass(composed, Config))
+    return load_config(composed, Config)
+
+
+def launch_of_command(hydra_config: Any) -> Launch:
+    """How this command starts a run: Hydra's settings tell whether it is a job of a sweep, or a trial of a search."""
+    shares = is_multirun() and hydra_config.sweeper.get("share_evaluation")
+    arguments = shlex.join(mask_overrides(Command.current.arguments))
+    return Launch(
+        overrides=job_overrides(),
+        command=f"{distributed.launch_command()} {arguments}".rstrip(),
+        folder_setting="hydra.sweep.dir=FOLDER" if is_multirun() else "hydra.run.dir=FOLDER",
+        hydra_config=hydra_config,
+        is_job=is_multirun(),
+        should_prune=find_should_prune(hydra_config),
+        shared_completions=SweepDir(Path(hydra_config.sweep.dir)).shared_completions if shares else None,
+    )
 
 
 def main() -> None:

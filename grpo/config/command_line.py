@@ -159,7 +159,8 @@ def _check_completion(words: Sequence[str]) -> None:
     actions = [f"{action}={shell}" for action in ("install", "uninstall", "query") for shell in ("bash", "fish")]
     called_by_shell = "COMP_LINE" in os.environ
     if len(words) != 1 or words[0] not in actions or (words[0].startswith("query") and not called_by_shell):
-        program = shlex.join(["python", "-m", f"grpo.{Path(sys.argv[0]).stem}"])
+        name = Path(sys.argv[0]).stem
+        program = name if name == "grpo" else shlex.join(["python", "-m", f"grpo.{name}"])
         raise UserError(
             f"{' '.join(['--shell-completion', *words])}: say which shell, as in "
             f'eval "$({program} --shell-completion install=bash)"; bash also serves zsh, and there is install=fish.'

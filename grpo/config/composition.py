@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import Field, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,14 +22,19 @@ from omegaconf.errors import OmegaConfBaseException
 from grpo.config.data_settings import FILE_DATASETS
 from grpo.config.groups import CONF
 from grpo.config.hydra_errors import translate_errors, type_rule
-from grpo.config.keys import list_settings, schema_keys
-from grpo.config.overrides import quote_value
+from grpo.config.keys import flatten, list_settings, schema_keys
+from grpo.config.overrides import parse_overrides, quote_value
 from grpo.config.rules import SWEEPER_RULES
 from grpo.config.schema import TRL_SCALES, AnyConfig, AuditConfig, CommonConfig, Config, ModelConfig, SweeperConfig
 from grpo.config.unknown_settings import no_such_setting
 from grpo.config.validation import check_config, check_lists_and_paths, check_value
 from grpo.config.weights import to_weight_settings
-from grpo.core.environment_values import absolute_with_source, mark_environment_values, unset_variables
+from grpo.core.environment_values import (
+    absolute_with_source,
+    mark_environment_values,
+    to_interpolations,
+    unset_variables,
+)
 from grpo.core.errors import UserError, first_line, shorten
 
 Schema = TypeVar("Schema", bound=AnyConfig)
@@ -139,22 +144,71 @@ def load_sweeper(composed: DictConfig, schema: type[Sweeper]) -> Sweeper:
 
 @contextmanager
 def config_search_path() -> Iterator[None]:
-    """Let `compose` find `conf/`; inside a Hydra app of this project it already does."""
-    if GlobalHydra.instance().is_initialized():
+    """Let `compose` find `conf/`; inside a Hydra app of this project it already does, inside another it does not."""
+    hydra = GlobalHydra.instance().hydra
+    if hydra and any(
+        (element.path or "").removeprefix("file://") == str(CONF)
+        for element in hydra.config_loader.get_search_path().get_path()
+    ):
         yield
         return
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        yield
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = hydra
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
-    """The config of `python -m grpo.train <overrides>`.
+    """The config of `python -m grpo.train <overrides>`: every setting, checked, with absolute paths.
+
+    Args:
+        overrides: the settings to change and the groups to choose, as `["num_generations=8", "data=gsm8k"]`.
 
     Raises:
         UserError: an override of an unknown setting, or a value that is not allowed.
     """
+    if isinstance(overrides, str):
+        raise UserError(f"{shorten(overrides)}: overrides are a list, [{shorten(overrides)!r}].")
+    overrides = list(map(str, overrides))
+    parse_overrides(overrides)
+    if hydra := [override for override in overrides if override.lstrip("+~").startswith("hydra")]:
+        raise UserError(f"{shorten(hydra[0])}: a setting of Hydra itself, which only commands have.")
     with config_search_path(), translate_errors():
-        return load_config(hydra_compose("config", list(overrides)), Config)
+        config = load_config(hydra_compose("config", overrides), Config)
+    _set_origin(config, overrides)
+    return config
+
+
+def _set_origin(config: Config, overrides: Sequence[str]) -> None:
+    # Not a field, because it is no setting.
+    vars(config)["origin"] = list(overrides), flatten(asdict(config))
+
+
+def overrides_of(config: Config) -> list[str]:
+    """The overrides from which `config` was composed, then one for each setting that was changed since."""
+    overrides, composed = vars(config).get("origin") or vars(compose())["origin"]
+    settings = flatten(asdict(config))
+    changed = [
+        f"{'' if key in composed else '+'}{key}={_override_value(to_interpolations(value))}"
+        for key, value in settings.items()
+        if key not in composed or composed[key] != value
+    ]
+    return [*overrides, *changed, *(f"~{key}" for key in composed if key not in settings)]
+
+
+def _override_value(value: Any) -> str:
+    return quote_value(value) if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def checked_copy(config: Config) -> Config:
+    """A copy of a config that Python code may have changed, checked again.
+
+    Raises:
+        UserError: a value that is not allowed.
+    """
+    return config_from_saved(to_interpolations(asdict(config)), Config)
 
 
 def compose_audit(overrides: Sequence[str], folder: Path | None = None) -> AuditConfig:

@@ -34,7 +34,8 @@ def say(message: RenderableType) -> None:
     """Print a message to the terminal, and write it to the log without colours."""
     print_message(message, console)
     log_text = io.StringIO()
-    print_message(message, Console(file=log_text, width=100, highlight=False))
+    # In a notebook, rich would display it in place of writing it to the file.
+    print_message(message, Console(file=log_text, width=100, highlight=False, force_jupyter=False))
     log.info(log_text.getvalue().rstrip("\n"))
 
 

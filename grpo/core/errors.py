@@ -11,6 +11,10 @@ from typing import Any
 class UserError(Exception):
     """A mistake of the user. The message states what is wrong, the value, the rule, and what to type instead."""
 
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython prints for this exception: a notebook shows no traceback either."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def first_line(error: Exception) -> str:
     """The first line of an error message that is not blank, without its final full stop."""

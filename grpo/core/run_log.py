@@ -9,6 +9,8 @@ import os
 import warnings
 from io import TextIOWrapper
 
+LOG_FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # that of Hydra, which starts other runs
+
 
 class RunLog(logging.FileHandler):
     """The log handler of `train.log`.

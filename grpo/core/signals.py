@@ -35,6 +35,10 @@ class StoppedBySignal(BaseException):
     def __reduce__(self) -> tuple[type["StoppedBySignal"], tuple[int, str]]:
         return StoppedBySignal, (self.number, str(self))  # the process of a sweep job sends it, pickled
 
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython prints for this exception."""
+        return [f"{type(self).__name__}: {self}"]
+
     @property
     def name(self) -> str:
         return signal.Signals(self.number).name
@@ -48,6 +52,9 @@ os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 class SignalHandler:
     """A context manager: the first signal raises `StoppedBySignal`, a second signal ends the process immediately.
 
+    With `exits=False`, for a process that has more to do than the run, a second signal raises `StoppedBySignal` even
+    where the first one was deferred.
+
     Python runs a signal handler between two bytecode instructions, so a long call into a library delays it for minutes.
     Therefore a thread reads every signal from a pipe: it prints the notice, and ends the process at a second signal.
 
@@ -55,8 +62,9 @@ class SignalHandler:
         received: the first signal, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exits: bool = True) -> None:
         self.received: signal.Signals | None = None
+        self._exits = exits
         self._received_at = 0.0
         self._deferring_work = ""
         self._before: dict[signal.Signals, Any] = {}
@@ -98,6 +106,8 @@ class SignalHandler:
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             if not _is_repeat(number, self.received, self._received_at):
+                if not self._exits:
+                    raise StoppedBySignal(number)
                 os._exit(128 + number)
             return
         self.received, self._received_at = signal.Signals(number), time.monotonic()
@@ -111,8 +121,10 @@ class SignalHandler:
             number = byte[0]
             if number not in HANDLED_SIGNALS or (first and _is_repeat(number, first, at)):
                 continue
-            if first:
+            if first and self._exits:
                 os._exit(128 + number)
+            if first:
+                continue
             first, at = number, time.monotonic()
             if self._deferring_work and distributed.is_main_process():
                 notice = f"{signal.Signals(number).name}: {self._deferring_work}; a second one stops at once."

@@ -4,6 +4,7 @@ Called by commands that read finished runs and by sweeps. It does not know how r
 """
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,43 @@ from grpo.core.errors import UserError
 from grpo.core.files import parse_file, parse_json_object
 from grpo.runs.run_dir import RunDir
 from grpo.runs.saved_provenance import provenance_fault
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a run, as Python code reads them.
+
+    Attributes:
+        folder: the run directory.
+        before: the figures on the held-out problems before training, name -> value, as `accuracy`.
+        after: those of the trained policy.
+        difference: for each figure, the paired difference with its interval.
+        steps: optimizer steps.
+        stopped_by: the alarm that ended training early; None if all steps were trained.
+        content: all of `results.json`.
+    """
+
+    folder: Path
+    before: dict[str, Any]
+    after: dict[str, Any]
+    difference: dict[str, dict[str, Any]]
+    steps: int
+    stopped_by: str | None
+    content: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, folder: Path, content: dict[str, Any]) -> "Results":
+        """The results that `train_run` returns and `results.json` holds."""
+        return cls(
+            folder,
+            content["before"],
+            content["after"],
+            content["difference"],
+            content["steps"],
+            content.get("stopped_by"),
+            content,
+        )
+
 
 STOPPED_BY_PRUNING = "pruning"  # the value of `stopped_by` in results.json of a trial that a search ended early
 # The required keys of `results.json`.

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from grpo.config import overrides as typed_overrides
@@ -152,6 +153,24 @@ def refuse_used(folder: Path, setting: str) -> None:
         raise UserError(
             f"{display_path(folder)} holds a {content}, which is not overwritten; give another folder, {setting}."
         )
+
+
+def new_run_folder() -> Path:
+    """The directory of a new run where none is given: outputs/DATE/TIME, as `hydra.run.dir` in conf/config.yaml."""
+    return Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
+
+
+def create_folder(folder: Path, setting: str) -> None:
+    """
+    Raises:
+        UserError: the folder that `setting` gives cannot be created.
+    """
+    if fault := typed_overrides.folder_fault(str(folder)):
+        raise UserError(f"{setting.partition('=')[0]}={str(folder)!r}: {fault}.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be created: {error.strerror}; give another folder, {setting}.") from error
 
 
 @contextmanager

@@ -1,24 +1,22 @@
 """From composed settings to a run in its directory: take its lock, start or resume it, write its report.
 
-`grpo.train` calls `run_in_directory` for a run and for each job of a sweep, and `run_worker` in every process but the
-main one. Nothing here knows how a run trains: grpo/training/session.py does.
+`grpo.train` calls `run_in_directory` for a run, for each job of a sweep and for a run from Python, and `run_worker` in
+every process but the main one. Nothing here knows how a run trains: grpo/training/session.py does.
 """
 
 import errno
 import logging
-import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from grpo.config.application import Command, is_multirun, job_overrides
-from grpo.config.composition import config_from_saved, load_config, to_dataclass, with_absolute_paths
+from grpo.config.composition import config_from_saved
 from grpo.config.schema import Config
 from grpo.core import distributed
 from grpo.core.console import log, quiet, say
@@ -26,11 +24,12 @@ from grpo.core.errors import UserError, first_line
 from grpo.core.files import atomic_write
 from grpo.core.paths import display_path
 from grpo.core.progress import spinner
-from grpo.core.redact import mask_message, mask_overrides
+from grpo.core.redact import mask_message
 from grpo.core.run_log import open_run_log
 from grpo.core.signals import SignalHandler, StoppedBySignal, call_previous_handler
 from grpo.core.text import printable, replace_surrogates
 from grpo.runs.labels import resume_command, run_label, sweep_command
+from grpo.runs.results import read_results
 from grpo.runs.resume import (
     ResumePoint,
     find_checkpoint,
@@ -39,7 +38,7 @@ from grpo.runs.resume import (
     truncate_to_checkpoint,
 )
 from grpo.runs.resume_settings import require_same_job, resumed_config, resumed_overrides
-from grpo.runs.run_dir import RunDir, SweepDir, link_latest, refuse_used
+from grpo.runs.run_dir import RunDir, link_latest, refuse_used
 from grpo.runs.settings import save_settings
 from grpo.runs.trust import refuse_links
 from grpo.training.run_output import say_next_commands
@@ -47,8 +46,30 @@ from grpo.training.session import ShouldPrune, train_run
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# Maps Hydra's own settings to the pruning decision of a trial; None if the run is no trial, or is never pruned.
-FindShouldPrune = Callable[[DictConfig], ShouldPrune | None]
+
+@dataclass(frozen=True)
+class Launch:
+    """How a run is started: by a command, as a job of a sweep, or from Python.
+
+    Args:
+        overrides: the settings that were typed, each as NAME=VALUE.
+        command: the command that starts this run, for its provenance.
+        folder_setting: what gives the run another directory, for messages.
+        hydra_config: Hydra's own settings; None if Hydra has not started the run.
+        is_job: the run is a job of a sweep.
+        in_python: the process goes on after the run, so a second signal does not end it.
+        should_prune: decides after an evaluation whether a trial of a search ends early.
+        shared_completions: the folder in which the jobs of a sweep share completions; None if they do not.
+    """
+
+    overrides: Sequence[str]
+    command: str
+    folder_setting: str
+    hydra_config: DictConfig | None = None
+    is_job: bool = False
+    in_python: bool = False
+    should_prune: ShouldPrune | None = None
+    shared_completions: Path | None = None
 
 
 @contextmanager
@@ -69,26 +90,29 @@ def save_error_of_job(out: Path) -> Iterator[None]:
             partial.write_text(replace_surrogates(why), encoding="utf-8")
 
 
-def run_in_directory(composed: DictConfig, out: Path, hydra_config: Any, find_should_prune: FindShouldPrune) -> None:
-    """Start or resume a run in the directory `out`, while this process holds its lock.
+def run_in_directory(config: Config, out: Path, launch: Launch) -> dict[str, Any]:
+    """Start or resume a run in the directory `out`, while this process holds its lock; returns its results.
+
+    Args:
+        config: the settings of a new run; with `resume`, those of them that were typed replace the saved ones.
 
     Raises:
         UserError: a mistake that the user can fix, or a directory that cannot be written.
         StoppedBySignal: a signal came; the message names the command that resumes the run.
     """
-    refuse_links(out, trusted=bool(composed.get("trust_run")))  # the lock is a file in it
+    refuse_links(out, trusted=config.trust_run)  # the lock is a file in it
     try:
-        with RunDir(out).locked(), SignalHandler():  # for signals before and after training
-            _start_or_resume(composed, out, hydra_config, find_should_prune)
+        # The signal handler is for signals before and after training.
+        with RunDir(out).locked(), SignalHandler(exits=not launch.in_python):
+            return _start_or_resume(config, out, launch)
     except OSError as error:
         ours = error.filename is not None and Path(error.filename).is_relative_to(out)
         if not ours and error.errno not in DISK_FULL:
             raise
-        setting = "hydra.sweep.dir" if is_multirun() else "hydra.run.dir"
         advice = (
             f"To resume once it can be written: {resume_command(out)}"
             if RunDir(out).is_used()
-            else f"Give another directory, {setting}=FOLDER."
+            else f"Give another directory, {launch.folder_setting}."
         )
         raise UserError(
             f"{error.filename if ours else display_path(out)} cannot be written: {error.strerror}. {advice}"
@@ -99,69 +123,61 @@ def run_in_directory(composed: DictConfig, out: Path, hydra_config: Any, find_sh
         raise StoppedBySignal(stopped.number, f"Stopped by {stopped.name}{stopped}. {advice}") from stopped
 
 
-def _start_or_resume(composed: DictConfig, out: Path, hydra_config: Any, find_should_prune: FindShouldPrune) -> None:
-    overrides = job_overrides()
+def _start_or_resume(config: Config, out: Path, launch: Launch) -> dict[str, Any]:
+    overrides = list(launch.overrides)
     resume_point = None
-    if composed.get("resume") is not None:
-        config = resumed_config(out, with_absolute_paths(to_dataclass(composed, Config)), overrides)
+    if config.resume is not None:
+        config = resumed_config(out, config, overrides)
         overrides = resumed_overrides(out, overrides)
-    elif is_multirun() and RunDir(out).is_used():
-        config = require_same_job(out, load_config(composed, Config))
+    elif launch.is_job and RunDir(out).is_used():
+        config = require_same_job(out, config)
     else:
-        config = _settings_of_new_run(composed, out)
+        _refuse_used(out, launch.folder_setting)
     if RunDir(out).is_used():
         resume_point = _find_resume_point(out, config)
         if resume_point is None:
-            _report_finished_run(out)
-            return
+            _report_finished_run(out, launch)
+            return read_results(out) or {}
 
     def prepare_directory() -> None:
         open_run_log()
         if resume_point:
             truncate_to_checkpoint(resume_point)
-        save_settings(out, config, overrides, None if resume_point else hydra_config)
-        if not is_multirun():
+        save_settings(out, config, overrides, None if resume_point else launch.hydra_config)
+        if not launch.is_job:
             link_latest(out)
 
-    arguments = shlex.join(mask_overrides(Command.current.arguments))
-    command = sweep_command(out) or f"{distributed.launch_command()} {arguments}".rstrip()
     checkpoint = resume_point.checkpoint if resume_point else None
     distributed.broadcast_run_dir(out, checkpoint, asdict(config))
-    train_run(
+    results = train_run(
         config,
         out,
         run_label(out, overrides),
-        command,
+        sweep_command(out) or launch.command,
         checkpoint,
-        find_should_prune(hydra_config),
+        launch.should_prune,
         prepare_directory,
-        _shared_completions(hydra_config),
+        launch.shared_completions,
+        exits=not launch.in_python,
     )
-    if not is_multirun():
+    if not launch.is_job:
         write_report(out)
         say_next_commands(out)
     RunDir(out).delete_previous()
+    return results
 
 
-def _shared_completions(hydra_config: Any) -> Path | None:
-    """The folder in which the jobs of this sweep share completions; None if they do not, or if this is no job."""
-    if not (is_multirun() and hydra_config.sweeper.get("share_evaluation")):
-        return None
-    return SweepDir(Path(hydra_config.sweep.dir)).shared_completions
-
-
-def _settings_of_new_run(composed: DictConfig, out: Path) -> Config:
+def _refuse_used(out: Path, folder_setting: str) -> None:
     """
     Raises:
-        UserError: the directory holds a run or a sweep, or a setting is wrong.
+        UserError: the directory of a new run holds a run or a sweep.
     """
     if RunDir(out).is_used():
         raise UserError(
             f"{display_path(out)} holds a run already. To resume it: {resume_command(out)}. For another: "
-            "hydra.run.dir=FOLDER."
+            f"{folder_setting}."
         )
-    refuse_used(out, "hydra.run.dir=FOLDER")
-    return load_config(composed, Config)
+    refuse_used(out, folder_setting)
 
 
 def _find_resume_point(out: Path, config: Config) -> ResumePoint | None:
@@ -169,8 +185,8 @@ def _find_resume_point(out: Path, config: Config) -> ResumePoint | None:
     return find_checkpoint_to_repair(out, config) if has_all_steps(out, config) else find_checkpoint(out, config)
 
 
-def _report_finished_run(out: Path) -> None:
-    if not (is_multirun() or RunDir(out).report_html.is_file()):
+def _report_finished_run(out: Path, launch: Launch) -> None:
+    if not (launch.is_job or RunDir(out).report_html.is_file()):
         write_report(out)
     RunDir(out).delete_previous()
     say(f"{display_path(out)} has all its steps already. For more: {resume_command(out)} max_steps=N")

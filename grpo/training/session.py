@@ -67,6 +67,7 @@ def train_run(
     should_prune: ShouldPrune | None = None,
     prepare_directory: Callable[[], None] = lambda: None,
     shared_completions: Path | None = None,
+    exits: bool = True,
 ) -> dict[str, Any]:
     """Train the run that `config` describes in the directory `out`; returns the content of `results.json`.
 
@@ -74,6 +75,7 @@ def train_run(
     trackers; `should_prune` decides after an evaluation whether a trial of a search ends early. `prepare_directory` is
     called in the main process once every check has passed, and is the first to write to the directory.
     `shared_completions` is a folder in which the jobs of a sweep share the completions of the untrained policy.
+    `exits`: a second signal ends the process.
 
     Raises:
         UserError: a mistake that the user can fix.
@@ -89,7 +91,7 @@ def train_run(
     try:
         # A second handler, because the stages call `deferred` and read `received`. That of `run_in_directory` is for
         # the time before and after training.
-        with SignalHandler() as signals:
+        with SignalHandler(exits) as signals:
             session.signals = signals
             session.evaluate_before()
             session.train()
