@@ -46,7 +46,14 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
 
 def test_what_is_public_is_described(site: Path) -> None:
     described = (site / "reference.html").read_text()
-    for name in ("grpo.rewards.reward", "grpo.config.schema.Config", "grpo.config.schema.ModelConfig"):
+    for name in (
+        "grpo.compose",
+        "grpo.train.run",
+        "grpo.load_run",
+        "grpo.rewards.reward",
+        "grpo.config.schema.Config",
+        "grpo.config.schema.ModelConfig",
+    ):
         assert f'id="{name}"' in described, name
 
 
