@@ -23,10 +23,12 @@ class SlotCache:
         positions: (S,) the position of that token.
         width: the number of columns in use.
         bias: (S, 1, 1, P + C) -inf in columns before a prompt, which is padded on the left, else 0.
-        keys, values: layer -> (S, H, P + C, D).
+        keys, values: layer -> (S or more, H, P + C, D).
     """
 
-    def __init__(self, prefill: PromptPrefill, max_new_tokens: int) -> None:
+    def __init__(self, prefill: PromptPrefill, max_new_tokens: int, max_slots: int) -> None:
+        """`max_slots`: the number of completions; more slots are never needed."""
+        self.max_slots = max_slots
         lengths, self.width = prefill.prompts.lengths, prefill.prompts.width
         self.ids, self.positions = prefill.last_ids.clone(), lengths.clone()
         self.longest = self.width + max_new_tokens
@@ -53,7 +55,7 @@ class SlotCache:
         if layer not in self.keys:  # every prompt is one token long
             shape = (slots, key.shape[1], self.longest, dim)
             self.keys[layer], self.values[layer] = value.new_zeros(shape), value.new_zeros(shape)
-        keys, values = self.keys[layer][:, :, : self.width], self.values[layer][:, :, : self.width]
+        keys, values = (states[layer][:slots, :, : self.width] for states in (self.keys, self.values))
         keys[:, :, -1].copy_(key)
         values[:, :, -1].copy_(value)
         # The query heads of a key head take the place of a sequence of queries.
@@ -66,9 +68,22 @@ class SlotCache:
         self.ids = ids
         self.positions.add_(1)
 
-    def select(self, parents: Tensor) -> None:
-        """Replace the slots by copies of the slots `parents` (S')."""
-        self.ids, self.positions, self.bias = self.ids[parents], self.positions[parents], self.bias[parents]
+    def add_copies(self, parents: Tensor) -> None:
+        """Add a slot for each of the slots `parents` (N,), with the same tokens."""
+        first, last = len(self.ids), len(self.ids) + len(parents)
         for states in (self.keys, self.values):
             for layer, tensor in states.items():
-                states[layer] = tensor.index_select(0, parents)
+                if last > len(tensor):  # room for more than these, because growing copies all slots
+                    room = min(2 * last, self.max_slots) - len(tensor)
+                    tensor = states[layer] = F.pad(tensor, (0, 0, 0, 0, 0, 0, 0, room))
+                filled = tensor[:, :, : self.width]
+                filled[first:last] = filled.index_select(0, parents)
+        self.ids, self.positions = (torch.cat((x, x[parents])) for x in (self.ids, self.positions))
+        self.bias = torch.cat((self.bias, self.bias[parents]))
+
+    def select(self, slots: Tensor) -> None:
+        """Retain the slots `slots` (S',) only."""
+        self.ids, self.positions, self.bias = self.ids[slots], self.positions[slots], self.bias[slots]
+        for states in (self.keys, self.values):
+            for tensor in states.values():
+                tensor[: len(slots), :, : self.width] = tensor[:, :, : self.width].index_select(0, slots)

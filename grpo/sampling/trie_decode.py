@@ -27,7 +27,7 @@ def decode_trie(
         prompt_of_row: for each of the B rows, the index of its prompt in `prefill`.
         uniforms: (B, C) in [0, 1), or None for greedy decoding.
     """
-    cache, device = SlotCache(prefill, max_new_tokens), prefill.last_ids.device
+    cache, device = SlotCache(prefill, max_new_tokens, len(prompt_of_row)), prefill.last_ids.device
     completions: list[list[int]] = [[] for _ in prompt_of_row]
     slot_of_row, unfinished = list(prompt_of_row), list(range(len(prompt_of_row)))
     slot = torch.tensor(slot_of_row, device=device)
@@ -45,17 +45,35 @@ def decode_trie(
         children: dict[tuple[int, int], list[int]] = {}
         for row in unfinished:
             children.setdefault((slot_of_row[row], tokens[row]), []).append(row)
-        parents = [parent for parent, _ in children]
-        diverged = len(children) > len(set(parents))
-        if diverged or (length % END_CHECK_INTERVAL == 0 and len(children) < len(cache.ids)):
-            cache.select(torch.tensor(parents, device=device))
-            slot_of_row = [0] * len(prompt_of_row)  # ended rows read slot 0 and ignore the result
-            for new_slot, rows in enumerate(children.values()):
-                for row in rows:
-                    slot_of_row[row] = new_slot
+        copied = _assign_slots(slot_of_row, children, len(cache.ids))
+        if copied:
+            cache.add_copies(torch.tensor(copied, device=device))
+        drop = length % END_CHECK_INTERVAL == 0 and len(children) < len(cache.ids)
+        if drop:
+            used = sorted({slot_of_row[row] for row in unfinished})
+            cache.select(torch.tensor(used, device=device))
+            renumbered = {slot: number for number, slot in enumerate(used)}
+            slot_of_row = [renumbered.get(slot, 0) for slot in slot_of_row]  # the tokens of ended rows are ignored
+        if copied or drop:
             slot = torch.tensor(slot_of_row, device=device)
         next_ids = [0] * len(cache.ids)
         for row in unfinished:
             next_ids[slot_of_row[row]] = tokens[row]
         cache.append(torch.tensor(next_ids, device=device))
     return completions
+
+
+def _assign_slots(slot_of_row: list[int], children: dict[tuple[int, int], list[int]], slots: int) -> list[int]:
+    """Change `slot_of_row` so that each child (slot, token) has its own slot; returns the slots to copy, in order.
+
+    The first child of a slot continues in it. Every other child gets a copy of the slot, numbered from `slots`.
+    """
+    continued: set[int] = set()
+    copied: list[int] = []
+    for (parent, _), rows in children.items():
+        if parent in continued:
+            for row in rows:
+                slot_of_row[row] = slots + len(copied)
+            copied.append(parent)
+        continued.add(parent)
+    return copied
