@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import struct
+import subprocess
 import sys
 import termios
 import threading
@@ -74,8 +75,11 @@ def test_moments(steps: int) -> None:
     assert max(gaps) - min(gaps) <= 1 and (steps > 600 or max(gaps) <= 30)
 
 
-def in_terminal(start, *arguments: str) -> tuple[list[str], str]:
-    """A run in a terminal of 80 columns: the lines that are left at its end, and everything that it wrote."""
+def in_terminal(folder: Path, *arguments: str) -> tuple[list[str], str]:
+    """A run in a terminal of 80 columns: the lines that are left at its end, and everything that it wrote.
+
+    In a process of its own: rich looks for a terminal when it is imported.
+    """
     primary, secondary = os.openpty()
     fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     written: list[bytes] = []
@@ -89,8 +93,10 @@ def in_terminal(start, *arguments: str) -> tuple[list[str], str]:
 
     reader = threading.Thread(target=read)
     reader.start()
-    process = start(*arguments, files={"stdout": os.ttyname(secondary)}, TERM="xterm-256color")
-    assert process.ended() == 0
+    command = [sys.executable, "-m", "grpo.train", *arguments]
+    environment = os.environ | {"TERM": "xterm-256color", "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(command, cwd=folder, stdout=secondary, stderr=subprocess.PIPE, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr
     os.close(secondary)
     reader.join()
     os.close(primary)
@@ -100,8 +106,8 @@ def in_terminal(start, *arguments: str) -> tuple[list[str], str]:
     return [line.rstrip() for line in screen.display], b"".join(written).decode()
 
 
-def test_in_place_in_a_terminal_of_80_columns(start) -> None:
-    lines, written = in_terminal(start, *SHORT)
+def test_in_place_in_a_terminal_of_80_columns(tmp_path) -> None:
+    lines, written = in_terminal(tmp_path, *SHORT)
     # The path of an interpreter that is not on the PATH has any length.
     assert [line for line in lines if cell_len(line) > 80 and sys.executable not in line] == []
     text = "\n".join(lines)
@@ -115,7 +121,7 @@ def test_in_place_in_a_terminal_of_80_columns(start) -> None:
 
 def test_both_accuracies_and_the_next_commands(forked, tmp_path) -> None:
     said = forked("grpo.train", *SHORT[:-1]).stdout
-    assert re.search(r"answers right inside <answer> .*\. Answers right as last number .*\.\n", said)
+    assert re.search(r"answers right inside <answer> .*, and answers right as last number .*\.\n", said)
     commands = re.findall(r"^[a-z ]+  (\S+ -m grpo\..*)$", said[said.index("\nNext:\n") :], re.MULTILINE)
     assert [command.split("-m ")[1] for command in commands] == [
         "grpo.sample outputs/latest",
