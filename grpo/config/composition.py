@@ -173,10 +173,10 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"{shorten(overrides)}: overrides are a list, [{shorten(overrides)!r}].")
     overrides = list(map(str, overrides))
     parse_overrides(overrides)
-    if hydra := [override for override in overrides if override.lstrip("+~").startswith("hydra")]:
-        raise UserError(f"{shorten(hydra[0])}: a setting of Hydra itself, which only commands have.")
     with config_search_path(), translate_errors():
         config = load_config(hydra_compose("config", overrides), Config)
+    if hydra := [override for override in overrides if override.lstrip("+~").startswith("hydra")]:
+        raise UserError(f"{shorten(hydra[0])}: a setting of Hydra itself, which only commands have.")
     _set_origin(config, overrides)
     return config
 

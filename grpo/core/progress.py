@@ -51,7 +51,7 @@ def progress(title: str, total: int, lasting: bool = True, unit: str = "") -> It
         with _DrawnBars(title, total, unit, transient=not lasting) as bars:
             yield _DrawnBar(bars)
     else:
-        printed = _PrintedBar(title, total, unit, lasting)
+        printed = _PrintedBar(title, total, lasting)
         with print_repeatedly(printed.line, LINE_INTERVAL_SECONDS) as printed.print_now:
             yield printed
 
@@ -101,13 +101,14 @@ class _PrintedBar(Bar):
 
     print_now: Callable[[], None]
 
-    def __init__(self, title: str, total: int, unit: str, lasting: bool) -> None:
-        self.title, self.total, self.unit, self.lasting = title, total, unit, lasting
+    def __init__(self, title: str, total: int, lasting: bool) -> None:
+        self.title, self.total, self.lasting = title, total, lasting
         self.started, self.finished, self.tenths, self.text = time.monotonic(), 0, 0, ""
 
     def line(self) -> str:
-        count = f"{self.finished}/{self.total} {self.unit}".rstrip()
-        return f"{self.title} {count}  {time.monotonic() - self.started:.0f} s  {self.text}".rstrip()
+        return (
+            f"{self.title} {self.finished}/{self.total}  {time.monotonic() - self.started:.0f} s  {self.text}".rstrip()
+        )
 
     def __call__(self, count: int, text: str, phase: str = "") -> None:
         self.finished, self.text = self.finished + count, ", ".join(filter(None, (phase.strip(), text)))

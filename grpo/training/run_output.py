@@ -4,6 +4,7 @@ The session calls it. It computes no figure.
 """
 
 import shlex
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def say_results(
     if at_k := {name: difference for name, difference in differences.items() if name.startswith("pass@")}:
         say("pass@k: the problems that are right at least once in k samples")
         say(comparison_table(("before", "after"), before.figures, after.figures, at_k, after.labels))
-    say(" ".join(changes_sentences(results, after.labels)))
+    say(textwrap.fill(" ".join(changes_sentences(results, after.labels)), 80))
     steps = f"{results['steps']} {plural(results['steps'], 'step')}"
     if results["stopped_by"]:
         steps += f" of {max_steps} (ended by {results['stopped_by']})"

@@ -177,7 +177,7 @@ def test_the_figures_are_those_of_the_rewards(rollout, tokenizer) -> None:
     right = [f"The answer is {example.gold}." == text for example, text in zip(EXAMPLES, texts, strict=True)]
     assert figures["accuracy_flexible"] >= sum(right) / 128 > 0
     assert [count for count, _ in told] == [50, 50, 28]
-    strict, flexible = (f"{figures[name]:.0%}" for name in ("accuracy_strict", "accuracy_flexible"))
+    strict, flexible = (f"{figures[name]:.1%}" for name in ("accuracy_strict", "accuracy_flexible"))
     assert told[-1][1] == f"right {strict} inside <answer>, {flexible} as last number"
     # Wilson's interval for shares, a bootstrap for the rest.
     k = round(figures["accuracy_flexible"] * 128)

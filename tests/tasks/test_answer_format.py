@@ -158,9 +158,9 @@ def test_types_of_answers_in_each_format(
             "format.answer=a b: must be the name of a tag without brackets, as in think: letters A to Z, digits, _, . "
             "and -, a letter first, at most 40 characters, and not true or false.",
         ),
-        (["format.reasoning=réason"], "format.reasoning=réason: must be the name of a tag without brackets, "),
-        (["format.reasoning=思考"], "format.reasoning=思考: must be the name of a tag without brackets, "),
-        (["format.reasoning=<think>"], "format.reasoning=<think>: must be the name of a tag without brackets, "),
+        (['format.reasoning="réason"'], "format.reasoning=réason: must be the name of a tag without brackets, "),
+        (['format.reasoning="思考"'], "format.reasoning=思考: must be the name of a tag without brackets, "),
+        (['format.reasoning="<think>"'], "format.reasoning=<think>: must be the name of a tag without brackets, "),
         (["format.reasoning=true"], "format.reasoning=True: must be the name of a tag without brackets, "),
         ([f"format.answer={41 * 'a'}"], f"format.answer={41 * 'a'}: must be the name of a tag without brackets, "),
         (["format.name=boxed"], "format.name=boxed: set format=boxed instead, without format.reasoning and format.ans"),

@@ -58,7 +58,7 @@ def test_a_tag_that_the_prompt_opens_is_scored_and_shown(train, tmp_path, capsys
         answers[when].startswith("<reasoning>\n") for answers in results["examples"] for when in ("before", "after")
     )
     assert (
-        f"after</small><pre>{highlight_tags(results['examples'][0]['after'], DEFAULT_FORMAT.tags)}"
+        f'<pre tabindex="0">{highlight_tags(results["examples"][0]["after"], DEFAULT_FORMAT.tags)}'
         in write_run_report(out).read_text()
     )
     evaluated(f"run={out}", "name=again")
