@@ -7,17 +7,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from grpo.config.schema import ModelConfig
 from grpo.core.console import console, error_message, print_message
-from grpo.core.errors import UserError, shorten
+from grpo.core.errors import UserError
 from grpo.core.paths import run_argument
 from grpo.core.process import check_process, guard_streams
 from grpo.core.tables import answers_table
 from grpo.loaded_run import load_run
-from grpo.policy.hub import EMBEDDED_PREFIX
 from grpo.runs.settings import read_finished_run_config
 from grpo.tasks.answer_format import answer_format_of
-from grpo.tasks.arithmetic import unfamiliar_words
+from grpo.tasks.embedded_policy import embedded_policy_note
 
 
 def print_answers(folder: Path, questions: list[str], max_tokens: int | None, trusted: bool = False) -> None:
@@ -30,18 +28,10 @@ def print_answers(folder: Path, questions: list[str], max_tokens: int | None, tr
     answers = run.answers(questions, max_tokens)
     config = read_finished_run_config(run.folder)
     tags = answer_format_of(config.format).tags
-    if about_policy := embedded_policy_note(config.model, list(answers["question"])):
+    if about_policy := embedded_policy_note(config.model.path, list(answers["question"])):
         print_message(about_policy, console)
     for question, before, after in zip(*(answers[name] for name in ("question", "before", "after")), strict=True):
         print_message(answers_table(question, {"before": before, "after": after}, tags), console)
-
-
-def embedded_policy_note(model: ModelConfig, questions: list[str]) -> str | None:
-    """What the embedded policy knows, if a question is about something else; None for other policies."""
-    if not model.path.startswith(EMBEDDED_PREFIX) or not (unfamiliar := unfamiliar_words(questions)):
-        return None
-    words = ", ".join(shorten(word, 30) for word in unfamiliar[:6]) + ", ..." * (len(unfamiliar) > 6)
-    return f"The embedded policy knows only word problems of data=arithmetic, numbers up to 150. New to it: {words}"
 
 
 def main() -> None:

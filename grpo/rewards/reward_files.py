@@ -4,7 +4,7 @@ Called by `build_rewards` (grpo/rewards/stack.py). grpo/rewards/scoring.py reads
 knows nothing of weights and scores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from grpo.core.errors import UserError
@@ -51,3 +51,15 @@ def load_reward_files(files: Sequence[str]) -> None:
                 f"import reward', on the line above {' or '.join(functions) or 'a function'}."
             )
         REWARD_SOURCES.update(dict.fromkeys(REWARDS.keys() - known_rewards, file))
+
+
+def unused_file_notes(used: Collection[str]) -> list[str]:
+    """For each loaded file none of whose rewards is in `used`: what to type so that one is."""
+    rewards_of_file: dict[Path, list[str]] = {}
+    for name, file in REWARD_SOURCES.items():
+        rewards_of_file.setdefault(file.path, []).append(name)
+    return [
+        f"reward_files: no reward of {path.name} is used. Add +rewards.{sorted(names)[0]}=1, or another weight."
+        for path, names in rewards_of_file.items()
+        if not set(names) & set(used)
+    ]

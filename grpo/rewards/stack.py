@@ -214,7 +214,8 @@ def _check_reward(name: str, weight: Weight) -> None:
         for file in REWARD_SOURCES.values():
             if name in file.functions():
                 raise UserError(f"rewards.{name}: in {file.path}, {name} has no decorator; write @reward above it.")
-        raise UserError(f"rewards.{name}: there is no reward '{name}'.{suggest_name(name, REWARDS)}")
+        own = "" if REWARD_SOURCES else " One of your own also needs reward_files=[FILE.py]."
+        raise UserError(f"rewards.{name}: there is no reward '{name}'.{suggest_name(name, REWARDS)}{own}")
     values = [weight.start, weight.end] if isinstance(weight, WeightSchedule) else [weight]
     if not all(abs(value) <= MAX_WEIGHT for value in values):
         raise UserError(

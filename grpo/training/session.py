@@ -34,6 +34,7 @@ from grpo.evaluation.storage import load_evaluation
 from grpo.policy.chat_template import TemplateFraming
 from grpo.policy.requirements import lora_learning_rate_warning, slow_bfloat16_warning
 from grpo.reports.headline import changes_sentences
+from grpo.rewards.reward_files import unused_file_notes
 from grpo.rewards.reward_state import state_notes
 from grpo.rewards.stack import rewards_of
 from grpo.runs.labels import RunLabel
@@ -41,6 +42,7 @@ from grpo.runs.provenance import collect_provenance
 from grpo.runs.results import STOPPED_BY_PRUNING
 from grpo.runs.run_dir import RunDir
 from grpo.runs.signature import sign
+from grpo.tasks.embedded_policy import embedded_policy_note
 from grpo.training.environment import check_environment
 from grpo.training.policy_evaluator import PolicyEvaluator, answers_before_and_after
 from grpo.training.run_inputs import load_policy, load_problems, prepare_libraries
@@ -144,12 +146,15 @@ class Session:
         self.rewards = rewards_of(config)
         self.batch = check_environment(config)
         say(banner(to_interpolations(config), self.rewards, self.batch, self.run_dir.path))
-        for note in state_notes(self.rewards.weights):
+        for note in (*state_notes(self.rewards.weights), *unused_file_notes(self.rewards.weights)):
             say(Text(note, style="yellow"))
         for warning in (slow_bfloat16_warning(config), lora_learning_rate_warning(config)):
             if warning:
                 say(warning)
         self.splits = load_problems(config, self.rewards)
+        questions = [example.question for example in self.splits.train[:20]]
+        if about_policy := embedded_policy_note(config.model.path, questions):
+            say(Text(f"{about_policy}. Choose another policy with model.path=.", style="yellow"))
         prepare_libraries(config)
         from grpo.sampling.build import build_sampler
 
