@@ -11,6 +11,7 @@ from grpo.core.metric_names import ACCURACY_FLEXIBLE, ACCURACY_STRICT
 from grpo.core.text import plural
 from grpo.runs.run_dir import RunDir
 from grpo.runs.saved_run import SavedRun
+from grpo.tasks.answer_types import describe_correctness
 
 
 class Answer(NamedTuple):
@@ -36,14 +37,7 @@ class SavedAnswer(NamedTuple):
     question: str
     gold: str
     completion: str
-    is_right: bool
-    is_right_in_any_format: bool
-
-    @property
-    def verdict(self) -> str:
-        if self.is_right:
-            return "right"
-        return "right in another format" if self.is_right_in_any_format else "wrong"
+    verdict: str
 
 
 def saved_answers(run: SavedRun, when: str) -> list[SavedAnswer]:
@@ -52,6 +46,7 @@ def saved_answers(run: SavedRun, when: str) -> list[SavedAnswer]:
     Args:
         when: `before` or `after`.
     """
+    labels = run.accuracy_labels
     columns = ["question", "gold", "completion", ACCURACY_STRICT, ACCURACY_FLEXIBLE]
     try:
         table = pd.read_parquet(RunDir(run.folder).evaluation_table(when), columns=["problem", "sample", *columns])
@@ -59,7 +54,7 @@ def saved_answers(run: SavedRun, when: str) -> list[SavedAnswer]:
     except (OSError, ValueError, KeyError):
         return []
     return [
-        SavedAnswer(str(question), str(gold), str(completion), bool(strict), bool(flexible))
+        SavedAnswer(str(question), str(gold), str(completion), describe_correctness(strict, flexible, labels))
         for question, gold, completion, strict, flexible in first.itertuples(index=False)
     ]
 

@@ -89,7 +89,7 @@ def test_the_arms_answer_the_same_problems_folded_under_their_names(sweep) -> No
     page = page_of(sweep)
     assert page.count("<details>") == 2 and "<details open" not in page
     said = text(page)
-    assert "rewards=no_correctness seed 0: right, wrong, right in another format" in said
+    assert "rewards=no_correctness seed 0: right; wrong; right, but not inside" in said
     for job in (0, 2):
         for problem in range(3):
             assert f"Q{problem} Gold: 1." in said and f"<b>&lt;answer&gt;</b>\n{job}/{problem}\n" in page
