@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from grpo.core.console import error_message
 from grpo.core.errors import UserError
 from grpo.core.paths import path_argument, run_argument
-from grpo.core.process import check_process, guard_streams
+from grpo.core.process import guard_streams, prepare_process
 from grpo.reports.calculator_server import HOST, PAGE, listen
 
 if TYPE_CHECKING:  # imported when there are settings or a run: the page alone needs none of their libraries
@@ -161,7 +161,7 @@ def main() -> None:
     guard_streams()
     arguments = parse_arguments()
     try:
-        check_process()
+        prepare_process()
         serve(arguments)
     except UserError as error:
         sys.exit(error_message(f"error: {error}"))

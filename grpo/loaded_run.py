@@ -13,7 +13,7 @@ from grpo.config.schema import CommonConfig, Config, ModelConfig
 from grpo.core.console import console, print_message
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import parse_file, parse_json_object, read_json_lines
-from grpo.core.progress import spinner
+from grpo.core.progress import importing, spinner
 from grpo.core.run_log import quiet_libraries
 from grpo.policy.hub import is_loaded_from_hub, prepare_hub
 from grpo.runs.results import Results, read_results
@@ -180,7 +180,7 @@ class LoadedRun:
             config.max_completion_length = max_tokens
         answers: dict[str, list[str]] = {}
         with undisturbed_process(config.seed):
-            with spinner("importing PyTorch and Transformers"):
+            with importing("PyTorch and Transformers"):
                 prepare_to_load(config.model)
                 from grpo.evaluation.generation import generate_greedily
                 from grpo.policy.compatibility import prepare_policy
@@ -224,7 +224,7 @@ class LoadedRun:
         Raises:
             UserError: a file of the run is damaged.
         """
-        with spinner("importing Matplotlib"):
+        with importing("Matplotlib"):
             from grpo.reports.run_report import write_run_report
         with spinner("drawing the report"):
             return write_run_report(self.folder)

@@ -25,7 +25,7 @@ from grpo.core.console import error_message, say
 from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path
-from grpo.core.progress import spinner
+from grpo.core.progress import importing, spinner
 from grpo.core.redact import mask_overrides
 from grpo.core.signals import SignalHandler, StoppedBySignal
 from grpo.core.text import plural
@@ -66,7 +66,7 @@ def run(config: PreflightConfig, out: Path, command: str) -> list[Advice]:
     print_forecast(forecast)
     print_verdict(forecast, advice)
     save_forecast(folder, forecast, advice, {"command": command, "provenance": facts})
-    with spinner("importing Matplotlib"):
+    with importing("Matplotlib"):
         from grpo.reports.preflight_report import write_preflight_report  # it imports Matplotlib
     with spinner("drawing the report"):
         write_preflight_report(folder.preflight_html, forecast, advice, command, facts)

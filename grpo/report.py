@@ -15,7 +15,7 @@ from pathlib import Path
 from grpo.core.console import error_message, say
 from grpo.core.errors import UserError
 from grpo.core.paths import display_path, path_argument, run_argument
-from grpo.core.process import check_process, guard_streams
+from grpo.core.process import guard_streams, prepare_process
 from grpo.core.progress import spinner
 from grpo.reports.baseline import choose_baseline
 from grpo.reports.power import power_table
@@ -33,7 +33,7 @@ def main() -> None:
     guard_streams()
     arguments = parse_arguments()
     try:
-        check_process()
+        prepare_process()
         if arguments.power:
             say(power_table(arguments.folder, arguments.baseline))
             return

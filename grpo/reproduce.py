@@ -14,7 +14,7 @@ from grpo.core.console import error_message, say
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import parse_file, parse_json_object
 from grpo.core.paths import display_path, path_argument, run_argument
-from grpo.core.process import check_process, guard_streams
+from grpo.core.process import guard_streams, prepare_process
 from grpo.core.run_log import LOG_FORMAT, RunLog, open_run_log
 from grpo.core.signals import StoppedBySignal
 from grpo.runs.reproduction import numeric_differences, reproducible_settings
@@ -64,7 +64,7 @@ def reproduce(folder: Path, out: Path) -> list[str]:
 
 def run(folder: Path, out: Path, trusted: bool) -> list[str]:
     """Check the folders, then `reproduce` while this process holds the lock of `out`."""
-    check_process()
+    prepare_process()
     distributed.init_process()
     advice = "If you trust whoever made it, add --trust-run."
     require_trust(folder, read_settings(folder), advice=advice, trusted=trusted)

@@ -10,7 +10,7 @@ from pathlib import Path
 from grpo.core.console import console, error_message, print_message
 from grpo.core.errors import UserError
 from grpo.core.paths import run_argument
-from grpo.core.process import check_process, guard_streams
+from grpo.core.process import guard_streams, prepare_process
 from grpo.core.tables import answers_table
 from grpo.loaded_run import load_run
 from grpo.runs.settings import read_finished_run_config
@@ -47,7 +47,7 @@ def main() -> None:
     if arguments.max_tokens is not None and arguments.max_tokens < 1:
         parser.error(f"--max-tokens {arguments.max_tokens}: must be at least 1")
     try:
-        check_process()
+        prepare_process()
         print_answers(arguments.run, arguments.questions, arguments.max_tokens, arguments.trust_run)
     except UserError as error:
         sys.exit(error_message(f"error: {error}"))

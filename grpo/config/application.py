@@ -3,8 +3,6 @@
 Called by the commands `grpo/*.py`. It must not know what they do.
 """
 
-import atexit
-import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +21,7 @@ from grpo.config.hydra_settings import checked_hydra_config
 from grpo.config.schema import AnyConfig
 from grpo.core.console import error_message, log
 from grpo.core.errors import UserError
-from grpo.core.process import check_process, guard_streams
+from grpo.core.process import guard_streams, prepare_process
 from grpo.core.redact import mask_message
 from grpo.core.signals import StoppedBySignal
 from grpo.core.text import printable
@@ -95,10 +93,8 @@ def exit_with_message(schema: type[AnyConfig], interrupted: str) -> Iterator[Non
     # Makes Hydra raise its errors instead of printing a traceback; this function prints the message.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     guard_streams()
-    # Otherwise Python's garbage collection visits the objects of PyTorch at exit, which takes seconds.
-    atexit.register(gc.freeze)
     try:
-        check_process()
+        prepare_process()
         with translate_errors(schema):
             yield
         if Command.current.error:

@@ -1,9 +1,11 @@
 """The process of a command: its standard streams, working directory and command line.
 
-Every command calls `guard_streams`, then `check_process`, before anything else. It does not know what a run is.
+Every command calls `guard_streams`, then `prepare_process`, before anything else. It does not know what a run is.
 """
 
+import atexit
 import errno
+import gc
 import io
 import logging
 import os
@@ -86,12 +88,14 @@ def python_command() -> str:
     return shlex.quote(display_path(Path(sys.executable).absolute()))
 
 
-def check_process() -> None:
-    """Check the working directory and the command line.
+def prepare_process() -> None:
+    """Check the working directory and the command line, and let the process end without garbage collection.
 
     Raises:
         UserError: the working directory was deleted, or an argument cannot be decoded.
     """
+    # At exit it would visit the objects of PyTorch and Transformers, which takes more than a second.
+    atexit.register(gc.freeze)
     try:
         os.getcwd()
     except FileNotFoundError as error:

@@ -17,7 +17,7 @@ from grpo.core.environment_values import to_interpolations
 from grpo.core.errors import UserError
 from grpo.core.files import file_sha256, parse_file, parse_json_object
 from grpo.core.paths import display_path
-from grpo.core.progress import progress, spinner
+from grpo.core.progress import importing, progress, spinner
 from grpo.core.run_log import quiet_libraries
 from grpo.evaluation.completion_files import CompletionJournal, read_completions
 from grpo.evaluation.description import protocol_differences
@@ -89,8 +89,9 @@ def prepare_evaluation(subject: Subject) -> Callable[[], StoredEvaluation]:
 
 
 def _import_libraries() -> None:
-    with spinner("importing PyTorch and Transformers"):
+    with importing("PyTorch and Transformers"):
         quiet_libraries()
+        import grpo.sampling.build  # noqa: F401  # with it, all that a sampler needs
 
 
 def _protocol_identity(protocol: dict[str, Any]) -> str:

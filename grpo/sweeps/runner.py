@@ -22,7 +22,7 @@ from grpo.core import distributed
 from grpo.core.console import print_message
 from grpo.core.errors import UserError, first_line
 from grpo.core.paths import display_path
-from grpo.core.progress import spinner
+from grpo.core.progress import importing, spinner
 from grpo.core.signals import SignalHandler, StoppedBySignal
 from grpo.core.tables import run_header
 from grpo.core.text import plural
@@ -186,7 +186,7 @@ class SweepRunner:
         Raises:
             UserError: a job has no result.
         """
-        with spinner("importing Matplotlib"):
+        with importing("Matplotlib"):
             # Imported here because Matplotlib takes a second, and the jobs come first.
             from grpo.reports.sweep_findings import verdict
             from grpo.reports.sweep_report import write_sweep_report

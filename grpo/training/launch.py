@@ -23,7 +23,7 @@ from grpo.core.console import log, quiet, say
 from grpo.core.errors import UserError, first_line
 from grpo.core.files import atomic_write
 from grpo.core.paths import display_path
-from grpo.core.progress import spinner
+from grpo.core.progress import importing, spinner
 from grpo.core.redact import mask_message
 from grpo.core.run_log import open_run_log
 from grpo.core.signals import SignalHandler, StoppedBySignal, call_previous_handler
@@ -194,7 +194,7 @@ def _report_finished_run(out: Path, launch: Launch) -> None:
 
 def write_report(out: Path) -> None:
     """Write the report of a run and print its path."""
-    with spinner("importing Matplotlib"):
+    with importing("Matplotlib"):
         from grpo.reports.run_report import write_run_report  # it imports Matplotlib
     with spinner("drawing the report"):
         page = write_run_report(out)

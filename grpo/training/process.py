@@ -15,7 +15,7 @@ from typing import Any
 
 from grpo.core.device import free_memory
 from grpo.core.errors import UserError
-from grpo.core.progress import spinner
+from grpo.core.progress import importing
 from grpo.core.run_log import LOG_FORMAT, RunLog
 from grpo.rewards.process_state import restored_process_state
 
@@ -50,7 +50,7 @@ def undisturbed_process(seed: int, train_log: Path | None = None) -> Iterator[No
 
 @contextmanager
 def _restored(seed: int, train_log: Path | None) -> Iterator[None]:
-    with spinner("importing PyTorch"):
+    with importing("PyTorch"):
         import torch  # noqa: F401  # the settings of a library that is not imported cannot be restored
     environment, arguments = dict(os.environ), list(sys.argv)
     with ExitStack() as stack:

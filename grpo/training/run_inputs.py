@@ -9,7 +9,7 @@ from typing import Any
 from grpo.config.schema import Config
 from grpo.core.console import say
 from grpo.core.device import set_determinism, set_threads
-from grpo.core.progress import spinner
+from grpo.core.progress import importing, spinner
 from grpo.core.run_log import quiet_libraries
 from grpo.policy.hub import is_loaded_from_hub, prepare_hub
 from grpo.rewards.stack import RewardStack
@@ -55,7 +55,7 @@ def prepare_libraries(config: Config) -> None:
     """Import PyTorch and Transformers, and set their threads and their determinism."""
     if is_loaded_from_hub(config.model):
         prepare_hub()
-    with spinner("importing PyTorch and Transformers"):
+    with importing("PyTorch and Transformers"):
         quiet_libraries()
         import grpo.sampling.build  # noqa: F401  # with it, all that a sampler needs
     for note in notes_on_policy(config):

@@ -24,7 +24,7 @@ from grpo.core.errors import UserError
 from grpo.core.files import atomic_folder, write_json
 from grpo.core.metric_format import format_accuracies
 from grpo.core.metric_names import TRAIN_SECONDS, VALIDATION_PREFIX
-from grpo.core.progress import Bar, progress, spinner
+from grpo.core.progress import Bar, importing, progress, spinner
 from grpo.core.redact import redacted
 from grpo.core.signals import SignalHandler, StoppedBySignal
 from grpo.evaluation.difference import PairedDifference, paired_differences
@@ -285,7 +285,7 @@ class Session:
 
     def _build_trainer(self, cleanup: ExitStack) -> None:
         # TRL takes seconds to import; the evaluation before training is shown first.
-        with spinner("importing TRL"):
+        with importing("TRL"):
             from grpo.training.callbacks import EvaluateCallback, StopOnSignal
             from grpo.training.recorder import Recorder
             from grpo.training.trainer import build_trainer

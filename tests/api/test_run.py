@@ -1,5 +1,6 @@
 """A run from Python: the same numbers as a command, in a process that is as before."""
 
+import gc
 import logging
 import os
 import random
@@ -45,6 +46,7 @@ def process_state() -> dict[str, Any]:
         "streams": (sys.stdout, sys.stderr),
         "threads": set(threading.enumerate()),
         "torch": (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()),
+        "collection": (gc.isenabled(), gc.get_freeze_count()),
         "random": (random.getstate(), numpy.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()),
     }
 

@@ -177,7 +177,7 @@ def python(code: str, *arguments: str | bytes, **environment: str) -> subprocess
     ],
 )
 def test_an_argument_that_the_locale_cannot_read(argument: str | bytes, environment, message: str) -> None:
-    done = python("from grpo.core.process import check_process; check_process()", argument, **environment)
+    done = python("from grpo.core.process import prepare_process; prepare_process()", argument, **environment)
     assert (done.returncode == 0) == (message == "")
     assert message in done.stderr
 

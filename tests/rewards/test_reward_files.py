@@ -179,6 +179,7 @@ CHANGES = {
     "torch.set_default_dtype(torch.float64)": "torch.get_default_dtype()",
     "torch.set_default_device('meta')": "torch.get_default_device()",
     "torch.use_deterministic_algorithms(True)": "torch.are_deterministic_algorithms_enabled()",
+    "torch.utils.deterministic.fill_uninitialized_memory = False": "torch.utils.deterministic.fill_uninitialized_memory",
     "torch.autograd.set_detect_anomaly(True)": "torch.is_anomaly_enabled()",
     "torch.set_num_threads(7)": "torch.get_num_threads()",
     "torch.set_float32_matmul_precision('medium')": "torch.get_float32_matmul_precision()",
