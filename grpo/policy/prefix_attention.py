@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_mask, flex_attention
 
-from grpo.policy.ragged_rows import RaggedRows
+from grpo.policy.ragged_rows import RaggedRows, RowParts, gather
 
 BLOCK = 128  # tokens of a block of `BlockMask`, the default of PyTorch
 # The fewest blocks of a row. torch.compile takes sizes that are equal in its first call for one size, and compiles
@@ -33,32 +33,35 @@ class SdpaAttention:
         group: (B,) the number of the prompt of each completion.
 
     Attributes:
-        mask: (B, 1, C, P + C) the keys that each query of a completion attends to.
+        parts: the rows of completions, with little padding.
+        keys: for each part, (R, P + W) the packed tokens whose keys its rows get: the prompt, then the completion.
+        masks: for each part, (R, 1, Q, P + W) the keys that each query attends to.
     """
 
     takes_common_tokens = True
 
     def __init__(self, prompts: RaggedRows, completions: RaggedRows, group: Tensor) -> None:
-        self.prompts, self.completions, self.group = prompts, completions, group
-        prompt_part = prompts.mask[group][:, None, None].expand(-1, -1, completions.width, -1)
-        causal = completions.columns <= completions.columns[:, None]
-        self.mask = torch.cat((prompt_part, causal.expand(len(group), 1, -1, -1)), -1)
+        self.prompts, self.parts = prompts, RowParts(completions)
+        prompt_tokens, split = prompts.source.view(prompts.rows, -1), len(prompts.real)
+        self.keys, self.masks = [], []
+        for rows, columns, source in zip(self.parts.rows, self.parts.columns, self.parts.source, strict=True):
+            self.keys.append(torch.cat((prompt_tokens[group[rows]], split + source), 1))
+            in_prompt = prompts.mask[group[rows]][:, None].expand(-1, columns.shape[1], -1)
+            causal = completions.columns[: source.shape[1]] <= columns[..., None]
+            self.masks.append(torch.cat((in_prompt, causal), -1)[:, None])
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """(T, heads, D), and twice (T, H, D) with H key heads -> (T, heads, D)."""
         split = len(self.prompts.real)
-        prompt_query, prompt_key, prompt_value = (self.prompts.pad(states[:split]) for states in (query, key, value))
         prompt_output = query[:split]
         if split:  # 0 if every prompt has only one token
-            prompt_output = self.prompts.unpad(
-                _sdpa(prompt_query, prompt_key, prompt_value, None, scale, is_causal=True)
-            )
-        own_query = self.completions.pad(query[split:])
-        own_key, own_value = (self.completions.pad_keys(states[split:]) for states in (key, value))
-        keys = torch.cat((prompt_key[self.group], own_key), 2)
-        values = torch.cat((prompt_value[self.group], own_value), 2)
-        completion_output = self.completions.unpad(_sdpa(own_query, keys, values, self.mask, scale))
-        return torch.cat((prompt_output, completion_output))
+            own = [self.prompts.pad(states[:split]) for states in (query, key, value)]
+            prompt_output = self.prompts.unpad(_sdpa(own[0], own[1], own[2], None, scale, is_causal=True))
+        outputs = [
+            _sdpa(own_query, gather(key, tokens), gather(value, tokens), mask, scale)
+            for own_query, tokens, mask in zip(self.parts.pad(query[split:]), self.keys, self.masks, strict=True)
+        ]
+        return torch.cat((prompt_output, self.parts.unpad(outputs)))
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, is_causal: bool = False) -> Tensor:

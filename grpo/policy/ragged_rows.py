@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# The number of the last part of `RowParts`, which has the rows with an eighth of the most tokens, or fewer.
+LAST_PART = 3
+
 
 class RaggedRows:
     """B rows of unequal length: conversion between packed, (T, ...), and padded on the right, (B, W, ...).
@@ -25,7 +28,6 @@ class RaggedRows:
         mask: (B, W) whether a place of the padded grid is a token of its own row.
         real: (T,) the index of each packed token in the flat padded grid.
         source: (B*W,) the index of the packed token that each place of the flat padded grid receives.
-        has_common_tokens: whether a packed token is in several rows.
     """
 
     def __init__(self, lengths: Tensor, owner: Tensor | None = None) -> None:
@@ -40,28 +42,73 @@ class RaggedRows:
             numbers = numbers.view(self.rows, self.width).gather(0, owner).flatten()
         self.source = numbers.clamp(min=0)
         self.real = self.mask.flatten().nonzero()[:, 0]
-        self.has_common_tokens = len(self.real) < int(lengths.sum())
 
     def pad(self, packed: Tensor) -> Tensor:
-        """(T, heads, D) -> (B, heads, W, D). Padding contains copies of other tokens, so attention must mask it.
-
-        For queries: `unpad` takes the output of a token in its own row only, so only that place has a gradient.
-        """
-        return self._by_head(_PadRows.apply(packed, self.source, self.real))
-
-    def pad_keys(self, packed: Tensor) -> Tensor:
-        """As `pad`, for keys and values: the gradient of a token is the sum over all rows that have it."""
-        padding = _PadCommonRows if self.has_common_tokens else _PadRows
-        return self._by_head(padding.apply(packed, self.source, self.real))
-
-    def _by_head(self, padded: Tensor) -> Tensor:
-        return padded.view(self.rows, self.width, *padded.shape[1:]).transpose(1, 2)
+        """(T, heads, D) -> (B, heads, W, D). Padding contains copies of other tokens, so attention must mask it."""
+        padded = _PadRows.apply(packed, self.source, self.real)
+        return padded.view(self.rows, self.width, *packed.shape[1:]).transpose(1, 2)
 
     def unpad(self, padded: Tensor) -> Tensor:
         """(B, heads, W, D) -> (T, heads, D)"""
         grid = padded.transpose(1, 2).reshape(self.rows * self.width, padded.shape[1], padded.shape[3])
         unpadded: Tensor = _UnpadRows.apply(grid, self.source, self.real, self.mask)
         return unpadded
+
+
+class RowParts:
+    """Rows with common tokens, divided into parts by the number of tokens that they own: little padding in each part.
+
+    A token that several rows have is owned by one of them (`owner` of `RaggedRows`); the tokens that a row owns are its
+    last ones. In a part, the rows own at most twice as many tokens as the others, except in the last, which has all
+    short rows. Rows that own no token are in no part.
+
+    Shapes: part p has R rows, of which the longest has W tokens, and the one that owns the most owns Q tokens.
+
+    Attributes:
+        rows: for each part, (R,) the numbers of its rows.
+        columns: for each part, (R, Q) the column of each owned token in its row.
+        source: for each part, (R, W) the packed token in each column of a row.
+    """
+
+    def __init__(self, ragged: RaggedRows) -> None:
+        owned = ragged.mask.sum(1)
+        first = owned.cumsum(0) - owned  # the packed index of the first token of each row
+        halvings = (owned.max() / owned).log2().floor().clamp(max=LAST_PART)  # infinite, thus LAST_PART, without tokens
+        self.rows, self.columns, self.source, queries, masks = [], [], [], [], []
+        for part in range(LAST_PART + 1):
+            rows = ((halvings == part) & (owned > 0)).nonzero()[:, 0]
+            if len(rows):
+                count, length = owned[rows][:, None], ragged.lengths[rows]
+                place = torch.arange(int(count.max()), device=rows.device)
+                self.rows.append(rows)
+                self.columns.append(length[:, None] - count + place)
+                self.source.append(ragged.source.view(ragged.rows, -1)[rows, : int(length.max())])
+                queries.append((first[rows][:, None] + torch.minimum(place, count - 1)).flatten())
+                masks.append((place < count).flatten())
+        self._queries, self._mask = torch.cat(queries), torch.cat(masks)
+        self._real = torch.empty_like(ragged.real)
+        self._real[self._queries[self._mask]] = self._mask.nonzero()[:, 0]
+
+    def pad(self, packed: Tensor) -> list[Tensor]:
+        """(T, heads, D) -> for each part, (R, heads, Q, D): owned tokens. Padding has copies of other tokens."""
+        padded = _PadRows.apply(packed, self._queries, self._real)
+        parts = padded.split([columns.numel() for columns in self.columns])
+        return [
+            part.view(*columns.shape, *packed.shape[1:]).transpose(1, 2)
+            for part, columns in zip(parts, self.columns, strict=True)
+        ]
+
+    def unpad(self, parts: list[Tensor]) -> Tensor:
+        """For each part, (R, heads, Q, D) -> (T, heads, D)"""
+        flat = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts])
+        unpadded: Tensor = _UnpadRows.apply(flat, self._queries, self._real, self._mask)
+        return unpadded
+
+
+def gather(packed: Tensor, index: Tensor) -> Tensor:
+    """Keys or values (T, heads, D) and token numbers (R, W) -> (R, heads, W, D). A token may be in several places."""
+    gathered: Tensor = _Gather.apply(packed, index.flatten())
+    return gathered.view(*index.shape, *packed.shape[1:]).transpose(1, 2)
 
 
 class _PadRows(torch.autograd.Function):
@@ -77,23 +124,21 @@ class _PadRows(torch.autograd.Function):
         return grad.index_select(0, ctx.real), None, None
 
 
-class _PadCommonRows(torch.autograd.Function):
-    # The gradient of padding is zero here too, so it can be added to any token.
+class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, packed: Tensor, source: Tensor, real: Tensor) -> Tensor:
-        ctx.source, ctx.tokens = source, len(real)
-        return packed.index_select(0, source)
+    def forward(ctx: Any, packed: Tensor, index: Tensor) -> Tensor:
+        ctx.index, ctx.tokens = index, len(packed)
+        return packed.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        # On a CPU `scatter_add_` with an expanded index is several times as fast as `index_add_`.
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         flat = grad.flatten(1)
-        index = ctx.source[:, None].expand_as(flat)
-        return (
-            flat.new_zeros(ctx.tokens, flat.shape[1]).scatter_add_(0, index, flat).view(-1, *grad.shape[1:]),
-            None,
-            None,
-        )
+        total = flat.new_zeros(ctx.tokens, flat.shape[1])
+        if grad.device.type == "cpu":  # where it is several times as fast as `index_put_`
+            total.scatter_add_(0, ctx.index[:, None].expand_as(flat), flat)
+        else:  # which adds numbers of 16 bits in float32
+            total.index_put_((ctx.index,), flat, accumulate=True)
+        return total.view(-1, *grad.shape[1:]), None
 
 
 class _UnpadRows(torch.autograd.Function):

@@ -25,7 +25,7 @@ from grpo.policy.prefix_sharing import (
     enable_prefix_sharing,
     forward_packed,
 )
-from grpo.policy.ragged_rows import RaggedRows
+from grpo.policy.ragged_rows import RaggedRows, RowParts, gather
 
 SIZE = {
     "vocab_size": 50,
@@ -130,12 +130,19 @@ def test_padding_and_its_gradient() -> None:
     assert torch.autograd.gradcheck(lambda x: ragged.unpad(ragged.pad(x) ** 2), packed)
 
 
-def test_rows_with_common_tokens_and_their_gradient() -> None:
-    # The first two tokens of row 1 are those of row 0, and all of row 2 are those of row 1.
-    ragged = RaggedRows(torch.tensor([2, 4, 3]), torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 2]]))
-    packed = torch.randn(4, 2, 4, dtype=torch.float64, requires_grad=True)
-    padded = ragged.pad_keys(packed)
-    assert torch.equal(padded[2, :, :3], torch.stack((packed[0], packed[1], packed[2]), 1))
-    torch.testing.assert_close(ragged.unpad(ragged.pad(packed)), packed)
-    real = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]])[:, None, :, None]
-    assert torch.autograd.gradcheck(lambda x: (ragged.pad_keys(x) ** 2) * real, packed)
+def test_parts_of_rows_with_common_tokens_and_their_gradient() -> None:
+    # Rows 0 and 1 own 9 and 5 tokens, row 2 the last of 6, row 3 none, row 4 the last two of 4.
+    lengths = torch.tensor([9, 5, 6, 6, 4])
+    owner = torch.tensor([[0] * 9, [1] * 9, [1] * 5 + [2] * 4, [1] * 5 + [2] * 4, [0, 0, *[4] * 7]])
+    ragged = RaggedRows(lengths, owner)
+    parts = RowParts(ragged)
+    assert [rows.tolist() for rows in parts.rows] == [[0, 1], [4], [2]]
+    assert [columns.tolist() for columns in parts.columns[1:]] == [[[2, 3]], [[5]]]
+    packed = torch.randn(17, 2, 4, dtype=torch.float64, requires_grad=True)
+    queries = parts.pad(packed)
+    assert torch.equal(queries[2][0, :, 0], packed[14]) and torch.equal(queries[1][0], packed[15:].transpose(0, 1))
+    torch.testing.assert_close(parts.unpad(queries), packed)
+    assert torch.autograd.gradcheck(lambda x: parts.unpad([part**2 for part in parts.pad(x)]), packed)
+    keys = gather(packed, parts.source[2])
+    assert torch.equal(keys[0], packed[9:15].transpose(0, 1))
+    assert torch.autograd.gradcheck(lambda x: gather(x, parts.source[0]) ** 2, packed)
