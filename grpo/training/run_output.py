@@ -3,6 +3,7 @@
 The session calls it. It computes no figure.
 """
 
+import re
 import shlex
 import textwrap
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from grpo.core.metric_format import ordered_metrics
 from grpo.core.metric_names import TRAIN_SECONDS
 from grpo.core.paths import display_path
 from grpo.core.process import python_command
+from grpo.core.redact import mask_overrides
 from grpo.core.tables import answers_table, comparison_table, key_value_table, run_header
 from grpo.core.text import plural
 from grpo.evaluation.difference import PairedDifference
@@ -115,16 +117,15 @@ def say_results(
     say(f"{steps} in {results[TRAIN_SECONDS]:.0f} s. Everything is in {display_path(out)}")
 
 
-def say_next_commands(out: Path) -> None:
-    """Print what to type after the run in `out`, as commands that can be copied."""
+def say_next_commands(out: Path, overrides: list[str]) -> None:
+    """Print what to type after the run in `out`, which `overrides` configured, as commands that can be copied."""
     python, run = python_command(), shlex.quote(display_path(latest_or(out)))
+    commands = {"ask the policy": f"{python} -m grpo.sample {run}"}
+    # The study replaces the rewards and the seed, and is an experiment itself.
+    if not any(re.match(r"[+~]*(rewards|reward_files|seed|experiment|resume|hydra)\b", word) for word in overrides):
+        study = shlex.join([*mask_overrides(overrides), "experiment=ablate_rewards"])
+        commands["find which reward did it"] = f"{python} -m grpo.train {study}"
+    commands["audit a stack"] = f"{python} -m grpo.audit rewards=verbatim"
+    commands["draw the figures"] = f"{python} -m grpo.report {run} --figures"
     say("\nNext:")
-    say(
-        key_value_table(
-            {
-                "ask the policy": f"{python} -m grpo.sample {run}",
-                "audit a stack": f"{python} -m grpo.audit rewards=verbatim",
-                "draw the figures": f"{python} -m grpo.report {run} --figures",
-            }
-        )
-    )
+    say(key_value_table(commands))

@@ -125,11 +125,14 @@ def test_both_accuracies_and_the_next_commands(forked, tmp_path) -> None:
     commands = re.findall(r"^[a-z ]+  (\S+ -m grpo\..*)$", said[said.index("\nNext:\n") :], re.MULTILINE)
     assert [command.split("-m ")[1] for command in commands] == [
         "grpo.sample outputs/latest",
+        f"grpo.train {shlex.join(SHORT[:-1])} experiment=ablate_rewards",
         "grpo.audit rewards=verbatim",
         "grpo.report outputs/latest --figures",
     ]
     for command in commands:
         _, _, module, *arguments = shlex.split(command)
+        if module == "grpo.train":  # the study takes minutes
+            arguments += ["--cfg", "hydra"]
         done = forked(module, *arguments)
         assert done.returncode == 0 and done.stdout, done.stderr
 
