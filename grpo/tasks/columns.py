@@ -128,9 +128,9 @@ def recognize_question(row: Row) -> str:
         return _only(present, "question", row)
     if _has_chat(row, by_name.get("messages", "")):
         return by_name["messages"]
-    raise UserError(
-        f"none of the columns {_listed(row)} has a known name of a question; type data.question_column=NAME."
-    )
+    knows_answer = any(name in by_name or _has(row, name) for names in ANSWER_NAMES for name in names)
+    columns = "data.question_column=NAME" + " data.answer_column=NAME" * (not knows_answer)
+    raise UserError(f"none of the columns {_listed(row)} has a known name of a question; type {columns}.")
 
 
 def recognize_answer(row: Row) -> str:

@@ -580,6 +580,11 @@ BAD = {
         {},
         "train.csv, row 1: none of the columns 'text', 'answer' has a known name of a question; type data.question_column=NAME.",
     ),
+    "neither": (
+        {"train.csv": [{"frage": "a", "loesung": 1}]},
+        {},
+        "known name of a question; type data.question_column=NAME data.answer_column=NAME.",
+    ),
     "no answer": (
         {"train.csv": [{"question": "a", "x": 1}]},
         {},
