@@ -22,6 +22,8 @@ BLOCK = 128  # tokens of a block of `BlockMask`, the default of PyTorch
 # The fewest blocks of a row. torch.compile takes sizes that are equal in its first call for one size, and compiles
 # again when they differ; hardly a model has 7 heads. With fewer than 128 queries, flex_attention uses another kernel.
 LEAST_BLOCKS = 7
+# Queries of a row that `SdpaAttention` computes together. The first of them attend to fewer keys than the last.
+QUERIES = 128
 
 
 class SdpaAttention:
@@ -35,7 +37,8 @@ class SdpaAttention:
     Attributes:
         parts: the rows of completions, with little padding.
         keys: for each part, (R, P + W) the packed tokens whose keys its rows get: the prompt, then the completion.
-        masks: for each part, (R, 1, Q, P + W) the keys that each query attends to.
+        masks: for each part, and for each block of at most `QUERIES` of its Q queries, (R, 1, q, P + w) the keys that
+            each query attends to; no query of the block attends to the keys that follow.
     """
 
     takes_common_tokens = True
@@ -46,9 +49,13 @@ class SdpaAttention:
         self.keys, self.masks = [], []
         for rows, columns, source in zip(self.parts.rows, self.parts.columns, self.parts.source, strict=True):
             self.keys.append(torch.cat((prompt_tokens[group[rows]], split + source), 1))
-            in_prompt = prompts.mask[group[rows]][:, None].expand(-1, columns.shape[1], -1)
-            causal = completions.columns[: source.shape[1]] <= columns[..., None]
-            self.masks.append(torch.cat((in_prompt, causal), -1)[:, None])
+            masks = []
+            for block in columns.split(QUERIES, 1):
+                in_prompt = prompts.mask[group[rows]][:, None].expand(-1, block.shape[1], -1)
+                width = min(int(block.max()) + 1, source.shape[1])
+                causal = completions.columns[:width] <= block[..., None]
+                masks.append(torch.cat((in_prompt, causal), -1)[:, None])
+            self.masks.append(masks)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """(T, heads, D), and twice (T, H, D) with H key heads -> (T, heads, D)."""
@@ -57,10 +64,14 @@ class SdpaAttention:
         if split:  # 0 if every prompt has only one token
             own = [self.prompts.pad(states[:split]) for states in (query, key, value)]
             prompt_output = self.prompts.unpad(_sdpa(own[0], own[1], own[2], None, scale, is_causal=True))
-        outputs = [
-            _sdpa(own_query, gather(key, tokens), gather(value, tokens), mask, scale)
-            for own_query, tokens, mask in zip(self.parts.pad(query[split:]), self.keys, self.masks, strict=True)
-        ]
+        outputs = []
+        for own_query, tokens, masks in zip(self.parts.pad(query[split:]), self.keys, self.masks, strict=True):
+            keys, values = gather(key, tokens), gather(value, tokens)
+            blocks = [
+                _sdpa(block, keys[:, :, : mask.shape[-1]], values[:, :, : mask.shape[-1]], mask, scale)
+                for block, mask in zip(own_query.split(QUERIES, 2), masks, strict=True)
+            ]
+            outputs.append(torch.cat(blocks, 2))
         return torch.cat((prompt_output, self.parts.unpad(outputs)))
 
 
