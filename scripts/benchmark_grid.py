@@ -148,6 +148,11 @@ def fit(line: Sequence[tuple[int, Entry]], arm: str) -> tuple[float, float, floa
     return slope, intercept, correlation(xs, ys) ** 2
 
 
+def milliseconds(slope: float) -> str:
+    """A slope with three digits."""
+    return f"{slope:,.0f} ms" if slope >= 100 else f"{slope:.3g} ms"
+
+
 def arm_names(entries: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys(name for entry in entries for name in entry["arms"]))
 
@@ -169,10 +174,10 @@ def grid_tables(model: str, entries: Sequence[Entry]) -> list[Table]:
         speed = f"{arms['trl']['step'] / arms['fast']['step']:.2f}x" if {"trl", "fast"} <= arms.keys() else ""
         row = [str(case.num_generations), str(case.limit), str(case.completions), *steps, speed, *memory]
         times.add_row(*row)
-    slopes = Table("ms per", *names, title=f"{model}: fitted slopes (R squared)")
+    slopes = Table("per", *names, title=f"{model}: fitted slopes (R squared)")
     for unit, line in grid_of(entries).lines(entries).items():
         fits = [fit(line, name) for name in names]
-        slopes.add_row(unit, *(f"{slope:.3g} ({r_squared:.3f})" for slope, _, r_squared in fits))
+        slopes.add_row(unit, *(f"{milliseconds(slope)} ({r_squared:.3f})" for slope, _, r_squared in fits))
     return [times, slopes]
 
 
@@ -228,7 +233,9 @@ def draw_arm(above: Any, below: Any, line: Sequence[tuple[int, Entry]], name: st
         [arm["quartiles"][1] - arm["step"] for _, arm in points],
     ]
     slope, intercept, _ = fit(line, name)
-    above.errorbar(xs, steps, errors, fmt="o", markersize=4, color=colour, label=f"{name}: {slope:.3g} ms per {unit}")
+    above.errorbar(
+        xs, steps, errors, fmt="o", markersize=4, color=colour, label=f"{name}: {milliseconds(slope)} per {unit}"
+    )
     above.plot([0, xs[-1]], [intercept / 1e3, (intercept + slope * xs[-1]) / 1e3], color=colour, linewidth=1)
     memory = [arm.get("peak_memory_bytes", float("nan")) / 1e9 for _, arm in points]
     below.plot(xs, memory, "o-", markersize=4, linewidth=1, color=colour)
