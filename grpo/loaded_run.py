@@ -224,7 +224,7 @@ class LoadedRun:
         Raises:
             UserError: a file of the run is damaged.
         """
-        with importing("Matplotlib"):
+        with spinner("importing Matplotlib"):
             from grpo.reports.run_report import write_run_report
         with spinner("drawing the report"):
             return write_run_report(self.folder)

@@ -24,7 +24,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def free_memory() -> None:
     """Free the memory of objects that only reference cycles keep alive, such as a trainer with its policy."""
-    gc.unfreeze()  # `importing` freezes not only what libraries have created
+    gc.unfreeze()  # `importing` also froze objects of the run, such as its session
     gc.collect()
     if torch := sys.modules.get("torch"):
         torch.cuda.empty_cache()
@@ -92,6 +92,6 @@ def set_determinism(device: str, deterministic: bool) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
     torch.use_deterministic_algorithms(deterministic or device == "cpu", warn_only=True)
-    # Otherwise torch fills every new tensor before its first use.
+    # With deterministic kernels torch would also fill the memory of every new tensor, which takes time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

@@ -94,7 +94,7 @@ def prepare_process() -> None:
     Raises:
         UserError: the working directory was deleted, or an argument cannot be decoded.
     """
-    # At exit it would visit the objects of PyTorch and Transformers, which takes more than a second.
+    # Garbage collection at exit would visit the objects of PyTorch and Transformers, which takes more than a second.
     atexit.register(gc.freeze)
     try:
         os.getcwd()

@@ -1,4 +1,5 @@
 """Progress of work: a bar for steps that can be counted, a spinner for other work; plain lines without a terminal.
+`importing` is the spinner for imports, without garbage collection.
 
 Commands, training and evaluation call it around work that takes longer than a second or two. It does not know what the
 work is.
@@ -180,6 +181,8 @@ def importing(libraries: str) -> Iterator[None]:
     objects that exist then, until `free_memory` at the end of a job.
     """
     modules, collects = len(sys.modules), gc.isenabled()
+    if gc.get_freeze_count():  # the libraries are left out already, so this is quick, and garbage is not frozen
+        gc.collect()
     with spinner(f"importing {libraries}"):
         gc.disable()
         try:

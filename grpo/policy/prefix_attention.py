@@ -22,7 +22,8 @@ BLOCK = 128  # tokens of a block of `BlockMask`, the default of PyTorch
 # The fewest blocks of a row. torch.compile takes sizes that are equal in its first call for one size, and compiles
 # again when they differ; hardly a model has 7 heads. With fewer than 128 queries, flex_attention uses another kernel.
 LEAST_BLOCKS = 7
-# Queries of a row that `SdpaAttention` computes together. The first of them attend to fewer keys than the last.
+# Queries of a row that `SdpaAttention` computes together. A block gets no keys after its last query, so the first
+# blocks compute fewer pairs.
 QUERIES = 128
 
 
@@ -66,7 +67,7 @@ class SdpaAttention:
             prompt_output = self.prompts.unpad(_sdpa(own[0], own[1], own[2], None, scale, is_causal=True))
         outputs = []
         for own_query, tokens, masks in zip(self.parts.pad(query[split:]), self.keys, self.masks, strict=True):
-            keys, values = gather(key, tokens), gather(value, tokens)
+            keys, values = (_repeat_heads(gather(states, tokens), query) for states in (key, value))
             blocks = [
                 _sdpa(block, keys[:, :, : mask.shape[-1]], values[:, :, : mask.shape[-1]], mask, scale)
                 for block, mask in zip(own_query.split(QUERIES, 2), masks, strict=True)
@@ -75,12 +76,17 @@ class SdpaAttention:
         return torch.cat((prompt_output, self.parts.unpad(outputs)))
 
 
+def _repeat_heads(states: Tensor, query: Tensor) -> Tensor:
+    """Keys or values (R, H, W, D), on CUDA repeated to the heads of `query` (T, heads, D).
+
+    As in transformers: with a mask, the fast CUDA kernels need one key head for each query head.
+    """
+    count = query.shape[1] // states.shape[1]
+    return states.repeat_interleave(count, 1) if count > 1 and states.device.type == "cuda" else states
+
+
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, is_causal: bool = False) -> Tensor:
     grouped = q.shape[1] != k.shape[1]
-    if grouped and mask is not None and q.device.type == "cuda":
-        # As in transformers: with a mask, the fast CUDA kernels need one key head for each query head.
-        k, v = (states.repeat_interleave(q.shape[1] // k.shape[1], 1) for states in (k, v))
-        grouped = False
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=grouped)
 
 

@@ -44,7 +44,10 @@ class RaggedRows:
         self.real = self.mask.flatten().nonzero()[:, 0]
 
     def pad(self, packed: Tensor) -> Tensor:
-        """(T, heads, D) -> (B, heads, W, D). Padding contains copies of other tokens, so attention must mask it."""
+        """(T, heads, D) -> (B, heads, W, D). Padding contains copies of other tokens, so attention must mask it.
+
+        The gradient of a token comes from its own row only; for keys of common tokens use `gather`.
+        """
         padded = _PadRows.apply(packed, self.source, self.real)
         return padded.view(self.rows, self.width, *packed.shape[1:]).transpose(1, 2)
 
@@ -59,14 +62,14 @@ class RowParts:
     """Rows with common tokens, divided into parts by the number of tokens that they own: little padding in each part.
 
     A token that several rows have is owned by one of them (`owner` of `RaggedRows`); the tokens that a row owns are its
-    last ones. In a part, the rows own at most twice as many tokens as the others, except in the last, which has all
+    last ones. In a part, a row owns less than twice as many tokens as any other, except in the last part, which has all
     short rows. Rows that own no token are in no part.
 
     Shapes: part p has R rows, of which the longest has W tokens, and the one that owns the most owns Q tokens.
 
     Attributes:
         rows: for each part, (R,) the numbers of its rows.
-        columns: for each part, (R, Q) the column of each owned token in its row.
+        columns: for each part, (R, Q) the column of each owned token in its row; in padding, columns after its end.
         source: for each part, (R, W) the packed token in each column of a row.
     """
 
@@ -90,7 +93,7 @@ class RowParts:
         self._real[self._queries[self._mask]] = self._mask.nonzero()[:, 0]
 
     def pad(self, packed: Tensor) -> list[Tensor]:
-        """(T, heads, D) -> for each part, (R, heads, Q, D): owned tokens. Padding has copies of other tokens."""
+        """(T, heads, D) -> for each part, (R, heads, Q, D): owned tokens. Padding has copies of a row's last token."""
         padded = _PadRows.apply(packed, self._queries, self._real)
         parts = padded.split([columns.numel() for columns in self.columns])
         return [
@@ -134,9 +137,11 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         flat = grad.flatten(1)
         total = flat.new_zeros(ctx.tokens, flat.shape[1])
-        if grad.device.type == "cpu":  # where it is several times as fast as `index_put_`
+        if grad.device.type == "cpu":
+            # On a CPU `scatter_add_` with an expanded index is several times as fast as `index_add_`.
             total.scatter_add_(0, ctx.index[:, None].expand_as(flat), flat)
-        else:  # which adds numbers of 16 bits in float32
+        else:
+            # On CUDA `index_put_` adds in one order, and `scatter_add_` in any.
             total.index_put_((ctx.index,), flat, accumulate=True)
         return total.view(-1, *grad.shape[1:]), None
 

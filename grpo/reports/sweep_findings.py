@@ -80,7 +80,13 @@ def _comparison_findings(sweep: SweepResults, baseline: Arm) -> list[str]:
     difference = f"the difference on {problems}, {_points(largest.difference)},"
     if clear:
         test = _test_of(largest, f"{_agreement(largest, baseline)}: {difference}")
-        return [f"{_fact(sweep, largest, baseline)}.", f"{test}.", *others, *untested, *_separation(sweep, largest)]
+        return [
+            f"{_fact(sweep, largest, baseline)}.",
+            f"{test}.",
+            *others,
+            *untested,
+            *_separation(sweep, largest, baseline),
+        ]
     effect = _clearest_effect(sweep, baseline)
     if largest.is_separate:
         among = f" among {len(tested)} comparisons" if len(tested) > 1 else ""
@@ -155,13 +161,15 @@ def _test_of(contrast: Contrast, subject: str) -> str:
     )
 
 
-def _separation(sweep: SweepResults, contrast: Contrast) -> list[str]:
+def _separation(sweep: SweepResults, contrast: Contrast, baseline: Arm) -> list[str]:
     """Whether every run of an arm lies below, or above, every other run; a fact without a test."""
     own = contrast.arm.values(PRIMARY_METRIC).values()
     rest = [v for arm in sweep.arms_with_runs if arm is not contrast.arm for v in arm.values(PRIMARY_METRIC).values()]
-    if max(own) < min(rest):
-        return [f"Each of its {len(own)} runs is below each of the {len(rest)} other runs."]
-    return [f"Each of its {len(own)} runs is above each of the {len(rest)} other runs."] if min(own) > max(rest) else []
+    side = "below" if max(own) < min(rest) else "above" if min(own) > max(rest) else None
+    if side is None:
+        return []
+    runs = f"{len(own)} runs with {_name(contrast, baseline)}"
+    return [f"Each of the {runs} is {side} each of the {len(rest)} other runs."]
 
 
 def _single_seeds(sweep: SweepResults, contrasts: list[Contrast], baseline: Arm) -> list[str]:

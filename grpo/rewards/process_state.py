@@ -127,10 +127,10 @@ def _protected_streams() -> Iterator[None]:
 
 @contextmanager
 def _restored_torch(torch: Any) -> Iterator[None]:
-    warn_only, fill = torch.is_deterministic_algorithms_warn_only_enabled(), torch.utils.deterministic
+    warn_only, module = torch.is_deterministic_algorithms_warn_only_enabled(), torch.utils.deterministic
     accessors = [
         (torch.are_deterministic_algorithms_enabled, partial(torch.use_deterministic_algorithms, warn_only=warn_only)),
-        (lambda: fill.fill_uninitialized_memory, partial(setattr, fill, "fill_uninitialized_memory")),
+        (lambda: module.fill_uninitialized_memory, partial(setattr, module, "fill_uninitialized_memory")),
         (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
         (torch.get_default_dtype, torch.set_default_dtype),
         (torch.get_num_threads, torch.set_num_threads),

@@ -30,7 +30,7 @@ def undisturbed_process(seed: int, train_log: Path | None = None) -> Iterator[No
     """A context in which a run is trained or its policy asked; afterwards the process is as before.
 
     Restored are what `restored_process_state` names, the environment, `sys.argv`, and logging. Libraries that are
-    imported inside stay imported.
+    imported inside stay imported, and no object is frozen (`gc.freeze`).
 
     Args:
         seed: of the random numbers inside.

@@ -121,9 +121,10 @@ def say_next_commands(out: Path, overrides: list[str]) -> None:
     """Print what to type after the run in `out`, which `overrides` configured, as commands that can be copied."""
     python, run = python_command(), shlex.quote(display_path(latest_or(out)))
     commands = {"ask the policy": f"{python} -m grpo.sample {run}"}
-    # The study replaces the rewards and the seed, and is an experiment itself.
-    if not any(re.match(r"[+~]*(rewards|reward_files|seed|experiment|resume|hydra)\b", word) for word in overrides):
-        study = shlex.join([*mask_overrides(overrides), "experiment=ablate_rewards"])
+    # The study sets rewards and seeds, is an experiment itself, and needs a folder of its own (`hydra`).
+    settings = r"[+~]*(rewards|reward_files|seed|experiment|hydra)\b"
+    if not any(re.match(settings, word) for word in overrides) and mask_overrides(overrides) == overrides:
+        study = shlex.join([*overrides, "experiment=ablate_rewards"])
         commands["find which reward did it"] = f"{python} -m grpo.train {study}"
     commands["audit a stack"] = f"{python} -m grpo.audit rewards=verbatim"
     commands["draw the figures"] = f"{python} -m grpo.report {run} --figures"

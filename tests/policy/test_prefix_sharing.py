@@ -17,6 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from grpo.policy import prefix_attention
 from grpo.policy.prefix_attention import FlexAttention, SdpaAttention
 from grpo.policy.prefix_sharing import (
     LogProbs,
@@ -62,7 +63,9 @@ def build(config) -> AutoModelForCausalLM:
     ],
     ids=lambda config: config.model_type,
 )
-def test_other_architectures_give_equal_log_probabilities(config: AutoConfig) -> None:
+@pytest.mark.parametrize("queries", [128, 2])
+def test_other_architectures_give_equal_log_probabilities(config: AutoConfig, queries: int, monkeypatch) -> None:
+    monkeypatch.setattr(prefix_attention, "QUERIES", queries)
     model = build(config)
     # Three prompts of different lengths, in mixed order. Of the completions of the first, one has no tokens, two begin
     # with the same two tokens, and one is the beginning of another; the second row begins like the first.
