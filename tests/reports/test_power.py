@@ -61,7 +61,7 @@ def test_without_a_sweep_the_spreads_are_measured_ones(monkeypatch, capsys) -> N
     rows = seeds_by_difference(said)
     assert "experiment=ablate_rewards, measured" in said and max(map(len, said.splitlines())) <= 80
     counts = [[int(cell) for cell in cells if cell != "–"] for cells in rows.values()]
-    assert counts == [[], [], [9], [5], [4], [3, 50], [3, 12], [3, 6]]
+    assert counts == [[], [], [11], [6], [4], [3, 54], [3, 12], [3, 6]]
 
 
 @pytest.mark.parametrize("count", [2, 5, 30])
