@@ -7,6 +7,7 @@ grpo sample outputs/latest
 Also `python -m grpo`. It imports only the module of the command that is typed.
 """
 
+import gc
 import os
 import sys
 from difflib import get_close_matches
@@ -60,6 +61,7 @@ def complete(arguments: list[str]) -> None:
 
     Hydra completes the settings of a command; the names of the commands are completed here.
     """
+    gc.disable()  # the process ends in half a second
     words = os.environ.get("COMP_LINE", "").split(" ")
     if not (arguments and arguments[0].startswith("query=") and len(words) > 1):
         return run("train", "grpo", ["--shell-completion", *arguments])
