@@ -149,7 +149,7 @@ def fit(line: Sequence[tuple[int, Entry]], arm: str) -> tuple[float, float, floa
 
 
 def milliseconds(slope: float) -> str:
-    """A slope with three digits."""
+    """A slope in milliseconds: three significant digits, from 100 on a whole number."""
     return f"{slope:,.0f} ms" if slope >= 100 else f"{slope:.3g} ms"
 
 
@@ -174,7 +174,7 @@ def grid_tables(model: str, entries: Sequence[Entry]) -> list[Table]:
         speed = f"{arms['trl']['step'] / arms['fast']['step']:.2f}x" if {"trl", "fast"} <= arms.keys() else ""
         row = [str(case.num_generations), str(case.limit), str(case.completions), *steps, speed, *memory]
         times.add_row(*row)
-    slopes = Table("per", *names, title=f"{model}: fitted slopes (R squared)")
+    slopes = Table("slope per", *names, title=f"{model}: fitted slopes (R squared)")
     for unit, line in grid_of(entries).lines(entries).items():
         fits = [fit(line, name) for name in names]
         slopes.add_row(unit, *(f"{milliseconds(slope)} ({r_squared:.3f})" for slope, _, r_squared in fits))

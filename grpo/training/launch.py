@@ -162,7 +162,7 @@ def _start_or_resume(config: Config, out: Path, launch: Launch) -> dict[str, Any
     )
     if not launch.is_job:
         write_report(out)
-        say_next_commands(out, overrides)
+        say_next_commands(out, config, overrides)
     RunDir(out).delete_previous()
     return results
 

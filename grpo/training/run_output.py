@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from rich.console import RenderableType
 
 from grpo.config.batch import BatchSplit, smaller_micro_batch
+from grpo.config.groups import CONF
 from grpo.config.samplers import ENGINES
 from grpo.config.schema import Config
 from grpo.core.console import say
@@ -117,13 +119,16 @@ def say_results(
     say(f"{steps} in {results[TRAIN_SECONDS]:.0f} s. Everything is in {display_path(out)}")
 
 
-def say_next_commands(out: Path, overrides: list[str]) -> None:
+def say_next_commands(out: Path, config: Config, overrides: list[str]) -> None:
     """Print what to type after the run in `out`, which `overrides` configured, as commands that can be copied."""
     python, run = python_command(), shlex.quote(display_path(latest_or(out)))
     commands = {"ask the policy": f"{python} -m grpo.sample {run}"}
-    # The study sets rewards and seeds, is an experiment itself, and needs a folder of its own (`hydra`).
+    # The study compares parts of the default stack. It sets rewards and seeds, is an experiment itself, and needs a
+    # folder of its own (`hydra`).
+    is_default = config.rewards == OmegaConf.load(CONF / "rewards" / "default.yaml")
     settings = r"[+~]*(rewards|reward_files|seed|experiment|hydra)\b"
-    if not any(re.match(settings, word) for word in overrides) and mask_overrides(overrides) == overrides:
+    is_set = any(re.match(settings, word) for word in overrides)
+    if is_default and not is_set and mask_overrides(overrides) == overrides:
         study = shlex.join([*overrides, "experiment=ablate_rewards"])
         commands["find which reward did it"] = f"{python} -m grpo.train {study}"
     commands["audit a stack"] = f"{python} -m grpo.audit rewards=verbatim"

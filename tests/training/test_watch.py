@@ -137,6 +137,22 @@ def test_both_accuracies_and_the_next_commands(forked, tmp_path) -> None:
         assert done.returncode == 0 and done.stdout, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (["num_generations=4"], True),
+        (["data=countdown"], False),  # with the stack any_answer, which the study does not compare
+        (["rewards=no_int"], False),
+        (["seed=3"], False),
+    ],
+    ids=str,
+)
+def test_the_ablation_is_named_after_a_run_of_its_stack(forked, tmp_path, settings: list[str], named: bool) -> None:
+    run = [word for word in SHORT[:-1] if not word.startswith("num_generations")]
+    said = forked("grpo.train", *run, "max_steps=1", *settings).stdout
+    assert ("experiment=ablate_rewards" in said[said.index("\nNext:\n") :]) == named
+
+
 HOSTILE = {
     "empty": "",
     "blank": " \n\n ",
