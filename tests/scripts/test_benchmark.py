@@ -47,7 +47,7 @@ def test_a_grid_continues_where_it_ended(tmp_path, monkeypatch, capsys) -> None:
     assert "Case 1 of 1" in capsys.readouterr().out
 
     entries = measure_grid(cases, names, None, False, file)
-    said = capsys.readouterr().out.replace("\n", " ")
+    said = " ".join(capsys.readouterr().out.split())
     assert "has 1 of 3 cases" in said and "Case 2 of 3" in said and "Case 1 of" not in said
     assert entries[0] == first and json.loads(file.read_text())["cases"] == entries
     for case, entry in zip(cases, entries, strict=True):
